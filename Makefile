@@ -1,0 +1,73 @@
+# Everything a developer types. `make demo` and `make test` need nothing but Python 3.10+ and make:
+# each makes its own virtual environment first, and is quick the second time.
+
+VENV ?= .venv
+ARGS ?=
+
+# The newest Python from 3.10 on that can make a virtual environment; PYTHON=... overrides the choice.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.10 python3 python; do \
+	$$p -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(sys.version_info < (3, 10))' \
+	>/dev/null 2>&1 && { command -v $$p; break; }; done)
+
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check lint format bench build lowest clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
+		printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/.demo ## see a conversation survive: no server, a second device, a server that dies
+	$(BIN)/python examples/offline_first.py $(ARGS)
+
+test: $(VENV)/.dev ## run the tests; ARGS='-k journal -x' goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint and types, as CI checks them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lint: $(VENV)/.dev ## lint, and mend what can be mended safely
+	$(BIN)/ruff check --fix .
+
+format: $(VENV)/.dev ## format the code
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## measure beside the agents' own AsyncSQLiteSession; ARGS='--json out.json'
+	$(BIN)/python benchmarks/session_speed.py $(ARGS)
+
+build: $(VENV)/.dev ## build the wheel and the source archive into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+
+lowest: .venv-lowest/.dev ## run the tests on the lowest versions of the dependencies that we promise
+	.venv-lowest/bin/python -m pytest $(ARGS)
+
+clean: ## remove what was made, environments included
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is a directory with a stamp for each set of extras that was installed into it.
+
+$(VENV)/pyvenv.cfg:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.10 or newer with the venv module was found. Install one, or say which:" >&2; \
+		echo "    make PYTHON=/path/to/python3" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[agents,cli,devserver]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+
+.venv-lowest/.dev: pyproject.toml .ci/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c .ci/lowest.txt -e '.[dev]'
+	@touch $@
+
