@@ -1,0 +1,32 @@
+"""A development server that speaks the part of Dakera's protocol this package uses.
+
+It is a stand-in for tests, demos and developers without the real server, and it is not Dakera: what
+is documented it follows, what is unknown is a choice in `Modes`. It shares no code with the client
+side, so a mistake in one cannot hide a mistake in the other, and nothing imports it but the CLI.
+
+    with DevServer() as server:
+        server.faults.lose_response(count=1, route="POST /v1/memories/store/batch")
+        ...                                    # point a client at server.url
+        assert server.requests.count("POST /v1/memories/store/batch") == 2
+"""
+
+from __future__ import annotations
+
+from cached_session.devserver.access import Key
+from cached_session.devserver.clock import Clock
+from cached_session.devserver.faults import Fault, FaultPlan
+from cached_session.devserver.gate import LoggedRequest, RequestLog
+from cached_session.devserver.modes import Modes
+from cached_session.devserver.server import DevServer, serve
+
+__all__ = [
+    "Clock",
+    "DevServer",
+    "Fault",
+    "FaultPlan",
+    "Key",
+    "LoggedRequest",
+    "Modes",
+    "RequestLog",
+    "serve",
+]

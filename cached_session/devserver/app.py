@@ -1,0 +1,60 @@
+"""The application: all routes behind the gate, and JSON for every error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from cached_session.devserver import routes_agent, routes_dev, routes_memory, routes_system
+from cached_session.devserver.answers import ApiError, error_response
+from cached_session.devserver.gate import Abort, Gate, LoggedRequest, RequestLog
+from cached_session.devserver.state import State
+
+_HTTP_CODES = {404: "ROUTE_NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+
+
+def build_app(
+    state: State,
+    log: RequestLog,
+    *,
+    abort: Abort,
+    refuse: routes_dev.Refuse,
+    allowed_hosts: frozenset[str] = frozenset(),
+    keepalive: float = routes_system.KEEPALIVE_SECONDS,
+    on_request: Callable[[LoggedRequest], None] | None = None,
+) -> ASGIApp:
+    """Return the ASGI application of a server with this state."""
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return await crash(request, error)
+        code = _HTTP_CODES.get(error.status_code, "INVALID_REQUEST")
+        refusal = ApiError(
+            error.status_code,
+            code,
+            f"{error.detail}: {request.method} {request.url.path}",
+            headers=error.headers,
+        )
+        return error_response(refusal, with_code=state.version.is_v012)
+
+    async def crash(_request: Request, error: Exception) -> Response:
+        refusal = ApiError(500, "INTERNAL_ERROR", f"{type(error).__name__}: {error}")
+        return error_response(refusal, with_code=state.version.is_v012)
+
+    app = Starlette(
+        routes=[
+            *routes_memory.routes(state),
+            *routes_agent.routes(state),
+            *routes_system.routes(state, keepalive),
+            *routes_dev.routes(state, log, refuse),
+        ],
+        exception_handlers={HTTPException: http_error, Exception: crash},
+    )
+    # The real server has no redirects, and the SDK would not follow them.
+    app.router.redirect_slashes = False
+    return Gate(app, state, log, abort=abort, allowed_hosts=allowed_hosts, on_request=on_request)

@@ -1,0 +1,81 @@
+"""The capabilities document: what a server of a version says it can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cached_session.devserver import rules
+from cached_session.devserver.modes import Version
+from cached_session.devserver.sessions import IDLE_TIMEOUT_SECONDS
+
+
+def capabilities(version: Version) -> dict[str, Any]:
+    """Return the document; version 2 of it, with naming and session rules, from 0.12.2."""
+    document: dict[str, Any] = {
+        "capabilities_version": 2 if version.is_v0122 else 1,
+        "server_version": version.text,
+        "api_versions": ["v1"],
+        "default_model": "bge-large",
+        "models": [
+            {
+                "name": "bge-large",
+                "aliases": [],
+                "dimension": 1024,
+                "max_seq_length": 512,
+                "effective_max_seq_length": rules.WINDOW_TOKENS,
+                "active": True,
+                "modality": "text",
+            }
+        ],
+        "index_kinds": ["hnsw", "flat"],
+        "distance_metrics": ["cosine", "euclidean", "dot_product"],
+        "search_mode": "hybrid",
+        "query_languages": ["en"],
+        "records": {"enabled": False},
+        "attachments": {"enabled": False},
+        "vision": {"enabled": False},
+        "reembed_pending": False,
+    }
+    if version.is_v0122:
+        document.update(
+            auth={
+                "prefix_patterns": True,
+                "sessions_by_agent": True,
+                "key_update": True,
+                "rotation_grace_max_secs": 604_800,
+                "max_grants": 100,
+                "max_grant_len": 255,
+            },
+            naming=_naming(version),
+            sessions={
+                "idle_timeout_secs": IDLE_TIMEOUT_SECONDS,
+                "max_idle_timeout_secs": rules.MAX_IDLE_TIMEOUT_SECONDS,
+                "touch": True,
+                "ended_reason": True,
+            },
+        )
+    if version.is_v0123:
+        document["documents"] = {"enabled": False}
+    return document
+
+
+def _naming(version: Version) -> dict[str, Any]:
+    naming: dict[str, Any] = {
+        "agent_id_pattern": _anchored(rules.AGENT_ID.pattern),
+        "agent_id_max_bytes": rules.MAX_AGENT_ID_BYTES,
+        "agent_namespace_prefix": rules.AGENT_PREFIX,
+        "agent_namespace_max_bytes": 255,
+        "namespace_pattern": _anchored(rules.NAMESPACE.pattern),
+        "namespace_max_bytes": 128,
+        "reserved_prefixes": list(rules.RESERVED_PREFIXES),
+        "internal_namespaces": ["_dakera_embedding_models"],
+        "internal_prefixes": ["_dakera_"],
+    }
+    if version.is_v0123:
+        naming["session_id_pattern"] = _anchored(rules.SESSION_ID.pattern)
+        naming["session_id_max_bytes"] = rules.MAX_SESSION_ID_BYTES
+    return naming
+
+
+def _anchored(pattern: str) -> str:
+    return f"^{pattern.removesuffix(chr(92) + 'Z')}$"

@@ -1,0 +1,148 @@
+"""The memories of one agent: records by id, newest-first order, and the recent past.
+
+Knows nothing of HTTP, policies or time passing. A record is never changed in place except for its
+access counters and decayed importance, so the change log can keep old versions by reference.
+"""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+CHANGES_KEPT = 200_000
+"""Changes an agent remembers for stale reads; one entry is a few references."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One memory as it is answered (`doc`) and what the server knows besides."""
+
+    doc: dict[str, Any]
+    base_importance: float
+    expires: float | None = None
+    """When it is deleted, Unix seconds; None for never."""
+    explicit_expiry: bool = False
+    """Whether the client set the expiry; then neither policy nor recall moves it."""
+    parent: str | None = None
+    """The memory this derived sentence belongs to; None for a memory of its own."""
+
+    @property
+    def id(self) -> str:
+        """The memory's id, unique within its agent."""
+        return str(self.doc["id"])
+
+    @property
+    def created_at(self) -> int:
+        """Ingest time in whole seconds."""
+        return int(self.doc["created_at"])
+
+    def saved(self) -> dict[str, Any]:
+        """Return the record as a JSON value for the journal."""
+        return {
+            "doc": self.doc,
+            "base_importance": self.base_importance,
+            "expires": self.expires,
+            "explicit_expiry": self.explicit_expiry,
+            "parent": self.parent,
+        }
+
+    @classmethod
+    def load(cls, value: dict[str, Any]) -> Record:
+        """Return the record that `saved` described."""
+        return cls(**value)
+
+
+class AgentMemories:
+    """Records of one agent, ordered by creation with an arbitrary but repeatable order in ties."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.records: dict[str, Record] = {}
+        self._seed = seed
+        # Ascending; the newest record is last, so appending and paging from the top are cheap.
+        self._order: list[tuple[int, int, str]] = []
+        self._children = 0
+        self._changes: deque[tuple[float, str, Record | None]] = deque(maxlen=CHANGES_KEPT)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _place(self, record: Record) -> tuple[int, int, str]:
+        return (record.created_at, self.shuffle_key(record.id), record.id)
+
+    def shuffle_key(self, memory_id: str) -> int:
+        """Return a number that orders ids arbitrarily, the same way for the same seed."""
+        return zlib.crc32(f"{self._seed}:{memory_id}".encode())
+
+    def put(self, record: Record, now: float) -> None:
+        """Insert the record, or replace the one with its id."""
+        old = self.records.get(record.id)
+        self._changes.append((now, record.id, old))
+        if old is not None:
+            self._unlink(old)
+        self._link(record)
+
+    def remove(self, memory_id: str, now: float) -> Record | None:
+        """Delete and return a record; None when there is none."""
+        old = self.records.get(memory_id)
+        if old is not None:
+            self._changes.append((now, memory_id, old))
+            self._unlink(old)
+        return old
+
+    def _link(self, record: Record) -> None:
+        self.records[record.id] = record
+        insort(self._order, self._place(record))
+        self._children += record.parent is not None
+
+    def _unlink(self, record: Record) -> None:
+        del self.records[record.id]
+        del self._order[bisect_left(self._order, self._place(record))]
+        self._children -= record.parent is not None
+
+    def newest(self, *, with_children: bool) -> Iterator[Record]:
+        """Yield records newest first, with or without derived sentences."""
+        for _, _, memory_id in reversed(self._order):
+            record = self.records[memory_id]
+            if with_children or record.parent is None:
+                yield record
+
+    def page(self, offset: int, limit: int, *, with_children: bool) -> list[Record]:
+        """Return one page of `newest` without walking over the records before it."""
+        if with_children or not self._children:
+            end = max(0, len(self._order) - offset)
+            rows = self._order[max(0, end - limit) : end]
+            return [self.records[memory_id] for _, _, memory_id in reversed(rows)]
+        page: list[Record] = []
+        for index, record in enumerate(self.newest(with_children=False)):
+            if index >= offset + limit:
+                break
+            if index >= offset:
+                page.append(record)
+        return page
+
+    def count(self, *, with_children: bool) -> int:
+        """Return the number of records, with or without derived sentences."""
+        return len(self.records) - (0 if with_children else self._children)
+
+    def as_of(self, moment: float) -> AgentMemories:
+        """Return the memories as they stood at `moment`, as far back as the change log reaches.
+
+        This is what a replica that lags behind would answer; it costs a copy.
+        """
+        past = dict(self.records)
+        for when, memory_id, before in reversed(self._changes):
+            if when <= moment:
+                break
+            if before is None:
+                past.pop(memory_id, None)
+            else:
+                past[memory_id] = before
+        view = AgentMemories(self._seed)
+        view.records = past
+        view._order = sorted(view._place(record) for record in past.values())
+        view._children = sum(record.parent is not None for record in past.values())
+        return view

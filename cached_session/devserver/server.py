@@ -1,0 +1,379 @@
+"""Running the server on a real socket: `DevServer` in a thread, `serve` for a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import uvicorn
+from starlette.types import Scope
+
+from cached_session.devserver.access import Key
+from cached_session.devserver.app import build_app
+from cached_session.devserver.clock import Clock
+from cached_session.devserver.faults import FaultPlan
+from cached_session.devserver.forgetting import housekeeping
+from cached_session.devserver.gate import LoggedRequest, RequestLog
+from cached_session.devserver.journal import FileJournal
+from cached_session.devserver.modes import Modes
+from cached_session.devserver.routes_system import KEEPALIVE_SECONDS
+from cached_session.devserver.state import State
+
+STARTUP_SECONDS = 10.0
+"""Longest wait for the listening socket; it takes milliseconds."""
+BACKLOG = 512
+"""Connections that may wait to be accepted."""
+REFUSE_DELAY_SECONDS = 0.05
+"""Lets the answer to the command leave before the connections close."""
+
+ROOT_KEY_NAME = "root"
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that says when it listens; it stays out of signal handling off the main thread."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the server, then let `start` return."""
+        await super().startup(sockets)
+        self.listening.set()
+
+    def abort(self, scope: Scope | None = None) -> None:
+        """Cut the connection of one request, or all connections; on the server's loop only."""
+        for connection in list(self.server_state.connections):
+            client = getattr(connection, "client", None)
+            is_meant = scope is None or client == tuple(scope.get("client") or ())
+            if is_meant and connection.transport is not None:
+                connection.transport.abort()
+
+
+class DevServer:
+    """A development server in a background thread: Dakera's protocol on a real socket.
+
+    It is a stand-in for tests and demos, not Dakera. `port=0` takes a free port at the first start
+    and keeps it: `stop` then `start` is a restart with the data kept. Data lives in memory, or in
+    the SQLite file `data`. Every attribute may be used from any thread, running or not.
+
+    Args:
+        host: Address to bind; loopback by default, and without `api_key` it should stay that.
+        port: Port to bind; 0 for a free one.
+        data: File that keeps the data across processes; None for memory only.
+        api_key: Root key; None switches authentication off.
+        version: Version to report and to behave like, such as "0.12.3" or "0.11.108".
+        modes: How undocumented behaviours are settled.
+        allowed_hosts: Further Host names that an open server answers to.
+        keepalive: Seconds between comments on a quiet event stream.
+        on_request: Called on the server's thread with each finished request.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        data: str | Path | None = None,
+        api_key: str | None = None,
+        version: str = "0.12.3",
+        modes: Modes | None = None,
+        allowed_hosts: Iterable[str] = (),
+        keepalive: float = KEEPALIVE_SECONDS,
+        on_request: Callable[[LoggedRequest], None] | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.requests = RequestLog()
+        journal = FileJournal(data) if data is not None else None
+        self.state = State(modes=modes, version=version, journal=journal)
+        if api_key is not None:
+            self.state.add_key(Key(api_key, name=ROOT_KEY_NAME))
+        self._allowed_hosts = frozenset(name.lower() for name in (*allowed_hosts, host))
+        self._keepalive = keepalive
+        self._on_request = on_request
+        self._control = threading.RLock()
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reservation: socket.socket | None = None
+
+    # Running
+
+    def start(self) -> DevServer:
+        """Listen; on return connections are accepted. Starting a running server does nothing."""
+        with self._control:
+            if self._thread is not None:
+                return self
+            listener = self._listen()
+            self._server = _Server(self._config())
+            self._thread = threading.Thread(
+                target=self._run, args=(self._server, listener), name="devserver", daemon=True
+            )
+            self._thread.start()
+            if not self._server.listening.wait(STARTUP_SECONDS):
+                raise RuntimeError("the development server did not start")
+            return self
+
+    def _listen(self) -> socket.socket:
+        if self._reservation is not None:
+            self._reservation.close()
+            self._reservation = None
+        listener = _bound(self.host, self.port)
+        listener.listen(BACKLOG)
+        self.port = listener.getsockname()[1]
+        return listener
+
+    def _config(self) -> uvicorn.Config:
+        app = build_app(
+            self.state,
+            self.requests,
+            abort=self._abort,
+            refuse=self._refuse_soon,
+            allowed_hosts=self._allowed_hosts,
+            keepalive=self._keepalive,
+            on_request=self._on_request,
+        )
+        return uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            log_level="critical",
+        )
+
+    def _abort(self, scope: Scope) -> None:
+        if self._server is not None:
+            self._server.abort(scope)
+
+    def _run(self, server: _Server, listener: socket.socket) -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            await server.serve(sockets=[listener])
+
+        asyncio.run(main())
+
+    def stop(self) -> None:
+        """Refuse connections and cut the open ones; data and port stay for the next `start`."""
+        with self._control:
+            if self._thread is None or self._server is None:
+                return
+            server, loop = self._server, self._loop
+            # Forced, because an event stream would otherwise keep the server waiting for ever.
+            server.force_exit = server.should_exit = True
+            if loop is not None:
+                # A closed loop has ended on its own.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(server.abort)
+            self._thread.join()
+            self._server = self._thread = self._loop = None
+            # A bound socket that does not listen refuses connections and keeps the port ours.
+            self._reservation = _bound(self.host, self.port)
+
+    def close(self) -> None:
+        """Stop for good and let the port and the data file go."""
+        with self._control:
+            self.stop()
+            if self._reservation is not None:
+                self._reservation.close()
+                self._reservation = None
+            self.state.close()
+
+    def restart(self) -> None:
+        """Stop and start: connections break, data stays."""
+        with self._control:
+            self.stop()
+            self.start()
+
+    def refuse(self, seconds: float) -> None:
+        """Refuse connections for that long; returns when the server accepts again."""
+        with self._control:
+            self.stop()
+            time.sleep(seconds)
+            self.start()
+
+    def _refuse_soon(self, seconds: float) -> None:
+        def later() -> None:
+            time.sleep(REFUSE_DELAY_SECONDS)
+            self.refuse(seconds)
+
+        threading.Thread(target=later, name="devserver-refuse", daemon=True).start()
+
+    def __enter__(self) -> DevServer:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether connections are accepted."""
+        return self._thread is not None
+
+    @property
+    def url(self) -> str:
+        """The base URL for clients; known once the server has started."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    # Commanding and inspecting
+
+    @property
+    def faults(self) -> FaultPlan:
+        """The fault plan."""
+        return self.state.faults
+
+    @property
+    def clock(self) -> Clock:
+        """The server's clock."""
+        return self.state.clock
+
+    @property
+    def modes(self) -> Modes:
+        """The modes in force; assign a changed value to switch while running."""
+        return self.state.modes
+
+    @modes.setter
+    def modes(self, modes: Modes) -> None:
+        with self.state.lock:
+            self.state.modes = modes
+
+    def agents(self) -> list[str]:
+        """Return the ids of all agents."""
+        with self.state.lock:
+            return list(self.state.agents)
+
+    def memories(self, agent_id: str, *, with_children: bool = False) -> list[dict[str, Any]]:
+        """Return copies of an agent's memories as they are now, newest first."""
+        with self.state.lock:
+            housekeeping(self.state)
+            known = self.state.agents.get(agent_id)
+            if known is None:
+                return []
+            return [dict(record.doc) for record in known.newest(with_children=with_children)]
+
+    def evict(self, agent_id: str, which: Callable[[dict[str, Any]], bool] | Iterable[str]) -> int:
+        """Silently lose memories, by predicate over the memory object or by id; return how many."""
+        return self.state.evict(agent_id, which)
+
+    def snapshot(self) -> str:
+        """Take a backup of all data and return its name."""
+        return self.state.snapshot()
+
+    def restore(self, name: str) -> None:
+        """Roll all data back to a backup."""
+        self.state.restore(name)
+
+    def reset(self) -> None:
+        """Forget all data, faults and logged requests; keys, modes, clock and port stay."""
+        self.state.reset()
+        self.faults.clear()
+        self.requests.clear()
+
+    def add_key(
+        self,
+        secret: str,
+        scope: str = "write",
+        namespaces: list[str] | None = None,
+        *,
+        name: str = "test",
+        expires_at: int | None = None,
+    ) -> Key:
+        """Accept a further API key; the first key switches authentication on."""
+        return self.state.add_key(Key(secret, scope, namespaces, name, expires_at))
+
+    def remove_key(self, secret: str) -> None:
+        """Refuse an API key from now on; removing the last switches authentication off."""
+        self.state.remove_key(secret)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # Otherwise connections of the previous run would hold the port for a minute.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8300,
+    *,
+    data: str | Path | None = None,
+    api_key: str | None = None,
+    version: str = "0.12.3",
+    modes: Modes | None = None,
+    latency: float = 0.0,
+    log: bool | Callable[[str], None] = False,
+) -> None:
+    """Run a server until SIGINT or SIGTERM; for the command line, in the main thread.
+
+    Prints `listening on URL` to standard output once connections are accepted. With `data`, every
+    acknowledged change survives `kill -9`.
+
+    Args:
+        host: Address to bind.
+        port: Port to bind; 0 for a free one, which the printed line names.
+        data: File that keeps the data; None for memory only.
+        api_key: Root key; None switches authentication off.
+        version: Version to report and to behave like.
+        modes: How undocumented behaviours are settled.
+        latency: Seconds that every answer takes longer; a fault that can be removed like others.
+        log: Print one line a request to standard error, or hand it to this function.
+    """
+    write = log if callable(log) else partial(_write, sys.stderr)
+
+    def report(entry: LoggedRequest) -> None:
+        status = entry.status if entry.status is not None else "dropped"
+        faults = f" [{', '.join(entry.faults)}]" if entry.faults else ""
+        write(f"{entry.method} {entry.path} {status}{faults}")
+
+    server = DevServer(
+        host,
+        port,
+        data=data,
+        api_key=api_key,
+        version=version,
+        modes=modes,
+        on_request=report if log else None,
+    )
+    if latency > 0:
+        server.faults.latency(latency)
+    done = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: done.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        with server:
+            _write(sys.stdout, f"listening on {server.url}")
+            done.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write(stream: TextIO, line: str) -> None:
+    stream.write(f"{line}\n")
+    # Whoever started this process waits for the line on a pipe.
+    stream.flush()

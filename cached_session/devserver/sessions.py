@@ -1,0 +1,136 @@
+"""Server sessions: started by a client, ended by it or by idleness, and what ending does."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from cached_session.devserver import rules
+from cached_session.devserver.answers import invalid, missing
+from cached_session.devserver.memories import Record
+from cached_session.devserver.policy import similarity, words
+from cached_session.devserver.state import State
+
+IDLE_TIMEOUT_SECONDS = 14_400
+ENDED_TTL_SECONDS = 30 * 86_400
+"""What the near-duplicates of an ended session still have to live."""
+PROTECTED_IMPORTANCE = 0.8
+NEAR_DUPLICATE = 0.92
+
+
+def start(state: State, body: dict[str, Any]) -> dict[str, Any]:
+    """Start a session under an id of the server's choice."""
+    agent_id = rules.agent_id(body.get("agent_id"))
+    now = int(state.clock.now())
+    session: dict[str, Any] = {
+        "id": f"sess_{uuid.uuid4().hex}",
+        "agent_id": agent_id,
+        "started_at": now,
+        "memory_count": 0,
+        "last_activity_at": now,
+        "idle_timeout_secs": IDLE_TIMEOUT_SECONDS,
+    }
+    if body.get("metadata") is not None:
+        session["metadata"] = rules.metadata(body["metadata"], max_bytes=None)
+    if body.get("idle_timeout_secs") is not None:
+        session["idle_timeout_secs"] = rules.integer(
+            body["idle_timeout_secs"], "idle_timeout_secs", 0, rules.MAX_IDLE_TIMEOUT_SECONDS
+        )
+    state.agent(agent_id)
+    state.save_session(session)
+    state.events.publish("session_started", agent_id, session_id=session["id"])
+    return session
+
+
+def find(state: State, session_id: str) -> dict[str, Any]:
+    """Return a session that was started, else 404."""
+    session = state.sessions.get(session_id)
+    if session is None:
+        raise missing("session", f"session {session_id} not found")
+    return session
+
+
+def end(state: State, session: dict[str, Any], reason: str, summary: Any = None) -> dict[str, Any]:
+    """End a session; one that ended already keeps the state it ended with.
+
+    Near-duplicates among its memories get thirty days to live, except important ones; that is what
+    an end by the client does, an idle end only closes.
+    """
+    if "ended_at" in session:
+        return session
+    if summary is not None and (
+        not isinstance(summary, str) or len(summary.encode()) > rules.MAX_CONTENT_BYTES
+    ):
+        raise invalid("summary must be a string within the content limit")
+    ended = {**session, "ended_at": int(state.clock.now()), "ended_reason": reason}
+    if summary is not None:
+        ended["summary"] = summary
+    if reason == "client":
+        _expire_duplicates(state, session)
+    state.save_session(ended)
+    state.events.publish(
+        "session_ended", session["agent_id"], session_id=session["id"], reason=reason
+    )
+    return ended
+
+
+def _expire_duplicates(state: State, session: dict[str, Any]) -> None:
+    agent_id = session["agent_id"]
+    kept: list[Record] = []
+    for record in list(memories(state, session)):
+        bag = words(record.doc["content"])
+        twins = (similarity(bag, words(other.doc["content"])) for other in kept)
+        if not any(alike >= NEAR_DUPLICATE for alike in twins):
+            kept.append(record)
+        elif record.doc["importance"] <= PROTECTED_IMPORTANCE:
+            record.expires = state.clock.now() + ENDED_TTL_SECONDS
+            state.watch_expiry(agent_id, record)
+            state.save(agent_id, record)
+
+
+def touch(state: State, session: dict[str, Any]) -> dict[str, Any]:
+    """Note that a session is in use; never re-opens an ended one."""
+    if "ended_at" in session:
+        return {"session": session, "session_state": "ended"}
+    touched = {**session, "last_activity_at": int(state.clock.now())}
+    state.save_session(touched)
+    answer: dict[str, Any] = {"session": touched, "session_state": "active"}
+    if touched["idle_timeout_secs"]:
+        answer["idle_deadline_at"] = touched["last_activity_at"] + touched["idle_timeout_secs"]
+    return answer
+
+
+def note_activity(
+    state: State, agent_id: str, session_id: str | None, stored: int
+) -> dict[str, Any] | None:
+    """Count what was stored into a started session and return it; None for a free-form id."""
+    session = state.sessions.get(session_id or "")
+    if session is None or session["agent_id"] != agent_id:
+        return None
+    changed = {**session, "memory_count": session["memory_count"] + stored}
+    if "ended_at" not in session:
+        changed["last_activity_at"] = int(state.clock.now())
+    state.save_session(changed)
+    return changed
+
+
+def end_idle(state: State) -> None:
+    """End the sessions whose idle deadline has passed."""
+    now = state.clock.now()
+    for session in list(state.sessions.values()):
+        timeout = session["idle_timeout_secs"]
+        if "ended_at" not in session and timeout and session["last_activity_at"] + timeout <= now:
+            end(state, session, "idle")
+
+
+def memories(state: State, session: dict[str, Any]) -> list[Record]:
+    """Return the memories stored under a session, newest first."""
+    known = state.agents.get(session["agent_id"])
+    if known is None:
+        return []
+    leak = state.modes.derived_children == "leak"
+    return [
+        record
+        for record in known.newest(with_children=leak)
+        if record.doc.get("session_id") == session["id"]
+    ]
