@@ -1,0 +1,119 @@
+"""The map of the house, held by a test: imports point down (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "cached_session"
+ROOT = Path(__file__).parent.parent / PACKAGE
+
+# A layer may import from itself and from the layers named here. What stands at the top of the
+# package counts as a layer of its own, by its name; `history` is the bottom.
+SEAMS = {"errors", "options", "runtime"}
+REMOTE = {"remote.base", "remote.naming", "remote.verdicts", "remote.wire"}  # all without I/O
+ENGINE = SEAMS | {"history", "journal", "replication"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "options": {"errors"},
+    "runtime": {"errors"},
+    "history": {"errors", "runtime"},
+    "journal": SEAMS | {"history"},
+    "remote": SEAMS | {"history"},
+    "replication": SEAMS | REMOTE | {"history", "journal"},
+    "core": ENGINE | REMOTE,
+    "cache": ENGINE | {"core", "remote"},
+    "session": ENGINE | {"cache", "core"},
+    "__init__": SEAMS | {"cache", "core", "session"},
+    "cli": SEAMS | {"__init__", "cache", "devserver", "session"},
+    "__main__": {"cli"},
+    "devserver": set(),
+    "testing": SEAMS | {"__init__", "history", "journal", "remote"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def layer(module: str) -> str:
+    """`cached_session.journal.reads` is in `journal`, `cached_session` in `__init__`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(absolute name, line) of all that a module imports, inside functions and for types too."""
+    package = module_name(path).split(".")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                ups = node.level - (path.name == "__init__.py")
+                base = ".".join([*package[: len(package) - ups], *filter(None, [base])])
+            for alias in node.names:
+                inner = ROOT.parent.joinpath(*base.split("."), alias.name)
+                is_module = inner.is_dir() or inner.with_suffix(".py").exists()
+                yield (f"{base}.{alias.name}" if is_module else base), node.lineno
+
+
+def own_imports(path: Path) -> Iterator[tuple[str, int]]:
+    for name, line in imports(path):
+        if name == PACKAGE or name.startswith(f"{PACKAGE}."):
+            yield name, line
+
+
+def may(module: str, imported: str) -> bool:
+    mine, theirs = layer(module), layer(imported)
+    if mine == theirs:
+        return True
+    allowed = ALLOWED[mine]
+    return theirs in allowed or ".".join(imported.split(".")[1:3]) in allowed
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    """No module imports from a layer above it, lazily or for types."""
+    module = module_name(path)
+    assert layer(module) in ALLOWED, f"{module} is in no layer; put it on the map"
+    upward = [f"line {line}: {name}" for name, line in own_imports(path) if not may(module, name)]
+    assert not upward, f"{module} may not import {', '.join(upward)}"
+
+
+def test_history_does_no_input_or_output() -> None:
+    """The model is a pure function: its modules import nothing that could reach the world."""
+    world = {"aiosqlite", "anyio", "asyncio", "dakera", "httpx", "os", "pathlib", "random"}
+    world |= {"secrets", "socket", "sqlite3", "threading", "time", "uuid"}
+    reached = {
+        f"{path.name}: {name}"
+        for path in (ROOT / "history").rglob("*.py")
+        for name, _ in imports(path)
+        if name.split(".")[0] in world
+    }
+    assert not reached
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "allowed"),
+    [
+        ("cached_session.journal.reads", "cached_session.history.ops", True),
+        ("cached_session.history.ops", "cached_session.journal.reads", False),
+        ("cached_session.replication.pull", "cached_session.remote.base", True),
+        ("cached_session.replication.pull", "cached_session.remote.dakera", False),
+        ("cached_session.devserver.app", "cached_session.remote.wire", False),
+        ("cached_session.session", "cached_session.cli.main", False),
+        ("cached_session.remote.dakera", "cached_session.journal", False),
+    ],
+)
+def test_the_map_itself_forbids_what_it_should(module: str, imported: str, allowed: bool) -> None:
+    """The rule that the other tests apply gives the answers that the map was drawn for."""
+    assert may(module, imported) is allowed
