@@ -10,6 +10,9 @@ from cached_session.devserver.answers import ApiError
 
 SCOPES = ("read", "write", "admin", "super_admin")
 
+ROOT_NAME = "root"
+"""The name of the key given at the start; it is never saved, so a restart can change it."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -18,7 +21,7 @@ class Key:
     secret: str
     scope: str = "super_admin"
     namespaces: list[str] | None = None
-    name: str = "root"
+    name: str = ROOT_NAME
     expires_at: int | None = None
     key_id: str = field(default="")
 

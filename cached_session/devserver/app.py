@@ -23,7 +23,7 @@ def build_app(
     log: RequestLog,
     *,
     abort: Abort,
-    refuse: routes_dev.Refuse,
+    break_soon: routes_dev.Break,
     allowed_hosts: frozenset[str] = frozenset(),
     keepalive: float = routes_system.KEEPALIVE_SECONDS,
     on_request: Callable[[LoggedRequest], None] | None = None,
@@ -51,7 +51,7 @@ def build_app(
             *routes_memory.routes(state),
             *routes_agent.routes(state),
             *routes_system.routes(state, keepalive),
-            *routes_dev.routes(state, log, refuse),
+            *routes_dev.routes(state, log, break_soon),
         ],
         exception_handlers={HTTPException: http_error, Exception: crash},
     )

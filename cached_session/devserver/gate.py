@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from fnmatch import fnmatchcase
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -184,13 +184,28 @@ class Gate:
             await refusal(scope, receive, send)
             return refusal.status_code, False
         if scope["path"] == EVENT_STREAM:
-            await self._app(scope, receive, send)
-            return 200, True
-        body = await Request(scope, receive).body()
+            return await self._stream(scope, receive, send), True
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return None, False
         for _ in range(1 + sum(fault.kind == "duplicate" for fault in faults)):
             captured = Captured()
             await self._app(scope, _replay(body), captured.send)
         return await self._after(scope, receive, send, faults, captured), True
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> int | None:
+        """Pass an answer through as it is made; return its status."""
+        status: int | None = None
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+            await send(message)
+
+        await self._app(scope, receive, noting)
+        return status
 
     async def _before(self, scope: Scope, faults: list[Fault]) -> Response | None:
         """Carry out what happens before the route; return the answer that replaces it, if any."""

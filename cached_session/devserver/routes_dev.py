@@ -17,13 +17,13 @@ from cached_session.devserver.forgetting import housekeeping
 from cached_session.devserver.gate import RequestLog
 from cached_session.devserver.state import State
 
-Refuse = Callable[[float], None]
-"""Makes the server refuse connections for some seconds, soon."""
+Break = Callable[[float | None], None]
+"""Makes the server refuse connections for some seconds (None: cut the open ones), soon."""
 
 Body = dict[str, Any]
 
 
-def routes(state: State, log: RequestLog, refuse: Refuse) -> list[BaseRoute]:
+def routes(state: State, log: RequestLog, break_soon: Break) -> list[BaseRoute]:
     """Return the control routes; they need no key, because only tests can reach the server."""
 
     def faults(_: Body) -> Any:
@@ -113,8 +113,13 @@ def routes(state: State, log: RequestLog, refuse: Refuse) -> list[BaseRoute]:
     def refuse_connections(body: Body) -> Any:
         """Refuse connections for `seconds`, then serve the same data on the same port."""
         seconds = float(body["seconds"])
-        refuse(seconds)
+        break_soon(seconds)
         return {"refusing": seconds}
+
+    def disconnect(_: Body) -> Any:
+        """Cut every open connection, event streams included."""
+        break_soon(None)
+        return {"disconnecting": True}
 
     table: list[tuple[str, str, Callable[[Body], Any]]] = [
         ("GET", "/_dev/faults", faults),
@@ -132,6 +137,7 @@ def routes(state: State, log: RequestLog, refuse: Refuse) -> list[BaseRoute]:
         ("POST", "/_dev/reset", reset),
         ("POST", "/_dev/keys", add_key),
         ("POST", "/_dev/refuse", refuse_connections),
+        ("POST", "/_dev/disconnect", disconnect),
     ]
     return [_control(state, method, path, function) for method, path, function in table]
 

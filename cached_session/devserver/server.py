@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import uvicorn
 from starlette.types import Scope
 
-from cached_session.devserver.access import Key
+from cached_session.devserver.access import ROOT_NAME, Key
 from cached_session.devserver.app import build_app
 from cached_session.devserver.clock import Clock
 from cached_session.devserver.faults import FaultPlan
@@ -31,25 +31,50 @@ from cached_session.devserver.state import State
 
 STARTUP_SECONDS = 10.0
 """Longest wait for the listening socket; it takes milliseconds."""
+TICK_SECONDS = 0.1
+"""How often uvicorn renews its Date header."""
 BACKLOG = 512
 """Connections that may wait to be accepted."""
-REFUSE_DELAY_SECONDS = 0.05
+BREAK_DELAY_SECONDS = 0.05
 """Lets the answer to the command leave before the connections close."""
-
-ROOT_KEY_NAME = "root"
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that says when it listens; it stays out of signal handling off the main thread."""
+    """Uvicorn that says when it listens, and that stops at once instead of gracefully."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = threading.Event()
+        self._leaving: asyncio.Event | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the server, then let `start` return."""
+        self._leaving = asyncio.Event()
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        """Tick as uvicorn does, but wake up to leave: a test restarts the server many times."""
+        leaving = self._leaving or asyncio.Event()
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(leaving.wait(), TICK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse and cut at once; an event stream would keep a graceful end waiting for ever."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        self.abort()
+
+    def leave(self) -> None:
+        """End the main loop; on the server's loop only."""
+        self.should_exit = True
+        if self._leaving is not None:
+            self._leaving.set()
 
     def abort(self, scope: Scope | None = None) -> None:
         """Cut the connection of one request, or all connections; on the server's loop only."""
@@ -98,7 +123,7 @@ class DevServer:
         journal = FileJournal(data) if data is not None else None
         self.state = State(modes=modes, version=version, journal=journal)
         if api_key is not None:
-            self.state.add_key(Key(api_key, name=ROOT_KEY_NAME))
+            self.state.add_key(Key(api_key, name=ROOT_NAME))
         self._allowed_hosts = frozenset(name.lower() for name in (*allowed_hosts, host))
         self._keepalive = keepalive
         self._on_request = on_request
@@ -139,7 +164,7 @@ class DevServer:
             self.state,
             self.requests,
             abort=self._abort,
-            refuse=self._refuse_soon,
+            break_soon=self._break_soon,
             allowed_hosts=self._allowed_hosts,
             keepalive=self._keepalive,
             on_request=self._on_request,
@@ -173,12 +198,10 @@ class DevServer:
             if self._thread is None or self._server is None:
                 return
             server, loop = self._server, self._loop
-            # Forced, because an event stream would otherwise keep the server waiting for ever.
-            server.force_exit = server.should_exit = True
             if loop is not None:
                 # A closed loop has ended on its own.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(server.abort)
+                    loop.call_soon_threadsafe(server.leave)
             self._thread.join()
             self._server = self._thread = self._loop = None
             # A bound socket that does not listen refuses connections and keeps the port ours.
@@ -199,6 +222,12 @@ class DevServer:
             self.stop()
             self.start()
 
+    def disconnect(self) -> None:
+        """Cut every open connection, event streams included; new ones are accepted."""
+        with self._control:
+            if self._server is not None and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._server.abort)
+
     def refuse(self, seconds: float) -> None:
         """Refuse connections for that long; returns when the server accepts again."""
         with self._control:
@@ -206,12 +235,17 @@ class DevServer:
             time.sleep(seconds)
             self.start()
 
-    def _refuse_soon(self, seconds: float) -> None:
-        def later() -> None:
-            time.sleep(REFUSE_DELAY_SECONDS)
-            self.refuse(seconds)
+    def _break_soon(self, seconds: float | None) -> None:
+        """Disconnect everybody, or refuse for that long, after the present answer has left."""
 
-        threading.Thread(target=later, name="devserver-refuse", daemon=True).start()
+        def later() -> None:
+            time.sleep(BREAK_DELAY_SECONDS)
+            if seconds is None:
+                self.disconnect()
+            else:
+                self.refuse(seconds)
+
+        threading.Thread(target=later, name="devserver-break", daemon=True).start()
 
     def __enter__(self) -> DevServer:
         return self.start()
@@ -303,7 +337,9 @@ class DevServer:
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio switches Nagle's algorithm off on accepted connections; left
+    # out, an answer in two writes waits 40 ms for the client's delayed acknowledgement.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             # Otherwise connections of the previous run would hold the port for a minute.

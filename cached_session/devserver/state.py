@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from cached_session.devserver.access import Key, Keyring
+from cached_session.devserver.access import ROOT_NAME, Key, Keyring
 from cached_session.devserver.answers import missing
 from cached_session.devserver.clock import Clock
 from cached_session.devserver.events import Broker
@@ -216,9 +216,14 @@ class State:
     def add_key(self, key: Key) -> Key:
         """Accept an API key from now on; the first one switches authentication on."""
         with self.lock:
-            self._journal.put("key", key.secret, key.as_dict())
+            self.keys.add(key)
+            self._save_key(key)
             self.commit()
-            return self.keys.add(key)
+            return key
+
+    def _save_key(self, key: Key) -> None:
+        if key.name != ROOT_NAME:
+            self._journal.put("key", key.secret, key.as_dict())
 
     def remove_key(self, secret: str) -> None:
         """Refuse an API key from now on."""
@@ -245,7 +250,7 @@ class State:
             self._empty()
             self._journal.clear()
             for key in self.keys.all():
-                self._journal.put("key", key.secret, key.as_dict())
+                self._save_key(key)
             self.commit()
 
     def snapshot(self) -> str:

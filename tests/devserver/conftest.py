@@ -1,0 +1,33 @@
+"""A server on a real socket for each test, and the clients that talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from dakera import AsyncDakeraClient
+
+from cached_session.devserver import DevServer
+
+
+@pytest.fixture
+def server() -> Iterator[DevServer]:
+    """A fresh server with a frozen clock, so that nothing depends on when the test runs."""
+    with DevServer() as running:
+        running.clock.freeze()
+        yield running
+
+
+@pytest.fixture
+async def client(server: DevServer) -> AsyncIterator[AsyncDakeraClient]:
+    """The official client, without retries: a test sees each failure once."""
+    async with AsyncDakeraClient(server.url, max_retries=1, timeout=5) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def http(server: DevServer) -> AsyncIterator[httpx.AsyncClient]:
+    """Plain HTTP, for what the official client cannot send."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=5) as connected:
+        yield connected
