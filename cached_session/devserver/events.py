@@ -37,7 +37,7 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def offer(self, event: Event, delay: float = 0.0) -> None:
-        """Queue an event from any thread, `delay` seconds later; a full queue drops it."""
+        """Queue an event from any thread, `delay` seconds later; a full queue drops its oldest."""
         if not self._may_see(event.get("agent_id", "")):
             return
         if delay > 0:
@@ -45,9 +45,9 @@ class Subscription:
             return
         with self._lock:
             if len(self._waiting) >= self._capacity:
+                self._waiting.popleft()
                 self._dropped += 1
-            else:
-                self._waiting.append(event)
+            self._waiting.append(event)
         self._on_loop(self._wake.set)
 
     def lose(self, event: Event, *, notice: bool) -> None:
@@ -71,11 +71,11 @@ class Subscription:
             except asyncio.TimeoutError:
                 return None, 0
         with self._lock:
-            # What was queued before the overflow comes first, then the notice of the gap.
-            if self._waiting:
-                return self._waiting.popleft(), 0
+            # The oldest were dropped, so the gap is noticed before what is left of the queue.
             dropped, self._dropped = self._dropped, 0
-            return None, dropped
+            if dropped or not self._waiting:
+                return None, dropped
+            return self._waiting.popleft(), 0
 
 
 class Broker:

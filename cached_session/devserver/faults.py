@@ -31,6 +31,22 @@ KINDS = frozenset(
     }
 )
 
+EVENT_KINDS = frozenset({"lose_events", "delay_events"})
+
+NATURAL_ROUTES: dict[str, tuple[str, ...]] = {
+    "partial_batch": ("POST /v1/memories/store/batch",),
+    "stale": (
+        "GET /v1/agents/*/memories",
+        "GET /v1/agents/*/stats",
+        "GET /v1/memory/get/*",
+        "GET /v1/export",
+        "POST /v1/memories/recall/batch",
+        "POST /v1/memory/recall",
+        "POST /v1/memory/search",
+    ),
+}
+"""What a kind can hit at all; other requests do not use up its count or its turns."""
+
 GARBLED: dict[str, tuple[str, bytes]] = {
     "html": ("text/html", b"<html><body><h1>It works!</h1></body></html>"),
     "text": ("text/plain", b"ok"),
@@ -110,7 +126,7 @@ class Fault:
 
     def hits(self, request: str) -> bool:
         """Decide about one request (`METHOD /path`) and count it."""
-        if self.is_over or not fnmatchcase(request, self.route):
+        if self.is_over or not self._concerns(request):
             return False
         self.seen += 1
         turn = self.seen - self.skip - 1
@@ -121,6 +137,14 @@ class Fault:
             return False
         self.fired += 1
         return True
+
+    def _concerns(self, request: str) -> bool:
+        if request.startswith("EVENT ") != (self.kind in EVENT_KINDS):
+            return False
+        natural = NATURAL_ROUTES.get(self.kind, ("*",))
+        return fnmatchcase(request, self.route) and any(
+            fnmatchcase(request, pattern) for pattern in natural
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return its settings and counters as plain values."""
