@@ -1,0 +1,174 @@
+"""`SessionCache`: many sessions over one journal, one connection, one replicator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from cached_session import syncing
+from cached_session.core import Core, RemoteSpec, journal_path
+from cached_session.errors import InvalidArgument, SessionClosed
+from cached_session.journal import reads
+from cached_session.options import SyncOptions
+from cached_session.runtime import Runtime
+from cached_session.session import CachedSession
+from cached_session.status import Progress, Status, SyncReport
+
+if TYPE_CHECKING:
+    from agents import SessionSettings
+    from dakera import AsyncDakeraClient
+
+__all__ = ["SessionCache"]
+
+DEFAULTS = SyncOptions()
+
+
+class SessionCache:
+    """The sessions of a device. Making one is cheap and does no I/O; the first awaited call opens."""
+
+    def __init__(
+        self,
+        journal: str | os.PathLike[str] | None = None,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        client: AsyncDakeraClient | None = None,
+        options: SyncOptions = DEFAULTS,
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Make a cache over a server at ``url``, over a client that stays the caller's, or local.
+
+        Args:
+            journal: the SQLite file; None: a default place; ``":memory:"``: kept nowhere.
+
+        Raises:
+            InvalidArgument: an argument makes no sense.
+        """
+        self._closed = True
+        if not isinstance(options, SyncOptions):
+            raise InvalidArgument(f"options={options!r} must be a SyncOptions")
+        self._spec = RemoteSpec.make(url, api_key, client)
+        self._core = Core.acquire(journal_path(journal), self._spec, options, runtime or Runtime())
+        self._sessions: list[CachedSession] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        server = self._spec.server if self._spec else "local"
+        return f"SessionCache({self._core.path!r}, server={server!r})"
+
+    def session(
+        self,
+        session_id: str,
+        *,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
+        pop: Literal["local", "confirmed"] = "local",
+        content: Literal["text", "none"] = "text",
+        hydrate: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> CachedSession:
+        """One of the device's sessions; see `CachedSession` for the keywords. No I/O.
+
+        Closing it is optional: closing the cache closes all of them.
+
+        Raises:
+            InvalidArgument: an argument makes no sense.
+            SessionClosed: the cache was closed.
+        """
+        self._check_open()
+        session = CachedSession.__new__(CachedSession)
+        session._setup(
+            session_id,
+            None,
+            self._spec,
+            session_settings,
+            pop,
+            content,
+            hydrate,
+            self._core.options,
+            on_progress,
+            None,
+            core=self._core,
+        )
+        # Closed ones are let go of, so that a server of many users does not collect them.
+        self._sessions = [known for known in self._sessions if not known._closed]
+        self._sessions.append(session)
+        return session
+
+    async def sessions(self) -> list[str]:
+        """The ids of every session that the journal knows.
+
+        Raises:
+            SessionClosed: the cache was closed.
+            JournalError: the journal cannot be read.
+        """
+        await self._ready()
+        return await self._core.journal.read(reads.all_sessions)
+
+    async def sync(self, timeout: float | None = None) -> SyncReport:
+        """`CachedSession.sync` for every session of the journal, and every one that is open."""
+        await self._ready()
+        return await syncing.sync(self._core, await self._names(), timeout)
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """`CachedSession.flush` for every session of the journal."""
+        await self._ready()
+        await syncing.flush(self._core, await self._names(), timeout)
+
+    async def _names(self) -> list[str]:
+        known = await self._core.journal.read(reads.all_sessions)
+        open_ones = [session.session_id for session in self._sessions if not session._closed]
+        return list(dict.fromkeys([*known, *open_ones]))
+
+    def status(self) -> Status:
+        """How things stand in all, and session by session, from the journal alone.
+
+        Raises:
+            JournalError: the journal cannot be opened or read.
+        """
+        return self._core.status(None, is_closed=self._closed)
+
+    async def close(self) -> None:
+        """Close every session and the journal. Idempotent, and it always finishes.
+
+        Waits at most ``close_timeout`` for unsent operations, and not at all while the server is
+        out of reach.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._spec is not None:
+                await syncing.drain(self._core, None)
+        finally:
+            for session in self._sessions:
+                await session.close()
+            await self._core.release(self._spec)
+
+    async def __aenter__(self) -> SessionCache:
+        """Open the journal.
+
+        Raises:
+            JournalError: it cannot be opened.
+        """
+        await self._ready()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionClosed("the cache was closed; make a new SessionCache")
+
+    async def _ready(self) -> None:
+        self._check_open()
+        await self._core.open()
+        if self._spec is not None:
+            self._core.keep_home()

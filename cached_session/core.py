@@ -1,0 +1,556 @@
+"""What all sessions over one journal share in a process: the file, the server, the replicator.
+
+The replicator lives on one event loop, the *home*. When that loop is gone (``Runner.run_sync`` and
+``asyncio.run`` make a new one each time) the next call moves it to its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import platformdirs
+from filelock import BaseFileLock, FileLock
+
+from cached_session.errors import InvalidArgument, SyncError
+from cached_session.journal import gates, reads
+from cached_session.journal.connection import MEMORY, Journal, settle
+from cached_session.journal.writes import Author
+from cached_session.options import SyncOptions
+from cached_session.remote.base import Remote
+from cached_session.remote.dakera import DakeraRemote, check_client, check_url, connect
+from cached_session.replication.link import Link, log
+from cached_session.replication.worker import Replicator
+from cached_session.runtime import Runtime
+from cached_session.status import Progress, State, Status
+
+__all__ = ["Core", "RemoteSpec", "default_journal", "journal_path"]
+
+T = TypeVar("T")
+
+
+def default_journal() -> str:
+    """Where a device keeps its sessions if nobody says otherwise."""
+    return os.path.join(platformdirs.user_data_dir("cached_session"), "sessions.db")
+
+
+def journal_path(journal: object) -> str:
+    """The path of a journal as its owner named it.
+
+    Raises:
+        InvalidArgument: it is no path.
+    """
+    if journal is None:
+        return default_journal()
+    if isinstance(journal, (str, os.PathLike)):
+        path = os.fspath(journal)
+        if isinstance(path, str) and path and "\x00" not in path:
+            return path
+    raise InvalidArgument(
+        f"journal={journal!r} is not a path; pass a file name, ':memory:' or None for the default"
+    )
+
+
+@dataclass(frozen=True)
+class RemoteSpec:
+    """How to reach the server; the connection itself belongs to an event loop."""
+
+    server: str
+    api_key: str | None = field(default=None, repr=False)
+    client: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def make(cls, url: object, api_key: object, client: object) -> RemoteSpec | None:
+        """From a constructor's arguments; None for local-only use.
+
+        Raises:
+            InvalidArgument: they make no sense.
+        """
+        if client is not None:
+            if url is not None or api_key is not None:
+                raise InvalidArgument("pass either client or url and api_key, not both")
+            return cls(check_client(client), client=client)
+        if url is None:
+            if api_key is not None:
+                raise InvalidArgument("api_key without url: pass the server's address too")
+            return None
+        if api_key is not None and not (isinstance(api_key, str) and api_key.isprintable()):
+            raise InvalidArgument("api_key must be a printable string or None")
+        return cls(check_url(url), api_key or None)
+
+    def agrees(self, other: RemoteSpec) -> bool:
+        """Whether both reach the same server the same way; an injected client has its own key."""
+        keys = self.api_key == other.api_key or self.client is not None or other.client is not None
+        return self.server == other.server and keys
+
+    def open(self, options: SyncOptions) -> Remote:
+        """A remote for the running event loop."""
+        if self.client is not None:
+            return DakeraRemote(self.client, options, owned=False)
+        return connect(self.server, self.api_key, options)
+
+
+@dataclass
+class _Home:
+    """Where the replicator lives."""
+
+    loop: asyncio.AbstractEventLoop
+    spec: RemoteSpec
+    ready: asyncio.Future[Replicator]
+    task: asyncio.Task[None] | None = None
+
+    def is_alive(self) -> bool:
+        return (
+            self.task is not None
+            and not self.task.done()
+            and not self.loop.is_closed()
+            and self.loop.is_running()
+        )
+
+
+class Core:
+    """One journal in this process. Safe to use from several event loops and threads."""
+
+    def __init__(self, path: str, options: SyncOptions, runtime: Runtime) -> None:
+        self.path = path
+        self.options = options
+        self.runtime = runtime
+        self.writer = runtime.writer()
+        self.journal = Journal(
+            path, durability=options.durability, busy_timeout=options.busy_timeout
+        )
+        self._guard = threading.RLock()
+        self._users = 0
+        self._specs: list[RemoteSpec] = []
+        self._home: _Home | None = None
+        self._file_lock: BaseFileLock | None = None
+        self._following: Counter[str] = Counter()
+        self._met: set[str] = set()
+        self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+
+    # -- one core a journal ----------------------------------------------------------------------
+
+    @classmethod
+    def acquire(
+        cls, path: str, spec: RemoteSpec | None, options: SyncOptions, runtime: Runtime
+    ) -> Core:
+        """The core of a journal: shared by all that name the same file.
+
+        Raises:
+            InvalidArgument: the journal is open with another server.
+        """
+        with _registry_lock:
+            key = None if path == MEMORY else os.path.realpath(path)
+            core = _registry.get(key) if key else None
+            if core is None:
+                core = cls(path, options, runtime)
+                if key:
+                    _registry[key] = core
+            core.join(spec)
+        return core
+
+    def join(self, spec: RemoteSpec | None) -> None:
+        with self._guard:
+            if spec is not None:
+                for other in self._specs:
+                    if not spec.agrees(other):
+                        raise InvalidArgument(
+                            f"the journal {self.path} is open with the server {other.server} "
+                            f"(and its key); {spec.server} needs a journal of its own"
+                        )
+                self._specs.append(spec)
+            self._users += 1
+
+    async def release(self, spec: RemoteSpec | None) -> None:
+        """One user less. The last one closes the journal; the last with a server stops syncing."""
+        with _registry_lock, self._guard:
+            self._users -= 1
+            last = self._users <= 0
+            if last and self.path != MEMORY:
+                _registry.pop(os.path.realpath(self.path), None)
+            if spec is not None:
+                # By identity: the connection of this very user must not be used any longer.
+                self._specs = _without(self._specs, spec)
+            home = self._home
+            moves = home is not None and (
+                last or home.spec not in self._specs or _is(home.spec, spec)
+            )
+            if moves:
+                self._home = None
+        if moves and home is not None:
+            await _stop(home)
+        if not last and self.spec is not None:
+            self.keep_home()
+        if last:
+            if self._file_lock is not None:
+                self._file_lock.release()
+            await self.journal.close()
+
+    @property
+    def spec(self) -> RemoteSpec | None:
+        """How to reach the server; None for local-only use."""
+        return self._specs[0] if self._specs else None
+
+    def author(self) -> Author:
+        """The signature of an operation written now."""
+        return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+
+    async def open(self) -> None:
+        """Open the journal, with the directory of the default place if need be."""
+        if self.journal.is_open:
+            return
+        self._make_default_directory()
+        await self.journal.open()
+
+    def open_blocking(self) -> None:
+        """`open` without an event loop."""
+        if not self.journal.is_open:
+            self._make_default_directory()
+            self.journal.open_blocking()
+
+    def _make_default_directory(self) -> None:
+        if self.path == default_journal():
+            try:
+                Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError:
+                # Opening the file says what is wrong, and names the path.
+                log.debug("the default directory cannot be made", exc_info=True)
+
+    # -- the replicator's home -------------------------------------------------------------------
+
+    def keep_home(self) -> None:
+        """Make sure that the replicator lives, on this event loop if it has none."""
+        home = self._home
+        if home is not None and home.is_alive():
+            return
+        with self._guard:
+            home = self._home
+            spec = self.spec
+            if spec is None or (home is not None and home.is_alive()):
+                return
+            loop = asyncio.get_running_loop()
+            self._home = home = _Home(loop, spec, loop.create_future())
+            home.task = loop.create_task(self._live(home), name="cached-session-replicator")
+
+    async def _live(self, home: _Home) -> None:
+        try:
+            # The SDK's import takes a while: not on the event loop.
+            await asyncio.to_thread(__import__, "dakera")
+            await self.journal.open()
+            remote = home.spec.open(self.options)
+            await self._note_server(remote.server)
+            link = Link(self.journal, remote, self.options, self.runtime, self.writer)
+            replicator = Replicator(
+                link, self._lock_file(), on_pulled=self._on_pulled, on_moved=lambda: None
+            )
+            for session_id in self._following:
+                replicator.follow(session_id)
+            if not home.ready.done():
+                home.ready.set_result(replicator)
+            await replicator.run()
+        except Exception as error:
+            if not home.ready.done():
+                home.ready.set_exception(error)
+                home.ready.exception()  # seen: whoever waits for it is told as well
+            log.exception("the replicator of %s has stopped; the next call starts it", self.path)
+        finally:
+            if not home.ready.done():
+                home.ready.cancel()
+
+    def _lock_file(self) -> BaseFileLock | None:
+        if self.path == MEMORY:
+            return None
+        if self._file_lock is None:
+            self._file_lock = FileLock(
+                f"{os.path.realpath(self.path)}.lock", thread_local=False, mode=0o600
+            )
+        return self._file_lock
+
+    async def _note_server(self, server: str) -> None:
+        """Acknowledgements refer to one server: on another one, everything is to be sent again."""
+
+        def note(conn: sqlite3.Connection) -> None:
+            known = gates.read_meta(conn).get("server")
+            if known == server:
+                return
+            gates.write_meta(conn, server=server)
+            if known is not None:
+                reads.forget_server(conn)
+
+        await self.journal.write(note)
+
+    async def at_home(self, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
+        """Do something with the replicator, on its own event loop.
+
+        Raises:
+            SyncError: there is no server.
+        """
+        self.keep_home()
+        home = self._home
+        if home is None:
+            raise SyncError(
+                "this session has no server; make it with CachedSession.from_url, or pass client"
+            )
+
+        async def there() -> T:
+            return await work(await asyncio.shield(home.ready))
+
+        if home.loop is asyncio.get_running_loop():
+            return await there()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there(), home.loop))
+
+    def tell(self, message: Callable[[Replicator], None]) -> None:
+        """Tell the replicator something, from any thread; nothing happens if there is none."""
+        home = self._home
+        if home is None:
+            return
+
+        def deliver() -> None:
+            replicator = self._replicator()
+            if replicator is not None and self._home is home:
+                message(replicator)
+
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if home.loop is running:
+            deliver()
+            return
+        try:
+            home.loop.call_soon_threadsafe(deliver)
+        except RuntimeError:
+            log.debug("the replicator's event loop is gone; the next call makes a new home")
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def follow(self, session_id: str) -> None:
+        """A session object is in use: keep its history up to date."""
+        with self._guard:
+            self._following[session_id] += 1
+            first = self._following[session_id] == 1
+        if first:
+            self.tell(lambda replicator: replicator.follow(session_id))
+
+    def unfollow(self, session_id: str) -> None:
+        """A session object was closed."""
+        with self._guard:
+            self._following[session_id] -= 1
+            if self._following[session_id] > 0:
+                return
+            del self._following[session_id]
+        self.tell(lambda replicator: replicator.unfollow(session_id))
+
+    def wrote(self) -> None:
+        """Something was written: push it soon."""
+        self.keep_home()
+        self.tell(lambda replicator: replicator.wake())
+
+    def touch(self, session_id: str) -> None:
+        """A session was used: poll it at the pace of use."""
+        replicator = self._replicator()
+        if replicator is not None:
+            replicator.touch(session_id)
+
+    def _replicator(self) -> Replicator | None:
+        home = self._home
+        ready = home.ready if home is not None else None
+        if ready is None or not ready.done() or ready.cancelled() or ready.exception():
+            return None
+        return ready.result()
+
+    # -- the first read --------------------------------------------------------------------------
+
+    async def meet(
+        self,
+        session_id: str,
+        limit: int | None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Before the first read of a session: wait for a pull that began after this call, or for
+        the tail that is asked for. Once a journal, bounded, and not while the server is known to be
+        out of reach."""
+        if session_id in self._met:
+            return
+        moment = self.runtime.monotonic()
+        self.tell(lambda replicator: replicator.freshen(session_id, moment))
+        event = asyncio.Event()
+        waiter = (asyncio.get_running_loop(), event)
+        with self._guard:
+            self._waiting.setdefault(session_id, []).append(waiter)
+        try:
+            with anyio.move_on_after(self.options.hydrate_timeout):
+                while not await self._has_met(session_id, limit, moment, on_progress):
+                    await event.wait()
+                    event.clear()
+        finally:
+            with self._guard:
+                self._waiting[session_id].remove(waiter)
+        now = self.runtime.wall_ms()
+        await self.journal.write(lambda conn: reads.note_met(conn, session_id, now))
+        self._met.add(session_id)
+
+    async def _has_met(
+        self,
+        session_id: str,
+        limit: int | None,
+        moment: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> bool:
+        def ask(conn: sqlite3.Connection) -> tuple[int, bool]:
+            row = reads.session_row(conn, session_id)
+            _, items, met, hydrated = row or (0, 0, 0, 0)
+            # A gate is the memory of a failure: the server, or this session on it, is out of reach.
+            shut = any(gates.gate_of(conn, whose) for whose in (None, session_id))
+            tail = not hydrated and limit is not None and items >= limit
+            return items, bool(met or shut or tail)
+
+        items, done = await self.journal.read(ask)
+        replicator = self._replicator()
+        done = done or (replicator is not None and replicator.fresh(session_id) >= moment)
+        if on_progress is not None:
+            on_progress(Progress(session_id, items, done))
+        return done
+
+    def _on_pulled(self, session_id: str, new: int) -> None:
+        with self._guard:
+            waiting = list(self._waiting.get(session_id, ()))
+        for loop, event in waiting:
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:
+                log.debug("a reader's event loop is gone")
+
+    # -- status ----------------------------------------------------------------------------------
+
+    def status(self, session_id: str | None, *, is_closed: bool) -> Status:
+        """One session, or all of the journal. Reads the journal and nothing else."""
+        if not is_closed:
+            self.open_blocking()
+        now = self.runtime.wall_ms()
+        if not self.journal.is_open:
+            return _closed(self.path, self.spec)
+        return self.journal.read_blocking(
+            lambda conn: self._status(conn, session_id, now, is_closed)
+        )
+
+    def _status(
+        self, conn: sqlite3.Connection, session_id: str | None, now: int, is_closed: bool
+    ) -> Status:
+        row = None if session_id is None else reads.session_row(conn, session_id)
+        meta = gates.read_meta(conn)
+        number = None if session_id is None else (row[0] if row else -1)
+        facts = reads.facts(conn, number, now, int(self.options.hole_patience * 1000))
+        found = [gates.gate_of(conn, None), gates.gate_of(conn, session_id)]
+        if session_id is None:
+            found += reads.all_gates(conn)
+        shut = [gate for gate in found if gate is not None]
+        success = meta.get("last_success_ms")
+        spec = self.spec
+        if is_closed:
+            state: State = "closed"
+        elif spec is None:
+            state = "local"
+        elif any(gate.kind == "unauthorized" for gate in shut):
+            state = "unauthorized"
+        elif found[0] is not None or (session_id is not None and shut):
+            state = "offline"
+        else:
+            state = "online" if success else "connecting"
+        oldest = facts.oldest_pending_ms
+        waits = [gate.wait_ms(now) for gate in shut]
+        sessions = {}
+        if session_id is None:
+            sessions = {
+                name: self._status(conn, name, now, is_closed) for name in reads.all_sessions(conn)
+            }
+        return Status(
+            state=state,
+            items=facts.items,
+            pending=facts.pending,
+            parked=facts.parked,
+            absent=facts.absent,
+            oldest_pending_age=None if oldest is None else max(0.0, (now - oldest) / 1000),
+            last_success=int(success) / 1000 if success else None,
+            last_error=shut[-1].reason if shut else None,
+            server=spec.server if spec else None,
+            journal=self.path,
+            retry_in=max(waits) / 1000 if waits else None,
+            incomplete=facts.incomplete,
+            conflicts=facts.conflicts,
+            unreadable=facts.unreadable,
+            unguarded=facts.guard or None,
+            hydrated=facts.hydrated,
+            sessions=sessions,
+        )
+
+
+def _closed(path: str, spec: RemoteSpec | None) -> Status:
+    return Status(
+        state="closed",
+        items=0,
+        pending=0,
+        parked=0,
+        absent=0,
+        oldest_pending_age=None,
+        last_success=None,
+        last_error=None,
+        server=spec.server if spec else None,
+        journal=path,
+    )
+
+
+def _is(one: RemoteSpec, other: RemoteSpec | None) -> bool:
+    return other is not None and one.client is not None and one.client is other.client
+
+
+def _without(specs: list[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
+    for position, spec in enumerate(specs):
+        if spec is gone:
+            return specs[:position] + specs[position + 1 :]
+    return specs
+
+
+async def _stop(home: _Home) -> None:
+    """End the replicator and wait until its connections are closed."""
+    task = home.task
+    if task is None or task.done() or home.loop.is_closed():
+        return
+    if home.loop is asyncio.get_running_loop():
+        task.cancel()
+        await settle(asyncio.ensure_future(asyncio.wait([task])))
+        return
+    if not home.loop.is_running():
+        # Nobody turns that loop: its task can neither run nor end. The lock is let go by us.
+        return
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    ended = asyncio.run_coroutine_threadsafe(end(), home.loop)
+    try:
+        await settle(asyncio.wrap_future(ended))
+    except (asyncio.CancelledError, RuntimeError):
+        if not ended.done():
+            raise
+
+
+_registry: dict[str, Core] = {}
+_registry_lock = threading.Lock()
+
+
+@atexit.register
+def _close_all() -> None:
+    # A program that never closed its sessions: end the writing threads in good order.
+    for core in list(_registry.values()):
+        core.journal.close_blocking()

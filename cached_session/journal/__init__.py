@@ -1,0 +1,5 @@
+"""The journal: one SQLite file that holds every session of a device. It never touches the network.
+
+``schema`` documents the tables; ``connection`` owns the file, its threads and its transactions;
+``writes``, ``apply`` and ``outbox`` are the transactions; ``reads`` the queries; ``codec`` the items.
+"""

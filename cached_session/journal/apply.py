@@ -1,0 +1,420 @@
+"""The effect of operations on the journal: the same code for a local write and a pulled page.
+
+It equals the reference in ``history/visibility.py`` after every single operation, whatever order
+operations arrive in; a late one costs the same as one at the end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cached_session.history.frontier import Frontier
+from cached_session.history.ids import session_key
+from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, cleared_by, popped_by
+from cached_session.journal.codec import codec_of
+
+__all__ = ["ACKED", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
+
+PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
+
+
+def stored_id(session_id: str) -> str | bytes:
+    """A session id as SQLite can hold it: text, or bytes where it has lone surrogates."""
+    try:
+        session_id.encode()
+    except UnicodeEncodeError:
+        return session_id.encode("utf-8", "surrogatepass")
+    return session_id
+
+
+@dataclass
+class _Known:
+    """What the journal knows of one writer in one session."""
+
+    upto: int
+    above: set[int]
+    run_stamp: int
+    last_ms: int
+    cleared_upto: int
+    cleared_above: set[int]
+    changed: bool = False
+
+    def has(self, counter: int) -> bool:
+        return counter <= self.upto or counter in self.above
+
+    def is_cleared(self, counter: int) -> bool:
+        return counter <= self.cleared_upto or counter in self.cleared_above
+
+
+@dataclass
+class Applied:
+    """What became of the operations handed to one transaction."""
+
+    new: int = 0
+    known: int = 0
+    conflicts: int = 0
+    items: int = 0
+    """Change in the number of visible items."""
+
+
+@dataclass
+class SessionTransaction:
+    """One session inside one transaction; `finish` writes back what was gathered.
+
+    Make one a transaction and throw it away: it caches what the transaction has read.
+    """
+
+    conn: sqlite3.Connection
+    session: int
+    key: str
+    stamp: int
+    last_writer: str
+    applied: Applied = field(default_factory=Applied)
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _ops: list[tuple[object, ...]] = field(default_factory=list)
+    _items: list[tuple[object, ...]] = field(default_factory=list)
+    _any: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls, conn: sqlite3.Connection, session_id: str, *, create_ms: int | None = None
+    ) -> SessionTransaction | None:
+        """The session's transaction; None if the journal does not know it and may not create it."""
+        name = stored_id(session_id)
+        query = "SELECT id, stamp, last_writer FROM sessions WHERE session_id = ?"
+        row = conn.execute(query, (name,)).fetchone()
+        if row is None:
+            if create_ms is None:
+                return None
+            conn.execute(
+                "INSERT INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, create_ms)
+            )
+            row = conn.execute(query, (name,)).fetchone()
+        return cls(conn, row[0], session_key(session_id), row[1], row[2])
+
+    # -- what is known ---------------------------------------------------------------------------
+
+    def writer(self, writer: str) -> _Known:
+        """What is known of a writer, read once."""
+        known = self._known.get(writer)
+        if known is None:
+            key = (self.session, writer)
+            row = self.conn.execute(
+                "SELECT upto, run_stamp, last_ms FROM frontier WHERE session = ? AND writer = ?",
+                key,
+            ).fetchone() or (0, 0, 0)
+            above: set[int] = set()
+            if self.has("above"):
+                above = self._counters("above", key)
+            cleared, cleared_above = 0, set[int]()
+            if self.has("cleared"):
+                found = self.conn.execute(
+                    "SELECT upto FROM cleared WHERE session = ? AND writer = ?", key
+                ).fetchone()
+                cleared = found[0] if found else 0
+            if self.has("cleared_above"):
+                cleared_above = self._counters("cleared_above", key)
+            known = _Known(row[0], above, row[1], row[2], cleared, cleared_above)
+            self._known[writer] = known
+        return known
+
+    def has(self, table: str) -> bool:
+        """Whether a table has any row of this session: most never do, and need no look-ups."""
+        if table not in self._any:
+            found = self.conn.execute(
+                f"SELECT 1 FROM {table} WHERE session = ? LIMIT 1", (self.session,)
+            ).fetchone()
+            self._any[table] = found is not None
+        return self._any[table]
+
+    def mark(self, table: str) -> None:
+        """This transaction has put a row of this session into a table."""
+        self._any[table] = True
+
+    def _counters(self, table: str, key: tuple[int, str]) -> set[int]:
+        rows = self.conn.execute(
+            f"SELECT counter FROM {table} WHERE session = ? AND writer = ?", key
+        )
+        return {counter for (counter,) in rows}
+
+    def frontier(self) -> Frontier:
+        """Everything applied to this session."""
+        self.flush()
+        upto = dict(
+            self.conn.execute(
+                "SELECT writer, upto FROM frontier WHERE session = ?", (self.session,)
+            ).fetchall()
+        )
+        above: dict[str, list[int]] = {}
+        for writer, counter in self.conn.execute(
+            "SELECT writer, counter FROM above WHERE session = ?", (self.session,)
+        ):
+            above.setdefault(writer, []).append(counter)
+        return Frontier(upto, above)
+
+    # -- applying --------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        op: Operation,
+        *,
+        state: int = ACKED,
+        codecs: Sequence[int] | None = None,
+        digest: str | None = None,
+        own: bool = False,
+    ) -> bool:
+        """Apply one whole operation; False if its dot was known already.
+
+        A dot seen again with other content changes nothing and is counted: the first seen stays.
+
+        Raises:
+            ValueError: its payload makes no sense; nothing was changed.
+        """
+        writer, counter = op.dot
+        known = self.writer(writer)
+        digest = digest or op.digest(self.key)
+        if known.has(counter) and self.seen(op.dot, digest):
+            return False
+        live = self._effect(op, known, codecs, own)
+        self._ops.append(
+            (
+                self.session,
+                writer,
+                counter,
+                op.kind.value,
+                op.stamp,
+                op.said_ms,
+                len(op.payloads),
+                live,
+                sum(map(len, op.payloads)),
+                op.private,
+                digest,
+                state,
+                None if op.kind is Kind.APPEND else op.payloads[0],
+            )
+        )
+        self._advance(writer, counter)
+        if self.has("holes"):
+            self.conn.execute(
+                "DELETE FROM holes WHERE session = ? AND writer = ? AND counter = ?",
+                (self.session, writer, counter),
+            )
+        if self.has("parts"):
+            self.conn.execute(
+                "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ?",
+                (self.session, writer, counter),
+            )
+        self.stamp = max(self.stamp, op.stamp)
+        self.last_writer = writer
+        self.applied.new += 1
+        return True
+
+    def seen(self, dot: Dot, digest: str) -> bool:
+        """Whether an operation of the frontier is here: the frontier also passes over dots that
+        nobody need ever send, and one of those may still come."""
+        self.flush()
+        row = self.conn.execute(
+            "SELECT digest FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        if row is None:
+            return False
+        if row[0] != digest:
+            self.applied.conflicts += 1
+        else:
+            self.applied.known += 1
+        return True
+
+    def _advance(self, writer: str, counter: int | None = None) -> None:
+        """Take a dot into the frontier and close the prefix over all that is not missing: dots
+        that are here, that a clear covers, or of which every item has been popped."""
+        known = self.writer(writer)
+        known.changed = True
+        if counter is not None and counter > known.upto:
+            known.above.add(counter)
+        while True:
+            known.upto = max(known.upto, known.cleared_upto)
+            following = known.upto + 1
+            if not (
+                following in known.above
+                or following in known.cleared_above
+                or self.wholly_popped(writer, following)
+            ):
+                break
+            known.upto = following
+        known.above = {c for c in known.above if c > known.upto}
+
+    def popped(self, dot: Dot) -> frozenset[int]:
+        """Which items of an operation applied pops name."""
+        if not self.has("popped"):
+            return frozenset()
+        rows = self.conn.execute(
+            "SELECT idx FROM popped WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        )
+        return frozenset(index for (index,) in rows)
+
+    def popped_count(self, dot: Dot) -> int:
+        """How many items an operation has, as its pops tell; 0 without any."""
+        (count,) = self.conn.execute(
+            "SELECT coalesce(max(count), 0) FROM popped "
+            "WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return int(count)
+
+    def wholly_popped(self, writer: str, counter: int) -> bool:
+        if not self.has("popped"):
+            return False
+        popped, count = self.conn.execute(
+            "SELECT count(*), max(count) FROM popped "
+            "WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, writer, counter),
+        ).fetchone()
+        return bool(popped and popped >= count)
+
+    def _effect(self, op: Operation, known: _Known, codecs: Sequence[int] | None, own: bool) -> int:
+        if op.kind is Kind.APPEND:
+            return self._append(op, known, codecs)
+        self.flush()
+        if op.kind is Kind.POP:
+            self._pop(popped_by(op.payloads[0]), op.dot if own else None)
+        else:
+            self._clear(cleared_by(op.payloads[0]), op.dot if own else None)
+        return 0
+
+    def _append(self, op: Operation, known: _Known, codecs: Sequence[int] | None) -> int:
+        writer, counter = op.dot
+        if codecs is None:
+            codecs = [codec_of(payload) if payload else 0 for payload in op.payloads]
+        hidden = set(self.popped(op.dot))
+        if known.is_cleared(counter):
+            hidden = set(range(len(op.payloads)))
+        hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
+        self._items.extend(
+            (self.session, op.stamp, writer, counter, index, payload, codec)
+            for index, (payload, codec) in enumerate(zip(op.payloads, codecs))
+            if index not in hidden
+        )
+        live = sum(index not in hidden for index in range(len(op.payloads)))
+        self.applied.items += live
+        return live
+
+    def _pop(self, ref: ItemRef, by: Dot | None) -> None:
+        target = (self.session, *ref.dot, ref.index)
+        self.conn.execute(
+            "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)", (*target, ref.count)
+        )
+        self.mark("popped")
+        self._advance(ref.dot.writer)
+        self._remove(ref.dot.writer, ref.dot.counter, ref.dot.counter, ref.index, by)
+
+    def _clear(self, covered: Frontier, by: Dot | None) -> None:
+        for writer in covered.writers():
+            known = self.writer(writer)
+            upto, above = covered.upto(writer), covered.above(writer)
+            known.cleared_upto = max(known.cleared_upto, upto)
+            known.cleared_above |= above
+            known.cleared_above = {c for c in known.cleared_above if c > known.cleared_upto}
+            self._advance(writer)
+            self._remove(writer, 1, upto, None, by)
+            for counter in above:
+                self._remove(writer, counter, counter, None, by)
+
+    def withdraw(self, dot: Dot) -> None:
+        """Take the items of an operation that never reached the server out of the history."""
+        self.flush()
+        self._remove(dot.writer, dot.counter, dot.counter, None, None)
+
+    def _remove(
+        self, writer: str, first: int, last: int, index: int | None, by: Dot | None
+    ) -> None:
+        """Take visible items of a stretch of operations away; ``by`` is the own operation that
+        does so, after whose ack the server is asked to forget them."""
+        stretch = (self.session, writer, first, last)
+        found = self.conn.execute(
+            "SELECT stamp, counter, live FROM ops WHERE session = ? AND writer = ? "
+            "AND counter BETWEEN ? AND ? AND live > 0",
+            stretch,
+        ).fetchall()
+        one = "" if index is None else f" AND idx = {index:d}"
+        where = f"session = ? AND stamp = ? AND writer = ? AND counter = ?{one}"
+        for stamp, counter, live in found:
+            key = (self.session, stamp, writer, counter)
+            if by is not None:
+                self.conn.execute(
+                    "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "
+                    f"part_count(payload), ?, ? FROM items WHERE {where}",
+                    (*by, *key),
+                )
+            gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
+            if gone:
+                self.conn.execute(
+                    "UPDATE ops SET live = ? WHERE session = ? AND writer = ? AND counter = ?",
+                    (live - gone, self.session, writer, counter),
+                )
+                self.applied.items -= gone
+
+    # -- writing back ----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the gathered rows, so that what follows in this transaction sees them."""
+        if self._ops:
+            self.conn.executemany(
+                "INSERT INTO ops (session, writer, counter, kind, stamp, said_ms, count, live, "
+                "bytes, private, digest, state, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._ops,
+            )
+            self._ops.clear()
+        if self._items:
+            self.conn.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)", self._items)
+            self._items.clear()
+        for writer, known in self._known.items():
+            if known.changed:
+                self._write_known(writer, known)
+                known.changed = False
+
+    def _write_known(self, writer: str, known: _Known) -> None:
+        key = (self.session, writer)
+        self.conn.execute(
+            "INSERT INTO frontier VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms",
+            (*key, known.upto, known.run_stamp, known.last_ms),
+        )
+        if known.above or self.has("above"):
+            self.mark("above")
+            self._replace("above", key, known.above)
+        if known.cleared_upto:
+            self.mark("cleared")
+            self.conn.execute(
+                "INSERT INTO cleared VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET upto = excluded.upto",
+                (*key, known.cleared_upto),
+            )
+        if known.cleared_above or self.has("cleared_above"):
+            self.mark("cleared_above")
+            self._replace("cleared_above", key, known.cleared_above)
+
+    def _replace(self, table: str, key: tuple[int, str], counters: set[int]) -> None:
+        self.conn.execute(f"DELETE FROM {table} WHERE session = ? AND writer = ?", key)
+        self.conn.executemany(
+            f"INSERT INTO {table} VALUES (?, ?, ?)", [(*key, counter) for counter in counters]
+        )
+
+    def finish(self) -> Applied:
+        """Write everything back; what became of the operations."""
+        self.flush()
+        self.conn.execute(
+            "UPDATE sessions SET stamp = ?, last_writer = ?, items = items + ?, "
+            "conflicts = conflicts + ? WHERE id = ?",
+            (
+                self.stamp,
+                self.last_writer,
+                self.applied.items,
+                self.applied.conflicts,
+                self.session,
+            ),
+        )
+        return self.applied

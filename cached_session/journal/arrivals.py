@@ -1,0 +1,315 @@
+"""What comes from the server: whole pages applied in one transaction, and the holes they show."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cached_session.history.ops import Dot, Kind, Operation, popped_by
+from cached_session.history.parts import Part, assemble
+from cached_session.journal.apply import SessionTransaction, stored_id
+
+__all__ = [
+    "Hole",
+    "PageResult",
+    "apply_page",
+    "ground_of",
+    "holes_due",
+    "note_hole_tries",
+    "note_holes",
+    "note_pull",
+]
+
+HOLES_A_WRITER = 200
+"""Holes of one writer that are looked for at a time: a counter out of a hostile memory must not
+make the journal list a million operations that never were."""
+
+
+@dataclass
+class PageResult:
+    """What one page brought."""
+
+    new: int = 0
+    """Operations applied."""
+    known: int = 0
+    """Operations that were here already."""
+    incomplete: int = 0
+    """Operations of which some parts are missing."""
+    damaged: int = 0
+    """Operations whose parts do not fit their seal, or that make no sense."""
+    conflicts: int = 0
+    """Dots that were here with other content."""
+
+    @property
+    def is_ground(self) -> bool:
+        """Whether everything on the page was known before."""
+        return not (self.new or self.incomplete)
+
+
+@dataclass(frozen=True)
+class Hole:
+    """An operation known to exist that is not here; with the parts of it that are."""
+
+    dot: Dot
+    tries: int
+    parts: tuple[Part, ...]
+    popped: frozenset[int]
+    """Items of it that need not be looked for: they are popped, and may be forgotten."""
+    count: int
+    """Payloads of it; 0 while nothing is known."""
+
+
+def apply_page(
+    conn: sqlite3.Connection,
+    session_id: str,
+    parts: Sequence[Part],
+    explained: Sequence[Dot],
+    now_ms: int,
+) -> PageResult:
+    """Apply every operation that the page completes; keep the parts of those it does not.
+
+    ``explained`` are dots whose writer says that the server refuses them: known, not missing.
+    """
+    tx = SessionTransaction.begin(conn, session_id, create_ms=now_ms)
+    assert tx is not None
+    result = PageResult()
+    groups: dict[tuple[Dot, str], list[Part]] = {}
+    for part in parts:
+        groups.setdefault((part.dot, part.digest), []).append(part)
+    complete: list[tuple[Operation, str]] = []
+    for (dot, digest), group in groups.items():
+        known = tx.writer(dot.writer)
+        if known.has(dot.counter) and tx.seen(dot, digest):
+            continue
+        op = _put_together(tx, group, result)
+        if op is not None:
+            complete.append((op, digest))
+    # Any order gives the same history; this one keeps inserts next to each other.
+    complete.sort(key=lambda found: (found[0].stamp, found[0].dot))
+    done: list[Operation] = []
+    for op, digest in complete:
+        try:
+            tx.apply(op, digest=digest)
+        except (ValueError, RecursionError):
+            result.damaged += 1
+        else:
+            done.append(op)
+    for dot in _completed_by_pops(tx, done):
+        for whole, digest in _from_stored(tx, dot, result):
+            tx.apply(whole, digest=digest)
+    for writer, counter in explained:
+        if not tx.writer(writer).has(counter):
+            tx.mark("holes")
+            conn.execute(
+                "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 1) "
+                "ON CONFLICT DO UPDATE SET explained = 1",
+                (tx.session, writer, counter, now_ms, now_ms),
+            )
+    applied = tx.finish()
+    result.new, result.known, result.conflicts = applied.new, applied.known, applied.conflicts
+    return result
+
+
+def _completed_by_pops(tx: SessionTransaction, applied: Sequence[Operation]) -> list[Dot]:
+    """Appends of which some parts wait here and of which more has just been popped: what is popped
+    is not waited for."""
+    return sorted(
+        {popped_by(op.payloads[0]).dot for op in applied if op.kind is Kind.POP}
+        if tx.has("parts")
+        else set()
+    )
+
+
+def _from_stored(
+    tx: SessionTransaction, dot: Dot, result: PageResult
+) -> list[tuple[Operation, str]]:
+    stored = _stored_parts(tx.conn, tx.session, dot, None)
+    found = []
+    for digest in sorted({part.digest for part in stored}):
+        group = [part for part in stored if part.digest == digest]
+        op = _put_together(tx, group, result)
+        if op is not None:
+            found.append((op, digest))
+    return found
+
+
+def _put_together(
+    tx: SessionTransaction, group: list[Part], result: PageResult
+) -> Operation | None:
+    first = group[0]
+    popped = tx.popped(first.dot)
+    try:
+        op = assemble(group, tx.key, popped)
+        if op is None:
+            stored = _stored_parts(tx.conn, tx.session, first.dot, first.digest)
+            op = assemble([*stored, *group], tx.key, popped) if stored else None
+    except ValueError:
+        # What was put together cannot be trusted in any part: look for all of it again.
+        tx.conn.execute(
+            "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ? AND digest = ?",
+            (tx.session, *first.dot, first.digest),
+        )
+        result.damaged += 1
+        return None
+    if op is None:
+        _store_parts(tx, group)
+        result.incomplete += 1
+    return op
+
+
+def _store_parts(tx: SessionTransaction, group: list[Part]) -> None:
+    tx.mark("parts")
+    tx.conn.executemany(
+        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                tx.session,
+                *part.dot,
+                part.digest,
+                part.index,
+                part.part,
+                part.parts,
+                part.count,
+                part.kind.value,
+                part.stamp,
+                part.said_ms,
+                part.private,
+                part.seal,
+                part.text,
+            )
+            for part in group
+        ],
+    )
+
+
+def _stored_parts(
+    conn: sqlite3.Connection, session: int, dot: Dot, digest: str | None
+) -> list[Part]:
+    rows = conn.execute(
+        "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text FROM parts "
+        "WHERE session = ? AND writer = ? AND counter = ? AND digest = coalesce(?, digest)",
+        (session, *dot, digest),
+    ).fetchall()
+    return [
+        Part(
+            dot=dot,
+            kind=Kind(kind),
+            stamp=stamp,
+            said_ms=said_ms,
+            private=bool(private),
+            digest=whose,
+            seal=seal,
+            count=count,
+            index=index,
+            parts=parts,
+            part=part,
+            text=text,
+        )
+        for whose, index, part, parts, count, kind, stamp, said_ms, private, seal, text in rows
+    ]
+
+
+def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
+    """Bring the list of holes up to date with the frontier; how many there are."""
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return 0
+    frontier = tx.frontier()
+    missing: set[tuple[str, int]] = {
+        (writer, counter)
+        for writer in frontier.writers()
+        if frontier.above(writer)
+        for counter in frontier.holes(writer, HOLES_A_WRITER)
+        if not tx.writer(writer).is_cleared(counter) and not tx.wholly_popped(writer, counter)
+    }
+    incomplete = conn.execute(
+        "SELECT DISTINCT writer, counter FROM parts WHERE session = ?", (tx.session,)
+    ).fetchall()
+    for writer, counter in incomplete:
+        if tx.writer(writer).is_cleared(counter) or tx.wholly_popped(writer, counter):
+            conn.execute(
+                "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ?",
+                (tx.session, writer, counter),
+            )
+        else:
+            missing.add((writer, counter))
+    noted = set(
+        conn.execute(
+            "SELECT writer, counter FROM holes WHERE session = ?", (tx.session,)
+        ).fetchall()
+    )
+    conn.executemany(
+        "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 0)",
+        [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - noted)],
+    )
+    # What is explained stays: its writer may send it yet.
+    conn.executemany(
+        "DELETE FROM holes WHERE session = ? AND writer = ? AND counter = ? AND NOT explained",
+        [(tx.session, *dot) for dot in noted - missing],
+    )
+    return len(missing)
+
+
+def ground_of(conn: sqlite3.Connection, session_id: str) -> tuple[bool, bool, int]:
+    """(known to the journal, pulled to its oldest memory once, newest second of the last pull)."""
+    row = conn.execute(
+        "SELECT hydrated, ground FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return (False, False, 0) if row is None else (True, bool(row[0]), int(row[1]))
+
+
+def note_pull(
+    conn: sqlite3.Connection,
+    session_id: str,
+    *,
+    now_ms: int,
+    ground: int,
+    hydrated: bool,
+    unreadable: int,
+) -> None:
+    """A pull has ended well, whether or not the server had anything."""
+    name = stored_id(session_id)
+    conn.execute(
+        "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, now_ms)
+    )
+    conn.execute(
+        "UPDATE sessions SET hydrated = max(hydrated, ?), ground = ?, "
+        "pulled_ms = ?, unreadable = ? WHERE session_id = ?",
+        (hydrated, ground, now_ms, unreadable, name),
+    )
+
+
+def holes_due(
+    conn: sqlite3.Connection, session_id: str, now_ms: int, most: int, *, everything: bool = False
+) -> list[Hole]:
+    """Holes that should be looked for now, with the parts that are here already."""
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return []
+    rows = conn.execute(
+        "SELECT writer, counter, tries FROM holes WHERE session = ? AND (next_ms <= ? OR ?) "
+        "ORDER BY next_ms LIMIT ?",
+        (tx.session, now_ms, everything, most),
+    ).fetchall()
+    holes = []
+    for writer, counter, tries in rows:
+        dot = Dot(writer, counter)
+        parts = tuple(_stored_parts(conn, tx.session, dot, None))
+        count = parts[0].count if parts else tx.popped_count(dot)
+        holes.append(Hole(dot, tries, parts, tx.popped(dot), count))
+    return holes
+
+
+def note_hole_tries(
+    conn: sqlite3.Connection, session_id: str, tried: Sequence[tuple[Dot, int, bool]]
+) -> None:
+    """After a look that found nothing: (dot, when to look again, whether it is explained)."""
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return
+    conn.executemany(
+        "UPDATE holes SET tries = tries + 1, next_ms = ?, explained = ? "
+        "WHERE session = ? AND writer = ? AND counter = ?",
+        [(next_ms, explained, tx.session, *dot) for dot, next_ms, explained in tried],
+    )

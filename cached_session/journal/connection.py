@@ -1,0 +1,527 @@
+"""One journal file: its connections, its writing thread, and who waits for what.
+
+Every change is a *job*: a function over a SQLite connection, run inside a transaction by the one
+thread that writes. Jobs that wait at the same moment share a commit; each caller returns after the
+commit its job is in. A job must be repeatable: when one of a group fails, the group is rolled back
+and each job runs again in a transaction of its own.
+
+Short reads run on the caller's own thread over a second connection (a tail read costs less than
+handing it over); long ones take a connection of their own through aiosqlite, off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import aiosqlite
+
+from cached_session.errors import (
+    CachedSessionError,
+    JournalCorrupt,
+    JournalError,
+    JournalFull,
+    SessionClosed,
+)
+from cached_session.history.parts import part_count
+from cached_session.journal import schema
+
+__all__ = ["MEMORY", "Journal", "journal_error", "settle"]
+
+T = TypeVar("T")
+
+MEMORY = ":memory:"
+GROUP_MOST = 256
+"""Jobs that share one commit: bounds how long the first of them waits for the last."""
+OPEN_PAUSE_MS = 250
+"""How long a short read waits on its caller's thread for a lock before it is handed over. SQLite
+locks readers out of a WAL journal only while it recovers one after a crash."""
+READ_PATIENCE = 0.005
+"""Seconds that a short read waits for another thread's short read before it is handed over."""
+CACHE_KIB = 8 * 1024
+"""SQLite's page cache for each connection."""
+
+
+@dataclass
+class _Job(Generic[T]):
+    run: Callable[[sqlite3.Connection], T]
+    done: Callable[[T | None, BaseException | None], None]
+    alone: bool = False
+    """Not in a transaction: opening, closing, checkpoints."""
+
+
+class Journal:
+    """A journal file, opened by the first job and closed once.
+
+    Safe to use from any thread and any event loop. In `threaded=False` mode every job runs at once
+    on the calling thread: the same code without the thread, for the simulation.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: str = "full",
+        busy_timeout: float = 5.0,
+        threaded: bool = True,
+    ) -> None:
+        self.path = MEMORY if os.fspath(path) == MEMORY else os.fspath(Path(path))
+        self._durability = durability
+        self._busy_ms = int(busy_timeout * 1000)
+        self._threaded = threaded
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._state = threading.Lock()
+        self._reading = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._aside: sqlite3.Connection | None = None
+        self._asides = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"Journal({self.path!r})"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the journal vanishes with this object."""
+        return self.path == MEMORY
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file has been opened and not closed."""
+        return self._writer is not None and not self._closed
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def write(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job in a transaction; what it returned, after its commit.
+
+        If cancelled, the job's outcome is awaited before the cancellation goes on: the change is
+        then entirely in or entirely out.
+
+        Raises:
+            JournalError: the journal could not be written; nothing of the job is stored.
+        """
+        return await settle(self._submit(run))
+
+    def write_soon(
+        self, run: Callable[[sqlite3.Connection], T], loop: asyncio.AbstractEventLoop
+    ) -> asyncio.Future[T]:
+        """Like `write`, without waiting: the future's result comes after the commit."""
+        return self._submit(run, loop)
+
+    def write_blocking(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Like `write`, from a thread that runs no event loop."""
+        outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+        self._enqueue(_Job(run, lambda result, error: outcome.put((result, error))))
+        result, error = outcome.get()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def _submit(
+        self,
+        run: Callable[[sqlite3.Connection], T],
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        alone: bool = False,
+    ) -> asyncio.Future[T]:
+        loop = loop or asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle_future(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]
+            else:
+                future.set_exception(error)
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            if threading.current_thread() is not self._thread:
+                settle_future(result, error)
+                return
+            try:
+                loop.call_soon_threadsafe(settle_future, result, error)
+            except RuntimeError:
+                # The caller's loop is closed: the change stands, and nobody is left to tell.
+                pass
+
+        self._enqueue(_Job(run, done, alone))
+        return future
+
+    def _enqueue(self, job: _Job[Any]) -> None:
+        with self._state:
+            if self._closed:
+                raise SessionClosed(f"the journal {self.path} is closed; open a new session")
+            if os.getpid() != self._pid:
+                raise JournalError(
+                    f"the journal {self.path} was opened before this process was forked; "
+                    "SQLite connections do not survive a fork. Open the session in the child"
+                )
+            if self._threaded:
+                if self._thread is None:
+                    # A daemon: a program that never closes its session must still be able to end.
+                    self._thread = threading.Thread(
+                        target=self._work, name="cached-session-journal", daemon=True
+                    )
+                    self._thread.start()
+                self._jobs.put(job)
+                return
+        self._run_group([job])
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            group = [job]
+            while len(group) < GROUP_MOST and not group[-1].alone:
+                try:
+                    following = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    self._jobs.put(None)
+                    break
+                group.append(following)
+            tail = [group.pop()] if group[-1].alone else []
+            if group:
+                self._run_group(group)
+            if tail:
+                self._run_group(tail)
+
+    def _run_group(self, group: list[_Job[Any]]) -> None:
+        try:
+            conn = self._open()
+            if group[0].alone:
+                results = [group[0].run(conn)]
+            else:
+                results = self._transaction(conn, group)
+        except BaseException as error:
+            if len(group) == 1:
+                group[0].done(None, self._mapped(error))
+            else:
+                for job in group:
+                    self._run_group([job])
+            return
+        for job, result in zip(group, results):
+            job.done(result, None)
+
+    def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
+        with self._exclusive():
+            conn.execute("BEGIN IMMEDIATE")
+            try:
+                results = [job.run(conn) for job in group]
+                conn.execute("COMMIT")
+            except BaseException:
+                # On a full disk or an I/O error SQLite may have rolled back by itself.
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                raise
+        return results
+
+    def _exclusive(self) -> threading.Lock | _NoLock:
+        # In memory there is one connection for reading and writing: a reader must not see
+        # the middle of a transaction.
+        return self._reading if self.in_memory else _NO_LOCK
+
+    def _mapped(self, error: BaseException) -> BaseException:
+        return journal_error(error, self.path)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a *short* query on the calling thread; sees every write that has returned.
+
+        Where the file is locked (recovery after a crash) the query is handed to the writing thread.
+        """
+        if self._reader is None:
+            await settle(self._submit(_nothing, alone=True))
+        try:
+            return self.read_blocking(run, wait=False)
+        except _Busy:
+            return await settle(self._submit(run, alone=True))
+
+    def read_blocking(self, run: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
+        """Like `read`, without an event loop. The journal must be open."""
+        with self._state:
+            conn = self._reader
+            if self._closed or conn is None:
+                raise SessionClosed(f"the journal {self.path} is not open")
+            if os.getpid() != self._pid:
+                raise JournalError(
+                    f"the journal {self.path} was opened before this process was forked; "
+                    "open the session in the child"
+                )
+        if not self._reading.acquire(timeout=-1 if wait else READ_PATIENCE):
+            raise _Busy
+        try:
+            return run(conn)
+        except sqlite3.OperationalError as error:
+            if not wait and "locked" in str(error):
+                raise _Busy from error
+            raise self._mapped(error) from error
+        except sqlite3.Error as error:
+            raise self._mapped(error) from error
+        finally:
+            self._reading.release()
+
+    async def read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query of some milliseconds in a thread, beside short reads and writes."""
+        if self.in_memory or not self._threaded:
+            return await settle(self._submit(run, alone=True))
+        if self._reader is None:
+            await settle(self._submit(_nothing, alone=True))
+        return await settle(asyncio.ensure_future(asyncio.to_thread(self._read_aside, run)))
+
+    def _read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        with self._asides:
+            if self._closed:
+                raise SessionClosed(f"the journal {self.path} is closed")
+            try:
+                if self._aside is None:
+                    self._aside = self._connect(self._busy_ms)
+                    self._aside.execute("PRAGMA query_only = ON")
+                return run(self._aside)
+            except sqlite3.Error as error:
+                raise self._mapped(error) from error
+
+    @asynccontextmanager
+    async def rows(
+        self, sql: str, parameters: tuple[Any, ...]
+    ) -> AsyncIterator[Callable[[int], Any]]:
+        """A long result read in slices off the event loop: yields ``await fetch(most)``.
+
+        The rows are of one snapshot. The connection lives for this one read, so that no reading
+        thread is ever left behind, whatever becomes of the event loop.
+        """
+        if self.in_memory or not self._threaded:
+            held = await self.read_aside(lambda conn: conn.execute(sql, parameters).fetchall())
+            position = 0
+
+            async def take(most: int) -> list[Any]:
+                nonlocal position
+                position += most
+                return held[position - most : position]
+
+            yield take
+            return
+        if self._reader is None:
+            await settle(self._submit(_nothing, alone=True))
+        try:
+            async with aiosqlite.connect(
+                self.path, timeout=self._busy_ms / 1000, isolation_level=None
+            ) as db:
+                await db.execute_fetchall("PRAGMA query_only = ON")
+                async with db.execute(sql, parameters) as cursor:
+
+                    async def fetch(most: int) -> list[Any]:
+                        return list(await cursor.fetchmany(most))
+
+                    yield fetch
+        except sqlite3.Error as error:
+            raise self._mapped(error) from error
+
+    # -- opening and closing ---------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the file, make or check its schema. Idempotent; the first job does it by itself.
+
+        Raises:
+            JournalError: it cannot be opened, or is no journal; JournalTooNew, JournalCorrupt.
+        """
+        await settle(self._submit(_nothing, alone=True))
+
+    def open_blocking(self) -> None:
+        """`open` from a thread that runs no event loop."""
+        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._enqueue(_Job(_nothing, lambda _, error: outcome.put(error), alone=True))
+        error = outcome.get()
+        if error is not None:
+            raise error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._writer is not None:
+            return self._writer
+        writer = self._connect(self._busy_ms)
+        try:
+            schema.prepare(writer, self.path)
+            if self.in_memory:
+                reader = writer
+            else:
+                reader = self._connect(OPEN_PAUSE_MS)
+                reader.execute("PRAGMA query_only = ON")
+        except BaseException:
+            writer.close()
+            raise
+        with self._state:
+            self._writer, self._reader = writer, reader
+        return writer
+
+    def _connect(self, busy_ms: int) -> sqlite3.Connection:
+        if not self.in_memory:
+            _create_private(self.path)
+        conn = sqlite3.connect(
+            self.path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # Which file is this? Asked before anything that could write to it.
+            schema.identify(conn, self.path)
+            if not self.in_memory:
+                _enter_wal(conn, busy_ms)
+            conn.execute(f"PRAGMA synchronous = {self._durability.upper()}")
+            conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            conn.execute("PRAGMA temp_store = MEMORY")
+            conn.create_function("part_count", 1, part_count, deterministic=True)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    async def close(self) -> None:
+        """Finish the jobs that were handed in, checkpoint and close. Idempotent."""
+        if not self._mark_closed():
+            return
+        thread = self._thread
+        if thread is not None:
+            self._jobs.put(None)
+            await settle(asyncio.ensure_future(asyncio.to_thread(thread.join)))
+        self._close_connections()
+
+    def close_blocking(self) -> None:
+        """`close` for the end of the process, where no event loop is left."""
+        if not self._mark_closed():
+            return
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+        self._close_connections()
+
+    def _mark_closed(self) -> bool:
+        with self._state:
+            was_open, self._closed = not self._closed, True
+        # After a fork the connections belong to the parent: closing them here could drop its locks.
+        return was_open and os.getpid() == self._pid
+
+    def _close_connections(self) -> None:
+        with self._reading, self._asides:
+            for conn in {self._aside, self._reader, self._writer}:
+                if conn is not None:
+                    conn.close()
+            self._aside = self._reader = self._writer = None
+
+
+class _Busy(Exception):
+    """A short read would have had to wait."""
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+_NO_LOCK = _NoLock()
+
+
+def _nothing(conn: sqlite3.Connection) -> None:
+    return None
+
+
+def _create_private(path: str) -> None:
+    """Make the file readable by its owner only; SQLite gives its WAL the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} cannot be opened: {error.strerror or error}; "
+            "check that its directory exists and is writable, or pass another path"
+        ) from error
+
+
+def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:
+    """Switch to the write-ahead log; several processes may do so at the same first moment."""
+    (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
+    if mode == "wal":
+        return
+    # SQLite does not call its busy handler for this switch, so a lock elsewhere is waited out here.
+    pause = threading.Event()
+    for attempt in range(max(1, busy_ms // 20)):
+        try:
+            (mode,) = conn.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt + 1 >= busy_ms // 20:
+                raise
+        else:
+            if mode == "wal":
+                return
+            raise JournalError(
+                "SQLite cannot use a write-ahead log here (a network file system?); "
+                "put the journal on a local disk"
+            )
+        pause.wait(0.02)
+
+
+async def settle(future: asyncio.Future[T]) -> T:
+    """Await an outcome that must be known: a cancellation waits until it is, then goes on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    if cancelled is not None:
+        if not future.cancelled():
+            future.exception()  # seen: it must not be reported as never retrieved
+        raise cancelled
+    return future.result()
+
+
+def journal_error(error: BaseException, path: str) -> BaseException:
+    """The error of our tree for one of SQLite's; anything else is passed through."""
+    if isinstance(error, CachedSessionError) or not isinstance(error, sqlite3.Error):
+        return error
+    text = str(error)
+    lowered = text.lower()
+    mapped: JournalError
+    if "full" in lowered:
+        mapped = JournalFull(f"the disk of the journal {path} is full ({text}): free some space")
+    elif "not a database" in lowered:
+        mapped = JournalError(
+            f"{path} is not a journal: it is no SQLite file ({text}); "
+            "choose another path (the file was left untouched)"
+        )
+    elif "malformed" in lowered or "corrupt" in lowered:
+        mapped = JournalCorrupt(
+            f"the journal {path} is damaged ({text}): move it aside; "
+            "what the server has comes back by itself"
+        )
+    elif "locked" in lowered or "busy" in lowered:
+        mapped = JournalError(
+            f"the journal {path} is locked by another program ({text}): "
+            "find it (a backup? a database browser?) and try again"
+        )
+    elif "readonly" in lowered or "read-only" in lowered:
+        mapped = JournalError(
+            f"the journal {path} is read-only ({text}): check the file's and the directory's mode"
+        )
+    elif "unable to open" in lowered:
+        mapped = JournalError(
+            f"the journal {path} cannot be opened ({text}): check that its directory exists "
+            "and is writable, or pass another path"
+        )
+    else:
+        mapped = JournalError(f"the journal {path} failed: {text}")
+    mapped.__cause__ = error
+    return mapped

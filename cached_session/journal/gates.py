@@ -1,0 +1,120 @@
+"""When the next attempt may be made, as rows: derived again after a crash, never left set by one."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from cached_session.journal.apply import stored_id
+
+__all__ = [
+    "SERVER",
+    "Gate",
+    "gate_of",
+    "guarded_ms",
+    "note_guard",
+    "note_success",
+    "open_gates",
+    "read_meta",
+    "shut",
+    "write_meta",
+]
+
+SERVER = 0
+"""The session number of the gate before the server as a whole."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A pause before the next attempt, and why."""
+
+    failures: int
+    pause_ms: int
+    until_ms: int
+    kind: str
+    reason: str
+    since_ms: int
+
+    def wait_ms(self, now_ms: int) -> int:
+        """How much longer to wait. A gate further away than its own pause was set by a clock that
+        has been moved since, and is void."""
+        left = self.until_ms - now_ms
+        return left if 0 < left <= self.pause_ms else 0
+
+
+def _number(conn: sqlite3.Connection, session_id: str | None) -> int | None:
+    if session_id is None:
+        return SERVER
+    row = conn.execute(
+        "SELECT id FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def gate_of(conn: sqlite3.Connection, session_id: str | None) -> Gate | None:
+    """The gate before a session, or before the server (None)."""
+    row = conn.execute(
+        "SELECT failures, pause_ms, until_ms, kind, reason, since_ms FROM gates WHERE session = ?",
+        (_number(conn, session_id),),
+    ).fetchone()
+    return None if row is None else Gate(*row)
+
+
+def shut(
+    conn: sqlite3.Connection,
+    session_id: str | None,
+    *,
+    pause_ms: int,
+    now_ms: int,
+    kind: str,
+    reason: str,
+) -> None:
+    """Note a failure: no attempt for `pause_ms`."""
+    number = _number(conn, session_id)
+    if number is not None:
+        conn.execute(
+            "INSERT INTO gates VALUES (?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "failures = failures + 1, pause_ms = excluded.pause_ms, until_ms = excluded.until_ms, "
+            "kind = excluded.kind, reason = excluded.reason",
+            (number, pause_ms, now_ms + pause_ms, kind, reason, now_ms),
+        )
+    write_meta(conn, last_error=reason, last_error_ms=str(now_ms))
+
+
+def open_gates(conn: sqlite3.Connection, session_id: str) -> None:
+    """Note a success: the server and this session are open."""
+    conn.execute("DELETE FROM gates WHERE session IN (?, ?)", (SERVER, _number(conn, session_id)))
+
+
+def note_success(conn: sqlite3.Connection, now_ms: int) -> None:
+    """The server has just answered as it should."""
+    write_meta(conn, last_success_ms=str(now_ms))
+
+
+def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
+    """When the lifecycle guard last looked after a session; 0 for never."""
+    row = conn.execute(
+        "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded: str) -> None:
+    """The lifecycle guard has looked after a session; what it could not do."""
+    conn.execute(
+        "UPDATE sessions SET guarded_ms = ?, guard = ? WHERE session_id = ?",
+        (now_ms, unguarded, stored_id(session_id)),
+    )
+
+
+def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
+    """The facts of the file."""
+    return dict(conn.execute("SELECT key, value FROM meta").fetchall())
+
+
+def write_meta(conn: sqlite3.Connection, **facts: str) -> None:
+    """Set facts of the file."""
+    conn.executemany(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        list(facts.items()),
+    )

@@ -1,0 +1,245 @@
+"""What waits for the server, and what its answers change: the replicator's transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cached_session.history.ops import GONE, Dot, Kind, Operation
+from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction, stored_id
+from cached_session.journal.codec import EXACT, decode_rows
+from cached_session.journal.reads import session_ids
+
+__all__ = [
+    "Forget",
+    "Outgoing",
+    "Parked",
+    "ack",
+    "drop_parked",
+    "forgets_due",
+    "forgotten",
+    "load",
+    "mark_sent",
+    "park",
+    "parked",
+    "retry_parked",
+    "take",
+]
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An operation as the outbox holds it."""
+
+    seq: int
+    op: Operation
+    digest: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """The memories of one removed item (index -1: a placeholder) that the server should forget."""
+
+    dot: Dot
+    index: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Parked:
+    """An operation that the server refused for good. It stays readable here; see `retry_parked`."""
+
+    session_id: str
+    dot: Dot
+    kind: str
+    error: str
+    said_at: float
+    """Unix seconds by the writer's clock."""
+    items: list[object]
+    """The items of an append; empty for a pop or clear."""
+
+
+def _row_id(conn: sqlite3.Connection, session_id: str) -> int | None:
+    row = conn.execute(
+        "SELECT id FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def take(
+    conn: sqlite3.Connection, session_id: str, *, after: int, most_ops: int, most_bytes: int
+) -> list[Outgoing]:
+    """The next unacknowledged operations of a session in the order of writing, whole.
+
+    At least one if there is any, then as many as fit; `after` is the `seq` to go on from.
+    """
+    session = _row_id(conn, session_id)
+    if session is None:
+        return []
+    rows = conn.execute(
+        "SELECT seq, bytes, count FROM ops WHERE session = ? AND seq > ? AND state <> 2 "
+        f"AND state <> {PARKED} ORDER BY seq LIMIT ?",
+        (session, after, most_ops),
+    ).fetchall()
+    chosen: list[int] = []
+    size = items = 0
+    for seq, bytes_, count in rows:
+        if chosen and (size + bytes_ > most_bytes or items + count > most_ops):
+            break
+        chosen.append(seq)
+        size += bytes_
+        items += count
+    return [outgoing for seq in chosen for outgoing in load(conn, "seq = ?", (seq,))]
+
+
+def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[Outgoing]:
+    """Operations with all their payloads that are still here; `GONE` stands for the others."""
+    found = []
+    rows = conn.execute(
+        "SELECT seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body "
+        f"FROM ops WHERE {where} ORDER BY seq",
+        key,
+    ).fetchall()
+    for seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body in rows:
+        texts = [body]
+        if kind == Kind.APPEND.value:
+            texts = [GONE] * count
+            for index, payload in conn.execute(
+                "SELECT idx, payload FROM items WHERE session = ? AND stamp = ? "
+                "AND writer = ? AND counter = ?",
+                (session, stamp, writer, counter),
+            ):
+                texts[index] = payload
+        op = Operation(
+            Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), bool(private)
+        )
+        found.append(Outgoing(seq, op, digest))
+    return found
+
+
+def mark_sent(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
+    """From now on the server may hold these: written before the request leaves."""
+    conn.executemany(
+        f"UPDATE ops SET state = {SENT} WHERE seq = ? AND state = {PENDING}",
+        [(seq,) for seq in seqs],
+    )
+
+
+def ack(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
+    """The server holds these whole."""
+    conn.executemany(
+        f"UPDATE ops SET state = {ACKED}, error = NULL WHERE seq = ?", [(seq,) for seq in seqs]
+    )
+
+
+def park(conn: sqlite3.Connection, seq: int, error: str) -> None:
+    """The server refuses this one for good: out of the queue, still readable."""
+    conn.execute(f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ?", (error, seq))
+
+
+def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
+    """Parked operations, oldest first."""
+    session = None if session_id is None else _row_id(conn, session_id)
+    if session_id is not None and session is None:
+        return []
+    of = "" if session is None else f"session = {session} AND "
+    rows = conn.execute(
+        f"SELECT o.seq, s.session_id, o.error FROM ops o JOIN sessions s ON s.id = o.session "
+        f"WHERE o.seq IN (SELECT seq FROM ops WHERE {of} state <> 2 AND state = {PARKED}) "
+        "ORDER BY o.seq"
+    ).fetchall()
+    found = []
+    for seq, name, error in rows:
+        (owner,) = session_ids([(name,)])
+        for outgoing in load(conn, "seq = ?", (seq,)):
+            op = outgoing.op
+            texts = [text for text in op.payloads if text != GONE]
+            items = decode_rows([(text, EXACT) for text in texts])
+            found.append(
+                Parked(
+                    owner,
+                    op.dot,
+                    op.kind.value,
+                    error or "",
+                    op.said_ms / 1000,
+                    items if op.kind is Kind.APPEND else [],
+                )
+            )
+    return found
+
+
+def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] | None) -> int:
+    """Put parked operations back in the queue (all, or those named); how many there were.
+
+    Their placeholders are forgotten once the operations themselves have arrived.
+    """
+    session = _row_id(conn, session_id)
+    if session is None:
+        return 0
+    moved = 0
+    for seq, writer, counter in _parked_rows(conn, session, dots):
+        conn.execute(f"UPDATE ops SET state = {PENDING} WHERE seq = ?", (seq,))
+        conn.execute(
+            "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, -1, 1, ?, ?)",
+            (session, writer, counter, writer, counter),
+        )
+        moved += 1
+    return moved
+
+
+def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) -> int:
+    """Give up parked operations for good; how many there were.
+
+    A dropped append leaves the local history too, so that all replicas stay equal; the local
+    effect of a dropped pop or clear stays. Its placeholder goes on explaining the hole.
+    """
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return 0
+    dropped = 0
+    for seq, writer, counter in _parked_rows(conn, tx.session, dots):
+        tx.withdraw(Dot(writer, counter))
+        conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
+        dropped += 1
+    tx.finish()
+    return dropped
+
+
+def _parked_rows(
+    conn: sqlite3.Connection, session: int, dots: Sequence[Dot] | None
+) -> list[tuple[int, str, int]]:
+    rows: list[tuple[int, str, int]] = conn.execute(
+        f"SELECT seq, writer, counter FROM ops WHERE session = ? AND state <> 2 "
+        f"AND state = {PARKED} ORDER BY seq",
+        (session,),
+    ).fetchall()
+    named = None if dots is None else set(dots)
+    return [row for row in rows if named is None or Dot(row[1], row[2]) in named]
+
+
+def forgets_due(conn: sqlite3.Connection, session_id: str, most: int) -> list[Forget]:
+    """Removed items whose removal the server has acknowledged, and whose own append is settled:
+    forgetting a memory that is yet to arrive would let it come back."""
+    session = _row_id(conn, session_id)
+    if session is None:
+        return []
+    rows = conn.execute(
+        "SELECT f.writer, f.counter, f.idx, f.parts FROM forgets f "
+        "LEFT JOIN ops b ON b.session = f.session AND b.writer = f.by_writer "
+        "AND b.counter = f.by_counter "
+        "LEFT JOIN ops a ON a.session = f.session AND a.writer = f.writer "
+        "AND a.counter = f.counter "
+        "WHERE f.session = ? AND coalesce(b.state, 2) = 2 AND coalesce(a.state, 2) = 2 LIMIT ?",
+        (session, most),
+    ).fetchall()
+    return [Forget(Dot(writer, counter), index, parts) for writer, counter, index, parts in rows]
+
+
+def forgotten(conn: sqlite3.Connection, session_id: str, done: Sequence[Forget]) -> None:
+    """The server has answered: these need not be asked for again."""
+    session = _row_id(conn, session_id)
+    conn.executemany(
+        "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+        [(session, *forget.dot, forget.index) for forget in done],
+    )

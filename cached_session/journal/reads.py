@@ -1,0 +1,257 @@
+"""What a session call reads. Costs depend on what is asked for, not on the history's length."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, stored_id
+from cached_session.journal.codec import decode_rows
+from cached_session.journal.gates import Gate
+from cached_session.status import Entry
+
+__all__ = [
+    "all_gates",
+    "all_sessions",
+    "BACKWARDS",
+    "HISTORY",
+    "SessionFacts",
+    "attempted",
+    "entries",
+    "entries_at",
+    "entries_backwards",
+    "facts",
+    "forget_server",
+    "note_met",
+    "pending_sessions",
+    "session_ids",
+    "session_row",
+    "tail",
+]
+
+HISTORY = (
+    "SELECT payload, codec FROM items WHERE session = ? "
+    "ORDER BY session, stamp, writer, counter, idx"
+)
+"""All items of a session in order: one scan of their clustered rows."""
+BACKWARDS = (
+    "SELECT payload, codec FROM items WHERE session = ? "
+    "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC"
+)
+"""The same, latest first."""
+TAIL = f"{BACKWARDS} LIMIT ?"
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """The state of one session (or of all) as its rows tell it."""
+
+    items: int
+    pending: int
+    parked: int
+    absent: int
+    explained: int
+    incomplete: int
+    oldest_pending_ms: int | None
+    conflicts: int
+    unreadable: int
+    guard: str
+    hydrated: bool
+    pulled_ms: int
+
+
+def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int] | None:
+    """(row id, items, met, hydrated) of a session the journal knows."""
+    row: tuple[int, int, int, int] | None = conn.execute(
+        "SELECT id, items, met, hydrated FROM sessions WHERE session_id = ?",
+        (stored_id(session_id),),
+    ).fetchone()
+    return row
+
+
+def tail(
+    conn: sqlite3.Connection, session: int, limit: int, most_bytes: int
+) -> list[tuple[str, int]] | None:
+    """The latest ``limit`` rows, oldest first; None if they are larger than ``most_bytes``."""
+    cursor = conn.execute(TAIL, (session, limit))
+    rows = cursor.fetchmany(64)
+    size = sum(len(payload) for payload, _ in rows)
+    while size <= most_bytes:
+        more = cursor.fetchmany(64)
+        if not more:
+            rows.reverse()
+            return rows
+        size += sum(len(payload) for payload, _ in more)
+        rows += more
+    cursor.close()
+    return None
+
+
+ENTRIES = (
+    "SELECT i.payload, i.codec, i.stamp, i.writer, i.counter, i.idx, o.state, o.said_ms "
+    "FROM items i CROSS JOIN ops o ON o.session = i.session AND o.writer = i.writer "
+    "AND o.counter = i.counter WHERE i.session = ? "
+    "ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC LIMIT ?"
+)
+STATES: dict[int, Literal["pending", "sent", "acked", "parked"]] = {
+    PENDING: "pending",
+    SENT: "sent",
+    ACKED: "acked",
+    PARKED: "parked",
+}
+
+
+def entries_backwards(
+    conn: sqlite3.Connection, session_id: str, limit: int | None
+) -> Iterator[tuple[Entry, str]]:
+    """The latest entries with their payloads, latest first. A rank is counted from the end: the
+    journal keeps the number of items, so nothing is ever renumbered."""
+    row = session_row(conn, session_id)
+    if row is None:
+        return
+    session, count = row[0], row[1]
+    rows = conn.execute(ENTRIES, (session, -1 if limit is None else limit))
+    for back, (payload, codec, stamp, writer, counter, index, state, said_ms) in enumerate(rows):
+        for item in decode_rows([(payload, codec)]):
+            entry = Entry(
+                rank=count - 1 - back,
+                item=item,
+                stamp=stamp,
+                run=f"{stamp:016x}-{writer}",
+                writer=writer,
+                counter=counter,
+                index=index,
+                sync_state=STATES[state],
+                said_at=said_ms / 1000,
+            )
+            yield entry, payload
+
+
+def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Entry]:
+    """The latest entries, oldest first."""
+    found = [entry for entry, _ in entries_backwards(conn, session_id, limit)]
+    found.reverse()
+    return found
+
+
+def entries_at(
+    conn: sqlite3.Connection, session_id: str, places: Iterable[tuple[str, int, int]]
+) -> list[Entry]:
+    """The visible entries at these (writer, counter, index), in the order given."""
+    wanted = list(places)
+    missing = set(wanted)
+    found: dict[tuple[str, int, int], Entry] = {}
+    if missing:
+        for entry, _ in entries_backwards(conn, session_id, None):
+            place = (entry.writer, entry.counter, entry.index)
+            if place in missing:
+                found[place] = entry
+                missing.discard(place)
+                if not missing:
+                    break
+    return [found[place] for place in wanted if place in found]
+
+
+def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
+    """Session ids as their owners know them."""
+    for name, *_ in rows:
+        yield name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
+
+
+def pending_sessions(conn: sqlite3.Connection) -> list[str]:
+    """Sessions with something to send, to have forgotten or to settle."""
+    rows = conn.execute(
+        "SELECT session_id FROM sessions WHERE id IN (SELECT DISTINCT session FROM ops "
+        f"WHERE state <> 2 AND state <> {PARKED} UNION SELECT session FROM forgets "
+        "UNION SELECT session FROM claims)"
+    ).fetchall()
+    return list(session_ids(rows))
+
+
+def attempted(conn: sqlite3.Connection, session: int) -> int:
+    """The `seq` of the last operation of a session: what a flush called now has to reach."""
+    (seq,) = conn.execute(
+        "SELECT coalesce(max(seq), 0) FROM ops INDEXED BY outbox WHERE session = ? AND state <> 2",
+        (session,),
+    ).fetchone()
+    return int(seq)
+
+
+def facts(
+    conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
+) -> SessionFacts:
+    """Counts for a status. Cost: the outbox and the holes, never the history."""
+    of, key = ("session = ? AND", (session,)) if session is not None else ("", ())
+    pending, oldest = conn.execute(
+        f"SELECT count(*), min(said_ms) FROM ops WHERE {of} state <> 2 "
+        f"AND state IN ({PENDING}, {SENT})",
+        key,
+    ).fetchone()
+    (parked,) = conn.execute(
+        f"SELECT count(*) FROM ops WHERE {of} state <> 2 AND state = {PARKED}", key
+    ).fetchone()
+    absent, explained = conn.execute(
+        f"SELECT coalesce(sum(since_ms <= ? AND NOT explained), 0), coalesce(sum(explained), 0) "
+        f"FROM holes WHERE {of} 1",
+        (now_ms - patience_ms, *key),
+    ).fetchone()
+    (incomplete,) = conn.execute(
+        f"SELECT count(*) FROM (SELECT DISTINCT session, writer, counter FROM parts WHERE {of} 1)",
+        key,
+    ).fetchone()
+    of = "WHERE id = ?" if session is not None else ""
+    items, conflicts, unreadable, guard, hydrated, pulled_ms = conn.execute(
+        "SELECT coalesce(sum(items), 0), coalesce(sum(conflicts), 0), "
+        "coalesce(sum(unreadable), 0), coalesce(max(guard), ''), coalesce(min(hydrated), 0), "
+        f"coalesce(max(pulled_ms), 0) FROM sessions {of}",
+        key,
+    ).fetchone()
+    return SessionFacts(
+        items=items,
+        pending=pending,
+        parked=parked,
+        absent=absent,
+        explained=explained,
+        incomplete=incomplete,
+        oldest_pending_ms=oldest,
+        conflicts=conflicts,
+        unreadable=unreadable,
+        guard=guard,
+        hydrated=bool(hydrated),
+        pulled_ms=pulled_ms,
+    )
+
+
+def all_sessions(conn: sqlite3.Connection) -> list[str]:
+    """Every session that the journal knows."""
+    return list(session_ids(conn.execute("SELECT session_id FROM sessions ORDER BY id")))
+
+
+def all_gates(conn: sqlite3.Connection) -> list[Gate]:
+    """Every gate before a session."""
+    return [
+        Gate(*row)
+        for row in conn.execute(
+            "SELECT failures, pause_ms, until_ms, kind, reason, since_ms FROM gates "
+            "WHERE session <> 0"
+        )
+    ]
+
+
+def note_met(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
+    """The first read of a session has had its wait."""
+    conn.execute(
+        "INSERT INTO sessions (session_id, met, created_ms) VALUES (?, 1, ?) "
+        "ON CONFLICT DO UPDATE SET met = 1",
+        (stored_id(session_id), now_ms),
+    )
+
+
+def forget_server(conn: sqlite3.Connection) -> None:
+    """The journal goes on with another server, of which nothing is known: everything that can be
+    said again will be, and everything is listed anew."""
+    conn.execute(f"UPDATE ops SET state = {PENDING} WHERE state <> {PENDING}")
+    conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
+    conn.execute("DELETE FROM gates")

@@ -1,0 +1,261 @@
+"""The tables, what each is for and who writes it; the format version and how it moves forward."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from cached_session.errors import JournalCorrupt, JournalError, JournalTooNew
+
+__all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
+
+APPLICATION_ID = 0x63736A6C
+"""``csjl`` in the file's header: how a journal is told from any other SQLite file."""
+FORMAT = 1
+"""The format that this code writes (``PRAGMA user_version``). Raising it means a migration below."""
+
+DDL = """
+-- One row a session. `session_id` is TEXT, or a BLOB where the id has lone surrogates.
+-- Written by every operation; `met` and below by the replicator.
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,
+    session_id UNIQUE NOT NULL,
+    stamp INTEGER NOT NULL DEFAULT 0,      -- the largest stamp seen
+    last_writer TEXT NOT NULL DEFAULT '',  -- who wrote the operation applied last
+    items INTEGER NOT NULL DEFAULT 0,      -- visible items
+    met INTEGER NOT NULL DEFAULT 0,        -- 1 once the first read has waited for the server
+    hydrated INTEGER NOT NULL DEFAULT 0,   -- 1 once a pull has reached the oldest memory
+    ground INTEGER NOT NULL DEFAULT 0,     -- newest server second of the last finished pull
+    pulled_ms INTEGER NOT NULL DEFAULT 0,  -- wall clock of the last finished pull
+    guarded_ms INTEGER NOT NULL DEFAULT 0, -- wall clock of the last lifecycle guard; 0: never
+    guard TEXT NOT NULL DEFAULT '',        -- what the guard could not do; '' if all was done
+    conflicts INTEGER NOT NULL DEFAULT 0,  -- dots seen a second time with other content
+    unreadable INTEGER NOT NULL DEFAULT 0, -- memories of ours that could not be read, last pull
+    created_ms INTEGER NOT NULL
+);
+
+-- One row an operation, own or from elsewhere, in the order of application (`seq`).
+CREATE TABLE ops (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    kind TEXT NOT NULL,                    -- append, pop, clear
+    stamp INTEGER NOT NULL,
+    said_ms INTEGER NOT NULL,
+    count INTEGER NOT NULL,                -- payloads (append: items of the batch)
+    live INTEGER NOT NULL,                 -- visible items of it
+    bytes INTEGER NOT NULL,                -- payload bytes, for limits and batching
+    private INTEGER NOT NULL,              -- 1: no readable text on the server
+    digest TEXT NOT NULL,                  -- identity of the content (history/ops.py)
+    state INTEGER NOT NULL,                -- 0 pending, 1 sent, 2 acked, 3 parked
+    body TEXT,                             -- payload of a pop or clear; items hold an append's
+    error TEXT,                            -- why it is parked
+    UNIQUE (session, writer, counter)
+);
+-- The outbox: what the server has not acknowledged. Small whatever the history's length.
+CREATE INDEX outbox ON ops (session, seq) WHERE state <> 2;
+
+-- Visible items, clustered in the order of the history: a tail read is one range scan.
+CREATE TABLE items (
+    session INTEGER NOT NULL,
+    stamp INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    payload TEXT NOT NULL,
+    codec INTEGER NOT NULL,                -- journal/codec.py
+    PRIMARY KEY (session, stamp, writer, counter, idx)
+) WITHOUT ROWID;
+
+-- What is applied: per writer the prefix without holes, and the dots above a hole.
+CREATE TABLE frontier (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    upto INTEGER NOT NULL,
+    run_stamp INTEGER NOT NULL DEFAULT 0,  -- stamp of this writer's current run
+    last_ms INTEGER NOT NULL DEFAULT 0,    -- wall clock of its last operation
+    PRIMARY KEY (session, writer)
+) WITHOUT ROWID;
+CREATE TABLE above (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, counter)
+) WITHOUT ROWID;
+
+-- What applied clears cover, as their union: hides appends that arrive after the clear.
+CREATE TABLE cleared (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    upto INTEGER NOT NULL,
+    PRIMARY KEY (session, writer)
+) WITHOUT ROWID;
+CREATE TABLE cleared_above (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, counter)
+) WITHOUT ROWID;
+
+-- Items that applied pops name: hides items that arrive after the pop. `count` is the batch size.
+CREATE TABLE popped (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, counter, idx)
+) WITHOUT ROWID;
+
+-- Parts of operations that have not arrived whole. Emptied as operations complete.
+CREATE TABLE parts (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    idx INTEGER NOT NULL,                  -- payload within the operation
+    part INTEGER NOT NULL,                 -- part within the payload
+    parts INTEGER NOT NULL,                -- parts of that payload
+    count INTEGER NOT NULL,                -- payloads of the operation
+    kind TEXT NOT NULL,
+    stamp INTEGER NOT NULL,
+    said_ms INTEGER NOT NULL,
+    private INTEGER NOT NULL,
+    seal TEXT NOT NULL,                    -- over the whole payload
+    text TEXT NOT NULL,
+    PRIMARY KEY (session, writer, counter, digest, idx, part)
+) WITHOUT ROWID;
+
+-- Operations known to exist and not here. Written by the puller; a row goes when its dot arrives.
+CREATE TABLE holes (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    since_ms INTEGER NOT NULL,
+    tries INTEGER NOT NULL,
+    next_ms INTEGER NOT NULL,
+    explained INTEGER NOT NULL,            -- 1: its writer says that it is parked
+    PRIMARY KEY (session, writer, counter)
+) WITHOUT ROWID;
+
+-- Removed items whose memories the server still has to forget. Written with an own pop or clear
+-- (`by_*` names it: nothing is forgotten before that operation is acked) and by the audit.
+CREATE TABLE forgets (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    idx INTEGER NOT NULL,                  -- -1: the placeholder of a parked operation
+    parts INTEGER NOT NULL,
+    by_writer TEXT NOT NULL,
+    by_counter INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, counter, idx)
+) WITHOUT ROWID;
+
+-- Confirmed pops whose claim on the server is under way or unanswered. Written by the claim.
+CREATE TABLE claims (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,                  -- the item claimed
+    counter INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    claimer TEXT NOT NULL,                 -- the writer (opening) that claims
+    since_ms INTEGER NOT NULL,
+    asked INTEGER NOT NULL,                -- 0: request not sent yet; 1: it may have been
+    PRIMARY KEY (session, writer, counter, idx)
+) WITHOUT ROWID;
+
+-- When the next attempt may be made: session 0 is the server as a whole. Written by the
+-- replicator on failure, deleted on success. A gate further away than its own pause is void
+-- (the clock was moved).
+CREATE TABLE gates (
+    session INTEGER PRIMARY KEY,
+    failures INTEGER NOT NULL,
+    pause_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL,
+    kind TEXT NOT NULL,                    -- unreachable, busy, denied
+    reason TEXT NOT NULL,
+    since_ms INTEGER NOT NULL
+);
+
+-- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_error`,
+-- `last_error_ms`.
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+"""From a format to the next one. Each runs inside the opening transaction."""
+
+
+def prepare(conn: sqlite3.Connection, path: str) -> None:
+    """Make the file a journal of the current format, or refuse it untouched.
+
+    Raises:
+        JournalTooNew: a newer version wrote it.
+        JournalError: it is another program's database.
+    """
+    if identify(conn, path):
+        return
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have made the schema while this one waited for the lock.
+        if not identify(conn, path):
+            found = _pragma(conn, "user_version")
+            if _pragma(conn, "application_id") == APPLICATION_ID:
+                for version in range(found, FORMAT):
+                    MIGRATIONS[version](conn)
+            else:
+                for statement in _statements():
+                    conn.execute(statement)
+                conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            conn.execute(f"PRAGMA user_version = {FORMAT}")
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise
+
+
+def identify(conn: sqlite3.Connection, path: str) -> bool:
+    """Whether the file is a journal of the current format; False for an empty or older one.
+
+    Writes nothing: a foreign or newer file is refused before it could be changed.
+
+    Raises:
+        JournalTooNew: a newer version wrote it.
+        JournalError: it is another program's database.
+    """
+    application, version = _pragma(conn, "application_id"), _pragma(conn, "user_version")
+    if application == APPLICATION_ID:
+        if version > FORMAT:
+            raise JournalTooNew(
+                f"the journal {path} has format {version}, this version knows up to {FORMAT}; "
+                "upgrade cached-session (the file was left untouched)"
+            )
+        if version < 1:
+            raise JournalCorrupt(f"the journal {path} names format {version}, which never was")
+        return version == FORMAT
+    tables = conn.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
+    if application != 0 or version != 0 or tables is not None:
+        raise JournalError(
+            f"{path} is a SQLite database of another program, not a journal; "
+            "choose another path (the file was left untouched)"
+        )
+    return False
+
+
+def _pragma(conn: sqlite3.Connection, name: str) -> int:
+    (value,) = conn.execute(f"PRAGMA {name}").fetchone()
+    return int(value)
+
+
+def _statements() -> list[str]:
+    found, statement = [], ""
+    for line in DDL.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            found.append(statement.strip())
+            statement = ""
+    return found

@@ -1,0 +1,132 @@
+"""What a session call writes: each function is the body of one transaction."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cached_session.history.clock import next_run
+from cached_session.history.ops import (
+    Dot,
+    ItemRef,
+    Kind,
+    Operation,
+    clear_payload,
+    pop_payload,
+)
+from cached_session.journal.apply import PENDING, SessionTransaction
+from cached_session.journal.codec import decode_rows
+
+__all__ = ["Author", "append", "clear", "last_item", "pop", "pop_ref"]
+
+log = logging.getLogger("cached_session.journal")
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who writes, and when: fixed by the caller so that a repeated job writes the same."""
+
+    writer: str
+    now_ms: int
+    run_gap_ms: int
+
+
+def append(
+    conn: sqlite3.Connection,
+    author: Author,
+    session_id: str,
+    encoded: Sequence[tuple[str, int]],
+    *,
+    private: bool,
+) -> None:
+    """Append a batch of items as one operation."""
+    tx = SessionTransaction.begin(conn, session_id, create_ms=author.now_ms)
+    assert tx is not None
+    payloads = tuple(text for text, _ in encoded)
+    op = _operation(tx, author, Kind.APPEND, payloads, private)
+    tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
+    tx.finish()
+
+
+def pop(conn: sqlite3.Connection, author: Author, session_id: str) -> tuple[str, int] | None:
+    """Remove the latest item; its row, or None where there is none."""
+    tx = SessionTransaction.begin(conn, session_id)
+    found = last_item(conn, tx) if tx is not None else None
+    if tx is None or found is None:
+        return None
+    ref, row = found
+    _pop(tx, author, ref)
+    return row
+
+
+def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: ItemRef) -> None:
+    """Record the pop of one named item, visible or not."""
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is not None:
+        _pop(tx, author, ref)
+
+
+def _pop(tx: SessionTransaction, author: Author, ref: ItemRef) -> None:
+    op = _operation(tx, author, Kind.POP, (pop_payload(ref),), private=False)
+    tx.apply(op, state=PENDING, own=True)
+    tx.finish()
+
+
+def last_item(
+    conn: sqlite3.Connection, tx: SessionTransaction, skip: frozenset[tuple[Dot, int]] = frozenset()
+) -> tuple[ItemRef, tuple[str, int]] | None:
+    """The latest item that can be decoded and is neither claimed nor in ``skip``."""
+    rows = conn.execute(
+        "SELECT writer, counter, idx, payload, codec FROM items WHERE session = ? "
+        "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC",
+        (tx.session,),
+    )
+    for writer, counter, index, payload, codec in rows:
+        dot = Dot(writer, counter)
+        if (dot, index) in skip or not decode_rows([(payload, codec)]):
+            continue
+        claimed = conn.execute(
+            "SELECT 1 FROM claims WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+            (tx.session, writer, counter, index),
+        ).fetchone()
+        if claimed:
+            continue
+        (count,) = conn.execute(
+            "SELECT count FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (tx.session, writer, counter),
+        ).fetchone()
+        return ItemRef(dot, index, count), (payload, codec)
+    return None
+
+
+def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
+    """Remove everything that this journal has applied to the session. Where nothing is visible
+    there is nothing that an operation could say, and none is written."""
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return
+    (items,) = conn.execute("SELECT items FROM sessions WHERE id = ?", (tx.session,)).fetchone()
+    if not items:
+        return
+    op = _operation(tx, author, Kind.CLEAR, (clear_payload(tx.frontier()),), private=False)
+    tx.apply(op, state=PENDING, own=True)
+    tx.finish()
+
+
+def _operation(
+    tx: SessionTransaction, author: Author, kind: Kind, payloads: tuple[str, ...], private: bool
+) -> Operation:
+    mine = tx.writer(author.writer)
+    run = next_run(
+        now_ms=author.now_ms,
+        highest_seen=tx.stamp,
+        current=mine.run_stamp or None,
+        last_was_mine=tx.last_writer == author.writer,
+        last_ms=mine.last_ms,
+        gap_ms=author.run_gap_ms,
+    )
+    mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
+    dot = Dot(author.writer, mine.upto + 1)
+    return Operation(dot, kind, run.stamp, author.now_ms, payloads, private)

@@ -1,0 +1,86 @@
+"""Tuning, gathered in one frozen dataclass; what changes a call's meaning is a keyword elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from cached_session.errors import InvalidArgument
+
+__all__ = ["SyncOptions"]
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """Intervals, limits, timeouts and durability. Times are seconds, sizes are bytes."""
+
+    durability: Literal["full", "normal"] = "full"
+    """``full``: a returned write survives power loss (SQLite's ``synchronous=FULL``). ``normal``
+    survives a crash of the process, but power loss may take the last writes back."""
+    busy_timeout: float = 5.0
+    """How long a write waits for another process's lock on the journal before `JournalError`."""
+    run_gap: float = 600.0
+    """A writer that pauses longer than this starts a new run: its next words sort as of now."""
+    hydrate_timeout: float = 2.0
+    """The longest that the first read of an unknown session waits for its history."""
+    close_timeout: float = 2.0
+    """The longest that `close` waits for unsent operations to drain; the rest stays queued."""
+    push_delay: float = 0.02
+    """Writes within this window of the first unsent one leave in one request."""
+    poll_interval: float = 5.0
+    """Between pulls of a session that is in use."""
+    poll_interval_idle: float = 300.0
+    """Between pulls of a session where nothing happens; the interval grows towards it."""
+    watch_interval: float = 0.5
+    """How often the process that replicates looks for writes of other processes, and how often
+    the others try to take over from one that died."""
+    backoff_base: float = 0.5
+    """The first retry comes within this time; each failure doubles it."""
+    backoff_max: float = 60.0
+    """The longest pause between attempts that the server did not ask for."""
+    denied_retry: float = 60.0
+    """The pause after an answer that only a person can change (401, 403, a full quota)."""
+    request_timeout: float = 30.0
+    """For one request, between bytes; a request that takes longer counts as unanswered."""
+    connect_timeout: float = 5.0
+    """For reaching the server at all."""
+    max_batch_memories: int = 1000
+    """Memories in one store request; the server takes at most 1000."""
+    max_batch_bytes: int = 512 * 1024
+    """Encoded size of one store request (a single larger memory still goes, alone)."""
+    page_size: int = 500
+    """Memories in one listing page when much is to be fetched (server maximum 1000)."""
+    first_page_size: int = 100
+    """Memories in the first page of a pull: small, so that the tail is readable soonest."""
+    parallel_sessions: int = 4
+    """Sessions pushed or pulled side by side."""
+    parallel_requests: int = 4
+    """Requests of one session under way at once, where order does not matter."""
+    hole_patience: float = 600.0
+    """A missing operation is looked for eagerly this long, then reported as absent and looked for
+    at `poll_interval_idle`."""
+
+    def __post_init__(self) -> None:
+        if self.durability not in ("full", "normal"):
+            raise InvalidArgument(
+                f"durability={self.durability!r} is not known; use 'full' or 'normal'"
+            )
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.name == "durability":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise InvalidArgument(f"{spec.name}={value!r} must be a number, zero or more")
+        for name in ("max_batch_memories", "page_size", "first_page_size"):
+            if not 1 <= getattr(self, name) <= 1000:
+                raise InvalidArgument(
+                    f"{name}={getattr(self, name)!r} must lie between 1 and 1000, "
+                    "the server's own limit"
+                )
+        for name in (
+            "max_batch_bytes",
+            "parallel_sessions",
+            "parallel_requests",
+        ):
+            if getattr(self, name) < 1:
+                raise InvalidArgument(f"{name}={getattr(self, name)!r} must be at least 1")

@@ -1,0 +1,76 @@
+"""The lifecycle guard: a namespace keeps what it is given, or the status says that it may not.
+
+Dakera forgets on purpose: memories expire by type, decay, are merged and deduplicated. Dakera
+*sessions* are never used: ending one consolidates its memories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from cached_session.remote.base import GuardReport
+from cached_session.remote.naming import namespace
+from cached_session.remote.verdicts import RemoteError, Verdict
+
+__all__ = ["POLICY", "guard"]
+
+YEARS_50 = 50 * 365 * 86400
+TYPES = ("working", "episodic", "semantic", "procedural")
+
+POLICY: dict[str, Any] = {
+    **{f"{kind}_ttl_seconds": YEARS_50 for kind in TYPES},
+    **{f"{kind}_decay": "flat" for kind in TYPES},
+    "consolidation_enabled": False,
+    "dedup_on_store": False,
+}
+"""What a namespace of ours must say; the rest of its policy is left as it is."""
+
+Request = Callable[[str, str, bytes | None], Awaitable[Any]]
+
+
+async def guard(request: Request, agent: str) -> GuardReport:
+    """Set the namespace's policy: read, edit, write, read again and compare.
+
+    Raises:
+        RemoteError: the server could not be asked (unreachable or busy); nothing is known.
+    """
+    # The policy route answers 404 until the namespace exists; older servers know no such route.
+    await _unless_denied(
+        request, "POST", "/v1/agents", orjson.dumps({"agent_id": agent}), later=True
+    )
+    path = f"/v1/namespaces/{namespace(agent)}/memory_policy"
+    found, why = await _unless_denied(request, "GET", path, None)
+    if not isinstance(found, dict):
+        return GuardReport(why or "the server has no memory policies")
+    if _kept(found):
+        return GuardReport()
+    wanted = {**found, **POLICY}
+    # Counted by the server, not set by anyone.
+    wanted.pop("consolidated_count", None)
+    _, why = await _unless_denied(request, "PUT", path, orjson.dumps(wanted))
+    if why:
+        return GuardReport(why)
+    found, why = await _unless_denied(request, "GET", path, None)
+    if isinstance(found, dict) and not _kept(found):
+        wrong = sorted(name for name in POLICY if found.get(name) != POLICY[name])
+        return GuardReport(f"the server did not keep {', '.join(wrong)}")
+    return GuardReport(why)
+
+
+def _kept(policy: dict[str, Any]) -> bool:
+    return all(policy.get(name) == value for name, value in POLICY.items())
+
+
+async def _unless_denied(
+    request: Request, method: str, path: str, body: bytes | None, *, later: bool = False
+) -> tuple[Any, str]:
+    """(answer, why there is none): a refusal is a finding here, not a failure."""
+    try:
+        return await request(method, path, body), ""
+    except RemoteError as error:
+        if error.verdict in (Verdict.UNREACHABLE, Verdict.BUSY) or error.status == 401:
+            raise
+        return None, "" if later else error.reason

@@ -1,0 +1,243 @@
+"""An operation to memories and back.
+
+What other replicas act on travels in flat metadata under ``cs_``; ``content`` is for people and
+for the server's own recall. Frozen by golden tests.
+
+===========  =====================================================================
+``cs_v``     wire version
+``cs_op``    append, pop, clear, or void (the placeholder of a parked operation)
+``cs_w``     writer
+``cs_c``     counter
+``cs_s``     stamp, 16 hex digits: JSON numbers past 2**53 are not safe everywhere
+``cs_t``     when it was said: milliseconds by the writer's clock
+``cs_n``     payloads of the operation
+``cs_i``     which payload this is
+``cs_p``     parts of that payload
+``cs_j``     which part this is
+``cs_d``     the identity of the operation's whole content
+``cs_e``     the seal over this payload
+``cs_x``     the part's text
+``cs_h``     1 if readable text is kept from the server's index
+``cs_sid``   the session id, in the operation's first memory (where it can be said in Unicode)
+===========  =====================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cached_session.history.clock import MAX_STAMP
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.parts import PART_BYTES, Part, split
+from cached_session.history.text import readable
+from cached_session.remote.naming import (
+    WIRE_VERSION,
+    memory_id,
+    placeholder_id,
+    version_of,
+)
+
+__all__ = [
+    "TAG",
+    "Explained",
+    "Unreadable",
+    "decode",
+    "memories_of",
+    "placeholder",
+]
+
+TAG = "cached-session"
+"""On every memory of ours."""
+HIDDEN = "(kept on the devices)"
+"""Content of an item whose session keeps its text out of the server's index."""
+TTL_SECONDS = 50 * 365 * 86400
+"""Counted by the server's clock from when it stores: a device in 1970 must not expire its data.
+The server allows at most 100 years."""
+EVENT_LAST = 9_999_999_999
+"""The server refuses an event time past the year 2286."""
+MOST = 1 << 31
+"""Counts above this are nonsense."""
+
+_WRITER = re.compile(r"[a-z2-7]{8,64}")
+
+
+class Unreadable(Exception):
+    """A memory that bears our mark and makes no sense, or comes from a newer version."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A placeholder: its writer says that the server refuses this operation."""
+
+    dot: Dot
+
+
+def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[str, Any]]:
+    """The store request's entries for an operation, in order; the same bytes every time."""
+    key = session_key(session_id)
+    for part in split(op, digest, key):
+        metadata: dict[str, Any] = {
+            "cs_v": WIRE_VERSION,
+            "cs_op": part.kind.value,
+            "cs_w": part.dot.writer,
+            "cs_c": part.dot.counter,
+            "cs_s": f"{part.stamp:016x}",
+            "cs_t": part.said_ms,
+            "cs_n": part.count,
+            "cs_i": part.index,
+            "cs_p": part.parts,
+            "cs_j": part.part,
+            "cs_d": part.digest,
+            "cs_e": part.seal,
+            "cs_x": part.text,
+        }
+        if op.private:
+            metadata["cs_h"] = 1
+        if part.index == 0 and part.part == 0 and _is_unicode(session_id):
+            metadata["cs_sid"] = session_id[:1024]
+        content, role = _content(op, part)
+        yield _memory(
+            memory_id(key, part.dot, part.index, part.part), content, role, metadata, op.said_ms
+        )
+
+
+def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
+    """The small memory that stands where the server refuses an operation."""
+    metadata = {
+        "cs_v": WIRE_VERSION,
+        "cs_op": "void",
+        "cs_w": op.dot.writer,
+        "cs_c": op.dot.counter,
+    }
+    identity = placeholder_id(session_key(session_id), op.dot)
+    return _memory(identity, "(an entry kept on its device)", "op", metadata, op.said_ms)
+
+
+def _memory(
+    identity: str, content: str, role: str, metadata: dict[str, Any], said_ms: int
+) -> dict[str, Any]:
+    memory: dict[str, Any] = {
+        "id": identity,
+        "content": content,
+        # The type whose importance does not decay, full importance, and a life of its own: three
+        # guards, because a key may not be allowed to set the namespace's policy.
+        "memory_type": "procedural",
+        "importance": 1.0,
+        "ttl_seconds": TTL_SECONDS,
+        "tags": [TAG, f"cs-{role}"],
+        "metadata": metadata,
+    }
+    if 0 <= said_ms // 1000 <= EVENT_LAST:
+        memory["event_time"] = said_ms // 1000
+    return memory
+
+
+def _content(op: Operation, part: Part) -> tuple[str, str]:
+    """(readable text, role) of one memory."""
+    if op.kind is not Kind.APPEND:
+        return ("(removed an item)" if op.kind is Kind.POP else "(cleared the session)"), "op"
+    if part.part:
+        return f"(continued, part {part.part + 1} of {part.parts})", "part"
+    role, text = readable(op.payloads[part.index])
+    return (HIDDEN if op.private else text), role
+
+
+def decode(memory: Mapping[str, Any], key: str) -> Part | Explained | None:
+    """What a memory of the session with this key says; None if it is not one of ours.
+
+    A memory is ours if its id is exactly the one that its metadata derives: sub-memories that a
+    server makes of ours may carry our tags and metadata, never our ids.
+
+    Raises:
+        Unreadable: it bears our mark and cannot be read.
+    """
+    identity = memory.get("id")
+    version = version_of(identity)
+    if version is None:
+        return None
+    if version > WIRE_VERSION:
+        raise Unreadable(f"{identity} is of wire version {version}: upgrade cached-session")
+    metadata = memory.get("metadata")
+    if not isinstance(metadata, Mapping):
+        raise Unreadable(f"{identity} has lost its metadata")
+    dot = Dot(_writer(metadata, identity), _integer(metadata, "cs_c", 1, 1 << 53, identity))
+    if metadata.get("cs_op") == "void":
+        if identity != placeholder_id(key, dot):
+            raise Unreadable(f"{identity} is not the id of its own content")
+        return Explained(dot)
+    try:
+        kind = Kind(metadata.get("cs_op"))
+    except ValueError as error:
+        raise Unreadable(f"{identity} is of unknown kind {metadata.get('cs_op')!r}") from error
+    count = _integer(metadata, "cs_n", 1, MOST, identity)
+    parts = _integer(metadata, "cs_p", 1, MOST, identity)
+    part = Part(
+        dot=dot,
+        kind=kind,
+        stamp=_stamp(metadata, identity),
+        said_ms=_integer(metadata, "cs_t", -(1 << 53), 1 << 53, identity),
+        private=metadata.get("cs_h") == 1,
+        digest=_string(metadata, "cs_d", 64, identity),
+        seal=_string(metadata, "cs_e", 64, identity),
+        count=count,
+        index=_integer(metadata, "cs_i", 0, count, identity),
+        parts=parts,
+        part=_integer(metadata, "cs_j", 0, parts, identity),
+        text=_string(metadata, "cs_x", PART_BYTES, identity),
+    )
+    if identity != memory_id(key, dot, part.index, part.part):
+        raise Unreadable(f"{identity} is not the id of its own content")
+    return part
+
+
+def _writer(metadata: Mapping[str, Any], identity: object) -> str:
+    writer = metadata.get("cs_w")
+    if not isinstance(writer, str) or not _WRITER.fullmatch(writer):
+        raise Unreadable(f"{identity} names no writer: {writer!r:.80}")
+    return writer
+
+
+def _integer(
+    metadata: Mapping[str, Any], field: str, lowest: int, below: int, identity: object
+) -> int:
+    value = metadata.get(field)
+    # A server may keep numbers as floats.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or not lowest <= value < below:
+        raise Unreadable(f"{identity} has {field}={value!r:.80}")
+    return value
+
+
+def _string(metadata: Mapping[str, Any], field: str, most: int, identity: object) -> str:
+    value = metadata.get(field)
+    if not isinstance(value, str) or len(value) > most:
+        raise Unreadable(f"{identity} has no usable {field}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable(f"{identity} has no usable {field}") from error
+    return value
+
+
+def _stamp(metadata: Mapping[str, Any], identity: object) -> int:
+    text = _string(metadata, "cs_s", 16, identity)
+    try:
+        stamp = int(text, 16)
+    except ValueError as error:
+        raise Unreadable(f"{identity} has cs_s={text!r}") from error
+    if not 0 < stamp <= MAX_STAMP:
+        raise Unreadable(f"{identity} has a stamp past the year 4199: {text}")
+    return stamp
+
+
+def _is_unicode(session_id: str) -> bool:
+    try:
+        session_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""What the server lost is put back; what it should have forgotten is forgotten.
+
+Any replica may heal any operation: its memories have the same ids and bytes wherever they come
+from. What is removed is never put back, because a deletion is only what a recorded operation says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot
+from cached_session.history.parts import Part, is_intact
+from cached_session.journal import audits
+from cached_session.remote.naming import agent_id
+from cached_session.remote.wire import Unreadable, decode, memories_of
+from cached_session.replication.link import Link
+from cached_session.replication.pull import pull
+from cached_session.replication.push import push, store
+
+__all__ = ["AuditReport", "audit"]
+
+HEAL_OPS = 200
+"""Operations sent again in one go."""
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What the server and the journal were found to hold, and what was done about it."""
+
+    listed: int
+    """Memories of ours on the server."""
+    healed: int
+    """Operations that the server had lost in whole or in part, sent again."""
+    applied: int
+    """Operations that the journal had missed."""
+    forgotten: int
+    """Removed items that the server still held."""
+
+
+async def audit(link: Link, session_id: str) -> AuditReport:
+    """Compare one session on the server with the journal, and make them agree.
+
+    Raises:
+        RemoteError: the first failure; running it again goes on.
+    """
+    await push(link, session_id)
+    pulled = await pull(link, session_id, whole=True, all_holes=True)
+    async with link.lock("push", session_id):
+        present = await _present(link, session_id)
+        plan = await link.journal.read_aside(lambda conn: audits.compare(conn, session_id, present))
+        for start in range(0, len(plan.resend), HEAL_OPS):
+            seqs = plan.resend[start : start + HEAL_OPS]
+            memories = await link.journal.read_aside(
+                lambda conn, seqs=seqs: [  # type: ignore[misc]
+                    memory
+                    for outgoing in audits.operations(conn, seqs)
+                    for memory in memories_of(outgoing.op, outgoing.digest, session_id)
+                ]
+            )
+            await store(link, session_id, memories)
+        if plan.forget:
+            await link.journal.write(
+                lambda conn: audits.queue_forgets(conn, session_id, plan.forget)
+            )
+    pushed = await push(link, session_id)
+    return AuditReport(
+        listed=sum(len(places) for places in present.values()),
+        healed=len(plan.resend),
+        applied=pulled.new,
+        forgotten=pushed.forgotten,
+    )
+
+
+async def _present(link: Link, session_id: str) -> dict[Dot, dict[tuple[int, int], int]]:
+    """What the server lists: of each operation the parts, and how many their payload has."""
+    agent, key = agent_id(session_id), session_key(session_id)
+    present: dict[Dot, dict[tuple[int, int], int]] = {}
+    offset, before = 0, ""
+    while True:
+        memories = await link.remote.page(agent, offset=offset, limit=link.options.page_size)
+        if not memories or (offset and str(memories[0].get("id")) == before):
+            return present
+        before = str(memories[0].get("id"))
+        for memory in memories:
+            try:
+                part = decode(memory, key)
+            except Unreadable:
+                continue
+            if isinstance(part, Part) and is_intact(part, key):
+                present.setdefault(part.dot, {})[part.index, part.part] = part.parts
+        offset += len(memories)

@@ -1,0 +1,123 @@
+"""What every part of replication works with: one journal, one server, and the gates between them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+
+from cached_session.history.ops import Dot
+from cached_session.journal import gates
+from cached_session.journal.connection import Journal
+from cached_session.journal.writes import Author
+from cached_session.options import SyncOptions
+from cached_session.remote.base import Remote
+from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.replication.backoff import pause_after
+from cached_session.runtime import Runtime
+
+__all__ = ["Link"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("cached_session.replication")
+
+
+@dataclass
+class Link:
+    """One journal and one server. All of it belongs to one event loop."""
+
+    journal: Journal
+    remote: Remote
+    options: SyncOptions
+    runtime: Runtime
+    writer: str
+    """Who signs operations that replication itself writes (confirmed pops)."""
+    live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
+    """Confirmed pops whose answer is being waited for right now."""
+    _locks: dict[tuple[str, str], anyio.Lock] = field(default_factory=dict)
+    _probe: anyio.Lock = field(default_factory=anyio.Lock)
+
+    def author(self) -> Author:
+        """The signature of an operation written now."""
+        return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+
+    def lock(self, kind: str, session_id: str) -> anyio.Lock:
+        """At most one push, and one pull, of a session at a time."""
+        return self._locks.setdefault((kind, session_id), anyio.Lock())
+
+    async def wait_ms(self, session_id: str, *, asked_only: bool = False) -> int:
+        """How long the gates ask to wait before this session's next attempt.
+
+        ``asked_only``: count only the pauses that the server itself asked for.
+        """
+        now = self.runtime.wall_ms()
+        found = await self.journal.read(
+            lambda conn: [gates.gate_of(conn, None), gates.gate_of(conn, session_id)]
+        )
+        return max(
+            gate.wait_ms(now)
+            if gate is not None and not (asked_only and gate.kind != Verdict.BUSY.value)
+            else 0
+            for gate in found
+        )
+
+    async def attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do some requests for a session; its failure shuts a gate, its success opens them.
+
+        While the server is out of reach, one attempt at a time asks whether it is back.
+
+        Raises:
+            RemoteError: as the work did, after the gate was shut.
+        """
+        if await self._is_offline():
+            async with self._probe:
+                # Whoever asked first may have been answered; if not, its gate is ours too.
+                return await self._attempt(session_id, work)
+        return await self._attempt(session_id, work)
+
+    async def _is_offline(self) -> bool:
+        return await self.journal.read(lambda conn: gates.gate_of(conn, None)) is not None
+
+    async def _attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            result = await work()
+        except RemoteError as error:
+            await self._shut(session_id, error)
+            raise
+        await self._open(session_id)
+        return result
+
+    async def _shut(self, session_id: str, error: RemoteError) -> None:
+        whose = None if error.scope is Scope.SERVER else session_id
+        before = await self.journal.read(lambda conn: gates.gate_of(conn, whose))
+        failures = before.failures if before else 0
+        pause = pause_after(error, failures, self.options, self.runtime.random)
+        now = self.runtime.wall_ms()
+        kind = "unauthorized" if error.status in (401, 403) else error.verdict.value
+        await self.journal.write(
+            lambda conn: gates.shut(
+                conn,
+                whose,
+                pause_ms=int(pause * 1000),
+                now_ms=now,
+                kind=kind,
+                reason=error.reason,
+            )
+        )
+        level = logging.WARNING if before is None else logging.DEBUG
+        log.log(level, "sync of %r paused for %.1f s: %s", session_id, pause, error.reason)
+
+    async def _open(self, session_id: str) -> None:
+        def shut(conn: object) -> bool:
+            return any(
+                gates.gate_of(conn, whose) is not None  # type: ignore[arg-type]
+                for whose in (None, session_id)
+            )
+
+        if await self.journal.read(shut):
+            await self.journal.write(lambda conn: gates.open_gates(conn, session_id))
+            log.info("sync of %r goes on", session_id)

@@ -1,0 +1,280 @@
+"""From the server to the journal: newest first, page by page; then the holes, by id.
+
+Whether everything is here is judged by the frontier, never by the listing: a page that shifts, a
+replica that lags or a tie in ``created_at`` delays an operation, and loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot
+from cached_session.history.parts import Part
+from cached_session.journal import arrivals, gates
+from cached_session.journal.arrivals import Hole, PageResult
+from cached_session.remote.naming import agent_id, memory_id, placeholder_id
+from cached_session.remote.wire import Explained, Unreadable, decode
+from cached_session.replication.link import Link, log
+
+__all__ = ["PullResult", "pull"]
+
+OVERLAP = 20
+"""Rows that neighbouring pages share: a delete between two requests moves rows across the edge."""
+GROUND_SECONDS = 300
+"""A pull goes this far below what the last one had seen: nodes' clocks and late visibility."""
+HOLES_A_PULL = 200
+"""Holes that one pull looks for, the longest unseen first."""
+OFF_LOOP_MEMORIES = 64
+"""Pages larger than this are decoded in a thread."""
+
+
+@dataclass
+class PullResult:
+    """What one pull brought."""
+
+    new: int = 0
+    conflicts: int = 0
+    unreadable: int = 0
+    pages: int = 0
+    finished: bool = False
+
+
+@dataclass
+class _Page:
+    """A listing page, decoded."""
+
+    parts: list[Part] = field(default_factory=list)
+    explained: list[Dot] = field(default_factory=list)
+    unreadable: int = 0
+    newest: int = 0
+    oldest: int = 0
+    ids: tuple[str, ...] = ()
+
+
+async def pull(
+    link: Link,
+    session_id: str,
+    progress: Callable[[int], None] | None = None,
+    *,
+    whole: bool = False,
+    all_holes: bool = False,
+) -> PullResult:
+    """Bring one session up to date.
+
+    Args:
+        progress: called after each page with the operations that it brought.
+        whole: list everything, not only down to known ground.
+        all_holes: look for every hole now, also those whose next look is far off.
+
+    Raises:
+        RemoteError: the first failure; what came before it is applied.
+    """
+    async with link.lock("pull", session_id):
+        known, hydrated, ground = await link.journal.read(
+            lambda conn: arrivals.ground_of(conn, session_id)
+        )
+        result = PullResult()
+        newest = await _list(
+            link,
+            session_id,
+            result,
+            progress,
+            stop_at=ground - GROUND_SECONDS if hydrated and not whole else None,
+        )
+        if known or result.new or result.unreadable:
+            await _repair(link, session_id, result, all_holes)
+        now = link.runtime.wall_ms()
+
+        def finish(conn: Any) -> None:
+            arrivals.note_pull(
+                conn,
+                session_id,
+                now_ms=now,
+                ground=newest,
+                hydrated=result.finished,
+                unreadable=result.unreadable,
+            )
+            gates.note_success(conn, now)
+
+        await link.journal.write(finish)
+        return result
+
+
+async def _list(
+    link: Link,
+    session_id: str,
+    result: PullResult,
+    progress: Callable[[int], None] | None,
+    *,
+    stop_at: int | None,
+) -> int:
+    """List from the newest memory down to known ground, or to the end; the newest second seen."""
+    agent, key = agent_id(session_id), session_key(session_id)
+    offset, newest = 0, 0
+    limit = link.options.first_page_size
+    before: tuple[str, ...] = ()
+    while True:
+        memories = await link.remote.page(agent, offset=offset, limit=limit)
+        result.pages += 1
+        if not memories:
+            result.finished = True
+            return newest
+        page = await _decoded(memories, key)
+        if page.ids == before and offset:
+            # The same page again for another offset: a server from before there were offsets.
+            # One page is all it can give, so the largest one has to do; what lies below it is
+            # found by the holes it leaves.
+            log.warning("the server at %s ignores offsets in listings", link.remote.server)
+            result.finished = True
+            return newest
+        before = page.ids
+        newest = max(newest, page.newest)
+        applied = await _apply(link, session_id, page, result)
+        if progress is not None:
+            progress(applied.new)
+        short = len(memories) < limit
+        if stop_at is not None and applied.is_ground and (short or page.oldest < stop_at):
+            result.finished = True
+            return newest
+        # A short page may still not be the last: only an empty one is.
+        offset += len(memories) if short else max(1, len(memories) - OVERLAP)
+        limit = link.options.page_size
+
+
+async def _decoded(memories: Sequence[dict[str, Any]], key: str) -> _Page:
+    if len(memories) > OFF_LOOP_MEMORIES:
+        return await asyncio.to_thread(_decode, memories, key)
+    return _decode(memories, key)
+
+
+def _decode(memories: Sequence[dict[str, Any]], key: str) -> _Page:
+    page = _Page(ids=tuple(str(memory.get("id")) for memory in memories))
+    seconds = [
+        int(created)
+        for memory in memories
+        if isinstance(created := memory.get("created_at"), (int, float))
+    ]
+    page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
+    for memory in memories:
+        try:
+            found = decode(memory, key)
+        except Unreadable as error:
+            page.unreadable += 1
+            log.debug("a memory cannot be read and is left alone: %s", error)
+            continue
+        if isinstance(found, Part):
+            page.parts.append(found)
+        elif isinstance(found, Explained):
+            page.explained.append(found.dot)
+    return page
+
+
+async def _apply(link: Link, session_id: str, page: _Page, result: PullResult) -> PageResult:
+    result.unreadable += page.unreadable
+    if not page.parts and not page.explained:
+        return PageResult()
+    now = link.runtime.wall_ms()
+    applied = await link.journal.write(
+        lambda conn: arrivals.apply_page(conn, session_id, page.parts, page.explained, now)
+    )
+    result.new += applied.new
+    result.conflicts += applied.conflicts
+    result.unreadable += applied.damaged
+    return applied
+
+
+async def _repair(link: Link, session_id: str, result: PullResult, all_holes: bool) -> None:
+    """Fetch what the frontier misses, by id; what is not there is looked for later again."""
+    now = link.runtime.wall_ms()
+    if not await link.journal.write(lambda conn: arrivals.note_holes(conn, session_id, now)):
+        return
+    due = await link.journal.read(
+        lambda conn: arrivals.holes_due(conn, session_id, now, HOLES_A_PULL, everything=all_holes)
+    )
+    if not due:
+        return
+    limiter = anyio.CapacityLimiter(link.options.parallel_requests)
+    found: list[dict[str, Any]] = []
+    tried: list[tuple[Dot, int, bool]] = []
+
+    async def look(hole: Hole) -> None:
+        async with limiter:
+            memories, explained = await _fetch(link, session_id, hole)
+        found.extend(memories)
+        # Whether it is whole is decided by applying it; if it is, its row is gone.
+        tried.append((hole.dot, now + _next_look_ms(link, hole), explained))
+
+    await _all(look, due)
+    page = await _decoded(found, session_key(session_id))
+    await _apply(link, session_id, page, result)
+    await link.journal.write(lambda conn: arrivals.note_hole_tries(conn, session_id, tried))
+
+
+async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> None:
+    """Every look side by side; the first failure as itself, not wrapped in a group."""
+    failures: list[Exception] = []
+
+    async def one(hole: Hole) -> None:
+        if failures:
+            return
+        try:
+            await look(hole)
+        except Exception as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as group:
+        for hole in due:
+            group.start_soon(one, hole)
+    if failures:
+        raise failures[0]
+
+
+def _next_look_ms(link: Link, hole: Hole) -> int:
+    """Eagerly at first, as for a lagging replica; then as rarely as an idle session is polled."""
+    eager = link.options.backoff_base * 2.0 ** min(hole.tries, 16)
+    return int(1000 * min(eager, link.options.poll_interval_idle))
+
+
+async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str, Any]], bool]:
+    """The memories of an operation that can be had by id; and whether its writer parked it."""
+    agent, key = agent_id(session_id), session_key(session_id)
+    have = {(part.index, part.part) for part in hole.parts}
+    heads = {part.index: part.parts for part in hole.parts}
+    got: list[dict[str, Any]] = []
+
+    async def get(index: int, part: int) -> Part | None:
+        memory = await link.remote.fetch(agent, memory_id(key, hole.dot, index, part))
+        try:
+            decoded = decode(memory, key) if memory is not None else None
+        except Unreadable:
+            decoded = None
+        if not isinstance(decoded, Part) or memory is None:
+            return None
+        got.append(memory)
+        have.add((decoded.index, decoded.part))
+        heads[decoded.index] = decoded.parts
+        return decoded
+
+    count = hole.count
+    if not count:
+        first = await get(0, 0)
+        if first is None:
+            note = await link.remote.fetch(agent, placeholder_id(key, hole.dot))
+            return [], note is not None
+        count = first.count
+    for index in range(count):
+        if index in hole.popped:
+            continue
+        if index not in heads and await get(index, 0) is None:
+            # One part that is not there keeps the whole from being shown: no use asking on.
+            return got, False
+        for part in range(heads.get(index, 1)):
+            if (index, part) not in have and await get(index, part) is None:
+                return got, False
+    return got, False

@@ -1,0 +1,265 @@
+"""From the outbox to the server: in order, whole, acknowledged by nothing but the server's answer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cached_session.history.ids import session_key
+from cached_session.journal import gates, outbox
+from cached_session.journal.outbox import Forget, Outgoing
+from cached_session.remote.naming import agent_id, memory_id, placeholder_id
+from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.remote.wire import memories_of, placeholder
+from cached_session.replication.link import Link, log
+
+__all__ = ["PushResult", "push", "store"]
+
+FORGETS_A_REQUEST = 500
+"""Ids in one forget request."""
+GUARD_AGAIN_MS = 24 * 3600 * 1000
+"""The namespace's policy is checked again after a day: a server may have been set up anew."""
+TAKE_BYTES = 256 * 1024
+"""Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
+
+
+@dataclass
+class PushResult:
+    """What one push did."""
+
+    acked: int = 0
+    parked: int = 0
+    forgotten: int = 0
+
+
+@dataclass
+class _Parcel:
+    """An operation and its memories, ready to be sent."""
+
+    outgoing: Outgoing
+    memories: list[dict[str, Any]]
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = sum(len(orjson.dumps(memory)) for memory in self.memories)
+
+
+async def push(
+    link: Link, session_id: str, progress: Callable[[int], None] | None = None
+) -> PushResult:
+    """Send what waits in one session, then have the server forget what was removed.
+
+    Raises:
+        RemoteError: the first failure; what was acknowledged before it stays acknowledged.
+    """
+    result = PushResult()
+    async with link.lock("push", session_id):
+        after = 0
+        while True:
+            parcels = await link.journal.read_aside(
+                lambda conn, after=after: _prepare(conn, session_id, after)  # type: ignore[misc]
+            )
+            if not parcels:
+                break
+            await _guard(link, session_id)
+            seqs = [parcel.outgoing.seq for parcel in parcels]
+            await link.journal.write(lambda conn, seqs=seqs: outbox.mark_sent(conn, seqs))  # type: ignore[misc]
+            for group in _groups(parcels, link):
+                await _deliver(link, session_id, group, result)
+                if progress is not None:
+                    progress(len(group))
+            after = seqs[-1]
+        await _forget(link, session_id, result)
+    return result
+
+
+def _prepare(conn: sqlite3.Connection, session_id: str, after: int) -> list[_Parcel]:
+    taken = outbox.take(conn, session_id, after=after, most_ops=1000, most_bytes=TAKE_BYTES)
+    return [
+        _Parcel(outgoing, list(memories_of(outgoing.op, outgoing.digest, session_id)))
+        for outgoing in taken
+    ]
+
+
+def _groups(parcels: Sequence[_Parcel], link: Link) -> list[list[_Parcel]]:
+    """Neighbours that fit one request; an operation too large for one goes alone."""
+    groups: list[list[_Parcel]] = []
+    size = count = 0
+    for parcel in parcels:
+        fits = (
+            size + parcel.size <= link.options.max_batch_bytes
+            and count + len(parcel.memories) <= link.options.max_batch_memories
+        )
+        if groups and fits:
+            groups[-1].append(parcel)
+        else:
+            groups.append([parcel])
+            size = count = 0
+        size += parcel.size
+        count += len(parcel.memories)
+    return groups
+
+
+async def _deliver(
+    link: Link, session_id: str, group: Sequence[_Parcel], result: PushResult
+) -> None:
+    """Send a group and settle it; a refusal is bisected down to the operation at fault.
+
+    An operation of which everything was removed before it was sent has no memories: its removal
+    explains its dot, and nobody ever needs it.
+    """
+    try:
+        await store(link, session_id, [memory for parcel in group for memory in parcel.memories])
+    except RemoteError as error:
+        if error.verdict is not Verdict.REFUSED:
+            raise
+        if len(group) == 1:
+            await _park(link, session_id, group[0], error, result)
+            return
+        middle = len(group) // 2
+        await _deliver(link, session_id, group[:middle], result)
+        await _deliver(link, session_id, group[middle:], result)
+        return
+    seqs = [parcel.outgoing.seq for parcel in group]
+    now = link.runtime.wall_ms()
+
+    def settle(conn: sqlite3.Connection) -> None:
+        outbox.ack(conn, seqs)
+        gates.note_success(conn, now)
+
+    await link.journal.write(settle)
+    result.acked += len(group)
+
+
+async def store(link: Link, session_id: str, memories: list[dict[str, Any]]) -> None:
+    """Store memories, in requests of legal size, and make sure that the server holds each.
+
+    Raises:
+        RemoteError: REFUSED if even one of them alone is refused.
+    """
+    for batch in _batches(memories, link):
+        await _store_batch(link, session_id, batch)
+
+
+def _batches(memories: list[dict[str, Any]], link: Link) -> list[list[dict[str, Any]]]:
+    batches: list[list[dict[str, Any]]] = []
+    size = 0
+    for memory in memories:
+        length = len(orjson.dumps(memory))
+        full = not batches or len(batches[-1]) >= link.options.max_batch_memories
+        if full or size + length > link.options.max_batch_bytes:
+            batches.append([])
+            size = 0
+        batches[-1].append(memory)
+        size += length
+    return batches
+
+
+async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]]) -> None:
+    agent = agent_id(session_id)
+    try:
+        stored = await link.remote.store(agent, batch)
+    except RemoteError as error:
+        # Too large together, or one id there already: smaller requests tell.
+        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):
+            raise
+        conflict = error.verdict is Verdict.CONFLICT
+        if len(batch) > 1 and (conflict or _is_one_operation(batch)):
+            middle = len(batch) // 2
+            await _store_batch(link, session_id, batch[:middle])
+            await _store_batch(link, session_id, batch[middle:])
+            return
+        if not conflict:
+            raise
+        stored = set()
+    missing = [memory for memory in batch if memory["id"] not in stored]
+    if missing:
+        await _compare(link, agent, missing)
+
+
+def _is_one_operation(batch: list[dict[str, Any]]) -> bool:
+    dots = {(memory["metadata"]["cs_w"], memory["metadata"]["cs_c"]) for memory in batch}
+    return len(dots) == 1
+
+
+async def _compare(link: Link, agent: str, memories: list[dict[str, Any]]) -> None:
+    """The server did not say that it stored these: does it hold them all the same?"""
+    for memory in memories:
+        held = await link.remote.fetch(agent, memory["id"])
+        theirs = held.get("metadata") if held else None
+        seal = theirs.get("cs_d") if isinstance(theirs, dict) else None
+        if seal is None or seal != memory["metadata"].get("cs_d"):
+            raise RemoteError(
+                Verdict.UNREACHABLE,
+                f"the server did not keep memory {memory['id']} of {agent} "
+                "(deduplication on store?): it will be sent again",
+                scope=Scope.SESSION,
+            )
+
+
+async def _park(
+    link: Link, session_id: str, parcel: _Parcel, error: RemoteError, result: PushResult
+) -> None:
+    """Set one operation aside. The placeholder proves that it is the operation that is at fault:
+    a server that refuses even that refuses everything."""
+    op = parcel.outgoing.op
+    try:
+        await link.remote.store(agent_id(session_id), [placeholder(op, session_id)])
+    except RemoteError as refusal:
+        if refusal.verdict is Verdict.REFUSED:
+            raise RemoteError(
+                Verdict.DENIED,
+                f"the server refuses everything of this session: {error.reason}",
+                scope=Scope.SESSION,
+                status=error.status,
+            ) from refusal
+        if refusal.verdict is not Verdict.CONFLICT:  # it stands there already
+            raise
+    await link.journal.write(lambda conn: outbox.park(conn, parcel.outgoing.seq, error.reason))
+    result.parked += 1
+    log.error(
+        "operation %d of writer %s in session %r is parked: %s",
+        op.dot.counter,
+        op.dot.writer,
+        session_id,
+        error.reason,
+    )
+
+
+async def _forget(link: Link, session_id: str, result: PushResult) -> None:
+    agent, key = agent_id(session_id), session_key(session_id)
+    while True:
+        due = await link.journal.read(
+            lambda conn: outbox.forgets_due(conn, session_id, FORGETS_A_REQUEST)
+        )
+        if not due:
+            return
+        ids = [identity for forget in due for identity in _ids(forget, key)]
+        for start in range(0, len(ids), FORGETS_A_REQUEST):
+            await link.remote.forget(agent, ids[start : start + FORGETS_A_REQUEST])
+        await link.journal.write(
+            lambda conn, due=due: outbox.forgotten(conn, session_id, due)  # type: ignore[misc]
+        )
+        result.forgotten += len(due)
+
+
+def _ids(forget: Forget, key: str) -> list[str]:
+    if forget.index < 0:
+        return [placeholder_id(key, forget.dot)]
+    return [memory_id(key, forget.dot, forget.index, part) for part in range(forget.parts)]
+
+
+async def _guard(link: Link, session_id: str) -> None:
+    """The lifecycle guard, on first contact and once a day."""
+    now = link.runtime.wall_ms()
+    guarded_ms = await link.journal.read(lambda conn: gates.guarded_ms(conn, session_id))
+    if 0 <= now - guarded_ms < GUARD_AGAIN_MS and guarded_ms:
+        return
+    report = await link.remote.guard(agent_id(session_id))
+    if report.unguarded:
+        log.warning("session %r is not guarded on the server: %s", session_id, report.unguarded)
+    await link.journal.write(lambda conn: gates.note_guard(conn, session_id, now, report.unguarded))

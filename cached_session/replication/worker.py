@@ -1,0 +1,302 @@
+"""The background task: who replicates, when to push, when to pull. Deciding is elsewhere.
+
+One per open cache and event loop. Of several processes on one journal the one that holds the file
+lock pushes for all of them, and the others look out for its death; each pulls the sessions that it
+has open. A failure in one session never stops another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import anyio
+from filelock import BaseFileLock, Timeout
+
+from cached_session.errors import CachedSessionError, JournalError, SessionClosed
+from cached_session.journal import reads
+from cached_session.remote.verdicts import RemoteError
+from cached_session.replication.claim import settle_claims
+from cached_session.replication.link import Link, log
+from cached_session.replication.pull import PullResult, pull
+from cached_session.replication.push import PushResult, push
+
+__all__ = ["Replicator"]
+
+GROWTH = 1.5
+"""Each pull that brings nothing makes the next one this much later."""
+
+
+@dataclass
+class _Schedule:
+    """When a session is pulled next (monotonic seconds)."""
+
+    interval: float
+    due: float = 0.0
+    last: float = -math.inf
+    started: float = -math.inf
+    fresh: float = -math.inf
+    """When the last pull that succeeded began: what was on the server then is here."""
+
+
+class Replicator:
+    """Keeps a journal and a server in step until cancelled."""
+
+    def __init__(
+        self,
+        link: Link,
+        lock: BaseFileLock | None,
+        *,
+        on_pulled: Callable[[str, int], None],
+        on_moved: Callable[[], None],
+    ) -> None:
+        self.link = link
+        self._lock = lock
+        self._on_pulled = on_pulled
+        self._on_moved = on_moved
+        self._wake = anyio.Event()
+        self._pull_wake = anyio.Event()
+        self._schedules: dict[str, _Schedule] = {}
+        self._touched: set[str] = set()
+        self._pulling: set[str] = set()
+        self.is_leader = False
+
+    # -- told by sessions (from the replicator's own event loop) ---------------------------------
+
+    def wake(self) -> None:
+        """Something was written."""
+        self._wake.set()
+
+    def follow(self, session_id: str) -> None:
+        """Pull this session from now on, first at once."""
+        if session_id not in self._schedules:
+            self._schedules[session_id] = _Schedule(self.link.options.poll_interval)
+            self._pull_wake.set()
+
+    def unfollow(self, session_id: str) -> None:
+        """Nobody has this session open any more."""
+        self._schedules.pop(session_id, None)
+
+    def freshen(self, session_id: str, moment: float) -> None:
+        """Pull this session soon, unless a pull has begun since the moment (monotonic)."""
+        plan = self._schedules.get(session_id)
+        if plan is not None and plan.started < moment:
+            plan.due = 0.0
+            self._pull_wake.set()
+
+    def fresh(self, session_id: str) -> float:
+        """When the last pull that succeeded began (monotonic). Safe from any thread."""
+        plan = self._schedules.get(session_id)
+        return -math.inf if plan is None else plan.fresh
+
+    def touch(self, session_id: str) -> None:
+        """The session is in use: poll it at the pace of use. Safe from any thread."""
+        self._touched.add(session_id)
+
+    # -- the task --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Replicate until cancelled; lets go of the lock and of the connections on the way out."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._supervised, self._push_loop)
+                group.start_soon(self._supervised, self._pull_loop)
+        finally:
+            self.is_leader = False
+            if self._lock is not None:
+                self._lock.release()
+            with anyio.CancelScope(shield=True):
+                await self.link.remote.aclose()
+
+    def _lead(self) -> bool:
+        """Whether this process pushes; never waits for the lock."""
+        if self._lock is None:
+            self.is_leader = True
+            return True
+        try:
+            # A lock attempt is two system calls on a local file: no thread needed for it.
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        except OSError as error:
+            log.error("the lock beside the journal cannot be taken: %s", error)
+            return False
+        self.is_leader = True
+        return True
+
+    async def _supervised(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Start a loop again after an error that nobody foresaw: reported, and never for good."""
+        while True:
+            try:
+                await loop()
+            except SessionClosed:
+                return
+            except JournalError as error:
+                log.error("replication waits for the journal: %s", error)
+            except Exception:
+                log.exception("replication stumbled and goes on")
+            await anyio.sleep(self.link.options.backoff_base * 2)
+
+    async def _push_loop(self) -> None:
+        options = self.link.options
+        while not self._lead():
+            await anyio.sleep(options.watch_interval)
+        while True:
+            # Asked before the outbox is read: what is written after that changes it.
+            version = await self.link.journal.read(_data_version)
+            waiting = await self.link.journal.read(reads.pending_sessions)
+            delay = math.inf
+            if waiting:
+                delay = await self._each(waiting, self._push_one)
+            if await self._woken(min(delay, options.backoff_max), version):
+                # More words often follow the first at once: let them leave together.
+                await anyio.sleep(options.push_delay)
+
+    async def _woken(self, delay: float, version: object) -> bool:
+        """Wait for a write here, a write of another process, or the delay; True for a write."""
+        until = self.link.runtime.monotonic() + delay
+        while True:
+            left = until - self.link.runtime.monotonic()
+            if left <= 0:
+                return False
+            with anyio.move_on_after(min(left, self.link.options.watch_interval)):
+                await self._wake.wait()
+            if self._wake.is_set():
+                self._wake = anyio.Event()
+                return True
+            if await self.link.journal.read(_data_version) != version:
+                return True
+
+    async def _each(
+        self, sessions: Iterable[str], work: Callable[[str], Awaitable[float]]
+    ) -> float:
+        """Do some work for each session, some side by side; the shortest wait that one asks for."""
+        limiter = anyio.CapacityLimiter(self.link.options.parallel_sessions)
+        waits = [math.inf]
+
+        async def one(session_id: str) -> None:
+            async with limiter:
+                waits.append(await work(session_id))
+
+        async with anyio.create_task_group() as group:
+            for session_id in sessions:
+                group.start_soon(one, session_id)
+        return min(waits)
+
+    async def _push_one(self, session_id: str) -> float:
+        """Push a session unless its gate is shut; seconds until it wants to be tried again."""
+        wait = await self.link.wait_ms(session_id)
+        if wait:
+            return wait / 1000
+        try:
+            await self.push_now(session_id)
+        except RemoteError:
+            return max(0.05, await self.link.wait_ms(session_id) / 1000)
+        except SessionClosed:
+            raise
+        except CachedSessionError as error:
+            log.error("push of session %r failed: %s", session_id, error)
+            return self.link.options.backoff_base * 2
+        return math.inf
+
+    async def _pull_loop(self) -> None:
+        clock = self.link.runtime.monotonic
+        while True:
+            self._hasten()
+            now = clock()
+            due = [name for name, plan in list(self._schedules.items()) if plan.due <= now]
+            await self._each(due, self._pull_one)
+            nearest = min((plan.due for plan in self._schedules.values()), default=math.inf)
+            wait = min(max(0.0, nearest - clock()), self.link.options.watch_interval)
+            with anyio.move_on_after(wait):
+                await self._pull_wake.wait()
+            if self._pull_wake.is_set():
+                self._pull_wake = anyio.Event()
+
+    def _hasten(self) -> None:
+        """Sessions that were used since the last look are polled at the pace of use."""
+        touched, self._touched = self._touched, set()
+        for session_id in touched:
+            plan = self._schedules.get(session_id)
+            if plan is not None:
+                plan.interval = self.link.options.poll_interval
+                plan.due = min(plan.due, plan.last + plan.interval)
+
+    async def _pull_one(self, session_id: str) -> float:
+        plan = self._schedules.get(session_id)
+        if plan is None:
+            return math.inf
+        clock, options = self.link.runtime.monotonic, self.link.options
+        wait = await self.link.wait_ms(session_id) / 1000
+        if wait:
+            plan.due = clock() + wait
+            return math.inf
+        plan.started = clock()
+        try:
+            result = await self.pull_now(session_id)
+        except RemoteError:
+            self._on_pulled(session_id, 0)
+            plan.due = clock() + max(0.05, await self.link.wait_ms(session_id) / 1000)
+            return math.inf
+        except SessionClosed:
+            raise
+        except CachedSessionError as error:
+            log.error("pull of session %r failed: %s", session_id, error)
+            plan.due = clock() + options.backoff_base * 2
+            return math.inf
+        plan.interval = (
+            options.poll_interval
+            if result.new
+            else min(plan.interval * GROWTH, max(options.poll_interval, options.poll_interval_idle))
+        )
+        plan.last = clock()
+        plan.fresh = plan.started
+        self._on_pulled(session_id, 0)
+        # Jitter by a fifth, so that devices that started together do not stay together.
+        plan.due = plan.last + plan.interval * (0.9 + 0.2 * self.link.runtime.random.random())
+        return math.inf
+
+    # -- one step, for the loops and for `sync` --------------------------------------------------
+
+    async def push_now(self, session_id: str) -> PushResult:
+        """Push one session whatever its gates say.
+
+        Raises:
+            RemoteError: after the gate was shut.
+        """
+
+        async def work() -> PushResult:
+            await settle_claims(self.link, session_id)
+            return await push(self.link, session_id, lambda _: self._on_moved())
+
+        result = await self.link.attempt(session_id, work)
+        self._on_moved()
+        return result
+
+    async def pull_now(
+        self,
+        session_id: str,
+        progress: Callable[[int], None] | None = None,
+        *,
+        all_holes: bool = False,
+    ) -> PullResult:
+        """Pull one session whatever its gates say.
+
+        Raises:
+            RemoteError: after the gate was shut.
+        """
+
+        def moved(new: int) -> None:
+            self._on_pulled(session_id, new)
+            if progress is not None:
+                progress(new)
+
+        return await self.link.attempt(
+            session_id, lambda: pull(self.link, session_id, moved, all_holes=all_holes)
+        )
+
+
+def _data_version(conn: object) -> object:
+    # Changes whenever another connection, of this process or another, has committed.
+    return conn.execute("PRAGMA data_version").fetchone()  # type: ignore[attr-defined]

@@ -1,0 +1,481 @@
+"""`CachedSession`: one conversation, as an agent sees it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from cached_session import syncing
+from cached_session.core import Core, RemoteSpec, journal_path
+from cached_session.errors import InvalidArgument, SessionClosed
+from cached_session.history.ops import Dot
+from cached_session.journal import items, outbox, reads, search, writes
+from cached_session.journal.codec import decode_rows, encode_items
+from cached_session.journal.outbox import Parked
+from cached_session.options import SyncOptions
+from cached_session.replication.audit import AuditReport
+from cached_session.runtime import Runtime
+from cached_session.status import Entry, Progress, Recall, Status, SyncReport
+
+if TYPE_CHECKING:
+    from agents import SessionSettings, TResponseInputItem
+    from dakera import AsyncDakeraClient
+
+__all__ = ["CachedSession"]
+
+DEFAULTS = SyncOptions()
+
+
+class CachedSession:
+    """A conversation that lives on the device and is synced with a Dakera server in the background.
+
+    It has the shape of the Agents SDK's ``Session`` protocol: pass it to ``Runner.run``. Reads and
+    writes touch the local journal only, and cost the same whether the server is near, slow or gone.
+    Making one is cheap and does no I/O; the first awaited call opens the journal.
+
+    Safe to use from several tasks, event loops and threads; two objects over the same journal in
+    one process share what is underneath. Close it, or use ``async with``.
+    """
+
+    session_id: str
+    session_settings: SessionSettings | None
+
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        client: AsyncDakeraClient | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
+        pop: Literal["local", "confirmed"] = "local",
+        content: Literal["text", "none"] = "text",
+        hydrate: bool = True,
+        options: SyncOptions = DEFAULTS,
+        on_progress: Callable[[Progress], None] | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Make a session over an existing client, or local only. See `from_url` for a server's
+        address.
+
+        Args:
+            session_id: names the conversation; the same id on another device is the same history.
+            client: an ``AsyncDakeraClient`` that stays the caller's to close; None: local only.
+            journal: the SQLite file, shared by all sessions of a device; None: a default place in
+                the user's data directory; ``":memory:"``: kept nowhere.
+            session_settings: as of the SDK: ``limit`` caps `get_items` when it is given none.
+            pop: ``"confirmed"`` claims an item on the server before `pop_item` returns it.
+            content: ``"none"`` keeps readable text out of the server's index.
+            hydrate: whether the first read of an unknown session waits for its history.
+            options: intervals, limits, timeouts, durability.
+            on_progress: told after each page of a first hydration.
+            runtime: clock, randomness and ids; for tests.
+
+        Raises:
+            InvalidArgument: an argument makes no sense.
+        """
+        spec = RemoteSpec.make(None, None, client)
+        self._setup(
+            session_id,
+            journal,
+            spec,
+            session_settings,
+            pop,
+            content,
+            hydrate,
+            options,
+            on_progress,
+            runtime,
+        )
+
+    @classmethod
+    def from_url(
+        cls,
+        session_id: str,
+        *,
+        url: str,
+        api_key: str | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
+        pop: Literal["local", "confirmed"] = "local",
+        content: Literal["text", "none"] = "text",
+        hydrate: bool = True,
+        options: SyncOptions = DEFAULTS,
+        on_progress: Callable[[Progress], None] | None = None,
+        runtime: Runtime | None = None,
+    ) -> CachedSession:
+        """Make a session over a Dakera server at ``url``; see the constructor for the rest.
+
+        The connection is made when first needed, by the background task, and is the session's own.
+
+        Raises:
+            InvalidArgument: ``url`` is no http or https address, or another argument makes no sense.
+        """
+        if url is None:
+            raise InvalidArgument("url=None is not the address of a server; use http://host:port")
+        session = cls.__new__(cls)
+        session._setup(
+            session_id,
+            journal,
+            RemoteSpec.make(url, api_key, None),
+            session_settings,
+            pop,
+            content,
+            hydrate,
+            options,
+            on_progress,
+            runtime,
+        )
+        return session
+
+    def _setup(
+        self,
+        session_id: str,
+        journal: object,
+        spec: RemoteSpec | None,
+        settings: Any,
+        pop: str,
+        content: str,
+        hydrate: bool,
+        options: SyncOptions,
+        on_progress: Callable[[Progress], None] | None,
+        runtime: Runtime | None,
+        core: Core | None = None,
+    ) -> None:
+        self._closed = True  # until everything below has gone well
+        _check(session_id, pop, content, hydrate, options)
+        self.session_id = session_id
+        self.session_settings = settings
+        self._spec = spec
+        self._confirmed = pop == "confirmed"
+        self._private = content == "none"
+        self._hydrate = hydrate
+        self._on_progress = on_progress
+        self._following = False
+        if core is None:
+            core = Core.acquire(journal_path(journal), spec, options, runtime or Runtime())
+        else:
+            core.join(spec)
+        self._core = core
+        self._closed = False
+
+    def __repr__(self) -> str:
+        server = self._spec.server if self._spec else "local"
+        return f"CachedSession({self.session_id!r}, journal={self._core.path!r}, server={server!r})"
+
+    # -- the Session protocol --------------------------------------------------------------------
+
+    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+        """The latest ``limit`` items in chronological order; all of them if there is no limit.
+
+        Never waits for the network, except that the first read of a session which this journal has
+        never met waits for its history, at most ``hydrate_timeout``. The result is one snapshot of
+        fresh objects: changing them changes nothing stored.
+
+        Args:
+            limit: overrides ``session_settings.limit``; zero or less gives an empty list.
+
+        Raises:
+            SessionClosed: the session was closed.
+            JournalError: the journal cannot be read.
+        """
+        core = await self._ready()
+        if limit is None:
+            limit = _settings_limit(self.session_settings)
+        if limit is not None and limit <= 0:
+            return []
+        if self._spec is not None:
+            if self._hydrate:
+                await core.meet(self.session_id, limit, self._on_progress)
+            core.touch(self.session_id)
+        return await items.history(core.journal, self.session_id, limit)
+
+    async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
+        """Append a batch of items.
+
+        On return the batch is in the journal, durable, and visible to every later read of every
+        session over this journal. It is one operation: contiguous in every replica's history, and
+        visible elsewhere entirely or not at all. If cancelled, it is entirely in or entirely out.
+
+        Raises:
+            InvalidArgument: JSON cannot carry an item; nothing of the batch is stored.
+            SessionClosed: the session was closed (also for an empty batch).
+            JournalError: the journal cannot be written; nothing of the batch is stored.
+        """
+        self._check_open()
+        if not items:
+            return
+        encoded = encode_items(list(items))
+        core = await self._ready()
+        author, private = core.author(), self._private
+        await core.journal.write(
+            lambda conn: writes.append(conn, author, self.session_id, encoded, private=private)
+        )
+        self._wrote()
+
+    async def pop_item(self) -> TResponseInputItem | None:
+        """Remove and return the latest item; None if there is none.
+
+        With ``pop="local"`` the item is gone from the journal on return, and from the other devices
+        once they sync; two tasks or processes on one journal never get the same one. With
+        ``pop="confirmed"`` the server is asked first, and no two devices get the same item as far
+        as the server's delete is atomic.
+
+        Raises:
+            PopUnconfirmed: confirmed mode, and the server did not answer; nothing is returned.
+            SessionClosed: the session was closed.
+            JournalError: the journal cannot be written; nothing is popped.
+        """
+        core = await self._ready()
+        if self._confirmed:
+            row = await syncing.pop_confirmed(core, self.session_id)
+        else:
+            author = core.author()
+            row = await core.journal.write(lambda conn: writes.pop(conn, author, self.session_id))
+        if row is None:
+            return None
+        self._wrote()
+        item: TResponseInputItem = decode_rows([row])[0]
+        return item
+
+    async def clear_session(self) -> None:
+        """Remove everything that this journal has of the session, here now and elsewhere once
+        synced. What another device added meanwhile, unseen here, survives.
+
+        Raises:
+            SessionClosed: the session was closed.
+            JournalError: the journal cannot be written; nothing is removed.
+        """
+        core = await self._ready()
+        author = core.author()
+        await core.journal.write(lambda conn: writes.clear(conn, author, self.session_id))
+        self._wrote()
+
+    # -- sync ------------------------------------------------------------------------------------
+
+    async def sync(self, timeout: float | None = None) -> SyncReport:
+        """Push and pull until both are done, trying again while the server is out of reach.
+
+        On return everything acknowledged before the call is on the server and everything that the
+        server listed is in the journal.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+
+        Raises:
+            SyncTimeout: the time ran out; its cause says why. The work goes on in the background.
+            Unauthorized: the server refuses the key or its scope.
+            SyncError: there is no server.
+            SessionClosed: the session was closed.
+        """
+        core = await self._ready()
+        return await syncing.sync(core, [self.session_id], timeout)
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything acknowledged so far is on the server.
+
+        Raises:
+            SyncTimeout, Unauthorized, SessionClosed: as `sync`.
+            SyncError: there is no server, or some of it is parked.
+        """
+        core = await self._ready()
+        await syncing.flush(core, [self.session_id], timeout)
+
+    def status(self) -> Status:
+        """How things stand, from the journal alone; opens it if need be.
+
+        Raises:
+            JournalError: the journal cannot be opened or read.
+        """
+        return self._core.status(self.session_id, is_closed=self._closed)
+
+    async def audit(self) -> AuditReport:
+        """Compare the server with the journal, put back what the server lost, fetch what was
+        missed, have it forget what was removed.
+
+        Raises:
+            Unauthorized, SyncError: the server cannot be asked; running it again goes on.
+            SessionClosed: the session was closed.
+        """
+        core = await self._ready()
+        return await syncing.audit(core, self.session_id)
+
+    # -- looking closer --------------------------------------------------------------------------
+
+    async def entries(self, limit: int | None = None) -> list[Entry]:
+        """The latest ``limit`` items (all by default) with their place in the one history.
+
+        Raises:
+            SessionClosed: the session was closed.
+            JournalError: the journal cannot be read.
+        """
+        core = await self._ready()
+        if limit is not None and limit <= 0:
+            return []
+        return await core.journal.read_aside(
+            lambda conn: reads.entries(conn, self.session_id, limit)
+        )
+
+    async def search(self, query: str, limit: int = 20) -> list[Entry]:
+        """Items that contain every word of ``query``, whatever the case; latest first. Local: works
+        offline, and costs a pass over the session.
+
+        Raises:
+            InvalidArgument: ``query`` has no word.
+            SessionClosed: the session was closed.
+        """
+        core = await self._ready()
+        words = search.words(query)
+        return await core.journal.read_aside(
+            lambda conn: search.find(conn, self.session_id, words, limit)
+        )
+
+    async def recall(self, query: str, limit: int = 10) -> Recall:
+        """Items that the server finds nearest in meaning, best first; what `search` finds where the
+        server cannot be asked (``source`` says which).
+
+        Raises:
+            InvalidArgument: ``query`` has no word.
+            SessionClosed: the session was closed.
+        """
+        core = await self._ready()
+        words = search.words(query)
+        return await syncing.recall(core, self.session_id, query, words, limit)
+
+    async def parked(self) -> list[Parked]:
+        """Operations that the server refuses for good, oldest first, each with its error.
+
+        Raises:
+            SessionClosed: the session was closed.
+        """
+        core = await self._ready()
+        found = await core.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
+        return found
+
+    async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
+        """Put parked operations (all, or those named by their dots) back in the queue; how many.
+
+        Raises:
+            SessionClosed: the session was closed.
+        """
+        core = await self._ready()
+        named = None if dots is None else [Dot(*dot) for dot in dots]
+        moved = await core.journal.write(
+            lambda conn: outbox.retry_parked(conn, self.session_id, named)
+        )
+        self._wrote()
+        return moved
+
+    async def drop_parked(self, *dots: tuple[str, int]) -> int:
+        """Give up the parked operations named by their dots; how many there were.
+
+        A dropped append leaves this history as well: no other replica will ever show it. The local
+        effect of a dropped pop or clear stays.
+
+        Raises:
+            InvalidArgument: none was named.
+            SessionClosed: the session was closed.
+        """
+        if not dots:
+            raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
+        core = await self._ready()
+        named = [Dot(*dot) for dot in dots]
+        return await core.journal.write(
+            lambda conn: outbox.drop_parked(conn, self.session_id, named)
+        )
+
+    # -- opening and closing ---------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close the session. Idempotent, and it always finishes.
+
+        Waits at most ``close_timeout`` for unsent operations to leave, and not at all while the
+        server is out of reach; the rest stays in the journal for the next time.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._spec is not None:
+                await syncing.drain(self._core, [self.session_id])
+        finally:
+            if self._following:
+                self._core.unfollow(self.session_id)
+            await self._core.release(self._spec)
+
+    async def __aenter__(self) -> CachedSession:
+        """Open the journal.
+
+        Raises:
+            JournalError: it cannot be opened.
+        """
+        await self._ready()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(
+                f"{self!r} was never closed; use 'async with' or await close()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionClosed(
+                f"the session {self.session_id!r} was closed; make a new CachedSession"
+            )
+
+    async def _ready(self) -> Core:
+        """The core, its journal open and its replicator alive."""
+        self._check_open()
+        core = self._core
+        if not core.journal.is_open:
+            await core.open()
+        if self._spec is not None:
+            core.keep_home()
+            if not self._following:
+                self._following = True
+                core.follow(self.session_id)
+        return core
+
+    def _wrote(self) -> None:
+        if self._spec is not None:
+            self._core.wrote()
+            self._core.touch(self.session_id)
+
+
+def _check(
+    session_id: object, pop: object, content: object, hydrate: object, options: object
+) -> None:
+    if not isinstance(session_id, str) or not session_id:
+        raise InvalidArgument(
+            f"session_id={session_id!r} must be a string that is not empty: it names the history"
+        )
+    if pop not in ("local", "confirmed"):
+        raise InvalidArgument(f"pop={pop!r} is not known; use 'local' or 'confirmed'")
+    if content not in ("text", "none"):
+        raise InvalidArgument(f"content={content!r} is not known; use 'text' or 'none'")
+    if not isinstance(hydrate, bool):
+        raise InvalidArgument(f"hydrate={hydrate!r} must be True or False")
+    if not isinstance(options, SyncOptions):
+        raise InvalidArgument(f"options={options!r} must be a SyncOptions")
+
+
+def _settings_limit(settings: Any) -> int | None:
+    """The limit of SDK settings: an object, a dict, or nothing."""
+    limit = (
+        settings.get("limit") if isinstance(settings, dict) else getattr(settings, "limit", None)
+    )
+    return limit if isinstance(limit, int) else None

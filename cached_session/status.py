@@ -1,0 +1,105 @@
+"""What a session tells about itself: plain, frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Entry", "Progress", "Recall", "State", "Status", "SyncReport"]
+
+State = Literal["local", "connecting", "online", "offline", "unauthorized", "closed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One session, or a whole cache, at one moment: read from the journal, never from the server."""
+
+    state: State
+    """``local``: no server configured. ``connecting``: not asked yet. ``offline``: the last attempt
+    failed, see ``last_error``. ``unauthorized``: the server refuses the key."""
+    items: int
+    """Visible items."""
+    pending: int
+    """Operations that the server has not acknowledged, without the parked ones."""
+    parked: int
+    """Operations that the server refuses for good: see ``parked()``."""
+    absent: int
+    """Operations known to exist that have been looked for in vain for a while."""
+    oldest_pending_age: float | None
+    """Seconds since the oldest pending operation was written; None if nothing is pending."""
+    last_success: float | None
+    """Unix seconds when the server last answered as it should; None for never."""
+    last_error: str | None
+    """Why the last attempt failed; None while all is well."""
+    server: str | None
+    journal: str
+    retry_in: float | None = None
+    """Seconds until the next attempt; None if none is waiting."""
+    incomplete: int = 0
+    """Operations of which some parts have arrived."""
+    conflicts: int = 0
+    """Dots that were seen with two different contents; the first seen stays."""
+    unreadable: int = 0
+    """Memories of ours that the last pull could not read."""
+    unguarded: str | None = None
+    """Why the server's memory policy could not be set for a session; None if it is set."""
+    hydrated: bool = False
+    """Whether the whole history has been fetched at least once."""
+    sessions: Mapping[str, Status] = field(default_factory=dict)
+    """For a cache: each session of the journal."""
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a `sync` did. When it returns, everything written before the call is on the server, and
+    everything that the server listed is in the journal."""
+
+    pushed: int
+    """Operations acknowledged by the server."""
+    pulled: int
+    """Operations of other devices applied."""
+    pending: int
+    """Operations written meanwhile."""
+    parked: int
+    absent: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One visible item with its place in the one history."""
+
+    rank: int
+    """Its sequence number: 0, 1, 2, ... without gaps, the same on all replicas once synced."""
+    item: Any
+    stamp: int
+    """Hybrid logical clock of the start of its run."""
+    run: str
+    """The stretch of one writer's words that it belongs to."""
+    writer: str
+    counter: int
+    index: int
+    """Its place in the batch that it was added with."""
+    sync_state: Literal["pending", "sent", "acked", "parked"]
+    said_at: float
+    """Unix seconds by its writer's clock."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What `recall` found, best first."""
+
+    entries: list[Entry]
+    source: Literal["server", "local"]
+    """``local``: the server could not be asked, this is what `search` finds."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a first hydration is: given to ``on_progress`` after each page."""
+
+    session_id: str
+    items: int
+    """Items readable so far."""
+    done: bool

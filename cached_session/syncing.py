@@ -1,0 +1,213 @@
+"""Calls that wait for the server because their name says so: built on the replicator's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from cached_session.core import Core
+from cached_session.errors import SyncError, SyncTimeout, Unauthorized
+from cached_session.history.ids import session_key
+from cached_session.history.parts import Part
+from cached_session.journal import reads, search
+from cached_session.remote.naming import agent_id
+from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.wire import Unreadable, decode
+from cached_session.replication import audit as auditing
+from cached_session.replication import claim
+from cached_session.replication.audit import AuditReport
+from cached_session.replication.worker import Replicator
+from cached_session.status import Recall, SyncReport
+
+__all__ = ["audit", "drain", "flush", "pop_confirmed", "recall", "sync"]
+
+LONGEST_PAUSE = 2.0
+"""Somebody waits for this: between tries never longer, unless the server itself asked for it."""
+RECALL_MORE = 3
+"""Asked of the server for each result wanted: sub-memories and bookkeeping come with them."""
+
+
+@dataclass
+class _Tally:
+    pushed: int = 0
+    pulled: int = 0
+    last: RemoteError | None = None
+    done: set[str] = field(default_factory=set)
+
+
+async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> SyncReport:
+    """See `CachedSession.sync`."""
+    started = core.runtime.monotonic()
+    tally = _Tally()
+
+    async def step(replicator: Replicator, session_id: str) -> None:
+        pushed = await replicator.push_now(session_id)
+        tally.pushed += pushed.acked
+        pulled = await replicator.pull_now(session_id, all_holes=True)
+        tally.pulled += pulled.new
+
+    await _until_done(core, sessions, step, tally, timeout, "sync")
+    facts = [core.status(session_id, is_closed=False) for session_id in sessions]
+    return SyncReport(
+        pushed=tally.pushed,
+        pulled=tally.pulled,
+        pending=sum(status.pending for status in facts),
+        parked=sum(status.parked for status in facts),
+        absent=sum(status.absent for status in facts),
+        seconds=core.runtime.monotonic() - started,
+    )
+
+
+async def flush(core: Core, sessions: Sequence[str], timeout: float | None) -> None:
+    """See `CachedSession.flush`."""
+
+    async def step(replicator: Replicator, session_id: str) -> None:
+        await replicator.push_now(session_id)
+
+    await _until_done(core, sessions, step, _Tally(), timeout, "flush")
+    parked = sum(core.status(session_id, is_closed=False).parked for session_id in sessions)
+    if parked:
+        raise SyncError(
+            f"{parked} operation{'s' if parked > 1 else ''} cannot be sent: the server refuses "
+            "them for good. See parked(), then retry_parked() or drop_parked()"
+        )
+
+
+async def _until_done(
+    core: Core,
+    sessions: Sequence[str],
+    step: Callable[[Replicator, str], Awaitable[None]],
+    tally: _Tally,
+    timeout: float | None,
+    what: str,
+) -> None:
+    """Take the step for each session until each has succeeded once; the first failure waits."""
+
+    async def work(replicator: Replicator) -> None:
+        for session_id in sessions:
+            while session_id not in tally.done:
+                await _pause(replicator, session_id, tally.last)
+                try:
+                    await step(replicator, session_id)
+                except RemoteError as error:
+                    if error.status in (401, 403):
+                        raise
+                    tally.last = error
+                else:
+                    tally.done.add(session_id)
+                    tally.last = None
+
+    try:
+        with anyio.fail_after(timeout):
+            await core.at_home(work)
+    except TimeoutError as error:
+        why = f": {tally.last.reason}" if tally.last else ""
+        raise SyncTimeout(
+            f"{what} did not finish in {timeout:g} s{why}. Nothing is lost; it goes on in the "
+            "background"
+        ) from (tally.last or error)
+    except RemoteError as error:
+        raise _denied(error) from error
+
+
+async def _pause(replicator: Replicator, session_id: str, last: RemoteError | None) -> None:
+    """At once the first time (somebody asked), then as the gates say; always as the server says."""
+    asked = await replicator.link.wait_ms(session_id, asked_only=True) / 1000
+    waited = 0.0
+    if last is not None:
+        waited = min(LONGEST_PAUSE, await replicator.link.wait_ms(session_id) / 1000)
+    await anyio.sleep(max(asked, waited))
+
+
+def _denied(error: RemoteError) -> SyncError:
+    if error.status in (401, 403):
+        return Unauthorized(
+            f"{error.reason}: check the API key and its scope. Unsent work stays in the journal"
+        )
+    return SyncError(error.reason)
+
+
+async def drain(core: Core, sessions: Sequence[str] | None) -> None:
+    """Before closing: send what can be sent soon. Never raises for the server's sake."""
+    if not core.journal.is_open or core.spec is None:
+        return
+    with anyio.move_on_after(core.options.close_timeout):
+        waiting = await core.journal.read(reads.pending_sessions)
+        names = [name for name in waiting if sessions is None or name in sessions]
+        if not names:
+            return
+
+        async def work(replicator: Replicator) -> None:
+            for name in names:
+                if await replicator.link.wait_ms(name):
+                    continue
+                try:
+                    await replicator.push_now(name)
+                except RemoteError:
+                    # Reported by its gate, and still in the outbox.
+                    continue
+
+        await core.at_home(work)
+
+
+async def audit(core: Core, session_id: str) -> AuditReport:
+    """See `CachedSession.audit`."""
+
+    async def work(replicator: Replicator) -> AuditReport:
+        return await replicator.link.attempt(
+            session_id, lambda: auditing.audit(replicator.link, session_id)
+        )
+
+    try:
+        return await core.at_home(work)
+    except RemoteError as error:
+        raise _denied(error) from error
+
+
+async def pop_confirmed(core: Core, session_id: str) -> tuple[str, int] | None:
+    """See `CachedSession.pop_item`."""
+    return await core.at_home(lambda replicator: claim.pop_confirmed(replicator.link, session_id))
+
+
+async def recall(core: Core, session_id: str, query: str, words: list[str], limit: int) -> Recall:
+    """See `CachedSession.recall`."""
+    found: list[tuple[str, int, int]] | None = None
+    if core.spec is not None:
+        try:
+            with anyio.move_on_after(core.options.request_timeout):
+                found = await core.at_home(
+                    lambda replicator: _ask(replicator, session_id, query, limit)
+                )
+        except RemoteError:
+            found = None
+    if found is None:
+        entries = await core.journal.read_aside(
+            lambda conn: search.find(conn, session_id, words, limit)
+        )
+        return Recall(entries, "local")
+    entries = await core.journal.read_aside(
+        lambda conn: reads.entries_at(conn, session_id, found[:limit])
+    )
+    return Recall(entries, "server")
+
+
+async def _ask(
+    replicator: Replicator, session_id: str, query: str, limit: int
+) -> list[tuple[str, int, int]]:
+    """The places of items that the server recalls, best first, each once."""
+    key = session_key(session_id)
+    memories = await replicator.link.attempt(
+        session_id,
+        lambda: replicator.link.remote.recall(agent_id(session_id), query, limit * RECALL_MORE),
+    )
+    places: dict[tuple[str, int, int], None] = {}
+    for memory in memories:
+        try:
+            part = decode(memory, key)
+        except Unreadable:
+            continue
+        if isinstance(part, Part) and part.kind.value == "append":
+            places[part.dot.writer, part.dot.counter, part.index] = None
+    return list(places)
