@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cached_session import CachedSession, SessionCache
+from cached_session import SessionCache
 from cached_session.cli import render
+from cached_session.core import journal_path
 from cached_session.errors import JournalError
 
 
@@ -32,14 +33,18 @@ async def show(session_id: str, journal: Path | None, *, limit: int | None, raw:
 async def sync(
     session_ids: list[str], journal: Path | None, *, url: str, api_key: str | None, timeout: float
 ) -> None:
-    """Push and pull, and print what came of it; raises `SyncTimeout` if the time ran out."""
-    cache = SessionCache(_path(journal), url=url, api_key=api_key)
-    async with cache:
-        known = session_ids or sorted(cache.status().sessions)
-        sessions: list[CachedSession] = [cache.session(session_id) for session_id in known]
-        with render.waiting(f"syncing {len(sessions)} sessions with {url}"):
-            report = await cache.sync(timeout)
-        render.print_report(report)
+    """Push and pull, and print what came of it.
+
+    Raises:
+        SyncError: the server did not take or give everything in the time given.
+    """
+    async with SessionCache(_path(journal), url=url, api_key=api_key) as cache:
+        with render.waiting(f"syncing with {url}"):
+            if session_ids:
+                for session_id in session_ids:
+                    render.print_report(await cache.session(session_id).sync(timeout), session_id)
+            else:
+                render.print_report(await cache.sync(timeout), "all sessions")
         render.print_status(cache.status())
 
 
@@ -54,12 +59,13 @@ def devserver(
 
 def _existing(journal: Path | None) -> SessionCache:
     """A cache over a journal that is there: looking at nothing must not create something."""
-    if journal is not None and not journal.exists():
+    path = journal_path(_path(journal))
+    if not Path(path).exists():
         raise JournalError(
-            f"there is no journal at {journal}; name another with --journal, "
+            f"there is no journal at {path}; name another with --journal, "
             "or CACHED_SESSION_JOURNAL in the environment"
         )
-    return SessionCache(_path(journal))
+    return SessionCache(path)
 
 
 def _path(journal: Path | None) -> str | None:

@@ -61,10 +61,12 @@ def print_entries(session_id: str, entries: Sequence[Entry]) -> None:
         )
 
 
-def print_report(report: SyncReport) -> None:
+def print_report(report: SyncReport, what: str) -> None:
     """What a sync did."""
-    facts = dataclasses.asdict(report)
-    print("  ".join(f"{name} {value}" for name, value in facts.items() if value))
+    print(
+        f"synced {what} in {report.seconds:.1f} s: {report.pushed} operations sent, "
+        f"{report.pulled} fetched" + (f", {report.parked} parked" if report.parked else "")
+    )
 
 
 def gist(item: Any) -> str:

@@ -1,0 +1,158 @@
+"""The command line over real journals: what it prints, and what its exit code says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cached_session import CachedSession
+from cached_session.cli.arguments import app
+from cached_session.devserver import DevServer
+
+QUESTION = {"role": "user", "content": "Is there a direct flight?"}
+CALL = {"type": "function_call", "call_id": "c1", "name": "search", "arguments": '{"to":"DTW"}'}
+OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "HAT088"}
+TURN: list[Any] = [QUESTION, CALL, OUTPUT]
+
+
+def run(*arguments: object, **env: str) -> Result:
+    # Nothing of the environment that the tests run in may decide which journal is meant.
+    clean = {"DAKERA_URL": "", "DAKERA_API_KEY": "", "CACHED_SESSION_JOURNAL": ""}
+    return CliRunner(env={**clean, **env}).invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A journal with two sessions that no server has seen."""
+
+    async def write() -> None:
+        for name in ("alice", "bob/2"):
+            async with CachedSession(name, journal=str(tmp_path / "agent.db")) as session:
+                await session.add_items(TURN)
+
+    asyncio.run(write())
+    return tmp_path / "agent.db"
+
+
+@pytest.fixture
+def server() -> Iterator[DevServer]:
+    with DevServer() as running:
+        yield running
+
+
+def test_status_names_every_session_of_the_journal(journal: Path) -> None:
+    """Sessions of earlier runs are counted, not only those that are open now."""
+    result = run("status", "--journal", journal)
+    assert result.exit_code == 0
+    assert "alice" in result.output
+    assert "bob/2" in result.output
+    assert "6 items" in result.output
+
+
+def test_status_for_programs_is_json(journal: Path) -> None:
+    """`--json` prints one JSON value and nothing else."""
+    found = json.loads(run("status", "--journal", journal, "--json").output)
+    assert found["items"] == 6
+    assert set(found["sessions"]) == {"alice", "bob/2"}
+
+
+def test_the_journal_may_be_named_by_the_environment(journal: Path) -> None:
+    """CACHED_SESSION_JOURNAL stands for --journal."""
+    result = run("status", CACHED_SESSION_JOURNAL=str(journal))
+    assert "6 items" in result.output
+
+
+def test_looking_creates_nothing(tmp_path: Path) -> None:
+    """A journal that is not there is an error, and is not there afterwards."""
+    result = run("status", "--journal", tmp_path / "none.db")
+    assert result.exit_code == 1
+    assert "none.db" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    """The file is named in the message and left as it is."""
+    file = tmp_path / "notes.txt"
+    file.write_text("not a journal, but long enough to be taken for a database header " * 20)
+    before = file.read_bytes()
+    result = run("show", "alice", "--journal", file)
+    assert result.exit_code == 1
+    assert "notes.txt" in result.output
+    assert file.read_bytes() == before
+
+
+def test_show_prints_a_line_for_each_item(journal: Path) -> None:
+    """Text, tool calls and tool outputs can be read."""
+    lines = run("show", "alice", "--journal", journal).output.splitlines()
+    assert len(lines) == 3
+    assert "user: Is there a direct flight?" in lines[0]
+    assert 'calls search({"to":"DTW"})' in lines[1]
+    assert "gives HAT088" in lines[2]
+
+
+def test_show_raw_gives_the_items_back(journal: Path) -> None:
+    """`--raw` prints what was stored, one JSON value a line, the latest with --limit."""
+    lines = run("show", "bob/2", "--journal", journal, "--raw", "-n", "2").output.splitlines()
+    assert [json.loads(line) for line in lines] == TURN[1:]
+
+
+def test_show_of_an_unknown_session_says_so(journal: Path) -> None:
+    """No error: nothing is known of it."""
+    result = run("show", "carol", "--journal", journal)
+    assert result.exit_code == 0
+    assert "nothing is known" in result.output
+
+
+def test_sync_wants_a_server(journal: Path) -> None:
+    """Without a URL it was called wrongly."""
+    result = run("sync", "--journal", journal)
+    assert result.exit_code == 2
+    assert "DAKERA_URL" in result.output
+
+
+def test_sync_sends_every_session_of_the_journal(journal: Path, server: DevServer) -> None:
+    """Afterwards nothing is pending, and another device has it."""
+    result = run("sync", "--journal", journal, "--url", server.url)
+    assert result.exit_code == 0, result.output
+    assert "0 pending" in result.output
+
+    async def read() -> list[Any]:
+        other = CachedSession.from_url("bob/2", url=server.url, journal=":memory:")
+        async with other:
+            return await other.get_items()
+
+    assert asyncio.run(read()) == TURN
+
+
+def test_sync_with_no_server_there_is_told_by_the_exit_code(journal: Path) -> None:
+    """3: the journal is intact, the server did not take it."""
+    result = run("sync", "--journal", journal, "--url", "http://127.0.0.1:9", "--timeout", "1")
+    assert result.exit_code == 3
+    assert "6 items" in run("status", "--journal", journal).output
+
+
+def test_a_missing_extra_is_named_with_what_to_install() -> None:
+    """Without typer, the command says what to type instead of showing a traceback."""
+    code = (
+        "import sys; sys.modules['typer'] = None;"
+        "from cached_session.cli.main import main; main()"
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'cached-session[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_package_can_be_run() -> None:
+    """`python -m cached_session` is the command."""
+    command = [sys.executable, "-m", "cached_session", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cached-session 0.")
