@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import statistics
 import sys
 import time
@@ -23,7 +24,8 @@ from cached_session import CachedSession
 
 SESSION_ID = "support/daiki_lee_6144"
 
-set_tracing_disabled(True)  # the SDK's traces go to a server; this demo has none to spare
+set_tracing_disabled(True)  # the SDK's traces would go to a server of its own
+logging.getLogger("cached_session").addHandler(logging.NullHandler())  # the story tells it
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ class Device:
             read_all_seconds=statistics.median(whole),
         )
 
+    async def wait_for(self, state: str, timeout: float) -> None:
+        """Give the background task the time to notice; `look` says what it noticed."""
+        deadline = time.monotonic() + timeout
+        while self.session.status().state != state:
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.05)
+
     async def sync(self, timeout: float) -> None:
         """Everything here is there, and everything there is here."""
         await self.session.sync(timeout=timeout)
@@ -138,6 +148,10 @@ class DeviceProcess:
     async def look(self) -> Look:
         """As `Device.look`."""
         return Look(**await self._order("look"))
+
+    async def wait_for(self, state: str, timeout: float) -> None:
+        """As `Device.wait_for`."""
+        await self._order("wait_for", state, timeout)
 
     async def sync(self, timeout: float) -> None:
         """As `Device.sync`."""

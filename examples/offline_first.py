@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -62,6 +63,7 @@ async def tell(story: Story, directory: Path, *, live: bool) -> None:
         story.chapter("(a) No server at all: the phone talks on")
         for question in questions[:3]:
             story.turn("phone", await phone.ask(question))
+        await phone.wait_for("offline", PATIENCE)
         alone = await phone.look()
         report(story, "phone", alone, directory / "phone.db")
         story.claim("three turns are in the phone's journal", asked(alone) == questions[:3])
@@ -115,11 +117,15 @@ async def tell(story: Story, directory: Path, *, live: bool) -> None:
         story.turn("phone", await phone.ask(questions[7]))
         for question in questions[8:10]:
             story.turn("laptop", await laptop.ask(question))
+        for device in (phone, laptop):
+            await device.wait_for("offline", PATIENCE)
         phone_apart, laptop_apart = await phone.look(), await laptop.look()
         report(story, "phone", phone_apart, directory / "phone.db")
         report(story, "laptop", laptop_apart, directory / "laptop.db")
         story.claim("the phone keeps its turns for later", phone_apart.pending > 0)
         story.claim("so does the laptop", laptop_apart.pending > 0)
+        both_know = phone_apart.state == laptop_apart.state == "offline"
+        story.claim("both know that they are offline", both_know)
         compare_speed(story, phone_apart, round_trip)
 
         await asyncio.to_thread(server.start)
@@ -175,14 +181,11 @@ def recorded(recording: Recording, questions: list[str]) -> list[Item]:
 
 def same_items(items: list[Item], recording: Recording, questions: list[str]) -> bool:
     """Whether the history holds exactly the recorded items, whatever their order."""
-    return sorted(map(repr, map(sorted_pairs, items))) == sorted(
-        map(repr, map(sorted_pairs, recorded(recording, questions)))
+    found, expected = (
+        sorted(json.dumps(item, sort_keys=True) for item in some)
+        for some in (items, recorded(recording, questions))
     )
-
-
-def sorted_pairs(item: Item) -> list[tuple[str, Any]]:
-    """An item, comparable."""
-    return sorted(item.items())
+    return found == expected
 
 
 def apart_in_one_piece(look: Look, questions: list[str]) -> bool:
