@@ -92,8 +92,10 @@ class RemoteSpec:
         keys = self.api_key == other.api_key or self.client is not None or other.client is not None
         return self.server == other.server and keys
 
-    def open(self, options: SyncOptions) -> Remote:
+    async def open(self, options: SyncOptions) -> Remote:
         """A remote for the running event loop."""
+        # The SDK's import takes a while: not on the event loop.
+        await asyncio.to_thread(__import__, "dakera")
         if self.client is not None:
             return DakeraRemote(self.client, options, owned=False)
         return connect(self.server, self.api_key, options)
@@ -126,7 +128,10 @@ class Core:
         self.runtime = runtime
         self.writer = runtime.writer()
         self.journal = Journal(
-            path, durability=options.durability, busy_timeout=options.busy_timeout
+            path,
+            durability=options.durability,
+            busy_timeout=options.busy_timeout,
+            threaded=runtime.threaded,
         )
         self._guard = threading.RLock()
         self._users = 0
@@ -243,10 +248,8 @@ class Core:
 
     async def _live(self, home: _Home) -> None:
         try:
-            # The SDK's import takes a while: not on the event loop.
-            await asyncio.to_thread(__import__, "dakera")
             await self.journal.open()
-            remote = home.spec.open(self.options)
+            remote = await home.spec.open(self.options)
             await self._note_server(remote.server)
             link = Link(self.journal, remote, self.options, self.runtime, self.writer)
             replicator = Replicator(

@@ -40,6 +40,9 @@ class Runtime:
     token: Callable[[int], bytes] = secrets.token_bytes
     """Unique bytes: the source of writer ids."""
 
+    threaded: bool = True
+    """Whether work leaves the event loop's thread. A simulation does everything in turn."""
+
     def writer(self) -> str:
         """A fresh writer id."""
         return new_writer(self.token(WRITER_BYTES))

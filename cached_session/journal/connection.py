@@ -277,6 +277,12 @@ class Journal:
         finally:
             self._reading.release()
 
+    async def offload(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do something that would hold the event loop up in a thread (or in turn)."""
+        if not self._threaded:
+            return work(*arguments)
+        return await asyncio.to_thread(work, *arguments)
+
     async def read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of some milliseconds in a thread, beside short reads and writes."""
         if self.in_memory or not self._threaded:

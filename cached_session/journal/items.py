@@ -3,7 +3,6 @@ slices off the event loop."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -55,7 +54,7 @@ async def _long(journal: Journal, session: int, limit: int | None) -> list[Any]:
                 break
             if limit is not None:
                 rows.reverse()
-            found.append(await asyncio.to_thread(_slice, rows))
+            found.append(await journal.offload(_slice, rows))
             size += len(found[-1])
     if limit is not None:
         found.reverse()

@@ -6,7 +6,6 @@ replica that lags or a tie in ``created_at`` delays an operation, and loses none
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +124,7 @@ async def _list(
         if not memories:
             result.finished = True
             return newest
-        page = await _decoded(memories, key)
+        page = await _decoded(link, memories, key)
         if page.ids == before and offset:
             # The same page again for another offset: a server from before there were offsets.
             # One page is all it can give, so the largest one has to do; what lies below it is
@@ -147,9 +146,9 @@ async def _list(
         limit = link.options.page_size
 
 
-async def _decoded(memories: Sequence[dict[str, Any]], key: str) -> _Page:
+async def _decoded(link: Link, memories: Sequence[dict[str, Any]], key: str) -> _Page:
     if len(memories) > OFF_LOOP_MEMORIES:
-        return await asyncio.to_thread(_decode, memories, key)
+        return await link.journal.offload(_decode, memories, key)
     return _decode(memories, key)
 
 
@@ -211,7 +210,7 @@ async def _repair(link: Link, session_id: str, result: PullResult, all_holes: bo
         tried.append((hole.dot, now + _next_look_ms(link, hole), explained))
 
     await _all(look, due)
-    page = await _decoded(found, session_key(session_id))
+    page = await _decoded(link, found, session_key(session_id))
     await _apply(link, session_id, page, result)
     await link.journal.write(lambda conn: arrivals.note_hole_tries(conn, session_id, tried))
 
