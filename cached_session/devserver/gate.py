@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -26,6 +27,9 @@ from cached_session.devserver.state import State
 
 CONTROL_PREFIX = "/_dev/"
 """Commands to the development server itself; no fault touches them."""
+
+REQUESTS_KEPT = 100_000
+"""Requests that the log remembers; a demo may run for days."""
 
 EVENT_STREAM = "/v1/events/stream"
 
@@ -63,11 +67,11 @@ class LoggedRequest:
 
 
 class RequestLog:
-    """Every request since the start or the last `clear`, in order of completion."""
+    """The latest requests since the start or the last `clear`, in order of completion."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: list[LoggedRequest] = []
+        self._entries: deque[LoggedRequest] = deque(maxlen=REQUESTS_KEPT)
 
     def add(self, entry: LoggedRequest) -> None:
         """Append a finished request."""

@@ -353,7 +353,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def serve(
     host: str = "127.0.0.1",
-    port: int = 8300,
+    port: int = 3000,
     *,
     data: str | Path | None = None,
     api_key: str | None = None,

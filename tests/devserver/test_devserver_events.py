@@ -166,7 +166,9 @@ async def test_quiet_stream_is_kept_alive() -> None:
             assert seen.startswith(b"event: connected\ndata: {")
 
 
-async def test_stream_shows_only_granted_agents(server: DevServer) -> None:
+async def test_stream_shows_only_granted_agents(
+    client: AsyncDakeraClient, server: DevServer
+) -> None:
     """A key sees the events of the namespaces it is good for, and none without a valid key."""
     server.add_key("root", "super_admin", name="root")
     server.add_key("narrow", "read", ["_dakera_agent_b*"], name="narrow")

@@ -101,7 +101,9 @@ async def test_retry_after_can_be_a_date(http: httpx.AsyncClient, server: DevSer
     assert 50 < wait <= 60
 
 
-async def test_official_client_retries_a_refusal(server: DevServer) -> None:
+async def test_official_client_retries_a_refusal(
+    client: AsyncDakeraClient, server: DevServer
+) -> None:
     """The official client repeats a store after a 503, and the log counts both tries."""
     server.faults.unavailable(0, route=BATCH, count=1)
     async with AsyncDakeraClient(server.url) as patient:
