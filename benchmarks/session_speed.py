@@ -100,7 +100,7 @@ async def fill(directory: Path, batches: list[list[Item]]) -> None:
     await peer.close()
     async with CachedSession(SESSION_ID, journal=str(directory / "local.db")) as session:
         for batch in batches:
-            await session.add_items(batch)
+            await session.add_items(batch)  # type: ignore[arg-type]
     for name in OURS[1:]:
         shutil.copy(directory / "local.db", directory / f"{name}.db")
 

@@ -180,7 +180,7 @@ async def _obey(journal: Path, url: str, *, live: bool) -> None:
         verb, *arguments = json.loads(line)
         try:
             done = await getattr(device, verb)(*arguments)
-            answer = {"done": None if done is None else asdict(done)}
+            answer: dict[str, Any] = {"done": None if done is None else asdict(done)}
         except Exception as error:  # noqa: BLE001 - the one who gave the order reports it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)

@@ -159,7 +159,7 @@ async def tell(story: Story, directory: Path, *, live: bool) -> None:
         unreadable = [r for r in replies if not any(r in text for _, text in memories)]
         story.claim("so can answers and tool calls", live or not unreadable, unreadable)
     finally:
-        if laptop:
+        if laptop is not None:
             await laptop.close()
         await phone.close()
         server.kill()
