@@ -17,7 +17,8 @@ from cached_session.devserver.clock import Clock
 from cached_session.devserver.faults import Fault, FaultPlan
 from cached_session.devserver.gate import LoggedRequest, RequestLog
 from cached_session.devserver.modes import Modes
-from cached_session.devserver.server import DevServer, serve
+from cached_session.devserver.process import serve
+from cached_session.devserver.server import DevServer
 
 __all__ = [
     "Clock",

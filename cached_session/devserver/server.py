@@ -1,19 +1,16 @@
-"""Running the server on a real socket: `DevServer` in a thread, `serve` for a process."""
+"""Running the server on a real socket, in a thread of this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import uvicorn
 from starlette.types import Scope
@@ -349,67 +346,3 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-def serve(
-    host: str = "127.0.0.1",
-    port: int = 3000,
-    *,
-    data: str | Path | None = None,
-    api_key: str | None = None,
-    version: str = "0.12.3",
-    modes: Modes | None = None,
-    latency: float = 0.0,
-    log: bool | Callable[[str], None] = False,
-) -> None:
-    """Run a server until SIGINT or SIGTERM; for the command line, in the main thread.
-
-    Prints `listening on URL` to standard output once connections are accepted. With `data`, every
-    acknowledged change survives `kill -9`.
-
-    Args:
-        host: Address to bind.
-        port: Port to bind; 0 for a free one, which the printed line names.
-        data: File that keeps the data; None for memory only.
-        api_key: Root key; None switches authentication off.
-        version: Version to report and to behave like.
-        modes: How undocumented behaviours are settled.
-        latency: Seconds that every answer takes longer; a fault that can be removed like others.
-        log: Print one line a request to standard error, or hand it to this function.
-    """
-    write = log if callable(log) else partial(_write, sys.stderr)
-
-    def report(entry: LoggedRequest) -> None:
-        status = entry.status if entry.status is not None else "dropped"
-        faults = f" [{', '.join(entry.faults)}]" if entry.faults else ""
-        write(f"{entry.method} {entry.path} {status}{faults}")
-
-    server = DevServer(
-        host,
-        port,
-        data=data,
-        api_key=api_key,
-        version=version,
-        modes=modes,
-        on_request=report if log else None,
-    )
-    if latency > 0:
-        server.faults.latency(latency)
-    done = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: done.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        with server:
-            _write(sys.stdout, f"listening on {server.url}")
-            done.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _write(stream: TextIO, line: str) -> None:
-    stream.write(f"{line}\n")
-    # Whoever started this process waits for the line on a pipe.
-    stream.flush()
