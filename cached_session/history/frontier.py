@@ -1,27 +1,24 @@
-"""A frontier: which operations of each writer are known, as a prefix and the few dots above a hole."""
+"""A frontier: which operations of each writer are known, as ranges of their counters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+
+from cached_session.history.ranges import Ranges
 
 __all__ = ["Frontier"]
 
+MOST = 1 << 53
+"""Counters from here on are nonsense: JSON numbers past it are not safe everywhere."""
+
 
 class Frontier:
-    """A set of dots that is mostly prefixes, so that its size is that of its writers and holes."""
+    """A set of dots whose size is that of its writers and holes."""
 
-    __slots__ = ("_above", "_upto")
+    __slots__ = ("_known",)
 
-    def __init__(
-        self,
-        upto: Mapping[str, int] | None = None,
-        above: Mapping[str, Iterable[int]] | None = None,
-    ) -> None:
-        self._upto: dict[str, int] = dict(upto or {})
-        self._above: dict[str, set[int]] = {}
-        for writer, counters in (above or {}).items():
-            for counter in counters:
-                self.add(writer, counter)
+    def __init__(self) -> None:
+        self._known: dict[str, Ranges] = {}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Frontier):
@@ -33,71 +30,43 @@ class Frontier:
 
     def __contains__(self, dot: tuple[str, int]) -> bool:
         writer, counter = dot
-        return counter <= self._upto.get(writer, 0) or counter in self._above.get(writer, ())
+        known = self._known.get(writer)
+        return known is not None and counter in known
 
     def __repr__(self) -> str:
         return f"Frontier({self.encode()!r})"
 
     def writers(self) -> Iterator[str]:
         """Every writer that has at least one dot in the set."""
-        return iter(self._upto.keys() | self._above.keys())
+        return iter(self._known)
+
+    def ranges(self, writer: str) -> Ranges:
+        """The counters of one writer. It is a view: do not change it."""
+        return self._known.get(writer) or Ranges()
 
     def upto(self, writer: str) -> int:
         """The highest counter below which nothing is missing; 0 for an unknown writer."""
-        return self._upto.get(writer, 0)
+        return self.ranges(writer).upto()
 
-    def above(self, writer: str) -> frozenset[int]:
-        """The dots above the first hole."""
-        return frozenset(self._above.get(writer, ()))
-
-    def add(self, writer: str, counter: int) -> bool:
-        """Put one dot in; True if it was new. A filled hole closes the prefix over it."""
-        upto = self._upto.get(writer, 0)
-        above = self._above.get(writer)
-        if counter <= upto or (above is not None and counter in above):
-            return False
-        if counter != upto + 1:
-            self._above.setdefault(writer, set()).add(counter)
-            return True
-        upto = counter
-        if above is not None:
-            while upto + 1 in above:
-                upto += 1
-                above.discard(upto)
-            if not above:
-                del self._above[writer]
-        self._upto[writer] = upto
-        return True
+    def add(self, writer: str, first: int, last: int | None = None) -> None:
+        """Put in one dot, or a range of them."""
+        self._known.setdefault(writer, Ranges()).add(first, last)
 
     def merge(self, other: Frontier) -> None:
         """Put every dot of ``other`` in."""
-        for writer, upto in other._upto.items():
-            if upto > self._upto.get(writer, 0):
-                rest = {c for c in self._above.pop(writer, ()) if c > upto}
-                self._upto[writer] = upto
-                for counter in sorted(rest):
-                    self.add(writer, counter)
-        for writer, above in other._above.items():
-            for counter in sorted(above):
-                self.add(writer, counter)
+        for writer in other.writers():
+            for first, last in other.ranges(writer):
+                self.add(writer, first, last)
 
     def holes(self, writer: str, most: int) -> list[int]:
         """At most ``most`` missing counters below the writer's highest known one, lowest first."""
-        found: list[int] = []
-        expected = self.upto(writer) + 1
-        for counter in sorted(self._above.get(writer, ())):
-            room = most - len(found)
-            if room <= 0:
-                break
-            found.extend(range(expected, min(counter, expected + room)))
-            expected = counter + 1
-        return found
+        return self.ranges(writer).holes(most)
 
-    def encode(self) -> dict[str, list[int]]:
-        """Plain data, sorted: ``{writer: [prefix, dot above a hole, ...]}``."""
+    def encode(self) -> dict[str, list[list[int]]]:
+        """Plain data, sorted: ``{writer: [[first, last], ...]}``."""
         return {
-            writer: [self._upto.get(writer, 0), *sorted(self._above.get(writer, ()))]
-            for writer in sorted(self.writers())
+            writer: [[first, last] for first, last in self._known[writer]]
+            for writer in sorted(self._known)
         }
 
     @classmethod
@@ -110,18 +79,28 @@ class Frontier:
         if not isinstance(data, dict):
             raise ValueError("a frontier is an object of writers")
         frontier = cls()
-        for writer, counters in data.items():
-            if (
-                not isinstance(writer, str)
-                or not isinstance(counters, list)
-                or not counters
-                or not all(type(c) is int and 0 <= c < 1 << 53 for c in counters)
-            ):
-                raise ValueError(f"no list of counters for writer {writer!r}")
-            if counters[0]:
-                frontier._upto[writer] = counters[0]
-            for counter in counters[1:]:
-                if counter < 1:
-                    raise ValueError(f"counter {counter} of writer {writer!r} is below 1")
-                frontier.add(writer, counter)
+        for writer, ranges in data.items():
+            if not isinstance(writer, str) or not isinstance(ranges, list) or not ranges:
+                raise ValueError(f"no ranges for writer {writer!r}")
+            for first, last in map(_range, ranges):
+                frontier.add(writer, first, last)
         return frontier
+
+    @classmethod
+    def of(cls, dots: Iterable[tuple[str, int]]) -> Frontier:
+        """A frontier of single dots."""
+        frontier = cls()
+        for writer, counter in dots:
+            frontier.add(writer, counter)
+        return frontier
+
+
+def _range(data: object) -> tuple[int, int]:
+    if (
+        not isinstance(data, list)
+        or len(data) != 2
+        or not all(type(counter) is int for counter in data)
+        or not 1 <= data[0] <= data[1] < MOST
+    ):
+        raise ValueError(f"not a range of counters: {data!r:.80}")
+    return data[0], data[1]

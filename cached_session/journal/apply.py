@@ -7,12 +7,13 @@ operations arrive in; a late one costs the same as one at the end.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, cleared_by, popped_by
+from cached_session.history.ranges import Ranges
 from cached_session.journal.codec import codec_of
 
 __all__ = ["ACKED", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
@@ -33,19 +34,13 @@ def stored_id(session_id: str) -> str | bytes:
 class _Known:
     """What the journal knows of one writer in one session."""
 
-    upto: int
-    above: set[int]
+    applied: Ranges
+    """What is here, and what nobody need ever send."""
+    cleared: Ranges
     run_stamp: int
     last_ms: int
-    cleared_upto: int
-    cleared_above: set[int]
     changed: bool = False
-
-    def has(self, counter: int) -> bool:
-        return counter <= self.upto or counter in self.above
-
-    def is_cleared(self, counter: int) -> bool:
-        return counter <= self.cleared_upto or counter in self.cleared_above
+    cleared_changed: bool = False
 
 
 @dataclass
@@ -105,18 +100,12 @@ class SessionTransaction:
                 "SELECT upto, run_stamp, last_ms FROM frontier WHERE session = ? AND writer = ?",
                 key,
             ).fetchone() or (0, 0, 0)
-            above: set[int] = set()
-            if self.has("above"):
-                above = self._counters("above", key)
-            cleared, cleared_above = 0, set[int]()
-            if self.has("cleared"):
-                found = self.conn.execute(
-                    "SELECT upto FROM cleared WHERE session = ? AND writer = ?", key
-                ).fetchone()
-                cleared = found[0] if found else 0
-            if self.has("cleared_above"):
-                cleared_above = self._counters("cleared_above", key)
-            known = _Known(row[0], above, row[1], row[2], cleared, cleared_above)
+            upto, run_stamp, last_ms = row
+            applied = Ranges([(1, upto)] if upto else [])
+            for first, last in self._ranges("above", key):
+                applied.add(first, last)
+            cleared = Ranges(self._ranges("cleared", key))
+            known = _Known(applied, cleared, run_stamp, last_ms)
             self._known[writer] = known
         return known
 
@@ -133,26 +122,26 @@ class SessionTransaction:
         """This transaction has put a row of this session into a table."""
         self._any[table] = True
 
-    def _counters(self, table: str, key: tuple[int, str]) -> set[int]:
-        rows = self.conn.execute(
-            f"SELECT counter FROM {table} WHERE session = ? AND writer = ?", key
-        )
-        return {counter for (counter,) in rows}
+    def _ranges(self, table: str, key: tuple[int, str]) -> list[tuple[int, int]]:
+        if not self.has(table):
+            return []
+        return self.conn.execute(
+            f"SELECT first, last FROM {table} WHERE session = ? AND writer = ?", key
+        ).fetchall()
 
     def frontier(self) -> Frontier:
         """Everything applied to this session."""
         self.flush()
-        upto = dict(
-            self.conn.execute(
-                "SELECT writer, upto FROM frontier WHERE session = ?", (self.session,)
-            ).fetchall()
-        )
-        above: dict[str, list[int]] = {}
-        for writer, counter in self.conn.execute(
-            "SELECT writer, counter FROM above WHERE session = ?", (self.session,)
+        frontier = Frontier()
+        for writer, last in self.conn.execute(
+            "SELECT writer, upto FROM frontier WHERE session = ? AND upto > 0", (self.session,)
         ):
-            above.setdefault(writer, []).append(counter)
-        return Frontier(upto, above)
+            frontier.add(writer, 1, last)
+        for writer, first, last in self.conn.execute(
+            "SELECT writer, first, last FROM above WHERE session = ?", (self.session,)
+        ):
+            frontier.add(writer, first, last)
+        return frontier
 
     # -- applying --------------------------------------------------------------------------------
 
@@ -175,7 +164,7 @@ class SessionTransaction:
         writer, counter = op.dot
         known = self.writer(writer)
         digest = digest or op.digest(self.key)
-        if known.has(counter) and self.seen(op.dot, digest):
+        if counter in known.applied and self.seen(op.dot, digest):
             return False
         live = self._effect(op, known, codecs, own)
         self._ops.append(
@@ -232,19 +221,16 @@ class SessionTransaction:
         that are here, that a clear covers, or of which every item has been popped."""
         known = self.writer(writer)
         known.changed = True
-        if counter is not None and counter > known.upto:
-            known.above.add(counter)
+        if counter is not None:
+            known.applied.add(counter)
         while True:
-            known.upto = max(known.upto, known.cleared_upto)
-            following = known.upto + 1
-            if not (
-                following in known.above
-                or following in known.cleared_above
-                or self.wholly_popped(writer, following)
-            ):
+            following = known.applied.upto() + 1
+            if following in known.cleared:
+                known.applied.add(following, known.cleared.end_of(following))
+            elif self.wholly_popped(writer, following):
+                known.applied.add(following)
+            else:
                 break
-            known.upto = following
-        known.above = {c for c in known.above if c > known.upto}
 
     def popped(self, dot: Dot) -> frozenset[int]:
         """Which items of an operation applied pops name."""
@@ -290,7 +276,7 @@ class SessionTransaction:
         if codecs is None:
             codecs = [codec_of(payload) if payload else 0 for payload in op.payloads]
         hidden = set(self.popped(op.dot))
-        if known.is_cleared(counter):
+        if counter in known.cleared:
             hidden = set(range(len(op.payloads)))
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
         self._items.extend(
@@ -314,14 +300,12 @@ class SessionTransaction:
     def _clear(self, covered: Frontier, by: Dot | None) -> None:
         for writer in covered.writers():
             known = self.writer(writer)
-            upto, above = covered.upto(writer), covered.above(writer)
-            known.cleared_upto = max(known.cleared_upto, upto)
-            known.cleared_above |= above
-            known.cleared_above = {c for c in known.cleared_above if c > known.cleared_upto}
+            known.cleared_changed = True
+            for first, last in covered.ranges(writer):
+                known.cleared.add(first, last)
             self._advance(writer)
-            self._remove(writer, 1, upto, None, by)
-            for counter in above:
-                self._remove(writer, counter, counter, None, by)
+            for first, last in covered.ranges(writer):
+                self._remove(writer, first, last, None, by)
 
     def withdraw(self, dot: Dot) -> None:
         """Take the items of an operation that never reached the server out of the history."""
@@ -373,34 +357,26 @@ class SessionTransaction:
             self._items.clear()
         for writer, known in self._known.items():
             if known.changed:
-                self._write_known(writer, known)
-                known.changed = False
+                self._write_applied(writer, known)
+            if known.cleared_changed:
+                self._replace("cleared", (self.session, writer), known.cleared)
+            known.changed = known.cleared_changed = False
 
-    def _write_known(self, writer: str, known: _Known) -> None:
-        key = (self.session, writer)
+    def _write_applied(self, writer: str, known: _Known) -> None:
+        key, upto = (self.session, writer), known.applied.upto()
         self.conn.execute(
             "INSERT INTO frontier VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms",
-            (*key, known.upto, known.run_stamp, known.last_ms),
+            (*key, upto, known.run_stamp, known.last_ms),
         )
-        if known.above or self.has("above"):
-            self.mark("above")
-            self._replace("above", key, known.above)
-        if known.cleared_upto:
-            self.mark("cleared")
-            self.conn.execute(
-                "INSERT INTO cleared VALUES (?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET upto = excluded.upto",
-                (*key, known.cleared_upto),
-            )
-        if known.cleared_above or self.has("cleared_above"):
-            self.mark("cleared_above")
-            self._replace("cleared_above", key, known.cleared_above)
+        if self.has("above") or len(known.applied) > bool(upto):
+            self._replace("above", key, [pair for pair in known.applied if pair[0] > 1])
 
-    def _replace(self, table: str, key: tuple[int, str], counters: set[int]) -> None:
+    def _replace(self, table: str, key: tuple[int, str], ranges: Iterable[tuple[int, int]]) -> None:
+        self.mark(table)
         self.conn.execute(f"DELETE FROM {table} WHERE session = ? AND writer = ?", key)
         self.conn.executemany(
-            f"INSERT INTO {table} VALUES (?, ?, ?)", [(*key, counter) for counter in counters]
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?)", [(*key, *pair) for pair in ranges]
         )
 
     def finish(self) -> Applied:

@@ -80,7 +80,7 @@ def apply_page(
     complete: list[tuple[Operation, str]] = []
     for (dot, digest), group in groups.items():
         known = tx.writer(dot.writer)
-        if known.has(dot.counter) and tx.seen(dot, digest):
+        if dot.counter in known.applied and tx.seen(dot, digest):
             continue
         op = _put_together(tx, group, result)
         if op is not None:
@@ -99,7 +99,7 @@ def apply_page(
         for whole, digest in _from_stored(tx, dot, result):
             tx.apply(whole, digest=digest)
     for writer, counter in explained:
-        if not tx.writer(writer).has(counter):
+        if counter not in tx.writer(writer).applied:
             tx.mark("holes")
             conn.execute(
                 "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 1) "
@@ -219,15 +219,14 @@ def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
     missing: set[tuple[str, int]] = {
         (writer, counter)
         for writer in frontier.writers()
-        if frontier.above(writer)
         for counter in frontier.holes(writer, HOLES_A_WRITER)
-        if not tx.writer(writer).is_cleared(counter) and not tx.wholly_popped(writer, counter)
+        if counter not in tx.writer(writer).cleared and not tx.wholly_popped(writer, counter)
     }
     incomplete = conn.execute(
         "SELECT DISTINCT writer, counter FROM parts WHERE session = ?", (tx.session,)
     ).fetchall()
     for writer, counter in incomplete:
-        if tx.writer(writer).is_cleared(counter) or tx.wholly_popped(writer, counter):
+        if counter in tx.writer(writer).cleared or tx.wholly_popped(writer, counter):
             conn.execute(
                 "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ?",
                 (tx.session, writer, counter),

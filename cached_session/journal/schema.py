@@ -68,7 +68,7 @@ CREATE TABLE items (
     PRIMARY KEY (session, stamp, writer, counter, idx)
 ) WITHOUT ROWID;
 
--- What is applied: per writer the prefix without holes, and the dots above a hole.
+-- What is applied: per writer the prefix without holes, and the ranges above the first hole.
 CREATE TABLE frontier (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
@@ -80,22 +80,18 @@ CREATE TABLE frontier (
 CREATE TABLE above (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
-    counter INTEGER NOT NULL,
-    PRIMARY KEY (session, writer, counter)
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, first)
 ) WITHOUT ROWID;
 
 -- What applied clears cover, as their union: hides appends that arrive after the clear.
 CREATE TABLE cleared (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
-    upto INTEGER NOT NULL,
-    PRIMARY KEY (session, writer)
-) WITHOUT ROWID;
-CREATE TABLE cleared_above (
-    session INTEGER NOT NULL,
-    writer TEXT NOT NULL,
-    counter INTEGER NOT NULL,
-    PRIMARY KEY (session, writer, counter)
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, first)
 ) WITHOUT ROWID;
 
 -- Items that applied pops name: hides items that arrive after the pop. `count` is the batch size.

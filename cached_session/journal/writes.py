@@ -128,5 +128,5 @@ def _operation(
         gap_ms=author.run_gap_ms,
     )
     mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
-    dot = Dot(author.writer, mine.upto + 1)
+    dot = Dot(author.writer, mine.applied.upto() + 1)
     return Operation(dot, kind, run.stamp, author.now_ms, payloads, private)
