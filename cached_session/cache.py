@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,7 +52,8 @@ class SessionCache:
             raise InvalidArgument(f"options={options!r} must be a SyncOptions")
         self._spec = RemoteSpec.make(url, api_key, client)
         self._core = Core.acquire(journal_path(journal), self._spec, options, runtime or Runtime())
-        self._sessions: list[CachedSession] = []
+        # Weakly: a service that makes one a request must not collect them.
+        self._sessions: weakref.WeakSet[CachedSession] = weakref.WeakSet()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -89,11 +91,9 @@ class SessionCache:
             self._core.options,
             on_progress,
             None,
-            core=self._core,
+            cache=self,
         )
-        # Closed ones are let go of, so that a server of many users does not collect them.
-        self._sessions = [known for known in self._sessions if not known._closed]
-        self._sessions.append(session)
+        self._sessions.add(session)
         return session
 
     async def sessions(self) -> list[str]:
@@ -118,7 +118,7 @@ class SessionCache:
 
     async def _names(self) -> list[str]:
         known = await self._core.journal.read(reads.all_sessions)
-        open_ones = [session.session_id for session in self._sessions if not session._closed]
+        open_ones = [session.session_id for session in list(self._sessions) if not session._closed]
         return list(dict.fromkeys([*known, *open_ones]))
 
     def status(self) -> Status:
@@ -142,8 +142,8 @@ class SessionCache:
             if self._spec is not None:
                 await syncing.drain(self._core, None)
         finally:
-            for session in self._sessions:
-                await session.close()
+            for session in list(self._sessions):
+                session._leave()
             await self._core.release(self._spec)
 
     async def __aenter__(self) -> SessionCache:

@@ -197,7 +197,8 @@ class Core:
             self.keep_home()
         if last:
             if self._file_lock is not None:
-                self._file_lock.release()
+                # By force: a home whose event loop went away never let go of its share.
+                self._file_lock.release(force=True)
             await self.journal.close()
 
     @property

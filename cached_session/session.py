@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from agents import SessionSettings, TResponseInputItem
     from dakera import AsyncDakeraClient
 
+    from cached_session.cache import SessionCache
+
 __all__ = ["CachedSession"]
 
 DEFAULTS = SyncOptions()
@@ -142,7 +144,7 @@ class CachedSession:
         options: SyncOptions,
         on_progress: Callable[[Progress], None] | None,
         runtime: Runtime | None,
-        core: Core | None = None,
+        cache: SessionCache | None = None,
     ) -> None:
         self._closed = True  # until everything below has gone well
         _check(session_id, pop, content, hydrate, options)
@@ -154,11 +156,12 @@ class CachedSession:
         self._hydrate = hydrate
         self._on_progress = on_progress
         self._following = False
-        if core is None:
-            core = Core.acquire(journal_path(journal), spec, options, runtime or Runtime())
+        # A session of a cache lives on the cache's share of the core, and closes with it.
+        self._cache = cache
+        if cache is None:
+            self._core = Core.acquire(journal_path(journal), spec, options, runtime or Runtime())
         else:
-            core.join(spec)
-        self._core = core
+            self._core = cache._core
         self._closed = False
 
     def __repr__(self) -> str:
@@ -289,7 +292,8 @@ class CachedSession:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._core.status(self.session_id, is_closed=self._closed)
+        closed = self._closed or (self._cache is not None and self._cache._closed)
+        return self._core.status(self.session_id, is_closed=closed)
 
     async def audit(self) -> AuditReport:
         """Compare the server with the journal, put back what the server lost, fetch what was
@@ -401,9 +405,9 @@ class CachedSession:
             if self._spec is not None:
                 await syncing.drain(self._core, [self.session_id])
         finally:
-            if self._following:
-                self._core.unfollow(self.session_id)
-            await self._core.release(self._spec)
+            self._leave()
+            if self._cache is None:
+                await self._core.release(self._spec)
 
     async def __aenter__(self) -> CachedSession:
         """Open the journal.
@@ -423,7 +427,11 @@ class CachedSession:
         await self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if getattr(self, "_closed", True):
+            return
+        if self._cache is not None:
+            self._leave()
+        else:
             warnings.warn(
                 f"{self!r} was never closed; use 'async with' or await close()",
                 ResourceWarning,
@@ -431,8 +439,13 @@ class CachedSession:
                 source=self,
             )
 
+    def _leave(self) -> None:
+        if self._following:
+            self._following = False
+            self._core.unfollow(self.session_id)
+
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or (self._cache is not None and self._cache._closed):
             raise SessionClosed(
                 f"the session {self.session_id!r} was closed; make a new CachedSession"
             )

@@ -184,6 +184,8 @@ class Journal:
         while True:
             job = self._jobs.get()
             if job is None:
+                # Here, not on the event loop: closing checkpoints, which waits for the disk.
+                self._close_connections()
                 return
             group = [job]
             while len(group) < GROUP_MOST and not group[-1].alone:
@@ -403,7 +405,8 @@ class Journal:
         if thread is not None:
             self._jobs.put(None)
             await settle(asyncio.ensure_future(asyncio.to_thread(thread.join)))
-        self._close_connections()
+        else:
+            self._close_connections()
 
     def close_blocking(self) -> None:
         """`close` for the end of the process, where no event loop is left."""
@@ -412,7 +415,8 @@ class Journal:
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
-        self._close_connections()
+        else:
+            self._close_connections()
 
     def _mark_closed(self) -> bool:
         with self._state:

@@ -24,6 +24,8 @@ from cached_session.replication.push import PushResult, push
 
 __all__ = ["Replicator"]
 
+LEFT_MOST = 10_000
+"""Sessions that nobody has open whose schedule is remembered."""
 GROWTH = 1.5
 """Each pull that brings nothing makes the next one this much later."""
 
@@ -58,8 +60,8 @@ class Replicator:
         self._wake = anyio.Event()
         self._pull_wake = anyio.Event()
         self._schedules: dict[str, _Schedule] = {}
+        self._left: dict[str, _Schedule] = {}
         self._touched: set[str] = set()
-        self._pulling: set[str] = set()
         self.is_leader = False
 
     # -- told by sessions (from the replicator's own event loop) ---------------------------------
@@ -71,12 +73,18 @@ class Replicator:
     def follow(self, session_id: str) -> None:
         """Pull this session from now on, first at once."""
         if session_id not in self._schedules:
-            self._schedules[session_id] = _Schedule(self.link.options.poll_interval)
+            # A service that makes a session object a request must not pull at each of them.
+            plan = self._left.pop(session_id, None)
+            self._schedules[session_id] = plan or _Schedule(self.link.options.poll_interval)
             self._pull_wake.set()
 
     def unfollow(self, session_id: str) -> None:
         """Nobody has this session open any more."""
-        self._schedules.pop(session_id, None)
+        plan = self._schedules.pop(session_id, None)
+        if plan is not None:
+            self._left[session_id] = plan
+            while len(self._left) > LEFT_MOST:
+                del self._left[next(iter(self._left))]
 
     def freshen(self, session_id: str, moment: float) -> None:
         """Pull this session soon, unless a pull has begun since the moment (monotonic)."""
@@ -103,9 +111,9 @@ class Replicator:
                 group.start_soon(self._supervised, self._push_loop)
                 group.start_soon(self._supervised, self._pull_loop)
         finally:
-            self.is_leader = False
-            if self._lock is not None:
+            if self.is_leader and self._lock is not None:
                 self._lock.release()
+            self.is_leader = False
             with anyio.CancelScope(shield=True):
                 await self.link.remote.aclose()
 
