@@ -91,7 +91,8 @@ class SessionCache:
             self._core.options,
             on_progress,
             None,
-            cache=self,
+            core=self._core,
+            is_core_closed=lambda: self._closed,
         )
         self._sessions.add(session)
         return session

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from agents import SessionSettings, TResponseInputItem
     from dakera import AsyncDakeraClient
 
-    from cached_session.cache import SessionCache
-
 __all__ = ["CachedSession"]
 
 DEFAULTS = SyncOptions()
@@ -144,7 +142,8 @@ class CachedSession:
         options: SyncOptions,
         on_progress: Callable[[Progress], None] | None,
         runtime: Runtime | None,
-        cache: SessionCache | None = None,
+        core: Core | None = None,
+        is_core_closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._closed = True  # until everything below has gone well
         _check(session_id, pop, content, hydrate, options)
@@ -157,11 +156,11 @@ class CachedSession:
         self._on_progress = on_progress
         self._following = False
         # A session of a cache lives on the cache's share of the core, and closes with it.
-        self._cache = cache
-        if cache is None:
-            self._core = Core.acquire(journal_path(journal), spec, options, runtime or Runtime())
-        else:
-            self._core = cache._core
+        self._owns_share = core is None
+        self._is_core_closed = is_core_closed
+        self._core = core or Core.acquire(
+            journal_path(journal), spec, options, runtime or Runtime()
+        )
         self._closed = False
 
     def __repr__(self) -> str:
@@ -292,7 +291,7 @@ class CachedSession:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        closed = self._closed or (self._cache is not None and self._cache._closed)
+        closed = self._closed or self._is_core_closed()
         return self._core.status(self.session_id, is_closed=closed)
 
     async def audit(self) -> AuditReport:
@@ -406,7 +405,7 @@ class CachedSession:
                 await syncing.drain(self._core, [self.session_id])
         finally:
             self._leave()
-            if self._cache is None:
+            if self._owns_share:
                 await self._core.release(self._spec)
 
     async def __aenter__(self) -> CachedSession:
@@ -429,7 +428,7 @@ class CachedSession:
     def __del__(self) -> None:
         if getattr(self, "_closed", True):
             return
-        if self._cache is not None:
+        if not self._owns_share:
             self._leave()
         else:
             warnings.warn(
@@ -445,7 +444,7 @@ class CachedSession:
             self._core.unfollow(self.session_id)
 
     def _check_open(self) -> None:
-        if self._closed or (self._cache is not None and self._cache._closed):
+        if self._closed or self._is_core_closed():
             raise SessionClosed(
                 f"the session {self.session_id!r} was closed; make a new CachedSession"
             )
