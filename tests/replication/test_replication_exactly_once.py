@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from devices import (
+    AGENT,
+    BATCH,
+    FORGET,
+    LISTING,
+    MANUAL,
+    POLICY,
+    QUICK,
+    Devices,
+    items_on,
+    kinds_on,
+    one_history,
+    said,
+    settle,
+    texts,
+    until,
+)
+
+from cached_session.devserver import DevServer, FaultPlan, Modes
+from cached_session.devserver.faults import GARBLED
+
+LOSSES: dict[str, Callable[[FaultPlan], object]] = {
+    "request lost": lambda plan: plan.lose_request(route=BATCH, count=3),
+    "answer lost": lambda plan: plan.lose_response(route=BATCH, count=3),
+    "500 before": lambda plan: plan.status(500, route=BATCH, count=3),
+    "500 after": lambda plan: plan.status(500, after_commit=True, route=BATCH, count=3),
+    "502 after": lambda plan: plan.status(502, after_commit=True, route=BATCH, count=3),
+    "503 after": lambda plan: plan.status(503, after_commit=True, retry_after=0, route=BATCH, count=3),
+    "504 after": lambda plan: plan.status(504, after_commit=True, route=BATCH, count=3),
+    "408 after": lambda plan: plan.timeout_after_commit(route=BATCH, count=3),
+    "418": lambda plan: plan.status(418, after_commit=True, route=BATCH, count=3),
+    "processed twice": lambda plan: plan.duplicate(route=BATCH, count=3),
+    "prefix stored": lambda plan: plan.partial_batch(2, count=3),
+    "nothing of it stored": lambda plan: plan.partial_batch(0, count=3),
+    "answer cut": lambda plan: plan.truncate(route=BATCH, count=3),
+    "every second lost": lambda plan: plan.lose_response(route=BATCH, every=2, count=3),
+    **{
+        f"200 {body}": lambda plan, body=body: plan.garble(body, route=BATCH, count=3)  # type: ignore[misc]
+        for body in GARBLED
+    },
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_each_operation_arrives_once(device: Devices, server: DevServer, loss: str) -> None:
+    """Whatever happens to a store request or its answer, each item is on the server once and the
+    other device shows each once."""
+    LOSSES[loss](server.faults)
+    options = replace(MANUAL, max_batch_memories=5, backoff_base=0.02, backoff_max=0.05)
+    a, b = await device("a", options=options), await device("b")
+    for number in range(4):
+        await a.add_items([said(f"{number}.{part}") for part in range(3)])
+    await a.pop_item()
+    expected = [f"{n}.{part}" for n in range(4) for part in range(3)][:-1]
+    await a.sync(timeout=20)
+    assert (a.status().pending, a.status().parked) == (0, 0)
+    assert items_on(server) == expected
+    assert Counter(kinds_on(server)) == {"append": 11, "pop": 1}
+    assert await one_history(a, b) == expected
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda plan: plan.lose_request(route=FORGET, count=2),
+        lambda plan: plan.lose_response(route=FORGET, count=2),
+        lambda plan: plan.status(500, after_commit=True, route=FORGET, count=2),
+        lambda plan: plan.duplicate(route=FORGET, count=2),
+        lambda plan: plan.garble("html", route=FORGET, count=2),
+    ],
+)
+async def test_forgetting_goes_on_after_a_loss(
+    device: Devices, server: DevServer, loss: Callable[[FaultPlan], object]
+) -> None:
+    """Removed items are forgotten on the server whatever happens to a request or its answer."""
+    a = await device("a")
+    await a.add_items([said("one"), said("two"), said("three")])
+    await a.sync()
+    await a.pop_item()
+    loss(server.faults)
+    await a.sync(timeout=20)
+    assert items_on(server) == ["one", "two"]
+    server.faults.clear()
+    await a.clear_session()
+    await a.sync(timeout=20)
+    assert items_on(server) == []
+
+
+async def test_a_store_cut_off_by_the_clock_arrives_once(
+    device: Devices, server: DevServer
+) -> None:
+    """A request whose answer comes too late is sent again, and its item is there once."""
+    a = await device("a", options=replace(MANUAL, request_timeout=0.2))
+    server.faults.latency(0.5, after_commit=True, route=BATCH, count=1)
+    await a.add_items([said("slow")])
+    await a.sync(timeout=20)
+    assert items_on(server) == ["slow"]
+    await until(lambda: server.requests.count(BATCH) == 2)
+
+
+MODES = {
+    "replace, reset": Modes(existing_id="replace", created_at_on_replace="reset"),
+    "replace, keep": Modes(existing_id="replace", created_at_on_replace="keep"),
+    "refuse": Modes(existing_id="refuse"),
+    "ignore": Modes(existing_id="ignore"),
+    "children leak": Modes(derived_children="leak"),
+    "children hidden": Modes(derived_children="hidden"),
+    "strips nul": Modes(strips_nul=True),
+    "404 for unknown agents": Modes(unknown_agent="not_found"),
+    "empty for unknown agents": Modes(unknown_agent="empty"),
+    "404 for unknown memories": Modes(forget_unknown="not_found"),
+    "limit refused": Modes(over_limit="reject"),
+    "drops duplicates": Modes(dedup_on_store=True),
+    "64 KiB of metadata": Modes(metadata_max_bytes=65_536),
+}
+LONG = "A long sentence stands here. " * 5 + "It makes the server derive children! Does it? "
+
+
+@pytest.mark.parametrize(
+    ("mode", "version"),
+    [
+        *((mode, "0.12.3") for mode in MODES),
+        *((mode, "0.12.0") for mode in ("refuse", "children leak")),
+        *((mode, "0.11.108") for mode in ("replace, keep", "ignore", "children leak")),
+    ],
+)
+async def test_the_history_is_the_same_on_any_server(
+    device: Devices, server: DevServer, mode: str, version: str
+) -> None:
+    """Whatever the server does where nothing is documented, a lost answer, a pop and two devices
+    give one history."""
+    server.modes = MODES[mode]
+    server.state.version = type(server.state.version)(version)
+    a, b = await device("a"), await device("b")
+    # Alike words are near-duplicates; where duplicates are dropped the guard has to see to it.
+    await a.add_items([said(f"{LONG}{number}") for number in range(5)])
+    await a.add_items([said("zero \x00 inside"), said("ok", "assistant"), said("ok")])
+    server.faults.lose_response(route=BATCH, count=1)
+    await a.sync(timeout=20)
+    await b.sync(timeout=20)
+    await b.add_items([said("ok"), said("no")])
+    server.faults.lose_response(route=BATCH, count=1)
+    await b.sync(timeout=20)
+    await a.sync(timeout=20)
+    assert await a.pop_item() == said("no")
+    server.faults.lose_response(route=FORGET, count=1)
+    found = await one_history(a, b, device.new("late"))
+    assert found == [
+        *(f"{LONG}{number}" for number in range(5)),
+        "zero \x00 inside",
+        "ok",
+        "ok",
+        "ok",
+    ]
+
+
+async def test_duplicates_that_the_server_drops_all_the_same_are_not_lost(
+    device: Devices, server: DevServer
+) -> None:
+    """Where the policy that drops near-duplicates cannot be changed, what was dropped is never
+    taken for stored, and arrives once it can be changed."""
+    server.modes = Modes(dedup_on_store=True)
+    fault = server.faults.status(403, route=POLICY)
+    a = await device("a", options=QUICK)
+    await a.add_items([said("ok")])
+    await a.add_items([said("ok", "assistant")])
+    await until(lambda: "did not keep" in str(a.status().last_error))
+    assert a.status().pending > 0
+    assert texts(await a.get_items()) == ["ok", "ok"]
+    fault.remove()
+    server.modes = Modes()
+    assert await one_history(a, device.new("b")) == ["ok", "ok"]
+
+
+async def test_children_of_our_memories_are_ignored(device: Devices, server: DevServer) -> None:
+    """Sentences that the server derives from an item, with its tags and metadata, show nowhere."""
+    server.modes = Modes(derived_children="leak")
+    server.state.version = type(server.state.version)("0.12.0")
+    a, b = await device("a"), await device("b")
+    await a.add_items([said(LONG)])
+    await settle(a, b)
+    assert len(server.memories(AGENT, with_children=True)) > 1
+    assert await one_history(a, b) == [LONG]
+    assert (await b.audit()).healed == 0
+
+
+async def test_a_listing_that_is_clamped_is_read_to_its_end(
+    device: Devices, server: DevServer
+) -> None:
+    """A server that gives fewer memories than asked for is asked on, until a page is empty."""
+    a = await device("a")
+    for number in range(40):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    known = type(server.state.agents[AGENT])
+    whole = known.page
+
+    def clamped(self: object, offset: int, limit: int, *, with_children: bool) -> object:
+        return whole(self, offset, min(limit, 7), with_children=with_children)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "page", clamped)
+        b = device.new("b")
+        await b.sync()
+        assert texts(await b.get_items()) == [str(number) for number in range(40)]
+    assert server.requests.count(LISTING) > 6
