@@ -292,25 +292,37 @@ class Core:
 
         await self.journal.write(note)
 
-    async def at_home(self, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
-        """Do something with the replicator, on its own event loop.
+    async def at_home(
+        self, work: Callable[[Replicator], Coroutine[Any, Any, T]], *, repeatable: bool = True
+    ) -> T:
+        """Do something with the replicator, on its own event loop; again in the next home, if that
+        loop is gone in the middle of it and the work can be repeated.
 
         Raises:
-            SyncError: there is no server.
+            SyncError: there is no server, or the loop is gone and the work cannot be repeated.
         """
-        self.keep_home()
-        home = self._home
-        if home is None:
-            raise SyncError(
-                "this session has no server; make it with CachedSession.from_url, or pass client"
+        while True:
+            self.keep_home()
+            home = self._home
+            if home is None:
+                raise SyncError(
+                    "this session has no server; make it with CachedSession.from_url, "
+                    "or pass client"
+                )
+            if home.loop is asyncio.get_running_loop():
+                return await work(await asyncio.shield(home.ready))
+            going = asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(_there(home, work), home.loop)
             )
-
-        async def there() -> T:
-            return await work(await asyncio.shield(home.ready))
-
-        if home.loop is asyncio.get_running_loop():
-            return await there()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there(), home.loop))
+            try:
+                while not going.done() and home.is_alive():
+                    await asyncio.wait([going], timeout=self.options.watch_interval)
+                if going.done() and not going.cancelled():
+                    return going.result()
+            finally:
+                going.cancel()
+            if not repeatable:
+                raise SyncError("the event loop that syncs was closed in the middle of this call")
 
     def tell(self, message: Callable[[Replicator], None]) -> None:
         """Tell the replicator something, from any thread; nothing happens if there is none."""
@@ -513,6 +525,10 @@ def _closed(path: str, spec: RemoteSpec | None) -> Status:
     )
 
 
+async def _there(home: _Home, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
+    return await work(await asyncio.shield(home.ready))
+
+
 def _is(one: RemoteSpec, other: RemoteSpec | None) -> bool:
     return other is not None and one.client is not None and one.client is other.client
 
@@ -551,6 +567,22 @@ async def _stop(home: _Home) -> None:
 
 _registry: dict[str, Core] = {}
 _registry_lock = threading.Lock()
+
+
+_inherited: list[Core] = []
+
+
+def _forget_parents() -> None:
+    """In a forked child: the parent's journals are not ours. They are kept from being collected,
+    because closing a SQLite file that the parent has open would drop the parent's locks on it."""
+    global _registry_lock  # noqa: PLW0603 - the parent may have held it at the fork
+    _registry_lock = threading.Lock()
+    _inherited.extend(_registry.values())
+    _registry.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
 
 
 @atexit.register

@@ -149,6 +149,11 @@ class CachedSession:
         _check(session_id, pop, content, hydrate, options)
         self.session_id = session_id
         self.session_settings = settings
+        if pop == "confirmed" and spec is None:
+            raise InvalidArgument(
+                "pop='confirmed' asks a server who may have the item, and this session has none; "
+                "use from_url, pass client, or use pop='local'"
+            )
         self._spec = spec
         self._confirmed = pop == "confirmed"
         self._private = content == "none"

@@ -168,7 +168,12 @@ async def audit(core: Core, session_id: str) -> AuditReport:
 
 async def pop_confirmed(core: Core, session_id: str) -> tuple[str, int] | None:
     """See `CachedSession.pop_item`."""
-    return await core.at_home(lambda replicator: claim.pop_confirmed(replicator.link, session_id))
+    try:
+        return await core.at_home(
+            lambda replicator: claim.pop_confirmed(replicator.link, session_id), repeatable=False
+        )
+    except RemoteError as error:
+        raise _denied(error) from error
 
 
 async def recall(core: Core, session_id: str, query: str, words: list[str], limit: int) -> Recall:

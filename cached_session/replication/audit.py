@@ -13,6 +13,7 @@ from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
 from cached_session.journal import audits
 from cached_session.remote.naming import agent_id
+from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode, memories_of
 from cached_session.replication.link import Link
 from cached_session.replication.pull import pull
@@ -58,7 +59,13 @@ async def audit(link: Link, session_id: str) -> AuditReport:
                     for memory in memories_of(outgoing.op, outgoing.digest, session_id)
                 ]
             )
-            await store(link, session_id, memories)
+            unkept = await store(link, session_id, memories)
+            if unkept:
+                raise RemoteError(
+                    Verdict.UNREACHABLE,
+                    f"the server did not keep {len(unkept)} memories that were sent again",
+                    scope=Scope.SESSION,
+                )
         if plan.forget:
             await link.journal.write(
                 lambda conn: audits.queue_forgets(conn, session_id, plan.forget)

@@ -12,7 +12,7 @@ from cached_session.history.ops import Dot
 from cached_session.journal import claims
 from cached_session.journal.claims import Claim
 from cached_session.remote.naming import agent_id, memory_id
-from cached_session.remote.verdicts import RemoteError
+from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.link import Link
 from cached_session.replication.push import push
 
@@ -25,8 +25,14 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[str, int] | None:
     Raises:
         PopUnconfirmed: the server did not answer. Nothing is returned; whether the item is ours is
             settled when the server can be reached again.
+        RemoteError: the server refused; nothing is in doubt.
     """
     lost: frozenset[tuple[Dot, int]] = frozenset()
+    try:
+        # What an earlier call could not settle comes first: it is the later item.
+        await settle_claims(link, session_id)
+    except RemoteError as error:
+        raise _unconfirmed(session_id, error) from error
     while True:
         author = link.author()
         claim = await link.journal.write(
@@ -66,11 +72,19 @@ async def _won(link: Link, session_id: str, claim: Claim) -> bool:
         identity = memory_id(session_key(session_id), claim.ref.dot, claim.ref.index)
         return await link.remote.forget(agent_id(session_id), [identity]) == 1
     except RemoteError as error:
-        raise PopUnconfirmed(
-            f"the server did not say whether the last item of {session_id!r} is ours "
-            f"({error.reason}); nothing was popped here, and the claim is settled when the server "
-            "answers again"
-        ) from error
+        if error.verdict in (Verdict.DENIED, Verdict.REFUSED):
+            # The server has answered, and did not do it: nothing is in doubt.
+            await link.journal.write(lambda conn: claims.release(conn, session_id, claim))
+            raise
+        raise _unconfirmed(session_id, error) from error
+
+
+def _unconfirmed(session_id: str, error: RemoteError) -> PopUnconfirmed:
+    return PopUnconfirmed(
+        f"the server did not say whether the last item of {session_id!r} is ours "
+        f"({error.reason}); nothing was popped here, and the claim is settled when the server "
+        "answers again"
+    )
 
 
 async def settle_claims(link: Link, session_id: str) -> int:

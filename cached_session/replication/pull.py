@@ -142,7 +142,7 @@ async def _list(
             result.finished = True
             return newest
         # A short page may still not be the last: only an empty one is.
-        offset += len(memories) if short else max(1, len(memories) - OVERLAP)
+        offset += len(memories) if short else len(memories) - min(OVERLAP, limit // 2)
         limit = link.options.page_size
 
 

@@ -34,6 +34,8 @@ class PushResult:
     acked: int = 0
     parked: int = 0
     forgotten: int = 0
+    unkept: int = 0
+    """Operations that the server took and did not keep: they stay in the outbox."""
 
 
 @dataclass
@@ -74,6 +76,13 @@ async def push(
                     progress(len(group))
             after = seqs[-1]
         await _forget(link, session_id, result)
+    if result.unkept:
+        raise RemoteError(
+            Verdict.UNREACHABLE,
+            f"the server did not keep {result.unkept} operations of {agent_id(session_id)} "
+            "(does it deduplicate on store?); they will be sent again",
+            scope=Scope.SESSION,
+        )
     return result
 
 
@@ -113,7 +122,9 @@ async def _deliver(
     explains its dot, and nobody ever needs it.
     """
     try:
-        await store(link, session_id, [memory for parcel in group for memory in parcel.memories])
+        unkept = await store(
+            link, session_id, [memory for parcel in group for memory in parcel.memories]
+        )
     except RemoteError as error:
         if error.verdict is not Verdict.REFUSED:
             raise
@@ -124,25 +135,32 @@ async def _deliver(
         await _deliver(link, session_id, group[:middle], result)
         await _deliver(link, session_id, group[middle:], result)
         return
-    seqs = [parcel.outgoing.seq for parcel in group]
+    kept = [
+        parcel.outgoing.seq
+        for parcel in group
+        if not any(memory["id"] in unkept for memory in parcel.memories)
+    ]
     now = link.runtime.wall_ms()
 
     def settle(conn: sqlite3.Connection) -> None:
-        outbox.ack(conn, seqs)
+        outbox.ack(conn, kept)
         gates.note_success(conn, now)
 
     await link.journal.write(settle)
-    result.acked += len(group)
+    result.acked += len(kept)
+    result.unkept += len(group) - len(kept)
 
 
-async def store(link: Link, session_id: str, memories: list[dict[str, Any]]) -> None:
-    """Store memories, in requests of legal size, and make sure that the server holds each.
+async def store(link: Link, session_id: str, memories: list[dict[str, Any]]) -> set[str]:
+    """Store memories, in requests of legal size; the ids of those that the server did not keep.
 
     Raises:
         RemoteError: REFUSED if even one of them alone is refused.
     """
+    unkept: set[str] = set()
     for batch in _batches(memories, link):
-        await _store_batch(link, session_id, batch)
+        unkept |= await _store_batch(link, session_id, batch)
+    return unkept
 
 
 def _batches(memories: list[dict[str, Any]], link: Link) -> list[list[dict[str, Any]]]:
@@ -159,7 +177,7 @@ def _batches(memories: list[dict[str, Any]], link: Link) -> list[list[dict[str, 
     return batches
 
 
-async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]]) -> None:
+async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]]) -> set[str]:
     agent = agent_id(session_id)
     try:
         stored = await link.remote.store(agent, batch)
@@ -170,15 +188,16 @@ async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]])
         conflict = error.verdict is Verdict.CONFLICT
         if len(batch) > 1 and (conflict or _is_one_operation(batch)):
             middle = len(batch) // 2
-            await _store_batch(link, session_id, batch[:middle])
-            await _store_batch(link, session_id, batch[middle:])
-            return
+            unkept = await _store_batch(link, session_id, batch[:middle])
+            return unkept | await _store_batch(link, session_id, batch[middle:])
         if not conflict:
             raise
         stored = set()
-    missing = [memory for memory in batch if memory["id"] not in stored]
-    if missing:
-        await _compare(link, agent, missing)
+    return {
+        memory["id"]
+        for memory in batch
+        if memory["id"] not in stored and not await _is_held(link, agent, memory)
+    }
 
 
 def _is_one_operation(batch: list[dict[str, Any]]) -> bool:
@@ -186,19 +205,14 @@ def _is_one_operation(batch: list[dict[str, Any]]) -> bool:
     return len(dots) == 1
 
 
-async def _compare(link: Link, agent: str, memories: list[dict[str, Any]]) -> None:
-    """The server did not say that it stored these: does it hold them all the same?"""
-    for memory in memories:
-        held = await link.remote.fetch(agent, memory["id"])
-        theirs = held.get("metadata") if held else None
-        seal = theirs.get("cs_d") if isinstance(theirs, dict) else None
-        if seal is None or seal != memory["metadata"].get("cs_d"):
-            raise RemoteError(
-                Verdict.UNREACHABLE,
-                f"the server did not keep memory {memory['id']} of {agent} "
-                "(deduplication on store?): it will be sent again",
-                scope=Scope.SESSION,
-            )
+async def _is_held(link: Link, agent: str, memory: dict[str, Any]) -> bool:
+    """The server did not say that it stored this one: does it hold it all the same?"""
+    held = await link.remote.fetch(agent, memory["id"])
+    theirs = held.get("metadata") if held else None
+    if not isinstance(theirs, dict):
+        return False
+    mine = memory["metadata"]
+    return all(theirs.get(field) == mine.get(field) for field in ("cs_d", "cs_e", "cs_j"))
 
 
 async def _park(
