@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from devices import (
+    AGENT,
+    BATCH,
+    GET,
+    LISTING,
+    MANUAL,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    texts,
+    until,
+)
+
+from cached_session.devserver import DevServer
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.remote.wire import memories_of
+
+SMALL = replace(MANUAL, page_size=25, first_page_size=25)
+WRITER = "a" * 24
+
+
+def by_id(server: DevServer) -> dict[str, dict[str, Any]]:
+    return {memory["id"]: copy.deepcopy(memory) for memory in server.memories(AGENT)}
+
+
+async def put(session_id_url: str, memories: list[dict[str, Any]]) -> None:
+    """Store memories as somebody else's program would."""
+    from dakera import AsyncDakeraClient
+
+    fields = ("id", "content", "metadata", "tags", "importance", "memory_type")
+    async with AsyncDakeraClient(session_id_url, max_retries=1) as client:
+        body = {
+            "agent_id": AGENT,
+            "memories": [{k: m[k] for k in fields if k in m} for m in memories],
+        }
+        await client._request("POST", "/v1/memories/store/batch", data=body)
+
+
+def plain(memory: dict[str, Any]) -> dict[str, Any]:
+    """A memory as it was sent: without what the server added."""
+    memory = copy.deepcopy(memory)
+    memory.get("metadata", {}).pop("_dakera_event_time", None)
+    return memory
+
+
+async def test_a_history_of_many_pages_arrives_whole(device: Devices, server: DevServer) -> None:
+    """A history of several pages is read to its end, and a second pull reads the newest only."""
+    a, b = await device("a"), device.new("b", options=SMALL)
+    for number in range(30):
+        await a.add_items([said(f"{number}.{part}") for part in range(4)])
+    await a.sync()
+    assert len(await one_history(b, a)) == 120
+    assert server.requests.count(LISTING) >= 6
+    server.clock.advance(1000)
+    await a.add_items([said("new")])
+    await a.sync()
+    await b.sync()
+    server.requests.clear()
+    server.clock.advance(1000)
+    await b.sync()
+    assert server.requests.count(LISTING) == 1
+
+
+async def test_small_pages_do_not_crawl(device: Devices, server: DevServer) -> None:
+    """The rows that neighbouring pages share are at most half of a page, however small it is."""
+    a = await device("a")
+    for number in range(60):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    server.requests.clear()
+    b = device.new("b", options=replace(MANUAL, page_size=10, first_page_size=10))
+    assert len(await b.get_items()) == 60
+    assert server.requests.count(LISTING) <= 14
+
+
+async def test_a_listing_that_shifts_between_pages_loses_nothing(
+    device: Devices, server: DevServer
+) -> None:
+    """Memories deleted between two pages move others over the page's edge; they arrive all the
+    same."""
+    a, b = await device("a"), await device("b", options=SMALL)
+    for number in range(100):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    newest = [memory["id"] for memory in server.memories(AGENT)][:24]
+    hit: list[str] = []
+    known = type(server.state.agents[AGENT])
+    whole = known.page
+
+    def shifting(self: Any, offset: int, limit: int, *, with_children: bool) -> Any:
+        found = whole(self, offset, limit, with_children=with_children)
+        if newest:
+            hit.append(newest.pop())
+            self.remove(hit[-1], server.clock.now())
+            if newest:
+                hit.append(newest.pop())
+                self.remove(hit[-1], server.clock.now())
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "page", shifting)
+        await b.sync()
+    assert len(hit) > 8
+    await a.audit()
+    assert await one_history(b, a) == [str(number) for number in range(100)]
+
+
+async def test_memories_that_arrive_between_pages_are_not_lost(
+    device: Devices, server: DevServer
+) -> None:
+    """A device that writes while another one pages through its history is seen whole by it."""
+    a, b = await device("a"), await device("b", options=replace(SMALL, page_size=30))
+    for number in range(60):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    server.faults.latency(0.02, route=LISTING)
+    pulling = asyncio.ensure_future(b.sync())
+    for number in range(60, 70):
+        await a.add_items([said(str(number))])
+        await a.flush(timeout=5)
+    await pulling
+    assert await one_history(b, a) == [str(number) for number in range(70)]
+
+
+async def test_stale_answers_delay_and_lose_nothing(device: Devices, server: DevServer) -> None:
+    """A replica of the server that lags by a minute delays what it does not know yet, no more."""
+    a, b = await device("a"), await device("b")
+    server.clock.freeze()
+    for number in range(5):
+        await a.add_items([said(str(number))])
+        await a.sync()
+        server.clock.advance(20)
+    with server.faults.stale(70, every=2):
+        for _ in range(3):
+            await b.sync()
+            shown = texts(await b.get_items())
+            assert shown == [str(number) for number in range(5)][: len(shown)] or len(shown) == 5
+    with server.faults.stale(70):
+        await b.sync()
+    assert await one_history(a, b) == [str(number) for number in range(5)]
+
+
+async def test_a_hole_is_fetched_by_id(device: Devices, server: DevServer) -> None:
+    """An operation that no listing shows is fetched by the id that its hole names."""
+    a, b = await device("a"), await device("b")
+    for number in range(6):
+        await a.add_items([said(f"{number}.0"), said(f"{number}.1")])
+    await a.sync()
+    known = type(server.state.agents[AGENT])
+    whole = known.page
+
+    def hiding(self: Any, offset: int, limit: int, *, with_children: bool) -> Any:
+        found = whole(self, offset, limit, with_children=with_children)
+        return [r for r in found if r.doc["metadata"]["cs_c"] not in (2, 3)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "page", hiding)
+        await b.sync()
+    assert server.requests.count(GET) == 4
+    assert texts(await b.get_items()) == [f"{n}.{part}" for n in range(6) for part in range(2)]
+
+
+async def test_a_hole_that_stays_is_reported_and_healed_later(
+    device: Devices, server: DevServer
+) -> None:
+    """A missing operation is reported as absent once patience is over, holds nothing back, and is
+    shown as soon as it comes."""
+    a, b = await device("a"), await device("b", options=replace(MANUAL, hole_patience=0.0))
+    for number in range(4):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    (lost,) = [m for m in server.memories(AGENT) if m["content"] == "1"]
+    server.evict(AGENT, [lost["id"]])
+    report = await b.sync()
+    assert report.absent == 1
+    assert b.status().absent == 1
+    assert texts(await b.get_items()) == ["0", "2", "3"]
+    assert (await a.audit()).healed == 1
+    assert await one_history(b, a) == ["0", "1", "2", "3"]
+
+
+async def test_a_patient_device_does_not_call_a_young_hole_absent(
+    device: Devices, server: DevServer
+) -> None:
+    """While patience lasts a hole is looked for, and not reported."""
+    a, b = await device("a"), await device("b", options=replace(MANUAL, hole_patience=60.0))
+    for number in range(3):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    server.evict(AGENT, lambda m: m["content"] == "1")
+    await b.sync()
+    assert b.status().absent == 0
+    assert server.requests.count(GET) > 0
+
+
+async def test_an_incomplete_batch_is_never_shown(device: Devices, server: DevServer) -> None:
+    """A batch of which one memory is missing is not shown in part, and whole once it is there."""
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("before")])
+    await a.add_items([said(f"{number}") for number in range(5)])
+    await a.add_items([said("after")])
+    await a.sync()
+    server.evict(AGENT, lambda m: m["content"] == "3")
+    await b.sync()
+    assert texts(await b.get_items()) == ["before", "after"]
+    assert b.status().incomplete == 1
+    await a.audit()
+    assert await one_history(b, a) == ["before", "0", "1", "2", "3", "4", "after"]
+
+
+async def test_an_incomplete_large_item_is_never_shown(device: Devices, server: DevServer) -> None:
+    """An item in parts of which one is missing waits for it, and is then byte for byte the same."""
+    a, b = await device("a"), await device("b")
+    large = said("ä😀\\\"x" * 20_000)
+    await a.add_items([large])
+    await a.sync()
+    server.evict(AGENT, lambda m: m["metadata"]["cs_j"] == 3)
+    await b.sync()
+    assert await b.get_items() == []
+    await a.audit()
+    await b.sync()
+    assert await b.get_items() == [large]
+
+
+async def test_foreign_memories_are_ignored(device: Devices, server: DevServer) -> None:
+    """Memories that are not ours show nowhere, count nowhere and stay where they are."""
+    await put(
+        device.server.url,
+        [
+            {"id": "note-1", "content": "a note"},
+            {"id": "note-2", "content": "with our tag", "tags": ["cached-session"]},
+            {"id": "note-3", "content": "with metadata", "metadata": {"cs_v": 1, "cs_op": "append"}},
+        ],
+    )
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("ours")])
+    assert await one_history(a, b) == ["ours"]
+    await b.audit()
+    await b.clear_session()
+    await b.sync()
+    assert {"note-1", "note-2", "note-3"} <= set(by_id(server))
+
+
+NONSENSE: list[dict[str, Any]] = [
+    {"metadata": {}},
+    {"metadata": {"cs_w": 7}},
+    {"metadata": {"cs_c": "x"}},
+    {"metadata": {"cs_c": -1}},
+    {"metadata": {"cs_c": 10**30}},
+    {"metadata": {"cs_s": "zz"}},
+    {"metadata": {"cs_s": "f" * 16}},
+    {"metadata": {"cs_op": "eat"}},
+    {"metadata": {"cs_n": 0}},
+    {"metadata": {"cs_n": 10**12}},
+    {"metadata": {"cs_i": 5}},
+    {"metadata": {"cs_p": 0}},
+    {"metadata": {"cs_t": None}},
+    {"metadata": {"cs_x": 5}},
+    {"metadata": {"cs_x": "{}"}},
+    {"metadata": {"cs_e": "00"}},
+    {"metadata": {"cs_d": None}},
+]
+
+
+@pytest.mark.parametrize("wrong", NONSENSE, ids=str)
+async def test_nonsense_is_counted_and_hides_nothing(
+    device: Devices, server: DevServer, wrong: dict[str, Any]
+) -> None:
+    """A memory of ours that the server damaged is counted as unreadable, shows nothing, and its
+    neighbours show."""
+    a = await device("a")
+    for number in range(3):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    (victim,) = [m for m in by_id(server).values() if m["content"] == "1"]
+    victim["metadata"] = {**victim["metadata"], **wrong["metadata"]} if wrong["metadata"] else {}
+    await put(server.url, [plain(victim)])
+    b = await device("b")
+    assert texts(await b.get_items()) == ["0", "2"]
+    assert b.status().unreadable >= 1
+    assert (await a.audit()).healed == 1
+    assert await one_history(b, a) == ["0", "1", "2"]
+
+
+async def test_a_newer_wire_version_is_reported_and_not_misread(
+    device: Devices, server: DevServer
+) -> None:
+    """Memories of a newer wire version are counted as unreadable and left alone."""
+    a = await device("a")
+    await a.add_items([said("old")])
+    await a.sync()
+    (memory,) = by_id(server).values()
+    memory["id"] = memory["id"].replace("cs1-", "cs2-")
+    memory["metadata"]["cs_v"] = 2
+    await put(server.url, [plain(memory)])
+    b = await device("b")
+    assert texts(await b.get_items()) == ["old"]
+    assert b.status().unreadable == 1
+    await b.clear_session()
+    await b.sync()
+    assert memory["id"] in by_id(server)
+
+
+def forged(text: str, *, counter: int = 1, kind: Kind = Kind.APPEND) -> list[dict[str, Any]]:
+    op = Operation(Dot(WRITER, counter), kind, 1 << 40, 1000, (text,))
+    return list(memories_of(op, op.digest(session_key("talk")), "talk"))
+
+
+async def test_a_dot_with_two_contents_is_counted_and_the_first_stays(
+    device: Devices, server: DevServer
+) -> None:
+    """A second content under the same dot changes nothing that was shown, and is counted."""
+    await put(server.url, forged('{"role":"user","content":"first"}'))
+    a = await device("a")
+    assert texts(await a.get_items()) == ["first"]
+    await put(server.url, forged('{"role":"user","content":"second"}'))
+    await a.sync()
+    assert texts(await a.get_items()) == ["first"]
+    assert a.status().conflicts >= 1
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["", "nonsense", "[]", '{"w":"x"}', '{"w":"aaaaaaaa","c":1,"i":5,"n":2}', "[" * 5000],
+)
+@pytest.mark.parametrize("kind", [Kind.POP, Kind.CLEAR])
+async def test_removals_that_make_no_sense_remove_nothing(
+    device: Devices, server: DevServer, kind: Kind, payload: str
+) -> None:
+    """A pop or clear whose payload is nonsense is counted as unreadable, and blocks nothing."""
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync()
+    await put(server.url, forged(payload or "{", kind=kind))
+    b = await device("b")
+    assert texts(await b.get_items()) == ["one"]
+    assert b.status().unreadable >= 1
+    await b.add_items([said("two")])
+    await b.sync()
+    await a.sync()
+    assert texts(await a.get_items()) == ["one", "two"]
+
+
+async def test_a_counter_out_of_nowhere_costs_little(device: Devices, server: DevServer) -> None:
+    """A memory that claims to be somebody's trillionth does not make a device look for the rest of
+    them without bound."""
+    await put(server.url, forged('{"role":"user","content":"last"}', counter=1 << 40))
+    a = await device("a")
+    assert texts(await a.get_items()) == ["last"]
+    server.requests.clear()
+    await a.sync()
+    assert server.requests.count(GET) <= 400
+
+
+async def test_items_that_a_pull_brings_are_readable_at_once(
+    device: Devices, server: DevServer
+) -> None:
+    """A session that is in use elsewhere shows new words after each poll, without being asked."""
+    a = await device("a")
+    b = await device("b", options=replace(MANUAL, poll_interval=0.05, poll_interval_idle=0.1))
+    for number in range(3):
+        await a.add_items([said(str(number))])
+        await a.flush(timeout=5)
+
+        async def shows(number: int = number) -> bool:
+            return texts(await b.get_items())[-1:] == [str(number)]
+
+        await until(shows)
+
+
+async def test_a_device_does_not_send_back_what_it_was_sent(
+    device: Devices, server: DevServer
+) -> None:
+    """What a device pulled is not pushed by it."""
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("one")])
+    await a.sync()
+    stores = server.requests.count(BATCH)
+    await b.sync()
+    await b.sync()
+    assert server.requests.count(BATCH) == stores
+    assert items_on(server) == ["one"]
