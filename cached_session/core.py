@@ -22,6 +22,7 @@ import platformdirs
 from filelock import BaseFileLock, FileLock
 
 from cached_session.errors import InvalidArgument, SyncError
+from cached_session.history.clock import stamp_ms
 from cached_session.journal import gates, reads
 from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.writes import Author
@@ -36,6 +37,9 @@ from cached_session.status import Progress, State, Status
 __all__ = ["Core", "RemoteSpec", "default_journal", "journal_path"]
 
 T = TypeVar("T")
+
+CLOCK_AHEAD_MS = 60_000
+"""Devices' clocks differ by seconds; more than this is worth a word in the status."""
 
 
 def default_journal() -> str:
@@ -483,6 +487,7 @@ class Core:
         else:
             state = "online" if success else "connecting"
         oldest = facts.oldest_pending_ms
+        ahead = stamp_ms(facts.stamp) - now
         waits = [gate.wait_ms(now) for gate in shut]
         sessions = {}
         if session_id is None:
@@ -503,6 +508,7 @@ class Core:
             retry_in=max(waits) / 1000 if waits else None,
             incomplete=facts.incomplete,
             conflicts=facts.conflicts,
+            clock_ahead=ahead / 1000 if ahead > CLOCK_AHEAD_MS else None,
             unreadable=facts.unreadable,
             unguarded=facts.guard or None,
             hydrated=facts.hydrated,

@@ -39,7 +39,10 @@ class Status:
     incomplete: int = 0
     """Operations of which some parts have arrived."""
     conflicts: int = 0
-    """Dots that were seen with two different contents; the first seen stays."""
+    """Operations that were seen again with other content; the first seen stays."""
+    clock_ahead: float | None = None
+    """Seconds by which the latest stamp is ahead of this device's clock, if more than a minute:
+    one of the devices has a wrong clock. Order does not suffer; `said_at` does."""
     unreadable: int = 0
     """Memories of ours that the last pull could not read."""
     unguarded: str | None = None

@@ -166,7 +166,7 @@ class SessionTransaction:
         digest = digest or op.digest(self.key)
         if counter in known.applied and self.seen(op.dot, digest):
             return False
-        live = self._effect(op, known, codecs, own)
+        live = self._effect(op, known, codecs, state, own)
         self._ops.append(
             (
                 self.session,
@@ -211,7 +211,12 @@ class SessionTransaction:
         if row is None:
             return False
         if row[0] != digest:
-            self.applied.conflicts += 1
+            # Counted once, however often the page that shows it is pulled.
+            self.applied.conflicts += self.conn.execute(
+                "UPDATE ops SET conflicted = 1 WHERE session = ? AND writer = ? AND counter = ? "
+                "AND NOT conflicted",
+                (self.session, *dot),
+            ).rowcount
         else:
             self.applied.known += 1
         return True
@@ -261,14 +266,19 @@ class SessionTransaction:
         ).fetchone()
         return bool(popped and popped >= count)
 
-    def _effect(self, op: Operation, known: _Known, codecs: Sequence[int] | None, own: bool) -> int:
+    def _effect(
+        self, op: Operation, known: _Known, codecs: Sequence[int] | None, state: int, own: bool
+    ) -> int:
         if op.kind is Kind.APPEND:
             return self._append(op, known, codecs)
         self.flush()
         if op.kind is Kind.POP:
             self._pop(popped_by(op.payloads[0]), op.dot if own else None)
         else:
-            self._clear(cleared_by(op.payloads[0]), op.dot if own else None)
+            covered = cleared_by(op.payloads[0])
+            self._clear(covered, op.dot if own else None)
+            if state == ACKED:
+                self.settle(covered)
         return 0
 
     def _append(self, op: Operation, known: _Known, codecs: Sequence[int] | None) -> int:
@@ -306,6 +316,31 @@ class SessionTransaction:
             self._advance(writer)
             for first, last in covered.ranges(writer):
                 self._remove(writer, first, last, None, by)
+
+    def settle(self, covered: Frontier) -> None:
+        """The server has acknowledged that these are cleared."""
+        for writer in covered.writers():
+            key = (self.session, writer)
+            settled = Ranges(self._ranges("settled", key))
+            for first, last in covered.ranges(writer):
+                settled.add(first, last)
+            self._replace("settled", key, settled)
+
+    def unsettled(self) -> Frontier:
+        """What a clear written now has to name: everything applied, but for writers of whom all is
+        covered by clears that the server has acknowledged. Its size is that of the writers and
+        holes since the last acknowledged clear."""
+        frontier = self.frontier()
+        found = Frontier()
+        for writer in frontier.writers():
+            settled = Ranges(self._ranges("settled", (self.session, writer)))
+            ranges = list(frontier.ranges(writer))
+            if not all(
+                first in settled and settled.end_of(first) >= last for first, last in ranges
+            ):
+                for first, last in ranges:
+                    found.add(writer, first, last)
+        return found
 
     def withdraw(self, dot: Dot) -> None:
         """Take the items of an operation that never reached the server out of the history."""

@@ -450,14 +450,27 @@ def _nothing(conn: sqlite3.Connection) -> None:
 
 
 def _create_private(path: str) -> None:
-    """Make the file readable by its owner only; SQLite gives its WAL the same mode."""
+    """Make a new file readable by its owner only; SQLite gives its WAL the same mode.
+
+    A file that is there is never opened here: closing any descriptor of it would drop the POSIX
+    locks of this process's SQLite connections, and another process would then take itself for the
+    last user and delete the write-ahead log under them.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        os.close(os.open(os.path.realpath(path), flags, 0o600))
+    except FileExistsError:
+        if not Path(path).is_dir():
+            return
+        why: object = "it is a directory"
     except OSError as error:
-        raise JournalError(
-            f"the journal {path} cannot be opened: {error.strerror or error}; "
-            "check that its directory exists and is writable, or pass another path"
-        ) from error
+        why = error.strerror or error
+    else:
+        return
+    raise JournalError(
+        f"the journal {path} cannot be opened: {why}; "
+        "check that its directory exists and is writable, or pass another path"
+    )
 
 
 def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:

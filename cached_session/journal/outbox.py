@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation
+from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction, stored_id
 from cached_session.journal.codec import EXACT, decode_rows
 from cached_session.journal.reads import session_ids
@@ -128,9 +128,18 @@ def mark_sent(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
 
 def ack(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
     """The server holds these whole."""
-    conn.executemany(
-        f"UPDATE ops SET state = {ACKED}, error = NULL WHERE seq = ?", [(seq,) for seq in seqs]
-    )
+    for seq in seqs:
+        name, kind, body = conn.execute(
+            "SELECT s.session_id, o.kind, o.body FROM ops o JOIN sessions s ON s.id = o.session "
+            "WHERE o.seq = ?",
+            (seq,),
+        ).fetchone()
+        conn.execute(f"UPDATE ops SET state = {ACKED}, error = NULL WHERE seq = ?", (seq,))
+        if kind == Kind.CLEAR.value:
+            (session_id,) = session_ids([(name,)])
+            tx = SessionTransaction.begin(conn, session_id)
+            if tx is not None:
+                tx.settle(cleared_by(body))
 
 
 def park(conn: sqlite3.Connection, seq: int, error: str) -> None:

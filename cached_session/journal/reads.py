@@ -60,6 +60,7 @@ class SessionFacts:
     guard: str
     hydrated: bool
     pulled_ms: int
+    stamp: int
 
 
 def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int] | None:
@@ -202,10 +203,10 @@ def facts(
         key,
     ).fetchone()
     of = "WHERE id = ?" if session is not None else ""
-    items, conflicts, unreadable, guard, hydrated, pulled_ms = conn.execute(
+    items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp = conn.execute(
         "SELECT coalesce(sum(items), 0), coalesce(sum(conflicts), 0), "
         "coalesce(sum(unreadable), 0), coalesce(max(guard), ''), coalesce(min(hydrated), 0), "
-        f"coalesce(max(pulled_ms), 0) FROM sessions {of}",
+        f"coalesce(max(pulled_ms), 0), coalesce(max(stamp), 0) FROM sessions {of}",
         key,
     ).fetchone()
     return SessionFacts(
@@ -221,6 +222,7 @@ def facts(
         guard=guard,
         hydrated=bool(hydrated),
         pulled_ms=pulled_ms,
+        stamp=stamp,
     )
 
 
@@ -253,5 +255,6 @@ def forget_server(conn: sqlite3.Connection) -> None:
     """The journal goes on with another server, of which nothing is known: everything that can be
     said again will be, and everything is listed anew."""
     conn.execute(f"UPDATE ops SET state = {PENDING} WHERE state <> {PENDING}")
+    conn.execute("DELETE FROM settled")
     conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
     conn.execute("DELETE FROM gates")

@@ -29,7 +29,7 @@ CREATE TABLE sessions (
     pulled_ms INTEGER NOT NULL DEFAULT 0,  -- wall clock of the last finished pull
     guarded_ms INTEGER NOT NULL DEFAULT 0, -- wall clock of the last lifecycle guard; 0: never
     guard TEXT NOT NULL DEFAULT '',        -- what the guard could not do; '' if all was done
-    conflicts INTEGER NOT NULL DEFAULT 0,  -- dots seen a second time with other content
+    conflicts INTEGER NOT NULL DEFAULT 0,  -- operations seen again with other content
     unreadable INTEGER NOT NULL DEFAULT 0, -- memories of ours that could not be read, last pull
     created_ms INTEGER NOT NULL
 );
@@ -51,6 +51,7 @@ CREATE TABLE ops (
     state INTEGER NOT NULL,                -- 0 pending, 1 sent, 2 acked, 3 parked
     body TEXT,                             -- payload of a pop or clear; items hold an append's
     error TEXT,                            -- why it is parked
+    conflicted INTEGER NOT NULL DEFAULT 0, -- 1: seen again with other content
     UNIQUE (session, writer, counter)
 );
 -- The outbox: what the server has not acknowledged. Small whatever the history's length.
@@ -87,6 +88,16 @@ CREATE TABLE above (
 
 -- What applied clears cover, as their union: hides appends that arrive after the clear.
 CREATE TABLE cleared (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, first)
+) WITHOUT ROWID;
+
+-- The part of `cleared` that the server has acknowledged: a new clear need not repeat it, so that
+-- its size is that of what happened since. Written when a clear is acked or pulled.
+CREATE TABLE settled (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
     first INTEGER NOT NULL,

@@ -110,7 +110,7 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
     (items,) = conn.execute("SELECT items FROM sessions WHERE id = ?", (tx.session,)).fetchone()
     if not items:
         return
-    op = _operation(tx, author, Kind.CLEAR, (clear_payload(tx.frontier()),), private=False)
+    op = _operation(tx, author, Kind.CLEAR, (clear_payload(tx.unsettled()),), private=False)
     tx.apply(op, state=PENDING, own=True)
     tx.finish()
 
