@@ -457,20 +457,20 @@ def _create_private(path: str) -> None:
     last user and delete the write-ahead log under them.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    cause: OSError
     try:
         os.close(os.open(os.path.realpath(path), flags, 0o600))
-    except FileExistsError:
+        return
+    except FileExistsError as error:
         if not Path(path).is_dir():
             return
-        why: object = "it is a directory"
+        why, cause = "it is a directory", error
     except OSError as error:
-        why = error.strerror or error
-    else:
-        return
+        why, cause = error.strerror or str(error), error
     raise JournalError(
         f"the journal {path} cannot be opened: {why}; "
         "check that its directory exists and is writable, or pass another path"
-    )
+    ) from cause
 
 
 def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:
