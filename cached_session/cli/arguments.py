@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -89,7 +90,7 @@ def show(
 def sync(
     session: Annotated[
         list[str] | None,
-        typer.Option("--session", "-s", help="Only this session; may be repeated."),
+        typer.Option("--session", "-s", help="Wait for this session only; may be repeated."),
     ] = None,
     journal: Journal = None,
     url: Url = None,
@@ -126,10 +127,15 @@ def devserver(
         commands.devserver(host, port, data=data, api_key=api_key, latency=latency / 1000)
     except ModuleNotFoundError as error:
         explain_missing(error)
+    except OSError as error:
+        typer.echo(f"cached-session: cannot serve on {host}:{port}: {error}", err=True)
+        raise typer.Exit(FAILED) from error
 
 
 def _run(command: Coroutine[Any, Any, None]) -> None:
     """Run a command; what the library raises on purpose becomes a line and an exit code."""
+    # The library logs each pause between tries; here, the last reason is told at the end.
+    logging.getLogger("cached_session").addHandler(logging.NullHandler())
     try:
         asyncio.run(command)
     except CachedSessionError as error:

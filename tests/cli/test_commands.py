@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,37 @@ def test_sync_with_no_server_there_is_told_by_the_exit_code(journal: Path) -> No
     result = run("sync", "--journal", journal, "--url", "http://127.0.0.1:9", "--timeout", "1")
     assert result.exit_code == 3
     assert "6 items" in run("status", "--journal", journal).output
+
+
+def test_sync_waits_for_the_session_that_is_named(journal: Path, server: DevServer) -> None:
+    """--session says whose history must be there; the report says which it was."""
+    result = run("sync", "--journal", journal, "--url", server.url, "--session", "alice")
+    assert result.exit_code == 0, result.output
+    assert "synced alice" in result.output
+    found = json.loads(run("status", "--journal", journal, "--json").output)
+    assert found["sessions"]["alice"]["pending"] == 0
+
+
+def test_an_interrupted_sync_ends_at_once_and_keeps_the_journal(journal: Path) -> None:
+    """Ctrl-C is no traceback, and what waits goes on waiting."""
+    command = f"sync --url http://127.0.0.1:9 --timeout 60 --journal {journal}".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cached_session", *command], stderr=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in complaint
+    assert "6 items" in run("status", "--journal", journal).output
+
+
+def test_an_address_that_cannot_be_bound_is_named(server: DevServer) -> None:
+    """A port in use is a line, not a traceback."""
+    result = run("devserver", "--port", server.port)
+    assert result.exit_code == 1
+    assert str(server.port) in result.output
 
 
 def test_a_missing_extra_is_named_with_what_to_install() -> None:
