@@ -25,6 +25,7 @@ from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.clock import stamp_ms
 from cached_session.journal import gates, reads
 from cached_session.journal.connection import MEMORY, Journal, settle
+from cached_session.journal.items import Tails
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.base import Remote
@@ -137,6 +138,7 @@ class Core:
             busy_timeout=options.busy_timeout,
             threaded=runtime.threaded,
         )
+        self.tails = Tails()
         self._guard = threading.RLock()
         self._users = 0
         self._specs: list[RemoteSpec] = []

@@ -197,7 +197,7 @@ class CachedSession:
             if self._hydrate:
                 await core.meet(self.session_id, limit, self._on_progress)
             core.touch(self.session_id)
-        return await items.history(core.journal, self.session_id, limit)
+        return await items.history(core.journal, core.tails, self.session_id, limit)
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append a batch of items.
