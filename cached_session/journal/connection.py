@@ -184,24 +184,27 @@ class Journal:
         while True:
             job = self._jobs.get()
             if job is None:
-                # Here, not on the event loop: closing checkpoints, which waits for the disk.
-                self._close_connections()
                 return
-            group = [job]
-            while len(group) < GROUP_MOST and not group[-1].alone:
-                try:
-                    following = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    self._jobs.put(None)
-                    break
-                group.append(following)
-            tail = [group.pop()] if group[-1].alone else []
-            if group:
-                self._run_group(group)
-            if tail:
-                self._run_group(tail)
+            self._run_with_followers(job)
+            # What a job holds (its items, its session) must not live until the next one comes.
+            del job
+
+    def _run_with_followers(self, job: _Job[Any]) -> None:
+        group = [job]
+        while len(group) < GROUP_MOST and not group[-1].alone:
+            try:
+                following = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                self._jobs.put(None)
+                break
+            group.append(following)
+        tail = [group.pop()] if group[-1].alone else []
+        if group:
+            self._run_group(group)
+        if tail:
+            self._run_group(tail)
 
     def _run_group(self, group: list[_Job[Any]]) -> None:
         try:
