@@ -70,14 +70,18 @@ def shut(
     reason: str,
 ) -> None:
     """Note a failure: no attempt for `pause_ms`."""
-    number = _number(conn, session_id)
-    if number is not None:
+    if session_id is not None:
+        # Perhaps the journal has only heard of it so far: its pause must be kept all the same.
         conn.execute(
-            "INSERT INTO gates VALUES (?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "failures = failures + 1, pause_ms = excluded.pause_ms, until_ms = excluded.until_ms, "
-            "kind = excluded.kind, reason = excluded.reason",
-            (number, pause_ms, now_ms + pause_ms, kind, reason, now_ms),
+            "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)",
+            (stored_id(session_id), now_ms),
         )
+    conn.execute(
+        "INSERT INTO gates VALUES (?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+        "failures = failures + 1, pause_ms = excluded.pause_ms, until_ms = excluded.until_ms, "
+        "kind = excluded.kind, reason = excluded.reason",
+        (_number(conn, session_id), pause_ms, now_ms + pause_ms, kind, reason, now_ms),
+    )
     write_meta(conn, last_error=reason, last_error_ms=str(now_ms))
 
 
