@@ -232,8 +232,9 @@ class DakeraRemote:
         status = status if isinstance(status, int) else None
         code = getattr(getattr(error, "code", None), "value", None)
         body = getattr(error, "response_body", None)
-        if status == 404 and not isinstance(body, dict):
-            # No JSON body: not Dakera speaking, but something in front of it.
+        if status == 404 and not (isinstance(body, dict) and "error" in body):
+            # Not how Dakera speaks: something in front of it, or in its place. Taken for an answer
+            # it would say that everything is gone.
             code = "ROUTE_NOT_FOUND"
         verdict, scope = judge(status, code)
         after = getattr(error, "retry_after", None)
