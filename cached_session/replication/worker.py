@@ -40,6 +40,8 @@ class _Schedule:
     started: float = -math.inf
     fresh: float = -math.inf
     """When the last pull that succeeded began: what was on the server then is here."""
+    wanted: float = -math.inf
+    """A pull that begins after this is wanted at once, also if one is under way."""
 
 
 class Replicator:
@@ -91,6 +93,7 @@ class Replicator:
         plan = self._schedules.get(session_id)
         if plan is not None and plan.started < moment:
             plan.due = 0.0
+            plan.wanted = moment
             self._pull_wake.set()
 
     def fresh(self, session_id: str) -> float:
@@ -210,17 +213,37 @@ class Replicator:
 
     async def _pull_loop(self) -> None:
         clock = self.link.runtime.monotonic
-        while True:
-            self._hasten()
-            now = clock()
-            due = [name for name, plan in list(self._schedules.items()) if plan.due <= now]
-            await self._each(due, self._pull_one)
-            nearest = min((plan.due for plan in self._schedules.values()), default=math.inf)
-            wait = min(max(0.0, nearest - clock()), self.link.options.watch_interval)
-            with anyio.move_on_after(wait):
-                await self._pull_wake.wait()
-            if self._pull_wake.is_set():
-                self._pull_wake = anyio.Event()
+        limiter = anyio.CapacityLimiter(self.link.options.parallel_sessions)
+        pulling: set[str] = set()
+
+        async def one(session_id: str) -> None:
+            try:
+                async with limiter:
+                    await self._pull_one(session_id)
+            finally:
+                pulling.discard(session_id)
+                self._pull_wake.set()
+
+        async with anyio.create_task_group() as group:
+            while True:
+                self._hasten()
+                # A pull under way is nobody else's business: a long one must not hold up others.
+                idle = {
+                    name: plan.due
+                    for name, plan in self._schedules.items()
+                    if name not in pulling
+                }
+                now = clock()
+                for name, due in idle.items():
+                    if due <= now:
+                        pulling.add(name)
+                        group.start_soon(one, name)
+                nearest = min((due for due in idle.values() if due > now), default=math.inf)
+                wait = min(max(0.0, nearest - clock()), self.link.options.watch_interval)
+                with anyio.move_on_after(wait):
+                    await self._pull_wake.wait()
+                if self._pull_wake.is_set():
+                    self._pull_wake = anyio.Event()
 
     def _hasten(self) -> None:
         """Sessions that were used since the last look are polled at the pace of use."""
@@ -263,6 +286,8 @@ class Replicator:
         self._on_pulled(session_id, 0)
         # Jitter by a fifth, so that devices that started together do not stay together.
         plan.due = plan.last + plan.interval * (0.9 + 0.2 * self.link.runtime.random.random())
+        if plan.wanted > plan.started:
+            plan.due = 0.0
         return math.inf
 
     # -- one step, for the loops and for `sync` --------------------------------------------------
