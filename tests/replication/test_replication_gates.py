@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from devices import (
+    BATCH,
+    LISTING,
+    MANUAL,
+    QUICK,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    texts,
+    until,
+)
+
+from cached_session import SessionCache, SyncTimeout, Unauthorized
+from cached_session.devserver import DevServer
+from cached_session.remote.naming import agent_id
+from cached_session.runtime import Runtime
+
+SLOW_TO_RETRY = replace(QUICK, backoff_base=0.1, backoff_max=0.4)
+
+
+async def test_a_dead_server_is_reported_and_seldom_asked(
+    device: Devices, server: DevServer
+) -> None:
+    """While the server is down the state is offline with its reason, calls go on, and attempts
+    become rare; when it is back everything arrives."""
+    a = await device("a", options=SLOW_TO_RETRY)
+    server.faults.down()
+    await a.add_items([said("one")])
+    await until(lambda: a.status().state == "offline")
+    status = a.status()
+    assert status.last_error
+    assert server.url in status.last_error
+    assert status.pending == 1
+    server.requests.clear()
+    await asyncio.sleep(1.0)
+    assert texts(await a.get_items()) == ["one"]
+    assert 1 <= len(server.requests) <= 20
+    server.faults.clear()
+    await until(lambda: a.status().pending == 0)
+    await until(lambda: a.status().state == "online")
+    assert a.status().last_error is None
+    assert items_on(server) == ["one"]
+
+
+async def test_a_refused_connection_is_offline_too(device: Devices, server: DevServer) -> None:
+    """Where nothing listens the state is offline, and a sync by name works as soon as it does."""
+    a = await device("a")
+    server.stop()
+    await a.add_items([said("one")])
+    with pytest.raises(SyncTimeout) as failure:
+        await a.sync(timeout=0.3)
+    assert failure.value.__cause__ is not None
+    assert "not finish in 0.3 s" in str(failure.value)
+    assert server.url in str(failure.value)
+    assert a.status().state == "offline"
+    server.start()
+    began = time.monotonic()
+    assert (await a.sync(timeout=10)).pushed == 1
+    assert time.monotonic() - began < 1.0
+    assert a.status().state == "online"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("date", [False, True])
+async def test_the_pause_that_the_server_asks_for_is_kept(
+    device: Devices, server: DevServer, status: int, date: bool
+) -> None:
+    """After a 429 or 503 with Retry-After, in seconds or as a date, nothing is sent before its
+    time."""
+    a = await device("a", options=QUICK)
+    server.faults.status(status, retry_after=3600, retry_after_date=date, route=BATCH)
+    await a.add_items([said("one")])
+    await until(lambda: a.status().last_error)
+    assert 3000 < (a.status().retry_in or 0) <= 3600 * 1.1
+    await asyncio.sleep(0.3)
+    assert server.requests.count(BATCH) == 1
+    with pytest.raises(SyncTimeout):
+        await a.sync(timeout=0.3)
+    assert server.requests.count(BATCH) == 1
+
+
+async def test_work_goes_on_after_the_pause(device: Devices, server: DevServer) -> None:
+    """Once the time that the server asked for is over, what waited arrives by itself."""
+    a = await device("a", options=QUICK)
+    server.faults.too_many(1, route=BATCH, count=1)
+    began = time.monotonic()
+    await a.add_items([said("one")])
+    await until(lambda: a.status().pending == 0)
+    assert time.monotonic() - began >= 1.0
+    assert items_on(server) == ["one"]
+
+
+async def test_an_unknown_session_keeps_the_pause_too(device: Devices, server: DevServer) -> None:
+    """A session that the journal does not know yet obeys Retry-After like any other."""
+    server.faults.too_many(3600, route=LISTING)
+    a = device.new("a", options=QUICK, hydrate=False)
+    assert await a.get_items() == []
+    await asyncio.sleep(0.5)
+    assert server.requests.count(LISTING) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_key_is_reported_and_tried_again(
+    device: Devices, server: DevServer, status: int
+) -> None:
+    """A key that the server refuses pauses the session, is reported, raises from sync and flush,
+    loses nothing, and is tried again until it works."""
+    a = await device("a", options=QUICK)
+    fault = server.faults.status(status)
+    await a.add_items([said("one")])
+    await until(lambda: a.status().state == "unauthorized")
+    for call in (a.sync, a.flush, a.audit):
+        with pytest.raises(Unauthorized, match="stays in the journal"):
+            await call()
+    assert texts(await a.get_items()) == ["one"]
+    assert a.status().pending == 1
+    fault.remove()
+    await until(lambda: a.status().pending == 0)
+    await until(lambda: a.status().state == "online")
+
+
+async def test_a_real_key_that_is_withdrawn_and_given_again(
+    device: Devices, server: DevServer
+) -> None:
+    """A key is refused while the server does not know it, and works again once it does."""
+    server.add_key("right")
+    a = await device("a", api_key="right")
+    await a.add_items([said("one")])
+    await a.sync()
+    server.add_key("other")
+    server.remove_key("right")
+    await a.add_items([said("two")])
+    with pytest.raises(Unauthorized):
+        await a.sync(timeout=5)
+    server.add_key("right")
+    await a.sync(timeout=5)
+    assert items_on(server) == ["one", "two"]
+
+
+async def test_a_key_that_may_only_read_shows_the_history(
+    device: Devices, server: DevServer
+) -> None:
+    """With a key that may read and not write, the history still arrives, and nothing is parked."""
+    server.add_key("write")
+    server.add_key("read", scope="read")
+    a = await device("a", api_key="write")
+    await a.add_items([said("one")])
+    await a.sync()
+    b = device.new("b", api_key="read", options=QUICK)
+    assert texts(await b.get_items()) == ["one"]
+    await b.add_items([said("two")])
+    await until(lambda: b.status().state == "unauthorized")
+    assert (b.status().pending, b.status().parked) == (1, 0)
+
+
+async def test_writes_that_fail_are_reported_while_reads_work(
+    device: Devices, server: DevServer
+) -> None:
+    """A server that answers reads and fails every write is not asked more and more often."""
+    a = await device("a", options=SLOW_TO_RETRY)
+    server.faults.status(500, route=BATCH)
+    await a.add_items([said("one")])
+    await until(lambda: a.status().last_error)
+    server.requests.clear()
+    await asyncio.sleep(1.0)
+    assert server.requests.count(BATCH) <= 15
+    assert a.status().pending == 1
+
+
+async def test_a_failing_session_does_not_stop_another(
+    device: Devices, server: DevServer, tmp_path: object
+) -> None:
+    """Where the server fails the listing of one session, another one on the same journal goes on
+    in both directions."""
+    server.faults.status(400, route=f"GET /v1/agents/{agent_id('bad')}/memories")
+    async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:  # type: ignore[operator]
+        bad, good = cache.session("bad", hydrate=False), cache.session("good")
+        await bad.get_items()
+        await good.add_items([said("one")])
+        await until(lambda: items_on(server, agent_id("good")) == ["one"])
+        other = await device("other", session_id="good")
+        await other.add_items([said("two")])
+        await other.sync()
+
+        async def shows() -> bool:
+            return texts(await good.get_items()) == ["one", "two"]
+
+        await until(shows)
+        assert good.status().state == "online"
+
+
+async def test_a_slow_session_does_not_hold_up_another(
+    device: Devices, server: DevServer, tmp_path: object
+) -> None:
+    """While the listing of one session takes its time, another session is pulled and pushed."""
+    other = await device("other", session_id="quick")
+    await other.add_items([said("one")])
+    await other.sync()
+    server.faults.latency(3.0, route=f"GET /v1/agents/{agent_id('slow')}/memories")
+    async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:  # type: ignore[operator]
+        slow, quick = cache.session("slow", hydrate=False), cache.session("quick")
+        await slow.get_items()
+        await until(lambda: slow._core._replicator() is not None)
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        assert texts(await quick.get_items()) == ["one"]
+        assert time.monotonic() - began < 1.5
+
+
+async def test_a_gate_left_by_a_moved_clock_does_not_block(
+    device: Devices, server: DevServer
+) -> None:
+    """A pause noted by a clock that was a year ahead is void once the clock is right."""
+    ahead = Runtime(wall_ms=lambda: int(time.time() * 1000) + 365 * 86_400_000)
+    a = device.new("a", options=QUICK, runtime=ahead, hydrate=False)
+    server.faults.down()
+    await a.add_items([said("one")])
+    await until(lambda: a.status().state == "offline")
+    await a.close()
+    server.faults.clear()
+    again = device.new("a", options=QUICK)
+    await again.get_items()
+    await until(lambda: again.status().pending == 0)
+    await until(lambda: again.status().state == "online")
+
+
+async def test_a_full_quota_parks_nothing(device: Devices, server: DevServer) -> None:
+    """A full quota is nobody's fault: it is reported, nothing is parked, and work goes on when
+    there is room."""
+    a = await device("a", options=QUICK)
+    fault = server.faults.status(413, code="QUOTA_EXCEEDED", message="the quota is full")
+    await a.add_items([said("one")])
+    await until(lambda: "quota" in str(a.status().last_error))
+    assert (a.status().pending, a.status().parked) == (1, 0)
+    fault.remove()
+    await until(lambda: a.status().pending == 0)
+
+
+@asynccontextmanager
+async def answering(status: str, kind: str, body: bytes) -> AsyncIterator[str]:
+    """A web server that is not Dakera and answers everything alike; its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    web = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with web:
+        yield f"http://127.0.0.1:{web.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [
+        ("404 Not Found", "text/html", b"<h1>not here</h1>"),
+        ("404 Not Found", "application/json", b'{"detail":"Not Found"}'),
+        ("404 Not Found", "text/plain", b""),
+        ("200 OK", "text/html", b"<h1>welcome</h1>"),
+        ("200 OK", "application/json", b'{"hello":"world"}'),
+        ("200 OK", "application/json", b"[]"),
+        ("302 Found", "text/html", b""),
+        ("405 Method Not Allowed", "text/html", b""),
+        ("400 Bad Request", "text/html", b"<h1>bad</h1>"),
+        ("413 Request Entity Too Large", "text/html", b"<h1>nginx</h1>"),
+    ],
+)
+async def test_something_that_is_not_dakera_parks_and_removes_nothing(
+    device: Devices, status: str, kind: str, body: bytes
+) -> None:
+    """A web server that is not Dakera gets a failure with a reason; nothing is parked, taken for
+    sent, or taken for gone."""
+    async with answering(status, kind, body) as url:
+        a = device.new("a", url=url, options=MANUAL, hydrate=False)
+        await a.add_items([said("one"), said("two")])
+        with pytest.raises(SyncTimeout):
+            await a.sync(timeout=0.5)
+        found = a.status()
+        assert (found.pending, found.parked, found.items) == (1, 0, 2)
+        assert found.last_error
+        assert not found.hydrated or body == b"[]"
+        await a.close()
+
+
+async def test_explicit_sync_waits_as_long_as_it_takes(
+    device: Devices, server: DevServer
+) -> None:
+    """A sync without a timeout tries until the server is back."""
+    a = await device("a")
+    await a.add_items([said("one")])
+    server.faults.down(lasting=0.5)
+    report = await a.sync()
+    assert report.pushed == 1
+    assert await one_history(a, device.new("b")) == ["one"]
+
+
+async def test_a_starting_server_is_waited_for(device: Devices, server: DevServer) -> None:
+    """A server that loads its models is asked again when it said, and then everything arrives."""
+    a = await device("a", options=QUICK)
+    server.faults.starting(1.0)
+    await a.add_items([said("one")])
+    await until(lambda: a.status().state == "offline")
+    await until(lambda: a.status().pending == 0)
+
+
+async def test_offline_costs_no_more_than_online(device: Devices, server: DevServer) -> None:
+    """While the server hangs, reads and writes do not wait for it."""
+    a = await device("a", options=QUICK)
+    await a.get_items()
+    server.faults.latency(3.0)
+    began = time.monotonic()
+    for number in range(20):
+        await a.add_items([said(str(number))])
+        await a.get_items(limit=5)
+        await a.pop_item()
+    assert time.monotonic() - began < 1.5
