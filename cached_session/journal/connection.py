@@ -184,6 +184,8 @@ class Journal:
         while True:
             job = self._jobs.get()
             if job is None:
+                # Here, not on the event loop: closing checkpoints, which waits for the disk.
+                self._close_connections()
                 return
             self._run_with_followers(job)
             # What a job holds (its items, its session) must not live until the next one comes.
