@@ -434,6 +434,8 @@ class Core:
             # A gate is the memory of a failure: the server, or this session on it, is out of reach.
             shut = any(gates.gate_of(conn, whose) for whose in (None, session_id))
             tail = not hydrated and limit is not None and items >= limit
+            if tail and row is not None and limit is not None:
+                tail = reads.is_whole_tail(conn, row[0], limit)
             return items, bool(met or shut or tail)
 
         items, done = await self.journal.read(ask)

@@ -24,6 +24,7 @@ __all__ = [
     "entries_backwards",
     "facts",
     "forget_server",
+    "is_whole_tail",
     "note_met",
     "pending_sessions",
     "session_ids",
@@ -70,6 +71,26 @@ def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, in
         (stored_id(session_id),),
     ).fetchone()
     return row
+
+
+def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
+    """Whether nothing is known to be missing among the latest ``limit`` items: where a listing's
+    order says little, its first page holds some of many turns rather than the last ones."""
+    oldest = conn.execute(
+        "SELECT writer, min(counter) FROM (SELECT writer, counter FROM items WHERE session = ? "
+        "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC LIMIT ?) "
+        "GROUP BY writer",
+        (session, limit),
+    ).fetchall()
+    for writer, counter in oldest:
+        # Stretches above a hole: the oldest item and all that follows must lie in one.
+        later = conn.execute(
+            "SELECT 1 FROM above WHERE session = ? AND writer = ? AND first > ?",
+            (session, writer, counter),
+        ).fetchone()
+        if later:
+            return False
+    return True
 
 
 def tail(

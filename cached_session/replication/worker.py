@@ -150,19 +150,43 @@ class Replicator:
             await anyio.sleep(self.link.options.backoff_base * 2)
 
     async def _push_loop(self) -> None:
-        options = self.link.options
+        options, clock = self.link.options, self.link.runtime.monotonic
         while not self._lead():
             await anyio.sleep(options.watch_interval)
-        while True:
-            # Asked before the outbox is read: what is written after that changes it.
-            version = await self.link.journal.read(_data_version)
-            waiting = await self.link.journal.read(reads.pending_sessions)
-            delay = math.inf
-            if waiting:
-                delay = await self._each(waiting, self._push_one)
-            if await self._woken(min(delay, options.backoff_max), version):
-                # More words often follow the first at once: let them leave together.
-                await anyio.sleep(options.push_delay)
+        limiter = anyio.CapacityLimiter(options.parallel_sessions)
+        pushing: set[str] = set()
+        due: dict[str, float] = {}
+
+        async def one(session_id: str) -> None:
+            try:
+                async with limiter:
+                    due[session_id] = clock() + await self._push_one(session_id)
+                if await self.link.journal.read(lambda conn: reads.attempted(conn, session_id)):
+                    # Written at the very end of the push, or it failed: look again.
+                    due[session_id] = min(due[session_id], clock() + options.backoff_max)
+                    self._wake.set()
+            finally:
+                pushing.discard(session_id)
+
+        async with anyio.create_task_group() as group:
+            while True:
+                # Asked before the outbox is read: what is written after that changes it.
+                version = await self.link.journal.read(_data_version)
+                waiting = await self.link.journal.read(reads.pending_sessions)
+                due = {name: due[name] for name in waiting if name in due}
+                # A push under way is nobody else's business: a long one must not hold up others.
+                idle = [name for name in waiting if name not in pushing]
+                for name in idle:
+                    if due.get(name, 0.0) <= clock():
+                        pushing.add(name)
+                        group.start_soon(one, name)
+                nearest = min((due.get(name, math.inf) for name in idle), default=math.inf)
+                wait = min(max(0.0, nearest - clock()), options.backoff_max)
+                if await self._woken(wait, version):
+                    # More words often follow the first at once: let them leave together.
+                    await anyio.sleep(options.push_delay)
+                    # What had nothing to send may have something now.
+                    due = {name: when for name, when in due.items() if when < math.inf}
 
     async def _woken(self, delay: float, version: object) -> bool:
         """Wait for a write here, a write of another process, or the delay; True for a write."""
@@ -178,22 +202,6 @@ class Replicator:
                 return True
             if await self.link.journal.read(_data_version) != version:
                 return True
-
-    async def _each(
-        self, sessions: Iterable[str], work: Callable[[str], Awaitable[float]]
-    ) -> float:
-        """Do some work for each session, some side by side; the shortest wait that one asks for."""
-        limiter = anyio.CapacityLimiter(self.link.options.parallel_sessions)
-        waits = [math.inf]
-
-        async def one(session_id: str) -> None:
-            async with limiter:
-                waits.append(await work(session_id))
-
-        async with anyio.create_task_group() as group:
-            for session_id in sessions:
-                group.start_soon(one, session_id)
-        return min(waits)
 
     async def _push_one(self, session_id: str) -> float:
         """Push a session unless its gate is shut; seconds until it wants to be tried again."""
@@ -229,9 +237,7 @@ class Replicator:
                 self._hasten()
                 # A pull under way is nobody else's business: a long one must not hold up others.
                 idle = {
-                    name: plan.due
-                    for name, plan in self._schedules.items()
-                    if name not in pulling
+                    name: plan.due for name, plan in self._schedules.items() if name not in pulling
                 }
                 now = clock()
                 for name, due in idle.items():
