@@ -32,7 +32,9 @@ LOSSES: dict[str, Callable[[FaultPlan], object]] = {
     "500 before": lambda plan: plan.status(500, route=BATCH, count=3),
     "500 after": lambda plan: plan.status(500, after_commit=True, route=BATCH, count=3),
     "502 after": lambda plan: plan.status(502, after_commit=True, route=BATCH, count=3),
-    "503 after": lambda plan: plan.status(503, after_commit=True, retry_after=0, route=BATCH, count=3),
+    "503 after": lambda plan: plan.status(
+        503, after_commit=True, retry_after=0, route=BATCH, count=3
+    ),
     "504 after": lambda plan: plan.status(504, after_commit=True, route=BATCH, count=3),
     "408 after": lambda plan: plan.timeout_after_commit(route=BATCH, count=3),
     "418": lambda plan: plan.status(418, after_commit=True, route=BATCH, count=3),

@@ -294,9 +294,7 @@ async def test_something_that_is_not_dakera_parks_and_removes_nothing(
         await a.close()
 
 
-async def test_explicit_sync_waits_as_long_as_it_takes(
-    device: Devices, server: DevServer
-) -> None:
+async def test_explicit_sync_waits_as_long_as_it_takes(device: Devices, server: DevServer) -> None:
     """A sync without a timeout tries until the server is back."""
     a = await device("a")
     await a.add_items([said("one")])

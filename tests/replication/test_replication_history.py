@@ -36,7 +36,9 @@ async def test_what_two_devices_said_apart_becomes_one_history(device: Devices) 
 
 
 @pytest.mark.parametrize("order", list(permutations("abc")))
-async def test_the_order_of_syncing_changes_nothing(device: Devices, order: tuple[str, ...]) -> None:
+async def test_the_order_of_syncing_changes_nothing(
+    device: Devices, order: tuple[str, ...]
+) -> None:
     """Three devices agree on one history, each device's words together, whoever syncs first."""
     sessions = {name: await device(name) for name in "abc"}
     for number in range(3):

@@ -221,7 +221,7 @@ async def test_an_incomplete_batch_is_never_shown(device: Devices, server: DevSe
 async def test_an_incomplete_large_item_is_never_shown(device: Devices, server: DevServer) -> None:
     """An item in parts of which one is missing waits for it, and is then byte for byte the same."""
     a, b = await device("a"), await device("b")
-    large = said("ä😀\\\"x" * 20_000)
+    large = said('ä😀\\"x' * 20_000)
     await a.add_items([large])
     await a.sync()
     server.evict(AGENT, lambda m: m["metadata"]["cs_j"] == 3)
@@ -239,7 +239,11 @@ async def test_foreign_memories_are_ignored(device: Devices, server: DevServer) 
         [
             {"id": "note-1", "content": "a note"},
             {"id": "note-2", "content": "with our tag", "tags": ["cached-session"]},
-            {"id": "note-3", "content": "with metadata", "metadata": {"cs_v": 1, "cs_op": "append"}},
+            {
+                "id": "note-3",
+                "content": "with metadata",
+                "metadata": {"cs_v": 1, "cs_op": "append"},
+            },
         ],
     )
     a, b = await device("a"), await device("b")

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import pytest
+from devices import (
+    AGENT,
+    MANUAL,
+    POLICY,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    settle,
+)
+
+from cached_session.devserver import DevServer
+
+NAMESPACE = f"_dakera_agent_{AGENT}"
+DAY = 86_400
+GUARDED = "*/memory_policy"
+
+
+def policy(server: DevServer) -> dict[str, object]:
+    return dict(server.state.policies[NAMESPACE])
+
+
+async def test_the_policy_is_set_on_first_contact_and_once(
+    device: Devices, server: DevServer
+) -> None:
+    """The first push sets the namespace's policy; later pushes and a second device leave it."""
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("one")])
+    await a.sync()
+    assert server.requests.count(POLICY) == 1
+    found = policy(server)
+    assert found["consolidation_enabled"] is found["dedup_on_store"] is False
+    for kind in ("working", "episodic", "semantic", "procedural"):
+        assert found[f"{kind}_decay"] == "flat"
+        assert found[f"{kind}_ttl_seconds"] == 50 * 365 * DAY
+    await a.add_items([said("two")])
+    await b.add_items([said("three")])
+    await settle(a, b)
+    assert server.requests.count(POLICY) == 1
+    assert a.status().unguarded is None
+
+
+async def test_fields_of_others_are_kept(device: Devices, server: DevServer) -> None:
+    """What the guard has no business with stays as the operator set it."""
+    with server.state.lock:
+        server.state.agent(AGENT)
+        from cached_session.devserver.policy import checked_policy
+
+        own = {
+            "rate_limit_enabled": True,
+            "rate_limit_stores_per_minute": 1000,
+            "spaced_repetition_factor": 2.5,
+            "dedup_threshold": 0.5,
+            "dedup_on_store": True,
+            "episodic_ttl_seconds": 60,
+        }
+        server.state.set_policy(NAMESPACE, checked_policy(own))
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync()
+    found = policy(server)
+    assert found["rate_limit_enabled"] is True
+    assert found["rate_limit_stores_per_minute"] == 1000
+    assert found["spaced_repetition_factor"] == 2.5
+    assert found["dedup_threshold"] == 0.5
+    assert found["dedup_on_store"] is False
+    assert found["episodic_ttl_seconds"] == 50 * 365 * DAY
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 501])
+async def test_a_key_that_may_not_set_the_policy_is_reported(
+    device: Devices, server: DevServer, status: int
+) -> None:
+    """Where the policy cannot be set the status says why, everything is stored all the same, and
+    each memory carries its own protection."""
+    server.faults.status(status, route=POLICY)
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync()
+    assert str(status) in str(a.status().unguarded)
+    assert a.status().state == "online"
+    (memory,) = server.memories(AGENT)
+    assert memory["memory_type"] == "procedural"
+    assert memory["importance"] == 1.0
+    server.clock.advance(60 * DAY)
+    assert items_on(server) == ["one"]
+
+
+@pytest.mark.parametrize("version", ["0.12.0", "0.11.108"])
+async def test_an_older_server_is_guarded_or_reported(
+    device: Devices, server: DevServer, version: str
+) -> None:
+    """A server without agent creation or capabilities is no error: it takes everything, and the
+    status says if its policy could not be set."""
+    server.state.version = type(server.state.version)(version)
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("one")])
+    await a.sync()
+    assert a.status().unguarded or policy(server)["procedural_decay"] == "flat"
+    assert await one_history(a, b) == ["one"]
+
+
+async def test_an_older_server_is_guarded_once_the_namespace_exists(
+    device: Devices, server: DevServer
+) -> None:
+    """Where a namespace cannot be made before the first memory, the policy is set soon after it."""
+    server.state.version = type(server.state.version)("0.11.108")
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync()
+    await a.add_items([said("two")])
+    await a.sync()
+    assert policy(server)["dedup_on_store"] is False
+    assert a.status().unguarded is None
+
+
+async def test_a_policy_that_does_not_stick_is_reported(device: Devices, server: DevServer) -> None:
+    """A server that says yes to the policy and does not keep it is found out."""
+    server.faults.garble("object", route=POLICY, count=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.state, "set_policy", lambda *_: None)
+        a = await device("a")
+        await a.add_items([said("one")])
+        await a.sync()
+    assert "did not keep" in str(a.status().unguarded)
+
+
+async def test_an_interrupted_guard_is_repeated(device: Devices, server: DevServer) -> None:
+    """A guard that got no answer is repeated before anything is stored."""
+    server.faults.lose_response(route=POLICY, count=1)
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync(timeout=10)
+    assert a.status().unguarded is None
+    assert policy(server)["procedural_decay"] == "flat"
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_nothing_expires_in_sixty_days(
+    device: Devices, server: DevServer, guarded: bool
+) -> None:
+    """After 60 days on the server's clock every memory is there, with and without a policy."""
+    if not guarded:
+        server.faults.status(403, route=GUARDED)
+    a = await device("a")
+    for number in range(10):
+        await a.add_items([said(f"{number % 2}")])
+    await a.pop_item()
+    await a.sync()
+    before = len(server.memories(AGENT))
+    for _ in range(60):
+        server.clock.advance(DAY)
+        assert len(server.memories(AGENT)) == before
+    assert len(await one_history(device.new("b"), a)) == 9
+
+
+async def test_no_dakera_session_is_started(device: Devices, server: DevServer) -> None:
+    """Dakera sessions, whose end consolidates memories, are never used."""
+    a = await device("a", options=MANUAL)
+    await a.add_items([said("one")])
+    await a.sync()
+    await a.close()
+    assert server.requests.count("* /v1/sessions*") == 0
+    assert all("session_id" not in memory for memory in server.memories(AGENT))

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from devices import (
+    LISTING,
+    MANUAL,
+    QUICK,
+    Devices,
+    said,
+    texts,
+    until,
+)
+
+from cached_session import CachedSession, Progress
+from cached_session.devserver import DevServer
+
+PATIENT = replace(MANUAL, hydrate_timeout=5.0)
+HASTY = replace(MANUAL, hydrate_timeout=0.3)
+
+
+async def fill(session: CachedSession, count: int, batch: int = 1) -> list[str]:
+    for start in range(0, count, batch):
+        await session.add_items([said(str(n)) for n in range(start, min(count, start + batch))])
+    await session.sync(timeout=30)
+    return [str(number) for number in range(count)]
+
+
+async def test_the_first_read_waits_for_the_history(device: Devices, server: DevServer) -> None:
+    """The first read of a new device waits for the history, though the server takes its time."""
+    expected = await fill(await device("a"), 20)
+    server.faults.latency(0.1)
+    assert texts(await device.new("b", options=PATIENT).get_items()) == expected
+
+
+async def test_a_read_right_after_a_write_waits_too(device: Devices, server: DevServer) -> None:
+    """A first read that comes while the first pull is under way gets the history without waiting
+    for the next poll."""
+    await fill(await device("a"), 1)
+    b = device.new("b", options=PATIENT)
+    server.faults.latency(0.2, route=LISTING)
+    await b.add_items([said("mine")])
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    assert sorted(texts(await b.get_items())) == ["0", "mine"]
+    assert time.monotonic() - began < 2.0
+
+
+async def test_hydrate_false_never_waits(device: Devices, server: DevServer) -> None:
+    """With hydrate=False the first read answers at once, and the history comes later."""
+    expected = await fill(await device("a"), 3)
+    server.faults.latency(0.3)
+    b = device.new("b", options=QUICK, hydrate=False)
+    began = time.monotonic()
+    assert await b.get_items() == []
+    assert time.monotonic() - began < 0.25
+
+    async def shows() -> bool:
+        return texts(await b.get_items()) == expected
+
+    await until(shows)
+
+
+async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
+    device: Devices, server: DevServer
+) -> None:
+    """With a server that hangs, the first read takes hydrate_timeout, and no later one waits."""
+    server.faults.latency(5.0)
+    b = device.new("b", options=HASTY)
+    began = time.monotonic()
+    assert await b.get_items() == []
+    assert 0.25 < time.monotonic() - began < 1.5
+    began = time.monotonic()
+    for _ in range(5):
+        await b.get_items()
+    assert time.monotonic() - began < 0.2
+
+
+async def test_a_server_known_to_be_gone_costs_no_first_read(
+    device: Devices, server: DevServer
+) -> None:
+    """Where nothing answers, the first read ends with the first failure, and once the server is
+    known to be out of reach the first read of another session does not wait at all."""
+    server.stop()
+    b = device.new("b", options=PATIENT)
+    began = time.monotonic()
+    assert await b.get_items() == []
+    assert time.monotonic() - began < 2.0
+    other = device.new("b", session_id="other", options=PATIENT)
+    began = time.monotonic()
+    assert await other.get_items() == []
+    assert time.monotonic() - began < 0.2
+    server.start()
+
+
+async def test_what_was_met_offline_arrives_later(device: Devices, server: DevServer) -> None:
+    """A session first read while the server was gone shows its history once the server is back."""
+    expected = await fill(await device("a"), 3)
+    server.stop()
+    b = device.new("b", options=QUICK)
+    assert await b.get_items() == []
+    assert not b.status().hydrated
+    server.start()
+
+    async def shows() -> bool:
+        return texts(await b.get_items()) == expected
+
+    await until(shows)
+    await until(lambda: b.status().hydrated)
+
+
+async def test_the_tail_comes_with_the_first_page(device: Devices, server: DevServer) -> None:
+    """A read of the last 20 returns as soon as the first page is there, while the rest follows."""
+    a = await device("a")
+    expected = []
+    for part in range(10):
+        expected += [f"{part}.{number}" for number in range(30)]
+        for text in expected[-30:]:
+            await a.add_items([said(text)])
+        await a.sync(timeout=30)
+        server.clock.advance(5)
+    server.faults.latency(1.5, route=LISTING, skip=1)
+    b = device.new("b", options=replace(PATIENT, first_page_size=50, page_size=100))
+    began = time.monotonic()
+    assert texts(await b.get_items(limit=20)) == expected[-20:]
+    assert time.monotonic() - began < 1.2
+    server.faults.clear()
+    await b.sync(timeout=30)
+    assert texts(await b.get_items()) == expected
+
+
+async def test_the_tail_has_no_gaps(device: Devices, server: DevServer) -> None:
+    """Where the server's order says nothing (all in one second), a read of the last 20 returns
+    neighbours, not some of many turns."""
+    server.clock.freeze()
+    await fill(await device("a"), 400)
+    b = device.new("b", options=replace(PATIENT, first_page_size=100))
+    found = [int(text) for text in texts(await b.get_items(limit=20))]
+    assert found == list(range(found[0], found[0] + 20))
+
+
+async def test_progress_is_told(device: Devices, server: DevServer) -> None:
+    """The callback hears of growing numbers of items, and in the end that it is done."""
+    await fill(await device("a"), 200, batch=10)
+    heard: list[Progress] = []
+    options = replace(PATIENT, first_page_size=30, page_size=60)
+    b = device.new("b", options=options, on_progress=heard.append)
+    server.faults.latency(0.03, route=LISTING)
+    assert len(await b.get_items()) == 200
+    assert [one.items for one in heard] == sorted(one.items for one in heard)
+    assert heard[-1] == Progress("talk", 200, True)
+    assert len({one.items for one in heard}) >= 3
+    assert not heard[0].done
+
+
+async def test_a_long_history_arrives_whole(device: Devices, server: DevServer) -> None:
+    """A history of 3,000 items is there after the first read of a new device, in few requests."""
+    expected = await fill(await device("a"), 3000, batch=30)
+    server.requests.clear()
+    b = device.new("b", options=replace(MANUAL, hydrate_timeout=20.0))
+    assert texts(await b.get_items()) == expected
+    assert b.status().hydrated
+    await b.sync(timeout=30)
+    assert server.requests.count(LISTING) <= 20
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_a_read_of_nothing_does_not_wait(
+    device: Devices, server: DevServer, limit: int
+) -> None:
+    """A limit of zero or less asks for nothing and waits for nothing."""
+    server.faults.latency(1.0)
+    b = device.new("b")
+    began = time.monotonic()
+    assert await b.get_items(limit=limit) == []
+    assert time.monotonic() - began < 0.5
+
+
+async def test_a_known_session_is_read_at_once(device: Devices, server: DevServer) -> None:
+    """A journal that has met a session answers from itself, in a later process too."""
+    a = await device("a")
+    await fill(a, 3)
+    assert len(await a.get_items()) == 3
+    await a.close()
+    server.faults.latency(1.0)
+    again = device.new("a", options=PATIENT)
+    began = time.monotonic()
+    assert texts(await again.get_items()) == ["0", "1", "2"]
+    assert time.monotonic() - began < 0.5
+
+
+async def test_an_empty_session_is_met_at_once(device: Devices, server: DevServer) -> None:
+    """The first read of a session that exists nowhere ends with the server's answer."""
+    began = time.monotonic()
+    assert await device.new("a", options=PATIENT).get_items() == []
+    assert time.monotonic() - began < 2.0
