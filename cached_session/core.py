@@ -159,6 +159,9 @@ class Core:
         Raises:
             InvalidArgument: the journal is open with another server.
         """
+        if path != MEMORY:
+            # Whoever changes the working directory later must not change which file is meant.
+            path = os.path.abspath(path)
         with _registry_lock:
             key = None if path == MEMORY else os.path.realpath(path)
             core = _registry.get(key) if key else None
@@ -182,12 +185,16 @@ class Core:
             self._users += 1
 
     async def release(self, spec: RemoteSpec | None) -> None:
-        """One user less. The last one closes the journal; the last with a server stops syncing."""
+        """One user less. The last one closes the journal; the last with a server stops syncing.
+
+        If cancelled, all of that is done before the cancellation goes on.
+        """
         with _registry_lock, self._guard:
             self._users -= 1
             last = self._users <= 0
-            if last and self.path != MEMORY:
-                _registry.pop(os.path.realpath(self.path), None)
+            if last:
+                for key in [key for key, core in _registry.items() if core is self]:
+                    del _registry[key]
             if spec is not None:
                 # By identity: the connection of this very user must not be used any longer.
                 self._specs = _without(self._specs, spec)
@@ -197,15 +204,17 @@ class Core:
             )
             if moves:
                 self._home = None
-        if moves and home is not None:
-            await _stop(home)
-        if not last and self.spec is not None:
-            self.keep_home()
-        if last:
-            if self._file_lock is not None:
-                # By force: a home whose event loop went away never let go of its share.
-                self._file_lock.release(force=True)
-            await self.journal.close()
+        try:
+            if moves and home is not None:
+                await _stop(home)
+        finally:
+            if last:
+                if self._file_lock is not None:
+                    # By force: a home whose event loop went away never let go of its share.
+                    self._file_lock.release(force=True)
+                await self.journal.close()
+            elif self.spec is not None:
+                self.keep_home()
 
     @property
     def spec(self) -> RemoteSpec | None:
@@ -230,7 +239,7 @@ class Core:
             self.journal.open_blocking()
 
     def _make_default_directory(self) -> None:
-        if self.path == default_journal():
+        if self.path == os.path.abspath(default_journal()):
             try:
                 Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError:
@@ -249,6 +258,8 @@ class Core:
             spec = self.spec
             if spec is None or (home is not None and home.is_alive()):
                 return
+            if home is not None:
+                _dismiss(home)
             loop = asyncio.get_running_loop()
             self._home = home = _Home(loop, spec, loop.create_future())
             home.task = loop.create_task(self._live(home), name="cached-session-replicator")
@@ -548,6 +559,15 @@ def _without(specs: list[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
         if spec is gone:
             return specs[:position] + specs[position + 1 :]
     return specs
+
+
+def _dismiss(home: _Home) -> None:
+    """End a replicator whose event loop stands still, in case that it ever turns again."""
+    if home.task is not None and not home.task.done():
+        try:
+            home.loop.call_soon_threadsafe(home.task.cancel)
+        except RuntimeError:
+            log.debug("the replicator's event loop is gone, and the replicator with it")
 
 
 async def _stop(home: _Home) -> None:
