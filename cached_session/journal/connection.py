@@ -161,14 +161,10 @@ class Journal:
         return future
 
     def _enqueue(self, job: _Job[Any]) -> None:
+        self._check_process()
         with self._state:
             if self._closed:
                 raise SessionClosed(f"the journal {self.path} is closed; open a new session")
-            if os.getpid() != self._pid:
-                raise JournalError(
-                    f"the journal {self.path} was opened before this process was forked; "
-                    "SQLite connections do not survive a fork. Open the session in the child"
-                )
             if self._threaded:
                 if self._thread is None:
                     # A daemon: a program that never closes its session must still be able to end.
@@ -179,6 +175,14 @@ class Journal:
                 self._jobs.put(job)
                 return
         self._run_group([job])
+
+    def _check_process(self) -> None:
+        # Before any lock: a thread that did not survive the fork may have held it.
+        if os.getpid() != self._pid:
+            raise JournalError(
+                f"the journal {self.path} was opened before this process was forked; SQLite "
+                "connections do not survive a fork. Make a new session in the child"
+            )
 
     def _work(self) -> None:
         while True:
@@ -262,15 +266,11 @@ class Journal:
 
     def read_blocking(self, run: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
         """Like `read`, without an event loop. The journal must be open."""
+        self._check_process()
         with self._state:
             conn = self._reader
             if self._closed or conn is None:
                 raise SessionClosed(f"the journal {self.path} is not open")
-            if os.getpid() != self._pid:
-                raise JournalError(
-                    f"the journal {self.path} was opened before this process was forked; "
-                    "open the session in the child"
-                )
         if not self._reading.acquire(timeout=-1 if wait else READ_PATIENCE):
             raise _Busy
         try:
