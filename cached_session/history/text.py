@@ -18,7 +18,8 @@ def readable(payload: str) -> tuple[str, str]:
     """(role, text) of an item as a person would read it. Any JSON gives something, never empty."""
     try:
         role, text = _said(orjson.loads(payload))
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
+        # The fast library reads deeper than it writes, and calls that a TypeError.
         role, text = "item", ""
     text = text.replace("\x00", "\ufffd").strip() or payload
     encoded = text.encode("utf-8", "replace")
