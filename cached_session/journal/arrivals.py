@@ -87,17 +87,10 @@ def apply_page(
             complete.append((op, digest))
     # Any order gives the same history; this one keeps inserts next to each other.
     complete.sort(key=lambda found: (found[0].stamp, found[0].dot))
-    done: list[Operation] = []
-    for op, digest in complete:
-        try:
-            tx.apply(op, digest=digest)
-        except (ValueError, RecursionError):
-            result.damaged += 1
-        else:
-            done.append(op)
+    done = [op for op, digest in complete if _applied(tx, op, digest, result)]
     for dot in _completed_by_pops(tx, done):
         for whole, digest in _from_stored(tx, dot, result):
-            tx.apply(whole, digest=digest)
+            _applied(tx, whole, digest, result)
     for writer, counter in explained:
         if counter not in tx.writer(writer).applied:
             tx.mark("holes")
@@ -109,6 +102,17 @@ def apply_page(
     applied = tx.finish()
     result.new, result.known, result.conflicts = applied.new, applied.known, applied.conflicts
     return result
+
+
+def _applied(tx: SessionTransaction, op: Operation, digest: str, result: PageResult) -> bool:
+    """Apply a whole operation; False, and counted, if it makes no sense: one bad operation must
+    not keep the rest of its page out."""
+    try:
+        tx.apply(op, digest=digest)
+    except (ValueError, RecursionError):
+        result.damaged += 1
+        return False
+    return True
 
 
 def _completed_by_pops(tx: SessionTransaction, applied: Sequence[Operation]) -> list[Dot]:
