@@ -210,6 +210,12 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
     for seq, writer, counter in _parked_rows(conn, tx.session, dots):
         tx.withdraw(Dot(writer, counter))
         conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
+        # The others will never hear of a dropped pop or clear: what it named stays on the server,
+        # and so does the placeholder.
+        conn.execute(
+            "DELETE FROM forgets WHERE session = ? AND by_writer = ? AND by_counter = ?",
+            (tx.session, writer, counter),
+        )
         dropped += 1
     tx.finish()
     return dropped
