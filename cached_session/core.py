@@ -428,9 +428,14 @@ class Core:
         finally:
             with self._guard:
                 self._waiting[session_id].remove(waiter)
-        now = self.runtime.wall_ms()
-        await self.journal.write(lambda conn: reads.note_met(conn, session_id, now))
-        self._met.add(session_id)
+        await self.have_met(session_id)
+
+    async def have_met(self, session_id: str) -> None:
+        """The first read of this session has nothing to wait for (any more)."""
+        if session_id not in self._met:
+            now = self.runtime.wall_ms()
+            await self.journal.write(lambda conn: reads.note_met(conn, session_id, now))
+            self._met.add(session_id)
 
     async def _has_met(
         self,

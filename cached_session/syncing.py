@@ -47,6 +47,7 @@ async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> Sy
         tally.pushed += pushed.acked
         pulled = await replicator.pull_now(session_id, all_holes=True)
         tally.pulled += pulled.new
+        await core.have_met(session_id)
 
     await _until_done(core, sessions, step, tally, timeout, "sync")
     facts = [core.status(session_id, is_closed=False) for session_id in sessions]

@@ -18,12 +18,12 @@ __all__ = [
     "BACKWARDS",
     "HISTORY",
     "SessionFacts",
-    "attempted",
     "entries",
     "entries_at",
     "entries_backwards",
     "facts",
     "forget_server",
+    "has_unsent",
     "is_whole_tail",
     "note_met",
     "pending_sessions",
@@ -192,13 +192,14 @@ def pending_sessions(conn: sqlite3.Connection) -> list[str]:
     return list(session_ids(rows))
 
 
-def attempted(conn: sqlite3.Connection, session: int) -> int:
-    """The `seq` of the last operation of a session: what a flush called now has to reach."""
-    (seq,) = conn.execute(
-        "SELECT coalesce(max(seq), 0) FROM ops INDEXED BY outbox WHERE session = ? AND state <> 2",
-        (session,),
+def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
+    """Whether a session has something to send."""
+    row = session_row(conn, session_id)
+    found = row and conn.execute(
+        f"SELECT 1 FROM ops WHERE session = ? AND state <> 2 AND state <> {PARKED} LIMIT 1",
+        (row[0],),
     ).fetchone()
-    return int(seq)
+    return bool(found)
 
 
 def facts(

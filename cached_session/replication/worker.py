@@ -8,7 +8,7 @@ has open. A failure in one session never stops another.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -160,10 +160,13 @@ class Replicator:
         async def one(session_id: str) -> None:
             try:
                 async with limiter:
-                    due[session_id] = clock() + await self._push_one(session_id)
-                if await self.link.journal.read(lambda conn: reads.attempted(conn, session_id)):
-                    # Written at the very end of the push, or it failed: look again.
-                    due[session_id] = min(due[session_id], clock() + options.backoff_max)
+                    wait = await self._push_one(session_id)
+                if wait == math.inf and await self.link.journal.read(
+                    lambda conn: reads.has_unsent(conn, session_id)
+                ):
+                    wait = 0.0  # written while the push was ending
+                due[session_id] = clock() + wait
+                if wait < math.inf:
                     self._wake.set()
             finally:
                 pushing.discard(session_id)
