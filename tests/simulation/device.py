@@ -1,0 +1,444 @@
+"""A device: a clock, a journal file, the processes that have it open, and what its user does."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from cached_session.core import Core
+from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
+from cached_session.history.ops import Dot
+from cached_session.options import SyncOptions
+from cached_session.runtime import Runtime
+from cached_session.session import CachedSession
+
+from .loop import OWNER, Owner
+from .network import SimSpec
+from .oracle import Add, Broken, Lineage, Removal, names_of, last_dot
+
+if TYPE_CHECKING:
+    from .simulation import World
+
+__all__ = ["Clock", "Device", "Process"]
+
+EPOCH_MS = 1_700_000_000_000
+
+
+class Clock:
+    """A wall clock that can be moved; what was elapsing elapses on."""
+
+    def __init__(self, now: Callable[[], float], skew: float) -> None:
+        self._now = now
+        self.skew_ms = int(skew * 1000)
+        self._frozen: int | None = None
+
+    def wall_ms(self) -> int:
+        if self._frozen is not None:
+            return self._frozen
+        return self.true_ms() + self.skew_ms
+
+    def true_ms(self) -> int:
+        return EPOCH_MS + int(self._now() * 1000)
+
+    def move(self, to: str, by: float) -> None:
+        here, self._frozen = self.wall_ms(), None
+        if to == "freeze":
+            self._frozen = here
+        elif to == "forward":
+            self.skew_ms += int(by * 1000)
+        elif to == "back":
+            self.skew_ms -= int(by * 1000)
+        elif to == "epoch":
+            self.skew_ms = -self.true_ms()
+        else:
+            self.skew_ms = 0
+
+
+class Process:
+    """One opening of a journal: a core of its own and a session object for each use."""
+
+    def __init__(self, device: Device, number: int) -> None:
+        world = device.world
+        self.device = device
+        self.name = f"{device.name}/{number}"
+        self.owner = Owner(self.name)
+        self.owner.on_fuse = self.kill
+        self.number = number
+        self.closing = self.closed = False
+        self.confirming = 0
+        random = Random(f"{world.seed}/{self.name}")
+        runtime = Runtime(
+            wall_ms=device.clock.wall_ms,
+            monotonic=world.loop.time,
+            random=random,
+            token=random.randbytes,
+            threaded=False,
+        )
+        # Not by `Core.acquire`: each simulated process has a core of its own over the same file.
+        self.core = Core(str(device.path), device.options, runtime)
+        self.spec: Any = SimSpec(world.network, device.name)
+        self.core.join(self.spec)
+        self._sessions: dict[tuple[str, bool], CachedSession] = {}
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.owner.dead and not self.closing
+
+    def session(self, name: str, *, confirmed: bool = False) -> CachedSession:
+        session = self._sessions.get((name, confirmed))
+        if session is None:
+            device = self.device
+            session = CachedSession.__new__(CachedSession)
+            session._setup(
+                name,
+                str(device.path),
+                self.spec,
+                None,
+                "confirmed" if confirmed else "local",
+                "none" if device.private else "text",
+                True,
+                device.options,
+                None,
+                None,
+                core=self.core,
+            )
+            self._sessions[name, confirmed] = session
+        return session
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task of this process: it dies with it."""
+        context = copy_context()
+        context.run(OWNER.set, self.owner)
+        task: asyncio.Task[Any] = context.run(self.device.world.loop.create_task, work)
+        return task
+
+    async def start(self) -> None:
+        """Open every session, as a program does that shows them."""
+        for name in self.device.world.names:
+            await self.session(name)._ready()
+
+    async def close(self) -> None:
+        """An orderly end."""
+        for session in self._sessions.values():
+            await session.close()
+        await self.core.release(self.spec)
+        self.closed = True
+
+    def kill(self) -> None:
+        """``kill -9``: nothing of this process runs on; the kernel takes its locks and files."""
+        world, device = self.device.world, self.device
+        if self.owner.dead:
+            return
+        world.note(f"{self.name} killed")
+        self.owner.dead = True
+        self.owner.fuse = None
+        world.oracle.unresolved += self.confirming
+        for session in self._sessions.values():
+            session._closed = True
+        others = [p for p in device.processes if p is not self and not (p.owner.dead or p.closed)]
+        files = [device.path, device.path.with_name(device.path.name + "-wal")]
+        held = {path: path.read_bytes() for path in files if path.exists()} if not others else {}
+        if self.core._file_lock is not None:
+            self.core._file_lock.release(force=True)
+        self.core.journal.close_blocking()
+        # Closing has tidied up, which a killed process does not: the log is recovered at the next
+        # opening.
+        for path, data in held.items():
+            path.write_bytes(data)
+
+
+class Device:
+    """One machine."""
+
+    def __init__(self, world: World, number: int, path: Path, lineage: Lineage) -> None:
+        plan = world.schedule.plan
+        self.world = world
+        self.number = number
+        self.name = f"d{number}"
+        self.path = path
+        self.lineage = lineage
+        self.backups: list[tuple[Path, Lineage]] = []
+        self.options = SyncOptions(**plan.options)
+        skew = plan.skews[number] if number < len(plan.skews) else 0.0
+        self.clock = Clock(world.loop.time, skew)
+        self.private = number in plan.private
+        self.width = plan.processes if number == 0 else 1
+        self.processes: list[Process] = []
+        self._openings = 0
+
+    def open(self) -> None:
+        """Start the processes that are not running."""
+        alive = [p for p in self.processes if p.is_alive]
+        while len(alive) < self.width:
+            self._openings += 1
+            process = Process(self, self._openings)
+            self.world.note(f"{process.name} opens")
+            alive.append(process)
+            self.world.processes.append(process)
+            self.world.expect(process.spawn(process.start()), process)
+        self.processes = alive
+
+    def process(self, which: int = 0) -> Process | None:
+        alive = [p for p in self.processes if p.is_alive]
+        return alive[which % len(alive)] if alive else None
+
+    def look(self) -> sqlite3.Connection:
+        """A connection of an onlooker."""
+        return sqlite3.connect(self.path, isolation_level=None)
+
+    # -- what its user does ----------------------------------------------------------------------
+
+    def do(self, what: str, args: dict[str, Any]) -> None:
+        """Let a process do something, if one is running."""
+        process = self.process(args.get("which", 0))
+        if process is None:
+            return
+        call = getattr(self, f"_do_{what}")
+        name = self.world.names[args.get("session", 0)]
+        self.world.expect(process.spawn(self._guarded(process, call, name, args)), process)
+
+    async def _guarded(self, process: Process, call: Any, name: str, args: dict[str, Any]) -> None:
+        try:
+            await call(process, name, args)
+        except SessionClosed:
+            if not process.closing:
+                raise
+
+    async def _do_add(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        world, oracle = self.world, self.world.oracle
+        session = process.session(name)
+        core = await session._ready()
+        items, keys = world.new_items(args["items"], args.get("size", 0), args.get("poison", False))
+        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        applied = core.journal.read_blocking(_applied)
+        wall, step = self.clock.wall_ms(), world.loop.steps
+        await session.add_items(items)
+        self._was_local(step)
+        dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
+        run = (process.number + 1000 * self.number, applied, wall)
+        oracle.adds[name, dot] = add = Add(world.adds, name, keys, dot, frozenset(before), run)
+        after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        oracle.added(self.lineage, add, before, after)
+        world.note(f"{process.name} added {' '.join(keys)}")
+
+    async def _do_pop(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        if args.get("confirmed"):
+            await self._pop_confirmed(process, name)
+            return
+        world, oracle = self.world, self.world.oracle
+        session = process.session(name)
+        core = await session._ready()
+        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        claimed = core.journal.read_blocking(lambda conn: self._claimed(conn, name))
+        wanted = [key for key in before if key not in claimed]
+        step = world.loop.steps
+        item = await session.pop_item()
+        self._was_local(step)
+        if item is None:
+            if wanted:
+                raise Broken(f"{self.name} popped nothing where there was {wanted[-1]}")
+            return
+        (key,) = oracle.check_items([item])
+        if not wanted or key != wanted[-1]:
+            raise Broken(f"{self.name} popped {key}, not the last of {wanted[-3:]}")
+        dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
+        oracle.removal(self.lineage, Removal(name, dot, frozenset({key}), is_pop=True))
+        world.note(f"{process.name} popped {key}")
+
+    async def _pop_confirmed(self, process: Process, name: str) -> None:
+        world, oracle = self.world, self.world.oracle
+        session = process.session(name, confirmed=True)
+        core = await session._ready()
+        process.confirming += 1
+        try:
+            item = await session.pop_item()
+        except PopUnconfirmed:
+            oracle.unresolved += 1
+            world.note(f"{process.name} pop unconfirmed")
+            return
+        except SessionClosed:
+            oracle.unresolved += 1
+            raise
+        finally:
+            process.confirming -= 1
+        if item is None:
+            world.note(f"{process.name} confirmed that there is nothing")
+            return
+        (key,) = oracle.check_items([item])
+        add = oracle.add_of[key]
+        index = add.keys.index(key)
+
+        def find(conn: sqlite3.Connection) -> tuple[str, int]:
+            row: tuple[str, int] = conn.execute(
+                "SELECT writer, counter FROM ops WHERE kind = 'pop' AND body ->> 'w' = ? AND "
+                "body ->> 'c' = ? AND body ->> 'i' = ? AND writer = ? ORDER BY seq DESC LIMIT 1",
+                (*add.dot, index, process.core.writer),
+            ).fetchone()
+            return row
+
+        dot = core.journal.read_blocking(find)
+        if key in oracle.claimed and (name, add.dot) not in oracle.discarded:
+            raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
+        oracle.claimed[key] = process.name
+        oracle.removal(self.lineage, Removal(name, Dot(*dot), frozenset({key}), is_pop=True))
+        world.note(f"{process.name} confirmed {key}")
+
+    async def _do_clear(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        world, oracle = self.world, self.world.oracle
+        session = process.session(name)
+        core = await session._ready()
+        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        step = world.loop.steps
+        await session.clear_session()
+        self._was_local(step)
+        after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        if after:
+            raise Broken(f"{after} survived a clear in its own journal")
+        if before:
+            dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
+            oracle.removal(self.lineage, Removal(name, dot, frozenset(before)))
+        world.note(f"{process.name} cleared {len(before)}")
+
+    async def _do_read(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        session, limit = process.session(name), args.get("limit")
+        items = await session.get_items(limit)
+        # From here on nothing is awaited: the journal is as it was for the read.
+        core, oracle = process.core, self.world.oracle
+        found = oracle.check_items(items)
+        keys = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        wanted = keys if limit is None else keys[max(0, len(keys) - limit) :] if limit > 0 else []
+        if found != wanted:
+            raise Broken(f"get_items({limit}) gave {found}, the journal has {wanted}")
+        core.journal.read_blocking(
+            lambda conn: oracle.check_view(self.lineage, conn, name, keys)
+        )
+        entries = await session.entries()
+        if [entry.rank for entry in entries] != list(range(len(keys))):
+            raise Broken(f"ranks are not dense: {[entry.rank for entry in entries]}")
+        if oracle.check_items([entry.item for entry in entries]) != keys:
+            raise Broken("entries() and get_items() differ")
+        self.world.note(f"{process.name} read {len(keys)}")
+
+    async def _do_sync(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        session = process.session(name)
+        core = await session._ready()
+        waiting = core.journal.read_blocking(lambda conn: _unsent(conn, name))
+        try:
+            await session.sync(args.get("timeout", 10.0))
+        except SyncError as error:
+            self.world.note(f"{process.name} sync: {type(error).__name__}")
+            return
+        left = core.journal.read_blocking(lambda conn: _unsent(conn, name))
+        if waiting & left:
+            raise Broken(f"sync returned with {waiting & left} unsent")
+        self.world.note(f"{process.name} synced")
+
+    async def _do_flush(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        try:
+            await process.session(name).flush(args.get("timeout", 10.0))
+        except SyncError as error:
+            self.world.note(f"{process.name} flush: {type(error).__name__}")
+
+    async def _do_audit(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        try:
+            report = await process.session(name).audit()
+        except SyncError as error:
+            self.world.note(f"{process.name} audit: {type(error).__name__}")
+        else:
+            self.world.note(f"{process.name} {report}")
+
+    async def _do_retry(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        moved = await process.session(name).retry_parked()
+        if moved:
+            self.world.note(f"{process.name} retries {moved}")
+
+    def _claimed(self, conn: sqlite3.Connection, name: str) -> set[str]:
+        rows = conn.execute(
+            "SELECT c.writer, c.counter, c.idx FROM claims c JOIN sessions s ON s.id = c.session "
+            "WHERE s.session_id = ?",
+            (name,),
+        )
+        return {self.world.oracle.key(name, Dot(*row[:2]), row[2]) for row in rows}
+
+    def _was_local(self, step: int) -> None:
+        if self.world.loop.steps != step:
+            raise Broken("a local call has waited for something")
+
+    # -- what happens to it ----------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """An orderly end of all its processes."""
+        for process in self.processes:
+            if process.is_alive:
+                self.world.note(f"{process.name} closes")
+                process.closing = True
+                task = process.spawn(process.close())
+                await asyncio.wait([task], timeout=60)
+                if not (process.owner.dead or process.closed):
+                    raise Broken(f"{process.name} does not close")
+                task.result() if task.done() else None
+
+    def crash(self, after: int, down: float, which: int) -> None:
+        """Kill a process some callbacks from now; start it again later."""
+        process = self.process(which)
+        if process is None:
+            return
+        world = self.world
+
+        def burn() -> None:
+            process.kill()
+            context = copy_context()
+            context.run(OWNER.set, None)
+            world.loop.call_later(down, self.reopen, context=context)
+
+        process.owner.on_fuse = burn
+        process.owner.fuse = after
+
+    def reopen(self) -> None:
+        if not self.world.ending:
+            self.open()
+
+    def copy_to(self, path: Path) -> Lineage:
+        """An open journal, copied by SQLite's backup."""
+        source, target = self.look(), sqlite3.connect(path)
+        source.backup(target)
+        source.close()
+        target.close()
+        return self.lineage.copy()
+
+    def restore(self, backup: Path, lineage: Lineage) -> None:
+        """The journal becomes what it was when the backup was taken."""
+        for process in self.processes:
+            process.kill()
+        conn = self.look()
+        had = names_of(conn)
+        conn.close()
+        for path in self.path.parent.glob(self.path.name + "-*"):
+            path.unlink()
+        shutil.copyfile(backup, self.path)
+        conn = self.look()
+        self.world.oracle.discarded |= had - names_of(conn)
+        conn.close()
+        self.lineage = lineage.copy()
+
+
+def _applied(conn: sqlite3.Connection) -> int:
+    (count,) = conn.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()
+    return int(count)
+
+
+def _unsent(conn: sqlite3.Connection, name: str) -> set[int]:
+    return {
+        seq
+        for (seq,) in conn.execute(
+            "SELECT o.seq FROM ops o JOIN sessions s ON s.id = o.session "
+            "WHERE s.session_id = ? AND o.state IN (0, 1)",
+            (name,),
+        )
+    }

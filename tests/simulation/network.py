@@ -1,0 +1,269 @@
+"""What happens between a device and the server. All chance is drawn here, when a request leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import orjson
+
+from cached_session.options import SyncOptions
+from cached_session.remote.base import GuardReport
+from cached_session.remote.verdicts import RemoteError
+
+from .loop import OWNER, SimLoop
+from .server import SimServer, failure
+
+__all__ = ["CHANCES", "Network", "SimRemote", "SimSpec", "Weather"]
+
+SERVER = "http://simulated:3000"
+LONGEST = 25.0
+"""Seconds that a delayed request may be under way: longer than its sender waits."""
+
+CHANCES = (
+    "lose_request",
+    "lose_answer",
+    "slow",
+    "late",
+    "duplicate",
+    "busy",
+    "unavailable",
+    "error_before",
+    "error_after",
+    "prefix",
+)
+"""What can befall one request, each with its own probability."""
+
+
+@dataclass
+class Weather:
+    """What is wrong at the moment."""
+
+    cut: set[str] = field(default_factory=set)
+    """Devices that reach nothing."""
+    down: bool = False
+    lag: float = 0.0
+    """Seconds by which one of the server's replicas is behind; each read may meet it."""
+    chances: dict[str, float] = field(default_factory=dict)
+
+    def of(self, name: str) -> float:
+        return self.chances.get(name, 0.0)
+
+
+class Network:
+    """One server, and the way to it from every device."""
+
+    def __init__(
+        self, loop: SimLoop, server: SimServer, seed: str, note: Callable[[str], None]
+    ) -> None:
+        self.loop = loop
+        self.server = server
+        self.weather = Weather()
+        self.note = note
+        self._seed = seed
+        self._randoms: dict[str, Random] = {}
+        self.requests = 0
+        self.late_commits = 0
+        """Requests carried out after their sender had given up or had been answered."""
+
+    def random(self, device: str) -> Random:
+        """The chance of one device's requests: leaving another device out does not change it."""
+        return self._randoms.setdefault(device, Random(f"{self._seed}/network/{device}"))
+
+    async def request(
+        self,
+        device: str,
+        what: str,
+        timeout: float,
+        carry_out: Callable[[float], Any],
+        partly: Callable[[], Any] | None = None,
+    ) -> Any:
+        """One request and its answer.
+
+        Raises:
+            RemoteError: it was not answered with a plain yes.
+        """
+        loop, weather = self.loop, self.weather
+        self.requests += 1
+        number = self.requests
+        chance = self.random(device)
+        hit = {name for name in CHANCES if chance.random() < weather.of(name)}
+        out, back, again = (0.005 + 0.05 * chance.random() for _ in range(3))
+        stretch, refuses, stale = chance.random(), chance.random(), chance.random()
+        if "slow" in hit:
+            out += 2.0 * stretch
+        if "late" in hit:
+            out += LONGEST * stretch
+        answer: asyncio.Future[Any] = loop.create_future()
+        self.note(f"{device} #{number} {what}{' ' + ','.join(sorted(hit)) if hit else ''}")
+
+        def say(result: Any, error: RemoteError | None) -> None:
+            if answer.done():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        def reply(result: Any, error: RemoteError | None) -> None:
+            if device in self.weather.cut or "lose_answer" in hit:
+                self.note(f"{device} #{number} answer lost")
+                return
+            in_world(back, say, result, error)
+
+        def arrive(copy: bool = False) -> None:
+            if answer.done() or copy:
+                self.late_commits += 1
+            if device in self.weather.cut or ("lose_request" in hit and not copy):
+                self.note(f"{device} #{number} lost")
+                return
+            if self.weather.down:
+                in_world(back, say, None, failure(None, "connection refused"))
+                return
+            if not copy:
+                for name, status in (("busy", 429), ("unavailable", 503), ("error_before", 500)):
+                    if name in hit:
+                        wait = 1.0 + 6.0 * stretch if status != 500 else None
+                        reply(None, failure(status, f"simulated {status}", wait))
+                        return
+            try:
+                if "prefix" in hit and partly is not None and not copy:
+                    partly()
+                    reply(None, failure(500, "simulated 500 half way"))
+                    return
+                lag = self.weather.lag if stale < 0.5 else 0.0
+                result = carry_out(lag)
+            except RemoteError as error:
+                self.note(f"{device} #{number}{' again' if copy else ''} says {error}")
+                if not copy:
+                    reply(None, error)
+                return
+            self.note(f"{device} #{number}{' again' if copy else ''} done {_brief(result)}")
+            if copy:
+                return
+            if "error_after" in hit:
+                reply(None, failure(500, "simulated 500 after the commit"))
+            else:
+                reply(result, None)
+
+        world = copy_context()
+        world.run(OWNER.set, None)
+
+        def in_world(delay: float, callback: Callable[..., None], *arguments: Any) -> None:
+            loop.call_later(delay, callback, *arguments, context=world)
+
+        if device in weather.cut and refuses < 0.5:
+            in_world(0.01, say, None, failure(None, "network unreachable"))
+        else:
+            in_world(out, arrive)
+            if "duplicate" in hit:
+                in_world(out + again + LONGEST * stretch * stretch, arrive, True)
+        in_world(timeout, say, None, failure(None, "no answer in time"))
+        return await answer
+
+
+def _brief(result: Any) -> str:
+    if isinstance(result, (list, set)):
+        return str(len(result))
+    return "memory" if isinstance(result, dict) else str(result)
+
+
+class SimRemote:
+    """`remote.base.Remote` over the simulated network."""
+
+    def __init__(self, network: Network, device: str, options: SyncOptions) -> None:
+        self._network = network
+        self._device = device
+        self._timeout = options.request_timeout
+        self.closed = False
+
+    @property
+    def server(self) -> str:
+        return SERVER
+
+    async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
+        # Bytes, as on a wire: what is stored shares nothing with what is in memory.
+        body = orjson.dumps(list(memories))
+        ids = [str(memory["id"]) for memory in memories]
+        server = self._network.server
+
+        def partly() -> None:
+            half = orjson.loads(body)[: len(ids) // 2]
+            if half:
+                server.store(agent, half)
+
+        found: set[str] = await self._ask(
+            f"store {agent[3:9]} {_short(ids)}",
+            lambda _: server.store(agent, orjson.loads(body)),
+            partly,
+        )
+        return found
+
+    async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = await self._ask(
+            f"fetch {agent[3:9]} {_short([memory])}",
+            lambda lag: self._network.server.fetch(agent, memory, lag),
+        )
+        return found
+
+    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._ask(
+            f"page {agent[3:9]} {offset}+{limit}",
+            lambda lag: self._network.server.page(agent, offset, limit, lag),
+        )
+        return found
+
+    async def forget(self, agent: str, memories: Sequence[str]) -> int:
+        ids = list(memories)
+        count: int = await self._ask(
+            f"forget {agent[3:9]} {_short(ids)}",
+            lambda _: self._network.server.forget(agent, ids),
+        )
+        return count
+
+    async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
+        return await self.page(agent, offset=0, limit=limit)
+
+    async def guard(self, agent: str) -> GuardReport:
+        await self._ask(f"guard {agent[3:9]}", lambda _: self._network.server.guard(agent))
+        return GuardReport()
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def _ask(
+        self,
+        what: str,
+        carry_out: Callable[[float], Any],
+        partly: Callable[[], Any] | None = None,
+    ) -> Any:
+        return await self._network.request(self._device, what, self._timeout, carry_out, partly)
+
+
+def _short(ids: Sequence[str]) -> str:
+    """Ids without what all of them share: the writer's first letters, counter, index, part."""
+    named = [i.split("-", 2)[2] for i in ids]
+    return " ".join(f"{name[:4]}{name[name.find('-'):]}" for name in named[:6]) + (
+        f" (+{len(named) - 6})" if len(named) > 6 else ""
+    )
+
+
+@dataclass(frozen=True)
+class SimSpec:
+    """How a device reaches the simulated server; what `RemoteSpec` is to the real one."""
+
+    network: Network = field(compare=False)
+    device: str
+    server: str = SERVER
+    client: None = None
+    api_key: None = None
+
+    def agrees(self, other: Any) -> bool:
+        return isinstance(other, SimSpec) and other.server == self.server
+
+    async def open(self, options: SyncOptions) -> SimRemote:
+        return SimRemote(self.network, self.device, options)

@@ -1,0 +1,231 @@
+"""What a seed makes everyone do: a plain list of steps, so that a failing one can be shortened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+__all__ = ["Plan", "Schedule", "Step", "make"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens at a simulated second."""
+
+    at: float
+    what: str
+    who: int = 0
+    """The device."""
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        more = " ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{self.at:8.2f} device {self.who}: {self.what} {more}".rstrip()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What holds for a whole run."""
+
+    devices: int = 2
+    processes: int = 1
+    """Of device 0 on its one journal; the others have one."""
+    sessions: int = 1
+    existing: str = "replace"
+    """What the server does with an id that exists."""
+    confirmed: bool = False
+    """Whether some pops ask the server first."""
+    poison: bool = False
+    """Whether the server refuses some items for good, until the faults end."""
+    skews: tuple[float, ...] = ()
+    """By how many seconds the clock of each device is off."""
+    private: tuple[int, ...] = ()
+    """Devices that keep their text out of the server's index."""
+    options: dict[str, Any] = field(default_factory=dict)
+    overlap: int = 20
+    """Rows that neighbouring listing pages share."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that one seed decides."""
+
+    seed: int
+    plan: Plan
+    steps: tuple[Step, ...]
+
+    def keep(self, steps: list[Step]) -> Schedule:
+        return replace(self, steps=tuple(steps))
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {self.plan}"]
+        return "\n".join(lines + [f"  {step}" for step in self.steps])
+
+
+ACTIONS = {
+    "add": 45,
+    "pop": 10,
+    "clear": 4,
+    "read": 14,
+    "sync": 5,
+    "flush": 1,
+    "audit": 2,
+    "reopen": 4,
+}
+CLOCKS = ("forward", "back", "epoch", "freeze", "true")
+
+
+def make(seed: int) -> Schedule:
+    """The schedule of a seed. Every kind of trouble is in some seeds and absent from others."""
+    random = Random(f"{seed}/schedule")
+
+    def some(chance: float) -> bool:
+        return random.random() < chance
+
+    devices = random.choice((2, 2, 3, 3, 4))
+    length = random.uniform(20, 150)
+    confirmed = some(0.3)
+    plan = Plan(
+        devices=devices,
+        processes=2 if some(0.2) else 1,
+        sessions=2 if some(0.2) else 1,
+        existing=random.choice(("replace", "replace", "refuse", "ignore")),
+        confirmed=confirmed,
+        poison=some(0.12),
+        skews=tuple(
+            random.choice((0.0, 0.0, 1.5, -40.0, 3e5, -1e9)) if some(0.4) else 0.0
+            for _ in range(devices)
+        ),
+        private=tuple(who for who in range(devices) if some(0.1)),
+        options=_options(random),
+        overlap=random.choice((20, 3, 1)),
+    )
+    steps: list[Step] = []
+    births = dict.fromkeys(range(devices), 0.0)
+    if some(0.15):
+        births |= _copies(random, steps, births, length)
+    if some(0.15):
+        who = random.randrange(devices)
+        taken = random.uniform(0, length * 0.6)
+        steps.append(Step(taken, "backup", who))
+        steps.append(Step(random.uniform(taken, length), "restore", who))
+    _act(random, steps, births, length, plan)
+    if some(0.6):
+        _weather(random, steps, devices, length, plan)
+    if some(0.4):
+        for _ in range(random.randint(1, 4)):
+            args = {"after": random.randint(0, 40), "down": random.uniform(0, 20)}
+            who = random.choice(list(births))
+            at = random.uniform(births[who], length)
+            steps.append(Step(at, "crash", who, {**args, "which": random.randrange(2)}))
+    if some(0.25):
+        for _ in range(random.randint(1, 3)):
+            who = random.choice(list(births))
+            args = {"to": random.choice(CLOCKS), "by": random.choice((3.0, 100.0, 1e5, 3e7))}
+            steps.append(Step(random.uniform(0, length), "clock", who, args))
+    steps.sort(key=lambda step: step.at)
+    return Schedule(seed, plan, tuple(steps))
+
+
+def _options(random: Random) -> dict[str, Any]:
+    return {
+        "push_delay": random.choice((0.0, 0.02, 0.2)),
+        "poll_interval": random.choice((0.5, 2.0, 5.0)),
+        "poll_interval_idle": random.choice((5.0, 20.0)),
+        "watch_interval": random.choice((0.5, 1.0)),
+        "request_timeout": random.choice((3.0, 10.0)),
+        "backoff_max": random.choice((5.0, 15.0)),
+        "hydrate_timeout": random.choice((0.5, 2.0)),
+        "run_gap": random.choice((600.0, 600.0, 10.0)),
+        "max_batch_memories": random.choice((1, 2, 3, 10, 1000)),
+        "max_batch_bytes": random.choice((20_000, 512 * 1024)),
+        "page_size": random.choice((5, 22, 30, 100)),
+        "first_page_size": random.choice((5, 22, 30, 100)),
+        "parallel_requests": random.choice((1, 4)),
+        "parallel_sessions": random.choice((1, 4)),
+    }
+
+
+def _copies(
+    random: Random, steps: list[Step], births: dict[int, float], length: float
+) -> dict[int, float]:
+    born = {}
+    for number in range(random.randint(1, 2)):
+        who, new = random.choice(list(births)), len(births) + number
+        at = random.uniform(0, length * 0.7)
+        steps.append(Step(at, random.choice(("copy_open", "copy_closed")), who, {"new": new}))
+        born[new] = at + 0.5
+    return born
+
+
+def _act(
+    random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
+) -> None:
+    names, weights = list(ACTIONS), list(ACTIONS.values())
+    for _ in range(random.randint(6, 40)):
+        who = random.choice(list(births))
+        at = random.uniform(births[who], length)
+        # Often several in a row, as a conversation goes.
+        for _ in range(random.choice((1, 1, 2, 3, 5))):
+            what = random.choices(names, weights)[0]
+            args: dict[str, Any] = {"session": random.randrange(plan.sessions)}
+            if what == "add":
+                args["items"] = random.choice((1, 1, 1, 2, 3, 4))
+                if random.random() < 0.07:
+                    args["size"] = random.choice((30_000, 60_000))
+                if plan.poison and random.random() < 0.15:
+                    args["poison"] = True
+            if what == "pop" and plan.confirmed and random.random() < 0.6:
+                args["confirmed"] = True
+            if what == "read":
+                args["limit"] = random.choice((None, None, 0, 1, 3, 10))
+            if what in ("sync", "flush"):
+                args["timeout"] = random.choice((0.1, 2.0, 30.0))
+            if plan.processes > 1:
+                args["which"] = random.randrange(plan.processes)
+            steps.append(Step(at, what, who, args))
+            at += random.choice((0.0, 0.01, 0.3, 2.0))
+
+
+def _weather(
+    random: Random, steps: list[Step], devices: int, length: float, plan: Plan
+) -> None:
+    for _ in range(random.randint(1, 6)):
+        at = random.uniform(0, length)
+        lasts = random.choice((1.0, 8.0, 40.0)) * random.uniform(0.5, 1.5)
+        kind = random.choice(("cut", "cut", "cut", "storm", "storm", "storm", "down", "lag", "evict"))
+        who = random.randrange(devices)
+        if kind == "storm":
+            wrong = random.choice(STORMS)
+            chances = {name: random.choice((0.05, 0.2, 0.5)) for name in wrong}
+            if plan.confirmed:
+                # A request carried out long after its sender gave up undoes what was done since;
+                # no client can fence that off where the server has no conditional writes.
+                chances.pop("late", None)
+                chances.pop("duplicate", None)
+            steps.append(Step(at, kind, 0, {"lasts": lasts, "chances": chances}))
+        elif kind == "lag":
+            args = {"lasts": lasts, "seconds": random.choice((1.0, 5.0, 30.0))}
+            steps.append(Step(at, kind, 0, args))
+        elif kind == "evict":
+            if random.random() < 0.5:
+                steps.append(Step(at, kind, 0, {"share": random.choice((0.1, 0.4, 1.0))}))
+        else:
+            steps.append(Step(at, kind, who, {"lasts": lasts}))
+
+
+STORMS = (
+    ("lose_request",),
+    ("lose_answer",),
+    ("lose_request", "lose_answer"),
+    ("slow",),
+    ("slow", "late"),
+    ("duplicate",),
+    ("duplicate", "slow", "late"),
+    ("busy", "unavailable"),
+    ("error_before", "error_after"),
+    ("prefix",),
+    ("prefix", "lose_answer", "slow"),
+    ("lose_request", "lose_answer", "slow", "busy", "error_after", "prefix"),
+)

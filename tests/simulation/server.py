@@ -1,0 +1,115 @@
+"""What Dakera promises about memories, as a pure object: no clock, no network of its own.
+
+Lists newest first with a random order within a second, forgets by id with a count, stores with
+replacement, and can answer as of some seconds ago, like a replica that lags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, Literal
+
+import orjson
+
+from cached_session.remote.verdicts import RemoteError, judge
+
+__all__ = ["SimServer", "failure"]
+
+Existing = Literal["replace", "refuse", "ignore"]
+
+
+def failure(status: int | None, reason: str, retry_after: float | None = None) -> RemoteError:
+    """The error of an HTTP status (None: no answer), judged as the real client judges it."""
+    verdict, scope = judge(status)
+    return RemoteError(verdict, reason, scope=scope, retry_after=retry_after, status=status)
+
+
+class SimServer:
+    """Memories of agents, by id, with their past."""
+
+    def __init__(self, now: Callable[[], float], random: Random, existing: Existing) -> None:
+        self._now = now
+        self._random = random
+        self._existing = existing
+        self._past: dict[str, dict[str, list[tuple[float, int, bytes | None]]]] = {}
+        """agent -> id -> versions as (since, created_at, memory or None)."""
+        self.guarded: set[str] = set()
+        self.poison: str | None = None
+        """Content with this text in it is refused for good."""
+
+    # -- what a client can ask -------------------------------------------------------------------
+
+    def store(self, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
+        """All or nothing; the ids that are held now.
+
+        Raises:
+            RemoteError: a memory is refused, or exists and may not be replaced.
+        """
+        batch = list(memories)
+        held = self._past.setdefault(agent, {})
+        if not batch or len(batch) > 1000:
+            raise failure(400, "between 1 and 1000 memories")
+        ids = [memory["id"] for memory in batch]
+        if len(set(ids)) != len(ids):
+            raise failure(400, "an id twice in one batch")
+        if self.poison and any(self.poison in memory["content"] for memory in batch):
+            raise failure(400, "content refused")
+        if self._existing == "refuse" and any(self._read(agent, i, 0.0) for i in ids):
+            raise failure(409, "a memory with this id exists")
+        created = int(self._now())
+        for memory in batch:
+            identity = memory["id"]
+            if self._existing == "ignore" and self._read(agent, identity, 0.0):
+                continue
+            kept = {**memory, "agent_id": agent, "created_at": created}
+            kept.pop("ttl_seconds", None)
+            held.setdefault(identity, []).append((self._now(), created, orjson.dumps(kept)))
+        return set(ids)
+
+    def forget(self, agent: str, ids: Iterable[str]) -> int:
+        """How many were deleted by this very request."""
+        held = self._past.get(agent, {})
+        count = 0
+        for identity in ids:
+            if self._read(agent, identity, 0.0) is not None:
+                held[identity].append((self._now(), 0, None))
+                count += 1
+        return count
+
+    def fetch(self, agent: str, identity: str, lag: float) -> dict[str, Any] | None:
+        """One memory, as of ``lag`` seconds ago."""
+        found = self._read(agent, identity, lag)
+        return None if found is None else orjson.loads(found[1])
+
+    def page(self, agent: str, offset: int, limit: int, lag: float) -> list[dict[str, Any]]:
+        """A listing page, as of ``lag`` seconds ago."""
+        found = []
+        for identity in self._past.get(agent, {}):
+            memory = self._read(agent, identity, lag)
+            if memory is not None:
+                found.append((-memory[0], self._random.random(), memory[1]))
+        found.sort(key=lambda row: row[:2])
+        return [orjson.loads(memory) for _, _, memory in found[offset : offset + limit]]
+
+    def guard(self, agent: str) -> None:
+        self.guarded.add(agent)
+
+    # -- what a test can see and do --------------------------------------------------------------
+
+    def ids(self, agent: str) -> list[str]:
+        """Every memory held now, in a fixed order."""
+        return sorted(i for i in self._past.get(agent, {}) if self._read(agent, i, 0.0))
+
+    def agents(self) -> list[str]:
+        return sorted(self._past)
+
+    def memory(self, agent: str, identity: str) -> dict[str, Any] | None:
+        return self.fetch(agent, identity, 0.0)
+
+    def _read(self, agent: str, identity: str, lag: float) -> tuple[int, bytes] | None:
+        moment = self._now() - lag
+        for since, created, memory in reversed(self._past.get(agent, {}).get(identity, ())):
+            if since <= moment:
+                return None if memory is None else (created, memory)
+        return None

@@ -1,0 +1,503 @@
+"""One run of one schedule: a safety phase with faults, then a liveness phase without."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from cached_session.history.ops import Dot
+from cached_session.history.parts import part_count
+from cached_session.remote.naming import agent_id, memory_id, placeholder_id
+from cached_session.history.ids import session_key
+from cached_session.replication import pull
+
+from .device import Device, Process
+from .loop import OWNER, SimLoop, Stuck, deterministic
+from .network import Network
+from .oracle import Broken, Lineage, Oracle, names_of
+from .schedule import Schedule, Step
+from .server import SimServer
+
+__all__ = ["Outcome", "World", "run"]
+
+PATIENCE = 900.0
+"""Simulated seconds in which the queue must reach zero and the replicas agree, once all is well."""
+HANGS = 300.0
+"""Simulated seconds after which a call that is still under way counts as hanging."""
+
+
+@dataclass
+class Outcome:
+    """What became of one run."""
+
+    schedule: Schedule
+    error: str | None = None
+    hash: str = ""
+    seconds: float = 0.0
+    """Simulated."""
+    requests: int = 0
+    checks: int = 0
+    history: list[str] = field(default_factory=list)
+
+
+class World:
+    """Everything in one run."""
+
+    def __init__(self, schedule: Schedule, directory: Path, loop: SimLoop) -> None:
+        self.schedule = schedule
+        self.seed = schedule.seed
+        self.loop = loop
+        self.directory = directory
+        self.history: list[str] = []
+        self._hash = hashlib.sha256()
+        self.oracle = Oracle()
+        self.adds = 0
+        self.ending = False
+        plan = schedule.plan
+        self.names = ["talk-ü", "other"][: plan.sessions]
+        self.server = SimServer(
+            lambda: 1_700_000_000 + loop.time(),
+            Random(f"{self.seed}/server"),
+            plan.existing,  # type: ignore[arg-type]
+        )
+        self.server.poison = "POISON" if plan.poison else None
+        self.network = Network(loop, self.server, str(self.seed), self.note)
+        self.devices = {n: self._device(n) for n in range(plan.devices)}
+        self._calls: dict[asyncio.Task[Any], Process | None] = {}
+        self.processes: list[Process] = []
+        """Every one there was: what a dead one held must not be tidied up before the end."""
+        self.errors: list[str] = []
+
+    def _device(self, number: int, lineage: Lineage | None = None) -> Device:
+        return Device(self, number, self.directory / f"{number}.db", lineage or Lineage())
+
+    # -- what the others use ---------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """A line of the trace."""
+        line = f"{self.loop.time() - 1000:9.3f} {text}"
+        self.history.append(line)
+        self._hash.update(line.encode("utf-8", "surrogatepass") + b"\n")
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def new_items(self, count: int, size: int, poison: bool) -> tuple[list[Any], tuple[str, ...]]:
+        """Items that know who they are."""
+        self.adds += 1
+        random = Random(f"{self.seed}/items/{self.adds}")
+        items, keys = [], []
+        for index in range(count):
+            key = f"{self.adds}.{index}"
+            text = key + " " + random.choice(("hello", "grüße \U0001f30d", 'a "quote"\n', "1e400"))
+            if size and index == 0:
+                text += " " + "é\u20ac" * (size // 5)
+            if poison and index == count - 1:
+                text += " POISON"
+            item = {"role": random.choice(("user", "assistant")), "content": text}
+            if random.random() < 0.3:
+                item["extra"] = random.choice((None, [1.5, -0.0, 2**70], {"b": 1, "a": "\x00"}))
+            self.oracle.items[key] = item
+            items.append(item)
+            keys.append(key)
+        return items, tuple(keys)
+
+    def expect(self, task: asyncio.Task[Any], process: Process | None = None) -> None:
+        """A call that must end, and without an exception, unless its process is killed."""
+        self._calls[task] = process
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._calls.pop(task, None)
+            if not task.cancelled() and task.exception() is not None:
+                self.fail(task.exception())
+
+        context = copy_context()
+        context.run(OWNER.set, None)
+        task.add_done_callback(done, context=context)
+
+    def fail(self, error: BaseException | None) -> None:
+        if isinstance(error, Broken):
+            self.errors.append(str(error))
+        elif error is not None:
+            self.errors.append("".join(traceback.format_exception(error))[-3000:])
+
+    def check(self) -> None:
+        errors = self.errors + self.loop.failures
+        if errors:
+            raise Broken(errors[0])
+
+    # -- the safety phase ------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Both phases."""
+        for device in self.devices.values():
+            device.open()
+        for step in self.schedule.steps:
+            pause = 1000 + step.at - self.loop.time()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            self.check()
+            self._take(step)
+        await asyncio.sleep(1.0)
+        await self._heal()
+        await self._settle()
+
+    def _take(self, step: Step) -> None:
+        device = self.devices.get(step.who)
+        args = step.args
+        self.note(f"* {step.what} {step.who}")
+        weather = self.network.weather
+        if step.what == "down":
+            weather.down = True
+            self._later(args["lasts"], lambda: setattr(weather, "down", False))
+        elif step.what == "lag":
+            weather.lag = args["seconds"]
+            self._later(args["lasts"], lambda: setattr(weather, "lag", 0.0))
+        elif step.what == "storm":
+            weather.chances = dict(args["chances"])
+            self._later(args["lasts"], weather.chances.clear)
+        elif step.what == "evict":
+            self._evict(args["share"])
+        elif device is None:
+            return
+        elif step.what == "cut":
+            weather.cut.add(device.name)
+            self._later(args["lasts"], lambda: weather.cut.discard(device.name))
+        elif step.what == "clock":
+            device.clock.move(args["to"], args["by"])
+        elif step.what == "crash":
+            device.crash(args["after"], args["down"], args["which"])
+        elif step.what == "reopen":
+            self._aside(self._reopen(device))
+        elif step.what == "copy_open":
+            self._copied(args["new"], device, device.path.exists())
+        elif step.what == "copy_closed":
+            self._aside(self._copy_closed(device, args["new"]))
+        elif step.what == "backup":
+            if device.path.exists():
+                path = self.directory / f"backup-{device.number}-{len(device.backups)}.db"
+                device.backups.append((path, device.copy_to(path)))
+        elif step.what == "restore":
+            if device.backups:
+                device.restore(*device.backups[-1])
+                device.open()
+        else:
+            device.do(step.what, args)
+
+    def _later(self, delay: float, work: Any) -> None:
+        self.loop.call_later(delay, work)
+
+    def _aside(self, work: Any) -> None:
+        self.expect(self.loop.create_task(work))
+
+    async def _reopen(self, device: Device) -> None:
+        await device.close()
+        device.reopen()
+
+    async def _copy_closed(self, device: Device, new: int) -> None:
+        await device.close()
+        if device.path.exists() and new not in self.devices:
+            target = self.directory / f"{new}.db"
+            wal = device.path.with_name(device.path.name + "-wal")
+            if not wal.exists():
+                shutil.copyfile(device.path, target)
+                self._born(new, device.lineage.copy())
+        device.reopen()
+
+    def _copied(self, new: int, device: Device, exists: bool) -> None:
+        if exists and new not in self.devices:
+            self._born(new, device.copy_to(self.directory / f"{new}.db"))
+
+    def _born(self, new: int, lineage: Lineage) -> None:
+        self.devices[new] = device = self._device(new, lineage)
+        conn = device.look()
+        (claims,) = conn.execute("SELECT count(*) FROM claims").fetchone()
+        conn.close()
+        self.oracle.unresolved += claims
+        device.open()
+
+    def _evict(self, share: float) -> None:
+        random = Random(f"{self.seed}/evict/{self.loop.time()}")
+        for agent in self.server.agents():
+            ids = self.server.ids(agent)
+            gone = random.sample(ids, int(len(ids) * share))
+            self.server.forget(agent, gone)
+            self.oracle.needs_audit |= bool(gone)
+            self.note(f"evicted {len(gone)}")
+
+    # -- the liveness phase ----------------------------------------------------------------------
+
+    async def _heal(self) -> None:
+        """No more faults; everyone is up. Clocks stay as they are: they may be wrong for ever."""
+        self.note("* the faults end")
+        weather = self.network.weather
+        weather.cut.clear()
+        weather.chances.clear()
+        weather.down, weather.lag = False, 0.0
+        self.server.poison = None
+        self.ending = True
+        for device in self.devices.values():
+            for process in device.processes:
+                process.owner.fuse = None
+        until = self.loop.time() + HANGS
+        while waiting := self._waiting():
+            if self.loop.time() > until:
+                raise Broken(f"calls hang: {waiting}")
+            await asyncio.sleep(1.0)
+            self.check()
+        # The network's stragglers arrive: what was sent during the faults is on the server or lost.
+        await asyncio.sleep(60.0)
+        weather.cut.clear()
+        weather.chances.clear()
+        weather.down, weather.lag = False, 0.0
+        for device in self.devices.values():
+            device.open()
+        if self.schedule.plan.poison:
+            for device in self.devices.values():
+                for number, _ in enumerate(self.names):
+                    device.do("retry", {"session": number})
+
+    def _waiting(self) -> list[str]:
+        """Calls under way in processes that live."""
+        return [
+            repr(task)[:500]
+            for task, process in self._calls.items()
+            if process is None or not process.owner.dead
+        ]
+
+    async def _settle(self) -> None:
+        late = self.network.late_commits > 0
+        if not (self.oracle.needs_audit or late):
+            await self._converge("without an audit")
+        for number in sorted(self.devices):
+            device = self.devices[number]
+            for which, _ in enumerate(self.names):
+                device.do("audit", {"session": which})
+            await asyncio.sleep(5.0)
+        for number in sorted(self.devices):
+            for which, _ in enumerate(self.names):
+                self.devices[number].do("audit", {"session": which})
+            await asyncio.sleep(5.0)
+        # Somebody new, who knows only what the server tells.
+        number = max(self.devices) + 1
+        self.devices[number] = newcomer = self._device(number)
+        newcomer.open()
+        await self._converge("after an audit")
+        self._check_server()
+
+    async def _converge(self, when: str) -> None:
+        self.note(f"* converging {when}")
+        until = self.loop.time() + PATIENCE
+        while True:
+            await asyncio.sleep(5.0)
+            self.check()
+            why = self._differences()
+            if why is None:
+                break
+            if self.loop.time() > until:
+                raise Broken(f"stalled {when}: {why}")
+        await asyncio.sleep(30.0)
+        self.check()
+        why = self._differences()
+        if why:
+            raise Broken(f"agreed, and then did not, {when}: {why}")
+        self._check_final()
+        for device in self.devices.values():
+            for which, _ in enumerate(self.names):
+                device.do("read", {"session": which})
+        await asyncio.sleep(1.0)
+        self.check()
+        self.note(f"* agreed {when}")
+
+    def _differences(self) -> str | None:
+        """Why it is not over yet."""
+        views: dict[str, list[str]] = {}
+        for number in sorted(self.devices):
+            device = self.devices[number]
+            conn = device.look()
+            try:
+                for table, where in (
+                    ("ops", "state IN (0, 1)"),
+                    ("forgets", "1"),
+                    ("claims", "1"),
+                ):
+                    (count,) = conn.execute(
+                        f"SELECT count(*) FROM {table} WHERE {where}"
+                    ).fetchone()
+                    if count:
+                        return f"{device.name} has {count} {table} left"
+                for name in self.names:
+                    keys = self.oracle.keys_of(conn, name)
+                    first = views.setdefault(name, keys)
+                    if keys != first:
+                        return f"{device.name} shows {keys}, the first {first}"
+            finally:
+                conn.close()
+        return None
+
+    def _check_final(self) -> None:
+        conns = {n: device.look() for n, device in sorted(self.devices.items())}
+        try:
+            applied = {dot for conn in conns.values() for dot in names_of(conn)}
+            gap_ms = int(self.devices[0].options.run_gap * 1000)
+            popped = 0
+            for name in self.names:
+                settled = set().union(*(self.oracle.settled(c, name) for c in conns.values()))
+                popped += len(settled)
+                keys = self.oracle.keys_of(conns[0], name)
+                wanted = self.oracle.expected(name, applied, settled)
+                if set(keys) != wanted:
+                    raise Broken(
+                        f"lost: {sorted(wanted - set(keys))}, "
+                        f"not removed: {sorted(set(keys) - wanted)}"
+                    )
+                self.oracle.check_runs(name, keys, gap_ms)
+                for number, conn in conns.items():
+                    self.oracle.check_view(self.devices[number].lineage, conn, name, keys)
+            if popped > self.oracle.unresolved:
+                raise Broken(f"{popped} items popped by nobody, {self.oracle.unresolved} claims")
+            for number, conn in conns.items():
+                (conflicts,) = conn.execute("SELECT sum(conflicts) FROM sessions").fetchone()
+                (unreadable,) = conn.execute("SELECT sum(unreadable) FROM sessions").fetchone()
+                if conflicts or unreadable:
+                    raise Broken(f"d{number} has {conflicts} conflicts, {unreadable} unreadable")
+                holes = conn.execute("SELECT writer, counter FROM holes").fetchall()
+                if holes and not self.oracle.discarded:
+                    raise Broken(f"d{number} misses {holes}")
+        finally:
+            for conn in conns.values():
+                conn.close()
+
+    def _check_server(self) -> None:
+        """The server holds what the visible history needs, the pops and clears, and no more."""
+        conn = self.devices[min(self.devices)].look()
+        try:
+            for name in self.names:
+                key, wanted = session_key(name), set()
+                removals = conn.execute(
+                    "SELECT o.writer, o.counter, o.body FROM ops o JOIN sessions s "
+                    "ON s.id = o.session WHERE s.session_id = ? AND o.kind <> 'append'",
+                    (name,),
+                ).fetchall()
+                items = conn.execute(
+                    "SELECT i.writer, i.counter, i.idx, i.payload FROM items i JOIN sessions s "
+                    "ON s.id = i.session WHERE s.session_id = ?",
+                    (name,),
+                ).fetchall()
+                for writer, counter, body in removals:
+                    for part in range(part_count(body)):
+                        wanted.add(memory_id(key, Dot(writer, counter), 0, part))
+                for writer, counter, index, payload in items:
+                    for part in range(part_count(payload)):
+                        wanted.add(memory_id(key, Dot(writer, counter), index, part))
+                held = set(self.server.ids(agent_id(name)))
+                allowed = set()
+                for whose, dot in self.oracle.discarded:
+                    if whose != name:
+                        continue
+                    mark = f"-{dot.writer}-{dot.counter}-"
+                    allowed |= {i for i in held if mark in i}
+                if wanted - held:
+                    raise Broken(f"the server lacks {sorted(wanted - held)}")
+                if held - wanted - allowed:
+                    raise Broken(f"the server still holds {sorted(held - wanted - allowed)}")
+                if held and agent_id(name) not in self.server.guarded:
+                    raise Broken("the namespace was never guarded")
+        finally:
+            conn.close()
+
+
+class _Errors(logging.Handler):
+    """Errors that the library reports and nobody expects."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self.world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if self.world.schedule.plan.poison and "is parked" in text:
+            return
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info))[-3000:]
+        self.world.errors.append(f"logged: {text}")
+
+
+def run(schedule: Schedule) -> Outcome:
+    """Run a schedule; what became of it."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    directory = Path(tempfile.mkdtemp(prefix="cached-session-sim-", dir=base))
+    loop = SimLoop()
+    asyncio.set_event_loop(loop)
+    outcome = Outcome(schedule)
+    log = logging.getLogger("cached_session")
+    overlap = pull.OVERLAP
+    with deterministic():
+        world = World(schedule, directory, loop)
+        handler = _Errors(world)
+        log.addHandler(handler)
+        propagates, log.propagate = log.propagate, False
+        pull.OVERLAP = schedule.plan.overlap
+        try:
+            loop.run_until_complete(world.live())
+            world.check()
+        except Stuck:
+            outcome.error = "everything waits, and no timer is set"
+        except Broken as error:
+            outcome.error = str(error)
+        except Exception:
+            outcome.error = "the simulation failed:\n" + traceback.format_exc()[-3000:]
+        finally:
+            log.removeHandler(handler)
+            log.propagate = propagates
+            pull.OVERLAP = overlap
+            _bury(world, loop)
+            shutil.rmtree(directory, ignore_errors=True)
+    outcome.hash, outcome.history = world.digest(), world.history
+    outcome.seconds = loop.time() - 1000
+    outcome.requests, outcome.checks = world.network.requests, world.oracle.checks
+    return outcome
+
+
+def _bury(world: World, loop: SimLoop) -> None:
+    """Let go of everything that was dropped on the way, without a word."""
+    with _silence():
+        for process in world.processes:
+            process.kill()
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            with contextlib.suppress(BaseException):
+                task.get_coro().close()  # type: ignore[union-attr]
+        loop._ready.clear()  # type: ignore[attr-defined]
+        loop._scheduled.clear()  # type: ignore[attr-defined]
+        loop.set_exception_handler(lambda *_: None)
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            # A coroutine that was never begun has nothing to tidy up.
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        sys.unraisablehook = hook

@@ -1,0 +1,53 @@
+"""Seeds of the simulation, as many as a test run has time for; `make soak` takes more."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .run import report
+from .schedule import make
+from .simulation import run
+
+ROOT = Path(__file__).parents[2]
+SECONDS = float(os.environ.get("SIMULATION_SECONDS", "60"))
+MOST = 10_000
+
+
+@pytest.mark.slow
+def test_every_seed_ends_in_one_history() -> None:
+    """Whatever befalls them, replicas lose nothing, repeat nothing and agree in the end."""
+    until, seed = time.monotonic() + SECONDS, 0
+    while time.monotonic() < until and seed < MOST:
+        outcome = run(make(seed))
+        assert outcome.error is None, report(seed, 60.0)
+        seed += 1
+    print(f"{seed} seeds")
+    assert seed > 3
+
+
+@pytest.mark.slow
+def test_a_seed_replays_itself() -> None:
+    """The same seed gives the same trace, in another process with other hashes and addresses too."""
+    code = (
+        "from tests.simulation.run import *\n"
+        "from tests.simulation.schedule import make\n"
+        "from tests.simulation.simulation import run\n"
+        "print(*[run(make(seed)).hash for seed in range(6)])"
+    )
+    traces = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hashseed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hashseed in ("1", "2")
+    }
+    traces.add(" ".join(run(make(seed)).hash for seed in range(6)) + "\n")
+    assert len(traces) == 1
