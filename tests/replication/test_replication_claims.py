@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from devices import (
+    BATCH,
+    FORGET,
+    MANUAL,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    settle,
+    texts,
+    until,
+)
+
+from cached_session import PopUnconfirmed, SyncTimeout
+from cached_session.devserver import DevServer
+from cached_session.runtime import Runtime
+
+ROUNDS = 12
+
+
+async def test_two_devices_never_get_the_same_item(device: Devices, server: DevServer) -> None:
+    """Two devices that pop in confirmed mode at the same time, many times, share the items out:
+    none goes to both, none is lost."""
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    for number in range(ROUNDS * 2):
+        await a.add_items([said(str(number))])
+    await settle(a, b)
+    got: list[str] = []
+    for _ in range(ROUNDS):
+        popped = await asyncio.gather(a.pop_item(), b.pop_item())
+        got += texts([item for item in popped if item is not None])
+    assert max(Counter(got).values()) == 1
+    left = await one_history(a, b, device.new("late"))
+    assert sorted(got + left) == sorted(str(number) for number in range(ROUNDS * 2))
+    assert items_on(server) == left
+
+
+async def test_many_pops_on_one_device_share_out(device: Devices, server: DevServer) -> None:
+    """Confirmed pops of several tasks on one journal each get an item of their own."""
+    a = await device("a", pop="confirmed")
+    for number in range(8):
+        await a.add_items([said(str(number))])
+    await a.sync()
+    popped = await asyncio.gather(*(a.pop_item() for _ in range(10)))
+    found = [item for item in popped if item is not None]
+    assert sorted(texts(found)) == [str(number) for number in range(8)]
+    assert popped.count(None) == 2
+
+
+async def test_a_device_that_lost_the_race_takes_the_next(
+    device: Devices, server: DevServer
+) -> None:
+    """An item that another device claimed, unknown here yet, is passed over."""
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    await a.add_items([said("one")])
+    await a.add_items([said("two")])
+    await settle(a, b)
+    assert await a.pop_item() == said("two")
+    assert await b.pop_item() == said("one")
+    assert await one_history(a, b) == []
+
+
+@pytest.mark.parametrize("lost", ["request", "answer", "500 after", "408 after", "html"])
+async def test_a_claim_without_an_answer_returns_nothing(
+    device: Devices, server: DevServer, lost: str
+) -> None:
+    """Without the server's answer a confirmed pop raises, returns nothing, is sent only once, and
+    is settled later: popped if the server carried it out, and visible as before if not."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    match lost:
+        case "request":
+            server.faults.lose_request(route=FORGET, count=1)
+        case "answer":
+            server.faults.lose_response(route=FORGET, count=1)
+        case "500 after":
+            server.faults.status(500, after_commit=True, route=FORGET, count=1)
+        case "408 after":
+            server.faults.timeout_after_commit(route=FORGET, count=1)
+        case "html":
+            server.faults.garble("html", route=FORGET, count=1)
+    before = server.requests.count(FORGET)
+    with pytest.raises(PopUnconfirmed, match="nothing was popped") as failure:
+        await a.pop_item()
+    assert failure.value.__cause__ is not None
+    await until(lambda: server.requests.count(FORGET) == before + 1)
+    assert texts(await a.get_items()) == ["one", "two"]
+    left = ["one", "two"] if lost == "request" else ["one"]
+    assert await one_history(a, b) == left
+    assert await a.pop_item() == said(left[-1])
+    assert await one_history(a, b) == left[:-1]
+
+
+async def test_offline_a_confirmed_pop_raises(device: Devices, server: DevServer) -> None:
+    """With the server gone a confirmed pop of a sent item raises and changes nothing."""
+    a = await device("a", pop="confirmed")
+    await a.add_items([said("one")])
+    await a.sync()
+    server.stop()
+    with pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    assert texts(await a.get_items()) == ["one"]
+    server.start()
+    await a.sync(timeout=10)
+    assert await a.pop_item() == said("one")
+
+
+async def test_an_item_that_was_never_sent_needs_no_server(
+    device: Devices, server: DevServer
+) -> None:
+    """What no other device can have seen is popped without asking, with the server gone."""
+    a = await device("a", pop="confirmed")
+    server.stop()
+    await a.add_items([said("one")])
+    assert await a.pop_item() == said("one")
+    server.start()
+    assert await one_history(a, device.new("b")) == []
+    assert items_on(server) == []
+
+
+async def test_an_item_on_its_way_is_claimed_once_it_arrived(
+    device: Devices, server: DevServer
+) -> None:
+    """An item whose store got no answer is sent first, and claimed then."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    server.faults.lose_response(route=BATCH)
+    await a.add_items([said("one")])
+    with pytest.raises(SyncTimeout):
+        await a.flush(timeout=0.3)
+    server.faults.clear()
+    assert await a.pop_item() == said("one")
+    assert await one_history(a, b) == []
+
+
+async def test_a_session_cleared_meanwhile(device: Devices, server: DevServer) -> None:
+    """A claim that was not answered before the session was cleared stays removed and harms
+    nothing."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    server.faults.lose_response(route=FORGET, count=1)
+    with pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    await a.clear_session()
+    await a.add_items([said("new")])
+    assert await one_history(a, b, device.new("late")) == ["new"]
+
+
+async def test_cleared_elsewhere_while_claiming(device: Devices, server: DevServer) -> None:
+    """An item that another device has cleared is not given to anybody."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    await a.add_items([said("one")])
+    await settle(a, b)
+    await b.clear_session()
+    await b.sync()
+    assert await a.pop_item() is None
+    assert await one_history(a, b) == []
+
+
+async def test_a_claim_outlives_its_process(device: Devices, server: DevServer) -> None:
+    """A claim left open by an opening of the journal that is gone is settled by the next one."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    server.faults.lose_response(route=FORGET)
+    with pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    server.faults.clear()
+    server.stop()
+    await a.close()
+    server.start()
+    # Long after the claim: nobody can still be waiting for its answer.
+    later = Runtime(wall_ms=lambda: int(time.time() * 1000) + 60_000)
+    again = await device("a", pop="confirmed", runtime=later)
+    assert await one_history(again, b) == ["one"]
+
+
+async def test_a_cancelled_claim_is_settled(device: Devices, server: DevServer) -> None:
+    """A confirmed pop that is cancelled while it waits leaves a claim that is settled later."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    server.faults.latency(0.3, after_commit=True, route=FORGET, count=1)
+    waiting = asyncio.ensure_future(a.pop_item())
+    await until(lambda: server.faults.active()[0].fired if server.faults.active() else True)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await until(lambda: server.requests.count(FORGET) == 1)
+    found = await one_history(a, b)
+    assert found in (["one"], ["one", "two"])
+    assert items_on(server) == found
+
+
+async def test_a_large_item_is_popped_with_all_its_parts(
+    device: Devices, server: DevServer
+) -> None:
+    """A confirmed pop of an item in many parts leaves no part of it on the server."""
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    large: dict[str, Any] = said("y" * 100_000)
+    await a.add_items([large])
+    await settle(a, b)
+    assert len(server.memories(server.agents()[0])) > 3
+    assert await b.pop_item() == large
+    assert await a.pop_item() is None
+    assert await one_history(a, b) == []
+    assert not [
+        m for m in server.memories(server.agents()[0]) if m["metadata"]["cs_op"] == "append"
+    ]
+
+
+async def test_local_and_confirmed_pops_mix(device: Devices, server: DevServer) -> None:
+    """A local pop elsewhere, not synced yet, does not stop a confirmed one; the item is gone once."""
+    a, b = await device("a"), await device("b", pop="confirmed")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    assert await a.pop_item() == said("two")
+    assert await b.pop_item() == said("two")
+    assert await one_history(a, b) == ["one"]
+
+
+async def test_a_confirmed_pop_of_a_private_session(device: Devices, server: DevServer) -> None:
+    """Confirmed pops work where the server sees no text."""
+    options = replace(MANUAL)
+    a = await device("a", pop="confirmed", content="none", options=options)
+    await a.add_items([said("one"), said("two")])
+    await a.sync()
+    assert await a.pop_item() == said("two")
+    assert await one_history(a, device.new("b")) == ["one"]
