@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from histories import SMALL_PARTS
+
+from cached_session.history import parts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_parts() -> Iterator[None]:
+    """Operations are cut small, so that pieces are the rule and cost nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PART_BYTES", SMALL_PARTS)
+        yield

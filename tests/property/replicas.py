@@ -1,0 +1,91 @@
+"""A journal in memory, and what can be read of it, for the property tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from histories import SESSION, frontier_of
+
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.parts import Part
+from cached_session.history.visibility import visible
+from cached_session.journal import arrivals, outbox, reads
+from cached_session.journal.apply import SessionTransaction
+from cached_session.journal.connection import MEMORY, Journal
+
+
+class Replica:
+    """One journal, everything of which happens in turn."""
+
+    def __init__(self) -> None:
+        self.journal = Journal(MEMORY, threaded=False)
+        self.journal.open_blocking()
+
+    def close(self) -> None:
+        self.journal.close_blocking()
+
+    def apply(self, parts: Sequence[Part]) -> arrivals.PageResult:
+        return self.journal.write_blocking(
+            lambda conn: arrivals.apply_page(conn, SESSION, parts, [], 0)
+        )
+
+    def row(self, sql: str, *key: object) -> tuple:
+        return self.journal.read_blocking(lambda conn: conn.execute(sql, key).fetchone())
+
+    def rows(self, sql: str) -> list[tuple]:
+        return self.journal.read_blocking(lambda conn: conn.execute(sql).fetchall())
+
+    def entries(self, limit: int | None = None) -> list:
+        return self.journal.read_blocking(lambda conn: reads.entries(conn, SESSION, limit))
+
+    def frontier(self) -> set[Dot]:
+        def read(conn: object) -> set[Dot]:
+            tx = SessionTransaction.begin(conn, SESSION)
+            frontier = None if tx is None else tx.frontier()
+            return {
+                Dot(writer, counter)
+                for writer in (frontier.writers() if frontier else ())
+                for first, last in frontier.ranges(writer)
+                for counter in range(first, last + 1)
+            }
+
+        return self.journal.write_blocking(read)
+
+    def newest(self) -> outbox.Outgoing:
+        (seq,) = self.row("SELECT max(seq) FROM ops")
+        (found,) = self.journal.read_blocking(lambda c: outbox.load(c, "seq = ?", (seq,)))
+        return found
+
+    def state(self) -> dict[str, list[tuple]]:
+        """What two journals with the same operations must have in common, row for row."""
+        return {
+            "items": self.rows("SELECT * FROM items ORDER BY 1, 2, 3, 4, 5"),
+            "ops": self.rows(
+                "SELECT writer, counter, kind, stamp, said_ms, count, live, private, digest, body "
+                "FROM ops ORDER BY 1, 2"
+            ),
+            "frontier": self.rows("SELECT writer, upto FROM frontier WHERE upto ORDER BY 1"),
+            "above": self.rows("SELECT * FROM above ORDER BY 1, 2, 3"),
+            "cleared": self.rows("SELECT * FROM cleared ORDER BY 1, 2, 3"),
+            "popped": self.rows("SELECT * FROM popped ORDER BY 1, 2, 3, 4"),
+            "sessions": self.rows("SELECT session_id, stamp, items, conflicts FROM sessions"),
+        }
+
+    def check(self, ops: Iterable[Operation], *, frontier: bool = True) -> None:
+        """The journal shows, counts and knows what brute force says of these operations."""
+        ops = list(ops)
+        expected = visible(ops)
+        entries = self.entries()
+        shown = [((e.writer, e.counter), e.index, e.item) for e in entries]
+        assert shown == [(tuple(dot), index, json.loads(text)) for dot, index, text in expected]
+        assert [entry.rank for entry in entries] == list(range(len(expected)))
+        counted = self.row("SELECT items FROM sessions")
+        assert (counted[0] if counted else 0) == len(expected)
+        live = dict.fromkeys((op.dot for op in ops if op.kind is Kind.APPEND), 0)
+        for dot, _, _ in expected:
+            live[dot] += 1
+        found = self.rows("SELECT writer, counter, live FROM ops WHERE kind = 'append'")
+        assert {Dot(*row[:2]): row[2] for row in found} == live
+        if frontier:
+            assert self.frontier() == frontier_of(ops)

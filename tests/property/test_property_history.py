@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+from histories import histories
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cached_session.history.clock import LOGIC_BITS, MAX_STAMP, next_run, stamp_ms
+from cached_session.history.frontier import Frontier
+from cached_session.history.ops import (
+    Dot,
+    ItemRef,
+    Kind,
+    clear_payload,
+    cleared_by,
+    pop_payload,
+    popped_by,
+)
+from cached_session.history.ranges import Ranges
+from cached_session.history.visibility import visible
+
+clocks = st.one_of(
+    st.integers(-(1 << 53), 1 << 53),
+    st.integers(-10, 10),
+    st.integers(1_700_000_000_000, 1_700_000_100_000),
+    st.just((MAX_STAMP >> LOGIC_BITS) + 5),
+)
+stamps = st.one_of(st.integers(0, 1000), st.integers(0, MAX_STAMP), st.just(MAX_STAMP - 1))
+
+
+@given(now=clocks, seen=stamps, mine=st.booleans(), last=clocks, gap=st.integers(0, 10**6))
+def test_a_new_run_is_later_than_everything_seen(now, seen, mine, last, gap) -> None:
+    """Whatever the wall clock says, a run that starts carries a larger stamp than any seen, within
+    what the journal and the wire can hold; only at the very last stamp is there no larger one."""
+    run = next_run(
+        now_ms=now, highest_seen=seen, current=None, last_was_mine=mine, last_ms=last, gap_ms=gap
+    )
+    assert not run.continued
+    assert 0 < run.stamp <= MAX_STAMP
+    assert run.stamp > seen or seen == MAX_STAMP
+    if 0 <= now < MAX_STAMP >> LOGIC_BITS and seen < now << LOGIC_BITS:
+        assert stamp_ms(run.stamp) == now
+
+
+@given(
+    now=clocks, current=stamps, ahead=st.integers(0, 1000), last=clocks, gap=st.integers(0, 10**6)
+)
+def test_a_run_goes_on_until_news_or_a_pause(now, current, ahead, last, gap) -> None:
+    """A run is kept exactly while nothing else was applied and no longer pause than the gap was
+    made; a clock that jumped back is no pause."""
+    seen = min(current + ahead, MAX_STAMP)
+
+    def run(*, mine: bool):
+        return next_run(
+            now_ms=now,
+            highest_seen=seen,
+            current=current,
+            last_was_mine=mine,
+            last_ms=last,
+            gap_ms=gap,
+        )
+
+    kept = run(mine=True)
+    assert kept.continued == (now - last <= gap)
+    assert kept.stamp == current if kept.continued else kept.stamp > seen or seen == MAX_STAMP
+    assert not run(mine=False).continued
+
+
+dots = st.tuples(st.sampled_from("abc"), st.integers(1, 24))
+
+
+def members(frontier: Frontier) -> set[tuple[str, int]]:
+    return {(w, c) for w in "abcd" for c in range(30) if (w, c) in frontier}
+
+
+@given(st.lists(dots))
+def test_a_frontier_is_the_set_of_its_dots(added) -> None:
+    """Adding dots in any order gives the set, its prefixes and its holes, and equal frontiers are
+    equal whatever way they were made."""
+    frontier = Frontier()
+    for writer, counter in added:
+        frontier.add(writer, counter)
+    known = set(added)
+    assert members(frontier) == known
+    assert set(frontier.writers()) == {writer for writer, _ in known}
+    for writer in "abcd":
+        mine = {counter for w, counter in known if w == writer}
+        missing = [counter for counter in range(1, max(mine, default=0)) if counter not in mine]
+        first_missing = next(c for c in range(1, 100) if c not in mine)
+        assert frontier.upto(writer) == first_missing - 1
+        for most in (0, 1, 3, 100):
+            assert frontier.holes(writer, most) == missing[:most]
+    assert frontier == Frontier.of(reversed(added))
+    with pytest.raises(TypeError):
+        hash(frontier)
+
+
+ranges = st.tuples(st.integers(1, 30), st.integers(0, 8)).map(lambda p: (p[0], p[0] + p[1]))
+
+
+@given(st.lists(ranges))
+def test_ranges_are_disjoint_and_never_touch(added) -> None:
+    """Ranges that overlap or touch are melted into one; nothing is gained or lost by that."""
+    found = Ranges(added)
+    expected = {counter for first, last in added for counter in range(first, last + 1)}
+    listed = list(found)
+    assert {counter for first, last in listed for counter in range(first, last + 1)} == expected
+    assert all(last + 1 < first for (_, last), (first, _) in pairwise(listed))
+    assert len(found) == len(listed)
+    assert {counter for counter in range(60) if counter in found} == expected
+    for counter in expected:
+        end = found.end_of(counter)
+        assert set(range(counter, end + 1)) <= expected
+        assert end + 1 not in expected
+
+
+@given(st.lists(dots), st.lists(dots), st.lists(dots))
+def test_merging_frontiers_is_a_union(one, two, three) -> None:
+    """Merging is commutative, associative, idempotent, and leaves the other side alone."""
+
+    def merged(*parts) -> Frontier:
+        whole = Frontier()
+        for part in parts:
+            other = Frontier.of(part)
+            whole.merge(other)
+            assert other == Frontier.of(part)
+        return whole
+
+    assert members(merged(one, two, three)) == {*one, *two, *three}
+    assert merged(one, two, three) == merged(three, one, two, one)
+    nested = merged(one)
+    nested.merge(merged(two, three))
+    assert nested == merged(one, two, three)
+
+
+@given(st.lists(dots))
+def test_an_encoded_frontier_comes_back(added) -> None:
+    """Encoding and decoding, also through JSON and a clear's payload, gives an equal frontier."""
+    frontier = Frontier.of(added)
+    assert Frontier.decode(json.loads(json.dumps(frontier.encode()))) == frontier
+    assert cleared_by(clear_payload(frontier)) == frontier
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["a", "w", "c", "i", "n"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_like)
+def test_a_nonsense_payload_is_a_value_error(data) -> None:
+    """No pop and no clear can be read out of other JSON, and refusing it never raises else."""
+    text = json.dumps(data)
+    for read, back in ((popped_by, pop_payload), (cleared_by, clear_payload)):
+        try:
+            found = read(text)
+        except ValueError:
+            continue
+        assert read(back(found)) == found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        None,
+        {"a": []},
+        {"a": [1]},
+        {"a": [[1]]},
+        {"a": [[1, 2, 3]]},
+        {"a": [[2, 1]]},
+        {"a": [[0, 1]]},
+        {"a": [[-1, 1]]},
+        {"a": [[True, 1]]},
+        {"a": [[1.0, 2]]},
+        {"a": [[1, 1 << 53]]},
+        {"a": {"1": 2}},
+        {1: [[1, 1]]},
+    ],
+)
+def test_a_frontier_of_another_shape_is_refused(data) -> None:
+    """Only an object of writers with lists of ordered ranges of counters from 1 is a frontier."""
+    with pytest.raises(ValueError):  # noqa: PT011
+        Frontier.decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        "x",
+        {},
+        {"w": "a", "c": 0, "i": 0, "n": 1},
+        {"w": "a", "c": 1, "i": 1, "n": 1},
+        {"w": "a", "c": 1, "i": -1, "n": 1},
+        {"w": "a", "c": True, "i": 0, "n": 1},
+        {"w": "a", "c": 1.0, "i": 0, "n": 1},
+        {"w": 7, "c": 1, "i": 0, "n": 1},
+        {"w": "a", "c": 1 << 53, "i": 0, "n": 1},
+        {"w": "a", "c": 1, "i": 0, "n": 1 << 31},
+    ],
+)
+def test_a_pop_that_names_no_item_is_refused(data) -> None:
+    """A pop names a writer, a counter from 1 and an index within the batch, all of their types."""
+    with pytest.raises(ValueError):  # noqa: PT011
+        popped_by(json.dumps(data))
+
+
+@given(st.text(max_size=8), st.integers(1, (1 << 53) - 1), st.integers(0, 5), st.integers(1, 5))
+def test_a_pop_names_its_item(writer, counter, index, more) -> None:
+    """What a pop's payload names is what it was made for."""
+    ref = ItemRef(Dot(writer, counter), index, index + more)
+    assert popped_by(pop_payload(ref)) == ref
+
+
+@given(histories(), st.integers(0, 1 << 20))
+def test_visibility_asks_for_neither_order_nor_number(ops, seed) -> None:
+    """The reference itself shows the same whatever order operations come in, and however often."""
+    again = [*ops.values(), *ops.values()]
+    random.Random(seed).shuffle(again)
+    assert visible(again) == visible(ops.values())
+
+
+@given(histories())
+def test_what_is_shown_is_whole_batches_minus_what_was_named(ops) -> None:
+    """Ten lines that share nothing with the reference agree with it: sort, then filter."""
+    shown = []
+    for _, dot in sorted((op.stamp, op.dot) for op in ops.values() if op.kind is Kind.APPEND):
+        for index, text in enumerate(ops[dot].payloads):
+            pop = json.loads(pop_payload(ItemRef(dot, index, len(ops[dot].payloads))))
+            gone = any(
+                json.loads(op.payloads[0]) == pop
+                if op.kind is Kind.POP
+                else any(
+                    first <= dot.counter <= last
+                    for first, last in json.loads(op.payloads[0]).get(dot.writer, [])
+                )
+                for op in ops.values()
+                if op.kind is not Kind.APPEND
+            )
+            if not gone:
+                shown.append((dot, index, text))
+    assert visible(ops.values()) == shown

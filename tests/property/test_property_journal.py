@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+from histories import (
+    CLOCKS,
+    GAP_MS,
+    KEY,
+    SESSION,
+    complete,
+    deliveries,
+    histories,
+    names,
+    payload,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from replicas import Replica
+
+from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
+from cached_session.history.parts import Part, split
+from cached_session.history.visibility import order, visible
+from cached_session.journal import reads, writes
+from cached_session.journal.codec import codec_of
+
+History = dict[Dot, Operation]
+
+
+@settings(max_examples=200)
+@given(histories(), deliveries())
+def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History, delivery) -> None:
+    """Whatever comes in whatever order, pieces and number, the items, their ranks and counters and
+    the frontier are those of exactly the operations that are complete."""
+    with closing(Replica()) as replica:
+        arrived = []
+        for page in delivery.pages(ops):
+            replica.apply(page)
+            arrived += page
+            replica.check(complete(arrived, [], ops))
+
+
+@given(histories(), deliveries(lost=0), deliveries(lost=0))
+def test_the_order_of_arrival_leaves_no_trace(ops: History, one, other) -> None:
+    """Two journals that got the same operations by different ways are equal row for row."""
+    states = []
+    for delivery in (one, other):
+        with closing(Replica()) as replica:
+            arrived = [part for page in delivery.pages(ops) for part in page]
+            for page in delivery.pages(ops):
+                replica.apply(page)
+            # What is popped may be lost on one of the two ways; the second gets the rest.
+            for op in ops.values():
+                replica.apply(_parts(op))
+            assert {part.dot for part in arrived} <= set(ops)
+            states.append(replica.state())
+            replica.check(ops.values())
+            assert replica.rows("SELECT * FROM parts") == []
+    assert states[0] == states[1]
+
+
+@given(histories(), deliveries(lost=0))
+def test_an_operation_seen_twice_is_applied_once(ops: History, delivery) -> None:
+    """A second delivery of a whole history changes nothing and reports nothing new."""
+    with closing(Replica()) as replica:
+        for op in ops.values():
+            replica.apply(_parts(op))
+        before = replica.state()
+        for page in delivery.pages(ops):
+            result = replica.apply(page)
+            assert result.is_ground
+            assert (result.conflicts, result.damaged) == (0, 0)
+        assert replica.state() == before
+
+
+@given(histories(), st.integers(0, 30))
+def test_a_tail_is_the_end_of_the_history(ops: History, limit: int) -> None:
+    """The latest n rows, the latest n entries and their ranks agree with the whole history."""
+    with closing(Replica()) as replica:
+        for op in ops.values():
+            replica.apply(_parts(op))
+        expected = visible(ops.values())[-limit:] if limit else []
+        (session,) = replica.row("SELECT id FROM sessions") or (0,)
+        rows = replica.journal.read_blocking(lambda c: reads.tail(c, session, limit, 1 << 20))
+        assert [text for text, _ in rows] == [text for _, _, text in expected]
+        whole = replica.entries()
+        assert replica.entries(limit) == (whole[-limit:] if limit else [])
+
+
+@given(histories(), deliveries(lost=0), st.data())
+def test_damage_is_never_shown_and_the_truth_heals_it(ops: History, delivery, data) -> None:
+    """Parts that were cut, rewritten or merged on the way show nothing that was never written, and
+    what they stood for is shown as soon as it comes undamaged."""
+    parts = [part for page in delivery.pages(ops) for part in page]
+    hurt = data.draw(
+        st.lists(st.tuples(st.integers(0, 200), st.sampled_from(sorted(DAMAGE))), max_size=4)
+    )
+    for place, how in hurt if parts else ():
+        parts[place % len(parts)] = DAMAGE[how](parts[place % len(parts)])
+    written = {(op.dot, i, text) for op in ops.values() for i, text in enumerate(op.payloads)}
+    with closing(Replica()) as replica:
+        for start in range(0, len(parts), delivery.page):
+            replica.apply(parts[start : start + delivery.page])
+            shown = replica.rows("SELECT writer, counter, idx, payload FROM items")
+            assert {(Dot(*row[:2]), *row[2:]) for row in shown} <= written
+        for op in ops.values():
+            replica.apply(_parts(op))
+        # An operation that waited for its whole to be looked for again has been thrown away.
+        for op in ops.values():
+            replica.apply(_parts(op))
+        replica.check(ops.values())
+
+
+DAMAGE = {
+    "cut": lambda part: replace(part, text=part.text[:-1]),
+    "emptied": lambda part: replace(part, text=""),
+    "rewritten": lambda part: replace(part, text=part.text.swapcase()),
+    "another stamp": lambda part: replace(part, stamp=part.stamp + 1),
+    "another kind": lambda part: replace(
+        part, kind=Kind.APPEND if part.kind is not Kind.APPEND else Kind.CLEAR
+    ),
+    "another count": lambda part: replace(part, count=part.count + 1),
+    "fewer parts": lambda part: replace(part, parts=1, part=0),
+    "another seal": lambda part: replace(part, seal="0" * 16),
+    "made private": lambda part: replace(part, private=not part.private),
+}
+
+Step = st.tuples(
+    st.sampled_from(["append"] * 3 + ["pop", "pop", "clear", "page", "page"]),
+    st.integers(0, 2),
+    st.integers(0, 5),
+    st.sampled_from(sorted(CLOCKS)),
+)
+
+
+@settings(max_examples=150)
+@given(histories(most=10), deliveries(), st.lists(Step, max_size=16))
+def test_writes_here_and_arrivals_mix_in_any_way(ops: History, delivery, steps) -> None:
+    """Appends, pops and clears by several openings of a journal, between pages from elsewhere,
+    show what the reference shows, and each sorts behind everything that was applied before it."""
+    pages = delivery.pages(ops)
+    authors = [f"local{name}" for name in names(3)]
+    known: History = dict(ops)
+    own: list[Operation] = []
+    arrived = []
+    with closing(Replica()) as replica:
+        for tick, (what, who, size, clock) in enumerate(steps):
+            applied = complete(arrived, own, known)
+            if what == "page":
+                page = pages.pop() if pages else []
+                replica.apply(page)
+                arrived += page
+            else:
+                author = writes.Author(authors[who], CLOCKS[clock](tick), GAP_MS)
+                op = _write(replica, author, what, size, applied)
+                if op is not None:
+                    assert all(order(seen) < order(op) for seen in applied)
+                    own.append(op)
+                    known[op.dot] = op
+            replica.check(complete(arrived, own, known))
+
+
+def _write(
+    replica: Replica, author: writes.Author, what: str, size: int, applied: list[Operation]
+) -> Operation | None:
+    """Write, and check the operation that was recorded against what the call was to do."""
+    before = replica.row("SELECT count(*) FROM ops")[0]
+    shown = visible(applied)
+    mine = sum(op.dot.writer == author.writer for op in applied)
+    write = replica.journal.write_blocking
+    if what == "append":
+        texts = [payload(Dot(author.writer, mine + 1), i, size) for i in range(1 + size % 3)]
+        encoded = [(text, codec_of(text)) for text in texts]
+        write(lambda conn: writes.append(conn, author, SESSION, encoded, private=False))
+    elif what == "pop":
+        row = write(lambda conn: writes.pop(conn, author, SESSION))
+        assert (row and row[0]) == (shown[-1][2] if shown else None)
+    else:
+        write(lambda conn: writes.clear(conn, author, SESSION))
+    if what != "append" and not shown:
+        assert replica.row("SELECT count(*) FROM ops")[0] == before
+        return None
+    op = replica.newest().op
+    assert op.dot == (author.writer, mine + 1)
+    assert op.said_ms == author.now_ms
+    assert op.kind.value == what
+    if op.kind is Kind.APPEND:
+        assert list(op.payloads) == texts
+    elif op.kind is Kind.POP:
+        ref = popped_by(op.payloads[0])
+        assert (ref.dot, ref.index) == shown[-1][:2]
+    else:
+        # What a clear before it covers, as all know by now, it need not repeat.
+        covers = [cleared_by(c.payloads[0]) for c in [*applied, op] if c.kind is Kind.CLEAR]
+        assert all(any(seen.dot in cover for cover in covers) for seen in applied)
+        assert not any(op.dot in cover for cover in covers)
+    return op
+
+
+def _parts(op: Operation) -> list[Part]:
+    return split(op, op.digest(KEY), KEY)

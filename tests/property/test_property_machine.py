@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import random
+
+from histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from replicas import Replica
+
+from cached_session.history.ops import Dot, Kind, Operation, cleared_by
+from cached_session.history.parts import Part, part_count
+from cached_session.history.visibility import order, visible
+from cached_session.journal import arrivals, audits, outbox, writes
+from cached_session.journal.codec import codec_of
+from cached_session.remote.naming import memory_id
+from cached_session.remote.wire import decode, memories_of
+
+JOURNALS = 3
+which = st.integers(0, JOURNALS - 1)
+
+
+class Exchange(RuleBasedStateMachine):
+    """Three journals and a server between them that stores, lists and forgets memories; requests
+    are cut short, repeated and answered out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replicas = [Replica() for _ in range(JOURNALS)]
+        self.own: list[list[Operation]] = [[] for _ in range(JOURNALS)]
+        self.arrived: list[list[Part]] = [[] for _ in range(JOURNALS)]
+        self.ops: dict[Dot, Operation] = {}
+        self.server: dict[str, dict] = {}
+        self.ticks = 0
+
+    def teardown(self) -> None:
+        try:
+            self._settle()
+        finally:
+            for replica in self.replicas:
+                replica.close()
+
+    # -- what a journal's owner does -------------------------------------------------------------
+
+    def _author(self, who: int, opening: int, clock: str) -> writes.Author:
+        self.ticks += 1
+        name = f"{names(JOURNALS)[who]}{'pq'[opening]}"
+        return writes.Author(name, CLOCKS[clock](self.ticks), GAP_MS)
+
+    def _wrote(self, who: int) -> None:
+        op = self.replicas[who].newest().op
+        if op.dot not in self.ops:
+            before = complete(self.arrived[who], self.own[who], self.ops)
+            assert all(order(seen) < order(op) for seen in before)
+            self.ops[op.dot] = op
+            self.own[who].append(op)
+
+    @rule(
+        who=which,
+        opening=st.integers(0, 1),
+        clock=st.sampled_from(sorted(CLOCKS)),
+        count=st.integers(1, 3),
+        size=st.integers(0, 5),
+    )
+    def append(self, who: int, opening: int, clock: str, count: int, size: int) -> None:
+        author = self._author(who, opening, clock)
+        texts = [payload(Dot(author.writer, self.ticks), i, size) for i in range(count)]
+        encoded = [(text, codec_of(text)) for text in texts]
+        self.replicas[who].journal.write_blocking(
+            lambda conn: writes.append(conn, author, SESSION, encoded, private=False)
+        )
+        self._wrote(who)
+
+    @rule(who=which, opening=st.integers(0, 1), clock=st.sampled_from(sorted(CLOCKS)))
+    def pop(self, who: int, opening: int, clock: str) -> None:
+        author = self._author(who, opening, clock)
+        row = self.replicas[who].journal.write_blocking(
+            lambda conn: writes.pop(conn, author, SESSION)
+        )
+        if row is not None:
+            self._wrote(who)
+
+    @rule(who=which, opening=st.integers(0, 1), clock=st.sampled_from(sorted(CLOCKS)))
+    def clear(self, who: int, opening: int, clock: str) -> None:
+        author = self._author(who, opening, clock)
+        if self.replicas[who].entries(1):
+            self.replicas[who].journal.write_blocking(
+                lambda conn: writes.clear(conn, author, SESSION)
+            )
+            self._wrote(who)
+
+    # -- what its replicator does ----------------------------------------------------------------
+
+    @rule(who=which, most=st.integers(1, 5), cut=st.integers(0, 6), answered=st.booleans())
+    def push(self, who: int, most: int, cut: int, answered: bool) -> None:
+        """Send what waits; the request may be cut short, and its answer may be lost."""
+        write = self.replicas[who].journal.write_blocking
+        taken = write(lambda c: outbox.take(c, SESSION, after=0, most_ops=most, most_bytes=1 << 20))
+        write(lambda conn: outbox.mark_sent(conn, [out.seq for out in taken]))
+        memories = [m for out in taken for m in memories_of(out.op, out.digest, SESSION)]
+        if not answered:
+            memories = memories[:cut]
+        for memory in memories:
+            self.server.setdefault(memory["id"], memory)
+        if answered:
+            write(lambda conn: outbox.ack(conn, [out.seq for out in taken]))
+
+    @rule(who=which)
+    def forget(self, who: int) -> None:
+        """Have the server forget what was removed, once it may."""
+        write = self.replicas[who].journal.write_blocking
+        due = write(lambda conn: outbox.forgets_due(conn, SESSION, 100))
+        for item in due:
+            for part in range(item.parts):
+                self.server.pop(memory_id(KEY, item.dot, item.index, part), None)
+        write(lambda conn: outbox.forgotten(conn, SESSION, due) if due else None)
+
+    @rule(who=which, seed=st.integers(0, 1 << 20), share=st.sampled_from([0.2, 0.6, 1.0]))
+    def pull(self, who: int, seed: int, share: float) -> None:
+        """Get some of what the server lists, in any order."""
+        chance = random.Random(seed)
+        listed = [m for m in self.server.values() if chance.random() < share]
+        chance.shuffle(listed)
+        self._deliver(who, listed)
+
+    @rule(who=which)
+    def note_holes(self, who: int) -> None:
+        """Bring the list of what is missing up to date."""
+        write = self.replicas[who].journal.write_blocking
+        count = write(lambda conn: arrivals.note_holes(conn, SESSION, self.ticks))
+        assert count == len(self.replicas[who].rows("SELECT * FROM holes"))
+
+    def _deliver(self, who: int, memories: list[dict]) -> None:
+        parts = [decode(memory, KEY) for memory in memories]
+        result = self.replicas[who].apply(parts)
+        assert (result.damaged, result.conflicts) == (0, 0)
+        self.arrived[who] += parts
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    @invariant()
+    def every_journal_shows_what_it_has(self) -> None:
+        for who, replica in enumerate(self.replicas):
+            # Parts of what a clear covers may have been thrown away: nobody counts on them.
+            replica.check(complete(self.arrived[who], self.own[who], self.ops), frontier=False)
+
+    def _settle(self) -> None:
+        """Once everything is sent and listed, all journals are equal and nothing is missing."""
+        for who in range(JOURNALS):
+            self.push(who, 10_000, 0, answered=True)
+            assert self.replicas[who].rows("SELECT * FROM ops WHERE state <> 2") == []
+        for who in range(JOURNALS):
+            self._deliver(who, list(self.server.values()))
+            # One time more: what was hidden behind pops of the same page.
+            self._deliver(who, list(self.server.values()))
+            self.note_holes(who)
+            assert self.replicas[who].rows("SELECT * FROM parts") == []
+        expected = [list(row) for row in visible(self.ops.values())]
+        covers = [cleared_by(op.payloads[0]) for op in self.ops.values() if op.kind is Kind.CLEAR]
+        for replica in self.replicas:
+            shown = replica.rows(
+                "SELECT writer, counter, idx, payload FROM items ORDER BY stamp, "
+                "writer, counter, idx"
+            )
+            assert [[Dot(*row[:2]), *row[2:]] for row in shown] == expected
+            frontier = replica.frontier()
+            missing = [dot for dot in self.ops if dot not in frontier]
+            assert all(any(dot in cover for cover in covers) for dot in missing)
+            assert replica.rows("SELECT * FROM holes") == []
+        self._audit()
+
+    def _audit(self) -> None:
+        """An audit of a server that lost nothing resends nothing, and what it has the server
+        forget is shown by nobody."""
+        present: dict[Dot, dict[tuple[int, int], int]] = {}
+        for memory in self.server.values():
+            part = decode(memory, KEY)
+            present.setdefault(part.dot, {})[part.index, part.part] = part.parts
+        shown = {(dot, index) for dot, index, _ in visible(self.ops.values())}
+        for replica in self.replicas:
+            plan = replica.journal.write_blocking(lambda c: audits.compare(c, SESSION, present))
+            assert plan.resend == []
+            for item in plan.forget:
+                assert (item.dot, item.index) not in shown
+                assert item.parts == part_count(self.ops[item.dot].payloads[item.index])
+
+
+Exchange.TestCase.settings = settings(max_examples=120, stateful_step_count=30)
+
+
+class TestExchange(Exchange.TestCase):
+    """Journals that exchange operations show what the reference shows, after every single step."""
