@@ -1,0 +1,139 @@
+"""What is on servers and disks already. These files are written once and never made again: where
+one of these tests fails, it is the change that is wrong, or it needs a new wire version or a
+migration, with golden files of its own beside the old ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cached_session.history.frontier import Frontier
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, ItemRef, Kind, Operation, clear_payload, pop_payload
+from cached_session.history.parts import Part, assemble
+from cached_session.journal import schema
+from cached_session.remote.naming import WIRE_VERSION, agent_id, memory_id, placeholder_id
+from cached_session.remote.wire import Explained, decode, memories_of, placeholder
+
+HERE = Path(__file__).parent
+
+
+def golden(name: str) -> Any:
+    return json.loads((HERE / f"{name}.json").read_text(encoding="ascii"))
+
+
+def spelled(entry: dict[str, Any]) -> str:
+    """A session id of the golden file; a long one is written as what is repeated."""
+    return entry["session_id"] * entry.get("times", 1)
+
+
+@pytest.mark.parametrize("entry", golden("agent-ids"), ids=lambda entry: entry["about"])
+def test_a_session_lives_where_it_always_lived(entry: dict[str, Any]) -> None:
+    """The key, agent id, memory ids and placeholder id of a session are frozen."""
+    session, dot = spelled(entry), Dot("abcdefghijklmnopqrstuvwx", 42)
+    key = session_key(session)
+    found = {
+        "agent_id": agent_id(session),
+        "first_memory": memory_id(key, dot, 0),
+        "memory_of_item_3": memory_id(key, dot, 3),
+        "memory_of_item_3_part_2": memory_id(key, dot, 3, 2),
+        "placeholder": placeholder_id(key, dot),
+    }
+    assert found == {name: entry[name] for name in found}
+
+
+def test_the_key_of_a_session_is_its_hash() -> None:
+    """The golden ids are what the documents say: 128 bits of SHA-256 over the id's UTF-8."""
+    for entry in golden("agent-ids"):
+        data = spelled(entry).encode("utf-8", "surrogatepass")
+        assert entry["agent_id"].endswith("-" + hashlib.sha256(data).hexdigest()[:32])
+    assert len({entry["agent_id"] for entry in golden("agent-ids")}) == len(golden("agent-ids"))
+
+
+SESSION = "user-123 / café"
+DOT = Dot("abcdefghijklmnopqrstuvwx", 42)
+STAMP = 1_700_000_000_123 << 16 | 5
+SAID = 1_700_000_111_222
+LONG = "äöü😀 and so on; " * 2770
+ITEMS = (
+    '{"role":"user","content":"Where is my parcel? \\u2028"}',
+    json.dumps(
+        {"type": "function_call_output", "call_id": "c1", "output": LONG}, ensure_ascii=False
+    ),
+    '{"z":1,"a":[1180591620717411303424,-0.0,5e-324,"\\ud800"],"content":"exact"}',
+)
+CLEARED = [("abcdefghijklmnopqrstuvwx", n) for n in (1, 2, 3, 7)] + [("zwriter234567", 1)]
+OPERATIONS = {
+    "append": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS),
+    "append-private": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], private=True),
+    "append-1969": Operation(DOT, Kind.APPEND, 1, -5, ITEMS[:1]),
+    "pop": Operation(
+        DOT, Kind.POP, STAMP, SAID, (pop_payload(ItemRef(Dot("zwriter234567", 9), 1, 3)),)
+    ),
+    "clear": Operation(DOT, Kind.CLEAR, STAMP, SAID, (clear_payload(Frontier.of(CLEARED)),)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_written_as_it_always_was(name: str) -> None:
+    """The memories of an operation, all of their fields and the order of them, are frozen."""
+    op = OPERATIONS[name]
+    written = list(memories_of(op, op.digest(session_key(SESSION)), SESSION))
+    assert json.dumps(written) == json.dumps(golden(name))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_was_written_once_is_still_read(name: str) -> None:
+    """Memories of this wire version, as a server holds them, give their operation back."""
+    key = session_key(SESSION)
+    parts = [decode(memory, key) for memory in golden(name)]
+    assert all(isinstance(part, Part) for part in parts)
+    op = assemble(parts, key)  # type: ignore[arg-type]
+    assert op == OPERATIONS[name]
+    assert {part.digest for part in parts} == {op.digest(key)}  # type: ignore[union-attr]
+
+
+def test_the_long_item_takes_parts() -> None:
+    """The golden append has three items, one of which is 60 KB and lies in several memories."""
+    assert 60_000 < len(ITEMS[1].encode()) < 62_000
+    assert [m["metadata"]["cs_p"] for m in golden("append")] == [1, 3, 3, 3, 1]
+    assert {m["metadata"]["cs_v"] for m in golden("append")} == {WIRE_VERSION}
+
+
+def test_a_placeholder_is_written_and_read_as_it_always_was() -> None:
+    """The note that explains a parked operation is frozen too."""
+    assert json.dumps(placeholder(OPERATIONS["append"], SESSION)) == json.dumps(
+        golden("placeholder")
+    )
+    assert decode(golden("placeholder"), session_key(SESSION)) == Explained(DOT)
+
+
+def test_the_journal_has_the_schema_of_its_format() -> None:
+    """Tables, indexes, file mark and format version are frozen: a change needs a migration."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        schema.prepare(conn, ":memory:")
+        found = {
+            "application_id": conn.execute("PRAGMA application_id").fetchone()[0],
+            "user_version": conn.execute("PRAGMA user_version").fetchone()[0],
+            "sql": dict(
+                conn.execute(
+                    "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL "
+                    "AND name NOT LIKE 'sqlite_%' ORDER BY name"
+                ).fetchall()
+            ),
+        }
+    expected = golden(f"schema-{schema.FORMAT}")
+    for part in found, expected:
+        # Comments may be worded better.
+        part["sql"] = {name: _bare(sql) for name, sql in part["sql"].items()}
+    assert found == expected
+
+
+def _bare(sql: str) -> str:
+    return " ".join(word for line in sql.splitlines() for word in line.split("--")[0].split())
