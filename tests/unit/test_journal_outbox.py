@@ -1,0 +1,447 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from cached_session.history.ids import session_key
+from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, pop_payload
+from cached_session.history.parts import split
+from cached_session.journal import arrivals, gates, outbox, reads, writes
+from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT
+from cached_session.journal.codec import encode_items
+from cached_session.journal.outbox import Forget
+
+S = "talk"
+ME = "mewriter"
+
+
+def author(now_ms: int = 1, writer: str = ME) -> writes.Author:
+    return writes.Author(writer, now_ms, 600_000)
+
+
+def add(conn: sqlite3.Connection, *items: object, session: str = S) -> None:
+    writes.append(conn, author(), session, encode_items(items), private=False)
+
+
+def pop(conn: sqlite3.Connection) -> object:
+    row = writes.pop(conn, author(), S)
+    return row and json.loads(row[0])
+
+
+def states(conn: sqlite3.Connection) -> list[int]:
+    return [state for (state,) in conn.execute("SELECT state FROM ops ORDER BY seq")]
+
+
+def items(conn: sqlite3.Connection) -> list[object]:
+    return [entry.item for entry in reads.entries(conn, S, None)]
+
+
+def take(conn: sqlite3.Connection, **limits: int) -> list[outbox.Outgoing]:
+    limits = {"after": 0, "most_ops": 1000, "most_bytes": 1 << 20, **limits}
+    return outbox.take(conn, S, **limits)
+
+
+def ack_all(conn: sqlite3.Connection) -> None:
+    outbox.ack(conn, [out.seq for out in take(conn)])
+
+
+def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> None:
+    """The outbox gives whole operations in counter order, of one session only, until acked."""
+    add(conn, "a", "b")
+    add(conn, "elsewhere", session="other")
+    pop(conn)
+    add(conn, "c")
+    taken = take(conn)
+    assert [(out.op.dot, out.op.kind.value) for out in taken] == [
+        ((ME, 1), "append"),
+        ((ME, 2), "pop"),
+        ((ME, 3), "append"),
+    ]
+    assert taken[0].op.payloads == ('"a"', GONE)
+    assert take(conn, after=taken[0].seq) == taken[1:]
+    assert outbox.take(conn, "unknown", after=0, most_ops=9, most_bytes=9) == []
+    outbox.ack(conn, [taken[0].seq, taken[2].seq])
+    assert take(conn) == [taken[1]]
+    assert reads.pending_sessions(conn) == [S, "other"]
+
+
+def test_what_is_taken_fits_the_request(conn: sqlite3.Connection) -> None:
+    """Operations, items and bytes bound what is taken; the first goes whatever its size."""
+    for _ in range(4):
+        add(conn, "x" * 98, "y" * 98)
+    assert len(take(conn, most_ops=4)) == 2
+    assert len(take(conn, most_ops=5)) == 2
+    assert len(take(conn, most_bytes=600)) == 3
+    assert len(take(conn, most_bytes=599)) == 2
+    assert len(take(conn, most_bytes=1)) == 1
+    assert len(take(conn, most_ops=1)) == 1
+
+
+def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
+    """Pending becomes sent before a request leaves, acked on its answer; sending again moves no
+    operation back, and what is parked is left to a person."""
+    for item in "abcd":
+        add(conn, item)
+    seqs = [out.seq for out in take(conn)]
+    outbox.mark_sent(conn, seqs[:2])
+    assert states(conn) == [SENT, SENT, PENDING, PENDING]
+    outbox.ack(conn, seqs[:1])
+    outbox.park(conn, seqs[2], "400: no")
+    outbox.mark_sent(conn, seqs)
+    assert states(conn) == [ACKED, SENT, PARKED, SENT]
+    assert [out.seq for out in take(conn)] == [seqs[1], seqs[3]]
+    assert [entry.sync_state for entry in reads.entries(conn, S, None)] == [
+        "acked",
+        "sent",
+        "parked",
+        "sent",
+    ]
+    facts = reads.facts(conn, 1, 0, 0)
+    assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
+
+
+def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connection) -> None:
+    """A parked operation is shown with its reason and its items; a retry puts it back in its old
+    place, and its placeholder is forgotten once it has arrived."""
+    add(conn, {"a": 1 << 70}, "b")
+    pop(conn)
+    add(conn, "c")
+    first, second, third = take(conn)
+    outbox.park(conn, first.seq, "413: too large")
+    outbox.park(conn, second.seq, "400: no")
+    outbox.ack(conn, [third.seq])
+    found = outbox.parked(conn, S)
+    assert [(one.kind, one.error, one.items) for one in found] == [
+        ("append", "413: too large", [{"a": 1 << 70}]),
+        ("pop", "400: no", []),
+    ]
+    assert outbox.parked(conn, None) == found
+    assert outbox.parked(conn, "unknown") == []
+    assert items(conn) == [{"a": 1 << 70}, "c"]
+    assert outbox.retry_parked(conn, S, [first.op.dot, third.op.dot]) == 1
+    assert outbox.retry_parked(conn, "unknown", None) == 0
+    assert take(conn)[0].op == first.op
+    assert outbox.forgets_due(conn, S, 9) == []
+    outbox.ack(conn, [first.seq])
+    assert outbox.forgets_due(conn, S, 9) == [Forget(first.op.dot, -1, 1)]
+    assert outbox.retry_parked(conn, S, None) == 1
+    assert outbox.parked(conn, S) == []
+
+
+def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
+    """Dropping a parked append takes its items away here too, and its dot is not used again."""
+    add(conn, "a")
+    add(conn, "b", "c")
+    add(conn, "d")
+    out = take(conn)[1]
+    outbox.park(conn, out.seq, "no")
+    assert outbox.drop_parked(conn, S, [Dot(ME, 1)]) == 0
+    assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
+    assert outbox.drop_parked(conn, "unknown", [out.op.dot]) == 0
+    assert items(conn) == ["a", "d"]
+    assert reads.session_row(conn, S)[1] == 2
+    add(conn, "e")
+    assert [out.op.dot.counter for out in take(conn)] == [1, 3, 4]
+
+
+def test_a_dropped_pop_has_nothing_forgotten(conn: sqlite3.Connection) -> None:
+    """Dropping a parked pop keeps its effect here; the server keeps the item, because nobody else
+    will ever hear that it was popped."""
+    add(conn, "a", "b")
+    ack_all(conn)
+    assert pop(conn) == "b"
+    (out,) = take(conn)
+    outbox.park(conn, out.seq, "no")
+    assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
+    assert items(conn) == ["a"]
+    assert outbox.forgets_due(conn, S, 9) == []
+
+
+def test_a_dropped_operation_keeps_its_placeholder(conn: sqlite3.Connection) -> None:
+    """An operation that was retried, parked again and dropped goes on being explained to others."""
+    add(conn, "a")
+    (out,) = take(conn)
+    for _ in range(2):
+        outbox.park(conn, out.seq, "no")
+        assert outbox.retry_parked(conn, S, None) == 1
+    outbox.park(conn, out.seq, "no")
+    assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
+    assert outbox.forgets_due(conn, S, 9) == []
+
+
+def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
+    conn: sqlite3.Connection,
+) -> None:
+    """The memories of a removed item are forgotten once both its append and its removal are
+    acked, with all their parts, and until the server has answered."""
+    add(conn, "a", "x" * 60_000)
+    assert pop(conn) == "x" * 60_000
+    append, removal = take(conn)
+    assert outbox.forgets_due(conn, S, 9) == []
+    outbox.ack(conn, [removal.seq])
+    assert outbox.forgets_due(conn, S, 9) == []
+    outbox.ack(conn, [append.seq])
+    due = outbox.forgets_due(conn, S, 9)
+    assert due == [Forget(Dot(ME, 1), 1, 3)]
+    assert reads.pending_sessions(conn) == [S]
+    outbox.forgotten(conn, S, due)
+    assert outbox.forgets_due(conn, S, 9) == []
+    assert reads.pending_sessions(conn) == []
+    assert outbox.forgets_due(conn, "unknown", 9) == []
+
+
+def test_a_clear_has_all_it_removed_forgotten(conn: sqlite3.Connection) -> None:
+    """After a clear is acked, every item that it hid is due, as many at a time as asked for."""
+    add(conn, "a", "b")
+    add(conn, "c")
+    writes.clear(conn, author(), S)
+    ack_all(conn)
+    assert len(outbox.forgets_due(conn, S, 2)) == 2
+    assert {(f.dot.counter, f.index) for f in outbox.forgets_due(conn, S, 9)} == {
+        (1, 0),
+        (1, 1),
+        (2, 0),
+    }
+    assert items(conn) == []
+
+
+def test_nothing_is_written_where_there_is_nothing_to_say(conn: sqlite3.Connection) -> None:
+    """Popping or clearing an empty or unknown session records no operation."""
+    assert pop(conn) is None
+    writes.clear(conn, author(), S)
+    add(conn, "a")
+    assert pop(conn) == "a"
+    assert pop(conn) is None
+    writes.clear(conn, author(), S)
+    assert [out.op.kind for out in take(conn)] == [Kind.APPEND, Kind.POP]
+
+
+def test_an_undecodable_item_is_passed_over_by_a_pop(conn: sqlite3.Connection) -> None:
+    """A corrupt row is neither popped nor deleted; the latest readable item is."""
+    add(conn, "a", "b")
+    conn.execute("UPDATE items SET payload = '{' WHERE idx = 1")
+    assert pop(conn) == "a"
+    assert conn.execute("SELECT idx, payload FROM items").fetchall() == [(1, "{")]
+
+
+# -- holes -----------------------------------------------------------------------------------------
+
+KEY = session_key(S)
+THEM = "themwriter"
+
+
+def remote(counter: int, *payloads: str, kind: Kind = Kind.APPEND, stamp: int = 9) -> Operation:
+    return Operation(Dot(THEM, counter), kind, stamp, 9, payloads)
+
+
+def arrive(conn: sqlite3.Connection, *ops: Operation, parts: slice = slice(None)) -> object:
+    pieces = [part for op in ops for part in split(op, op.digest(KEY), KEY)]
+    return arrivals.apply_page(conn, S, pieces[parts], [], 0)
+
+
+def holes(conn: sqlite3.Connection, now_ms: int = 0, most: int = 99, **how: bool) -> list[int]:
+    found = arrivals.holes_due(conn, S, now_ms, most, **how)
+    return [hole.dot.counter for hole in found]
+
+
+def test_a_gap_is_a_hole_until_it_is_filled(conn: sqlite3.Connection) -> None:
+    """Counters below a known one are holes; each goes when its operation arrives."""
+    arrive(conn, remote(3, '"c"'), remote(5, '"e"'))
+    assert arrivals.note_holes(conn, S, 100) == 3
+    assert sorted(holes(conn, 100)) == [1, 2, 4]
+    arrive(conn, remote(2, '"b"'))
+    assert sorted(holes(conn, 100)) == [1, 4]
+    assert arrivals.note_holes(conn, S, 200) == 2
+    arrive(conn, remote(1, '"a"'), remote(4, '"d"'))
+    assert holes(conn, 10**9) == []
+    assert arrivals.note_holes(conn, S, 300) == 0
+    assert items(conn) == ["a", "b", "c", "d", "e"]
+    assert arrivals.note_holes(conn, "unknown", 0) == 0
+    assert arrivals.holes_due(conn, "unknown", 0, 9) == []
+
+
+def test_a_hole_is_looked_for_when_it_is_due(conn: sqlite3.Connection) -> None:
+    """A look that found nothing is counted and puts the next off; the longest unseen comes first,
+    and all can be asked for at once."""
+    arrive(conn, remote(4, '"d"'))
+    arrivals.note_holes(conn, S, 100)
+    assert holes(conn, 99) == []
+    assert sorted(holes(conn, 100)) == [1, 2, 3]
+    arrivals.note_hole_tries(
+        conn, S, [(Dot(THEM, 1), 900, False), (Dot(THEM, 2), 500, False), (Dot(THEM, 3), 700, True)]
+    )
+    arrivals.note_hole_tries(conn, "unknown", [(Dot(THEM, 1), 0, False)])
+    assert holes(conn, 600) == [2]
+    assert holes(conn, 1000, 2) == [2, 3]
+    assert holes(conn, 0, everything=True) == [2, 3, 1]
+    assert {hole.tries for hole in arrivals.holes_due(conn, S, 1000, 9)} == {1}
+    facts = reads.facts(conn, 1, 100, 0)
+    assert (facts.absent, facts.explained) == (2, 1)
+    assert reads.facts(conn, 1, 150, 60).absent == 0
+
+
+def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Connection) -> None:
+    """Of an operation of which parts arrived, the rest is looked for: popped items are not."""
+    op = remote(1, '"a"', '"b"', '"c"')
+    assert arrive(conn, op, parts=slice(1)).incomplete == 1
+    assert items(conn) == []
+    assert arrivals.note_holes(conn, S, 0) == 1
+    arrive(conn, remote(2, pop_payload(ItemRef(op.dot, 2, 3)), kind=Kind.POP))
+    (hole,) = arrivals.holes_due(conn, S, 0, 9)
+    assert (hole.dot, hole.count, hole.popped) == (op.dot, 3, {2})
+    assert [(part.index, part.part) for part in hole.parts] == [(0, 0)]
+    arrive(conn, op, parts=slice(1, 2))
+    assert items(conn) == ["a", "b"]
+    assert arrivals.note_holes(conn, S, 0) == 0
+    assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
+
+
+def test_a_pop_alone_tells_how_large_its_batch_is(conn: sqlite3.Connection) -> None:
+    """Of an append that nobody here has seen, its pop names the size and what need not come."""
+    pop_one = remote(2, pop_payload(ItemRef(Dot(THEM, 1), 0, 2)), kind=Kind.POP)
+    arrive(conn, pop_one)
+    assert arrivals.note_holes(conn, S, 0) == 1
+    (hole,) = arrivals.holes_due(conn, S, 0, 9)
+    assert (hole.count, hole.popped, hole.parts) == (2, {0}, ())
+    arrive(conn, remote(3, pop_payload(ItemRef(Dot(THEM, 1), 1, 2)), kind=Kind.POP))
+    assert arrivals.note_holes(conn, S, 0) == 0
+
+
+def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
+    """An operation that a clear covers is not looked for any more, its parts are let go, and if
+    it comes all the same it shows nothing."""
+    op = remote(1, '"a"', '"b"')
+    arrive(conn, op, parts=slice(1))
+    arrive(conn, remote(4, json.dumps({THEM: [[1, 3]]}), kind=Kind.CLEAR))
+    assert arrivals.note_holes(conn, S, 0) == 0
+    assert holes(conn) == []
+    assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
+    arrive(conn, op, remote(2, '"late"'))
+    assert items(conn) == []
+
+
+def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
+    """A placeholder makes its dot explained instead of absent, also ahead of everything else; the
+    operation is applied if its writer sends it after all."""
+    arrivals.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
+    arrive(conn, remote(3, '"c"'))
+    assert arrivals.note_holes(conn, S, 60) == 2
+    facts = reads.facts(conn, 1, 10**6, 0)
+    assert (facts.absent, facts.explained) == (1, 1)
+    arrive(conn, remote(1, '"a"'), remote(2, '"b"'))
+    assert items(conn) == ["a", "b", "c"]
+    assert holes(conn, 10**9) == []
+    arrivals.apply_page(conn, S, [], [Dot(THEM, 2)], 70)
+    assert holes(conn, 10**9) == []
+
+
+def test_a_hostile_counter_makes_a_bounded_list(conn: sqlite3.Connection) -> None:
+    """A counter out of nowhere costs no more rows than are looked for of one writer."""
+    arrive(conn, remote((1 << 53) - 1, '"far"'))
+    assert arrivals.note_holes(conn, S, 0) == arrivals.HOLES_A_WRITER
+    assert len(holes(conn, most=1000)) == arrivals.HOLES_A_WRITER
+
+
+def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> None:
+    """The first content seen stays, the second is counted and changes nothing."""
+    arrive(conn, remote(1, '"first"'))
+    result = arrive(conn, remote(1, '"second"'))
+    assert (result.conflicts, result.new) == (1, 0)
+    assert items(conn) == ["first"]
+    assert reads.facts(conn, 1, 0, 0).conflicts == 1
+
+
+@pytest.mark.parametrize("payload", ["nope", "{", '{"a":1}}'])
+def test_a_sealed_operation_that_makes_no_sense_harms_no_other(
+    conn: sqlite3.Connection, payload: str
+) -> None:
+    """An operation of which the writer itself sealed nonsense is counted as damaged, and the rest
+    of its page is applied."""
+    for bad in (remote(1, payload), remote(1, payload, kind=Kind.POP)):
+        result = arrive(conn, bad, remote(2, '"good"'))
+        assert result.damaged == 1
+    assert items(conn) == ["good"]
+
+
+def test_nonsense_that_a_pop_completes_harms_no_other(conn: sqlite3.Connection) -> None:
+    """The same, where the nonsense has waited in parts for a pop to make it whole."""
+    bad = remote(1, "nope", '"b"')
+    arrive(conn, bad, parts=slice(1))
+    result = arrive(
+        conn,
+        remote(2, pop_payload(ItemRef(bad.dot, 1, 2)), kind=Kind.POP),
+        remote(3, '"good"', stamp=20),
+    )
+    assert (result.new, result.damaged) == (2, 1)
+    assert items(conn) == ["good"]
+
+
+# -- gates -----------------------------------------------------------------------------------------
+
+
+def shut(conn: sqlite3.Connection, session: str | None, pause_ms: int, now_ms: int) -> None:
+    gates.shut(conn, session, pause_ms=pause_ms, now_ms=now_ms, kind="busy", reason=f"at {now_ms}")
+
+
+def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
+    """A gate is shut for its pause from the moment of the failure, and counts failures."""
+    add(conn, "a")
+    for session in (None, S):
+        shut(conn, session, 500, 1000)
+        shut(conn, session, 900, 2000)
+        gate = gates.gate_of(conn, session)
+        assert (gate.failures, gate.since_ms, gate.reason) == (2, 1000, "at 2000")
+        waits = [gate.wait_ms(now) for now in (2000, 2001, 2899, 2900, 10**9)]
+        assert waits == [900, 899, 1, 0, 0]
+    assert gates.read_meta(conn)["last_error"] == "at 2000"
+    assert gates.read_meta(conn)["last_error_ms"] == "2000"
+
+
+@pytest.mark.parametrize("moved", [1, 10_000, 10**12])
+def test_a_gate_is_void_when_the_clock_was_moved_back(conn: sqlite3.Connection, moved: int) -> None:
+    """A gate further away than its own pause was set by a clock that has been moved since: it
+    holds nobody up."""
+    shut(conn, None, 500, 10**12)
+    gate = gates.gate_of(conn, None)
+    assert gate.wait_ms(10**12) == 500
+    assert gate.wait_ms(10**12 - moved) == 0
+
+
+def test_a_success_opens_the_gates(conn: sqlite3.Connection) -> None:
+    """An answer opens the server's gate and the session's own, and no other session's."""
+    add(conn, "a")
+    add(conn, "b", session="other")
+    for session in (None, S, "other"):
+        shut(conn, session, 500, 1000)
+    gates.open_gates(conn, S)
+    assert gates.gate_of(conn, None) is None
+    assert gates.gate_of(conn, S) is None
+    assert gates.gate_of(conn, "other") is not None
+    assert len(reads.all_gates(conn)) == 1
+    shut(conn, None, 500, 1000)
+    gates.open_gates(conn, "unknown")
+    assert gates.gate_of(conn, None) is None
+
+
+def test_a_session_that_was_only_heard_of_keeps_its_pause(conn: sqlite3.Connection) -> None:
+    """A failure before anything of a session is in the journal pauses it all the same."""
+    assert gates.gate_of(conn, "heard of") is None
+    shut(conn, "heard of", 500, 1000)
+    assert gates.gate_of(conn, "heard of").wait_ms(1000) == 500
+    gates.open_gates(conn, "heard of")
+    assert gates.gate_of(conn, "heard of") is None
+
+
+def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
+    """When the journal goes on with another server, all that can be said again is pending."""
+    for item in "abc":
+        add(conn, item)
+    first, second, _ = take(conn)
+    outbox.ack(conn, [first.seq])
+    outbox.park(conn, second.seq, "no")
+    shut(conn, None, 500, 1000)
+    reads.forget_server(conn)
+    assert states(conn) == [PENDING] * 3
+    assert gates.gate_of(conn, None) is None

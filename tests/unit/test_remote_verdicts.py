@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cached_session.options import SyncOptions
+from cached_session.remote.verdicts import RemoteError, Scope, Verdict, judge
+from cached_session.replication.backoff import LONGEST_ASKED, SHORTEST, pause_after
+
+V, S = Verdict, Scope
+TABLE = [
+    (None, None, V.UNREACHABLE, S.SERVER),
+    (301, None, V.DENIED, S.SERVER),
+    (302, None, V.DENIED, S.SERVER),
+    (307, None, V.DENIED, S.SERVER),
+    (399, None, V.DENIED, S.SERVER),
+    (400, None, V.REFUSED, S.SESSION),
+    (400, "INVALID_REQUEST", V.REFUSED, S.SESSION),
+    (401, None, V.DENIED, S.SERVER),
+    (403, None, V.DENIED, S.SESSION),
+    (404, None, V.ABSENT, S.SESSION),
+    (404, "MEMORY_NOT_FOUND", V.ABSENT, S.SESSION),
+    (404, "ROUTE_NOT_FOUND", V.DENIED, S.SERVER),
+    (405, None, V.DENIED, S.SERVER),
+    (408, None, V.UNREACHABLE, S.SERVER),
+    (409, None, V.CONFLICT, S.SESSION),
+    (413, None, V.REFUSED, S.SESSION),
+    (413, "QUOTA_EXCEEDED", V.DENIED, S.SESSION),
+    (415, None, V.DENIED, S.SERVER),
+    (421, None, V.DENIED, S.SERVER),
+    (422, None, V.REFUSED, S.SESSION),
+    (429, None, V.BUSY, S.SESSION),
+    (500, None, V.UNREACHABLE, S.SERVER),
+    (501, None, V.DENIED, S.SERVER),
+    (502, None, V.UNREACHABLE, S.SERVER),
+    (503, None, V.BUSY, S.SERVER),
+    (504, None, V.UNREACHABLE, S.SERVER),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "verdict", "scope"), TABLE)
+def test_each_answer_has_its_verdict(
+    status: int | None, code: str | None, verdict: Verdict, scope: Scope
+) -> None:
+    """Only what can never be taken is refused; what a person must change is denied; the rest
+    waits, for one session or for the server."""
+    assert judge(status, code) == (verdict, scope)
+
+
+def test_an_unknown_answer_is_transient() -> None:
+    """No status outside the table parks an operation or stops a session for good."""
+    known = {status for status, *_ in TABLE}
+    for status in {*range(100, 300), *range(400, 600), 0, 999} - known:
+        assert judge(status) == (V.UNREACHABLE, S.SERVER), status
+        assert judge(status, "QUOTA_EXCEEDED")[0] is V.UNREACHABLE, status
+
+
+OPTIONS = SyncOptions()
+
+
+def drawn(error: RemoteError, failures: int) -> list[float]:
+    chance = random.Random(1)
+    return [pause_after(error, failures, OPTIONS, chance) for _ in range(300)]
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3, 7, 40, 10_000])
+@pytest.mark.parametrize("verdict", [V.UNREACHABLE, V.BUSY, V.ABSENT, V.CONFLICT])
+def test_backing_off_has_full_jitter_and_bounds(verdict: Verdict, failures: int) -> None:
+    """Pauses fill the whole span up to a ceiling that doubles with each failure, never above the
+    longest and never so short that a loop would spin."""
+    ceiling = min(OPTIONS.backoff_max, OPTIONS.backoff_base * 2.0 ** min(failures, 100))
+    pauses = drawn(RemoteError(verdict, "x"), failures)
+    assert all(SHORTEST <= pause <= ceiling for pause in pauses)
+    assert min(pauses) < ceiling * 0.15
+    assert max(pauses) > ceiling * 0.85
+
+
+@pytest.mark.parametrize("asked", [0.0, -5.0, 0.3, 7.0, 3600.0, 1e9])
+@pytest.mark.parametrize("verdict", [V.BUSY, V.DENIED, V.UNREACHABLE])
+def test_the_server_s_own_wish_comes_first(verdict: Verdict, asked: float) -> None:
+    """A server is given the time that it asks for, up to an hour, and at most a tenth more."""
+    least = min(max(asked, SHORTEST), LONGEST_ASKED)
+    for pause in drawn(RemoteError(verdict, "x", retry_after=asked), 9):
+        assert least <= pause <= least * 1.1
+
+
+def test_what_only_a_person_can_change_is_tried_rarely() -> None:
+    """A denied request waits between half of and the whole configured pause, however often."""
+    for failures in (0, 50):
+        pauses = drawn(RemoteError(V.DENIED, "x"), failures)
+        assert all(OPTIONS.denied_retry / 2 <= pause <= OPTIONS.denied_retry for pause in pauses)
+
+
+def test_a_remote_error_reads_as_its_reason() -> None:
+    """What is logged and shown of a failed request is its reason."""
+    assert str(RemoteError(V.BUSY, "the server asks for time")) == "the server asks for time"
