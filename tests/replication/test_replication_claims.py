@@ -220,7 +220,7 @@ async def test_a_large_item_is_popped_with_all_its_parts(
 
 
 async def test_local_and_confirmed_pops_mix(device: Devices, server: DevServer) -> None:
-    """A local pop elsewhere, not synced yet, does not stop a confirmed one; the item is gone once."""
+    """A local pop elsewhere, not synced yet, does not stop a confirmed one; the item goes once."""
     a, b = await device("a"), await device("b", pop="confirmed")
     await a.add_items([said("one"), said("two")])
     await settle(a, b)

@@ -104,7 +104,7 @@ async def test_a_retried_operation_takes_its_place(device: Devices, server: DevS
 
 
 async def test_a_dropped_operation_is_gone_everywhere(device: Devices, server: DevServer) -> None:
-    """A parked operation that is dropped leaves the local history, so that all devices are equal."""
+    """A parked operation that is dropped leaves the local history, so that all are equal."""
     server.modes = STRICT
     a, b = await device("a"), await device("b")
     await talk(a, 3, huge_at=1)

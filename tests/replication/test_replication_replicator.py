@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from dakera import AsyncDakeraClient
+from devices import (
+    AGENT,
+    BATCH,
+    MANUAL,
+    QUICK,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    texts,
+    until,
+)
+
+from cached_session import (
+    CachedSession,
+    CachedSessionError,
+    InvalidArgument,
+    SessionCache,
+    SessionClosed,
+)
+from cached_session.devserver import DevServer
+
+OTHER = Path(__file__).parent / "other_process.py"
+
+
+@asynccontextmanager
+async def process(
+    journal: Path, url: str, *words: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process on a journal, ready; killed in the end."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(OTHER),
+        str(journal),
+        url,
+        *words,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert running.stdout is not None
+        assert await asyncio.wait_for(running.stdout.readline(), 20) == b"ready\n"
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.wait()
+
+
+async def test_one_process_pushes_for_all_and_another_takes_over(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """What a second process writes is pushed by the one that replicates; when that one is killed,
+    the second takes over within two seconds."""
+    async with process(tmp_path / "a.db", server.url, "theirs") as other:
+        await until(lambda: items_on(server) == ["theirs"])
+        a = device.new("a", options=replace(QUICK, watch_interval=0.1), hydrate=False)
+        await a.add_items([said("mine")])
+        await until(lambda: items_on(server) == ["theirs", "mine"], 3)
+        replicator = a._core._replicator()
+        assert replicator is None or not replicator.is_leader
+        other.kill()
+        await other.wait()
+        began = time.monotonic()
+        await a.add_items([said("after")])
+        await until(lambda: items_on(server) == ["theirs", "mine", "after"])
+        assert time.monotonic() - began < 2.0
+    assert texts(await a.get_items()) == ["theirs", "mine", "after"]
+
+
+async def test_a_process_killed_in_the_middle_loses_nothing(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """Words of a process that was killed before it could send them are sent by the next one."""
+    server.faults.lose_response(route=BATCH)
+    async with process(tmp_path / "a.db", server.url, "one", "two") as other:
+        other.kill()
+        await other.wait()
+    server.faults.clear()
+    a = device.new("a", options=QUICK)
+    await a.get_items()
+    await until(lambda: a.status().pending == 0)
+    assert items_on(server) == ["one", "two"]
+    assert await one_history(a, device.new("b")) == ["one", "two"]
+
+
+async def test_a_restart_of_the_server(device: Devices, server: DevServer) -> None:
+    """After a restart of the server on the same port, everything goes on by itself."""
+    a, b = await device("a", options=QUICK), await device("b", options=QUICK)
+    for number in range(3):
+        await a.add_items([said(str(number))])
+        server.restart()
+    await until(lambda: items_on(server) == ["0", "1", "2"])
+
+    async def shows() -> bool:
+        return texts(await b.get_items()) == ["0", "1", "2"]
+
+    await until(shows)
+
+
+async def test_closing_leaves_the_rest_queued(device: Devices, server: DevServer) -> None:
+    """Close ends in time while the server is gone, and a later session sends what was left."""
+    a = device.new("a", options=QUICK, hydrate=False)
+    server.stop()
+    await a.add_items([said("one")])
+    began = time.monotonic()
+    await a.close()
+    assert time.monotonic() - began < 1.5
+    with pytest.raises(SessionClosed):
+        await a.get_items()
+    server.start()
+    again = device.new("a", options=QUICK)
+    assert again.status().pending == 1
+    assert texts(await again.get_items()) == ["one"]
+    await until(lambda: items_on(server) == ["one"])
+
+
+async def test_closing_with_a_hanging_server_ends(device: Devices, server: DevServer) -> None:
+    """Close waits for a server that hangs no longer than close_timeout."""
+    a = await device("a", options=QUICK)
+    server.faults.latency(4.0)
+    await a.add_items([said("one")])
+    began = time.monotonic()
+    await a.close()
+    assert time.monotonic() - began < 2.0
+
+
+async def test_closing_sends_what_it_can(device: Devices, server: DevServer) -> None:
+    """Close first sends what waits, where the server answers."""
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.close()
+    assert items_on(server) == ["one"]
+
+
+async def test_closing_leaves_no_task_behind(device: Devices, server: DevServer) -> None:
+    """After close no task of the library is left, whatever it was doing."""
+    a = await device("a", options=QUICK)
+    await a.add_items([said("one")])
+    await a.close()
+    server.stop()
+    b = device.new("b", options=QUICK, hydrate=False)
+    await b.add_items([said("one")])
+    await b.close()
+    assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
+    server.start()
+
+
+async def test_an_injected_client_stays_open(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """A client that the caller made works after close, with the retries that the caller chose."""
+    async with AsyncDakeraClient(server.url, max_retries=2) as client:
+        session = device.keep(
+            CachedSession("talk", client=client, journal=tmp_path / "own.db", options=QUICK)
+        )
+        await session.add_items([said("one")])
+        await session.flush(timeout=10)
+        await session.close()
+        assert len(await client.agent_memories(AGENT)) == 1
+        assert client._retry_config.max_retries == 2
+
+
+async def test_two_clients_over_one_journal(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """Two sessions with clients of their own share a journal; closing one leaves the other at
+    work."""
+    first, second = AsyncDakeraClient(server.url), AsyncDakeraClient(server.url)
+    path = tmp_path / "own.db"
+    one = device.keep(CachedSession("one", client=first, journal=path, options=QUICK))
+    two = device.keep(CachedSession("two", client=second, journal=path, options=QUICK))
+    await one.add_items([said("1")])
+    await two.add_items([said("2")])
+    await one.flush(timeout=10)
+    await two.flush(timeout=10)
+    await one.close()
+    await first.close()
+    await two.add_items([said("3")])
+    await two.flush(timeout=10)
+    assert two.status().pending == 0
+    await two.close()
+    await second.close()
+    assert len(server.agents()) == 2
+
+
+async def test_a_journal_that_is_open_with_another_server_is_refused(
+    device: Devices, server: DevServer
+) -> None:
+    """While a journal is open with one server, another one is refused with a clear error."""
+    a = await device("a")
+    with pytest.raises(InvalidArgument, match=r"elsewhere\.example.*journal of its own"):
+        device.new("a", url="http://elsewhere.example:3000")
+    await a.add_items([said("one")])
+
+
+async def test_another_empty_server_gets_everything(device: Devices, server: DevServer) -> None:
+    """A journal that goes on with another, empty server sends it the whole history, what it had
+    pulled from other devices included."""
+    a, b = await device("a"), await device("b")
+    await b.add_items([said("theirs")])
+    await b.sync()
+    await a.sync()
+    await a.add_items([said("one"), said("two")])
+    await a.pop_item()
+    await a.sync()
+    await a.close()
+    with DevServer() as fresh:
+        moved = device.new("a", url=fresh.url)
+        assert texts(await moved.get_items()) == ["theirs", "one"]
+        await moved.sync(timeout=20)
+        assert items_on(fresh) == ["theirs", "one"]
+        late = device.new("late", url=fresh.url)
+        assert await one_history(moved, late) == ["theirs", "one"]
+        await moved.close()
+        await late.close()
+
+
+SECRET = "the launch code is 0000"
+
+
+async def test_content_none_keeps_text_out_of_the_index(device: Devices, server: DevServer) -> None:
+    """With content="none" no memory's content shows what was said, and other devices show it."""
+    a, b = await device("a", content="none"), await device("b")
+    await a.add_items([said(SECRET), {"type": "function_call_output", "output": SECRET}])
+    await a.add_items([said(SECRET * 4000)])
+    await a.sync()
+    assert not any(SECRET in memory["content"] for memory in server.memories(AGENT))
+    assert not any(SECRET in tag for memory in server.memories(AGENT) for tag in memory["tags"])
+    await b.sync()
+    assert await b.get_items() == await a.get_items()
+    server.evict(AGENT, lambda _: True)
+    assert (await b.audit()).healed == 2
+    assert not any(SECRET in memory["content"] for memory in server.memories(AGENT))
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "😀", '"', "\\", "\x00", "\ud800"])
+async def test_large_items_round_trip(device: Devices, server: DevServer, letter: str) -> None:
+    """An item of a megabyte of any character arrives byte for byte."""
+    a, b = await device("a"), await device("b")
+    size = 1_000_000 if letter == "x" else 200_000
+    item = {**said(letter * size), "big": 2**70, "float": 1e-7, "keys": {"z": 1, "a": None}}
+    await a.add_items([said("before"), item, said("after")])
+    await a.sync(timeout=20)
+    await b.sync(timeout=20)
+    assert await b.get_items() == [said("before"), item, said("after")]
+    assert list((await b.get_items())[1]["keys"]) == ["z", "a"]
+
+
+KEY = "dk-very-secret-0123456789"
+
+
+async def test_the_key_is_told_to_nobody(
+    device: Devices, server: DevServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The API key stands in no log line, repr, status, error or journal."""
+    caplog.set_level(logging.DEBUG)
+    server.add_key("another")
+    a = device.new("a", api_key=KEY, options=QUICK)
+    await a.add_items([said("one")])
+    told: list[object] = [a, a._core, a._spec]
+    for call in (a.sync, a.flush, a.audit):
+        with pytest.raises(CachedSessionError) as failure:
+            await call()
+        error: BaseException | None = failure.value
+        while error is not None:
+            told += [error, vars(error)]
+            error = error.__cause__ or error.__context__
+    told.append(a.status())
+    server.stop()
+    with pytest.raises(CachedSessionError) as lost:
+        await a.sync(timeout=0.2)
+    told += [lost.value, lost.value.__cause__, a.status()]
+    cache = SessionCache(tmp_path / "c.db", url=server.url, api_key=KEY)
+    told.append(cache)
+    await cache.close()
+    server.start()
+    await a.close()
+    assert not any(KEY in repr(one) or KEY in str(one) for one in told)
+    assert KEY not in caplog.text
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+
+async def test_the_official_client_reads_a_conversation(device: Devices, server: DevServer) -> None:
+    """Read through the official client, the memories are the conversation in readable words, with
+    roles as tags; recall finds them."""
+    a = await device("a")
+    await a.add_items(
+        [
+            said("Where is my parcel?"),
+            {
+                "type": "function_call",
+                "call_id": "c1",
+                "name": "find_parcel",
+                "arguments": '{"number": 7}',
+            },
+            {"type": "function_call_output", "call_id": "c1", "output": "in Lisbon"},
+            {
+                "role": "assistant",
+                "type": "message",
+                "content": [{"type": "output_text", "text": "Your parcel is in Lisbon."}],
+            },
+        ]
+    )
+    await a.add_items([said("Forget it")])
+    await a.pop_item()
+    await a.sync()
+    async with AsyncDakeraClient(server.url) as client:
+        listed = await client.agent_memories(AGENT)
+        recalled = await client.recall(AGENT, "parcel Lisbon", top_k=1)
+    memories = {memory["content"]: memory["tags"] for memory in listed}
+    assert memories == {
+        "Where is my parcel?": ["cached-session", "cs-user"],
+        'find_parcel({"number": 7})': ["cached-session", "cs-tool"],
+        "in Lisbon": ["cached-session", "cs-tool"],
+        "Your parcel is in Lisbon.": ["cached-session", "cs-assistant"],
+        "(removed an item)": ["cached-session", "cs-op"],
+    }
+    assert recalled.memories[0].content == "Your parcel is in Lisbon."
+
+
+async def test_recall_finds_entries_and_falls_back(device: Devices, server: DevServer) -> None:
+    """Recall answers with entries that the server found, and offline with those of the journal."""
+    a = await device("a")
+    await a.add_items([said("the blue parcel"), said("the red balloon")])
+    await a.sync()
+    found = await a.recall("red balloon", limit=1)
+    assert (found.source, texts([entry.item for entry in found.entries])) == (
+        "server",
+        ["the red balloon"],
+    )
+    server.stop()
+    found = await a.recall("balloon")
+    assert (found.source, texts([entry.item for entry in found.entries])) == (
+        "local",
+        ["the red balloon"],
+    )
+    server.start()
+
+
+async def test_writes_in_a_burst_leave_together(device: Devices, server: DevServer) -> None:
+    """Many words said in a moment leave in few requests."""
+    a = await device("a", options=replace(QUICK, push_delay=0.1))
+    for number in range(100):
+        await a.add_items([said(str(number))])
+    await until(lambda: a.status().pending == 0)
+    assert server.requests.count(BATCH) <= 20
+    assert len(items_on(server)) == 100
+
+
+async def test_many_sessions_share_one_replicator(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """Thirty sessions of one cache are synced together, and each has its own history."""
+    async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:
+        sessions = [cache.session(f"user-{number}") for number in range(30)]
+        for number, session in enumerate(sessions):
+            await session.add_items([said(f"I am {number}")])
+        report = await cache.sync(timeout=20)
+        assert report.pending == 0
+        assert len(server.agents()) == 30
+        assert set(await cache.sessions()) == {f"user-{number}" for number in range(30)}
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        assert len((await http.get("/v1/agents")).json()) == 30
+    b = device.new("b", session_id="user-7", options=MANUAL)
+    assert texts(await b.get_items()) == ["I am 7"]
