@@ -292,6 +292,7 @@ class Journal:
 
     async def read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of some milliseconds in a thread, beside short reads and writes."""
+        self._check_process()
         if self.in_memory or not self._threaded:
             return await settle(self._submit(run, alone=True))
         if self._reader is None:
@@ -319,6 +320,7 @@ class Journal:
         The rows are of one snapshot. The connection lives for this one read, so that no reading
         thread is ever left behind, whatever becomes of the event loop.
         """
+        self._check_process()
         if self.in_memory or not self._threaded:
             held = await self.read_aside(lambda conn: conn.execute(sql, parameters).fetchall())
             position = 0
