@@ -246,10 +246,11 @@ def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
         "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 0)",
         [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - noted)],
     )
-    # What is explained stays: its writer may send it yet.
+    # What is explained stays: its writer may send it yet. Unless nobody will: all of it is removed.
     conn.executemany(
-        "DELETE FROM holes WHERE session = ? AND writer = ? AND counter = ? AND NOT explained",
-        [(tx.session, *dot) for dot in noted - missing],
+        "DELETE FROM holes WHERE session = ? AND writer = ? AND counter = ? "
+        "AND (NOT explained OR ?)",
+        [(tx.session, *dot, dot in frontier) for dot in noted - missing],
     )
     return len(missing)
 
@@ -284,16 +285,23 @@ def note_pull(
 
 
 def holes_due(
-    conn: sqlite3.Connection, session_id: str, now_ms: int, most: int, *, everything: bool = False
+    conn: sqlite3.Connection,
+    session_id: str,
+    now_ms: int,
+    most: int,
+    *,
+    longest_ms: int = 1 << 62,
+    everything: bool = False,
 ) -> list[Hole]:
-    """Holes that should be looked for now, with the parts that are here already."""
+    """Holes that should be looked for now, with the parts that are here already. A look further
+    away than ``longest_ms`` was planned by a clock that has been moved since, and is due."""
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
         return []
     rows = conn.execute(
-        "SELECT writer, counter, tries FROM holes WHERE session = ? AND (next_ms <= ? OR ?) "
-        "ORDER BY next_ms LIMIT ?",
-        (tx.session, now_ms, everything, most),
+        "SELECT writer, counter, tries FROM holes WHERE session = ? "
+        "AND (next_ms NOT BETWEEN ? AND ? OR ?) ORDER BY next_ms LIMIT ?",
+        (tx.session, now_ms + 1, now_ms + longest_ms, everything, most),
     ).fetchall()
     holes = []
     for writer, counter, tries in rows:

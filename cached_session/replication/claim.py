@@ -120,5 +120,5 @@ def _may_be_live(link: Link, session_id: str, claim: Claim) -> bool:
     whose request has not run out of time yet."""
     if claim.claimer == link.writer:
         return (session_id, claim.ref.dot, claim.ref.index) in link.live_claims
-    age = link.runtime.wall_ms() - claim.since_ms
+    age = link.now_ms() - claim.since_ms
     return 0 <= age < 2000 * link.options.request_timeout

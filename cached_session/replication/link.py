@@ -41,6 +41,15 @@ class Link:
     _locks: dict[tuple[str, str], anyio.Lock] = field(default_factory=dict)
     _probe: anyio.Lock = field(default_factory=anyio.Lock)
 
+    def __post_init__(self) -> None:
+        self._steady_ms = self.runtime.wall_ms() - int(self.runtime.monotonic() * 1000)
+
+    def now_ms(self) -> int:
+        """The time by which pauses are counted: the wall clock, by which the next opening knows
+        them, unless it stands still or goes back; a pause must end all the same."""
+        steady = self._steady_ms + int(self.runtime.monotonic() * 1000)
+        return max(self.runtime.wall_ms(), steady)
+
     def author(self) -> Author:
         """The signature of an operation written now."""
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
@@ -54,7 +63,7 @@ class Link:
 
         ``asked_only``: count only the pauses that the server itself asked for.
         """
-        now = self.runtime.wall_ms()
+        now = self.now_ms()
         found = await self.journal.read(
             lambda conn: [gates.gate_of(conn, None), gates.gate_of(conn, session_id)]
         )
@@ -96,7 +105,7 @@ class Link:
         before = await self.journal.read(lambda conn: gates.gate_of(conn, whose))
         failures = before.failures if before else 0
         pause = pause_after(error, failures, self.options, self.runtime.random)
-        now = self.runtime.wall_ms()
+        now = self.now_ms()
         kind = "unauthorized" if error.status in (401, 403) else error.verdict.value
         await self.journal.write(
             lambda conn: gates.shut(

@@ -190,11 +190,18 @@ async def _apply(link: Link, session_id: str, page: _Page, result: PullResult) -
 
 async def _repair(link: Link, session_id: str, result: PullResult, all_holes: bool) -> None:
     """Fetch what the frontier misses, by id; what is not there is looked for later again."""
-    now = link.runtime.wall_ms()
+    now = link.now_ms()
     if not await link.journal.write(lambda conn: arrivals.note_holes(conn, session_id, now)):
         return
     due = await link.journal.read(
-        lambda conn: arrivals.holes_due(conn, session_id, now, HOLES_A_PULL, everything=all_holes)
+        lambda conn: arrivals.holes_due(
+            conn,
+            session_id,
+            now,
+            HOLES_A_PULL,
+            longest_ms=int(1000 * link.options.poll_interval_idle),
+            everything=all_holes,
+        )
     )
     if not due:
         return
