@@ -234,7 +234,7 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
         JournalTooNew: a newer version wrote it.
         JournalError: it is another program's database.
     """
-    application, version = _pragma(conn, "application_id"), _pragma(conn, "user_version")
+    application, version, tables = _header(conn)
     if application == APPLICATION_ID:
         if version > FORMAT:
             raise JournalTooNew(
@@ -244,13 +244,28 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
         if version < 1:
             raise JournalCorrupt(f"the journal {path} names format {version}, which never was")
         return version == FORMAT
-    tables = conn.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
     if application != 0 or version != 0 or tables is not None:
         raise JournalError(
             f"{path} is a SQLite database of another program, not a journal; "
             "choose another path (the file was left untouched)"
         )
     return False
+
+
+def _header(conn: sqlite3.Connection) -> tuple[int, int, object]:
+    """(application id, version, a table) of one moment: another process may be making them."""
+    own = not conn.in_transaction
+    if own:
+        conn.execute("BEGIN")
+    try:
+        return (
+            _pragma(conn, "application_id"),
+            _pragma(conn, "user_version"),
+            conn.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone(),
+        )
+    finally:
+        if own and conn.in_transaction:
+            conn.execute("ROLLBACK")
 
 
 def _pragma(conn: sqlite3.Connection, name: str) -> int:
