@@ -88,8 +88,11 @@ class RemoteSpec:
             if api_key is not None:
                 raise InvalidArgument("api_key without url: pass the server's address too")
             return None
-        if api_key is not None and not (isinstance(api_key, str) and api_key.isprintable()):
-            raise InvalidArgument("api_key must be a printable string or None")
+        if api_key is not None and not (
+            isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()
+        ):
+            # The value is a secret: it is not shown.
+            raise InvalidArgument("api_key must be a string of printable ASCII characters or None")
         return cls(check_url(url), api_key or None)
 
     def agrees(self, other: RemoteSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -69,8 +70,13 @@ class SyncOptions:
             value = getattr(self, spec.name)
             if spec.name == "durability":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise InvalidArgument(f"{spec.name}={value!r} must be a number, zero or more")
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf:
+                raise InvalidArgument(
+                    f"{spec.name}={value!r} must be a finite number, zero or more"
+                )
+            if spec.type == "int" and not isinstance(value, int):
+                raise InvalidArgument(f"{spec.name}={value!r} must be a whole number")
         for name in ("max_batch_memories", "page_size", "first_page_size"):
             if not 1 <= getattr(self, name) <= 1000:
                 raise InvalidArgument(

@@ -46,6 +46,8 @@ def check_url(url: object) -> str:
             valid = parts.scheme in ("http", "https") and bool(parts.hostname)
             # Read for its check: a port that is no number raises.
             valid = valid and (parts.port is None or parts.port > 0)
+            # No host and no path holds a space or a line break; the parser drops some of them.
+            valid = valid and not any(sign.isspace() for sign in url.strip())
         except ValueError:
             valid = False
         if valid:
