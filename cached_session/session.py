@@ -148,7 +148,7 @@ class CachedSession:
         self._closed = True  # until everything below has gone well
         _check(session_id, pop, content, hydrate, options)
         self.session_id = session_id
-        self.session_settings = settings
+        self.session_settings = _settings(settings)
         if pop == "confirmed" and spec is None:
             raise InvalidArgument(
                 "pop='confirmed' asks a server who may have the item, and this session has none; "
@@ -488,6 +488,24 @@ def _check(
         raise InvalidArgument(f"hydrate={hydrate!r} must be True or False")
     if not isinstance(options, SyncOptions):
         raise InvalidArgument(f"options={options!r} must be a SyncOptions")
+
+
+def _settings(settings: Any) -> Any:
+    """Settings as the SDK's ``Runner`` wants them: it takes a dict only from a caller, and asks a
+    session for an object. Where there is no SDK, a dict does."""
+    if not isinstance(settings, dict):
+        return settings
+    try:
+        from agents import SessionSettings  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError:
+        return settings
+    try:
+        return SessionSettings(**settings)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"session_settings={settings!r} make no SessionSettings: {error}; "
+            "use agents.SessionSettings, or a dict such as {'limit': 20}"
+        ) from error
 
 
 def _settings_limit(settings: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, stored_id
@@ -153,7 +154,9 @@ def entries_backwards(
 
 def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Entry]:
     """The latest entries, oldest first."""
-    found = [entry for entry, _ in entries_backwards(conn, session_id, limit)]
+    # The limit counts what can be decoded, as that of `get_items` does.
+    rows = entries_backwards(conn, session_id, None)
+    found = [entry for entry, _ in islice(rows, limit)]
     found.reverse()
     return found
 

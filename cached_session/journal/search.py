@@ -28,6 +28,8 @@ def words(query: object) -> list[str]:
 def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
     """The latest entries whose readable text contains every word; latest first."""
     found: list[Entry] = []
+    if limit <= 0:
+        return found
     for entry, payload in reads.entries_backwards(conn, session_id, None):
         text = _folded(readable(payload)[1])
         if all(word in text for word in wanted):
