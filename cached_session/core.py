@@ -25,7 +25,7 @@ from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.clock import stamp_ms
 from cached_session.journal import gates, reads
 from cached_session.journal.connection import MEMORY, Journal, settle
-from cached_session.journal.items import Tails
+from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.base import Remote
@@ -449,7 +449,7 @@ class Core:
     ) -> bool:
         def ask(conn: sqlite3.Connection) -> tuple[int, bool]:
             row = reads.session_row(conn, session_id)
-            _, items, met, hydrated = row or (0, 0, 0, 0)
+            _, items, met, hydrated, _ = row or (0, 0, 0, 0, 0)
             # A gate is the memory of a failure: the server, or this session on it, is out of reach.
             shut = any(gates.gate_of(conn, whose) for whose in (None, session_id))
             tail = not hydrated and limit is not None and items >= limit

@@ -217,9 +217,10 @@ class CachedSession:
         encoded = encode_items(list(items))
         core = await self._ready()
         author, private = core.author(), self._private
-        await core.journal.write(
+        revision = await core.journal.write(
             lambda conn: writes.append(conn, author, self.session_id, encoded, private=private)
         )
+        core.tails.appended(self.session_id, revision, encoded)
         self._wrote()
 
     async def pop_item(self) -> TResponseInputItem | None:

@@ -419,7 +419,7 @@ class SessionTransaction:
         self.flush()
         self.conn.execute(
             "UPDATE sessions SET stamp = ?, last_writer = ?, items = items + ?, "
-            "conflicts = conflicts + ? WHERE id = ?",
+            "revision = revision + 1, conflicts = conflicts + ? WHERE id = ?",
             (
                 self.stamp,
                 self.last_writer,

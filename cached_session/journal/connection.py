@@ -335,18 +335,36 @@ class Journal:
         if self._reader is None:
             await settle(self._submit(_nothing, alone=True))
         try:
-            async with aiosqlite.connect(
-                self.path, timeout=self._busy_ms / 1000, isolation_level=None
-            ) as db:
-                await db.execute_fetchall("PRAGMA query_only = ON")
+            db = await self._open_long()
+            try:
                 async with db.execute(sql, parameters) as cursor:
 
                     async def fetch(most: int) -> list[Any]:
                         return list(await cursor.fetchmany(most))
 
                     yield fetch
+            finally:
+                await settle(asyncio.ensure_future(db.close()))
         except sqlite3.Error as error:
             raise self._mapped(error) from error
+
+    async def _open_long(self) -> aiosqlite.Connection:
+        """A connection for one long read; one that a cancelled caller will not use is closed."""
+
+        async def connect() -> aiosqlite.Connection:
+            db = await aiosqlite.connect(
+                self.path, timeout=self._busy_ms / 1000, isolation_level=None
+            )
+            await db.execute_fetchall("PRAGMA query_only = ON")
+            return db
+
+        opening = asyncio.ensure_future(connect())
+        try:
+            return await settle(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await settle(asyncio.ensure_future(opening.result().close()))
+            raise
 
     # -- opening and closing ---------------------------------------------------------------------
 

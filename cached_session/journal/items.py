@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -14,8 +14,9 @@ import orjson
 from cached_session.journal import reads
 from cached_session.journal.codec import decode_rows
 from cached_session.journal.connection import Journal
+from cached_session.journal.tails import Tail, Tails, Version
 
-__all__ = ["Tails", "history"]
+__all__ = ["history"]
 
 SHORT_ITEMS = 256
 """Up to this many items are read and decoded on the caller's thread ..."""
@@ -23,49 +24,17 @@ SHORT_BYTES = 256 * 1024
 """... if they are no larger than this: about two milliseconds of work."""
 SLICE_ITEMS = 512
 """Items decoded at a time, off the event loop: decoding holds the interpreter's lock."""
-WARM_ENTRIES = 256
-WARM_BYTES = 64 * 1024
-"""Larger tails are not kept: at most 16 MiB in all."""
-
-Version = tuple[int, int]
-
-
-class Tails:
-    """Short results of sessions in use, as JSON text: valid until anybody commits to the file.
-
-    Kept because asking SQLite whether it changed costs a sixth of reading a tail of 20 items from
-    it; a caller still gets fresh objects, decoded from the text.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int | None], tuple[Version, str]] = OrderedDict()
-
-    def get(self, key: tuple[str, int | None], version: Version) -> str | None:
-        """The text kept for a read, if the journal has not changed since."""
-        kept = self._kept.get(key)
-        return kept[1] if kept is not None and kept[0] == version else None
-
-    def put(self, key: tuple[str, int | None], version: Version, text: str) -> None:
-        """Keep a result, in place of the one that was kept longest."""
-        if len(text) > WARM_BYTES:
-            return
-        self._kept.pop(key, None)
-        self._kept[key] = (version, text)
-        while len(self._kept) > WARM_ENTRIES:
-            try:
-                self._kept.popitem(last=False)
-            except KeyError:  # another thread was quicker
-                break
 
 
 @dataclass
-class _Short:
-    """What the short way found: a text that is known to be good, or rows, or neither."""
+class _Found:
+    """What the short way found: texts that are known to be good, or rows, or neither."""
 
     version: Version
-    text: str | None = None
+    texts: Sequence[str] | None = None
     session: int | None = None
     count: int = 0
+    revision: int = 0
     rows: list[tuple[str, int]] | None = None
 
 
@@ -75,8 +44,8 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
     Reads one snapshot: a write that commits meanwhile is in the result entirely or not at all.
     """
     found = await journal.read(lambda conn: _short(conn, tails, session_id, limit))
-    if found.text is not None:
-        warm: list[Any] = orjson.loads(found.text)
+    if found.texts is not None:
+        warm: list[Any] = orjson.loads("[" + ",".join(found.texts) + "]")
         return warm
     if found.session is None:
         return []
@@ -84,8 +53,9 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
         items = decode_rows(found.rows)
         if len(items) == len(found.rows):
             if not any(codec for _, codec in found.rows):
-                text = "[" + ",".join([payload for payload, _ in found.rows]) + "]"
-                tails.put((session_id, limit), found.version, text)
+                texts = tuple([text for text, _ in found.rows])
+                whole = len(texts) == found.count
+                tails.put(session_id, Tail(found.version, found.revision, texts, whole))
             return items
         # Some could not be decoded: the limit counts those that can.
         if limit is None or found.count <= limit:
@@ -93,24 +63,39 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
     return await _long(journal, found.session, limit)
 
 
-def _short(conn: sqlite3.Connection, tails: Tails, session_id: str, limit: int | None) -> _Short:
+def _short(conn: sqlite3.Connection, tails: Tails, session_id: str, limit: int | None) -> _Found:
     (changed,) = conn.execute("PRAGMA data_version").fetchone()
     # `data_version` tells of other connections; in memory there is only this one.
     version = (changed, conn.total_changes)
-    text = tails.get((session_id, limit), version)
-    if text is not None:
-        return _Short(version, text)
+    tail = tails.get(session_id)
+    texts = tail.latest(limit) if tail is not None else None
+    if tail is not None and tail.version == version and texts is not None:
+        return _Found(version, texts)
+    # One snapshot for the revision and the rows: rows of a later revision, kept under this one,
+    # would be joined by a batch that they hold already.
+    conn.execute("BEGIN")
+    try:
+        return _snapshot(conn, tails, session_id, limit, version)
+    finally:
+        conn.execute("COMMIT")
+
+
+def _snapshot(
+    conn: sqlite3.Connection, tails: Tails, session_id: str, limit: int | None, version: Version
+) -> _Found:
     row = reads.session_row(conn, session_id)
     if row is None:
-        return _Short(version)
-    session, count = row[0], row[1]
-    found = _Short(version, None, session, count)
+        return _Found(version)
+    session, count, _, _, revision = row
+    tail = tails.get(session_id)
+    texts = tail.latest(limit) if tail is not None else None
+    if tail is not None and tail.revision == revision and texts is not None:
+        # Something was committed, but not to this session.
+        tails.put(session_id, replace(tail, version=version))
+        return _Found(version, texts)
+    found = _Found(version, None, session, count, revision)
     if (count if limit is None else min(limit, count)) <= SHORT_ITEMS:
-        # One more than there should be: the count may be of a moment ago.
-        most = SHORT_ITEMS + 1 if limit is None else limit
-        rows = reads.tail(conn, session, most, SHORT_BYTES)
-        if rows is not None and (limit is not None or len(rows) <= SHORT_ITEMS):
-            found.rows = rows
+        found.rows = reads.tail(conn, session, SHORT_ITEMS if limit is None else limit, SHORT_BYTES)
     return found
 
 

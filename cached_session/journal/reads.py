@@ -65,10 +65,10 @@ class SessionFacts:
     stamp: int
 
 
-def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int] | None:
-    """(row id, items, met, hydrated) of a session the journal knows."""
-    row: tuple[int, int, int, int] | None = conn.execute(
-        "SELECT id, items, met, hydrated FROM sessions WHERE session_id = ?",
+def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int, int] | None:
+    """(row id, items, met, hydrated, revision) of a session the journal knows."""
+    row: tuple[int, int, int, int, int] | None = conn.execute(
+        "SELECT id, items, met, hydrated, revision FROM sessions WHERE session_id = ?",
         (stored_id(session_id),),
     ).fetchone()
     return row
@@ -198,10 +198,13 @@ def pending_sessions(conn: sqlite3.Connection) -> list[str]:
 def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
     """Whether a session has something to send."""
     row = session_row(conn, session_id)
-    found = row and conn.execute(
-        f"SELECT 1 FROM ops WHERE session = ? AND state <> 2 AND state <> {PARKED} LIMIT 1",
-        (row[0],),
-    ).fetchone()
+    found = (
+        row
+        and conn.execute(
+            f"SELECT 1 FROM ops WHERE session = ? AND state <> 2 AND state <> {PARKED} LIMIT 1",
+            (row[0],),
+        ).fetchone()
+    )
     return bool(found)
 
 

@@ -23,6 +23,7 @@ CREATE TABLE sessions (
     stamp INTEGER NOT NULL DEFAULT 0,      -- the largest stamp seen
     last_writer TEXT NOT NULL DEFAULT '',  -- who wrote the operation applied last
     items INTEGER NOT NULL DEFAULT 0,      -- visible items
+    revision INTEGER NOT NULL DEFAULT 0,   -- counts the transactions that changed the session
     met INTEGER NOT NULL DEFAULT 0,        -- 1 once the first read has waited for the server
     hydrated INTEGER NOT NULL DEFAULT 0,   -- 1 once a pull has reached the oldest memory
     ground INTEGER NOT NULL DEFAULT 0,     -- newest server second of the last finished pull

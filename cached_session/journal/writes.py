@@ -40,14 +40,22 @@ def append(
     encoded: Sequence[tuple[str, int]],
     *,
     private: bool,
-) -> None:
-    """Append a batch of items as one operation."""
+) -> int:
+    """Append a batch of items as one operation; the session's revision after it.
+
+    The items are the last of the history: their stamp is larger than any seen here, or goes on in
+    a run into which nothing has come since.
+    """
     tx = SessionTransaction.begin(conn, session_id, create_ms=author.now_ms)
     assert tx is not None
     payloads = tuple(text for text, _ in encoded)
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
     tx.finish()
+    (revision,) = conn.execute(
+        "SELECT revision FROM sessions WHERE id = ?", (tx.session,)
+    ).fetchone()
+    return int(revision)
 
 
 def pop(conn: sqlite3.Connection, author: Author, session_id: str) -> tuple[str, int] | None:
