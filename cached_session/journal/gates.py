@@ -85,9 +85,17 @@ def shut(
     write_meta(conn, last_error=reason, last_error_ms=str(now_ms))
 
 
-def open_gates(conn: sqlite3.Connection, session_id: str) -> None:
-    """Note a success: the server and this session are open."""
-    conn.execute("DELETE FROM gates WHERE session IN (?, ?)", (SERVER, _number(conn, session_id)))
+def open_gates(
+    conn: sqlite3.Connection, session_id: str, *, now_ms: int = 0, except_kind: str = ""
+) -> None:
+    """Note a success: the server and this session are open. A gate of `except_kind` opens only
+    once its time is over."""
+    for number in (SERVER, _number(conn, session_id)):
+        conn.execute(
+            "DELETE FROM gates WHERE session = ? AND NOT "
+            "(kind = ? AND until_ms > ? AND until_ms - ? <= pause_ms)",
+            (number, except_kind, now_ms, now_ms),
+        )
 
 
 def note_success(conn: sqlite3.Connection, now_ms: int) -> None:

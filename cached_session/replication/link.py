@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -121,12 +122,16 @@ class Link:
         log.log(level, "sync of %r paused for %.1f s: %s", session_id, pause, error.reason)
 
     async def _open(self, session_id: str) -> None:
-        def shut(conn: object) -> bool:
-            return any(
-                gates.gate_of(conn, whose) is not None  # type: ignore[arg-type]
-                for whose in (None, session_id)
-            )
+        now = self.now_ms()
+        busy = Verdict.BUSY.value
+
+        def shut(conn: sqlite3.Connection) -> bool:
+            found = [gates.gate_of(conn, whose) for whose in (None, session_id)]
+            return any(gate and not (gate.kind == busy and gate.wait_ms(now)) for gate in found)
 
         if await self.journal.read(shut):
-            await self.journal.write(lambda conn: gates.open_gates(conn, session_id))
+            # What the server asked for while this attempt was under way is still to be kept.
+            await self.journal.write(
+                lambda conn: gates.open_gates(conn, session_id, now_ms=now, except_kind=busy)
+            )
             log.info("sync of %r goes on", session_id)
