@@ -20,7 +20,8 @@ async def main(journal: str, url: str, words: list[str]) -> None:
         await session.get_items()
         for word in words:
             await session.add_items([{"role": "user", "content": word}])
-        while session._core._replicator() is None:
+        # Nothing tells when a replicator is there: look.
+        while session._core._replicator() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         sys.stdout.write("ready\n")
         sys.stdout.flush()

@@ -89,6 +89,26 @@ async def test_the_pause_that_the_server_asks_for_is_kept(
     assert server.requests.count(BATCH) == 1
 
 
+async def test_a_success_under_way_does_not_cut_the_pause_short(
+    device: Devices, server: DevServer
+) -> None:
+    """A pull that began before the server asked for time, and succeeds after it did, does not end
+    the pause."""
+    a = await device("a")
+    server.faults.latency(0.4, route=LISTING)
+    pulling = asyncio.ensure_future(a._core.at_home(lambda home: home.pull_now("talk")))
+    await until(lambda: len(server.faults.active()) and server.faults.active()[0].fired)
+    server.faults.unavailable(3600, route=BATCH)
+    await a.add_items([said("one")])
+    with pytest.raises(SyncTimeout):
+        await a.flush(timeout=0.2)
+    await pulling
+    assert (a.status().retry_in or 0) > 3000
+    with pytest.raises(SyncTimeout):
+        await a.flush(timeout=0.2)
+    assert server.requests.count(BATCH) == 1
+
+
 async def test_work_goes_on_after_the_pause(device: Devices, server: DevServer) -> None:
     """Once the time that the server asked for is over, what waited arrives by itself."""
     a = await device("a", options=QUICK)
@@ -215,6 +235,22 @@ async def test_a_slow_session_does_not_hold_up_another(
         began = time.monotonic()
         assert texts(await quick.get_items()) == ["one"]
         assert time.monotonic() - began < 1.5
+
+
+async def test_a_slow_push_does_not_hold_up_another(
+    device: Devices, server: DevServer, tmp_path: object
+) -> None:
+    """While one session's store takes its time, another session's words arrive."""
+    async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:  # type: ignore[operator]
+        slow, quick = cache.session("slow", hydrate=False), cache.session("quick", hydrate=False)
+        await slow.sync(timeout=10)
+        await quick.sync(timeout=10)
+        fault = server.faults.latency(4.0, route=BATCH, count=1)
+        await slow.add_items([said("slow")])
+        await until(lambda: fault.fired)
+        await quick.add_items([said("one")])
+        await until(lambda: items_on(server, agent_id("quick")) == ["one"], 2.0)
+        assert slow.status().pending == 1
 
 
 async def test_a_gate_left_by_a_moved_clock_does_not_block(
