@@ -322,6 +322,37 @@ def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
     assert items(conn) == []
 
 
+def test_a_clear_covers_what_lies_above_a_hole_too(conn: sqlite3.Connection) -> None:
+    """Every range that a clear names is hidden, before and after it comes; a hole in it is not."""
+    arrive(conn, remote(5, '"e"'))
+    arrive(conn, remote(6, json.dumps({THEM: [[1, 1], [3, 3], [5, 5]]}), kind=Kind.CLEAR))
+    assert items(conn) == []
+    arrive(conn, *(remote(n, f'"{n}"') for n in (1, 2, 3, 4)))
+    assert items(conn) == ["2", "4"]
+
+
+def test_a_clear_names_what_an_acknowledged_one_did_not(conn: sqlite3.Connection) -> None:
+    """What a clear may leave to an earlier one is only what that one covers, range by range."""
+    arrive(conn, remote(1, '"a"'))
+    settled = Operation(Dot("other2writer", 1), Kind.CLEAR, 10, 9, (f'{{"{THEM}":[[1,1]]}}',))
+    arrive(conn, settled, remote(3, '"c"'))
+    assert items(conn) == ["c"]
+    writes.clear(conn, author(), S)
+    assert items(conn) == []
+    arrive(conn, remote(2, '"b"'))
+    assert items(conn) == ["b"]
+
+
+def test_where_stamps_are_equal_the_writer_decides(conn: sqlite3.Connection) -> None:
+    """Writers who started at the same moment follow each other by their ids, in what is shown
+    and in what a pop takes."""
+    for writer, counter, text in (("zwriters", 1, '"last"'), ("awriters", 2, '"first"')):
+        arrive(conn, Operation(Dot(writer, counter), Kind.APPEND, 9, 9, (text,)))
+    assert items(conn) == ["first", "last"]
+    assert pop(conn) == "last"
+    assert pop(conn) == "first"
+
+
 def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
     """A placeholder makes its dot explained instead of absent, also ahead of everything else; the
     operation is applied if its writer sends it after all."""
