@@ -100,7 +100,8 @@ def apply_page(
                 (tx.session, writer, counter, now_ms, now_ms),
             )
     applied = tx.finish()
-    result.new, result.known, result.conflicts = applied.new, applied.known, applied.conflicts
+    result.new, result.conflicts = applied.new, applied.conflicts
+    result.known += applied.known
     return result
 
 
@@ -143,6 +144,7 @@ def _put_together(
 ) -> Operation | None:
     first = group[0]
     popped = tx.popped(first.dot)
+    stored: list[Part] = []
     try:
         op = assemble(group, tx.key, popped)
         if op is None:
@@ -157,8 +159,15 @@ def _put_together(
         result.damaged += 1
         return None
     if op is None:
-        _store_parts(tx, group)
-        result.incomplete += 1
+        here = {(part.index, part.part) for part in stored}
+        fresh = [part for part in group if (part.index, part.part) not in here]
+        _store_parts(tx, fresh)
+        # One that waits for the same part as before is known ground: the page it stands on must
+        # not make every pull list the whole history.
+        if fresh:
+            result.incomplete += 1
+        else:
+            result.known += 1
     return op
 
 
