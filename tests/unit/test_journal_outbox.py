@@ -357,6 +357,8 @@ def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
     """A placeholder makes its dot explained instead of absent, also ahead of everything else; the
     operation is applied if its writer sends it after all."""
     arrivals.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
+    assert arrivals.note_holes(conn, S, 55) == 0
+    assert reads.facts(conn, 1, 10**6, 0).explained == 1
     arrive(conn, remote(3, '"c"'))
     assert arrivals.note_holes(conn, S, 60) == 2
     facts = reads.facts(conn, 1, 10**6, 0)
