@@ -25,6 +25,8 @@ __all__ = ["PullResult", "pull"]
 
 OVERLAP = 20
 """Rows that neighbouring pages share: a delete between two requests moves rows across the edge."""
+LARGEST_PAGE = 1000
+"""The server's own limit."""
 GROUND_SECONDS = 300
 """A pull goes this far below what the last one had seen: nodes' clocks and late visibility."""
 HOLES_A_PULL = 200
@@ -126,11 +128,14 @@ async def _list(
             return newest
         page = await _decoded(link, memories, key)
         if page.ids == before and offset:
-            # The same page again for another offset: a server from before there were offsets.
-            # One page is all it can give, so the largest one has to do; what lies below it is
-            # found by the holes it leaves.
+            # The same page again for another offset: a server from before there were offsets. The
+            # largest page is all that it can give; what lies below is found by the holes it
+            # leaves, and where it leaves none the history does not count as hydrated.
+            if len(memories) == limit < LARGEST_PAGE:
+                limit, before = LARGEST_PAGE, ()
+                continue
             log.warning("the server at %s ignores offsets in listings", link.remote.server)
-            result.finished = True
+            result.finished = len(memories) < limit
             return newest
         before = page.ids
         newest = max(newest, page.newest)
