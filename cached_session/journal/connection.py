@@ -216,7 +216,8 @@ class Journal:
         try:
             conn = self._open()
             if group[0].alone:
-                results = [group[0].run(conn)]
+                with self._exclusive():
+                    results = [group[0].run(conn)]
             else:
                 results = self._transaction(conn, group)
         except BaseException as error:
