@@ -1,0 +1,208 @@
+"""What the tests of a session share: items, children, a scripted model, a look at what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agents import ModelResponse, Usage
+from agents.models.interface import Model
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseOutputText,
+)
+
+Item = dict[str, Any]
+CHILD_SECONDS = 30.0
+"""The longest that a child may take on a busy machine; it takes well under a second."""
+POLL_SECONDS = 0.01
+
+
+def said(*words: object) -> list[Any]:
+    """User messages with these words."""
+    return [{"role": "user", "content": str(word)} for word in words]
+
+
+def words(items: Sequence[Any]) -> list[str]:
+    """What `said` was given."""
+    return [item["content"] for item in items]
+
+
+def exact(value: Any) -> str:
+    """A JSON value with its types and key order: 1, 1.0 and True are equal to Python, not here."""
+    return json.dumps(value)
+
+
+def journal_threads() -> set[threading.Thread]:
+    """The writing threads of journals that are open."""
+    return {thread for thread in threading.enumerate() if thread.name == "cached-session-journal"}
+
+
+def replicators() -> set[asyncio.Task[Any]]:
+    """The background tasks of the running event loop."""
+    return {task for task in asyncio.all_tasks() if task.get_name() == "cached-session-replicator"}
+
+
+def open_files(directory: Path) -> list[str]:
+    """Files below a directory that this process holds open."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:
+            continue  # the descriptor of this very listing
+        if target.startswith(str(directory)):
+            found.append(target)
+    return sorted(found)
+
+
+def eventually(is_so: Callable[[], bool], seconds: float = CHILD_SECONDS) -> None:
+    """Wait for something that another process or thread does."""
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(POLL_SECONDS)
+
+
+PRELUDE = """
+import asyncio, json, os, sqlite3, sys
+from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions
+def said(*words):
+    return [{"role": "user", "content": str(word)} for word in words]
+def words(items):
+    return [item["content"] for item in items]
+def tell(*values):
+    print(json.dumps(values), flush=True)
+def wait():
+    return sys.stdin.readline()
+"""
+
+
+class Child:
+    """Another process, which runs some code beside this one; it is told and asked by lines."""
+
+    def __init__(self, code: str, *arguments: object, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code)]
+            + [str(argument) for argument in arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=None if env is None else {**os.environ, **env},
+        )
+
+    def go(self) -> None:
+        """Let it pass its `wait`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def told(self) -> list[Any]:
+        """The next line that it tells."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the child ended: {self.process.communicate()[1]}"
+        found: list[Any] = json.loads(line)
+        return found
+
+    def end(self) -> list[list[Any]]:
+        """Wait for its end, which must be a good one; the lines that were left."""
+        out, err = self.process.communicate(timeout=CHILD_SECONDS)
+        assert self.process.returncode == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    def kill(self) -> list[list[Any]]:
+        """End it as a power cut does; the whole lines that were left."""
+        self.process.kill()
+        out, _ = self.process.communicate(timeout=CHILD_SECONDS)
+        return [json.loads(line) for line in out.splitlines(keepends=True) if line.endswith("\n")]
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=CHILD_SECONDS)
+
+
+class ScriptedModel(Model):
+    """Says what its script says, one answer a call, and keeps what it was given."""
+
+    def __init__(self, *answers: str | tuple[str, dict[str, Any]]) -> None:
+        self.answers = list(answers)
+        self.seen: list[list[Any]] = []
+
+    async def get_response(
+        self,
+        system_instructions: Any,
+        input: Any,  # noqa: A002 - the SDK's name
+        *args: Any,
+        **kwargs: Any,
+    ) -> ModelResponse:
+        return ModelResponse(
+            output=self._answer(input), usage=Usage(), response_id=f"resp_{len(self.seen)}"
+        )
+
+    async def stream_response(
+        self,
+        system_instructions: Any,
+        input: Any,  # noqa: A002 - the SDK's name
+        *args: Any,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        output = self._answer(input)
+        response = Response(
+            id=f"resp_{len(self.seen)}",
+            created_at=0,
+            model="scripted",
+            object="response",
+            output=output,
+            parallel_tool_calls=False,
+            tool_choice="auto",
+            tools=[],
+        )
+        yield ResponseCompletedEvent(
+            response=response, sequence_number=0, type="response.completed"
+        )
+
+    def _answer(self, given: Any) -> list[Any]:
+        items = said(given) if isinstance(given, str) else given
+        self.seen.append(json.loads(json.dumps(items)))
+        number = len(self.seen)
+        answer = self.answers.pop(0)
+        if isinstance(answer, str):
+            text = ResponseOutputText(text=answer, type="output_text", annotations=[])
+            return [
+                ResponseOutputMessage(
+                    id=f"msg_{number}",
+                    content=[text],
+                    role="assistant",
+                    status="completed",
+                    type="message",
+                )
+            ]
+        name, arguments = answer
+        return [
+            ResponseFunctionToolCall(
+                id=f"fc_{number}",
+                call_id=f"call_{number}",
+                name=name,
+                arguments=json.dumps(arguments),
+                type="function_call",
+                status="completed",
+            )
+        ]

@@ -1,0 +1,338 @@
+"""One session from several event loops, threads and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents import Agent, Runner
+from session_support import ScriptedModel, replicators, said, words
+
+from cached_session import CachedSession, SessionCache
+from cached_session.devserver import DevServer
+
+
+def in_threads(*works: Callable[[], Any]) -> None:
+    """Run all at once, each in a thread of its own; the first error is raised."""
+    start = threading.Barrier(len(works))
+    errors: list[BaseException] = []
+
+    def one(work: Callable[[], Any]) -> None:
+        start.wait()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_one_session_lives_through_two_event_loops(place: str) -> None:
+    """``asyncio.run`` twice over one object: the second goes on where the first stopped."""
+    session = CachedSession("s", journal=place)
+    asyncio.run(session.add_items(said("a")))
+
+    async def second() -> None:
+        await session.add_items(said("b"))
+        assert words(await session.get_items()) == ["a", "b"]
+        assert await session.pop_item() == said("b")[0]
+        await session.close()
+
+    asyncio.run(second())
+
+
+def test_the_replicator_moves_house(server: DevServer, journal: Path) -> None:
+    """Each ``asyncio.run`` is a new home: what every one of them wrote arrives."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+
+    async def turn(word: str) -> None:
+        await session.add_items(said(word))
+        await session.flush(timeout=10)
+        assert len(replicators()) == 1
+
+    for word in "abc":
+        asyncio.run(turn(word))
+    asyncio.run(session.close())
+
+    async def elsewhere() -> list[str]:
+        async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
+            await other.sync(timeout=10)
+            return words(await other.get_items())
+
+    assert asyncio.run(elsewhere()) == ["a", "b", "c"]
+
+
+def test_what_one_loop_left_unsent_the_next_one_sends(server: DevServer, journal: Path) -> None:
+    """A loop that ends at once after a write loses nothing of it."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+    for word in "abc":
+        asyncio.run(session.add_items(said(word)))
+
+    async def finish() -> None:
+        await session.flush(timeout=10)
+        assert session.status().pending == 0
+        await session.close()
+
+    asyncio.run(finish())
+
+
+def test_loops_in_turn_leave_one_replicator(server: DevServer, journal: Path) -> None:
+    """A loop that stops and comes back does not keep the replicator that has moved away."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+    loops = [asyncio.new_event_loop() for _ in range(3)]
+    for turn in range(3):
+        for loop in loops:
+            loop.run_until_complete(session.add_items(said(turn)))
+
+    async def last() -> None:
+        await session.flush(timeout=10)
+        assert len(replicators()) == 1
+        await session.close()
+        assert replicators() == set()
+
+    loops[0].run_until_complete(last())
+
+    async def rest() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for task in replicators():
+            await asyncio.wait([task], timeout=5)
+        assert replicators() == set()
+
+    for loop in loops[1:]:
+        loop.run_until_complete(rest())
+    for loop in loops:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    async def again() -> None:
+        # The lock must be free: only who holds it pushes by itself.
+        async with CachedSession.from_url("s", url=server.url, journal=journal) as other:
+            await other.add_items(said("after"))
+            until = asyncio.get_running_loop().time() + 10
+            while other.status().pending:
+                assert asyncio.get_running_loop().time() < until
+                await asyncio.sleep(0.01)
+
+    asyncio.run(again())
+
+
+def test_run_sync_finds_its_history(journal: Path) -> None:
+    """``Runner.run_sync`` makes loops of its own; the session serves each turn."""
+    # The SDK would make this loop itself, and leave it open.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    session = CachedSession("s", journal=journal)
+    model = ScriptedModel("one", "two")
+    agent = Agent(name="a", model=model)
+    assert Runner.run_sync(agent, "first", session=session).final_output == "one"
+    assert Runner.run_sync(agent, "second", session=session).final_output == "two"
+    assert [item["role"] for item in model.seen[1]] == ["user", "assistant", "user"]
+    asyncio.run(session.close())
+    loop.close()
+
+
+def test_two_loops_in_two_threads_at_once(place: str) -> None:
+    """Each thread's words are all there, in the order in which it said them."""
+    session = CachedSession("s", journal=place)
+
+    async def talk(who: str) -> None:
+        for number in range(40):
+            await session.add_items(said(f"{who}{number}"))
+            assert f"{who}{number}" in words(await session.get_items())
+
+    in_threads(*(lambda who=who: asyncio.run(talk(who)) for who in "ab"))
+
+    async def check() -> None:
+        found = words(await session.get_items())
+        for who in "ab":
+            assert [w for w in found if w[0] == who] == [f"{who}{n}" for n in range(40)]
+        assert len(found) == 80
+        await session.close()
+
+    asyncio.run(check())
+
+
+def test_two_threads_pop_each_item_once(place: str) -> None:
+    """What one thread popped the other never gets."""
+    session = CachedSession("s", journal=place)
+    asyncio.run(session.add_items(said(*range(60))))
+    got: list[Any] = []
+
+    async def drain() -> None:
+        while (item := await session.pop_item()) is not None:
+            got.append(item)
+
+    in_threads(*(lambda: asyncio.run(drain()) for _ in range(3)))
+    assert sorted(map(int, words(got))) == list(range(60))
+    asyncio.run(session.close())
+
+
+def test_loops_in_threads_share_the_server(server: DevServer, journal: Path) -> None:
+    """The home's thread may end while the other goes on; everything from both arrives."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+
+    async def talk(who: str, rounds: int) -> None:
+        for number in range(rounds):
+            await session.add_items(said(f"{who}{number}"))
+            await session.get_items(5)
+
+    in_threads(
+        lambda: asyncio.run(talk("short", 5)),
+        lambda: asyncio.run(talk("long", 60)),
+        lambda: asyncio.run(talk("middle", 30)),
+    )
+
+    async def finish() -> list[str]:
+        report = await session.sync(timeout=20)
+        assert report.pending == 0
+        found = words(await session.get_items())
+        await session.close()
+        return found
+
+    ours = asyncio.run(finish())
+    assert len(ours) == 95
+
+    async def elsewhere() -> list[str]:
+        async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
+            await other.sync(timeout=20)
+            return words(await other.get_items())
+
+    assert asyncio.run(elsewhere()) == ours
+
+
+def test_a_thread_may_wait_for_the_home_of_another(server: DevServer, journal: Path) -> None:
+    """``flush`` and ``sync`` work from a loop where the replicator does not live."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+    at_home, done = threading.Event(), threading.Event()
+
+    async def home() -> None:
+        await session.get_items()
+        at_home.set()
+        await asyncio.to_thread(done.wait)
+
+    def visitor() -> None:
+        at_home.wait()
+
+        async def work() -> None:
+            await session.add_items(said("a"))
+            await session.flush(timeout=10)
+            assert (await session.sync(timeout=10)).pending == 0
+            await session.close()
+            assert replicators() == set()
+
+        try:
+            asyncio.run(work())
+        finally:
+            done.set()
+
+    in_threads(lambda: asyncio.run(home()), visitor)
+
+
+async def test_many_tasks_write_at_once(place: str) -> None:
+    """All of it is stored, the batches are whole, and each task's order is kept."""
+    async with CachedSession("s", journal=place) as session:
+
+        async def talk(who: int) -> None:
+            for number in range(10):
+                await session.add_items([{"who": who, "n": number, "part": p} for p in (0, 1)])
+
+        await asyncio.gather(*map(talk, range(30)))
+        found: list[Any] = await session.get_items()
+    assert len(found) == 600
+    assert [item["part"] for item in found] == [0, 1] * 300
+    assert all(
+        a["who"] == b["who"] and a["n"] == b["n"]
+        for a, b in zip(found[::2], found[1::2], strict=True)
+    )
+    for who in range(30):
+        assert [i["n"] for i in found[::2] if i["who"] == who] == list(range(10))
+
+
+async def test_calls_handed_in_together_are_done_in_order(place: str) -> None:
+    """Tasks started one after the other write one after the other."""
+    async with CachedSession("s", journal=place) as session:
+        await asyncio.gather(*(session.add_items(said(n)) for n in range(100)))
+        assert words(await session.get_items()) == [str(n) for n in range(100)]
+
+
+async def test_a_bad_call_among_many_spoils_no_other(place: str) -> None:
+    """Calls that share a commit fail alone."""
+    async with CachedSession("s", journal=place) as session:
+        batches: list[Any] = [said(n) if n % 3 else [{"bad": object()}] for n in range(30)]
+        outcomes = await asyncio.gather(
+            *(session.add_items(batch) for batch in batches), return_exceptions=True
+        )
+        assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [
+            *range(0, 30, 3)
+        ]
+        assert words(await session.get_items()) == [str(n) for n in range(30) if n % 3]
+
+
+async def test_every_read_sees_the_writes_that_have_returned(place: str) -> None:
+    """Own writes, and those of another object over the same journal, also while others write."""
+    async with SessionCache(place) as cache:
+        one, other, noise = cache.session("s"), cache.session("s"), cache.session("noise")
+        writing = [asyncio.ensure_future(noise.add_items(said(n))) for n in range(200)]
+        for number in range(50):
+            writer, reader = (one, other) if number % 2 else (other, one)
+            await writer.add_items(said(number))
+            assert words(await reader.get_items(1)) == [str(number)]
+            assert len(await reader.get_items()) == number + 1
+        await asyncio.gather(*writing)
+        assert len(await noise.get_items()) == 200
+
+
+async def test_a_long_read_is_one_snapshot(journal: Path) -> None:
+    """Batches that commit during a read are in it entirely or not at all."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items([{"n": -1, "x": "y" * 500}] * 1000)
+
+        async def write() -> None:
+            for number in range(40):
+                await session.add_items([{"n": number}] * 3)
+
+        writing = asyncio.ensure_future(write())
+        seen = 0
+        while not writing.done():
+            found: list[Any] = await session.get_items()
+            tail = [item["n"] for item in found[1000:]]
+            assert tail == [n for n in range(len(tail) // 3) for _ in "abc"]
+            assert len(tail) >= seen
+            seen = len(tail)
+        await writing
+        assert len(await session.get_items()) == 1120
+
+
+@pytest.mark.parametrize("readers", [4])
+def test_readers_in_threads_never_see_a_half_batch(place: str, readers: int) -> None:
+    """Short reads from other threads beside a writer see whole batches only."""
+    session = CachedSession("s", journal=place)
+    asyncio.run(session.add_items(said("first")))
+    done = threading.Event()
+
+    async def write() -> None:
+        try:
+            for number in range(60):
+                await session.add_items([{"n": number}] * 4)
+        finally:
+            done.set()
+
+    async def read() -> None:
+        while not done.is_set():
+            assert len(await session.get_items()) % 4 == 1
+
+    works: list[Callable[[], Any]] = [lambda: asyncio.run(write())]
+    works += [lambda: asyncio.run(read())] * readers
+    in_threads(*works)
+    asyncio.run(session.close())
