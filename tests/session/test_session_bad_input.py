@@ -39,6 +39,7 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # -- arguments: the constructor knows -----------------------------------------------------------
 
+BAD_SETTINGS: Any = {"limit": "x"}
 ARGUMENTS: dict[str, tuple[Callable[[], Any], str, str]] = {
     # what is wrong: (the call, the value that the message names, the way out)
     "empty id": (lambda: CachedSession(""), "session_id=''", "not empty"),
@@ -61,7 +62,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], Any], str, str]] = {
     "cache client": (lambda: SessionCache(client=object()), "client=<object", "AsyncDakeraClient"),
     "url and client": (lambda: SessionCache(url=URL, client=object()), "client or url", "not both"),
     "key without url": (lambda: SessionCache(api_key="k"), "api_key without url", "address"),
-    "settings": (lambda: CachedSession("s", session_settings={"limit": "x"}), "{'limit': 'x'}", "dict"),
+    "settings": (lambda: CachedSession("s", session_settings=BAD_SETTINGS), "{'limit': 'x'}", "dict"),
     "url None": (lambda: CachedSession.from_url("s", url=None), "url=None", "http://host:port"),
 }  # fmt: skip
 
