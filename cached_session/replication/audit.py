@@ -66,10 +66,18 @@ async def audit(link: Link, session_id: str) -> AuditReport:
                     f"the server did not keep {len(unkept)} memories that were sent again",
                     scope=Scope.SESSION,
                 )
-        if plan.forget:
-            await link.journal.write(
-                lambda conn: audits.queue_forgets(conn, session_id, plan.forget)
+        forget = plan.forget
+        if plan.resend:
+            # Another device may have removed some of it since the first pull and had it forgotten
+            # before the listing: then it was missing for good reason, and must go again.
+            await pull(link, session_id)
+            again = await _present(link, session_id)
+            later = await link.journal.read_aside(
+                lambda conn: audits.compare(conn, session_id, again)
             )
+            forget = later.forget
+        if forget:
+            await link.journal.write(lambda conn: audits.queue_forgets(conn, session_id, forget))
     pushed = await push(link, session_id)
     return AuditReport(
         listed=sum(len(places) for places in present.values()),
