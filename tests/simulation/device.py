@@ -425,6 +425,7 @@ class Device:
         conn = self.look()
         self.world.oracle.discarded |= had - names_of(conn)
         conn.close()
+        self.world.oracle.doubled = True
         self.lineage = lineage.copy()
 
 

@@ -35,6 +35,7 @@ CHANCES = (
     "error_before",
     "error_after",
     "prefix",
+    "damage",
 )
 """What can befall one request, each with its own probability."""
 
@@ -67,6 +68,8 @@ class Network:
         self._seed = seed
         self._randoms: dict[str, Random] = {}
         self.requests = 0
+        self.stragglers = 0
+        """Requests that have not arrived, nor been lost."""
         self.late_commits = 0
         """Requests carried out after their sender had given up or had been answered."""
 
@@ -116,6 +119,7 @@ class Network:
             in_world(back, say, result, error)
 
         def arrive(copy: bool = False) -> None:
+            self.stragglers -= 1
             if answer.done() or copy:
                 self.late_commits += 1
             if device in self.weather.cut or ("lose_request" in hit and not copy):
@@ -145,6 +149,8 @@ class Network:
             self.note(f"{device} #{number}{' again' if copy else ''} done {_brief(result)}")
             if copy:
                 return
+            if "damage" in hit:
+                _damage(result, stretch)
             if "error_after" in hit:
                 reply(None, failure(500, "simulated 500 after the commit"))
             else:
@@ -159,11 +165,21 @@ class Network:
         if device in weather.cut and refuses < 0.5:
             in_world(0.01, say, None, failure(None, "network unreachable"))
         else:
+            self.stragglers += 1 + ("duplicate" in hit)
             in_world(out, arrive)
             if "duplicate" in hit:
                 in_world(out + again + LONGEST * stretch * stretch, arrive, True)
         in_world(timeout, say, None, failure(None, "no answer in time"))
         return await answer
+
+
+def _damage(result: Any, where: float) -> None:
+    """Somebody between cuts one memory's text short."""
+    memories = result if isinstance(result, list) else [result]
+    if memories and isinstance(memories[0], dict):
+        metadata = memories[int(where * len(memories))].get("metadata", {})
+        if metadata.get("cs_x"):
+            metadata["cs_x"] = metadata["cs_x"].replace("hello", "help")[:-1] + "}"
 
 
 def _brief(result: Any) -> str:

@@ -84,6 +84,8 @@ class Oracle:
         """Operations that a restored backup did not have."""
         self.needs_audit = False
         """Whether something happened that only an audit can heal."""
+        self.doubled = False
+        """Whether a journal was copied or restored."""
         self.checks = 0
 
     # -- what calls did --------------------------------------------------------------------------

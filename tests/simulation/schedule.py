@@ -84,7 +84,7 @@ def make(seed: int) -> Schedule:
         return random.random() < chance
 
     devices = random.choice((2, 2, 3, 3, 4))
-    length = random.uniform(20, 150)
+    length = random.uniform(10, 80)
     confirmed = some(0.3)
     plan = Plan(
         devices=devices,
@@ -226,6 +226,8 @@ STORMS = (
     ("busy", "unavailable"),
     ("error_before", "error_after"),
     ("prefix",),
+    ("damage",),
+    ("damage", "lose_answer"),
     ("prefix", "lose_answer", "slow"),
     ("lose_request", "lose_answer", "slow", "busy", "error_after", "prefix"),
 )

@@ -224,6 +224,7 @@ class World:
 
     def _born(self, new: int, lineage: Lineage) -> None:
         self.devices[new] = device = self._device(new, lineage)
+        self.oracle.doubled = True
         conn = device.look()
         (claims,) = conn.execute("SELECT count(*) FROM claims").fetchone()
         conn.close()
@@ -253,14 +254,10 @@ class World:
         for device in self.devices.values():
             for process in device.processes:
                 process.owner.fuse = None
-        until = self.loop.time() + HANGS
-        while waiting := self._waiting():
-            if self.loop.time() > until:
-                raise Broken(f"calls hang: {waiting}")
-            await asyncio.sleep(1.0)
-            self.check()
+        await self._calls_end()
         # The network's stragglers arrive: what was sent during the faults is on the server or lost.
-        await asyncio.sleep(60.0)
+        while self.network.stragglers:
+            await asyncio.sleep(1.0)
         weather.cut.clear()
         weather.chances.clear()
         weather.down, weather.lag = False, 0.0
@@ -271,6 +268,14 @@ class World:
                 for number, _ in enumerate(self.names):
                     device.do("retry", {"session": number})
 
+    async def _calls_end(self) -> None:
+        until = self.loop.time() + HANGS
+        while waiting := self._waiting():
+            if self.loop.time() > until:
+                raise Broken(f"calls hang: {waiting}")
+            await asyncio.sleep(1.0)
+            self.check()
+
     def _waiting(self) -> list[str]:
         """Calls under way in processes that live."""
         return [
@@ -280,37 +285,39 @@ class World:
         ]
 
     async def _settle(self) -> None:
-        late = self.network.late_commits > 0
-        if not (self.oracle.needs_audit or late):
+        if not (self.oracle.needs_audit or self.network.late_commits):
+            self._newcomer()
             await self._converge("without an audit")
-        for number in sorted(self.devices):
-            device = self.devices[number]
-            for which, _ in enumerate(self.names):
-                device.do("audit", {"session": which})
-            await asyncio.sleep(5.0)
-        for number in sorted(self.devices):
+            # A copy, or what was restored, sends again what its other self has had forgotten.
+            if not self.oracle.doubled:
+                self._check_server()
+        for number in [*sorted(self.devices), *sorted(self.devices)]:
             for which, _ in enumerate(self.names):
                 self.devices[number].do("audit", {"session": which})
-            await asyncio.sleep(5.0)
-        # Somebody new, who knows only what the server tells.
+            await asyncio.sleep(1.0)
+            await self._calls_end()
+        self._newcomer()
+        await self._converge("after an audit")
+        self._check_server()
+
+    def _newcomer(self) -> None:
+        """A device that knows only what the server tells."""
         number = max(self.devices) + 1
         self.devices[number] = newcomer = self._device(number)
         newcomer.open()
-        await self._converge("after an audit")
-        self._check_server()
 
     async def _converge(self, when: str) -> None:
         self.note(f"* converging {when}")
         until = self.loop.time() + PATIENCE
         while True:
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(2.0)
             self.check()
             why = self._differences()
             if why is None:
                 break
             if self.loop.time() > until:
                 raise Broken(f"stalled {when}: {why}")
-        await asyncio.sleep(30.0)
+        await asyncio.sleep(10.0)
         self.check()
         why = self._differences()
         if why:
