@@ -52,6 +52,17 @@ class Frontier:
         """Put in one dot, or a range of them."""
         self._known.setdefault(writer, Ranges()).add(first, last)
 
+    def subtract(self, writer: str, ranges: Ranges) -> None:
+        """Take the dots of one writer out that are in ``ranges``."""
+        known = self._known.get(writer)
+        if known is None:
+            return
+        rest = known.minus(ranges)
+        if len(rest):
+            self._known[writer] = rest
+        else:
+            del self._known[writer]
+
     def merge(self, other: Frontier) -> None:
         """Put every dot of ``other`` in."""
         for writer in other.writers():

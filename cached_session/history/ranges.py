@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 
 __all__ = ["Ranges"]
 
+_NEVER = 1 << 63
+"""Beyond every counter."""
+
 
 class Ranges:
     """Positive integers, kept as disjoint ranges in order."""
@@ -47,6 +50,20 @@ class Ranges:
             last = max(last, self._lasts[end - 1])
         self._firsts[start:end] = [first]
         self._lasts[start:end] = [last]
+
+    def minus(self, other: Ranges) -> Ranges:
+        """What is in this set and not in the other."""
+        rest = Ranges()
+        gaps = iter([*other, (_NEVER, _NEVER)])
+        gap_first, gap_last = next(gaps)
+        for first, last in self:
+            while first <= last:
+                while gap_last < first:
+                    gap_first, gap_last = next(gaps)
+                if gap_first > first:
+                    rest.add(first, min(last, gap_first - 1))
+                first = max(first, gap_last + 1) if gap_first <= last else last + 1
+        return rest
 
     def end_of(self, counter: int) -> int:
         """The last counter of the range that holds this one, which must be in the set."""

@@ -327,19 +327,89 @@ class SessionTransaction:
             self._replace("settled", key, settled)
 
     def unsettled(self) -> Frontier:
-        """What a clear written now has to name: everything applied, but for writers of whom all is
-        covered by clears that the server has acknowledged. Its size is that of the writers and
-        holes since the last acknowledged clear."""
-        frontier = self.frontier()
-        found = Frontier()
-        for writer in frontier.writers():
-            settled = Ranges(self._ranges("settled", (self.session, writer)))
-            ranges = list(frontier.ranges(writer))
-            if not all(
-                first in settled and settled.end_of(first) >= last for first, last in ranges
+        """What a clear written now names: everything applied that no clear names which the server
+        has acknowledged. Its size is that of the gaps since the last acknowledged clear.
+
+        Two kinds of dots are left out, because to name a dot says that nobody need ever look for
+        it: those of clears, which cover what this one leaves out as settled; and those of pops
+        whose target is not here, which this clear does not make needless.
+        """
+        found = self.frontier()
+        for writer in list(found.writers()):
+            settled = self._ranges("settled", (self.session, writer))
+            found.subtract(writer, Ranges(settled))
+        for writer, counter in self._still_needed():
+            found.subtract(writer, Ranges([(counter, counter)]))
+        return found
+
+    def _still_needed(self) -> list[tuple[str, int]]:
+        needed: list[tuple[str, int]] = self.conn.execute(
+            "SELECT writer, counter FROM ops WHERE session = ? AND kind = ?",
+            (self.session, Kind.CLEAR.value),
+        ).fetchall()
+        if self.has("popped"):
+            early = self.conn.execute(
+                "SELECT 1 FROM popped p LEFT JOIN ops o ON o.session = p.session "
+                "AND o.writer = p.writer AND o.counter = p.counter "
+                "WHERE p.session = ? AND o.seq IS NULL LIMIT 1",
+                (self.session,),
+            ).fetchone()
+            pops = self.conn.execute(
+                "SELECT writer, counter, body FROM ops WHERE session = ? AND kind = ?",
+                (self.session, Kind.POP.value),
+            )
+            if early:
+                needed += [
+                    (writer, counter)
+                    for writer, counter, body in pops
+                    if not self._is_here(popped_by(body).dot)
+                ]
+        return needed
+
+    def _is_here(self, dot: Dot) -> bool:
+        row = self.conn.execute(
+            "SELECT 1 FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return row is not None
+
+    def missing(self, most: int) -> set[tuple[str, int]]:
+        """Dots that are known to exist and are not here: below one that is here, that a clear names
+        or that a pop names. At most so many of each writer. What a clear covers, or of which all
+        has been popped, is not missing."""
+        self.flush()
+        known: dict[str, Ranges] = {}
+        for table in ("above", "cleared"):
+            for writer, first, last in self.conn.execute(
+                f"SELECT writer, first, last FROM {table} WHERE session = ?", (self.session,)
             ):
-                for first, last in ranges:
-                    found.add(writer, first, last)
+                known.setdefault(writer, Ranges()).add(first, last)
+        named: dict[str, Ranges] = {}
+        for writer, counter in self.conn.execute(
+            "SELECT DISTINCT p.writer, p.counter FROM popped p LEFT JOIN ops o "
+            "ON o.session = p.session AND o.writer = p.writer AND o.counter = p.counter "
+            "WHERE p.session = ? AND o.seq IS NULL",
+            (self.session,),
+        ):
+            known.setdefault(writer, Ranges())
+            named.setdefault(writer, Ranges()).add(counter)
+        found: set[tuple[str, int]] = set()
+        for writer, ranges in known.items():
+            for first, last in self.writer(writer).applied:
+                ranges.add(first, last)
+            candidates = ranges.holes(most)
+            for first, last in named.get(writer, ()):
+                # Named by pops: missing themselves, and all below them.
+                candidates += range(max(first, last - most), last + 1)
+                ranges.add(first, last)
+                candidates += ranges.holes(most)
+            found.update(
+                (writer, counter)
+                for counter in candidates
+                if counter not in self.writer(writer).applied
+                and counter not in self.writer(writer).cleared
+                and not self.wholly_popped(writer, counter)
+            )
         return found
 
     def withdraw(self, dot: Dot) -> None:

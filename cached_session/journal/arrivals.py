@@ -228,13 +228,7 @@ def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
         return 0
-    frontier = tx.frontier()
-    missing: set[tuple[str, int]] = {
-        (writer, counter)
-        for writer in frontier.writers()
-        for counter in frontier.holes(writer, HOLES_A_WRITER)
-        if counter not in tx.writer(writer).cleared and not tx.wholly_popped(writer, counter)
-    }
+    missing = tx.missing(HOLES_A_WRITER)
     incomplete = conn.execute(
         "SELECT DISTINCT writer, counter FROM parts WHERE session = ?", (tx.session,)
     ).fetchall()
@@ -259,7 +253,7 @@ def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
     conn.executemany(
         "DELETE FROM holes WHERE session = ? AND writer = ? AND counter = ? "
         "AND (NOT explained OR ?)",
-        [(tx.session, *dot, dot in frontier) for dot in noted - missing],
+        [(tx.session, *dot, dot[1] in tx.writer(dot[0]).applied) for dot in noted - missing],
     )
     return len(missing)
 

@@ -192,7 +192,10 @@ def _write(
     else:
         # What a clear before it covers, as all know by now, it need not repeat.
         covers = [cleared_by(c.payloads[0]) for c in [*applied, op] if c.kind is Kind.CLEAR]
-        assert all(any(seen.dot in cover for cover in covers) for seen in applied)
+        appends = [seen for seen in applied if seen.kind is Kind.APPEND]
+        assert all(any(seen.dot in cover for cover in covers) for seen in appends)
+        # Nobody looks for what a clear names: a clear is looked for until it is there.
+        assert not any(seen.dot in covers[-1] for seen in applied if seen.kind is Kind.CLEAR)
         assert not any(op.dot in cover for cover in covers)
     return op
 

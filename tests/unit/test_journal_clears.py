@@ -1,0 +1,109 @@
+"""What a clear names, and what it must leave to be looked for."""
+
+from __future__ import annotations
+
+from cached_session.history.frontier import Frontier
+from cached_session.history.ids import session_key
+from cached_session.history.ops import (
+    Dot,
+    ItemRef,
+    Kind,
+    Operation,
+    clear_payload,
+    cleared_by,
+    pop_payload,
+)
+from cached_session.history.parts import split
+from cached_session.journal import arrivals, outbox, reads, writes
+from cached_session.journal.connection import Journal
+
+SESSION = "talk"
+KEY = session_key(SESSION)
+A, P, X, Y = (letter * 24 for letter in "apxy")
+
+
+def journal() -> Journal:
+    made = Journal(":memory:", threaded=False)
+    made.open_blocking()
+    return made
+
+
+def append(writer: str, counter: int, stamp: int) -> Operation:
+    return Operation(Dot(writer, counter), Kind.APPEND, stamp, 0, (f'"{writer[0]}{counter}"',))
+
+
+def receive(here: Journal, *ops: Operation) -> None:
+    parts = [part for op in ops for part in split(op, op.digest(KEY), KEY)]
+    here.write_blocking(lambda conn: arrivals.apply_page(conn, SESSION, parts, [], 0))
+
+
+def clear(here: Journal, writer: str) -> Operation:
+    author = writes.Author(writer, 1000, 1000)
+    here.write_blocking(lambda conn: writes.clear(conn, author, SESSION))
+    return here.read_blocking(
+        lambda conn: outbox.load(conn, "seq = (SELECT max(seq) FROM ops)", ())
+    )[0].op
+
+
+def items(here: Journal) -> int:
+    row = here.read_blocking(lambda conn: reads.session_row(conn, SESSION))
+    return row[1] if row else 0
+
+
+def holes(here: Journal) -> set[tuple[str, int]]:
+    def look(conn: object) -> set[tuple[str, int]]:
+        arrivals.note_holes(conn, SESSION, 0)  # type: ignore[arg-type]
+        due = arrivals.holes_due(conn, SESSION, 0, 100)  # type: ignore[arg-type]
+        return {tuple(hole.dot) for hole in due}  # type: ignore[misc]
+
+    return here.write_blocking(look)
+
+
+def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_found() -> None:
+    """A replica that has the later clear and not the earlier one knows that something is missing."""
+    first = append(A, 1, 10)
+    earlier = Operation(Dot(X, 1), Kind.CLEAR, 20, 0, (clear_payload(Frontier.of([(A, 1)])),))
+    between = append(X, 2, 20)
+    writer = journal()
+    receive(writer, first, earlier, between)
+    later = clear(writer, Y)
+    assert cleared_by(later.payloads[0]) == Frontier.of([(X, 2)])
+
+    reader = journal()
+    receive(reader, first, later)
+    assert items(reader) == 1
+    assert holes(reader) == {(X, 1)}
+    receive(reader, earlier)
+    assert items(reader) == 0
+    assert holes(reader) == set()
+
+
+def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None:
+    """A pop that came before its item is not made needless by a clear that has not seen the item."""
+    target = append(A, 1, 10)
+    popped = Operation(Dot(P, 1), Kind.POP, 20, 0, (pop_payload(ItemRef(target.dot, 0, 2)),))
+    after = append(P, 2, 20)
+    writer = journal()
+    receive(writer, popped, after)
+    later = clear(writer, Y)
+    assert cleared_by(later.payloads[0]) == Frontier.of([(P, 2)])
+
+
+def test_a_clear_names_nothing_twice() -> None:
+    """What an acknowledged clear named is not named again: a clear's size is that of what is new."""
+    here = journal()
+    for round_ in range(3):
+        receive(here, append(A, round_ + 1, 10 + round_))
+        made = clear(here, Y)
+        assert cleared_by(made.payloads[0]).encode() == {A: [[round_ + 1, round_ + 1]]}
+        seqs = here.read_blocking(lambda conn: [out.seq for out in outbox.load(conn, "1", ())])
+        here.write_blocking(lambda conn, seqs=seqs: outbox.ack(conn, seqs))
+
+
+def test_what_a_pop_names_is_known_to_exist() -> None:
+    """An append of which only a pop has arrived is looked for, unless all of it is popped."""
+    here = journal()
+    receive(here, Operation(Dot(P, 1), Kind.POP, 20, 0, (pop_payload(ItemRef(Dot(A, 2), 0, 2)),)))
+    assert holes(here) == {(A, 1), (A, 2)}
+    receive(here, Operation(Dot(P, 2), Kind.POP, 20, 0, (pop_payload(ItemRef(Dot(A, 2), 1, 2)),)))
+    assert holes(here) == {(A, 1)}
