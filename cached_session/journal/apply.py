@@ -286,6 +286,11 @@ class SessionTransaction:
         if codecs is None:
             codecs = [codec_of(payload) if payload else 0 for payload in op.payloads]
         hidden = set(self.popped(op.dot))
+        if hidden:
+            self.conn.execute(
+                "DELETE FROM popped WHERE session = ? AND writer = ? AND counter = ?",
+                (self.session, *op.dot),
+            )
         if counter in known.cleared:
             hidden = set(range(len(op.payloads)))
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
@@ -299,13 +304,15 @@ class SessionTransaction:
         return live
 
     def _pop(self, ref: ItemRef, by: Dot | None) -> None:
-        target = (self.session, *ref.dot, ref.index)
+        if self._is_here(ref.dot):
+            self._remove(ref.dot.writer, ref.dot.counter, ref.dot.counter, ref.index, by)
+            return
         self.conn.execute(
-            "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)", (*target, ref.count)
+            "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
+            (self.session, *ref.dot, ref.index, ref.count),
         )
         self.mark("popped")
         self._advance(ref.dot.writer)
-        self._remove(ref.dot.writer, ref.dot.counter, ref.dot.counter, ref.index, by)
 
     def _clear(self, covered: Frontier, by: Dot | None) -> None:
         for writer in covered.writers():
@@ -348,22 +355,15 @@ class SessionTransaction:
             (self.session, Kind.CLEAR.value),
         ).fetchall()
         if self.has("popped"):
-            early = self.conn.execute(
-                "SELECT 1 FROM popped p LEFT JOIN ops o ON o.session = p.session "
-                "AND o.writer = p.writer AND o.counter = p.counter "
-                "WHERE p.session = ? AND o.seq IS NULL LIMIT 1",
-                (self.session,),
-            ).fetchone()
             pops = self.conn.execute(
                 "SELECT writer, counter, body FROM ops WHERE session = ? AND kind = ?",
                 (self.session, Kind.POP.value),
             )
-            if early:
-                needed += [
-                    (writer, counter)
-                    for writer, counter, body in pops
-                    if not self._is_here(popped_by(body).dot)
-                ]
+            needed += [
+                (writer, counter)
+                for writer, counter, body in pops
+                if not self._is_here(popped_by(body).dot)
+            ]
         return needed
 
     def _is_here(self, dot: Dot) -> bool:
@@ -386,9 +386,7 @@ class SessionTransaction:
                 known.setdefault(writer, Ranges()).add(first, last)
         named: dict[str, Ranges] = {}
         for writer, counter in self.conn.execute(
-            "SELECT DISTINCT p.writer, p.counter FROM popped p LEFT JOIN ops o "
-            "ON o.session = p.session AND o.writer = p.writer AND o.counter = p.counter "
-            "WHERE p.session = ? AND o.seq IS NULL",
+            "SELECT DISTINCT writer, counter FROM popped WHERE session = ?",
             (self.session,),
         ):
             known.setdefault(writer, Ranges())

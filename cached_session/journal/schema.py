@@ -106,7 +106,8 @@ CREATE TABLE settled (
     PRIMARY KEY (session, writer, first)
 ) WITHOUT ROWID;
 
--- Items that applied pops name: hides items that arrive after the pop. `count` is the batch size.
+-- Items that applied pops name and that are not here yet: hides them when they arrive. A row goes
+-- when its append comes. `count` is the batch size.
 CREATE TABLE popped (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
