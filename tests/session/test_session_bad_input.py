@@ -62,7 +62,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], Any], str, str]] = {
     "cache client": (lambda: SessionCache(client=object()), "client=<object", "AsyncDakeraClient"),
     "url and client": (lambda: SessionCache(url=URL, client=object()), "client or url", "not both"),
     "key without url": (lambda: SessionCache(api_key="k"), "api_key without url", "address"),
-    "settings": (lambda: CachedSession("s", session_settings=BAD_SETTINGS), "{'limit': 'x'}", "dict"),
+    "settings": (lambda: CachedSession("s", session_settings=BAD_SETTINGS), "'x'", "such as"),
     "url None": (lambda: CachedSession.from_url("s", url=None), "url=None", "http://host:port"),
 }  # fmt: skip
 
