@@ -128,9 +128,16 @@ async def test_objects_over_one_file_share_what_is_underneath(
     """However the file is named: one writing thread, and each reads the other's words at once."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.db").symlink_to("agent.db")
+    (tmp_path / "real").mkdir()
     (tmp_path / "sub").symlink_to(".", target_is_directory=True)
     before = journal_threads()
-    names = ["agent.db", "./sub/../agent.db", str(tmp_path / "agent.db"), "link.db", "sub/agent.db"]
+    names = [
+        "agent.db",
+        "./real/../agent.db",
+        str(tmp_path / "agent.db"),
+        "link.db",
+        "sub/agent.db",
+    ]
     sessions = [CachedSession("s", journal=name) for name in names]
     for number, session in enumerate(sessions):
         await session.add_items(said(number))
