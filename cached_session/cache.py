@@ -27,7 +27,7 @@ DEFAULTS = SyncOptions()
 
 
 class SessionCache:
-    """The sessions of a device. Making one is cheap and does no I/O; the first awaited call opens."""
+    """The sessions of a device. Making one is cheap and does no I/O; the first call opens."""
 
     def __init__(
         self,

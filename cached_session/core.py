@@ -45,7 +45,7 @@ CLOCK_AHEAD_MS = 60_000
 
 def default_journal() -> str:
     """Where a device keeps its sessions if nobody says otherwise."""
-    return os.path.join(platformdirs.user_data_dir("cached_session"), "sessions.db")
+    return str(Path(platformdirs.user_data_dir("cached_session")) / "sessions.db")
 
 
 def journal_path(journal: object) -> str:
@@ -164,7 +164,7 @@ class Core:
         """
         if path != MEMORY:
             # Whoever changes the working directory later must not change which file is meant.
-            path = os.path.abspath(path)
+            path = str(Path(path).absolute())
         with _registry_lock:
             key = None if path == MEMORY else os.path.realpath(path)
             core = _registry.get(key) if key else None
@@ -176,6 +176,11 @@ class Core:
         return core
 
     def join(self, spec: RemoteSpec | None) -> None:
+        """One user more.
+
+        Raises:
+            InvalidArgument: the journal is open with another server.
+        """
         with self._guard:
             if spec is not None:
                 for other in self._specs:
@@ -242,7 +247,7 @@ class Core:
             self.journal.open_blocking()
 
     def _make_default_directory(self) -> None:
-        if self.path == os.path.abspath(default_journal()):
+        if self.path == str(Path(default_journal()).absolute()):
             try:
                 Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError:
@@ -281,7 +286,7 @@ class Core:
             if not home.ready.done():
                 home.ready.set_result(replicator)
             await replicator.run()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was: told, logged, begun again
             if not home.ready.done():
                 home.ready.set_exception(error)
                 home.ready.exception()  # seen: whoever waits for it is told as well
@@ -464,7 +469,7 @@ class Core:
             on_progress(Progress(session_id, items, done))
         return done
 
-    def _on_pulled(self, session_id: str, new: int) -> None:
+    def _on_pulled(self, session_id: str) -> None:
         with self._guard:
             waiting = list(self._waiting.get(session_id, ()))
         for loop, event in waiting:
@@ -613,7 +618,7 @@ _inherited: list[Core] = []
 def _forget_parents() -> None:
     """In a forked child: the parent's journals are not ours. They are kept from being collected,
     because closing a SQLite file that the parent has open would drop the parent's locks on it."""
-    global _registry_lock  # noqa: PLW0603 - the parent may have held it at the fork
+    global _registry_lock  # noqa: PLW0603 - another thread may have held it at the fork
     _registry_lock = threading.Lock()
     _inherited.extend(_registry.values())
     _registry.clear()

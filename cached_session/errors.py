@@ -38,7 +38,7 @@ class SessionClosed(CachedSessionError, RuntimeError):
 
 
 class JournalError(CachedSessionError):
-    """The journal file could not be opened, read or written. Nothing of the failed call is stored."""
+    """The journal could not be opened, read or written. Nothing of the failed call is stored."""
 
 
 class JournalFull(JournalError):

@@ -1,4 +1,4 @@
-"""Tuning, gathered in one frozen dataclass; what changes a call's meaning is a keyword elsewhere."""
+"""Tuning, in one frozen dataclass; what changes a call's meaning is a keyword elsewhere."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class CachedSession:
         The connection is made when first needed, by the background task, and is the session's own.
 
         Raises:
-            InvalidArgument: ``url`` is no http or https address, or another argument makes no sense.
+            InvalidArgument: ``url`` is no http or https address, or another argument is wrong.
         """
         if url is None:
             raise InvalidArgument("url=None is not the address of a server; use http://host:port")
@@ -360,8 +360,7 @@ class CachedSession:
             SessionClosed: the session was closed.
         """
         core = await self._ready()
-        found = await core.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
-        return found
+        return await core.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
         """Put parked operations (all, or those named by their dots) back in the queue; how many.

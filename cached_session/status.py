@@ -13,7 +13,7 @@ State = Literal["local", "connecting", "online", "offline", "unauthorized", "clo
 
 @dataclass(frozen=True)
 class Status:
-    """One session, or a whole cache, at one moment: read from the journal, never from the server."""
+    """One session, or a whole cache, at one moment: read from the journal, not from the server."""
 
     state: State
     """``local``: no server configured. ``connecting``: not asked yet. ``offline``: the last attempt

@@ -13,7 +13,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import reads, search
 from cached_session.remote.naming import agent_id
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.verdicts import RemoteError
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication import audit as auditing
 from cached_session.replication import claim

@@ -56,7 +56,8 @@ class Ranges:
         rest = Ranges()
         gaps = iter([*other, (_NEVER, _NEVER)])
         gap_first, gap_last = next(gaps)
-        for first, last in self:
+        for start, last in self:
+            first = start
             while first <= last:
                 while gap_last < first:
                     gap_first, gap_last = next(gaps)

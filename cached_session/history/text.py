@@ -1,4 +1,4 @@
-"""What an item says, as a person reads it: for the server's recall and dashboard, and for search."""
+"""What an item says, as a person reads it: for the server's recall, and for search."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """The journal: one SQLite file that holds every session of a device. It never touches the network.
 
 ``schema`` documents the tables; ``connection`` owns the file, its threads and its transactions;
-``writes``, ``apply`` and ``outbox`` are the transactions; ``reads`` the queries; ``codec`` the items.
+``writes``, ``apply``, ``arrivals`` and ``outbox`` are the transactions; ``reads`` and ``items`` the
+queries; ``codec`` is how an item becomes text.
 """

@@ -73,21 +73,25 @@ class SessionTransaction:
     _any: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
-    def begin(
-        cls, conn: sqlite3.Connection, session_id: str, *, create_ms: int | None = None
-    ) -> SessionTransaction | None:
-        """The session's transaction; None if the journal does not know it and may not create it."""
-        name = stored_id(session_id)
-        query = "SELECT id, stamp, last_writer FROM sessions WHERE session_id = ?"
-        row = conn.execute(query, (name,)).fetchone()
-        if row is None:
-            if create_ms is None:
-                return None
-            conn.execute(
-                "INSERT INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, create_ms)
-            )
-            row = conn.execute(query, (name,)).fetchone()
-        return cls(conn, row[0], session_key(session_id), row[1], row[2])
+    def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
+        """The transaction of a session; None if the journal does not know it."""
+        row = conn.execute(
+            "SELECT id, stamp, last_writer FROM sessions WHERE session_id = ?",
+            (stored_id(session_id),),
+        ).fetchone()
+        return None if row is None else cls(conn, row[0], session_key(session_id), row[1], row[2])
+
+    @classmethod
+    def create(cls, conn: sqlite3.Connection, session_id: str, now_ms: int) -> SessionTransaction:
+        """The transaction of a session, which the journal knows from now on."""
+        known = cls.begin(conn, session_id)
+        if known is not None:
+            return known
+        number = conn.execute(
+            "INSERT INTO sessions (session_id, created_ms) VALUES (?, ?) RETURNING id",
+            (stored_id(session_id), now_ms),
+        ).fetchone()[0]
+        return cls(conn, number, session_key(session_id), 0, "")
 
     # -- what is known ---------------------------------------------------------------------------
 
@@ -257,6 +261,7 @@ class SessionTransaction:
         return int(count)
 
     def wholly_popped(self, writer: str, counter: int) -> bool:
+        """Whether applied pops name every item of an operation that is not here."""
         if not self.has("popped"):
             return False
         popped, count = self.conn.execute(
@@ -296,7 +301,7 @@ class SessionTransaction:
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
         self._items.extend(
             (self.session, op.stamp, writer, counter, index, payload, codec)
-            for index, (payload, codec) in enumerate(zip(op.payloads, codecs))
+            for index, (payload, codec) in enumerate(zip(op.payloads, codecs, strict=True))
             if index not in hidden
         )
         live = sum(index not in hidden for index in range(len(op.payloads)))
@@ -451,7 +456,8 @@ class SessionTransaction:
         if self._ops:
             self.conn.executemany(
                 "INSERT INTO ops (session, writer, counter, kind, stamp, said_ms, count, live, "
-                "bytes, private, digest, state, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "bytes, private, digest, state, body) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._ops,
             )
             self._ops.clear()

@@ -71,8 +71,7 @@ def apply_page(
 
     ``explained`` are dots whose writer says that the server refuses them: known, not missing.
     """
-    tx = SessionTransaction.begin(conn, session_id, create_ms=now_ms)
-    assert tx is not None
+    tx = SessionTransaction.create(conn, session_id, now_ms)
     result = PageResult()
     groups: dict[tuple[Dot, str], list[Part]] = {}
     for part in parts:
@@ -200,8 +199,9 @@ def _stored_parts(
     conn: sqlite3.Connection, session: int, dot: Dot, digest: str | None
 ) -> list[Part]:
     rows = conn.execute(
-        "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text FROM parts "
-        "WHERE session = ? AND writer = ? AND counter = ? AND digest = coalesce(?, digest)",
+        "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text "
+        "FROM parts WHERE session = ? AND writer = ? AND counter = ? "
+        "AND digest = coalesce(?, digest)",
         (session, *dot, digest),
     ).fetchall()
     return [

@@ -65,7 +65,7 @@ def _encode_exact(item: Any, position: int) -> tuple[str, int]:
 def _refusal(item: Any, position: int, why: str) -> str:
     try:
         shown = repr(item)
-    except Exception as error:  # a hostile __repr__ must not hide the refusal
+    except Exception as error:  # noqa: BLE001 - a hostile __repr__ must not hide the refusal
         shown = f"<{type(item).__name__} whose repr raised {type(error).__name__}>"
     if len(shown) > 120:
         shown = shown[:117] + "..."

@@ -220,14 +220,14 @@ class Journal:
                     results = [group[0].run(conn)]
             else:
                 results = self._transaction(conn, group)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
             if len(group) == 1:
                 group[0].done(None, self._mapped(error))
             else:
                 for job in group:
                     self._run_group([job])
             return
-        for job, result in zip(group, results):
+        for job, result in zip(group, results, strict=True):
             job.done(result, None)
 
     def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
@@ -471,8 +471,8 @@ class _NoLock:
 _NO_LOCK = _NoLock()
 
 
-def _nothing(conn: sqlite3.Connection) -> None:
-    return None
+def _nothing(_: sqlite3.Connection) -> None:
+    """The job that only opens the file."""
 
 
 def _create_private(path: str) -> None:

@@ -1,4 +1,4 @@
-"""When the next attempt may be made, as rows: derived again after a crash, never left set by one."""
+"""When the next attempt may be made, as rows: a crash can leave none of them set for ever."""
 
 from __future__ import annotations
 

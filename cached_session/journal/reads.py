@@ -14,11 +14,11 @@ from cached_session.journal.gates import Gate
 from cached_session.status import Entry
 
 __all__ = [
-    "all_gates",
-    "all_sessions",
     "BACKWARDS",
     "HISTORY",
     "SessionFacts",
+    "all_gates",
+    "all_sessions",
     "entries",
     "entries_at",
     "entries_backwards",

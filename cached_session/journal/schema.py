@@ -1,4 +1,4 @@
-"""The tables, what each is for and who writes it; the format version and how it moves forward."""
+"""The tables, what each is for and who writes it; the format and how it moves forward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 APPLICATION_ID = 0x63736A6C
 """``csjl`` in the file's header: how a journal is told from any other SQLite file."""
 FORMAT = 1
-"""The format that this code writes (``PRAGMA user_version``). Raising it means a migration below."""
+"""The format that this code writes (``PRAGMA user_version``): raising it means a migration."""
 
 DDL = """
 -- One row a session. `session_id` is TEXT, or a BLOB where the id has lone surrogates.

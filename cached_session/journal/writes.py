@@ -46,8 +46,7 @@ def append(
     The items are the last of the history: their stamp is larger than any seen here, or goes on in
     a run into which nothing has come since.
     """
-    tx = SessionTransaction.begin(conn, session_id, create_ms=author.now_ms)
-    assert tx is not None
+    tx = SessionTransaction.create(conn, session_id, author.now_ms)
     payloads = tuple(text for text, _ in encoded)
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)

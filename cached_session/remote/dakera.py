@@ -57,7 +57,7 @@ def check_url(url: object) -> str:
     )
 
 
-def check_client(client: object) -> str:
+def check_client(client: Any) -> str:
     """The base URL of an injected client.
 
     Raises:
@@ -69,7 +69,7 @@ def check_client(client: object) -> str:
             f"client={client!r} is not an AsyncDakeraClient; pass dakera.AsyncDakeraClient(url), "
             "or use from_url"
         )
-    return check_url(getattr(client, "base_url"))
+    return check_url(client.base_url)
 
 
 def connect(url: str, api_key: str | None, options: SyncOptions) -> DakeraRemote:

@@ -1,4 +1,4 @@
-"""What every part of replication works with: one journal, one server, and the gates between them."""
+"""What replication works with: one journal, one server, and the gates between them."""
 
 from __future__ import annotations
 

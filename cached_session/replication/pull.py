@@ -236,7 +236,7 @@ async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> None:
             return
         try:
             await look(hole)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised as itself below
             failures.append(error)
 
     async with anyio.create_task_group() as group:

@@ -1,4 +1,4 @@
-"""From the outbox to the server: in order, whole, acknowledged by nothing but the server's answer."""
+"""From the outbox to the server: in order, whole, acknowledged by nothing but its answer."""
 
 from __future__ import annotations
 

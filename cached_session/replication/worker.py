@@ -52,7 +52,7 @@ class Replicator:
         link: Link,
         lock: BaseFileLock | None,
         *,
-        on_pulled: Callable[[str, int], None],
+        on_pulled: Callable[[str], None],
         on_moved: Callable[[], None],
     ) -> None:
         self.link = link
@@ -145,13 +145,14 @@ class Replicator:
                 return
             except JournalError as error:
                 log.error("replication waits for the journal: %s", error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - one that nobody foresaw must not end it
                 log.exception("replication stumbled and goes on")
             await anyio.sleep(self.link.options.backoff_base * 2)
 
     async def _push_loop(self) -> None:
         options, clock = self.link.options, self.link.runtime.monotonic
-        while not self._lead():
+        # A file lock tells nobody when it is free.
+        while not self._lead():  # noqa: ASYNC110
             await anyio.sleep(options.watch_interval)
         limiter = anyio.CapacityLimiter(options.parallel_sessions)
         pushing: set[str] = set()
@@ -276,7 +277,7 @@ class Replicator:
         try:
             result = await self.pull_now(session_id)
         except RemoteError:
-            self._on_pulled(session_id, 0)
+            self._on_pulled(session_id)
             plan.due = clock() + max(0.05, await self.link.wait_ms(session_id) / 1000)
             return math.inf
         except SessionClosed:
@@ -292,7 +293,7 @@ class Replicator:
         )
         plan.last = clock()
         plan.fresh = plan.started
-        self._on_pulled(session_id, 0)
+        self._on_pulled(session_id)
         # Jitter by a fifth, so that devices that started together do not stay together.
         plan.due = plan.last + plan.interval * (0.9 + 0.2 * self.link.runtime.random.random())
         if plan.wanted > plan.started:
@@ -330,7 +331,7 @@ class Replicator:
         """
 
         def moved(new: int) -> None:
-            self._on_pulled(session_id, new)
+            self._on_pulled(session_id)
             if progress is not None:
                 progress(new)
 
