@@ -35,6 +35,7 @@ CHANCES = (
     "error_before",
     "error_after",
     "prefix",
+    "drops",
     "damage",
 )
 """What can befall one request, each with its own probability."""
@@ -140,7 +141,8 @@ class Network:
                     reply(None, failure(500, "simulated 500 half way"))
                     return
                 lag = self.weather.lag if stale < 0.5 else 0.0
-                result = carry_out(lag)
+                drops = "drops" in hit and partly is not None
+                result = partly() if drops and partly is not None else carry_out(lag)
             except RemoteError as error:
                 self.note(f"{device} #{number}{' again' if copy else ''} says {error}")
                 if not copy:
@@ -207,10 +209,9 @@ class SimRemote:
         ids = [str(memory["id"]) for memory in memories]
         server = self._network.server
 
-        def partly() -> None:
+        def partly() -> set[str]:
             half = orjson.loads(body)[: len(ids) // 2]
-            if half:
-                server.store(agent, half)
+            return server.store(agent, half) if half else set()
 
         found: set[str] = await self._ask(
             f"store {agent[3:9]} {_short(ids)}",

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
                 total["checks"] += checks
                 if error:
                     failed.append((seed, error))
-                    print(f"seed {seed} failed: {error[-400:]}", file=sys.stderr, flush=True)
+                    print(f"seed {seed} failed: {error[-400:].strip()}", file=sys.stderr, flush=True)
             late = asked.seconds is not None and time.monotonic() - started > asked.seconds
             if late or (failed and not asked.keep_going):
                 pool.terminate()

@@ -45,6 +45,10 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     overlap: int = 20
     """Rows that neighbouring listing pages share."""
+    ground: int = 300
+    """Seconds that a pull goes below known ground; more than a replica lags."""
+    short: int = 256
+    """Items up to which a history is read in one go."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def make(seed: int) -> Schedule:
         private=tuple(who for who in range(devices) if some(0.1)),
         options=_options(random),
         overlap=random.choice((20, 3, 1)),
+        ground=random.choice((300, 6, 6)),
+        short=random.choice((256, 4)),
     )
     steps: list[Step] = []
     births = dict.fromkeys(range(devices), 0.0)
@@ -111,6 +117,8 @@ def make(seed: int) -> Schedule:
         steps.append(Step(taken, "backup", who))
         steps.append(Step(random.uniform(taken, length), "restore", who))
     _act(random, steps, births, length, plan)
+    if confirmed:
+        _contests(random, steps, births, length, plan)
     if some(0.6):
         _weather(random, steps, devices, length, plan)
     if some(0.4):
@@ -188,6 +196,34 @@ def _act(
             at += random.choice((0.0, 0.01, 0.3, 2.0))
 
 
+def _contests(
+    random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
+) -> None:
+    """Everyone has the same history and wants the last item of it, at nearly the same moment."""
+    for _ in range(random.randint(1, 4)):
+        at = random.uniform(0, length)
+        session = random.randrange(plan.sessions)
+        everyone = [who for who, born in births.items() if born <= at]
+        items = {"items": random.randint(1, 4), "session": session}
+        steps.append(Step(at, "add", random.choice(everyone), items))
+        for pause in (0.5, 1.5):
+            steps.extend(
+                Step(at + pause, "sync", who, {"timeout": 2.0, "session": session})
+                for who in everyone
+            )
+        at += random.choice((2.0, 3.0))
+        if random.random() < 0.3:
+            chances = {random.choice(("lose_answer", "lose_request", "slow", "error_after")): 0.5}
+            steps.append(Step(at, "storm", 0, {"lasts": 2.0, "chances": chances}))
+        for who in everyone:
+            for _ in range(random.randint(1, 3)):
+                args = {"confirmed": True, "session": session, "which": random.randrange(2)}
+                steps.append(Step(at + random.choice((0.0, 0.0, 0.03, 0.1)), "pop", who, args))
+            if random.random() < 0.15:
+                args = {"after": random.randint(0, 12), "down": 1.0, "which": random.randrange(2)}
+                steps.append(Step(at + 0.001, "crash", who, args))
+
+
 def _weather(
     random: Random, steps: list[Step], devices: int, length: float, plan: Plan
 ) -> None:
@@ -206,7 +242,8 @@ def _weather(
                 chances.pop("duplicate", None)
             steps.append(Step(at, kind, 0, {"lasts": lasts, "chances": chances}))
         elif kind == "lag":
-            args = {"lasts": lasts, "seconds": random.choice((1.0, 5.0, 30.0))}
+            behind = (1.0, 5.0, 30.0) if plan.ground > 30 else (1.0, 3.0)
+            args = {"lasts": lasts, "seconds": random.choice(behind)}
             steps.append(Step(at, kind, 0, args))
         elif kind == "evict":
             if random.random() < 0.5:
@@ -226,6 +263,8 @@ STORMS = (
     ("busy", "unavailable"),
     ("error_before", "error_after"),
     ("prefix",),
+    ("drops",),
+    ("drops", "lose_answer"),
     ("damage",),
     ("damage", "lose_answer"),
     ("prefix", "lose_answer", "slow"),

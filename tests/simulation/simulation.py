@@ -19,10 +19,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import part_count
-from cached_session.remote.naming import agent_id, memory_id, placeholder_id
-from cached_session.history.ids import session_key
+from cached_session.journal import items
+from cached_session.remote.naming import agent_id, memory_id
 from cached_session.replication import pull
 
 from .device import Device, Process
@@ -100,7 +101,7 @@ class World:
         """Items that know who they are."""
         self.adds += 1
         random = Random(f"{self.seed}/items/{self.adds}")
-        items, keys = [], []
+        made, keys = [], []
         for index in range(count):
             key = f"{self.adds}.{index}"
             text = key + " " + random.choice(("hello", "grüße \U0001f30d", 'a "quote"\n', "1e400"))
@@ -112,9 +113,9 @@ class World:
             if random.random() < 0.3:
                 item["extra"] = random.choice((None, [1.5, -0.0, 2**70], {"b": 1, "a": "\x00"}))
             self.oracle.items[key] = item
-            items.append(item)
+            made.append(item)
             keys.append(key)
-        return items, tuple(keys)
+        return made, tuple(keys)
 
     def expect(self, task: asyncio.Task[Any], process: Process | None = None) -> None:
         """A call that must end, and without an exception, unless its process is killed."""
@@ -400,7 +401,7 @@ class World:
                     "ON s.id = o.session WHERE s.session_id = ? AND o.kind <> 'append'",
                     (name,),
                 ).fetchall()
-                items = conn.execute(
+                rows = conn.execute(
                     "SELECT i.writer, i.counter, i.idx, i.payload FROM items i JOIN sessions s "
                     "ON s.id = i.session WHERE s.session_id = ?",
                     (name,),
@@ -408,7 +409,7 @@ class World:
                 for writer, counter, body in removals:
                     for part in range(part_count(body)):
                         wanted.add(memory_id(key, Dot(writer, counter), 0, part))
-                for writer, counter, index, payload in items:
+                for writer, counter, index, payload in rows:
                     for part in range(part_count(payload)):
                         wanted.add(memory_id(key, Dot(writer, counter), index, part))
                 held = set(self.server.ids(agent_id(name)))
@@ -452,13 +453,14 @@ def run(schedule: Schedule) -> Outcome:
     asyncio.set_event_loop(loop)
     outcome = Outcome(schedule)
     log = logging.getLogger("cached_session")
-    overlap = pull.OVERLAP
     with deterministic():
         world = World(schedule, directory, loop)
         handler = _Errors(world)
         log.addHandler(handler)
         propagates, log.propagate = log.propagate, False
-        pull.OVERLAP = schedule.plan.overlap
+        tuned = pull.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS
+        plan = schedule.plan
+        pull.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = plan.overlap, plan.ground, plan.short
         try:
             loop.run_until_complete(world.live())
             world.check()
@@ -471,7 +473,7 @@ def run(schedule: Schedule) -> Outcome:
         finally:
             log.removeHandler(handler)
             log.propagate = propagates
-            pull.OVERLAP = overlap
+            pull.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
             _bury(world, loop)
             shutil.rmtree(directory, ignore_errors=True)
     outcome.hash, outcome.history = world.digest(), world.history
