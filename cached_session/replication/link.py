@@ -43,13 +43,17 @@ class Link:
     _probe: anyio.Lock = field(default_factory=anyio.Lock)
 
     def __post_init__(self) -> None:
-        self._steady_ms = self.runtime.wall_ms() - int(self.runtime.monotonic() * 1000)
+        self._last_ms, self._last = self.runtime.wall_ms(), self.runtime.monotonic()
 
     def now_ms(self) -> int:
         """The time by which pauses are counted: the wall clock, by which the next opening knows
         them, unless it stands still or goes back; a pause must end all the same."""
-        steady = self._steady_ms + int(self.runtime.monotonic() * 1000)
-        return max(self.runtime.wall_ms(), steady)
+        moment = self.runtime.monotonic()
+        steady = self._last_ms + int((moment - self._last) * 1000)
+        now = self.runtime.wall_ms()
+        if now >= steady:
+            self._last_ms, self._last = now, moment
+        return max(now, steady)
 
     def author(self) -> Author:
         """The signature of an operation written now."""
