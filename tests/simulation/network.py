@@ -71,6 +71,8 @@ class Network:
         self.requests = 0
         self.stragglers = 0
         """Requests that have not arrived, nor been lost."""
+        self.unanswered = 0
+        """Requests carried out of which the sender did not hear so."""
         self.late_commits = 0
         """Requests carried out after their sender had given up or had been answered."""
 
@@ -102,10 +104,12 @@ class Network:
             out += 2.0 * stretch
         if "late" in hit:
             out += LONGEST * stretch
+        sender = OWNER.get()
         answer: asyncio.Future[Any] = loop.create_future()
         self.note(f"{device} #{number} {what}{' ' + ','.join(sorted(hit)) if hit else ''}")
 
         def say(result: Any, error: RemoteError | None) -> None:
+            self.unanswered += sender is not None and sender.dead
             if answer.done():
                 return
             if error is not None:
@@ -115,6 +119,7 @@ class Network:
 
         def reply(result: Any, error: RemoteError | None) -> None:
             if device in self.weather.cut or "lose_answer" in hit:
+                self.unanswered += 1
                 self.note(f"{device} #{number} answer lost")
                 return
             in_world(back, say, result, error)
@@ -123,6 +128,8 @@ class Network:
             self.stragglers -= 1
             if answer.done() or copy:
                 self.late_commits += 1
+            if sender is not None and sender.dead:
+                self.unanswered += 1
             if device in self.weather.cut or ("lose_request" in hit and not copy):
                 self.note(f"{device} #{number} lost")
                 return
@@ -138,9 +145,11 @@ class Network:
             try:
                 if "prefix" in hit and partly is not None and not copy:
                     partly()
+                    self.unanswered += 1
                     reply(None, failure(500, "simulated 500 half way"))
                     return
                 lag = self.weather.lag if stale < 0.5 else 0.0
+                self.unanswered += "drops" in hit
                 drops = "drops" in hit and partly is not None
                 result = partly() if drops and partly is not None else carry_out(lag)
             except RemoteError as error:
@@ -154,6 +163,7 @@ class Network:
             if "damage" in hit:
                 _damage(result, stretch)
             if "error_after" in hit:
+                self.unanswered += 1
                 reply(None, failure(500, "simulated 500 after the commit"))
             else:
                 reply(result, None)
@@ -198,6 +208,7 @@ class SimRemote:
         self._device = device
         self._timeout = options.request_timeout
         self.closed = False
+        self.answered = 0
 
     @property
     def server(self) -> str:
@@ -258,7 +269,9 @@ class SimRemote:
         carry_out: Callable[[float], Any],
         partly: Callable[[], Any] | None = None,
     ) -> Any:
-        return await self._network.request(self._device, what, self._timeout, carry_out, partly)
+        result = await self._network.request(self._device, what, self._timeout, carry_out, partly)
+        self.answered += 1
+        return result
 
 
 def _short(ids: Sequence[str]) -> str:

@@ -34,6 +34,8 @@ class Plan:
     sessions: int = 1
     existing: str = "replace"
     """What the server does with an id that exists."""
+    shuffles: bool = False
+    """Whether the server lists the memories of one second in another order each time."""
     confirmed: bool = False
     """Whether some pops ask the server first."""
     poison: bool = False
@@ -107,6 +109,10 @@ def make(seed: int) -> Schedule:
         ground=random.choice((300, 6, 6)),
         short=random.choice((256, 4)),
     )
+    if some(0.2):
+        # No listing in pages is complete then; only one that fits a page is.
+        options = {**plan.options, "page_size": 1000, "first_page_size": 1000}
+        plan = replace(plan, shuffles=True, options=options)
     steps: list[Step] = []
     births = dict.fromkeys(range(devices), 0.0)
     if some(0.15):

@@ -1,11 +1,13 @@
 """What Dakera promises about memories, as a pure object: no clock, no network of its own.
 
-Lists newest first with a random order within a second, forgets by id with a count, stores with
+Lists newest first with an arbitrary order within a second (the same in every call, or another in
+each), forgets by id with a count, stores with
 replacement, and can answer as of some seconds ago, like a replica that lags.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Literal
@@ -28,10 +30,13 @@ def failure(status: int | None, reason: str, retry_after: float | None = None) -
 class SimServer:
     """Memories of agents, by id, with their past."""
 
-    def __init__(self, now: Callable[[], float], random: Random, existing: Existing) -> None:
+    def __init__(
+        self, now: Callable[[], float], random: Random, existing: Existing, *, shuffles: bool
+    ) -> None:
         self._now = now
         self._random = random
         self._existing = existing
+        self._shuffles = shuffles
         self._past: dict[str, dict[str, list[tuple[float, int, bytes | None]]]] = {}
         """agent -> id -> versions as (since, created_at, memory or None)."""
         self.guarded: set[str] = set()
@@ -88,7 +93,8 @@ class SimServer:
         for identity in self._past.get(agent, {}):
             memory = self._read(agent, identity, lag)
             if memory is not None:
-                found.append((-memory[0], self._random.random(), memory[1]))
+                chance = self._random.random() if self._shuffles else _mixed(identity)
+                found.append((-memory[0], chance, memory[1]))
         found.sort(key=lambda row: row[:2])
         return [orjson.loads(memory) for _, _, memory in found[offset : offset + limit]]
 
@@ -113,3 +119,8 @@ class SimServer:
             if since <= moment:
                 return None if memory is None else (created, memory)
         return None
+
+
+def _mixed(identity: str) -> float:
+    """A number that has nothing to do with the order of writing."""
+    return zlib.crc32(identity.encode())
