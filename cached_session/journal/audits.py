@@ -57,11 +57,9 @@ def compare(conn: sqlite3.Connection, session_id: str, present: Present) -> Plan
         )
         if not whole:
             plan.resend.append(seq)
-        plan.forget.extend(
-            Forget(dot, index, parts)
-            for (index, part), parts in places.items()
-            if index not in visible and part == 0
-        )
+        # Any part tells: the first one may be forgotten already, and a later one sent twice.
+        gone = {index: parts for (index, _), parts in places.items() if index not in visible}
+        plan.forget.extend(Forget(dot, index, parts) for index, parts in gone.items())
     return plan
 
 
