@@ -39,6 +39,8 @@ __all__ = ["Core", "RemoteSpec", "default_journal", "journal_path"]
 
 T = TypeVar("T")
 
+STOP_PATIENCE = 5.0
+"""Seconds that closing waits for a replicator on another event loop."""
 CLOCK_AHEAD_MS = 60_000
 """Devices' clocks differ by seconds; more than this is worth a word in the status."""
 
@@ -117,11 +119,13 @@ class _Home:
     spec: RemoteSpec
     ready: asyncio.Future[Replicator]
     task: asyncio.Task[None] | None = None
+    pid: int = field(default_factory=os.getpid)
 
     def is_alive(self) -> bool:
         return (
             self.task is not None
             and not self.task.done()
+            and self.pid == os.getpid()
             and not self.loop.is_closed()
             and self.loop.is_running()
         )
@@ -278,10 +282,10 @@ class Core:
             remote = await home.spec.open(self.options)
             await self._note_server(remote.server)
             link = Link(self.journal, remote, self.options, self.runtime, self.writer)
-            replicator = Replicator(
-                link, self._lock_file(), on_pulled=self._on_pulled, on_moved=lambda: None
-            )
-            for session_id in self._following:
+            replicator = Replicator(link, self._lock_file(), on_pulled=self._on_pulled)
+            with self._guard:
+                following = list(self._following)
+            for session_id in following:
                 replicator.follow(session_id)
             if not home.ready.done():
                 home.ready.set_result(replicator)
@@ -436,6 +440,8 @@ class Core:
         finally:
             with self._guard:
                 self._waiting[session_id].remove(waiter)
+                if not self._waiting[session_id]:
+                    del self._waiting[session_id]
         await self.have_met(session_id)
 
     async def have_met(self, session_id: str) -> None:
@@ -586,7 +592,7 @@ def _dismiss(home: _Home) -> None:
 async def _stop(home: _Home) -> None:
     """End the replicator and wait until its connections are closed."""
     task = home.task
-    if task is None or task.done() or home.loop.is_closed():
+    if task is None or task.done() or home.loop.is_closed() or home.pid != os.getpid():
         return
     if home.loop is asyncio.get_running_loop():
         task.cancel()
@@ -600,12 +606,14 @@ async def _stop(home: _Home) -> None:
         task.cancel()
         await asyncio.wait([task])
 
-    ended = asyncio.run_coroutine_threadsafe(end(), home.loop)
+    ended = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), home.loop))
+    # A loop that is held up, or has stopped in the middle, must not hold up a close elsewhere: the
+    # task ends when its loop turns again.
+    waited = asyncio.ensure_future(asyncio.wait([ended], timeout=STOP_PATIENCE))
     try:
-        await settle(asyncio.wrap_future(ended))
-    except (asyncio.CancelledError, RuntimeError):
-        if not ended.done():
-            raise
+        await settle(waited)
+    finally:
+        ended.cancel()
 
 
 _registry: dict[str, Core] = {}

@@ -57,6 +57,9 @@ class SyncOptions:
     """Sessions pushed or pulled side by side."""
     parallel_requests: int = 4
     """Requests of one session under way at once, where order does not matter."""
+    claim_patience: float = 10.0
+    """A memory that is gone after a confirmed pop without an answer is believed to be gone when it
+    still is this much later: one node of a cluster may lag."""
     hole_patience: float = 600.0
     """A missing operation is looked for eagerly this long, then reported as absent and looked for
     at `poll_interval_idle`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["CachedSession"]
 
 DEFAULTS = SyncOptions()
+MOST_ITEMS = 1 << 40
+"""More than any journal holds, and less than SQLite's largest integer."""
 
 
 class CachedSession:
@@ -186,11 +188,11 @@ class CachedSession:
 
         Raises:
             SessionClosed: the session was closed.
+            InvalidArgument: ``limit`` is no whole number.
             JournalError: the journal cannot be read.
         """
         core = await self._ready()
-        if limit is None:
-            limit = _settings_limit(self.session_settings)
+        limit = _limit(_settings_limit(self.session_settings) if limit is None else limit)
         if limit is not None and limit <= 0:
             return []
         if self._spec is not None:
@@ -318,9 +320,11 @@ class CachedSession:
 
         Raises:
             SessionClosed: the session was closed.
+            InvalidArgument: ``limit`` is no whole number.
             JournalError: the journal cannot be read.
         """
         core = await self._ready()
+        limit = _limit(limit)
         if limit is not None and limit <= 0:
             return []
         return await core.journal.read_aside(
@@ -336,9 +340,9 @@ class CachedSession:
             SessionClosed: the session was closed.
         """
         core = await self._ready()
-        words = search.words(query)
+        words, most = search.words(query), _limit(limit) or 0
         return await core.journal.read_aside(
-            lambda conn: search.find(conn, self.session_id, words, limit)
+            lambda conn: search.find(conn, self.session_id, words, most)
         )
 
     async def recall(self, query: str, limit: int = 10) -> Recall:
@@ -350,8 +354,8 @@ class CachedSession:
             SessionClosed: the session was closed.
         """
         core = await self._ready()
-        words = search.words(query)
-        return await syncing.recall(core, self.session_id, query, words, limit)
+        words, most = search.words(query), _limit(limit) or 0
+        return await syncing.recall(core, self.session_id, query, words, most)
 
     async def parked(self) -> list[Parked]:
         """Operations that the server refuses for good, oldest first, each with its error.
@@ -369,7 +373,7 @@ class CachedSession:
             SessionClosed: the session was closed.
         """
         core = await self._ready()
-        named = None if dots is None else [Dot(*dot) for dot in dots]
+        named = None if dots is None else _dots(dots)
         moved = await core.journal.write(
             lambda conn: outbox.retry_parked(conn, self.session_id, named)
         )
@@ -377,10 +381,10 @@ class CachedSession:
         return moved
 
     async def drop_parked(self, *dots: tuple[str, int]) -> int:
-        """Give up the parked operations named by their dots; how many there were.
+        """Give up the parked appends named by their dots; how many there were.
 
-        A dropped append leaves this history as well: no other replica will ever show it. The local
-        effect of a dropped pop or clear stays.
+        A dropped append leaves this history as well: no other replica will ever show it. A parked
+        pop or clear cannot be dropped, because what it removed is gone here: retry it.
 
         Raises:
             InvalidArgument: none was named.
@@ -389,7 +393,7 @@ class CachedSession:
         if not dots:
             raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
         core = await self._ready()
-        named = [Dot(*dot) for dot in dots]
+        named = _dots(dots)
         return await core.journal.write(
             lambda conn: outbox.drop_parked(conn, self.session_id, named)
         )
@@ -506,6 +510,37 @@ def _settings(settings: Any) -> Any:
             f"session_settings={settings!r} make no SessionSettings: {error}; "
             "use agents.SessionSettings, or a dict such as {'limit': 20}"
         ) from error
+
+
+def _limit(limit: object) -> int | None:
+    """A limit as the journal can take it.
+
+    Raises:
+        InvalidArgument: it is no whole number.
+    """
+    if limit is None:
+        return None
+    if not isinstance(limit, int):
+        raise InvalidArgument(f"limit={limit!r} must be a whole number or None")
+    return min(int(limit), MOST_ITEMS)
+
+
+def _dots(dots: Iterable[Any]) -> list[Dot]:
+    """Dots as their caller named them.
+
+    Raises:
+        InvalidArgument: one of them is none.
+    """
+    found = []
+    for dot in dots:
+        match dot:
+            case (str() as writer, int() as counter):
+                found.append(Dot(writer, counter))
+            case _:
+                raise InvalidArgument(
+                    f"{dot!r} names no operation; pass the dot of a parked one: (writer, counter)"
+                )
+    return found
 
 
 def _settings_limit(settings: Any) -> int | None:

@@ -11,7 +11,7 @@ from cached_session.core import Core
 from cached_session.errors import SyncError, SyncTimeout, Unauthorized
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
-from cached_session.journal import reads, search
+from cached_session.journal import outbox, reads, search
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError
 from cached_session.remote.wire import Unreadable, decode
@@ -41,9 +41,10 @@ async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> Sy
     """See `CachedSession.sync`."""
     started = core.runtime.monotonic()
     tally = _Tally()
+    upto = await core.journal.read(outbox.newest)
 
     async def step(replicator: Replicator, session_id: str) -> None:
-        pushed = await replicator.push_now(session_id)
+        pushed = await replicator.push_now(session_id, upto=upto)
         tally.pushed += pushed.acked
         pulled = await replicator.pull_now(session_id, all_holes=True)
         tally.pulled += pulled.new
@@ -63,9 +64,10 @@ async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> Sy
 
 async def flush(core: Core, sessions: Sequence[str], timeout: float | None) -> None:
     """See `CachedSession.flush`."""
+    upto = await core.journal.read(outbox.newest)
 
     async def step(replicator: Replicator, session_id: str) -> None:
-        await replicator.push_now(session_id)
+        await replicator.push_now(session_id, upto=upto)
 
     await _until_done(core, sessions, step, _Tally(), timeout, "flush")
     parked = sum(core.status(session_id, is_closed=False).parked for session_id in sessions)

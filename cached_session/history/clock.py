@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MAX_STAMP", "Run", "next_run", "stamp_ms"]
+__all__ = ["LAST_WALL_STAMP", "MAX_STAMP", "Run", "next_run", "stamp_ms"]
 
 LOGIC_BITS = 16
-MAX_STAMP = 1 << 62
-"""The largest stamp that is believed (the year 4199): SQLite's integers end at 2**63, and a peer
-must not be able to push the clock over that edge. At this value order falls to the writer id."""
+LAST_WALL_STAMP = 1 << 60
+"""What a writer takes from its wall clock at most (the year 2527). However wrong the clocks of
+honest devices are, the room above is for more runs than anybody will ever write."""
+MAX_STAMP = (1 << 62) - 1
+"""The largest stamp that is believed: SQLite's integers end at 2**63, and a peer must not be able
+to push the clock over that edge. Only a forged operation comes here; order then falls to the
+writer id."""
 
 
 @dataclass(frozen=True)
@@ -50,5 +54,5 @@ def next_run(
     """
     if current is not None and last_was_mine and now_ms - last_ms <= gap_ms:
         return Run(current, continued=True)
-    wall = min(max(now_ms, 0), (MAX_STAMP >> LOGIC_BITS) - 1) << LOGIC_BITS
+    wall = min(max(now_ms, 0) << LOGIC_BITS, LAST_WALL_STAMP)
     return Run(min(max(wall, highest_seen + 1), MAX_STAMP), continued=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -19,13 +20,18 @@ __all__ = [
     "Operation",
     "clear_payload",
     "cleared_by",
+    "head_of",
+    "own_text",
     "pop_payload",
     "popped_by",
+    "seal",
+    "wire_text",
 ]
 
 DIGEST_BYTES = 16
 """128 bits: against damage by chance and by carelessness; whoever may write may write anything."""
 SEAL_BYTES = 8
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 GONE = ""
 """Stands in an operation's payloads where an item has been popped and nobody keeps its text."""
 
@@ -73,24 +79,61 @@ class Operation:
     def digest(self, session_key: str) -> str:
         """The identity of the operation's content: two operations of one dot that differ here are
         a conflict. Only whoever writes the operation has all of its payloads to compute it from."""
-        whole = hashlib.sha256(self._head(session_key))
+        whole = hashlib.sha256(self.head(session_key))
         for payload in self.payloads:
-            whole.update(hashlib.sha256(payload.encode()).digest())
+            whole.update(hashlib.sha256(wire_text(payload).encode()).digest())
         return whole.digest()[:DIGEST_BYTES].hex()
 
-    def seal(self, session_key: str, digest: str, index: int) -> str:
-        """A seal over one payload and everything that other replicas act on with it. It can be
-        checked without the other payloads, which may have been popped and forgotten."""
-        seal = hashlib.sha256(self._head(session_key))
-        seal.update(f"{digest}|{index}|".encode())
-        seal.update(self.payloads[index].encode())
-        return seal.digest()[:SEAL_BYTES].hex()
+    def head(self, session_key: str) -> bytes:
+        """See `head_of`."""
+        return head_of(
+            session_key, self.dot, self.kind, self.stamp, self.private, len(self.payloads)
+        )
 
-    def _head(self, session_key: str) -> bytes:
-        return (
-            f"1|{session_key}|{self.dot.writer}|{self.dot.counter}|{self.kind.value}"
-            f"|{self.stamp}|{int(self.private)}|{len(self.payloads)}|"
-        ).encode()
+
+def head_of(session_key: str, dot: Dot, kind: Kind, stamp: int, private: bool, count: int) -> bytes:
+    """What other replicas act on besides the payloads, as it goes into digest and seals."""
+    return (
+        f"1|{session_key}|{dot.writer}|{dot.counter}|{kind.value}|{stamp}|{private:d}|{count}|"
+    ).encode()
+
+
+def seal(head: bytes, digest: str, index: int, text: str) -> str:
+    """A seal over one payload, as it is on the wire, and all that goes with it. It can be checked
+    without the other payloads, which may have been popped and forgotten."""
+    sealed = hashlib.sha256(head)
+    sealed.update(f"{digest}|{index}|".encode())
+    sealed.update(text.encode())
+    return sealed.digest()[:SEAL_BYTES].hex()
+
+
+def wire_text(payload: str) -> str:
+    """A payload in ASCII: what is outside of it stands in JSON strings only, and is escaped there.
+
+    No server on the way can take this apart: normal forms, byte order marks and line separators
+    are the letters, digits and backslashes of their escapes.
+    """
+    return payload if payload.isascii() else _BEYOND_ASCII.sub(_escaped, payload)
+
+
+def own_text(text: str) -> str:
+    """The inverse of `wire_text`: the payload as the fast JSON library writes it, if that is where
+    the text came from."""
+    if "\\u" not in text:
+        return text
+    try:
+        payload = orjson.dumps(orjson.loads(text)).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
+        return text
+    return payload if wire_text(payload) == text else text
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
 def pop_payload(ref: ItemRef) -> str:

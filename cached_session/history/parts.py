@@ -6,17 +6,25 @@ them would not fit together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation
+from cached_session.history.ops import (
+    GONE,
+    Dot,
+    Kind,
+    Operation,
+    head_of,
+    own_text,
+    seal,
+    wire_text,
+)
 
 __all__ = ["PART_BYTES", "Part", "assemble", "cut", "is_intact", "part_count", "split"]
 
-PART_BYTES = 24 * 1024
-"""UTF-8 bytes of a payload in one memory: a metadata field of modest size on any server."""
-MOST_CHECKED = 100_000
-"""Batch size up to which a lone part is checked against its seal: a hostile count is not."""
+PART_BYTES = 12 * 1024
+"""ASCII characters of a payload in one memory. Written as JSON they at most double, which leaves
+the whole of a memory's metadata below 32 KiB: a modest size on any server."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +49,31 @@ class Part:
     text: str
 
 
-def cut(payload: str) -> list[str]:
-    """The parts of a payload, each at most `PART_BYTES` long in UTF-8; at least one."""
-    data = payload.encode()
-    if len(data) <= PART_BYTES:
-        return [payload]
+def cut(text: str) -> list[str]:
+    """The parts of an ASCII text, each at most `PART_BYTES` long; at least one."""
     parts, start = [], 0
-    while start < len(data):
-        end = min(start + PART_BYTES, len(data))
-        # Never inside a character: step back over its continuation bytes.
-        while end < len(data) and data[end] & 0xC0 == 0x80:
+    while True:
+        end = start + PART_BYTES
+        # Not beside a space: a server may trim what it stores.
+        while start + PART_BYTES // 2 < end < len(text) and (
+            text[end].isspace() or text[end - 1].isspace()
+        ):
             end -= 1
-        parts.append(data[start:end].decode())
+        parts.append(text[start:end])
+        if end >= len(text):
+            return parts
         start = end
-    return parts
 
 
 def part_count(payload: str) -> int:
-    """How many parts `cut` makes."""
-    # No character takes more than four bytes.
-    return 1 if len(payload) * 4 <= PART_BYTES else len(cut(payload))
+    """How many parts a payload takes."""
+    # No character takes more than twelve in ASCII: two escapes of six.
+    return 1 if len(payload) * 12 <= PART_BYTES else len(cut(wire_text(payload)))
 
 
 def split(op: Operation, digest: str, key: str) -> list[Part]:
     """All parts of an operation, in order; none of payloads that are gone."""
+    head = op.head(key)
     return [
         Part(
             dot=op.dot,
@@ -73,17 +82,18 @@ def split(op: Operation, digest: str, key: str) -> list[Part]:
             said_ms=op.said_ms,
             private=op.private,
             digest=digest,
-            seal=seal,
+            seal=sealed,
             count=len(op.payloads),
             index=index,
             parts=len(pieces),
             part=number,
-            text=text,
+            text=piece,
         )
         for index, payload in enumerate(op.payloads)
         if payload != GONE
-        for pieces, seal in ((cut(payload), op.seal(key, digest, index)),)
-        for number, text in enumerate(pieces)
+        for text in (wire_text(payload),)
+        for pieces, sealed in ((cut(text), seal(head, digest, index, text)),)
+        for number, piece in enumerate(pieces)
     ]
 
 
@@ -100,35 +110,34 @@ def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> O
     first = next(iter(by_place.values()), None)
     if first is None or len({index for index, _ in by_place} | set(popped)) < first.count:
         return None
-    payloads, arrived = [], []
+    head = _head(first, key)
+    payloads = []
     for index in range(first.count):
-        head = by_place.get((index, 0))
-        pieces = [by_place.get((index, number)) for number in range(head.parts if head else 0)]
-        found = [piece.text for piece in pieces if piece is not None]
-        if head is not None and len(found) == head.parts:
-            payloads.append("".join(found))
-            arrived.append(index)
-        elif index in popped:
-            payloads.append(GONE)
-        else:
+        text = _text(by_place, index)
+        if text is None and index not in popped:
             return None
-    op = Operation(
+        if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:
+            if index not in popped:
+                raise ValueError(f"payload {index} of operation {first.dot} does not fit its seal")
+            text = GONE
+        payloads.append(own_text(text))
+    return Operation(
         first.dot, first.kind, first.stamp, first.said_ms, tuple(payloads), first.private
     )
-    # An empty text that came is not `GONE`: it was cut on the way, and its seal tells.
-    for index in arrived:
-        if op.seal(key, first.digest, index) != by_place[index, 0].seal:
-            raise ValueError(f"payload {index} of operation {first.dot} does not fit its seal")
-    return op
 
 
 def is_intact(part: Part, key: str) -> bool:
     """Whether a payload of one part fits its seal; a part of a longer payload cannot be told."""
-    if part.parts > 1:
-        return True
-    payloads = [GONE] * part.count if part.count <= MOST_CHECKED else []
-    if part.index >= len(payloads):
-        return True
-    payloads[part.index] = part.text
-    op = Operation(part.dot, part.kind, part.stamp, part.said_ms, tuple(payloads), part.private)
-    return op.seal(key, part.digest, part.index) == part.seal
+    return part.parts > 1 or part.seal == seal(_head(part, key), part.digest, part.index, part.text)
+
+
+def _head(part: Part, key: str) -> bytes:
+    return head_of(key, part.dot, part.kind, part.stamp, part.private, part.count)
+
+
+def _text(by_place: Mapping[tuple[int, int], Part], index: int) -> str | None:
+    """The whole text of a payload; None while parts of it are missing."""
+    head = by_place.get((index, 0))
+    if head is None or any((index, number) not in by_place for number in range(1, head.parts)):
+        return None
+    return "".join(by_place[index, number].text for number in range(head.parts))

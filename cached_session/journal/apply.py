@@ -309,8 +309,9 @@ class SessionTransaction:
         return live
 
     def _pop(self, ref: ItemRef, by: Dot | None) -> None:
-        if self._is_here(ref.dot):
-            self._remove(ref.dot.writer, ref.dot.counter, ref.dot.counter, ref.index, by)
+        stamp = self._stamp_of(ref.dot)
+        if stamp is not None:
+            self._remove(stamp, ref.dot, ref.index, by)
             return
         self.conn.execute(
             "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
@@ -326,8 +327,15 @@ class SessionTransaction:
             for first, last in covered.ranges(writer):
                 known.cleared.add(first, last)
             self._advance(writer)
-            for first, last in covered.ranges(writer):
-                self._remove(writer, first, last, None, by)
+        # What is visible is walked through, not all that ever was.
+        shown = self.conn.execute(
+            "SELECT stamp, writer, counter FROM items WHERE session = ? "
+            "GROUP BY session, stamp, writer, counter",
+            (self.session,),
+        ).fetchall()
+        for stamp, writer, counter in shown:
+            if (writer, counter) in covered:
+                self._remove(stamp, Dot(writer, counter), None, by)
 
     def settle(self, covered: Frontier) -> None:
         """The server has acknowledged that these are cleared."""
@@ -347,36 +355,27 @@ class SessionTransaction:
         whose target is not here, which this clear does not make needless.
         """
         found = self.frontier()
-        for writer in list(found.writers()):
-            settled = self._ranges("settled", (self.session, writer))
-            found.subtract(writer, Ranges(settled))
+        settled: dict[str, Ranges] = {}
+        for writer, first, last in self.conn.execute(
+            "SELECT writer, first, last FROM settled WHERE session = ?", (self.session,)
+        ):
+            settled.setdefault(writer, Ranges()).add(first, last)
+        for writer, ranges in settled.items():
+            found.subtract(writer, ranges)
         for writer, counter in self._still_needed():
             found.subtract(writer, Ranges([(counter, counter)]))
         return found
 
     def _still_needed(self) -> list[tuple[str, int]]:
-        needed: list[tuple[str, int]] = self.conn.execute(
-            "SELECT writer, counter FROM ops WHERE session = ? AND kind = ?",
-            (self.session, Kind.CLEAR.value),
-        ).fetchall()
-        if self.has("popped"):
-            pops = self.conn.execute(
-                "SELECT writer, counter, body FROM ops WHERE session = ? AND kind = ?",
-                (self.session, Kind.POP.value),
-            )
-            needed += [
-                (writer, counter)
-                for writer, counter, body in pops
-                if not self._is_here(popped_by(body).dot)
-            ]
+        needed: list[tuple[str, int]] = []
+        # The index `removals` knows them: their number is that of pops and clears, not of words.
+        for writer, counter, kind, body in self.conn.execute(
+            "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
+            (self.session,),
+        ):
+            if kind == Kind.CLEAR.value or self._stamp_of(popped_by(body).dot) is None:
+                needed.append((writer, counter))
         return needed
-
-    def _is_here(self, dot: Dot) -> bool:
-        row = self.conn.execute(
-            "SELECT 1 FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-            (self.session, *dot),
-        ).fetchone()
-        return row is not None
 
     def missing(self, most: int) -> set[tuple[str, int]]:
         """Dots that are known to exist and are not here: below one that is here, that a clear names
@@ -418,36 +417,35 @@ class SessionTransaction:
     def withdraw(self, dot: Dot) -> None:
         """Take the items of an operation that never reached the server out of the history."""
         self.flush()
-        self._remove(dot.writer, dot.counter, dot.counter, None, None)
+        self._remove(self._stamp_of(dot), dot, None, None)
 
-    def _remove(
-        self, writer: str, first: int, last: int, index: int | None, by: Dot | None
-    ) -> None:
-        """Take visible items of a stretch of operations away; ``by`` is the own operation that
-        does so, after whose ack the server is asked to forget them."""
-        stretch = (self.session, writer, first, last)
-        found = self.conn.execute(
-            "SELECT stamp, counter, live FROM ops WHERE session = ? AND writer = ? "
-            "AND counter BETWEEN ? AND ? AND live > 0",
-            stretch,
-        ).fetchall()
+    def _stamp_of(self, dot: Dot) -> int | None:
+        """The stamp of an operation that is here."""
+        row = self.conn.execute(
+            "SELECT stamp FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def _remove(self, stamp: int | None, dot: Dot, index: int | None, by: Dot | None) -> None:
+        """Take the visible items of an operation away, or one of them; ``by`` is the own operation
+        that does so, after whose ack the server is asked to forget them."""
         one = "" if index is None else f" AND idx = {index:d}"
         where = f"session = ? AND stamp = ? AND writer = ? AND counter = ?{one}"
-        for stamp, counter, live in found:
-            key = (self.session, stamp, writer, counter)
-            if by is not None:
-                self.conn.execute(
-                    "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "
-                    f"part_count(payload), ?, ? FROM items WHERE {where}",
-                    (*by, *key),
-                )
-            gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
-            if gone:
-                self.conn.execute(
-                    "UPDATE ops SET live = ? WHERE session = ? AND writer = ? AND counter = ?",
-                    (live - gone, self.session, writer, counter),
-                )
-                self.applied.items -= gone
+        key = (self.session, stamp, *dot)
+        if by is not None:
+            self.conn.execute(
+                "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "
+                f"part_count(payload), ?, ? FROM items WHERE {where}",
+                (*by, *key),
+            )
+        gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
+        if gone:
+            self.conn.execute(
+                "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
+                (gone, self.session, *dot),
+            )
+            self.applied.items -= gone
 
     # -- writing back ----------------------------------------------------------------------------
 

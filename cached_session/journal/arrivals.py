@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import Dot, Kind, Operation, popped_by
@@ -11,6 +11,7 @@ from cached_session.history.parts import Part, assemble
 from cached_session.journal.apply import SessionTransaction, stored_id
 
 __all__ = [
+    "Ground",
     "Hole",
     "PageResult",
     "apply_page",
@@ -53,7 +54,10 @@ class Hole:
 
     dot: Dot
     tries: int
-    parts: tuple[Part, ...]
+    have: frozenset[tuple[int, int]]
+    """Parts of it that are here, as (payload, part)."""
+    heads: Mapping[int, int]
+    """Of the payloads of which some part is here, how many parts there are."""
     popped: frozenset[int]
     """Items of it that need not be looked for: they are popped, and may be forgotten."""
     count: int
@@ -143,37 +147,51 @@ def _put_together(
 ) -> Operation | None:
     first = group[0]
     popped = tx.popped(first.dot)
-    stored: list[Part] = []
+    key = (tx.session, *first.dot, first.digest)
     try:
         op = assemble(group, tx.key, popped)
-        if op is None:
+        if op is None and _may_be_whole(tx.conn, key, group, len(popped)):
             stored = _stored_parts(tx.conn, tx.session, first.dot, first.digest)
             op = assemble([*stored, *group], tx.key, popped) if stored else None
     except ValueError:
         # What was put together cannot be trusted in any part: look for all of it again.
         tx.conn.execute(
             "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ? AND digest = ?",
-            (tx.session, *first.dot, first.digest),
+            key,
         )
         result.damaged += 1
         return None
     if op is None:
-        here = {(part.index, part.part) for part in stored}
-        fresh = [part for part in group if (part.index, part.part) not in here]
-        _store_parts(tx, fresh)
         # One that waits for the same part as before is known ground: the page it stands on must
         # not make every pull list the whole history.
-        if fresh:
+        if _store_parts(tx, group):
             result.incomplete += 1
         else:
             result.known += 1
     return op
 
 
-def _store_parts(tx: SessionTransaction, group: list[Part]) -> None:
+def _may_be_whole(
+    conn: sqlite3.Connection,
+    key: tuple[int, str, int, str],
+    group: Sequence[Part],
+    popped: int,
+) -> bool:
+    """Whether loading what is stored of an operation could complete it: a batch that spans many
+    pages must not be read again with each of them."""
+    (stored,) = conn.execute(
+        "SELECT count(*) FROM parts WHERE session = ? AND writer = ? AND counter = ? "
+        "AND digest = ?",
+        key,
+    ).fetchone()
+    return bool(stored) and stored + len(group) + popped >= group[0].count
+
+
+def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
+    """Keep parts; whether any of them is new."""
     tx.mark("parts")
-    tx.conn.executemany(
-        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    stored = tx.conn.executemany(
+        "INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 tx.session,
@@ -193,6 +211,7 @@ def _store_parts(tx: SessionTransaction, group: list[Part]) -> None:
             for part in group
         ],
     )
+    return stored.rowcount > 0
 
 
 def _stored_parts(
@@ -258,12 +277,27 @@ def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
     return len(missing)
 
 
-def ground_of(conn: sqlite3.Connection, session_id: str) -> tuple[bool, bool, int]:
-    """(known to the journal, pulled to its oldest memory once, newest second of the last pull)."""
+@dataclass(frozen=True)
+class Ground:
+    """Down to where a session has been pulled."""
+
+    is_known: bool = False
+    """Whether the journal knows the session."""
+    is_hydrated: bool = False
+    """Whether a pull has reached the oldest memory once."""
+    second: int = 0
+    """The newest second, by the server's clock, that the last pull saw."""
+    since_ms: int = 0
+    """Since when that has been the newest, by the wall clock."""
+
+
+def ground_of(conn: sqlite3.Connection, session_id: str) -> Ground:
+    """The known ground of a session."""
     row = conn.execute(
-        "SELECT hydrated, ground FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+        "SELECT hydrated, ground, ground_ms FROM sessions WHERE session_id = ?",
+        (stored_id(session_id),),
     ).fetchone()
-    return (False, False, 0) if row is None else (True, bool(row[0]), int(row[1]))
+    return Ground() if row is None else Ground(True, bool(row[0]), row[1], row[2])
 
 
 def note_pull(
@@ -272,6 +306,7 @@ def note_pull(
     *,
     now_ms: int,
     ground: int,
+    is_same_ground: bool,
     hydrated: bool,
     unreadable: int,
 ) -> None:
@@ -282,8 +317,9 @@ def note_pull(
     )
     conn.execute(
         "UPDATE sessions SET hydrated = max(hydrated, ?), ground = ?, "
+        "ground_ms = CASE WHEN ? AND ground_ms <= ? THEN ground_ms ELSE ? END, "
         "pulled_ms = ?, unreadable = ? WHERE session_id = ?",
-        (hydrated, ground, now_ms, unreadable, name),
+        (hydrated, ground, is_same_ground, now_ms, now_ms, now_ms, unreadable, name),
     )
 
 
@@ -309,9 +345,15 @@ def holes_due(
     holes = []
     for writer, counter, tries in rows:
         dot = Dot(writer, counter)
-        parts = tuple(_stored_parts(conn, tx.session, dot, None))
-        count = parts[0].count if parts else tx.popped_count(dot)
-        holes.append(Hole(dot, tries, parts, tx.popped(dot), count))
+        places = conn.execute(
+            "SELECT idx, part, parts, count FROM parts "
+            "WHERE session = ? AND writer = ? AND counter = ?",
+            (tx.session, writer, counter),
+        ).fetchall()
+        have = frozenset((index, part) for index, part, _, _ in places)
+        heads = {index: parts for index, _, parts, _ in places}
+        count = places[0][3] if places else tx.popped_count(dot)
+        holes.append(Hole(dot, tries, have, heads, tx.popped(dot), count))
     return holes
 
 

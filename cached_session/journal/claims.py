@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
-from cached_session.journal.apply import PENDING, SENT, SessionTransaction
+from cached_session.journal.apply import PARKED, PENDING, SENT, SessionTransaction
 from cached_session.journal.writes import Author, last_item, pop_ref
 
-__all__ = ["Claim", "asked", "confirm", "open_claims", "release", "reserve"]
+__all__ = ["Claim", "Doubt", "confirm", "note", "open_claims", "release", "reserve"]
+
+
+class Doubt(IntEnum):
+    """How a claim stands."""
+
+    RESERVED = 0
+    """The server has not been asked: nothing is in doubt."""
+    ASKED = 1
+    """The request may have left: the item may be ours."""
+    LOST = 2
+    """The server did not give it to us: another device has it, or the server has lost it."""
+    ABSENT = 3
+    """Asked, without an answer, and the memory was not there when looked for: once is not enough,
+    it may have been a node that lags."""
 
 
 @dataclass(frozen=True)
@@ -19,29 +34,24 @@ class Claim:
     ref: ItemRef
     row: tuple[str, int]
     """Its payload and codec."""
-    state: int
-    """The state of the append that brought it: what was never sent cannot be lost to another."""
-    asked: bool
+    is_ours: bool
+    """Whether no other device can have seen the item: it is popped already."""
+    is_in_flight: bool
+    """Whether the server may or may not hold the item yet."""
+    doubt: Doubt = Doubt.RESERVED
     claimer: str = ""
     since_ms: int = 0
-
-    @property
-    def is_ours_already(self) -> bool:
-        """Whether no other device can have seen the item."""
-        return self.state == PENDING
-
-    @property
-    def is_in_flight(self) -> bool:
-        """Whether the server may or may not hold the item."""
-        return self.state == SENT
+    is_visible: bool = True
 
 
-def reserve(
-    conn: sqlite3.Connection, author: Author, session_id: str, lost: frozenset[tuple[Dot, int]]
-) -> Claim | None:
-    """Reserve the latest item that nobody here claims and that is not known to be lost."""
+def reserve(conn: sqlite3.Connection, author: Author, session_id: str) -> Claim | None:
+    """Reserve the latest item that nobody here claims.
+
+    One that was never sent, or that the server refuses, no other device has: it is popped at once,
+    in the same transaction, so that it is not sent meanwhile.
+    """
     tx = SessionTransaction.begin(conn, session_id)
-    found = last_item(conn, tx, lost) if tx is not None else None
+    found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
     ref, row = found
@@ -49,21 +59,26 @@ def reserve(
         "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
         (tx.session, *ref.dot),
     ).fetchone()
+    if state in (PENDING, PARKED):
+        pop_ref(conn, author, session_id, ref)
+        return Claim(ref, row, is_ours=True, is_in_flight=False)
     conn.execute(
-        "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, 0)",
-        (tx.session, *ref.dot, ref.index, author.writer, author.now_ms),
+        "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (tx.session, *ref.dot, ref.index, author.writer, author.now_ms, Doubt.RESERVED),
     )
-    return Claim(ref, row, state, asked=False)
+    return Claim(ref, row, is_ours=False, is_in_flight=state == SENT)
 
 
-def asked(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
-    """The request leaves now: from here on the server may have given the item to us."""
+def note(
+    conn: sqlite3.Connection, session_id: str, claim: Claim, doubt: Doubt, now_ms: int
+) -> None:
+    """How a claim stands from now on."""
     tx = SessionTransaction.begin(conn, session_id)
     if tx is not None:
         conn.execute(
-            "UPDATE claims SET asked = 1 WHERE session = ? AND writer = ? AND counter = ? "
-            "AND idx = ?",
-            (tx.session, *claim.ref.dot, claim.ref.index),
+            "UPDATE claims SET asked = ?, since_ms = ? WHERE session = ? AND writer = ? "
+            "AND counter = ? AND idx = ?",
+            (doubt, now_ms, tx.session, *claim.ref.dot, claim.ref.index),
         )
 
 
@@ -89,7 +104,9 @@ def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
     if tx is None:
         return []
     rows = conn.execute(
-        "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, o.count, o.state "
+        "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, o.count, o.state, "
+        "EXISTS (SELECT 1 FROM items i WHERE i.session = c.session AND i.stamp = o.stamp "
+        "AND i.writer = c.writer AND i.counter = c.counter AND i.idx = c.idx) "
         "FROM claims c "
         "JOIN ops o ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
         "WHERE c.session = ?",
@@ -99,10 +116,12 @@ def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
         Claim(
             ItemRef(Dot(writer, counter), index, count),
             ("", 0),
-            state,
-            bool(was_asked),
-            claimer,
-            since_ms,
+            is_ours=False,
+            is_in_flight=state == SENT,
+            doubt=Doubt(doubt),
+            claimer=claimer,
+            since_ms=since_ms,
+            is_visible=bool(visible),
         )
-        for writer, counter, index, was_asked, claimer, since_ms, count, state in rows
+        for writer, counter, index, doubt, claimer, since_ms, count, state, visible in rows
     ]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import aiosqlite
+import anyio
 
 from cached_session.errors import (
     CachedSessionError,
@@ -221,8 +222,10 @@ class Journal:
             else:
                 results = self._transaction(conn, group)
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
-            if len(group) == 1:
-                group[0].done(None, self._mapped(error))
+            if len(group) == 1 or _is_locked(error):
+                # A lock that one has waited for in vain is not waited for again by each.
+                for job in group:
+                    job.done(None, self._mapped(error))
             else:
                 for job in group:
                     self._run_group([job])
@@ -471,6 +474,10 @@ class _NoLock:
 _NO_LOCK = _NoLock()
 
 
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
 def _nothing(_: sqlite3.Connection) -> None:
     """The job that only opens the file."""
 
@@ -527,7 +534,9 @@ async def settle(future: asyncio.Future[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
-            await asyncio.wait([future])
+            # anyio would deliver its cancellation again at every turn of the loop.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([future])
         except asyncio.CancelledError as error:
             cancelled = cancelled or error
     if cancelled is not None:

@@ -20,7 +20,7 @@ __all__ = [
     "forgets_due",
     "forgotten",
     "load",
-    "mark_sent",
+    "newest",
     "park",
     "parked",
     "retry_parked",
@@ -67,20 +67,35 @@ def _row_id(conn: sqlite3.Connection, session_id: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def take(
-    conn: sqlite3.Connection, session_id: str, *, after: int, most_ops: int, most_bytes: int
-) -> list[Outgoing]:
-    """The next unacknowledged operations of a session in the order of writing, whole.
+def newest(conn: sqlite3.Connection) -> int:
+    """The `seq` of the last operation of the journal: what a flush called now has to reach."""
+    (seq,) = conn.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()
+    return int(seq)
 
-    At least one if there is any, then as many as fit; `after` is the `seq` to go on from.
+
+def take(
+    conn: sqlite3.Connection,
+    session_id: str,
+    *,
+    after: int,
+    upto: int,
+    most_ops: int,
+    most_bytes: int,
+) -> list[int]:
+    """Choose the next unacknowledged operations of a session, in the order of writing, and note
+    that the server may hold them from now on: before their payloads are read, so that an item
+    is either popped here alone or sent.
+
+    At least one if there is any, then as many as fit; their `seq` lie above ``after`` and not
+    above ``upto``.
     """
     session = _row_id(conn, session_id)
     if session is None:
         return []
     rows = conn.execute(
-        "SELECT seq, bytes, count FROM ops WHERE session = ? AND seq > ? AND state <> 2 "
-        f"AND state <> {PARKED} ORDER BY seq LIMIT ?",
-        (session, after, most_ops),
+        "SELECT seq, bytes, count FROM ops WHERE session = ? AND seq > ? AND seq <= ? "
+        f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?",
+        (session, after, upto, most_ops),
     ).fetchall()
     chosen: list[int] = []
     size = items = 0
@@ -90,7 +105,11 @@ def take(
         chosen.append(seq)
         size += bytes_
         items += count
-    return [outgoing for seq in chosen for outgoing in load(conn, "seq = ?", (seq,))]
+    conn.executemany(
+        f"UPDATE ops SET state = {SENT} WHERE seq = ? AND state = {PENDING}",
+        [(seq,) for seq in chosen],
+    )
+    return chosen
 
 
 def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[Outgoing]:
@@ -116,14 +135,6 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
         )
         found.append(Outgoing(seq, op, digest))
     return found
-
-
-def mark_sent(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
-    """From now on the server may hold these: written before the request leaves."""
-    conn.executemany(
-        f"UPDATE ops SET state = {SENT} WHERE seq = ? AND state = {PENDING}",
-        [(seq,) for seq in seqs],
-    )
 
 
 def ack(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
@@ -198,20 +209,22 @@ def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] 
 
 
 def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) -> int:
-    """Give up parked operations for good; how many there were.
+    """Give up parked appends for good; how many there were.
 
-    A dropped append leaves the local history too, so that all replicas stay equal; the local
-    effect of a dropped pop or clear stays. Its placeholder goes on explaining the hole.
+    A dropped append leaves the local history too, so that all replicas stay equal. Its placeholder
+    goes on explaining the hole. Pops and clears are not dropped: what they removed is gone here.
     """
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
         return 0
     dropped = 0
     for seq, writer, counter in _parked_rows(conn, tx.session, dots):
+        (kind,) = conn.execute("SELECT kind FROM ops WHERE seq = ?", (seq,)).fetchone()
+        if kind != Kind.APPEND.value:
+            continue
         tx.withdraw(Dot(writer, counter))
         conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
-        # The others will never hear of a dropped pop or clear: what it named stays on the server,
-        # and so does the placeholder.
+        # An earlier retry wanted the placeholder forgotten: it has to stay now.
         conn.execute(
             "DELETE FROM forgets WHERE session = ? AND by_writer = ? AND by_counter = ?",
             (tx.session, writer, counter),

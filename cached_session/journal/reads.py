@@ -284,5 +284,6 @@ def forget_server(conn: sqlite3.Connection) -> None:
     said again will be, and everything is listed anew."""
     conn.execute(f"UPDATE ops SET state = {PENDING} WHERE state <> {PENDING}")
     conn.execute("DELETE FROM settled")
+    conn.execute("DELETE FROM claims")
     conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
     conn.execute("DELETE FROM gates")

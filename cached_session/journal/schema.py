@@ -27,6 +27,7 @@ CREATE TABLE sessions (
     met INTEGER NOT NULL DEFAULT 0,        -- 1 once the first read has waited for the server
     hydrated INTEGER NOT NULL DEFAULT 0,   -- 1 once a pull has reached the oldest memory
     ground INTEGER NOT NULL DEFAULT 0,     -- newest server second of the last finished pull
+    ground_ms INTEGER NOT NULL DEFAULT 0,  -- wall clock since which that is so
     pulled_ms INTEGER NOT NULL DEFAULT 0,  -- wall clock of the last finished pull
     guarded_ms INTEGER NOT NULL DEFAULT 0, -- wall clock of the last lifecycle guard; 0: never
     guard TEXT NOT NULL DEFAULT '',        -- what the guard could not do; '' if all was done
@@ -57,6 +58,8 @@ CREATE TABLE ops (
 );
 -- The outbox: what the server has not acknowledged. Small whatever the history's length.
 CREATE INDEX outbox ON ops (session, seq) WHERE state <> 2;
+-- Pops and clears: what a new clear has to leave out.
+CREATE INDEX removals ON ops (session, kind) WHERE kind <> 'append';
 
 -- Visible items, clustered in the order of the history: a tail read is one range scan.
 CREATE TABLE items (
@@ -169,7 +172,7 @@ CREATE TABLE claims (
     idx INTEGER NOT NULL,
     claimer TEXT NOT NULL,                 -- the writer (opening) that claims
     since_ms INTEGER NOT NULL,
-    asked INTEGER NOT NULL,                -- 0: request not sent yet; 1: it may have been
+    asked INTEGER NOT NULL,                -- 0: not asked yet; 1: perhaps; 2: another has it
     PRIMARY KEY (session, writer, counter, idx)
 ) WITHOUT ROWID;
 

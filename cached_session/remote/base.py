@@ -29,6 +29,11 @@ class Remote(Protocol):
         """Its base URL: what acknowledgements refer to."""
         ...
 
+    @property
+    def answered(self) -> int:
+        """How many requests have had a plain yes: tells a success from having asked nothing."""
+        ...
+
     async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
         """Store memories under their own ids; the ids that the server says it holds now.
 

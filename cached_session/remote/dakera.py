@@ -35,23 +35,30 @@ OFF_LOOP_BYTES = 64 * 1024
 
 
 def check_url(url: object) -> str:
-    """The base URL without a trailing slash.
+    """The base URL in one spelling: acknowledgements refer to it.
 
     Raises:
-        InvalidArgument: it is no http or https URL with a host.
+        InvalidArgument: it is no http or https URL of a host with at most a path.
     """
-    if isinstance(url, str):
+    text = url.strip() if isinstance(url, str) else ""
+    # The parser drops some of these, and no host or path holds any.
+    if text and all(sign.isprintable() and not sign.isspace() for sign in text):
         try:
-            parts = urlsplit(url.strip())
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-            # Read for its check: a port that is no number raises.
-            valid = valid and (parts.port is None or parts.port > 0)
-            # No host and no path holds a space or a line break; the parser drops some of them.
-            valid = valid and not any(sign.isspace() for sign in url.strip())
+            parts = urlsplit(text)
+            port = parts.port  # one that is no number raises
         except ValueError:
-            valid = False
-        if valid:
-            return url.strip().rstrip("/")
+            parts, port = urlsplit(""), None
+        if parts.username is not None or parts.password is not None:
+            raise InvalidArgument(
+                "url has a user name or password in it, which would be shown wherever the server "
+                "is named; pass the key as api_key"
+            )
+        host = parts.hostname
+        plain = bool(host) and port != 0 and not parts.query and not parts.fragment
+        if parts.scheme in ("http", "https") and host and plain:
+            shown = f"[{host}]" if ":" in host else host
+            usual = port is None or port == {"http": 80, "https": 443}[parts.scheme]
+            return f"{parts.scheme}://{shown}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
     raise InvalidArgument(
         f"url={url!r} is not the address of a server; use the form http://host:port or https://host"
     )
@@ -94,6 +101,7 @@ class DakeraRemote:
         self._owner = client if owned else None
         self._client = _without_retries(client)
         self._deadline = options.request_timeout
+        self._answered = 0
 
     def __repr__(self) -> str:
         return f"DakeraRemote({self.server!r})"
@@ -101,7 +109,12 @@ class DakeraRemote:
     @property
     def server(self) -> str:
         """The base URL."""
-        return str(self._client.base_url).rstrip("/")
+        return check_url(self._client.base_url)
+
+    @property
+    def answered(self) -> int:
+        """See `Remote.answered`."""
+        return self._answered
 
     async def aclose(self) -> None:
         """Close the client if it is our own; an injected one is its caller's."""
@@ -217,9 +230,10 @@ class DakeraRemote:
             raise self._mapped(error) from error
         data: bytes = response.content
         try:
-            if len(data) > OFF_LOOP_BYTES:
-                return await asyncio.to_thread(_decode, data)
-            return _decode(data)
+            large = len(data) > OFF_LOOP_BYTES
+            answer = await asyncio.to_thread(_decode, data) if large else _decode(data)
+            self._answered += 1
+            return answer
         except (ValueError, RecursionError) as error:
             raise RemoteError(
                 Verdict.UNREACHABLE,

@@ -180,7 +180,7 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Explained | None:
         kind=kind,
         stamp=_stamp(metadata, identity),
         said_ms=_integer(metadata, "cs_t", -(1 << 53), 1 << 53, identity),
-        private=metadata.get("cs_h") == 1,
+        private=metadata.get("cs_h") in (1, "1"),
         digest=_string(metadata, "cs_d", 64, identity),
         seal=_string(metadata, "cs_e", 64, identity),
         count=count,
@@ -205,9 +205,11 @@ def _integer(
     metadata: Mapping[str, Any], field: str, lowest: int, below: int, identity: object
 ) -> int:
     value = metadata.get(field)
-    # A server may keep numbers as floats.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    # A server may keep numbers as floats, or as text.
+    is_float = isinstance(value, float) and value.is_integer()
+    is_text = isinstance(value, str) and len(value) < 20 and value.lstrip("-").isdecimal()
+    if is_float or is_text:
+        value = int(value)  # type: ignore[arg-type]
     if type(value) is not int or not lowest <= value < below:
         raise Unreadable(f"{identity} has {field}={value!r:.80}")
     return value
@@ -231,7 +233,7 @@ def _stamp(metadata: Mapping[str, Any], identity: object) -> int:
     except ValueError as error:
         raise Unreadable(f"{identity} has cs_s={text!r}") from error
     if not 0 < stamp <= MAX_STAMP:
-        raise Unreadable(f"{identity} has a stamp past the year 4199: {text}")
+        raise Unreadable(f"{identity} has a stamp that no clock gives: {text}")
     return stamp
 
 

@@ -14,10 +14,10 @@ from cached_session.history.parts import Part, is_intact
 from cached_session.journal import audits
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
-from cached_session.remote.wire import Unreadable, decode, memories_of
+from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication.link import Link
 from cached_session.replication.pull import pull
-from cached_session.replication.push import push, store
+from cached_session.replication.push import pack, push, store
 
 __all__ = ["AuditReport", "audit"]
 
@@ -54,9 +54,9 @@ async def audit(link: Link, session_id: str) -> AuditReport:
             seqs = plan.resend[start : start + HEAL_OPS]
             memories = await link.journal.read_aside(
                 lambda conn, seqs=seqs: [  # type: ignore[misc]
-                    memory
+                    packed
                     for outgoing in audits.operations(conn, seqs)
-                    for memory in memories_of(outgoing.op, outgoing.digest, session_id)
+                    for packed in pack(outgoing, session_id)
                 ]
             )
             unkept = await store(link, session_id, memories)

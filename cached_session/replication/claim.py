@@ -1,16 +1,21 @@
 """Confirmed pop: an item is ours only if the server says that we, and nobody else, deleted it.
 
 Intent in the journal, ``forget`` by id, ``deleted_count == 1`` wins, tombstone, return. Exactly
-one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not document.
+one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not document,
+and as no other device audits between a claim and the arrival of its tombstone: an audit puts back
+what the server seems to have lost.
 """
 
 from __future__ import annotations
 
+import sqlite3
+from typing import Literal
+
 from cached_session.errors import PopUnconfirmed
 from cached_session.history.ids import session_key
-from cached_session.history.ops import Dot
 from cached_session.journal import claims
-from cached_session.journal.claims import Claim
+from cached_session.journal.claims import Claim, Doubt
+from cached_session.journal.writes import Author
 from cached_session.remote.naming import agent_id, memory_id
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.link import Link
@@ -27,21 +32,22 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[str, int] | None:
             settled when the server can be reached again.
         RemoteError: the server refused; nothing is in doubt.
     """
-    lost: frozenset[tuple[Dot, int]] = frozenset()
     try:
         # What an earlier call could not settle comes first: it is the later item.
-        await settle_claims(link, session_id)
+        in_doubt = await settle_claims(link, session_id, eager=True)
     except RemoteError as error:
-        raise _unconfirmed(session_id, error) from error
+        raise _unconfirmed(session_id, error.reason) from error
+    if in_doubt:
+        raise _unconfirmed(session_id, "an earlier pop is still being settled")
     while True:
         author = link.author()
         claim = await link.journal.write(
-            lambda conn, author=author, lost=lost: claims.reserve(  # type: ignore[misc]
-                conn, author, session_id, lost
-            )
+            lambda conn, author=author: claims.reserve(conn, author, session_id)  # type: ignore[misc]
         )
         if claim is None:
             return None
+        if claim.is_ours:
+            return claim.row
         live = (session_id, claim.ref.dot, claim.ref.index)
         link.live_claims.add(live)
         try:
@@ -51,24 +57,24 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[str, int] | None:
                 lambda conn, author=author, claim=claim, won=won: (  # type: ignore[misc]
                     claims.confirm(conn, author, session_id, claim)
                     if won
-                    else claims.release(conn, session_id, claim)
+                    else claims.note(conn, session_id, claim, Doubt.LOST, author.now_ms)
                 )
             )
         finally:
             link.live_claims.discard(live)
         if won:
             return claim.row
-        lost |= {(claim.ref.dot, claim.ref.index)}
 
 
 async def _won(link: Link, session_id: str, claim: Claim) -> bool:
-    if claim.is_ours_already:
-        return True
     try:
         if claim.is_in_flight:
             # The server may or may not hold it; only once it surely does can it be claimed there.
             await push(link, session_id)
-        await link.journal.write(lambda conn: claims.asked(conn, session_id, claim))
+        now = link.now_ms()
+        await link.journal.write(
+            lambda conn: claims.note(conn, session_id, claim, Doubt.ASKED, now)
+        )
         identity = memory_id(session_key(session_id), claim.ref.dot, claim.ref.index)
         return await link.remote.forget(agent_id(session_id), [identity]) == 1
     except RemoteError as error:
@@ -76,43 +82,80 @@ async def _won(link: Link, session_id: str, claim: Claim) -> bool:
             # The server has answered, and did not do it: nothing is in doubt.
             await link.journal.write(lambda conn: claims.release(conn, session_id, claim))
             raise
-        raise _unconfirmed(session_id, error) from error
+        raise _unconfirmed(session_id, error.reason) from error
 
 
-def _unconfirmed(session_id: str, error: RemoteError) -> PopUnconfirmed:
+def _unconfirmed(session_id: str, why: str) -> PopUnconfirmed:
     return PopUnconfirmed(
-        f"the server did not say whether the last item of {session_id!r} is ours "
-        f"({error.reason}); nothing was popped here, and the claim is settled when the server "
-        "answers again"
+        f"the server did not say whether the last item of {session_id!r} is ours ({why}); "
+        "nothing was popped here, and the claim is settled when the server answers again"
     )
 
 
-async def settle_claims(link: Link, session_id: str) -> int:
-    """Settle claims that got no answer, of this opening or of one that died; how many there were.
+async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> int:
+    """Settle what can be settled of claims without an answer, of this opening or of one that died;
+    how many are still in doubt.
 
-    Where the memory is gone, somebody claimed it, perhaps we: the item is popped, and returned to
-    nobody. Where it is still there, it is nobody's and visible as before.
+    - The memory is there: it is nobody's, and visible as before.
+    - It is not there, now and `claim_patience` ago (one node may lag): somebody claimed it,
+      perhaps we. It is popped, and returned to nobody.
+    - Another device won it, and its pop has not come for `hole_patience`: that device is lost, or
+      the server has lost the memory. It is popped as well, so that it does not stand at the end of
+      the history for ever. ``eager`` looks whether it has been put back.
 
     Raises:
         RemoteError: the server cannot be asked yet.
     """
     found = await link.journal.read(lambda conn: claims.open_claims(conn, session_id))
-    found = [claim for claim in found if not _may_be_live(link, session_id, claim)]
+    in_doubt = 0
     for claim in found:
-        identity = memory_id(session_key(session_id), claim.ref.dot, claim.ref.index)
-        gone = claim.asked and await link.remote.fetch(agent_id(session_id), identity) is None
+        if _may_be_live(link, session_id, claim):
+            continue
+        verdict = await _settled(link, session_id, claim, eager=eager)
         author = link.author()
-        if gone:
-            await link.journal.write(
-                lambda conn, claim=claim, author=author: claims.confirm(  # type: ignore[misc]
-                    conn, author, session_id, claim
-                )
+        now = link.now_ms()
+        in_doubt += verdict is Doubt.ABSENT
+        await link.journal.write(
+            lambda conn, claim=claim, verdict=verdict, author=author, now=now: (  # type: ignore[misc]
+                _record(conn, session_id, claim, verdict, author, now)
             )
-        else:
-            await link.journal.write(
-                lambda conn, claim=claim: claims.release(conn, session_id, claim)  # type: ignore[misc]
-            )
-    return len(found)
+        )
+    return in_doubt
+
+
+async def _settled(
+    link: Link, session_id: str, claim: Claim, *, eager: bool
+) -> Doubt | Literal["ours", "free"]:
+    """What has become of a claim that nobody waits for."""
+    age = link.now_ms() - claim.since_ms
+    if not claim.is_visible or claim.doubt is Doubt.RESERVED:
+        return "free"
+    if claim.doubt is Doubt.LOST and not eager and 0 <= age < 1000 * link.options.hole_patience:
+        return Doubt.LOST
+    identity = memory_id(session_key(session_id), claim.ref.dot, claim.ref.index)
+    if await link.remote.fetch(agent_id(session_id), identity) is not None:
+        return "free"
+    if claim.doubt is Doubt.LOST:
+        return Doubt.LOST if 0 <= age < 1000 * link.options.hole_patience else "ours"
+    patience = 1000 * link.options.claim_patience
+    first = claim.doubt is Doubt.ASKED and patience > 0
+    return Doubt.ABSENT if first or 0 <= age < patience else "ours"
+
+
+def _record(
+    conn: sqlite3.Connection,
+    session_id: str,
+    claim: Claim,
+    verdict: Doubt | Literal["ours", "free"],
+    author: Author,
+    now_ms: int,
+) -> None:
+    if verdict == "ours":
+        claims.confirm(conn, author, session_id, claim)
+    elif verdict == "free":
+        claims.release(conn, session_id, claim)
+    elif verdict is not claim.doubt:
+        claims.note(conn, session_id, claim, Doubt(verdict), now_ms)
 
 
 def _may_be_live(link: Link, session_id: str, claim: Claim) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
 
+from cached_session.errors import CachedSessionError
 from cached_session.history.ops import Dot
 from cached_session.journal import gates
 from cached_session.journal.connection import Journal
@@ -39,7 +41,9 @@ class Link:
     """Who signs operations that replication itself writes (confirmed pops)."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """Confirmed pops whose answer is being waited for right now."""
-    _locks: dict[tuple[str, str], anyio.Lock] = field(default_factory=dict)
+    _locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = field(
+        default_factory=weakref.WeakValueDictionary
+    )
     _probe: anyio.Lock = field(default_factory=anyio.Lock)
 
     def __post_init__(self) -> None:
@@ -61,7 +65,10 @@ class Link:
 
     def lock(self, kind: str, session_id: str) -> anyio.Lock:
         """At most one push, and one pull, of a session at a time."""
-        return self._locks.setdefault((kind, session_id), anyio.Lock())
+        lock = self._locks.get((kind, session_id))
+        if lock is None:
+            lock = self._locks[kind, session_id] = anyio.Lock()
+        return lock
 
     async def wait_ms(self, session_id: str, *, asked_only: bool = False) -> int:
         """How long the gates ask to wait before this session's next attempt.
@@ -97,12 +104,26 @@ class Link:
         return await self.journal.read(lambda conn: gates.gate_of(conn, None)) is not None
 
     async def _attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        answered = self.remote.answered
         try:
             result = await work()
         except RemoteError as error:
             await self._shut(session_id, error)
             raise
-        await self._open(session_id)
+        except CachedSessionError:
+            raise
+        except Exception as error:
+            # Nobody foresaw it. It must not reach another session, nor be tried again at once.
+            log.exception("sync of %r stumbled", session_id)
+            stumble = RemoteError(
+                Verdict.UNREACHABLE,
+                f"unforeseen while syncing: {type(error).__name__}: {error}"[:300],
+                scope=Scope.SESSION,
+            )
+            await self._shut(session_id, stumble)
+            raise stumble from error
+        if self.remote.answered > answered:
+            await self._open(session_id)
         return result
 
     async def _shut(self, session_id: str, error: RemoteError) -> None:

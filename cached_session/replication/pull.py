@@ -6,6 +6,7 @@ replica that lags or a tie in ``created_at`` delays an operation, and loses none
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal import arrivals, gates
-from cached_session.journal.arrivals import Hole, PageResult
+from cached_session.journal.arrivals import Ground, Hole, PageResult
 from cached_session.remote.naming import agent_id, memory_id, placeholder_id
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.replication.link import Link, log
@@ -25,9 +26,13 @@ __all__ = ["PullResult", "pull"]
 
 OVERLAP = 20
 """Rows that neighbouring pages share: a delete between two requests moves rows across the edge."""
+LAST_SECOND = 1 << 40
+"""No server's clock is beyond this; NaN and infinity are not below it."""
+STRANGE_PAGES = 20
+"""Pages in a row without a memory of ours after which a listing is taken to have no end."""
 LARGEST_PAGE = 1000
 """The server's own limit."""
-GROUND_SECONDS = 300
+GROUND_SECONDS = 120
 """A pull goes this far below what the last one had seen: nodes' clocks and late visibility."""
 HOLES_A_PULL = 200
 """Holes that one pull looks for, the longest unseen first."""
@@ -77,18 +82,16 @@ async def pull(
         RemoteError: the first failure; what came before it is applied.
     """
     async with link.lock("pull", session_id):
-        known, hydrated, ground = await link.journal.read(
-            lambda conn: arrivals.ground_of(conn, session_id)
-        )
+        before = await link.journal.read(lambda conn: arrivals.ground_of(conn, session_id))
         result = PullResult()
         newest = await _list(
             link,
             session_id,
             result,
             progress,
-            stop_at=ground - GROUND_SECONDS if hydrated and not whole else None,
+            stop_at=None if whole else _stop_at(link, before),
         )
-        if known or result.new or result.unreadable:
+        if before.is_known or result.new or result.unreadable:
             await _repair(link, session_id, result, all_holes)
         now = link.runtime.wall_ms()
 
@@ -98,6 +101,7 @@ async def pull(
                 session_id,
                 now_ms=now,
                 ground=newest,
+                is_same_ground=newest == before.second,
                 hydrated=result.finished,
                 unreadable=result.unreadable,
             )
@@ -107,19 +111,29 @@ async def pull(
         return result
 
 
+def _stop_at(link: Link, ground: Ground) -> float | None:
+    """The server second below which a page of known memories is the last that is listed."""
+    if not ground.is_hydrated:
+        return None
+    age_ms = link.now_ms() - ground.since_ms
+    # Nothing has come for so long that whatever was late is here: any known page is ground.
+    return math.inf if age_ms > 1000 * GROUND_SECONDS else ground.second - GROUND_SECONDS
+
+
 async def _list(
     link: Link,
     session_id: str,
     result: PullResult,
     progress: Callable[[int], None] | None,
     *,
-    stop_at: int | None,
+    stop_at: float | None,
 ) -> int:
     """List from the newest memory down to known ground, or to the end; the newest second seen."""
     agent, key = agent_id(session_id), session_key(session_id)
     offset, newest = 0, 0
     limit = link.options.first_page_size
     before: tuple[str, ...] = ()
+    strange = 0
     while True:
         memories = await link.remote.page(agent, offset=offset, limit=limit)
         result.pages += 1
@@ -142,8 +156,14 @@ async def _list(
         applied = await _apply(link, session_id, page, result)
         if progress is not None:
             progress(applied.new)
+        is_ours = bool(page.parts or page.explained)
+        strange = 0 if is_ours else strange + 1
+        if strange >= STRANGE_PAGES:
+            log.warning("%s lists page after page without a memory of ours", link.remote.server)
+            return newest
         short = len(memories) < limit
-        if stop_at is not None and applied.is_ground and (short or page.oldest < stop_at):
+        is_ground = applied.is_ground and is_ours
+        if stop_at is not None and is_ground and (short or page.oldest < stop_at):
             result.finished = True
             return newest
         # A short page may still not be the last: only an empty one is.
@@ -157,13 +177,16 @@ async def _decoded(link: Link, memories: Sequence[dict[str, Any]], key: str) -> 
     return _decode(memories, key)
 
 
+def _second(memory: dict[str, Any]) -> int | None:
+    """When the server says that it stored this; None if it says something that is no time."""
+    created = memory.get("created_at")
+    is_time = isinstance(created, (int, float)) and 0 <= created < LAST_SECOND
+    return int(created) if is_time else None  # type: ignore[arg-type]
+
+
 def _decode(memories: Sequence[dict[str, Any]], key: str) -> _Page:
     page = _Page(ids=tuple(str(memory.get("id")) for memory in memories))
-    seconds = [
-        int(created)
-        for memory in memories
-        if isinstance(created := memory.get("created_at"), (int, float))
-    ]
+    seconds = [second for memory in memories if (second := _second(memory)) is not None]
     page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
     for memory in memories:
         try:
@@ -255,8 +278,7 @@ def _next_look_ms(link: Link, hole: Hole) -> int:
 async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str, Any]], bool]:
     """The memories of an operation that can be had by id; and whether its writer parked it."""
     agent, key = agent_id(session_id), session_key(session_id)
-    have = {(part.index, part.part) for part in hole.parts}
-    heads = {part.index: part.parts for part in hole.parts}
+    have, heads = set(hole.have), dict(hole.heads)
     got: list[dict[str, Any]] = []
 
     async def get(index: int, part: int) -> Part | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from cached_session.history.ids import session_key
-from cached_session.journal import gates, outbox
+from cached_session.journal import gates, outbox, reads
 from cached_session.journal.outbox import Forget, Outgoing
 from cached_session.remote.naming import agent_id, memory_id, placeholder_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
@@ -23,6 +23,11 @@ FORGETS_A_REQUEST = 500
 """Ids in one forget request."""
 GUARD_AGAIN_MS = 24 * 3600 * 1000
 """The namespace's policy is checked again after a day: a server may have been set up anew."""
+EVERYTHING = 1 << 62
+"""Above every `seq`."""
+SAMPLES = 3
+"""Memories that are looked for when a server claims to have stored none of a batch."""
+TAKE_OPS = 1000
 TAKE_BYTES = 256 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
 
@@ -34,8 +39,14 @@ class PushResult:
     acked: int = 0
     parked: int = 0
     forgotten: int = 0
+    unsettled: int = 0
+    """Confirmed pops whose outcome is still in doubt."""
     unkept: int = 0
     """Operations that the server took and did not keep: they stay in the outbox."""
+
+
+Packed = tuple[dict[str, Any], int]
+"""A memory and its encoded size, counted off the event loop."""
 
 
 @dataclass
@@ -43,38 +54,47 @@ class _Parcel:
     """An operation and its memories, ready to be sent."""
 
     outgoing: Outgoing
-    memories: list[dict[str, Any]]
-    size: int = field(init=False)
+    memories: list[Packed]
 
-    def __post_init__(self) -> None:
-        self.size = sum(len(orjson.dumps(memory)) for memory in self.memories)
+    @property
+    def size(self) -> int:
+        return sum(size for _, size in self.memories)
 
 
-async def push(
-    link: Link, session_id: str, progress: Callable[[int], None] | None = None
-) -> PushResult:
+async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushResult:
     """Send what waits in one session, then have the server forget what was removed.
+
+    Args:
+        upto: the `seq` to stop at; None goes on while there is something to send.
 
     Raises:
         RemoteError: the first failure; what was acknowledged before it stays acknowledged.
     """
     result = PushResult()
+    last = EVERYTHING if upto is None else upto
     async with link.lock("push", session_id):
         after = 0
-        while True:
-            parcels = await link.journal.read_aside(
-                lambda conn, after=after: _prepare(conn, session_id, after)  # type: ignore[misc]
-            )
-            if not parcels:
-                break
+        if await link.journal.read(lambda conn: reads.has_unsent(conn, session_id)):
             await _guard(link, session_id)
-            seqs = [parcel.outgoing.seq for parcel in parcels]
-            await link.journal.write(lambda conn, seqs=seqs: outbox.mark_sent(conn, seqs))  # type: ignore[misc]
-            for group in _groups(parcels, link):
-                await _deliver(link, session_id, group, result)
-                if progress is not None:
-                    progress(len(group))
-            after = seqs[-1]
+            while True:
+                seqs = await link.journal.write(
+                    lambda conn, after=after: outbox.take(  # type: ignore[misc]
+                        conn,
+                        session_id,
+                        after=after,
+                        upto=last,
+                        most_ops=TAKE_OPS,
+                        most_bytes=TAKE_BYTES,
+                    )
+                )
+                if not seqs:
+                    break
+                parcels = await link.journal.read_aside(
+                    lambda conn, seqs=seqs: _prepare(conn, session_id, seqs)  # type: ignore[misc]
+                )
+                for group in _groups(parcels, link):
+                    await _deliver(link, session_id, group, result)
+                after = seqs[-1]
         await _forget(link, session_id, result)
     if result.unkept:
         raise RemoteError(
@@ -86,12 +106,18 @@ async def push(
     return result
 
 
-def _prepare(conn: sqlite3.Connection, session_id: str, after: int) -> list[_Parcel]:
-    taken = outbox.take(conn, session_id, after=after, most_ops=1000, most_bytes=TAKE_BYTES)
+def _prepare(conn: sqlite3.Connection, session_id: str, seqs: Sequence[int]) -> list[_Parcel]:
     return [
-        _Parcel(outgoing, list(memories_of(outgoing.op, outgoing.digest, session_id)))
-        for outgoing in taken
+        _Parcel(outgoing, pack(outgoing, session_id))
+        for seq in seqs
+        for outgoing in outbox.load(conn, "seq = ?", (seq,))
     ]
+
+
+def pack(outgoing: Outgoing, session_id: str) -> list[Packed]:
+    """An operation's memories with their sizes. Takes a while: not for the event loop."""
+    memories = memories_of(outgoing.op, outgoing.digest, session_id)
+    return [(memory, len(orjson.dumps(memory))) for memory in memories]
 
 
 def _groups(parcels: Sequence[_Parcel], link: Link) -> list[list[_Parcel]]:
@@ -138,7 +164,7 @@ async def _deliver(
     kept = [
         parcel.outgoing.seq
         for parcel in group
-        if not any(memory["id"] in unkept for memory in parcel.memories)
+        if not any(memory["id"] in unkept for memory, _ in parcel.memories)
     ]
     now = link.runtime.wall_ms()
 
@@ -151,7 +177,7 @@ async def _deliver(
     result.unkept += len(group) - len(kept)
 
 
-async def store(link: Link, session_id: str, memories: list[dict[str, Any]]) -> set[str]:
+async def store(link: Link, session_id: str, memories: Sequence[Packed]) -> set[str]:
     """Store memories, in requests of legal size; the ids of those that the server did not keep.
 
     Raises:
@@ -163,11 +189,10 @@ async def store(link: Link, session_id: str, memories: list[dict[str, Any]]) -> 
     return unkept
 
 
-def _batches(memories: list[dict[str, Any]], link: Link) -> list[list[dict[str, Any]]]:
+def _batches(memories: Sequence[Packed], link: Link) -> list[list[dict[str, Any]]]:
     batches: list[list[dict[str, Any]]] = []
     size = 0
-    for memory in memories:
-        length = len(orjson.dumps(memory))
+    for memory, length in memories:
         full = not batches or len(batches[-1]) >= link.options.max_batch_memories
         if full or size + length > link.options.max_batch_bytes:
             batches.append([])
@@ -193,11 +218,16 @@ async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]])
         if not conflict:
             raise
         stored = set()
-    return {
-        memory["id"]
-        for memory in batch
-        if memory["id"] not in stored and not await _is_held(link, agent, memory)
-    }
+    unsaid = [memory for memory in batch if memory["id"] not in stored]
+    unkept = set()
+    for position, memory in enumerate(unsaid):
+        if await _is_held(link, agent, memory):
+            continue
+        unkept.add(memory["id"])
+        if not stored and position + 1 >= SAMPLES and len(unkept) > position:
+            # Nothing was kept: a server that answers so is not asked a thousand times.
+            return {memory["id"] for memory in unsaid}
+    return unkept
 
 
 def _is_one_operation(batch: list[dict[str, Any]]) -> bool:

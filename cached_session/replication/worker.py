@@ -53,12 +53,10 @@ class Replicator:
         lock: BaseFileLock | None,
         *,
         on_pulled: Callable[[str], None],
-        on_moved: Callable[[], None],
     ) -> None:
         self.link = link
         self._lock = lock
         self._on_pulled = on_pulled
-        self._on_moved = on_moved
         self._wake = anyio.Event()
         self._pull_wake = anyio.Event()
         self._schedules: dict[str, _Schedule] = {}
@@ -122,6 +120,8 @@ class Replicator:
 
     def _lead(self) -> bool:
         """Whether this process pushes; never waits for the lock."""
+        if self.is_leader:
+            return True
         if self._lock is None:
             self.is_leader = True
             return True
@@ -213,7 +213,7 @@ class Replicator:
         if wait:
             return wait / 1000
         try:
-            await self.push_now(session_id)
+            result = await self.push_now(session_id)
         except RemoteError:
             return max(0.05, await self.link.wait_ms(session_id) / 1000)
         except SessionClosed:
@@ -221,7 +221,7 @@ class Replicator:
         except CachedSessionError as error:
             log.error("push of session %r failed: %s", session_id, error)
             return self.link.options.backoff_base * 2
-        return math.inf
+        return self.link.options.claim_patience if result.unsettled else math.inf
 
     async def _pull_loop(self) -> None:
         clock = self.link.runtime.monotonic
@@ -302,20 +302,20 @@ class Replicator:
 
     # -- one step, for the loops and for `sync` --------------------------------------------------
 
-    async def push_now(self, session_id: str) -> PushResult:
-        """Push one session whatever its gates say.
+    async def push_now(self, session_id: str, *, upto: int | None = None) -> PushResult:
+        """Push one session whatever its gates say, or what was written up to a point.
 
         Raises:
             RemoteError: after the gate was shut.
         """
 
         async def work() -> PushResult:
-            await settle_claims(self.link, session_id)
-            return await push(self.link, session_id, lambda _: self._on_moved())
+            in_doubt = await settle_claims(self.link, session_id)
+            result = await push(self.link, session_id, upto=upto)
+            result.unsettled = in_doubt
+            return result
 
-        result = await self.link.attempt(session_id, work)
-        self._on_moved()
-        return result
+        return await self.link.attempt(session_id, work)
 
     async def pull_now(
         self,

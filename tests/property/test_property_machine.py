@@ -95,8 +95,13 @@ class Exchange(RuleBasedStateMachine):
     def push(self, who: int, most: int, cut: int, answered: bool) -> None:
         """Send what waits; the request may be cut short, and its answer may be lost."""
         write = self.replicas[who].journal.write_blocking
-        taken = write(lambda c: outbox.take(c, SESSION, after=0, most_ops=most, most_bytes=1 << 20))
-        write(lambda conn: outbox.mark_sent(conn, [out.seq for out in taken]))
+        limits = {"after": 0, "upto": 1 << 40, "most_ops": most, "most_bytes": 1 << 20}
+        seqs = write(lambda conn: outbox.take(conn, SESSION, **limits))
+        taken = [
+            out
+            for seq in seqs
+            for out in write(lambda conn, seq=seq: outbox.load(conn, "seq = ?", (seq,)))
+        ]
         memories = [m for out in taken for m in memories_of(out.op, out.digest, SESSION)]
         if not answered:
             memories = memories[:cut]

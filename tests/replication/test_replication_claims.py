@@ -237,3 +237,47 @@ async def test_a_confirmed_pop_of_a_private_session(device: Devices, server: Dev
     await a.sync()
     assert await a.pop_item() == said("two")
     assert await one_history(a, device.new("b")) == ["one"]
+
+
+async def test_one_absence_is_not_believed(device: Devices, server: DevServer) -> None:
+    """A claim that never arrived is not taken for won because a lagging node misses the memory."""
+    a = await device("a", pop="confirmed", options=replace(MANUAL, claim_patience=60.0))
+    await a.add_items([said("one"), said("two")])
+    await a.sync(timeout=10)
+    with server.faults.lose_request(route=FORGET), pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    with server.faults.status(404, route="GET /v1/memory/get/*"), pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    assert await a.get_items() == [said("one"), said("two")]
+    assert await a.pop_item() == said("two")
+    assert await a.pop_item() == said("one")
+
+
+async def test_what_is_being_sent_is_claimed_on_the_server(
+    device: Devices, server: DevServer
+) -> None:
+    """An item popped while it leaves is not given away here: the server decides."""
+    a = await device("a", pop="confirmed", options=MANUAL)
+    b = await device("b", pop="confirmed", options=MANUAL)
+    await a.add_items([said("the one")])
+    with server.faults.latency(0.3, route="POST /v1/agents", count=1):
+        leaving = asyncio.ensure_future(a.sync(timeout=10))
+        await asyncio.sleep(0.1)
+        popped = [await a.pop_item()]
+        await leaving
+    await b.sync(timeout=10)
+    popped.append(await b.pop_item())
+    assert sorted(item is not None for item in popped) == [False, True]
+
+
+async def test_a_parked_item_is_popped_first(device: Devices, server: DevServer) -> None:
+    """What the server refuses no other device has: it is popped here, in its turn."""
+    a = await device("a", pop="confirmed", options=MANUAL)
+    await a.add_items([said("old")])
+    await a.sync(timeout=10)
+    await a.add_items([said("x" * 10)])
+    with server.faults.status(400, route=BATCH, count=1):
+        await a.sync(timeout=10)
+    assert a.status().parked == 1
+    assert await a.pop_item() == said("x" * 10)
+    assert await a.pop_item() == said("old")

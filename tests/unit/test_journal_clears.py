@@ -60,7 +60,7 @@ def holes(here: Journal) -> set[tuple[str, int]]:
 
 
 def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_found() -> None:
-    """A replica that has the later clear and not the earlier one knows that something is missing."""
+    """A replica that has the later clear and not the earlier one knows that one is missing."""
     first = append(A, 1, 10)
     earlier = Operation(Dot(X, 1), Kind.CLEAR, 20, 0, (clear_payload(Frontier.of([(A, 1)])),))
     between = append(X, 2, 20)
@@ -79,7 +79,7 @@ def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_
 
 
 def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None:
-    """A pop that came before its item is not made needless by a clear that has not seen the item."""
+    """A pop that came before its item is still needed after a clear that never saw the item."""
     target = append(A, 1, 10)
     popped = Operation(Dot(P, 1), Kind.POP, 20, 0, (pop_payload(ItemRef(target.dot, 0, 2)),))
     after = append(P, 2, 20)
@@ -90,7 +90,7 @@ def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None
 
 
 def test_a_clear_names_nothing_twice() -> None:
-    """What an acknowledged clear named is not named again: a clear's size is that of what is new."""
+    """What an acknowledged clear named is not named again: a clear is as large as what is new."""
     here = journal()
     for round_ in range(3):
         receive(here, append(A, round_ + 1, 10 + round_))

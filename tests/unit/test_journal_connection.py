@@ -1,5 +1,5 @@
 # What is tested is files and processes: looking at them on the loop is all the same here.
-# ruff: noqa: ASYNC220, ASYNC240
+# ruff: noqa: ASYNC220
 from __future__ import annotations
 
 import asyncio
