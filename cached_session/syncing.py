@@ -169,7 +169,7 @@ async def audit(core: Core, session_id: str) -> AuditReport:
         raise _denied(error) from error
 
 
-async def pop_confirmed(core: Core, session_id: str) -> tuple[str, int] | None:
+async def pop_confirmed(core: Core, session_id: str) -> tuple[bytes, int] | None:
     """See `CachedSession.pop_item`."""
     try:
         return await core.at_home(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -17,15 +18,24 @@ _ROLES = frozenset({"user", "assistant", "system", "developer"})
 def readable(payload: str) -> tuple[str, str]:
     """(role, text) of an item as a person would read it. Any JSON gives something, never empty."""
     try:
-        role, text = _said(orjson.loads(payload))
+        role, text = _said(_loaded(payload))
     except (ValueError, TypeError, RecursionError):
         # The fast library reads deeper than it writes, and calls that a TypeError.
         role, text = "item", ""
+    # A lone surrogate has no UTF-8, and none of what is readable here needs to be exact.
+    text = text.encode("utf-8", "replace").decode()
     text = text.replace("\x00", "\ufffd").strip() or payload
     encoded = text.encode("utf-8", "replace")
     if len(encoded) > CONTENT_BYTES:
         text = encoded[:CONTENT_BYTES].decode("utf-8", "ignore") + " (...)"
     return role, text
+
+
+def _loaded(payload: str) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return json.loads(payload)
 
 
 def _said(item: Any) -> tuple[str, str]:

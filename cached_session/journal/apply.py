@@ -436,7 +436,7 @@ class SessionTransaction:
         if by is not None:
             self.conn.execute(
                 "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "
-                f"part_count(payload), ?, ? FROM items WHERE {where}",
+                f"part_count(CAST(payload AS BLOB)), ?, ? FROM items WHERE {where}",
                 (*by, *key),
             )
         gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount

@@ -47,7 +47,8 @@ def compare(conn: sqlite3.Connection, session_id: str, present: Present) -> Plan
             continue
         visible = dict(
             conn.execute(
-                "SELECT idx, part_count(payload) FROM items WHERE session = ? AND stamp = ? "
+                "SELECT idx, part_count(CAST(payload AS BLOB)) FROM items "
+                "WHERE session = ? AND stamp = ? "
                 "AND writer = ? AND counter = ?",
                 (tx.session, stamp, writer, counter),
             ).fetchall()

@@ -32,7 +32,7 @@ class Claim:
     """One item that this journal wants for itself."""
 
     ref: ItemRef
-    row: tuple[str, int]
+    row: tuple[bytes, int]
     """Its payload and codec."""
     is_ours: bool
     """Whether no other device can have seen the item: it is popped already."""
@@ -115,7 +115,7 @@ def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
     return [
         Claim(
             ItemRef(Dot(writer, counter), index, count),
-            ("", 0),
+            (b"", 0),
             is_ours=False,
             is_in_flight=state == SENT,
             doubt=Doubt(doubt),

@@ -111,15 +111,15 @@ def codec_of(text: str) -> int:
     return EXACT
 
 
-def decode_rows(rows: Iterable[tuple[Any, int]]) -> list[Any]:
-    """The items of (text, codec) rows, in their order, as fresh objects.
+def decode_rows(rows: Iterable[tuple[bytes, int]]) -> list[Any]:
+    """The items of (JSON text in UTF-8, codec) rows, in their order, as fresh objects.
 
     A row that cannot be decoded is left out and logged; its neighbours are not touched.
     """
     rows = list(rows)
     if not any(codec for _, codec in rows):
         try:
-            items: list[Any] = orjson.loads("[" + ",".join([text for text, _ in rows]) + "]")
+            items: list[Any] = orjson.loads(b"[" + b",".join([data for data, _ in rows]) + b"]")
             # A damaged row could still fit between its neighbours' commas.
             if len(items) == len(rows):
                 return items
@@ -128,9 +128,9 @@ def decode_rows(rows: Iterable[tuple[Any, int]]) -> list[Any]:
     return [item for row in rows for item in _decode_one(*row)]
 
 
-def _decode_one(text: Any, codec: int) -> list[Any]:
+def _decode_one(data: bytes, codec: int) -> list[Any]:
     try:
-        return [orjson.loads(text) if codec == FAST else json.loads(text)]
+        return [orjson.loads(data) if codec == FAST else json.loads(data)]
     except (ValueError, TypeError, RecursionError) as error:
         log.warning("an item of the journal cannot be decoded and is left out: %s", error)
         return []

@@ -420,7 +420,7 @@ class Journal:
             conn.execute(f"PRAGMA synchronous = {self._durability.upper()}")
             conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             conn.execute("PRAGMA temp_store = MEMORY")
-            conn.create_function("part_count", 1, part_count, deterministic=True)
+            conn.create_function("part_count", 1, _part_count, deterministic=True)
         except BaseException:
             conn.close()
             raise
@@ -472,6 +472,11 @@ class _NoLock:
 
 
 _NO_LOCK = _NoLock()
+
+
+def _part_count(payload: bytes) -> int:
+    """`part_count` for SQL, of a text that may be damaged."""
+    return part_count(payload.decode(errors="replace"))
 
 
 def _is_locked(error: BaseException) -> bool:

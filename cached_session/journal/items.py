@@ -31,11 +31,11 @@ class _Found:
     """What the short way found: texts that are known to be good, or rows, or neither."""
 
     version: Version
-    texts: Sequence[str] | None = None
+    texts: Sequence[bytes] | None = None
     session: int | None = None
     count: int = 0
     revision: int = 0
-    rows: list[tuple[str, int]] | None = None
+    rows: list[tuple[bytes, int]] | None = None
 
 
 async def history(journal: Journal, tails: Tails, session_id: str, limit: int | None) -> list[Any]:
@@ -45,7 +45,7 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
     """
     found = await journal.read(lambda conn: _short(conn, tails, session_id, limit))
     if found.texts is not None:
-        warm: list[Any] = orjson.loads("[" + ",".join(found.texts) + "]")
+        warm: list[Any] = orjson.loads(b"[" + b",".join(found.texts) + b"]")
         return warm
     if found.session is None:
         return []
@@ -117,7 +117,7 @@ async def _long(journal: Journal, session: int, limit: int | None) -> list[Any]:
     return [item for part in found for item in part]
 
 
-def _slice(rows: list[tuple[str, int]]) -> list[Any]:
+def _slice(rows: list[tuple[bytes, int]]) -> list[Any]:
     items = decode_rows(rows)
     # Let the event loop's thread have the interpreter between slices.
     time.sleep(0)

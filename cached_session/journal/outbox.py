@@ -125,11 +125,12 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
         if kind == Kind.APPEND.value:
             texts = [GONE] * count
             for index, payload in conn.execute(
-                "SELECT idx, payload FROM items WHERE session = ? AND stamp = ? "
+                "SELECT idx, CAST(payload AS BLOB) FROM items WHERE session = ? AND stamp = ? "
                 "AND writer = ? AND counter = ?",
                 (session, stamp, writer, counter),
             ):
-                texts[index] = payload
+                # A damaged text goes as it can: its seal tells the others, nothing waits for it.
+                texts[index] = payload.decode(errors="replace")
         op = Operation(
             Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), bool(private)
         )
@@ -175,7 +176,7 @@ def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
         for outgoing in load(conn, "seq = ?", (seq,)):
             op = outgoing.op
             texts = [text for text in op.payloads if text != GONE]
-            items = decode_rows([(text, EXACT) for text in texts])
+            items = decode_rows([(text.encode(), EXACT) for text in texts])
             found.append(
                 Parked(
                     owner,

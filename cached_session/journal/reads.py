@@ -34,12 +34,13 @@ __all__ = [
 ]
 
 HISTORY = (
-    "SELECT payload, codec FROM items WHERE session = ? "
+    "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
     "ORDER BY session, stamp, writer, counter, idx"
 )
-"""All items of a session in order: one scan of their clustered rows."""
+"""All items of a session in order: one scan of their clustered rows. As bytes, so that one row
+whose text is damaged cannot keep its neighbours from being read."""
 BACKWARDS = (
-    "SELECT payload, codec FROM items WHERE session = ? "
+    "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
     "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC"
 )
 """The same, latest first."""
@@ -96,7 +97,7 @@ def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
 
 def tail(
     conn: sqlite3.Connection, session: int, limit: int, most_bytes: int
-) -> list[tuple[str, int]] | None:
+) -> list[tuple[bytes, int]] | None:
     """The latest ``limit`` rows, oldest first; None if they are larger than ``most_bytes``."""
     cursor = conn.execute(TAIL, (session, limit))
     rows = cursor.fetchmany(64)
@@ -113,7 +114,8 @@ def tail(
 
 
 ENTRIES = (
-    "SELECT i.payload, i.codec, i.stamp, i.writer, i.counter, i.idx, o.state, o.said_ms "
+    "SELECT CAST(i.payload AS BLOB), i.codec, i.stamp, i.writer, i.counter, i.idx, "
+    "o.state, o.said_ms "
     "FROM items i CROSS JOIN ops o ON o.session = i.session AND o.writer = i.writer "
     "AND o.counter = i.counter WHERE i.session = ? "
     "ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC LIMIT ?"
@@ -128,7 +130,7 @@ STATES: dict[int, Literal["pending", "sent", "acked", "parked"]] = {
 
 def entries_backwards(
     conn: sqlite3.Connection, session_id: str, limit: int | None
-) -> Iterator[tuple[Entry, str]]:
+) -> Iterator[tuple[Entry, bytes]]:
     """The latest entries with their payloads, latest first. A rank is counted from the end: the
     journal keeps the number of items, so nothing is ever renumbered."""
     row = session_row(conn, session_id)

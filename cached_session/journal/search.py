@@ -31,7 +31,7 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
     if limit <= 0:
         return found
     for entry, payload in reads.entries_backwards(conn, session_id, None):
-        text = _folded(readable(payload)[1])
+        text = _folded(readable(payload.decode(errors="replace"))[1])
         if all(word in text for word in wanted):
             found.append(entry)
             if len(found) >= limit:

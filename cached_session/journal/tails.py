@@ -18,7 +18,7 @@ __all__ = ["Tail", "Tails", "Version"]
 MOST_SESSIONS = 256
 MOST_ITEMS = 256
 MOST_BYTES = 64 * 1024
-"""Characters of one tail: at most 16 MiB or so in all."""
+"""Of one tail: at most 16 MiB in all."""
 
 Version = tuple[int, int]
 """What SQLite says of the whole file: nothing was committed while this stays the same."""
@@ -30,11 +30,11 @@ class Tail:
 
     version: Version
     revision: int
-    texts: tuple[str, ...]
+    texts: tuple[bytes, ...]
     whole: bool
     """Whether these are all there are."""
 
-    def latest(self, limit: int | None) -> Sequence[str] | None:
+    def latest(self, limit: int | None) -> Sequence[bytes] | None:
         """The latest ``limit`` texts; None if this tail cannot tell."""
         if limit is not None and limit <= len(self.texts):
             return self.texts[len(self.texts) - limit :]
@@ -72,7 +72,7 @@ class Tails:
                 or any(codec != FAST for _, codec in encoded)
             ):
                 return
-            texts = (*tail.texts, *(text for text, _ in encoded))
+            texts = (*tail.texts, *(text.encode() for text, _ in encoded))
             kept = texts[-MOST_ITEMS:]
             if sum(map(len, kept)) <= MOST_BYTES:
                 whole = tail.whole and len(kept) == len(texts)

@@ -57,7 +57,7 @@ def append(
     return int(revision)
 
 
-def pop(conn: sqlite3.Connection, author: Author, session_id: str) -> tuple[str, int] | None:
+def pop(conn: sqlite3.Connection, author: Author, session_id: str) -> tuple[bytes, int] | None:
     """Remove the latest item; its row, or None where there is none."""
     tx = SessionTransaction.begin(conn, session_id)
     found = last_item(conn, tx) if tx is not None else None
@@ -83,10 +83,10 @@ def _pop(tx: SessionTransaction, author: Author, ref: ItemRef) -> None:
 
 def last_item(
     conn: sqlite3.Connection, tx: SessionTransaction, skip: frozenset[tuple[Dot, int]] = frozenset()
-) -> tuple[ItemRef, tuple[str, int]] | None:
+) -> tuple[ItemRef, tuple[bytes, int]] | None:
     """The latest item that can be decoded and is neither claimed nor in ``skip``."""
     rows = conn.execute(
-        "SELECT writer, counter, idx, payload, codec FROM items WHERE session = ? "
+        "SELECT writer, counter, idx, CAST(payload AS BLOB), codec FROM items WHERE session = ? "
         "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC",
         (tx.session,),
     )

@@ -24,7 +24,7 @@ from cached_session.replication.push import push
 __all__ = ["pop_confirmed", "settle_claims"]
 
 
-async def pop_confirmed(link: Link, session_id: str) -> tuple[str, int] | None:
+async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None:
     """The row of the latest item that the server gave to us alone; None if there is none.
 
     Raises:

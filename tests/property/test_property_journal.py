@@ -82,7 +82,7 @@ def test_a_tail_is_the_end_of_the_history(ops: History, limit: int) -> None:
         expected = visible(ops.values())[-limit:] if limit else []
         (session,) = replica.row("SELECT id FROM sessions") or (0,)
         rows = replica.journal.read_blocking(lambda c: reads.tail(c, session, limit, 1 << 20))
-        assert [text for text, _ in rows] == [text for _, _, text in expected]
+        assert [text.decode() for text, _ in rows] == [text for _, _, text in expected]
         whole = replica.entries()
         assert replica.entries(limit) == (whole[-limit:] if limit else [])
 
@@ -174,7 +174,7 @@ def _write(
         write(lambda conn: writes.append(conn, author, SESSION, encoded, private=False))
     elif what == "pop":
         row = write(lambda conn: writes.pop(conn, author, SESSION))
-        assert (row and row[0]) == (shown[-1][2] if shown else None)
+        assert (row and row[0].decode()) == (shown[-1][2] if shown else None)
     else:
         write(lambda conn: writes.clear(conn, author, SESSION))
     if what != "append" and not shown:

@@ -637,7 +637,7 @@ async def test_a_session_refused_or_closed_is_not_warned_of(
 
 # -- damage --------------------------------------------------------------------------------------
 
-DAMAGE = ["'{\"cut\": '", "''", "'no json'", "x'fffe'", "'1,2'"]
+DAMAGE = ["'{\"cut\": '", "''", "'no json'", "x'fffe'", "'1,2'", "CAST(x'7b2261ff' AS TEXT)"]
 
 
 @pytest.mark.parametrize("payload", DAMAGE)

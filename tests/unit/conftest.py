@@ -6,8 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from cached_session.history.parts import part_count
-from cached_session.journal import schema
+from cached_session.journal import connection, schema
 
 
 @pytest.fixture
@@ -15,5 +14,5 @@ def conn() -> Iterator[sqlite3.Connection]:
     """A journal's tables in memory, without the journal around them."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        conn.create_function("part_count", 1, part_count, deterministic=True)
+        conn.create_function("part_count", 1, connection._part_count, deterministic=True)
         yield conn

@@ -84,7 +84,9 @@ def test_a_long_text_is_cut_within_the_limit_and_between_characters() -> None:
     assert text.endswith("😀 (...)")
 
 
-def test_lone_surrogates_are_shown_escaped() -> None:
-    """A text that UTF-8 cannot say is shown as its JSON, which can be sent."""
+def test_what_needs_the_exact_codec_is_readable_too() -> None:
+    """A lone surrogate is shown as a question mark, and a large number hides no text beside it."""
     payload, _ = encode_item({"role": "user", "content": "half \ud83d"})
-    assert readable(payload) == ("item", payload)
+    assert readable(payload) == ("user", "half ?")
+    payload, _ = encode_item({"role": "user", "content": "many", "n": 10**30})
+    assert readable(payload) == ("user", "many")
