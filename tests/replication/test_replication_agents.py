@@ -1,0 +1,519 @@
+"""Two devices, each with the Agents SDK's own `Runner`, over one session: apart, then together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from agents import Agent, ModelResponse, RunConfig, Runner, Usage, function_tool
+from agents.extensions.memory import EncryptedSession
+from agents.memory import OpenAIResponsesCompactionSession
+from agents.models.interface import Model
+from devices import AGENT, QUICK, Devices, place, settle, until
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseOutputText,
+    ResponseReasoningItem,
+)
+
+from cached_session import CachedSession
+from cached_session.devserver import DevServer
+
+QUIET = RunConfig(tracing_disabled=True)
+DAY = 86400
+TURNS: list[list[int]] = [[0], [1, 0], [2, 1, 0]]
+"""How many tools the model calls in each answer of a turn, with a thought before each answer."""
+
+
+class Thinker(Model):
+    """Thinks before all that it does: in each answer first a reasoning item, then calls or words.
+
+    Every item bears the name of its turn, and a reasoning item that of what must follow it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.turn = 0
+        self.step = 0
+        self.seen: list[list[Any]] = []
+
+    @property
+    def turn_name(self) -> str:
+        return f"turn-{self.name}{self.turn}"
+
+    async def get_response(
+        self,
+        system_instructions: Any,
+        input: Any,  # noqa: A002 - the SDK's name
+        *args: Any,
+        **kwargs: Any,
+    ) -> ModelResponse:
+        return ModelResponse(output=self._answer(input), usage=Usage(), response_id=None)
+
+    async def stream_response(
+        self,
+        system_instructions: Any,
+        input: Any,  # noqa: A002 - the SDK's name
+        *args: Any,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        response = Response(
+            id=f"resp_{self.name}_{len(self.seen)}",
+            created_at=0,
+            model="thinker",
+            object="response",
+            output=self._answer(input),
+            parallel_tool_calls=True,
+            tool_choice="auto",
+            tools=[],
+        )
+        yield ResponseCompletedEvent(
+            response=response, sequence_number=0, type="response.completed"
+        )
+
+    def _answer(self, given: Any) -> list[Any]:
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        self.seen.append(json.loads(json.dumps(items)))
+        calls = TURNS[self.turn % len(TURNS)][self.step]
+        self.step += 1
+        label = f"{self.turn_name}-{self.step}"
+        thought = ResponseReasoningItem(id=f"rs_{label}", summary=[], type="reasoning")
+        if not calls:
+            text = ResponseOutputText(
+                text=f"done {self.turn_name}", type="output_text", annotations=[]
+            )
+            return [
+                thought,
+                ResponseOutputMessage(
+                    id=f"msg_{label}",
+                    content=[text],
+                    role="assistant",
+                    status="completed",
+                    type="message",
+                ),
+            ]
+        return [
+            thought,
+            *(
+                ResponseFunctionToolCall(
+                    id=f"fc_{label}" if not number else f"fc_{label}_{number}",
+                    call_id=f"call_{label}_{number}",
+                    name="look_up",
+                    arguments=json.dumps({"what": f"{self.turn_name} {number}"}),
+                    type="function_call",
+                    status="completed",
+                )
+                for number in range(calls)
+            ),
+        ]
+
+
+class Talker:
+    """A device's agent: its model, its tool, and the session that the runner is given."""
+
+    def __init__(self, name: str, below: CachedSession, session: Any = None) -> None:
+        self.below = below
+        self.session = below if session is None else session
+        self.model = Thinker(name)
+        self.meanwhile: Any = None
+        self.agent = Agent(name="guide", model=self.model, tools=[function_tool(self.look_up)])
+
+    async def look_up(self, what: str) -> str:
+        """Look something up."""
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return f"found {what}"
+
+    async def ask(self, *, streamed: bool = False) -> None:
+        """One turn, with the model's input checked against what was stored."""
+        model = self.model
+        model.turn, model.step = model.turn + 1, 0
+        stored: list[Any] = await self.session.get_items()
+        question = f"question {model.turn_name}"
+        first = len(model.seen)
+        if streamed:
+            run: Any = Runner.run_streamed(
+                self.agent, question, session=self.session, run_config=QUIET
+            )
+            async for _ in run.stream_events():
+                pass
+        else:
+            run = await Runner.run(self.agent, question, session=self.session, run_config=QUIET)
+        assert run.final_output == f"done {model.turn_name}"
+        assert model.seen[first] == [*stored, {"role": "user", "content": question}]
+        for seen in model.seen[first:]:
+            check_calls(seen)
+
+    async def talk(self, turns: int = 3, *, streamed: bool = False) -> None:
+        for _ in range(turns):
+            await self.ask(streamed=streamed)
+
+
+def turn_of(item: Any) -> str:
+    """The turn that an item belongs to."""
+    found = set(re.findall(r"turn-[a-z]\d+", json.dumps(item)))
+    assert len(found) == 1, item
+    return str(found.pop())
+
+
+def check_calls(items: list[Any]) -> None:
+    """Each call is there once and has its output behind it, with nothing of another turn between;
+    each thought stands right before what it led to."""
+    calls = [item["call_id"] for item in items if item.get("type") == "function_call"]
+    outputs = [item["call_id"] for item in items if item.get("type") == "function_call_output"]
+    assert len(set(calls)) == len(calls)
+    assert sorted(calls) == sorted(outputs)
+    for position, item in enumerate(items):
+        if item.get("type") == "function_call":
+            (end,) = (
+                later
+                for later, other in enumerate(items)
+                if other.get("type") == "function_call_output"
+                and other["call_id"] == item["call_id"]
+            )
+            assert end > position
+            assert {turn_of(other) for other in items[position : end + 1]} == {turn_of(item)}
+        elif item.get("type") == "reasoning":
+            label = item["id"].removeprefix("rs_")
+            assert items[position + 1].get("id") in (f"fc_{label}", f"msg_{label}")
+
+
+def check_history(items: list[Any], *turns: str) -> list[str]:
+    """All these turns and no others, each whole and in one piece; their order."""
+    check_calls(items)
+    order = [(turn, list(its)) for turn, its in groupby(items, key=turn_of)]
+    assert sorted(turn for turn, _ in order) == sorted(turns)
+    for turn, its in order:
+        steps = TURNS[int(re.findall(r"\d+", turn)[0]) % len(TURNS)]
+        kinds = ["user"]
+        for calls in steps:
+            kinds += ["reasoning"] + (
+                ["function_call"] * calls + ["function_call_output"] * calls
+                if calls
+                else ["message"]
+            )
+        assert [item.get("type") or item["role"] for item in its] == kinds
+    return [turn for turn, _ in order]
+
+
+async def same(*talkers: Talker) -> list[Any]:
+    """Settle; prove that all show the same items in the same places; the items."""
+    await settle(*(talker.below for talker in talkers))
+    first, *others = talkers
+    items: list[Any] = await first.session.get_items()
+    places = [place(entry) for entry in await first.below.entries()]
+    assert len(places) == len(items)
+    for other in others:
+        assert await other.session.get_items() == items
+        assert [place(entry) for entry in await other.below.entries()] == places
+    for talker in talkers:
+        status = talker.below.status()
+        assert (status.pending, status.parked, status.absent) == (0, 0, 0)
+        assert (status.incomplete, status.conflicts, status.unreadable) == (0, 0, 0)
+    return items
+
+
+def encrypted(below: CachedSession) -> Any:
+    return EncryptedSession("talk", below, encryption_key="a key for a test", ttl=DAY)
+
+
+async def pair(device: Devices, wrap: Any = None, **more: Any) -> tuple[Talker, Talker]:
+    """Two devices that have met the server and are apart from here on."""
+    made = []
+    for name in "ab":
+        below = await device(name, **more)
+        made.append(Talker(name, below, wrap(below) if wrap else None))
+    return made[0], made[1]
+
+
+WRAPPERS = pytest.mark.parametrize("wrap", [None, encrypted], ids=["plain", "encrypted"])
+
+
+@WRAPPERS
+@pytest.mark.parametrize("streamed", [False, True], ids=["run", "streamed"])
+async def test_runners_that_talked_apart_share_one_history(
+    device: Devices, wrap: Any, streamed: bool
+) -> None:
+    """Turns with thoughts and tools taken on two devices apart become one history in which each
+    turn is whole, and each device's turns stand together in their order."""
+    a, b = await pair(device, wrap)
+    await asyncio.gather(a.talk(4, streamed=streamed), b.talk(4, streamed=streamed))
+    order = check_history(
+        await same(a, b), *(f"turn-{name}{turn}" for name in "ab" for turn in range(1, 5))
+    )
+    mine = [f"turn-a{turn}" for turn in range(1, 5)]
+    other = [f"turn-b{turn}" for turn in range(1, 5)]
+    assert order in (mine + other, other + mine)
+
+
+@WRAPPERS
+async def test_a_runner_goes_on_over_a_merged_history(device: Devices, wrap: Any) -> None:
+    """After healing, either device's next turn is given the whole one history with each call beside
+    its output, and takes its place behind it."""
+    a, b = await pair(device, wrap)
+    for _ in range(2):
+        await asyncio.gather(a.talk(2), b.talk(2))
+        await same(a, b)
+    before = await same(a, b)
+    await a.ask()
+    assert (await same(a, b))[: len(before)] == before
+    await b.ask()
+    items = await same(a, b)
+    order = check_history(items, *(f"turn-{name}{turn}" for name in "ab" for turn in range(1, 6)))
+    assert order[-2:] == ["turn-a5", "turn-b5"]
+    late = device.new("late")
+    await same(a, b, Talker("c", late, wrap(late) if wrap else None))
+
+
+@WRAPPERS
+async def test_a_partition_may_come_and_go_many_times(device: Devices, wrap: Any) -> None:
+    """Turns of three devices that sync now and then, each at another time, all stay whole, and a
+    turn stands behind every turn that its model was shown."""
+    talkers = []
+    for name in "abc":
+        below = await device(name)
+        talkers.append(Talker(name, below, wrap(below) if wrap else None))
+    shown: dict[str, set[str]] = {}
+    for number in range(6):
+        for place_, talker in enumerate(talkers):
+            before = {turn_of(item) for item in await talker.session.get_items()}
+            await talker.ask()
+            shown[talker.model.turn_name] = before
+            if (number + place_) % (place_ + 2) == 0:
+                await talker.below.sync(timeout=20)
+    names = [f"turn-{name}{turn}" for name in "abc" for turn in range(1, 7)]
+    order = check_history(await same(*talkers), *names)
+    for turn, before in shown.items():
+        assert all(order.index(earlier) < order.index(turn) for earlier in before)
+
+
+@WRAPPERS
+async def test_news_in_the_middle_of_a_turn_splits_no_call(device: Devices, wrap: Any) -> None:
+    """Another device's turns that arrive while this one's tool runs come neither between a call and
+    its output nor between a thought and what it led to, on either device."""
+    a, b = await pair(device, wrap)
+    await b.talk(3)
+    await b.below.flush(timeout=20)
+    came: list[int] = []
+
+    async def news() -> None:
+        await a.below.sync(timeout=20)
+        came.append(len(await a.below.get_items()))
+
+    await a.ask()
+    a.meanwhile = news
+    await a.talk(2)
+    assert came[0] > 20
+    a.meanwhile = None
+    items = await same(a, b)
+    check_calls(items)
+    assert {turn_of(item) for item in items} == {f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3)}
+    await b.ask()
+    await a.below.sync(timeout=20)
+    await a.ask()
+    check_calls(await same(a, b))
+
+
+@WRAPPERS
+async def test_a_server_that_goes_and_returns_changes_no_turn(
+    device: Devices, server: DevServer, wrap: Any
+) -> None:
+    """With devices that sync by themselves, a server that is gone for some turns is noticed by no
+    runner, and both have one history of whole calls soon after it is back."""
+    a, b = await pair(device, wrap, options=QUICK)
+    with server.faults.down():
+        await asyncio.gather(a.talk(), b.talk())
+        assert a.below.status().pending > 0
+        assert b.below.status().pending > 0
+
+    async def is_one() -> bool:
+        mine, other = await a.session.get_items(), await b.session.get_items()
+        return len(mine) == len(other) > 0 and a.below.status().pending == 0
+
+    await until(is_one, seconds=20)
+    check_history(await same(a, b), *(f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3)))
+
+
+async def test_the_server_of_encrypted_sessions_reads_nothing(
+    device: Devices, server: DevServer
+) -> None:
+    """No word of a conversation over encrypted sessions is on the server or in a journal."""
+    a, b = await pair(device, encrypted)
+    await asyncio.gather(a.talk(), b.talk())
+    await same(a, b)
+    stored = json.dumps(server.memories(AGENT))
+    journals = b"".join(path.read_bytes() for path in device.root.iterdir() if path.is_file())
+    for word in ("question turn", "found turn", "done turn", "look_up"):
+        assert word not in stored
+        assert word.encode() not in journals
+    stranger = EncryptedSession("talk", b.below, encryption_key="another key", ttl=DAY)
+    assert await stranger.get_items() == []
+
+
+class Compactor:
+    """A client that compacts any conversation to a summary of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.given: list[list[Any]] = []
+        self.meanwhile: Any = None
+        self.responses = self
+
+    def summary(self, number: int) -> list[Any]:
+        label = f"{self.name}-{number}"
+        return [
+            {"type": "message", "role": "user", "content": f"summary {label}"},
+            {"type": "compaction", "id": f"cmp_{label}", "encrypted_content": "xyz"},
+        ]
+
+    async def compact(self, **arguments: Any) -> Any:
+        self.given.append(json.loads(json.dumps(arguments.get("input"))))
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return SimpleNamespace(output=self.summary(len(self.given)), usage=None)
+
+
+def compacting(below: Any, client: Compactor, decide: Any = lambda _: False) -> Any:
+    fake: Any = client
+    return OpenAIResponsesCompactionSession(
+        "talk", below, client=fake, compaction_mode="input", should_trigger_compaction=decide
+    )
+
+
+FORCE: Any = {"force": True, "compaction_mode": "input"}
+
+
+def summaries(items: list[Any]) -> list[str]:
+    """The names of the summaries in a history."""
+    return [item["id"] for item in items if item.get("type") == "compaction"]
+
+
+def split_off(items: list[Any], summary: list[Any]) -> list[Any]:
+    """The items without a summary, which must be there once and in one piece."""
+    (start,) = (at for at in range(len(items)) if items[at : at + 2] == summary)
+    return items[:start] + items[start + 2 :]
+
+
+@pytest.fixture
+async def two(device: Devices) -> tuple[Talker, Talker, Compactor, Compactor]:
+    """Two devices whose runners talk over a compacting session, with two shared turns."""
+    clients = {name: Compactor(name) for name in "ab"}
+    below = {name: await device(name) for name in "ab"}
+    a, b = (Talker(name, below[name], compacting(below[name], clients[name])) for name in "ab")
+    await a.ask()
+    await same(a, b)
+    await b.ask()
+    await same(a, b)
+    return a, b, clients["a"], clients["b"]
+
+
+async def test_a_compaction_keeps_what_another_device_said_meanwhile(
+    two: tuple[Talker, Talker, Compactor, Compactor],
+) -> None:
+    """A compaction on one device replaces what it had seen, on all devices; turns that another
+    device took meanwhile survive whole, and both go on over the result."""
+    a, b, client, _ = two
+    shared = await a.session.get_items()
+    await b.talk(2)
+    await a.session.run_compaction(FORCE)
+    assert client.given == [shared]
+    assert await a.session.get_items() == client.summary(1)
+    items = await same(a, b)
+    check_history(split_off(items, client.summary(1)), "turn-b2", "turn-b3")
+    await a.ask()
+    await same(a, b)
+    await b.ask()
+    items = split_off(await same(a, b), client.summary(1))
+    order = check_history(items, "turn-b2", "turn-b3", "turn-a2", "turn-b4")
+    assert order == ["turn-b2", "turn-b3", "turn-a2", "turn-b4"]
+
+
+async def test_turns_taken_while_a_compaction_waits_survive_it(
+    two: tuple[Talker, Talker, Compactor, Compactor],
+) -> None:
+    """What another device says and sends before a compaction and while it waits for its answer
+    survives it, as long as the compacting device has not pulled it."""
+    a, b, client, _ = two
+    await b.ask()
+
+    async def later() -> None:
+        await b.ask()
+        await b.below.flush(timeout=20)
+
+    client.meanwhile = later
+    await a.session.run_compaction(FORCE)
+    items = split_off(await same(a, b), client.summary(1))
+    check_history(items, "turn-b2", "turn-b3")
+
+
+async def test_compactions_on_both_devices_apart(
+    two: tuple[Talker, Talker, Compactor, Compactor],
+) -> None:
+    """Both summaries survive, each whole, the shared turns that both replaced are gone, turns
+    that neither had replaced stay, and a later compaction replaces all of it everywhere."""
+    a, b, first, second = two
+    await a.session.run_compaction(FORCE)
+    await b.session.run_compaction(FORCE)
+    await a.ask()
+    await b.ask()
+    items = await same(a, b)
+    assert sorted(summaries(items)) == ["cmp_a-1", "cmp_b-1"]
+    rest = split_off(split_off(items, first.summary(1)), second.summary(1))
+    check_history(rest, "turn-a2", "turn-b2")
+    # Anew: the SDK's wrapper remembers the items of its first compaction, and what it added since.
+    await compacting(b.below, second).run_compaction(FORCE)
+    assert second.given[-1] == items
+    assert await b.below.get_items() == await same(a, b) == second.summary(2)
+
+
+async def test_a_runner_compacts_by_itself_while_another_talks(device: Devices) -> None:
+    """Compaction that the runner starts after a turn, as it does with a real client, replaces that
+    device's turns and leaves the turns that another device took apart."""
+    client = Compactor("a")
+    below = await device("a")
+    armed = [False]
+    wrapped = compacting(below, client, lambda _: armed[0])
+    a, b = Talker("a", below, wrapped), Talker("b", await device("b"))
+    await a.ask()
+    await same(a, b)
+    await b.talk(3)
+    armed[0] = True
+    await a.ask(streamed=True)
+    assert len(client.given) == 1
+    assert await a.session.get_items() == client.summary(1)
+    items = split_off(await same(a, b), client.summary(1))
+    check_history(items, "turn-b1", "turn-b2", "turn-b3")
+    armed[0] = False
+    await b.ask()
+    await same(a, b)
+    await a.ask()
+    check_calls(await same(a, b))
+
+
+async def test_compaction_inside_encryption(device: Devices, server: DevServer) -> None:
+    """A runner over encryption over compaction over our session compacts one device's turns and
+    leaves the other's, and the server learns no word of the summary."""
+    client = Compactor("a")
+    below = await device("a")
+    a = Talker("a", below, encrypted(compacting(below, client)))
+    other = await device("b")
+    b = Talker("b", other, encrypted(other))
+    await a.ask()
+    await same(a, b)
+    await b.talk(2)
+    await a.session.run_compaction(FORCE)
+    assert [item["call_id"] for item in client.given[0] if "call_id" in item]
+    items = split_off(await same(a, b), client.summary(1))
+    check_history(items, "turn-b1", "turn-b2")
+    await a.ask()
+    await same(a, b)
+    assert "summary" not in json.dumps(server.memories(AGENT))
