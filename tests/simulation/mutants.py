@@ -96,11 +96,6 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    due = await link.journal.read(\n",
         "    return\n    due = await link.journal.read(\n",
     ),
-    "ground: one known page is enough": (
-        "journal/arrivals.py",
-        "return not (self.new or self.incomplete)",
-        "return True",
-    ),
     "forget: before the removal is acknowledged": (
         "journal/outbox.py",
         "coalesce(b.state, 2) = 2",
@@ -122,6 +117,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "core.py",
         "self.writer = runtime.writer()",
         "self.writer = new_writer(hash_of(path))",
+    ),
+    "audit: a removed item put back stays": (
+        "replication/audit.py",
+        "        if plan.resend:\n            # Another",
+        "        if False:\n            # Another",
+    ),
+    "pauses end by the wall clock alone": (
+        "replication/link.py",
+        "        return max(now, steady)",
+        "        return now",
     ),
     "a warm tail outlives another process's write": (
         "journal/items.py",

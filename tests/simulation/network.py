@@ -37,6 +37,7 @@ CHANCES = (
     "prefix",
     "drops",
     "damage",
+    "skips",
 )
 """What can befall one request, each with its own probability."""
 
@@ -160,6 +161,8 @@ class Network:
             self.note(f"{device} #{number}{' again' if copy else ''} done {_brief(result)}")
             if copy:
                 return
+            if "skips" in hit and isinstance(result, list):
+                result = _skipping(result, stretch)
             if "damage" in hit:
                 _damage(result, stretch)
             if "error_after" in hit:
@@ -192,6 +195,18 @@ def _damage(result: Any, where: float) -> None:
         metadata = memories[int(where * len(memories))].get("metadata", {})
         if metadata.get("cs_x"):
             metadata["cs_x"] = metadata["cs_x"].replace("hello", "help")[:-1] + "}"
+
+
+def _skipping(memories: list[Any], where: float) -> list[Any]:
+    """A listing that shifted: rows are missing, but none of any writer's last operation. That one
+    would leave no hole, and would be found by the next listing or by an audit only."""
+    last: dict[str, int] = {}
+    for memory in memories:
+        said = memory["metadata"]
+        last[said["cs_w"]] = max(last.get(said["cs_w"], 0), said["cs_c"])
+    rows = [m for m in memories if m["metadata"]["cs_c"] < last[m["metadata"]["cs_w"]]]
+    gone = rows[int(where * len(rows)) :][:3]
+    return [memory for memory in memories if memory not in gone]
 
 
 def _brief(result: Any) -> str:

@@ -272,7 +272,9 @@ STORMS = (
     ("drops",),
     ("drops", "lose_answer"),
     ("damage",),
-    ("damage", "lose_answer"),
+    ("damage", "skips", "lose_answer"),
+    ("skips",),
+    ("skips", "damage"),
     ("prefix", "lose_answer", "slow"),
     ("lose_request", "lose_answer", "slow", "busy", "error_after", "prefix"),
 )

@@ -40,6 +40,8 @@ class SimServer:
         self._past: dict[str, dict[str, list[tuple[float, int, bytes | None]]]] = {}
         """agent -> id -> versions as (since, created_at, memory or None)."""
         self.guarded: set[str] = set()
+        self.on_forget: Callable[[str, str], None] = lambda agent, identity: None
+        """Told of each memory before it is deleted on request."""
         self.poison: str | None = None
         """Content with this text in it is refused for good."""
 
@@ -78,9 +80,15 @@ class SimServer:
         count = 0
         for identity in ids:
             if self._read(agent, identity, 0.0) is not None:
+                self.on_forget(agent, identity)
                 held[identity].append((self._now(), 0, None))
                 count += 1
         return count
+
+    def evict(self, agent: str, ids: Iterable[str]) -> None:
+        """Lose memories, as nobody asked for."""
+        for identity in ids:
+            self._past[agent][identity].append((self._now(), 0, None))
 
     def fetch(self, agent: str, identity: str, lag: float) -> dict[str, Any] | None:
         """One memory, as of ``lag`` seconds ago."""

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from cached_session.history.ids import session_key
-from cached_session.history.ops import Dot
+from cached_session.history.ops import Dot, cleared_by, popped_by
 from cached_session.history.parts import part_count
 from cached_session.journal import items
 from cached_session.remote.naming import agent_id, memory_id
@@ -77,6 +77,7 @@ class World:
             shuffles=plan.shuffles,
         )
         self.server.poison = "POISON" if plan.poison else None
+        self.server.on_forget = self._may_forget
         self.network = Network(loop, self.server, str(self.seed), self.note)
         self.devices = {n: self._device(n) for n in range(plan.devices)}
         self._calls: dict[asyncio.Task[Any], Process | None] = {}
@@ -141,6 +142,30 @@ class World:
         errors = self.errors + self.loop.failures
         if errors:
             raise Broken(errors[0])
+
+    def _may_forget(self, agent: str, identity: str) -> None:
+        """What the server is asked to forget is covered by a removal that it holds already: a
+        replica that sees the memory missing must be able to learn why. (A confirmed pop deletes
+        first; and an eviction may have taken the removal.)"""
+        if self.schedule.plan.confirmed or self.oracle.needs_audit or identity.endswith("-void"):
+            return
+        _, _, writer, counter, index, *_ = identity.split("-")
+        dot = Dot(writer, int(counter))
+        clears: dict[Dot, dict[int, str]] = {}
+        for other in self.server.ids(agent):
+            said = (self.server.memory(agent, other) or {})["metadata"]
+            if said["cs_op"] == "pop":
+                ref = popped_by(said["cs_x"])
+                if ref.dot == dot and ref.index == int(index):
+                    return
+            elif said["cs_op"] == "clear":
+                parts = clears.setdefault(Dot(said["cs_w"], said["cs_c"]), {})
+                parts[said["cs_j"]] = said["cs_x"]
+                if len(parts) == said["cs_p"]:
+                    payload = "".join(text for _, text in sorted(parts.items()))
+                    if dot in cleared_by(payload):
+                        return
+        self.errors.append(f"{identity} is forgotten before its removal is on the server")
 
     # -- the safety phase ------------------------------------------------------------------------
 
@@ -238,7 +263,7 @@ class World:
         for agent in self.server.agents():
             ids = self.server.ids(agent)
             gone = random.sample(ids, int(len(ids) * share))
-            self.server.forget(agent, gone)
+            self.server.evict(agent, gone)
             self.oracle.needs_audit |= bool(gone)
             self.note(f"evicted {len(gone)}")
 
