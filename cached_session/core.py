@@ -280,7 +280,6 @@ class Core:
         try:
             await self.journal.open()
             remote = await home.spec.open(self.options)
-            await self._note_server(remote.server)
             link = Link(self.journal, remote, self.options, self.runtime, self.writer)
             replicator = Replicator(link, self._lock_file(), on_pulled=self._on_pulled)
             with self._guard:
@@ -307,19 +306,6 @@ class Core:
                 f"{os.path.realpath(self.path)}.lock", thread_local=False, mode=0o600
             )
         return self._file_lock
-
-    async def _note_server(self, server: str) -> None:
-        """Acknowledgements refer to one server: on another one, everything is to be sent again."""
-
-        def note(conn: sqlite3.Connection) -> None:
-            known = gates.read_meta(conn).get("server")
-            if known == server:
-                return
-            gates.write_meta(conn, server=server)
-            if known is not None:
-                reads.forget_server(conn)
-
-        await self.journal.write(note)
 
     async def at_home(
         self, work: Callable[[Replicator], Coroutine[Any, Any, T]], *, repeatable: bool = True

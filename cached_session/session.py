@@ -111,6 +111,8 @@ class CachedSession:
         """Make a session over a Dakera server at ``url``; see the constructor for the rest.
 
         The connection is made when first needed, by the background task, and is the session's own.
+        A journal belongs to one server at a time: once another address answers, everything that
+        the journal holds is sent there.
 
         Raises:
             InvalidArgument: ``url`` is no http or https address, or another argument is wrong.

@@ -34,6 +34,7 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
     """
     try:
         # What an earlier call could not settle comes first: it is the later item.
+        await link.meet_server(session_id)
         in_doubt = await settle_claims(link, session_id, eager=True)
     except RemoteError as error:
         raise _unconfirmed(session_id, error.reason) from error

@@ -13,11 +13,12 @@ import anyio
 
 from cached_session.errors import CachedSessionError
 from cached_session.history.ops import Dot
-from cached_session.journal import gates
+from cached_session.journal import gates, reads
 from cached_session.journal.connection import Journal
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.base import Remote
+from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.replication.backoff import pause_after
 from cached_session.runtime import Runtime
@@ -45,6 +46,7 @@ class Link:
         default_factory=weakref.WeakValueDictionary
     )
     _probe: anyio.Lock = field(default_factory=anyio.Lock)
+    _has_met: bool = False
 
     def __post_init__(self) -> None:
         self._last_ms, self._last = self.runtime.wall_ms(), self.runtime.monotonic()
@@ -100,12 +102,38 @@ class Link:
                 return await self._attempt(session_id, work)
         return await self._attempt(session_id, work)
 
+    async def meet_server(self, session_id: str) -> None:
+        """Before the first request: acknowledgements refer to one server. On another one, once it
+        has answered (a mistyped address never does), everything is to be sent again.
+
+        Raises:
+            RemoteError: another server than the journal knows does not answer.
+        """
+        server = self.remote.server
+        if self._has_met:
+            return
+        known = await self.journal.read(lambda conn: gates.read_meta(conn).get("server"))
+        if known is not None and known != server:
+            await self.remote.page(agent_id(session_id), offset=0, limit=1)
+            log.warning("the journal goes on with %s instead of %s", server, known)
+
+        def note(conn: sqlite3.Connection) -> None:
+            # Asked again inside: several sessions may come here at once.
+            if gates.read_meta(conn).get("server") not in (None, server):
+                reads.forget_server(conn)
+            gates.write_meta(conn, server=server)
+
+        if known != server:
+            await self.journal.write(note)
+        self._has_met = True
+
     async def _is_offline(self) -> bool:
         return await self.journal.read(lambda conn: gates.gate_of(conn, None)) is not None
 
     async def _attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
         answered = self.remote.answered
         try:
+            await self.meet_server(session_id)
             result = await work()
         except RemoteError as error:
             await self._shut(session_id, error)

@@ -31,6 +31,7 @@ from cached_session import (
     InvalidArgument,
     SessionCache,
     SessionClosed,
+    SyncTimeout,
 )
 from cached_session.devserver import DevServer
 
@@ -383,3 +384,22 @@ async def test_many_sessions_share_one_replicator(
         assert len((await http.get("/v1/agents")).json()) == 30
     b = device.new("b", session_id="user-7", options=MANUAL)
     assert texts(await b.get_items()) == ["I am 7"]
+
+
+async def test_a_mistyped_address_costs_nothing(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """Only a server that answers takes the place of the one that the journal knows."""
+    journal = tmp_path / "typo.db"
+    async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:
+        await session.add_items([said("one")])
+        await session.sync(timeout=10)
+    nowhere = "http://127.0.0.1:9"
+    async with CachedSession.from_url("typo", url=nowhere, journal=journal) as session:
+        with pytest.raises(SyncTimeout):
+            await session.sync(timeout=0.3)
+        assert session.status().pending == 0
+    stored = server.requests.count(BATCH)
+    async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:
+        assert (await session.sync(timeout=10)).pushed == 0
+    assert server.requests.count(BATCH) == stored
