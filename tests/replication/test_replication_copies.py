@@ -1,0 +1,542 @@
+"""A copied journal harms nobody: both copies go on writing, and there is one history in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from devices import (
+    AGENT,
+    BATCH,
+    QUICK,
+    Devices,
+    items_on,
+    kinds_on,
+    one_history,
+    said,
+    settle,
+    texts,
+)
+
+from cached_session import CachedSession, SyncTimeout
+from cached_session.devserver import DevServer
+from cached_session.runtime import Runtime
+
+BESIDE = ("-wal", "-shm")
+"""What SQLite keeps beside a file that is open."""
+
+Copy = Callable[[Devices, CachedSession, str, str], Awaitable[CachedSession]]
+"""Copies the journal of an open session from one name to another; the session that goes on."""
+
+
+async def say(session: CachedSession, *words: str) -> None:
+    for word in words:
+        await session.add_items([said(word)])
+
+
+def file_of(device: Devices, name: str) -> Path:
+    return device.root / f"{name}.db"
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a journal that is closed, and so is one file only, over whatever is there."""
+    for more in BESIDE:
+        assert not Path(f"{source}{more}").exists()
+        Path(f"{target}{more}").unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+
+
+def vacuum_into(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as conn:
+        conn.execute("VACUUM INTO ?", (str(target),))
+
+
+def back_up(source: Path, target: Path, pages: int = -1) -> None:
+    with closing(sqlite3.connect(source)) as conn, closing(sqlite3.connect(target)) as other:
+        conn.backup(other, pages=pages, sleep=0)
+
+
+async def closed_copy(
+    device: Devices, session: CachedSession, name: str, other: str
+) -> CachedSession:
+    with device.server.faults.down():  # else closing would send what is unsent
+        await session.close()
+    copy_file(file_of(device, name), file_of(device, other))
+    return device.new(name)
+
+
+async def vacuumed_copy(
+    device: Devices, session: CachedSession, name: str, other: str
+) -> CachedSession:
+    await asyncio.to_thread(vacuum_into, file_of(device, name), file_of(device, other))
+    return session
+
+
+async def backed_up_copy(
+    device: Devices, session: CachedSession, name: str, other: str
+) -> CachedSession:
+    await asyncio.to_thread(back_up, file_of(device, name), file_of(device, other))
+    return session
+
+
+WAYS = pytest.mark.parametrize(
+    "copy", [closed_copy, vacuumed_copy, backed_up_copy], ids=["closed", "vacuum", "backup"]
+)
+
+
+async def dots(session: CachedSession) -> list[tuple[str, int, int]]:
+    return [(entry.writer, entry.counter, entry.index) for entry in await session.entries()]
+
+
+def nothing_twice(server: DevServer) -> None:
+    """No item is on the server under two ids."""
+    places = Counter(
+        tuple(memory["metadata"][key] for key in ("cs_op", "cs_w", "cs_c", "cs_i", "cs_j"))
+        for memory in server.memories(AGENT)
+    )
+    assert set(places.values()) <= {1}
+    assert len({memory["id"] for memory in server.memories(AGENT)}) == len(places)
+
+
+def stored_ops(server: DevServer) -> set[tuple[str, int]]:
+    """The dots of all operations on the server."""
+    return {
+        (memory["metadata"]["cs_w"], memory["metadata"]["cs_c"])
+        for memory in server.memories(AGENT)
+    }
+
+
+# -- a copy and its original go on --------------------------------------------------------------
+
+
+@WAYS
+async def test_both_copies_go_on_writing(device: Devices, server: DevServer, copy: Copy) -> None:
+    """What a copy and its original write apart all ends up in one history and on the server, each
+    item once, the shared items first."""
+    a = await device("a")
+    await say(a, "one", "two")
+    await a.sync()
+    a = await copy(device, a, "a", "b")
+    b = device.new("b")
+    for number in range(5):
+        await say(a, f"a{number}")
+        await say(b, f"b{number}")
+    found = await one_history(a, b)
+    mine, other = [f"a{n}" for n in range(5)], [f"b{n}" for n in range(5)]
+    assert found in (["one", "two", *mine, *other], ["one", "two", *other, *mine])
+    assert sorted(items_on(server)) == sorted(found)
+    assert kinds_on(server) == ["append"] * 12
+    nothing_twice(server)
+    assert await one_history(device.new("late"), a, b) == found
+
+
+@WAYS
+async def test_operations_of_copies_never_share_a_name(device: Devices, copy: Copy) -> None:
+    """The next operation of a copy has another name than that of the original, also where neither
+    has met a server since and their clocks stand still."""
+    frozen = Runtime(wall_ms=lambda: 1_700_000_000_000)
+    a = device.new("a", runtime=frozen)
+    await say(a, "one")
+    again = await copy(device, a, "a", "b")
+    a = device.new("a", runtime=frozen) if again is not a else a
+    b = device.new("b", runtime=frozen)
+    await say(a, "a")
+    await say(b, "b")
+    one, other = await dots(a), await dots(b)
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+    assert sorted(await one_history(a, b)) == ["a", "b", "one"]
+
+
+@WAYS
+async def test_both_copies_pop_the_same_item(
+    device: Devices, server: DevServer, copy: Copy
+) -> None:
+    """Two pops of one item by a copy and its original remove that item and no other."""
+    a = await device("a")
+    await say(a, "keep", "drop")
+    await a.sync()
+    a = await copy(device, a, "a", "b")
+    b = device.new("b")
+    assert await a.pop_item() == await b.pop_item() == said("drop")
+    await say(a, "a")
+    await say(b, "b")
+    found = await one_history(a, b)
+    assert found[0] == "keep"
+    assert sorted(found) == ["a", "b", "keep"]
+    assert sorted(items_on(server)) == sorted(found)
+    assert kinds_on(server) == ["append"] * 3 + ["pop"] * 2
+    nothing_twice(server)
+
+
+@WAYS
+async def test_both_copies_pop_what_neither_has_sent(
+    device: Devices, server: DevServer, copy: Copy
+) -> None:
+    """An item that was never sent and that both copies pop is shown nowhere and left nowhere."""
+    a = await device("a")
+    await say(a, "keep", "drop")
+    a = await copy(device, a, "a", "b")
+    b = device.new("b")
+    assert await a.pop_item() == await b.pop_item() == said("drop")
+    assert await one_history(a, b) == ["keep"]
+    assert await one_history(device.new("late"), b, a) == ["keep"]
+    assert items_on(server) == ["keep"]
+
+
+@WAYS
+async def test_a_clear_on_one_copy_spares_the_other(
+    device: Devices, server: DevServer, copy: Copy
+) -> None:
+    """A clear on one copy removes what both had, sent or not, and leaves what the other has
+    written since."""
+    a = await device("a")
+    await say(a, "one", "two")
+    await a.sync()
+    await say(a, "three")
+    a = await copy(device, a, "a", "b")
+    b = device.new("b")
+    await say(a, "a")
+    await b.clear_session()
+    await say(b, "b")
+    found = await one_history(b, a)
+    assert sorted(found) == ["a", "b"]
+    await a.audit()  # "three" was sent again by the copy that did not know of the clear
+    assert sorted(items_on(server)) == ["a", "b"]
+    assert kinds_on(server) == ["append", "append", "clear"]
+    assert await one_history(device.new("late"), a, b) == found
+
+
+@WAYS
+async def test_both_copies_clear(device: Devices, server: DevServer, copy: Copy) -> None:
+    """After clears on a copy and its original there is what was written after either, only."""
+    a = await device("a")
+    await say(a, "one", "two")
+    a = await copy(device, a, "a", "b")
+    b = device.new("b")
+    await a.clear_session()
+    await b.clear_session()
+    await say(a, "a")
+    await say(b, "b")
+    found = await one_history(a, b)
+    assert sorted(found) == ["a", "b"]
+    assert await one_history(device.new("late"), a, b) == found
+    assert sorted(items_on(server)) == ["a", "b"]
+
+
+# -- copies with unsent operations --------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize("at_once", [False, True], ids=["in-turn", "at-once"])
+async def test_unsent_operations_of_two_copies_arrive_once(
+    device: Devices, server: DevServer, copy: Copy, at_once: bool
+) -> None:
+    """Operations that both copies hold unsent are sent by both and are on the server once."""
+    a = await device("a")
+    await say(a, *(f"{number}" for number in range(30)))
+    assert await a.pop_item() == said("29")
+    a = await copy(device, a, "a", "b")
+    b = device.new("b")
+    assert b.status().pending == 31
+    await say(b, "b")
+    if at_once:
+        await asyncio.gather(a.flush(timeout=20), b.flush(timeout=20))
+    expected = [*(f"{number}" for number in range(29)), "b"]
+    assert await one_history(a, b) == expected
+    assert sorted(items_on(server)) == sorted(expected)
+    assert kinds_on(server).count("pop") == 1
+    nothing_twice(server)
+
+
+async def test_an_answer_lost_to_one_copy_changes_nothing(
+    device: Devices, server: DevServer
+) -> None:
+    """A copy of a journal whose operations the server has, without anybody knowing, sends them once
+    more and nothing is there twice."""
+    a = await device("a")
+    await say(a, "one", "two")
+    with server.faults.lose_response(route=BATCH):
+        with pytest.raises(SyncTimeout):
+            await a.flush(timeout=0.3)
+        assert len(items_on(server)) == 2
+        await vacuumed_copy(device, a, "a", "b")
+    b = device.new("b")
+    await say(b, "b")
+    await say(a, "a")
+    found = await one_history(b, a)
+    assert found[:2] == ["one", "two"]
+    assert sorted(items_on(server)) == sorted(found) == ["a", "b", "one", "two"]
+    nothing_twice(server)
+
+
+async def test_a_copy_sends_again_what_the_original_had_removed(
+    device: Devices, server: DevServer
+) -> None:
+    """An item that a copy still held unsent while the original had sent it, popped it and had it
+    forgotten stays gone everywhere, and an audit leaves nothing of it on the server."""
+    a = await device("a")
+    await say(a, "keep", "drop")
+    await vacuumed_copy(device, a, "a", "b")
+    await a.sync()
+    assert await a.pop_item() == said("drop")
+    await a.sync()
+    assert items_on(server) == ["keep"]
+    b = device.new("b")
+    await say(b, "b")
+    assert await one_history(b, a) == ["keep", "b"]
+    assert await one_history(device.new("late"), a, b) == ["keep", "b"]
+    await b.audit()
+    await settle(b, a)
+    assert items_on(server) == ["keep", "b"]
+
+
+async def test_a_copy_sends_again_what_the_original_had_cleared(
+    device: Devices, server: DevServer
+) -> None:
+    """Items that a copy still held unsent while the original had sent and cleared them stay gone
+    everywhere, what the copy adds survives, and an audit leaves nothing else on the server."""
+    a = await device("a")
+    await say(a, "one", "two")
+    await vacuumed_copy(device, a, "a", "b")
+    await a.sync()
+    await a.clear_session()
+    await say(a, "a")
+    await a.sync()
+    b = device.new("b")
+    await say(b, "b")
+    found = await one_history(b, a)
+    assert sorted(found) == ["a", "b"]
+    assert await one_history(device.new("late"), a, b) == found
+    await b.audit()
+    await settle(b, a)
+    assert sorted(items_on(server)) == ["a", "b"]
+
+
+# -- while the session writes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["vacuum", "backup"])
+async def test_a_copy_taken_in_the_middle_of_writing(
+    device: Devices, server: DevServer, way: str
+) -> None:
+    """A copy taken by another connection while the session writes batches is the journal of some
+    moment: whole batches from the first on; both go on, and nothing is lost."""
+    a = await device("a")
+    await say(a, "first")
+    source, target = file_of(device, "a"), file_of(device, "b")
+    copying = asyncio.ensure_future(
+        asyncio.to_thread(vacuum_into, source, target)
+        if way == "vacuum"
+        else asyncio.to_thread(back_up, source, target, 4)
+    )
+    written = ["first"]
+    for number in range(150):
+        batch = [f"{number}.{part}" for part in range(3)]
+        await a.add_items([said(word) for word in batch])
+        written += batch
+    await copying
+    b = device.new("b", hydrate=False)
+    held = texts(await b.get_items())
+    assert held == written[: len(held)]
+    assert len(held) % 3 == 1
+    await say(b, "from b")
+    await say(a, "from a")
+    found = await one_history(a, b)
+    assert sorted(found) == sorted([*written, "from a", "from b"])
+    assert [word for word in found if word != "from b"] == [*written, "from a"]
+    assert sorted(items_on(server)) == sorted(found)
+    nothing_twice(server)
+
+
+async def test_a_copy_is_taken_while_everything_is_on_its_way(
+    device: Devices, server: DevServer
+) -> None:
+    """Backups taken one after the other while the session writes, pops and syncs by itself are
+    opened as devices, and all of them come to the one history by themselves."""
+    a = await device("a", options=QUICK)
+    copies = []
+    added: set[str] = set()
+    popped: set[str] = set()
+    for number in range(4):
+        taking = asyncio.ensure_future(
+            asyncio.to_thread(back_up, file_of(device, "a"), file_of(device, f"copy{number}"), 8)
+        )
+        for step in range(20):
+            await say(a, f"{number}.{step}")
+            added.add(f"{number}.{step}")
+            if step % 7 == 6:
+                popped.update(texts([await a.pop_item()]))
+        await taking
+        copies.append(device.new(f"copy{number}", options=QUICK, hydrate=False))
+        await say(copies[-1], f"copy {number}")
+        added.add(f"copy {number}")
+    found = await one_history(a, *copies)
+    assert len(popped) == 8
+    assert sorted(found) == sorted(added - popped)
+    for session in copies:
+        await session.audit()
+    assert sorted(items_on(server)) == sorted(found)
+
+
+# -- a backup restored --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["clock", "frozen-clock"])
+async def test_a_restored_backup_gets_back_what_it_lost(
+    device: Devices, server: DevServer, frozen: bool
+) -> None:
+    """A device that had synced further than its backup has all of it again after a sync, its new
+    words overwrite nothing, and it agrees with the other device; also where its clock stands still
+    and the lost operations had the same time."""
+    runtime = Runtime(wall_ms=lambda: 1_700_000_000_000) if frozen else Runtime()
+    a, b = await device("a", runtime=runtime), await device("b")
+    await say(a, "1", "2")
+    await settle(a, b)
+    await a.close()
+    copy_file(file_of(device, "a"), file_of(device, "backup"))
+    a = device.new("a", runtime=runtime)
+    await say(a, "3", "4")
+    await a.sync()
+    await say(b, "b")
+    await settle(a, b)
+    await say(a, "5")
+    await settle(a, b)
+    before = await b.entries()
+    await a.close()
+    copy_file(file_of(device, "backup"), file_of(device, "a"))
+    a = device.new("a", runtime=runtime)
+    assert texts(await a.get_items()) == ["1", "2"]
+    await say(a, "6", "7")
+    found = await one_history(a, b)
+    assert sorted(found) == ["1", "2", "3", "4", "5", "6", "7", "b"]
+    assert [word for word in found if word not in "67"] == [e.item["content"] for e in before]
+    assert found.index("7") == found.index("6") + 1 > found.index("2") + 1
+    assert sorted(items_on(server)) == sorted(found)
+    assert len({entry.writer for entry in await a.entries()}) == 4
+    nothing_twice(server)
+
+
+async def test_a_restored_backup_learns_of_its_own_removals(
+    device: Devices, server: DevServer
+) -> None:
+    """Pops and clears that a device had made after its backup are made again by a sync, and do not
+    touch what it wrote since it was restored."""
+    a, b = await device("a"), await device("b")
+    await say(a, "1", "2", "3")
+    await settle(a, b)
+    await a.close()
+    copy_file(file_of(device, "a"), file_of(device, "backup"))
+    a = device.new("a")
+    assert await a.pop_item() == said("3")
+    await a.sync()
+    await a.clear_session()
+    await say(a, "4")
+    await settle(a, b)
+    await a.close()
+    copy_file(file_of(device, "backup"), file_of(device, "a"))
+    a = device.new("a")
+    assert texts(await a.get_items()) == ["1", "2", "3"]
+    await say(a, "5")
+    assert await a.pop_item() == said("5")
+    assert await a.pop_item() == said("3")
+    await say(a, "6")
+    assert await one_history(a, b) == ["4", "6"]
+    assert await one_history(device.new("late"), b, a) == ["4", "6"]
+    await a.audit()
+    assert sorted(items_on(server)) == ["4", "6"]
+
+
+async def test_an_old_backup_whose_words_were_cleared_brings_nothing_back(
+    device: Devices, server: DevServer
+) -> None:
+    """A backup from before a clear by another device, restored after it, shows the old items until
+    it syncs, and an audit does not put them back on the server."""
+    a, b = await device("a"), await device("b")
+    await say(a, "1", "2")
+    await settle(a, b)
+    await vacuumed_copy(device, a, "a", "backup")
+    await b.clear_session()
+    await settle(b, a)
+    assert kinds_on(server) == ["clear"]
+    await a.close()
+    copy_file(file_of(device, "backup"), file_of(device, "a"))
+    a = device.new("a")
+    assert texts(await a.get_items()) == ["1", "2"]
+    await a.audit()
+    assert await one_history(a, b) == []
+    assert items_on(server) == []
+
+
+async def test_a_backup_restored_twice(device: Devices, server: DevServer) -> None:
+    """A device restored from the same backup again and again, each time with new words, loses none
+    of them."""
+    a = await device("a")
+    await say(a, "0")
+    await a.close()
+    copy_file(file_of(device, "a"), file_of(device, "backup"))
+    for number in range(1, 5):
+        copy_file(file_of(device, "backup"), file_of(device, "a"))
+        a = device.new("a")
+        await say(a, f"{number}")
+        await a.sync()
+        await a.close()
+    a = device.new("a")
+    assert await one_history(a, device.new("late")) == ["0", "1", "2", "3", "4"]
+    nothing_twice(server)
+
+
+# -- copies of copies ---------------------------------------------------------------------------
+
+
+@WAYS
+async def test_a_copy_of_a_copy(device: Devices, server: DevServer, copy: Copy) -> None:
+    """The original, a copy and a copy of that copy, each with words, pops and unsent operations of
+    its own, come to one history in which nothing is twice."""
+    a = await device("a")
+    await say(a, "one", "two")
+    a = await copy(device, a, "a", "b")
+    b = device.new("b", hydrate=False)
+    await say(b, "b1", "b2")
+    b = await copy(device, b, "b", "c")
+    c = device.new("c", hydrate=False)
+    await say(c, "c1")
+    assert await c.pop_item() == said("c1")
+    assert await c.pop_item() == said("b2")
+    await say(c, "c2")
+    await say(b, "b3")
+    await say(a, "a1")
+    found = await one_history(c, a, b)
+    assert sorted(found) == ["a1", "b1", "b3", "c2", "one", "two"]
+    assert found[:2] == ["one", "two"]
+    assert found.index("b1") < found.index("b3")
+    assert await one_history(device.new("late"), a, b, c) == found
+    await a.audit()  # "b2" was sent by the copy that did not know that it was popped
+    assert sorted(items_on(server)) == sorted(found)
+    nothing_twice(server)
+
+
+async def test_a_fleet_from_one_image(device: Devices, server: DevServer) -> None:
+    """Eight devices that start from one image with unsent operations and sync at the same moment
+    have one history with what each of them wrote."""
+    image = await device("image")
+    await say(image, *(f"{number}" for number in range(10)))
+    await image.close()
+    fleet = []
+    for number in range(8):
+        copy_file(file_of(device, "image"), file_of(device, f"{number}"))
+        fleet.append(device.new(f"{number}"))
+        await say(fleet[-1], f"{number}.0", f"{number}.1")
+    await asyncio.gather(*(session.sync(timeout=20) for session in fleet))
+    found = await one_history(*fleet)
+    assert found[:10] == [f"{number}" for number in range(10)]
+    rest = [found[at : at + 2] for at in range(10, 26, 2)]
+    assert sorted(rest) == [[f"{number}.0", f"{number}.1"] for number in range(8)]
+    assert len(stored_ops(server)) == 26
+    nothing_twice(server)
