@@ -12,11 +12,11 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint format bench build lowest clean
+.PHONY: help demo test check lint format bench bench-apply build lowest clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
-		printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.demo ## see a conversation survive: no server, a second device, a server that dies
 	$(BIN)/python examples/offline_first.py $(ARGS)
@@ -37,6 +37,9 @@ format: $(VENV)/.dev ## format the code
 
 bench: $(VENV)/.dev ## measure beside the agents' own AsyncSQLiteSession; ARGS='--json out.json'
 	$(BIN)/python benchmarks/session_speed.py $(ARGS)
+
+bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network
+	$(BIN)/python benchmarks/apply_cost.py $(ARGS)
 
 build: $(VENV)/.dev ## build the wheel and the source archive into dist/
 	rm -rf dist
