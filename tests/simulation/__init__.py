@@ -1,4 +1,4 @@
-"""Whole replicas against a simulated server, network and clock: one integer seed decides everything.
+"""Whole replicas, a simulated server, network and clock: one integer seed decides everything.
 
 ``loop`` is an event loop on virtual time; ``server`` what Dakera promises, as a pure object;
 ``network`` what happens between; ``device`` a journal and its processes; ``schedule`` what a seed

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from cached_session.core import Core
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
-from cached_session.history.ops import Dot
+from cached_session.history.ops import Dot, popped_by
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 
 from .loop import OWNER, Owner
 from .network import SimSpec
-from .oracle import Add, Broken, Lineage, Removal, names_of, last_dot
+from .oracle import Add, Broken, Lineage, Removal, last_dot, names_of
 
 if TYPE_CHECKING:
     from .simulation import World
@@ -274,19 +274,24 @@ class Device:
         add = oracle.add_of[key]
         index = add.keys.index(key)
 
-        def find(conn: sqlite3.Connection) -> tuple[str, int]:
-            row: tuple[str, int] = conn.execute(
-                "SELECT writer, counter FROM ops WHERE kind = 'pop' AND body ->> 'w' = ? AND "
-                "body ->> 'c' = ? AND body ->> 'i' = ? AND writer = ? ORDER BY seq DESC LIMIT 1",
-                (*add.dot, index, process.core.writer),
-            ).fetchone()
-            return row
+        def find(conn: sqlite3.Connection) -> Dot:
+            rows = conn.execute(
+                "SELECT o.writer, o.counter, o.body FROM ops o JOIN sessions s "
+                "ON s.id = o.session WHERE s.session_id = ? AND o.kind = 'pop' "
+                "AND o.writer = ? ORDER BY o.seq DESC",
+                (name, process.core.writer),
+            )
+            for writer, counter, body in rows:
+                ref = popped_by(body)
+                if (ref.dot, ref.index) == (add.dot, index):
+                    return Dot(writer, counter)
+            raise Broken(f"{process.name} was given {key} and has recorded no pop of it")
 
         dot = core.journal.read_blocking(find)
         if key in oracle.claimed and (name, add.dot) not in oracle.discarded:
             raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
         oracle.claimed[key] = process.name
-        oracle.removal(self.lineage, Removal(name, Dot(*dot), frozenset({key}), is_pop=True))
+        oracle.removal(self.lineage, Removal(name, dot, frozenset({key}), is_pop=True))
         world.note(f"{process.name} confirmed {key}")
 
     async def _do_clear(self, process: Process, name: str, args: dict[str, Any]) -> None:
@@ -315,9 +320,7 @@ class Device:
         wanted = keys if limit is None else keys[max(0, len(keys) - limit) :] if limit > 0 else []
         if found != wanted:
             raise Broken(f"get_items({limit}) gave {found}, the journal has {wanted}")
-        core.journal.read_blocking(
-            lambda conn: oracle.check_view(self.lineage, conn, name, keys)
-        )
+        core.journal.read_blocking(lambda conn: oracle.check_view(self.lineage, conn, name, keys))
         entries = await session.entries()
         if [entry.rank for entry in entries] != list(range(len(keys))):
             raise Broken(f"ranks are not dense: {[entry.rank for entry in entries]}")

@@ -1,7 +1,8 @@
 """An asyncio event loop on virtual time: no selector, no threads, no waiting.
 
-When nothing is ready, the clock jumps to the next timer. Callbacks belong to an *owner* (a simulated
-process) by their context; the callbacks of a dead owner never run, which is what ``kill -9`` does.
+When nothing is ready, the clock jumps to the next timer. Callbacks belong to an *owner* (a
+simulated process) by their context; those of a dead owner never run, which is what ``kill -9``
+does.
 """
 
 from __future__ import annotations

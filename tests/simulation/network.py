@@ -292,7 +292,7 @@ class SimRemote:
 def _short(ids: Sequence[str]) -> str:
     """Ids without what all of them share: the writer's first letters, counter, index, part."""
     named = [i.split("-", 2)[2] for i in ids]
-    return " ".join(f"{name[:4]}{name[name.find('-'):]}" for name in named[:6]) + (
+    return " ".join(f"{name[:4]}{name[name.find('-') :]}" for name in named[:6]) + (
         f" (+{len(named) - 6})" if len(named) > 6 else ""
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.ops import Dot, Kind, Operation, popped_by
 from cached_session.history.visibility import visible
 
 __all__ = ["Add", "Broken", "Lineage", "Oracle", "Removal", "last_dot", "names_of"]
@@ -90,7 +90,9 @@ class Oracle:
 
     # -- what calls did --------------------------------------------------------------------------
 
-    def added(self, lineage: Lineage, add: Add, before: Sequence[Key], after: Sequence[Key]) -> None:
+    def added(
+        self, lineage: Lineage, add: Add, before: Sequence[Key], after: Sequence[Key]
+    ) -> None:
         self.adds[add.session, add.dot] = add
         for key in add.keys:
             self.add_of[key] = add
@@ -179,15 +181,12 @@ class Oracle:
     def settled(self, conn: sqlite3.Connection, session: str) -> set[Key]:
         """Items that a journal's replicator popped when it settled a claim without an answer."""
         rows = conn.execute(
-            "SELECT o.writer, o.counter, o.body ->> 'w', o.body ->> 'c', o.body ->> 'i' FROM ops o "
+            "SELECT o.writer, o.counter, o.body FROM ops o "
             "JOIN sessions s ON s.id = o.session WHERE s.session_id = ? AND o.kind = 'pop'",
             (session,),
         )
-        return {
-            self.key(session, Dot(whose, counter), index)
-            for writer, number, whose, counter, index in rows
-            if (session, Dot(writer, number)) not in self.removals
-        }
+        refs = [popped_by(body) for *dot, body in rows if (session, Dot(*dot)) not in self.removals]
+        return {self.key(session, ref.dot, ref.index) for ref in refs}
 
     def check_journal(self, conn: sqlite3.Connection, session: str) -> None:
         """The rows that a journal keeps equal what the reference makes of its operations."""
@@ -210,16 +209,15 @@ class Oracle:
         found = [
             (Dot(writer, counter), index)
             for writer, counter, index in conn.execute(
-                "SELECT i.writer, i.counter, i.idx FROM items i JOIN sessions s ON s.id = i.session "
-                "WHERE s.session_id = ? ORDER BY i.stamp, i.writer, i.counter, i.idx",
+                "SELECT i.writer, i.counter, i.idx FROM items i "
+                "JOIN sessions s ON s.id = i.session WHERE s.session_id = ? "
+                "ORDER BY i.stamp, i.writer, i.counter, i.idx",
                 (session,),
             )
         ]
         if wanted != found:
             raise Broken(f"the journal is not what the reference makes of it: {wanted} {found}")
-        row = conn.execute(
-            "SELECT items FROM sessions WHERE session_id = ?", (session,)
-        ).fetchone()
+        row = conn.execute("SELECT items FROM sessions WHERE session_id = ?", (session,)).fetchone()
         if row and row[0] != len(found):
             raise Broken(f"the journal counts {row[0]} items and has {len(found)}")
         if sum(live for *_, live in rows) != len(found):
@@ -254,9 +252,7 @@ class Oracle:
                 continue
             one = last.get(next_.run[0], next_)
             last[next_.run[0]] = next_
-            follows = (
-                next_.run[1] == one.run[1] + 1 and next_.run[2] - one.run[2] <= gap_ms
-            )
+            follows = next_.run[1] == one.run[1] + 1 and next_.run[2] - one.run[2] <= gap_ms
             here = [position[key] for key in one.keys if key in position]
             there = [position[key] for key in next_.keys if key in position]
             if follows and here and there and there[0] != here[-1] + 1:

@@ -23,12 +23,12 @@ CHUNK = 5
 def main(arguments: list[str] | None = None) -> int:
     """Run seeds; 1 if any failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=None, help="how many (default: until the time is up)")
+    parser.add_argument("--seeds", type=int, help="how many (default: until the time is up)")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--seconds", type=float, default=None, help="stop after this real time")
     parser.add_argument("--keep-going", action="store_true", help="list every failing seed")
-    parser.add_argument("--shrink", type=float, default=60.0, help="seconds for shortening a failure")
+    parser.add_argument("--shrink", type=float, default=60.0, help="seconds for shortening")
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
     asked = parser.parse_args(arguments)
     if asked.seeds is None and asked.seconds is None:
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
                 total["checks"] += checks
                 if error:
                     failed.append((seed, error))
-                    print(f"seed {seed} failed: {error[-400:].strip()}", file=sys.stderr, flush=True)
+                    print(
+                        f"seed {seed} failed: {error[-400:].strip()}", file=sys.stderr, flush=True
+                    )
             late = asked.seconds is not None and time.monotonic() - started > asked.seconds
             if late or (failed and not asked.keep_going):
                 pool.terminate()
@@ -86,9 +88,7 @@ def _work(seeds: list[int]) -> list[tuple[int, str | None, float, int, int]]:
     found = []
     for seed in seeds:
         outcome = run(make(seed))
-        found.append(
-            (seed, outcome.error, outcome.seconds, outcome.requests, outcome.checks)
-        )
+        found.append((seed, outcome.error, outcome.seconds, outcome.requests, outcome.checks))
     return found
 
 
@@ -98,13 +98,14 @@ def report(seed: int, seconds: float) -> str:
     if first.error is None:
         return f"seed {seed} does not fail here"
     kind = _kind(first)
-    short = shrink(
-        first.schedule, lambda fewer: _kind(run(fewer)) == kind, seconds=seconds
-    )
+    short = shrink(first.schedule, lambda fewer: _kind(run(fewer)) == kind, seconds=seconds)
     last = run(short)
     return "\n".join(
-        [str(short), "  the history:", *(f"    {line}" for line in last.history[-400:])]
-        + [f"seed {seed}: {last.error}", f"trace {last.hash}"]
+        [
+            *(str(short), repr(short), "  the history:"),
+            *(f"    {line}" for line in last.history[-400:]),
+            *(f"seed {seed}: {last.error}", f"trace {last.hash}"),
+        ]
     )
 
 

@@ -230,13 +230,11 @@ def _contests(
                 steps.append(Step(at + 0.001, "crash", who, args))
 
 
-def _weather(
-    random: Random, steps: list[Step], devices: int, length: float, plan: Plan
-) -> None:
+def _weather(random: Random, steps: list[Step], devices: int, length: float, plan: Plan) -> None:
     for _ in range(random.randint(1, 6)):
         at = random.uniform(0, length)
         lasts = random.choice((1.0, 8.0, 40.0)) * random.uniform(0.5, 1.5)
-        kind = random.choice(("cut", "cut", "cut", "storm", "storm", "storm", "down", "lag", "evict"))
+        kind = random.choice(KINDS)
         who = random.randrange(devices)
         if kind == "storm":
             wrong = random.choice(STORMS)
@@ -258,6 +256,7 @@ def _weather(
             steps.append(Step(at, kind, who, {"lasts": lasts}))
 
 
+KINDS = ("cut", "cut", "cut", "storm", "storm", "storm", "down", "lag", "evict")
 STORMS = (
     ("lose_request",),
     ("lose_answer",),

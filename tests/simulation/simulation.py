@@ -145,8 +145,10 @@ class World:
 
     def _may_forget(self, agent: str, identity: str) -> None:
         """What the server is asked to forget is covered by a removal that it holds already: a
-        replica that sees the memory missing must be able to learn why. (A confirmed pop deletes
-        first; and an eviction may have taken the removal.)"""
+        replica that sees the memory missing must be able to learn why.
+
+        A confirmed pop deletes first, and an eviction may have taken the removal.
+        """
         if self.schedule.plan.confirmed or self.oracle.needs_audit or identity.endswith("-void"):
             return
         _, _, writer, counter, index, *_ = identity.split("-")
@@ -283,7 +285,7 @@ class World:
                 process.owner.fuse = None
         await self._calls_end()
         # The network's stragglers arrive: what was sent during the faults is on the server or lost.
-        while self.network.stragglers:
+        while self.network.stragglers:  # noqa: ASYNC110 - on virtual time
             await asyncio.sleep(1.0)
         weather.cut.clear()
         weather.chances.clear()
@@ -494,7 +496,7 @@ def run(schedule: Schedule) -> Outcome:
             outcome.error = "everything waits, and no timer is set"
         except Broken as error:
             outcome.error = str(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the seed is told with it
             outcome.error = "the simulation failed:\n" + traceback.format_exc()[-3000:]
         finally:
             log.removeHandler(handler)

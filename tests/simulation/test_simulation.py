@@ -31,9 +31,8 @@ def test_every_seed_ends_in_one_history() -> None:
 
 @pytest.mark.slow
 def test_a_seed_replays_itself() -> None:
-    """The same seed gives the same trace, in another process with other hashes and addresses too."""
+    """The same seed gives the same trace, also in a process with other hashes and addresses."""
     code = (
-        "from tests.simulation.run import *\n"
         "from tests.simulation.schedule import make\n"
         "from tests.simulation.simulation import run\n"
         "print(*[run(make(seed)).hash for seed in range(6)])"
