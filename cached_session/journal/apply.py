@@ -427,12 +427,23 @@ class SessionTransaction:
         ).fetchone()
         return None if row is None else int(row[0])
 
+    def _is_unacked(self, dot: Dot) -> bool:
+        row = self.conn.execute(
+            "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return row is not None and row[0] in (PENDING, SENT)
+
     def _remove(self, stamp: int | None, dot: Dot, index: int | None, by: Dot | None) -> None:
         """Take the visible items of an operation away, or one of them; ``by`` is the own operation
         that does so, after whose ack the server is asked to forget them."""
         one = "" if index is None else f" AND idx = {index:d}"
         where = f"session = ? AND stamp = ? AND writer = ? AND counter = ?{one}"
         key = (self.session, stamp, *dot)
+        if by is None and self._is_unacked(dot):
+            # Somebody else has removed what this journal is still to send, or sends again after an
+            # answer that was lost: it would be on the server for good.
+            by = Dot("", 0)
         if by is not None:
             self.conn.execute(
                 "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "

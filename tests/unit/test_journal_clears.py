@@ -107,3 +107,21 @@ def test_what_a_pop_names_is_known_to_exist() -> None:
     assert holes(here) == {(A, 1), (A, 2)}
     receive(here, Operation(Dot(P, 2), Kind.POP, 20, 0, (pop_payload(ItemRef(Dot(A, 2), 1, 2)),)))
     assert holes(here) == {(A, 1)}
+
+
+def test_what_another_removed_before_it_was_acked_is_forgotten_after() -> None:
+    """An append that is sent (again) after another device removed it does not stay on the server."""
+    here = journal()
+    author = writes.Author(A, 1000, 1000)
+    here.write_blocking(
+        lambda conn: writes.append(conn, author, SESSION, [('"mine"', 0)], private=False)
+    )
+    receive(
+        here,
+        Operation(Dot(P, 1), Kind.POP, 1 << 40, 0, (pop_payload(ItemRef(Dot(A, 1), 0, 1)),)),
+    )
+    assert items(here) == 0
+    due = lambda: here.read_blocking(lambda conn: outbox.forgets_due(conn, SESSION, 9))  # noqa: E731
+    assert due() == []
+    here.write_blocking(lambda conn: outbox.ack(conn, [1]))
+    assert due() == [outbox.Forget(Dot(A, 1), 0, 1)]
