@@ -111,7 +111,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "replication/push.py",
         "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n",
         (
-            "        await link.journal.write(lambda c, d=due: outbox.forgotten(c, session_id, d))\n"
+            "        await link.journal.write(lambda c: outbox.forgotten(c, session_id, due))\n"
             "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n"
         ),
     ),

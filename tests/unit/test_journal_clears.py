@@ -110,7 +110,7 @@ def test_what_a_pop_names_is_known_to_exist() -> None:
 
 
 def test_what_another_removed_before_it_was_acked_is_forgotten_after() -> None:
-    """An append that is sent (again) after another device removed it does not stay on the server."""
+    """An append that is sent again after another device removed it does not stay on the server."""
     here = journal()
     author = writes.Author(A, 1000, 1000)
     here.write_blocking(
