@@ -425,7 +425,12 @@ class CachedSession:
         Raises:
             JournalError: it cannot be opened.
         """
-        await self._ready()
+        try:
+            await self._ready()
+        except BaseException:
+            # `async with` calls no exit for an entry that failed.
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
