@@ -40,6 +40,8 @@ class SimServer:
         self._past: dict[str, dict[str, list[tuple[float, int, bytes | None]]]] = {}
         """agent -> id -> versions as (since, created_at, memory or None)."""
         self.guarded: set[str] = set()
+        self.revived: set[str] = set()
+        """Memories stored again after somebody had them deleted."""
         self.on_forget: Callable[[str, str], None] = lambda agent, identity: None
         """Told of each memory before it is deleted on request."""
         self.poison: str | None = None
@@ -71,7 +73,10 @@ class SimServer:
                 continue
             kept = {**memory, "agent_id": agent, "created_at": created}
             kept.pop("ttl_seconds", None)
-            held.setdefault(identity, []).append((self._now(), created, orjson.dumps(kept)))
+            versions = held.setdefault(identity, [])
+            if versions and versions[-1][2] is None:
+                self.revived.add(identity)
+            versions.append((self._now(), created, orjson.dumps(kept)))
         return set(ids)
 
     def forget(self, agent: str, ids: Iterable[str]) -> int:

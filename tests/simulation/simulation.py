@@ -393,7 +393,7 @@ class World:
             popped = 0
             for name in self.names:
                 settled = set().union(*(self.oracle.settled(c, name) for c in conns.values()))
-                popped += len(settled)
+                popped += len(settled - self.oracle.removed.get(name, set()))
                 keys = self.oracle.keys_of(conns[0], name)
                 wanted = self.oracle.expected(name, applied, settled)
                 if set(keys) != wanted:
