@@ -2,8 +2,9 @@
 
 Intent in the journal, ``forget`` by id, ``deleted_count == 1`` wins, tombstone, return. Exactly
 one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not document,
-and as no other device audits between a claim and the arrival of its tombstone: an audit puts back
-what the server seems to have lost.
+and as nobody stores the memory again before the tombstone has arrived: a device that got no answer
+when it first sent the item, or an audit that puts back what the server seems to have lost. Without a
+conditional write on the server no client can fence that off.
 """
 
 from __future__ import annotations
