@@ -1,10 +1,10 @@
 """Confirmed pop: an item is ours only if the server says that we, and nobody else, deleted it.
 
 Intent in the journal, ``forget`` by id, ``deleted_count == 1`` wins, tombstone, return. Exactly
-one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not document,
+one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not document;
 and as nobody stores the memory again before the tombstone has arrived: a device that got no answer
-when it first sent the item, or an audit that puts back what the server seems to have lost. Without a
-conditional write on the server no client can fence that off.
+when it first sent the item may, or an audit that puts back what the server seems to have lost.
+Without a conditional write on the server no client can fence that off.
 """
 
 from __future__ import annotations
