@@ -156,7 +156,11 @@ def test_an_interrupted_sync_ends_at_once_and_keeps_the_journal(journal: Path) -
     """Ctrl-C is no traceback, and what waits goes on waiting."""
     command = f"sync --url http://127.0.0.1:9 --timeout 60 --journal {journal}".split()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cached_session", *command], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "cached_session", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        # What runs in a shell's background ignores Ctrl-C, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     _wait_for_an_attempt(journal)
     process.send_signal(signal.SIGINT)

@@ -276,16 +276,16 @@ async def test_a_file_that_is_no_journal_is_refused_untouched(tmp_path: Path, wh
     path = await _make(what, tmp_path / "agent.db")
     before = _snapshot(tmp_path)
     kind, way_out = FILES[what]
-    session = CachedSession("s", journal=path)
     for call in CALLS.values():
+        session = CachedSession("s", journal=path)
+        with pytest.raises(kind):
+            session.status()
         with pytest.raises(kind) as caught:
             await call(session)
         assert str(path) in str(caught.value)
         assert way_out in str(caught.value)
         assert isinstance(caught.value, CachedSessionError)
-    with pytest.raises(kind):
-        session.status()
-    await session.close()
+        await session.close()
     assert _snapshot(tmp_path) == before
 
 
