@@ -6,7 +6,6 @@ replica that lags or a tie in ``created_at`` delays an operation, and loses none
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,7 +88,7 @@ async def pull(
             session_id,
             result,
             progress,
-            stop_at=None if whole else _stop_at(link, before),
+            ground=None if whole or not before.is_hydrated else before,
         )
         if before.is_known or result.new or result.unreadable:
             await _repair(link, session_id, result, all_holes)
@@ -111,13 +110,14 @@ async def pull(
         return result
 
 
-def _stop_at(link: Link, ground: Ground) -> float | None:
-    """The server second below which a page of known memories is the last that is listed."""
-    if not ground.is_hydrated:
-        return None
+def _reaches(link: Link, page: _Page, ground: Ground, newest: int) -> bool:
+    """Whether a page of known memories goes so far down that nothing new lies below it."""
     age_ms = link.now_ms() - ground.since_ms
-    # Nothing has come for so long that whatever was late is here: any known page is ground.
-    return math.inf if age_ms > 1000 * GROUND_SECONDS else ground.second - GROUND_SECONDS
+    if newest <= ground.second and age_ms > 1000 * GROUND_SECONDS:
+        # Nothing has come for so long that whatever was late is here: any known page is ground.
+        # Not so above it: what is known there was sent from here, over what others sent before.
+        return True
+    return page.oldest < ground.second - GROUND_SECONDS
 
 
 async def _list(
@@ -126,7 +126,7 @@ async def _list(
     result: PullResult,
     progress: Callable[[int], None] | None,
     *,
-    stop_at: float | None,
+    ground: Ground | None,
 ) -> int:
     """List from the newest memory down to known ground, or to the end; the newest second seen."""
     agent, key = agent_id(session_id), session_key(session_id)
@@ -163,7 +163,7 @@ async def _list(
             return newest
         short = len(memories) < limit
         is_ground = applied.is_ground and is_ours
-        if stop_at is not None and is_ground and (short or page.oldest < stop_at):
+        if ground is not None and is_ground and (short or _reaches(link, page, ground, newest)):
             result.finished = True
             return newest
         # A short page may still not be the last: only an empty one is.

@@ -423,8 +423,9 @@ class Device:
 
     def restore(self, backup: Path, lineage: Lineage) -> None:
         """The journal becomes what it was when the backup was taken."""
-        for process in self.processes:
-            process.kill()
+        for process in self.world.processes:
+            if process.device is self and not process.closed:
+                process.kill()
         conn = self.look()
         had = names_of(conn)
         conn.close()

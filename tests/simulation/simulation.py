@@ -370,6 +370,7 @@ class World:
                     ("ops", "state IN (0, 1)"),
                     ("forgets", "1"),
                     ("claims", "1"),
+                    ("holes", "0" if self.oracle.discarded else "1"),
                 ):
                     (count,) = conn.execute(
                         f"SELECT count(*) FROM {table} WHERE {where}"
@@ -447,6 +448,9 @@ class World:
                         continue
                     mark = f"-{dot.writer}-{dot.counter}-"
                     allowed |= {i for i in held if mark in i}
+                if self.oracle.doubled:
+                    # The note that something is parked is nobody's any more.
+                    allowed |= {i for i in held if i.endswith("-void")}
                 if wanted - held:
                     raise Broken(f"the server lacks {sorted(wanted - held)}")
                 if exact and held - wanted - allowed:

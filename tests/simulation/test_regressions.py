@@ -46,6 +46,17 @@ FOUND = {
             Step(5.5, "pop", 0),
         ),
     ),
+    # A page of one's own memories, just sent, was taken for ground that an earlier pull had known.
+    "what others sent during a partition is found below one's own": Schedule(
+        1329,
+        Plan(devices=2, options={"poll_interval": 20.0, "first_page_size": 5}, ground=6),
+        (
+            Step(2.0, "cut", 0, {"lasts": 8.0}),
+            Step(3.0, "add", 1, {"items": 2}),
+            Step(4.0, "add", 0, {"items": 4}),
+            Step(4.1, "add", 0, {"items": 4}),
+        ),
+    ),
 }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
 from cached_session.history.ops import (
@@ -22,10 +26,20 @@ KEY = session_key(SESSION)
 A, P, X, Y = (letter * 24 for letter in "apxy")
 
 
+made: list[Journal] = []
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while made:
+        made.pop().close_blocking()
+
+
 def journal() -> Journal:
-    made = Journal(":memory:", threaded=False)
-    made.open_blocking()
-    return made
+    made.append(Journal(":memory:", threaded=False))
+    made[-1].open_blocking()
+    return made[-1]
 
 
 def append(writer: str, counter: int, stamp: int) -> Operation:
