@@ -48,7 +48,7 @@ FOUND = {
     ),
     # A page of one's own memories, just sent, was taken for ground that an earlier pull had known.
     "what others sent during a partition is found below one's own": Schedule(
-        1329,
+        1,
         Plan(devices=2, options={"poll_interval": 20.0, "first_page_size": 5}, ground=6),
         (
             Step(2.0, "cut", 0, {"lasts": 8.0}),
