@@ -326,7 +326,7 @@ async def test_something_that_is_not_dakera_parks_and_removes_nothing(
         a = device.new("a", url=url, options=MANUAL, hydrate=False)
         await a.add_items([said("one"), said("two")])
         with pytest.raises(SyncTimeout):
-            await a.sync(timeout=0.5)
+            await a.sync(timeout=1.5)
         found = a.status()
         assert (found.pending, found.parked, found.items) == (1, 0, 2)
         assert found.last_error
