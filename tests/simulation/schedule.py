@@ -98,7 +98,7 @@ def make(seed: int) -> Schedule:
         sessions=2 if some(0.2) else 1,
         existing=random.choice(("replace", "replace", "refuse", "ignore")),
         confirmed=confirmed,
-        poison=some(0.12),
+        poison=some(0.12) and not confirmed,
         skews=tuple(
             random.choice((0.0, 0.0, 1.5, -40.0, 3e5, -1e9)) if some(0.4) else 0.0
             for _ in range(devices)
