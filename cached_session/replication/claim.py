@@ -54,12 +54,12 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
         link.live_claims.add(live)
         try:
             won = await _won(link, session_id, claim)
-            author = link.author()
+            author, now = link.author(), link.now_ms()
             await link.journal.write(
-                lambda conn, author=author, claim=claim, won=won: (  # type: ignore[misc]
+                lambda conn, author=author, now=now, claim=claim, won=won: (  # type: ignore[misc]
                     claims.confirm(conn, author, session_id, claim)
                     if won
-                    else claims.note(conn, session_id, claim, Doubt.LOST, author.now_ms)
+                    else claims.note(conn, session_id, claim, Doubt.LOST, now)
                 )
             )
         finally:
