@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cached_session.cache import SessionCache
+from cached_session.diagnosis import Finding, diagnose
 from cached_session.errors import (
     CachedSessionError,
     InvalidArgument,
@@ -17,16 +18,36 @@ from cached_session.errors import (
     Unauthorized,
 )
 from cached_session.journal.outbox import Parked
+from cached_session.moving.transfer import (
+    export_jsonl,
+    import_dakera_export,
+    import_dakera_session,
+    import_jsonl,
+    import_sqlite,
+    import_sqlite_session,
+    sqlite_sessions,
+)
 from cached_session.options import SyncOptions
 from cached_session.replication.audit import AuditReport
 from cached_session.session import CachedSession
-from cached_session.status import Entry, Progress, Recall, Status, SyncReport
+from cached_session.status import (
+    Entry,
+    ImportProgress,
+    ImportReport,
+    Progress,
+    Recall,
+    Status,
+    SyncReport,
+)
 
 __all__ = [
     "AuditReport",
     "CachedSession",
     "CachedSessionError",
     "Entry",
+    "Finding",
+    "ImportProgress",
+    "ImportReport",
     "InvalidArgument",
     "JournalCorrupt",
     "JournalError",
@@ -44,4 +65,12 @@ __all__ = [
     "SyncReport",
     "SyncTimeout",
     "Unauthorized",
+    "diagnose",
+    "export_jsonl",
+    "import_dakera_export",
+    "import_dakera_session",
+    "import_jsonl",
+    "import_sqlite",
+    "import_sqlite_session",
+    "sqlite_sessions",
 ]

@@ -28,7 +28,6 @@ from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
-from cached_session.remote.base import Remote
 from cached_session.remote.dakera import DakeraRemote, check_client, check_url, connect
 from cached_session.replication.link import Link, log
 from cached_session.replication.worker import Replicator
@@ -102,7 +101,7 @@ class RemoteSpec:
         keys = self.api_key == other.api_key or self.client is not None or other.client is not None
         return self.server == other.server and keys
 
-    async def open(self, options: SyncOptions) -> Remote:
+    async def open(self, options: SyncOptions) -> DakeraRemote:
         """A remote for the running event loop."""
         # The SDK's import takes a while: not on the event loop.
         await asyncio.to_thread(__import__, "dakera")
@@ -532,6 +531,7 @@ class Core:
             unreadable=facts.unreadable,
             unguarded=facts.guard or None,
             hydrated=facts.hydrated,
+            last_server=meta.get("server"),
             sessions=sessions,
         )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from cached_session import syncing
+from cached_session import importing, syncing
 from cached_session.core import Core, RemoteSpec, journal_path
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
@@ -18,7 +18,15 @@ from cached_session.journal.outbox import Parked
 from cached_session.options import SyncOptions
 from cached_session.replication.audit import AuditReport
 from cached_session.runtime import Runtime
-from cached_session.status import Entry, Progress, Recall, Status, SyncReport
+from cached_session.status import (
+    Entry,
+    ImportProgress,
+    ImportReport,
+    Progress,
+    Recall,
+    Status,
+    SyncReport,
+)
 
 if TYPE_CHECKING:
     from agents import SessionSettings, TResponseInputItem
@@ -264,6 +272,41 @@ class CachedSession:
         author = core.author()
         await core.journal.write(lambda conn: writes.clear(conn, author, self.session_id))
         self._wrote()
+
+    async def import_items(
+        self,
+        items: Iterable[TResponseInputItem] | AsyncIterable[TResponseInputItem],
+        *,
+        source: str,
+        on_progress: Callable[[ImportProgress], None] | None = None,
+    ) -> ImportReport:
+        """Append the items of another store, of which an earlier call may have brought a part.
+
+        They are written in batches. How far it came is written in the transaction of each batch:
+        called again with the same source, after a crash or because it has grown, only what is not
+        here yet is added. If cancelled, whole batches are in.
+
+        Args:
+            items: all items of the source, from its beginning, in order.
+            source: what the source is, such as ``"redis:user-123"``; the same at each call.
+            on_progress: told after each batch.
+
+        Raises:
+            InvalidArgument: JSON cannot carry an item, or the source no longer begins with what
+                was imported of it. Batches before that are in.
+            SessionClosed, JournalError: as `add_items`.
+        """
+        if not source:
+            raise InvalidArgument(f"source={source!r} must name what the items come from")
+        core = await self._ready()
+        return await importing.carry(
+            core,
+            self.session_id,
+            f"items:{source}",
+            importing.encoded(items),
+            private=self._private,
+            on_progress=on_progress,
+        )
 
     # -- sync ------------------------------------------------------------------------------------
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Entry", "Progress", "Recall", "State", "Status", "SyncReport"]
+__all__ = [
+    "Entry",
+    "ImportProgress",
+    "ImportReport",
+    "Progress",
+    "Recall",
+    "State",
+    "Status",
+    "SyncReport",
+]
 
 State = Literal["local", "connecting", "online", "offline", "unauthorized", "closed"]
 
@@ -49,6 +58,8 @@ class Status:
     """Why the server's memory policy could not be set for a session; None if it is set."""
     hydrated: bool = False
     """Whether the whole history has been fetched at least once."""
+    last_server: str | None = None
+    """The server that the journal synced with last, also where none is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
     """For a cache: each session of the journal."""
 
@@ -106,3 +117,31 @@ class Progress:
     items: int
     """Items readable so far."""
     done: bool
+
+
+@dataclass(frozen=True)
+class ImportProgress:
+    """How far an import is: given to ``on_progress`` after each batch."""
+
+    session_id: str
+    done: int
+    """Items of the source looked at so far."""
+    added: int
+    """Of those, how many were not here yet."""
+    total: int | None
+    """Items of the source; None where nobody knows."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did."""
+
+    session_id: str
+    added: int
+    """Items that are in the session now and were not before."""
+    known: int
+    """Items that an earlier import of the same source had brought."""
+    unreadable: int = 0
+    """What the source holds and JSON cannot carry, or that is no item: left out."""
+    skipped: int = 0
+    """Memories of a Dakera namespace that belong to no session."""

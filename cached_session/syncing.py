@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
@@ -21,7 +22,7 @@ from cached_session.replication.audit import AuditReport
 from cached_session.replication.worker import Replicator
 from cached_session.status import Recall, SyncReport
 
-__all__ = ["audit", "drain", "flush", "pop_confirmed", "recall", "sync"]
+__all__ = ["audit", "drain", "flush", "listing", "pop_confirmed", "recall", "sync"]
 
 LONGEST_PAUSE = 2.0
 """Somebody waits for this: between tries never longer, unless the server itself asked for it."""
@@ -165,6 +166,20 @@ async def audit(core: Core, session_id: str) -> AuditReport:
 
     try:
         return await core.at_home(work)
+    except RemoteError as error:
+        raise _denied(error) from error
+
+
+async def listing(core: Core, agent: str, offset: int, limit: int) -> list[dict[str, Any]]:
+    """A page of any agent's memories, newest first, whoever stored them.
+
+    Raises:
+        Unauthorized, SyncError: the server cannot be asked.
+    """
+    try:
+        return await core.at_home(
+            lambda replicator: replicator.link.remote.page(agent, offset=offset, limit=limit)
+        )
     except RemoteError as error:
         raise _denied(error) from error
 

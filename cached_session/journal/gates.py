@@ -120,8 +120,9 @@ def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded
 
 
 def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
-    """The facts of the file."""
-    return dict(conn.execute("SELECT key, value FROM meta").fetchall())
+    """The facts of the file, without the marks of imports: there may be one for each session."""
+    rows = conn.execute("SELECT key, value FROM meta WHERE key < 'import:' OR key >= 'import;'")
+    return dict(rows.fetchall())
 
 
 def write_meta(conn: sqlite3.Connection, **facts: str) -> None:

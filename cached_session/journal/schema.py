@@ -190,7 +190,7 @@ CREATE TABLE gates (
 );
 
 -- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_error`,
--- `last_error_ms`.
+-- `last_error_ms`. And the marks of imports (journal/imports.py), whose keys begin with `import:`.
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -21,8 +21,9 @@ import orjson
 
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
-from cached_session.remote import lifecycle
+from cached_session.remote import lifecycle, probe
 from cached_session.remote.base import GuardReport
+from cached_session.remote.probe import ServerFacts
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict, judge
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ class DakeraRemote:
         """See `Remote.page`."""
         params = {"limit": limit, "offset": offset, "include_derived": "false"}
         try:
-            answer = await self._json("GET", f"/v1/agents/{agent}/memories", params=params)
+            path = f"/v1/agents/{quote(agent, safe=':')}/memories"
+            answer = await self._json("GET", path, params=params)
         except RemoteError as error:
             # An agent that never stored: some servers say 404, some an empty list.
             if error.verdict is Verdict.ABSENT:
@@ -197,6 +199,23 @@ class DakeraRemote:
         """See `Remote.guard`."""
         return await lifecycle.guard(self._json, agent)
 
+    async def probe(self) -> ServerFacts:
+        """Who answers, and what it says of itself and of the key; nothing is changed there.
+
+        Raises:
+            RemoteError: nobody answers, or the key is refused.
+        """
+        return await probe.probe(self._exchange)
+
+    async def kept(self, agent: str) -> str | None:
+        """Why an agent's namespace may not keep what it is given; empty if its policy protects it,
+        None if there is no such namespace yet. Nothing is changed there.
+
+        Raises:
+            RemoteError: the server could not be asked.
+        """
+        return await lifecycle.kept(self._json, agent)
+
     async def _json(
         self,
         method: str,
@@ -209,6 +228,17 @@ class DakeraRemote:
         Raises:
             RemoteError: anything else.
         """
+        answer, _ = await self._exchange(method, path, body, params)
+        return answer
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        params: dict[str, Any] | None = None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """The decoded body of a 2xx answer, and its headers; see `_json`."""
         try:
             # A deadline for the whole exchange: the client's own timeouts run between bytes.
             with anyio.fail_after(self._deadline):
@@ -233,7 +263,7 @@ class DakeraRemote:
             large = len(data) > OFF_LOOP_BYTES
             answer = await asyncio.to_thread(_decode, data) if large else _decode(data)
             self._answered += 1
-            return answer
+            return answer, response.headers
         except (ValueError, RecursionError) as error:
             raise RemoteError(
                 Verdict.UNREACHABLE,

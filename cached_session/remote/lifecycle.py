@@ -15,7 +15,7 @@ from cached_session.remote.base import GuardReport
 from cached_session.remote.naming import namespace
 from cached_session.remote.verdicts import RemoteError, Verdict
 
-__all__ = ["POLICY", "guard"]
+__all__ = ["POLICY", "guard", "kept"]
 
 YEARS_50 = 50 * 365 * 86400
 TYPES = ("working", "episodic", "semantic", "procedural")
@@ -58,6 +58,28 @@ async def guard(request: Request, agent: str) -> GuardReport:
         wrong = sorted(name for name in POLICY if found.get(name) != POLICY[name])
         return GuardReport(f"the server did not keep {', '.join(wrong)}")
     return GuardReport(why)
+
+
+async def kept(request: Request, agent: str) -> str | None:
+    """Look at a namespace's policy and leave it alone: empty if it protects the history, None if
+    the server knows no such namespace, otherwise what is wrong with it.
+
+    Raises:
+        RemoteError: the server could not be asked.
+    """
+    path = f"/v1/namespaces/{namespace(agent)}/memory_policy"
+    try:
+        found = await request("GET", path, None)
+    except RemoteError as error:
+        if error.verdict is Verdict.ABSENT or error.status == 404:
+            return None
+        raise
+    if isinstance(found, dict) and _kept(found):
+        return ""
+    wrong = [
+        name for name in POLICY if not isinstance(found, dict) or found.get(name) != POLICY[name]
+    ]
+    return f"its policy does not protect a history: {', '.join(sorted(wrong))}"
 
 
 def _kept(policy: dict[str, Any]) -> bool:

@@ -1,0 +1,155 @@
+"""Carrying a source's items into a session: in batches, each in one transaction with its mark."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+from cached_session.core import Core
+from cached_session.errors import InvalidArgument, JournalError
+from cached_session.journal import imports
+from cached_session.journal.codec import encode_item
+from cached_session.journal.connection import settle
+from cached_session.journal.imports import NOTHING, Mark
+from cached_session.status import ImportProgress, ImportReport
+
+__all__ = ["BATCH_BYTES", "BATCH_ITEMS", "Row", "carry", "encoded", "threaded"]
+
+BATCH_ITEMS = 200
+"""Items of one transaction: few enough to be one request, many enough to share its commit."""
+BATCH_BYTES = 256 * 1024
+"""Text of one transaction; a single larger item still goes, alone."""
+
+Row = tuple[str, int] | None
+"""An item as the journal stores it (JSON text, codec); None for one that cannot be carried."""
+
+
+async def threaded(core: Core, rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
+    """Batches of a source that is read in a thread: files and digests hold no event loop up."""
+    while True:
+        batch = await settle(asyncio.ensure_future(core.journal.offload(_take, rows)))
+        if not batch:
+            return
+        yield batch
+
+
+def _take(rows: Iterator[Row]) -> list[Row]:
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row[0]) if row is not None else 0
+        if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
+            break
+    return batch
+
+
+async def encoded(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[list[Row]]:
+    """Batches of a source that gives items one by one.
+
+    Raises:
+        InvalidArgument: JSON cannot carry one of them.
+    """
+    batch: list[Row] = []
+    size = position = 0
+    async for item in _each(items):
+        row = encode_item(item, position)
+        position += 1
+        batch.append(row)
+        size += len(row[0])
+        if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def carry(
+    core: Core,
+    session_id: str,
+    source: str,
+    batches: AsyncIterator[list[Row]],
+    *,
+    private: bool,
+    total: int | None = None,
+    on_progress: Callable[[ImportProgress], None] | None = None,
+) -> ImportReport:
+    """Append what an earlier import of the same source has not brought yet.
+
+    If cancelled, whole batches are in, and the next import goes on behind them.
+
+    Raises:
+        InvalidArgument: the source no longer begins with what was imported of it.
+        JournalError: the journal cannot be written, or another import of this source is under way.
+    """
+    key, mark, chain = "", NOTHING, ""
+    position = added = known = unreadable = 0
+    async for batch in batches:
+        fresh: list[tuple[str, int]] = []
+        for row in batch:
+            if row is None:
+                unreadable += 1
+                continue
+            if not key:
+                key = imports.mark_key(session_id, source, row[0])
+                mark = await core.journal.read(lambda conn, key=key: imports.mark_of(conn, key))  # type: ignore[misc]
+                known = mark.count
+            position += 1
+            chain = imports.chained(chain, row[0])
+            if position > known:
+                fresh.append(row)
+            elif position == known and chain != mark.chain:
+                raise _changed(session_id, known)
+        if fresh:
+            await _append(core, session_id, fresh, private, key, mark, Mark(position, chain))
+            mark = Mark(position, chain)
+            added += len(fresh)
+        if on_progress is not None:
+            on_progress(ImportProgress(session_id, position + unreadable, added, total))
+    if position < known:
+        raise _changed(session_id, known)
+    return ImportReport(session_id, added, known, unreadable)
+
+
+async def _append(
+    core: Core,
+    session_id: str,
+    fresh: list[tuple[str, int]],
+    private: bool,
+    key: str,
+    before: Mark,
+    after: Mark,
+) -> None:
+    author = core.author()
+    revision = await core.journal.write(
+        lambda conn: imports.append_marked(
+            conn, author, session_id, fresh, private=private, key=key, before=before, after=after
+        )
+    )
+    if revision is None:
+        raise JournalError(
+            f"another import of the same source into {session_id!r} is under way: nothing of this "
+            "batch was stored. Run it again when that one has finished"
+        )
+    core.tails.appended(session_id, revision, fresh)
+    if core.spec is not None:
+        core.wrote()
+        core.touch(session_id)
+
+
+def _changed(session_id: str, known: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"the source does not begin with the {known} items that were imported from it into "
+        f"{session_id!r}: some were removed or rewritten since. Nothing was added; import it into "
+        "another session"
+    )

@@ -1,0 +1,172 @@
+"""JSON lines out and in, and what a Dakera server exports."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dakera import AsyncDakeraClient
+
+from cached_session import (
+    CachedSession,
+    InvalidArgument,
+    export_jsonl,
+    import_dakera_export,
+    import_dakera_session,
+    import_jsonl,
+)
+from cached_session.devserver import DevServer
+from cached_session.remote.naming import agent_id
+
+HARD: list[Any] = [
+    {"role": "user", "content": "line\nbreak \u2028 \x00 \x1b[31m"},
+    {"big": 2**80, "small": -(2**70), "float": 1e-7, "half": 0.5},
+    {"lone": "\ud800", "z": 1, "a": 2},
+    ["a list", None, True],
+    "a string",
+    0,
+]
+DIRECT = "agents-session-user-1"
+
+
+@pytest.fixture
+def server() -> Iterator[DevServer]:
+    with DevServer() as running:
+        yield running
+
+
+async def test_what_is_exported_is_imported_and_exported_again_byte_for_byte(
+    tmp_path: Path,
+) -> None:
+    """Any JSON value: big integers, lone surrogates, key order, line breaks inside strings."""
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    async with CachedSession("a", journal=":memory:") as session:
+        await session.add_items(HARD)
+        assert await export_jsonl(session, first) == len(HARD)
+    assert len(first.read_bytes().splitlines()) == len(HARD)
+    async with CachedSession("b", journal=":memory:") as session:
+        report = await import_jsonl(session, first)
+        assert report.added == len(HARD)
+        assert await session.get_items() == HARD
+        await export_jsonl(session, second)
+    assert second.read_bytes() == first.read_bytes()
+
+
+async def test_a_transcript_keeps_its_own_spelling(tmp_path: Path) -> None:
+    """Spaces, escapes and the spelling of numbers: a line comes back as it was."""
+    text = b'{ "b" : 1.0e2, "a":"\\u00fc" }\n[1 , 2]\n'
+    file = tmp_path / "talk.jsonl"
+    file.write_bytes(text)
+    async with CachedSession("a", journal=":memory:") as session:
+        await import_jsonl(session, file)
+        assert await session.get_items() == [{"b": 100.0, "a": "ü"}, [1, 2]]
+        target = io.BytesIO()
+        await export_jsonl(session, target)
+    assert target.getvalue() == text
+
+
+async def test_lines_that_are_no_json_are_left_out_and_counted(tmp_path: Path) -> None:
+    """A line cut off by a crash does not keep the others from coming."""
+    file = tmp_path / "talk.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"a":1}\r\n\n{"b":NaN}\n\xff\n{"c":\n{"d":2}')
+    async with CachedSession("a", journal=":memory:") as session:
+        report = await import_jsonl(session, file)
+        assert (report.added, report.unreadable) == (2, 3)
+        assert await session.get_items() == [{"a": 1}, {"d": 2}]
+        assert (await import_jsonl(session, file)).added == 0
+
+
+async def test_an_export_is_whole_or_not_there_and_private(tmp_path: Path) -> None:
+    """Only its owner reads it, and a target that cannot be written leaves nothing behind."""
+    async with CachedSession("a", journal=":memory:") as session:
+        await session.add_items([{"role": "user", "content": "x"}])
+        await export_jsonl(session, tmp_path / "a.jsonl")
+        assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o600
+        with pytest.raises(InvalidArgument, match="nowhere"):
+            await export_jsonl(session, tmp_path / "nowhere" / "a.jsonl")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+async def store_directly(url: str, agent: str, numbers: list[int]) -> None:
+    """As a session does that writes each item straight to the server."""
+    client = AsyncDakeraClient(url)
+    for number in numbers:
+        item = {"role": "user", "content": f"direct {number}"}
+        await client.store_memory(
+            agent_id=agent,
+            content=json.dumps(item, separators=(",", ":")),
+            memory_type="episodic",
+            importance=0.6,
+            metadata={"seq": number, "oai_session_id": "user-1"},
+            tags=["oai-session"],
+        )
+    await client.close()
+
+
+def said(items: list[Any]) -> list[str]:
+    return [item["content"] for item in items]
+
+
+async def test_a_direct_session_comes_in_the_order_of_its_numbers(server: DevServer) -> None:
+    """More than one page, stored out of order, one store repeated after a lost answer, and
+    something in the namespace that is no item; a second import adds nothing."""
+    await store_directly(server.url, DIRECT, [3, 1, 2, 2, 0, *range(4, 620)])
+    client = AsyncDakeraClient(server.url)
+    await client.store_memory(agent_id=DIRECT, content="a note of somebody else")
+    await client.close()
+    session = CachedSession.from_url("user-1", url=server.url, journal=":memory:")
+    async with session:
+        report = await import_dakera_session(session, DIRECT)
+        assert (report.added, report.skipped) == (620, 1)
+        assert said(await session.get_items()) == [f"direct {number}" for number in range(620)]
+        assert (await import_dakera_session(session, DIRECT)).added == 0
+        await store_directly(server.url, DIRECT, [620])
+        assert (await import_dakera_session(session, DIRECT)).added == 1
+
+
+def exported(server: DevServer, agent: str, to: Path) -> Path:
+    url = f"{server.url}/v1/export?agent_id={agent}&format=jsonl"
+    with urllib.request.urlopen(url) as answer:
+        to.write_bytes(answer.read())
+    return to
+
+
+async def test_the_export_of_a_direct_session_is_the_same_source_as_its_server(
+    server: DevServer, tmp_path: Path
+) -> None:
+    """What came over the wire does not come again from the file."""
+    await store_directly(server.url, DIRECT, [1, 0, 2])
+    file = exported(server, DIRECT, tmp_path / "export.jsonl")
+    async with CachedSession.from_url("user-1", url=server.url, journal=":memory:") as session:
+        assert (await import_dakera_export(session, file)).added == 3
+        assert said(await session.get_items()) == ["direct 0", "direct 1", "direct 2"]
+        assert (await import_dakera_session(session, DIRECT)).added == 0
+
+
+async def test_the_export_of_one_of_our_sessions_is_applied_as_the_server_would_list_it(
+    server: DevServer, tmp_path: Path
+) -> None:
+    """Order, pops and clears included, without the server; applying it again changes nothing."""
+    async with CachedSession.from_url("talk", url=server.url, journal=":memory:") as session:
+        await session.add_items([{"role": "user", "content": "gone"}])
+        await session.clear_session()
+        await session.add_items([{"role": "user", "content": text} for text in "abcd"])
+        await session.pop_item()
+        await session.sync(10)
+        wanted = await session.get_items()
+        ranks = [entry.stamp for entry in await session.entries()]
+    file = exported(server, agent_id("talk"), tmp_path / "export.jsonl")
+    async with CachedSession("talk", journal=":memory:") as restored:
+        assert (await import_dakera_export(restored, file)).added == len(wanted)
+        assert await restored.get_items() == wanted
+        assert [entry.stamp for entry in await restored.entries()] == ranks
+        assert (await import_dakera_export(restored, file)).added == 0
+    async with CachedSession("another", journal=":memory:") as other:
+        assert (await import_dakera_export(other, file)).added == 0
+        assert await other.get_items() == []
