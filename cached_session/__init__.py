@@ -31,6 +31,7 @@ from cached_session.options import SyncOptions
 from cached_session.replication.audit import AuditReport
 from cached_session.session import CachedSession
 from cached_session.status import (
+    CompactReport,
     Entry,
     ImportProgress,
     ImportReport,
@@ -44,6 +45,7 @@ __all__ = [
     "AuditReport",
     "CachedSession",
     "CachedSessionError",
+    "CompactReport",
     "Entry",
     "Finding",
     "ImportProgress",

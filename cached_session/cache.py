@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from cached_session import syncing
 from cached_session.core import Core, RemoteSpec, journal_path
 from cached_session.errors import InvalidArgument, SessionClosed
-from cached_session.journal import reads
+from cached_session.journal import compaction, reads
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
-from cached_session.status import Progress, Status, SyncReport
+from cached_session.status import CompactReport, Progress, Status, SyncReport
 
 if TYPE_CHECKING:
     from agents import SessionSettings
@@ -129,6 +129,20 @@ class SessionCache:
             JournalError: the journal cannot be opened or read.
         """
         return self._core.status(None, is_closed=self._closed)
+
+    async def compact(self) -> CompactReport:
+        """Let go of bookkeeping that nothing needs any more, and give the space that it and other
+        removals have freed back to the file system. Changes nothing that any session shows.
+
+        The process that replicates does the same by itself, a little every `prune_interval`.
+        Other writes take their turns meanwhile.
+
+        Raises:
+            SessionClosed: the cache was closed.
+            JournalError: the journal cannot be written; what was done until then stays done.
+        """
+        await self._ready()
+        return await compaction.compact(self._core.journal)
 
     async def close(self) -> None:
         """Close every session and the journal. Idempotent, and it always finishes.

@@ -60,6 +60,9 @@ class SyncOptions:
     claim_patience: float = 10.0
     """A memory that is gone after a confirmed pop without an answer is believed to be gone when it
     still is this much later: one node of a cluster may lag."""
+    prune_interval: float = 600.0
+    """Between looks of the process that replicates for bookkeeping that nothing needs any more (see
+    `SessionCache.compact`); 0 never looks."""
     hole_patience: float = 600.0
     """A missing operation is looked for eagerly this long, then reported as absent and looked for
     at `poll_interval_idle`."""

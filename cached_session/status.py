@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "CompactReport",
     "Entry",
     "ImportProgress",
     "ImportReport",
@@ -78,6 +79,19 @@ class SyncReport:
     parked: int
     absent: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a `compact` did."""
+
+    operations: int
+    """Operations whose bookkeeping nothing needed any more."""
+    bytes_before: int
+    """Size of the journal's file."""
+    bytes_after: int
+    free_bytes: int
+    """Of these, bytes that could not be given back and are used again."""
 
 
 @dataclass(frozen=True)

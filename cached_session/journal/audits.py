@@ -61,7 +61,22 @@ def compare(conn: sqlite3.Connection, session_id: str, present: Present) -> Plan
         # Any part tells: the first one may be forgotten already, and a later one sent twice.
         gone = {index: parts for (index, _), parts in places.items() if index not in visible}
         plan.forget.extend(Forget(dot, index, parts) for index, parts in gone.items())
+    plan.forget.extend(_remains(conn, tx, present))
     return plan
+
+
+def _remains(conn: sqlite3.Connection, tx: SessionTransaction, present: Present) -> list[Forget]:
+    """What is left on the server of operations that a clear covers and the journal has let go of
+    (`compaction.prune`): too little to be applied again, so that no row tells of it."""
+    known = set(
+        conn.execute("SELECT writer, counter FROM ops WHERE session = ?", (tx.session,)).fetchall()
+    )
+    return [
+        Forget(dot, index, parts)
+        for dot, places in present.items()
+        if dot not in known and dot.counter in tx.writer(dot.writer).cleared
+        for index, parts in {index: parts for (index, _), parts in places.items()}.items()
+    ]
 
 
 def operations(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:

@@ -115,6 +115,10 @@ class Journal:
         """
         return await settle(self._submit(run))
 
+    async def maintain(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run what SQLite does not allow inside a transaction, alone on the writing thread."""
+        return await settle(self._submit(run, alone=True))
+
     def write_soon(
         self, run: Callable[[sqlite3.Connection], T], loop: asyncio.AbstractEventLoop
     ) -> asyncio.Future[T]:
@@ -416,6 +420,8 @@ class Journal:
             # Which file is this? Asked before anything that could write to it.
             schema.identify(conn, self.path)
             if not self.in_memory:
+                # Takes effect while the file is empty: later its free pages can be given back.
+                conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 _enter_wal(conn, busy_ms)
             conn.execute(f"PRAGMA synchronous = {self._durability.upper()}")
             conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

@@ -15,7 +15,7 @@ import anyio
 from filelock import BaseFileLock, Timeout
 
 from cached_session.errors import CachedSessionError, JournalError, SessionClosed
-from cached_session.journal import reads
+from cached_session.journal import compaction, reads
 from cached_session.remote.verdicts import RemoteError
 from cached_session.replication.claim import settle_claims
 from cached_session.replication.link import Link, log
@@ -111,6 +111,8 @@ class Replicator:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._supervised, self._push_loop)
                 group.start_soon(self._supervised, self._pull_loop)
+                if self.link.options.prune_interval:
+                    group.start_soon(self._supervised, self._tidy_loop)
         finally:
             if self.is_leader and self._lock is not None:
                 self._lock.release()
@@ -299,6 +301,12 @@ class Replicator:
         if plan.wanted > plan.started:
             plan.due = 0.0
         return math.inf
+
+    async def _tidy_loop(self) -> None:
+        while True:
+            await anyio.sleep(self.link.options.prune_interval)
+            if self.is_leader:
+                await compaction.tidy(self.link.journal)
 
     # -- one step, for the loops and for `sync` --------------------------------------------------
 

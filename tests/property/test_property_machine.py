@@ -11,7 +11,7 @@ from replicas import Replica
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by
 from cached_session.history.parts import Part, part_count
 from cached_session.history.visibility import order, visible
-from cached_session.journal import arrivals, audits, outbox, writes
+from cached_session.journal import arrivals, audits, compaction, outbox, writes
 from cached_session.journal.codec import codec_of
 from cached_session.remote.naming import memory_id
 from cached_session.remote.wire import decode, memories_of
@@ -120,6 +120,11 @@ class Exchange(RuleBasedStateMachine):
                 self.server.pop(memory_id(KEY, item.dot, item.index, part), None)
         write(lambda conn: outbox.forgotten(conn, SESSION, due) if due else None)
 
+    @rule(who=which, most=st.integers(1, 5))
+    def prune(self, who: int, most: int) -> None:
+        """Let go of what nothing needs any more."""
+        self.replicas[who].journal.write_blocking(lambda conn: compaction.prune(conn, most))
+
     @rule(who=which, seed=st.integers(0, 1 << 20), share=st.sampled_from([0.2, 0.6, 1.0]))
     def pull(self, who: int, seed: int, share: float) -> None:
         """Get some of what the server lists, in any order."""
@@ -147,7 +152,8 @@ class Exchange(RuleBasedStateMachine):
     def every_journal_shows_what_it_has(self) -> None:
         for who, replica in enumerate(self.replicas):
             # Parts of what a clear covers may have been thrown away: nobody counts on them.
-            replica.check(complete(self.arrived[who], self.own[who], self.ops), frontier=False)
+            known = complete(self.arrived[who], self.own[who], self.ops)
+            replica.check(known, frontier=False, pruned=True)
 
     def _settle(self) -> None:
         """Once everything is sent and listed, all journals are equal and nothing is missing."""

@@ -271,8 +271,15 @@ def last_dot(conn: sqlite3.Connection, session: str) -> Dot:
 
 
 def names_of(conn: sqlite3.Connection) -> set[Name]:
-    """The operations that a journal holds."""
+    """The operations that a journal holds, or has let go of because a clear covers them."""
     rows = conn.execute(
-        "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session"
+        "SELECT s.session_id, o.writer, o.counter, o.counter FROM ops o "
+        "JOIN sessions s ON s.id = o.session UNION ALL "
+        "SELECT s.session_id, c.writer, c.first, c.last FROM cleared c "
+        "JOIN sessions s ON s.id = c.session"
     )
-    return {(session, Dot(writer, counter)) for session, writer, counter in rows}
+    return {
+        (session, Dot(writer, counter))
+        for session, writer, first, last in rows
+        for counter in range(first, last + 1)
+    }

@@ -158,6 +158,7 @@ def _options(random: Random) -> dict[str, Any]:
         "first_page_size": random.choice((5, 22, 30, 100)),
         "parallel_requests": random.choice((1, 4)),
         "parallel_sessions": random.choice((1, 4)),
+        "prune_interval": 7.0,
     }
 
 

@@ -1,0 +1,97 @@
+"""`SessionCache.compact`: what becomes of the space, and of the other devices."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cached_session import CachedSession, SessionCache, SessionClosed, SyncOptions
+from cached_session.devserver import DevServer
+
+
+async def test_compact_gives_the_space_back(tmp_path: Path, server: DevServer) -> None:
+    """The file shrinks by what was cleared, and the report says so."""
+    path = tmp_path / "journal.db"
+    async with SessionCache(path, url=server.url) as cache:
+        session = cache.session("talk")
+        for _ in range(20):
+            await session.add_items([{"role": "user", "content": "x" * 50_000}])
+        await session.clear_session()
+        await session.add_items([{"role": "user", "content": "kept"}])
+        await session.sync(10)
+        report = await cache.compact()
+        assert report.operations == 20
+        assert report.free_bytes == 0
+        assert report.bytes_after < report.bytes_before / 5
+        assert path.stat().st_size == report.bytes_after
+        assert await session.get_items() == [{"role": "user", "content": "kept"}]
+        assert (await cache.compact()).operations == 0
+
+
+async def test_compact_rebuilds_a_file_from_before(tmp_path: Path) -> None:
+    """A journal whose free pages cannot be given back one by one is rebuilt once."""
+    path = tmp_path / "journal.db"
+    async with CachedSession("talk", journal=path) as session:
+        await session.add_items([{"role": "user", "content": "x" * 500_000}])
+        await session.clear_session()
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        # `auto_vacuum` is fixed by what the file was made with, and by a rebuild.
+        older.execute("PRAGMA journal_mode = DELETE")
+        older.execute("PRAGMA auto_vacuum = NONE")
+        older.execute("VACUUM")
+        older.execute("CREATE TABLE waste AS SELECT randomblob(500000)")
+        older.execute("DROP TABLE waste")
+    async with SessionCache(path) as cache:
+        report = await cache.compact()
+        assert report.bytes_after < report.bytes_before - 400_000
+        assert report.free_bytes == 0
+
+
+async def test_compact_changes_nothing_on_the_other_devices(
+    tmp_path: Path, server: DevServer
+) -> None:
+    """A device that comes later, and one that audits, show the same as the one that compacted."""
+    async with SessionCache(tmp_path / "a.db", url=server.url) as a:
+        session = a.session("talk")
+        for word in "abc":
+            await session.add_items([{"role": "user", "content": word}])
+        await session.sync(10)
+        await session.clear_session()
+        await session.add_items([{"role": "user", "content": "kept"}])
+        await session.sync(10)
+        assert (await a.compact()).operations == 3
+        async with CachedSession.from_url("talk", url=server.url, journal=tmp_path / "b") as b:
+            await b.sync(10)
+            assert await b.get_items() == await session.get_items()
+            assert b.status().absent == 0
+        report = await session.audit()
+        assert (report.healed, report.applied, report.forgotten) == (0, 0, 0)
+
+
+async def test_the_background_compacts_by_itself(tmp_path: Path, server: DevServer) -> None:
+    """The process that replicates lets go of what was cleared, without being asked."""
+    options = SyncOptions(prune_interval=0.05)
+    async with SessionCache(tmp_path / "a.db", url=server.url, options=options) as cache:
+        session = cache.session("talk")
+        await session.add_items([{"role": "user", "content": "x" * 50_000}])
+        await session.clear_session()
+        await session.sync(10)
+        journal = cache._core.journal
+        for _ in range(200):
+            kinds = await journal.read(lambda c: c.execute("SELECT kind FROM ops").fetchall())
+            if kinds == [("clear",)]:
+                break
+            await anyio.sleep(0.02)
+        assert kinds == [("clear",)]
+
+
+async def test_compact_of_a_closed_cache_is_refused() -> None:
+    """As every other call."""
+    cache = SessionCache(":memory:")
+    await cache.close()
+    with pytest.raises(SessionClosed):
+        await cache.compact()

@@ -1,0 +1,140 @@
+"""What the journal lets go of, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cached_session.history.frontier import Frontier
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation, clear_payload
+from cached_session.history.parts import split
+from cached_session.journal import arrivals, compaction, outbox, reads, writes
+from cached_session.journal.connection import Journal
+
+SESSION = "talk"
+KEY = session_key(SESSION)
+ME = writes.Author("m" * 24, 1000, 1000)
+PEER = "p" * 24
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    here = Journal(":memory:", threaded=False)
+    here.open_blocking()
+    yield here
+    here.close_blocking()
+
+
+def say(journal: Journal, *texts: str) -> None:
+    encoded = [(f'"{text}"', 0) for text in texts]
+    journal.write_blocking(lambda c: writes.append(c, ME, SESSION, encoded, private=False))
+
+
+def clear(journal: Journal) -> None:
+    journal.write_blocking(lambda c: writes.clear(c, ME, SESSION))
+
+
+def sync(journal: Journal) -> None:
+    """Send everything, and have the server forget what was removed."""
+    ack(journal, send(journal))
+    forget(journal)
+
+
+def send(journal: Journal) -> list[int]:
+    limits = {"after": 0, "upto": 1 << 40, "most_ops": 100, "most_bytes": 1 << 20}
+    return journal.write_blocking(lambda c: outbox.take(c, SESSION, **limits))
+
+
+def ack(journal: Journal, seqs: list[int]) -> None:
+    journal.write_blocking(lambda c: outbox.ack(c, seqs))
+
+
+def forget(journal: Journal) -> None:
+    due = journal.read_blocking(lambda c: outbox.forgets_due(c, SESSION, 100))
+    journal.write_blocking(lambda c: outbox.forgotten(c, SESSION, due))
+
+
+def prune(journal: Journal, most: int = 100) -> int:
+    return journal.write_blocking(lambda c: compaction.prune(c, most))
+
+
+def kinds(journal: Journal) -> list[str]:
+    rows = journal.read_blocking(
+        lambda c: c.execute("SELECT kind FROM ops ORDER BY seq").fetchall()
+    )
+    return [kind for (kind,) in rows]
+
+
+def shown(journal: Journal) -> list[object]:
+    return [e.item for e in journal.read_blocking(lambda c: reads.entries(c, SESSION, None))]
+
+
+def receive(journal: Journal, op: Operation) -> arrivals.PageResult:
+    parts = split(op, op.digest(KEY), KEY)
+    return journal.write_blocking(lambda c: arrivals.apply_page(c, SESSION, parts, [], 0))
+
+
+def test_what_is_visible_or_unforgotten_stays(journal: Journal) -> None:
+    """Nothing goes before the server has acknowledged it and forgotten its memories."""
+    say(journal, "a")
+    ack(journal, send(journal))
+    assert prune(journal) == 0
+    clear(journal)
+    assert prune(journal) == 0
+    ack(journal, send(journal))
+    assert prune(journal) == 0
+    forget(journal)
+    assert prune(journal) == 1
+    assert kinds(journal) == ["clear"]
+
+
+def test_what_may_be_on_the_server_stays(journal: Journal) -> None:
+    """A removed append whose answer is still out has to be acknowledged first."""
+    say(journal, "a")
+    send(journal)
+    clear(journal)
+    assert prune(journal) == 0
+
+
+def test_popped_items_keep_their_operation(journal: Journal) -> None:
+    """No clear covers them: if one came again, only its row would tell that it is popped."""
+    say(journal, "a")
+    journal.write_blocking(lambda c: writes.pop(c, ME, SESSION))
+    ack(journal, send(journal))
+    forget(journal)
+    assert prune(journal) == 0
+
+
+def test_a_pruned_operation_that_comes_again_stays_hidden(journal: Journal) -> None:
+    """A server that goes back to an old backup shows it once more; the clear covers it."""
+    old = Operation(Dot(PEER, 1), Kind.APPEND, 7, 0, ('"old"',))
+    covered = Frontier.of([old.dot])
+    wipe = Operation(Dot(PEER, 2), Kind.CLEAR, 7, 0, (clear_payload(covered),))
+    receive(journal, old)
+    receive(journal, wipe)
+    assert prune(journal) == 1
+    receive(journal, old)
+    assert shown(journal) == []
+    assert prune(journal) == 1
+
+
+def test_counters_go_on_after_what_was_pruned(journal: Journal) -> None:
+    """A dot is never given twice: the frontier remembers what its rows no longer tell."""
+    say(journal, "a")
+    clear(journal)
+    sync(journal)
+    assert prune(journal) == 1
+    say(journal, "b")
+    entries = journal.read_blocking(lambda c: reads.entries(c, SESSION, None))
+    assert [(e.item, e.counter) for e in entries] == [("b", 3)]
+
+
+def test_pruning_takes_no_more_than_it_is_asked_to(journal: Journal) -> None:
+    """A transaction of the background is short, however much there is to do."""
+    for _ in range(5):
+        say(journal, "a")
+    clear(journal)
+    sync(journal)
+    assert [prune(journal, 2) for _ in range(4)] == [2, 2, 1, 0]
