@@ -11,6 +11,7 @@ import atexit
 import os
 import sqlite3
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -28,7 +29,13 @@ from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
-from cached_session.remote.dakera import DakeraRemote, check_client, check_url, connect
+from cached_session.remote.dakera import (
+    DakeraRemote,
+    check_client,
+    check_url,
+    connect,
+    is_private,
+)
 from cached_session.replication.link import Link, log
 from cached_session.replication.worker import Replicator
 from cached_session.runtime import Runtime
@@ -40,6 +47,9 @@ T = TypeVar("T")
 
 STOP_PATIENCE = 5.0
 """Seconds that closing waits for a replicator on another event loop."""
+STALLED_MS = 120_000
+"""A queue that waits this long, with no pause that explains it and nothing acknowledged, stalls:
+four times as long as one request may take."""
 CLOCK_AHEAD_MS = 60_000
 """Devices' clocks differ by seconds; more than this is worth a word in the status."""
 
@@ -84,7 +94,9 @@ class RemoteSpec:
         if client is not None:
             if url is not None or api_key is not None:
                 raise InvalidArgument("pass either client or url and api_key, not both")
-            return cls(check_client(client), client=client)
+            server = check_client(client)
+            _warn_of_plain_http(server, getattr(client, "api_key", None))
+            return cls(server, client=client)
         if url is None:
             if api_key is not None:
                 raise InvalidArgument("api_key without url: pass the server's address too")
@@ -94,7 +106,9 @@ class RemoteSpec:
         ):
             # The value is a secret: it is not shown.
             raise InvalidArgument("api_key must be a string of printable ASCII characters or None")
-        return cls(check_url(url), api_key or None)
+        server = check_url(url)
+        _warn_of_plain_http(server, api_key)
+        return cls(server, api_key or None)
 
     def agrees(self, other: RemoteSpec) -> bool:
         """Whether both reach the same server the same way; an injected client has its own key."""
@@ -138,6 +152,7 @@ class Core:
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
+        self._opened_ms = runtime.wall_ms()
         self.journal = Journal(
             path,
             durability=options.durability,
@@ -506,6 +521,15 @@ class Core:
         else:
             state = "online" if success else "connecting"
         oldest = facts.oldest_pending_ms
+        error = shut[-1].reason if shut else None
+        if spec is not None and not is_closed and oldest is not None and not shut:
+            since = max(oldest, int(meta.get("last_ack_ms", 0)), self._opened_ms)
+            if now - since > STALLED_MS:
+                error = (
+                    f"{facts.pending} operations wait and nothing was sent for "
+                    f"{(now - since) // 1000} s: is the process alive that syncs {self.path} "
+                    "(the one that holds the lock beside it), and its event loop not held up?"
+                )
         ahead = stamp_ms(facts.stamp) - now
         waits = [gate.wait_ms(now) for gate in shut]
         sessions = {}
@@ -521,7 +545,7 @@ class Core:
             absent=facts.absent,
             oldest_pending_age=None if oldest is None else max(0.0, (now - oldest) / 1000),
             last_success=int(success) / 1000 if success else None,
-            last_error=shut[-1].reason if shut else None,
+            last_error=error,
             server=spec.server if spec else None,
             journal=self.path,
             retry_in=max(waits) / 1000 if waits else None,
@@ -534,6 +558,18 @@ class Core:
             last_server=meta.get("server"),
             sessions=sessions,
         )
+
+
+def _warn_of_plain_http(server: str, api_key: object) -> None:
+    """Once a server and process: a key over plain HTTP is read by everybody on the way."""
+    if not api_key or is_private(server) or server in _warned:
+        return
+    _warned.add(server)
+    warnings.warn(
+        f"the API key for {server} travels unencrypted; use https, or a tunnel to a local port",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def _closed(path: str, spec: RemoteSpec | None) -> Status:
@@ -602,6 +638,7 @@ async def _stop(home: _Home) -> None:
         ended.cancel()
 
 
+_warned: set[str] = set()
 _registry: dict[str, Core] = {}
 _registry_lock = threading.Lock()
 

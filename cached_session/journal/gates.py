@@ -13,10 +13,12 @@ __all__ = [
     "gate_of",
     "guarded_ms",
     "note_guard",
+    "note_progress",
     "note_success",
     "open_gates",
     "read_meta",
     "shut",
+    "waiting",
     "write_meta",
 ]
 
@@ -101,6 +103,21 @@ def open_gates(
 def note_success(conn: sqlite3.Connection, now_ms: int) -> None:
     """The server has just answered as it should."""
     write_meta(conn, last_success_ms=str(now_ms))
+
+
+def note_progress(conn: sqlite3.Connection, now_ms: int) -> None:
+    """The server has just acknowledged something of the queue."""
+    write_meta(conn, last_ack_ms=str(now_ms))
+
+
+def waiting(conn: sqlite3.Connection, kind: str, now_ms: int, besides: str) -> int:
+    """How many other sessions are in a pause of this kind at the moment."""
+    (found,) = conn.execute(
+        "SELECT count(*) FROM gates WHERE session <> ? AND session <> coalesce(?, -1) "
+        "AND kind = ? AND until_ms > ? AND until_ms - ? <= pause_ms",
+        (SERVER, _number(conn, besides), kind, now_ms, now_ms),
+    ).fetchone()
+    return int(found)
 
 
 def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:

@@ -189,8 +189,9 @@ CREATE TABLE gates (
     since_ms INTEGER NOT NULL
 );
 
--- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_error`,
--- `last_error_ms`. And the marks of imports (journal/imports.py), whose keys begin with `import:`.
+-- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_ack_ms`,
+-- `last_error`, `last_error_ms`. And, by session, the marks of imports (journal/imports.py), whose
+-- keys begin with `import:`, and of audits (journal/audits.py), whose keys begin with `audit:`.
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -27,6 +27,8 @@ __all__ = ["Link"]
 
 T = TypeVar("T")
 
+RATE_LIMITED = 429
+
 log = logging.getLogger("cached_session.replication")
 
 
@@ -42,6 +44,10 @@ class Link:
     """Who signs operations that replication itself writes (confirmed pops)."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """Confirmed pops whose answer is being waited for right now."""
+    taken: dict[str, set[str]] = field(default_factory=dict)
+    """Memories of a store that was broken off which the server has acknowledged, by session."""
+    _most: dict[str, int] = field(default_factory=dict)
+    """Memories in one store request where a rate limit has refused more, by session."""
     _locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = field(
         default_factory=weakref.WeakValueDictionary
     )
@@ -71,6 +77,23 @@ class Link:
         if lock is None:
             lock = self._locks[kind, session_id] = anyio.Lock()
         return lock
+
+    def batch_most(self, session_id: str) -> int:
+        """Memories that one store request of this session may have."""
+        return min(self.options.max_batch_memories, self._most.get(session_id, 1 << 30))
+
+    def batch_refused(self, session_id: str, size: int) -> None:
+        """The server's rate limit has no room for a request of this size: the next is half of it,
+        because one that is larger than the whole limit would never be taken."""
+        self._most[session_id] = max(1, size // 2)
+
+    def batch_taken(self, session_id: str, size: int) -> None:
+        """A request of this size was taken: with time, larger ones are tried again."""
+        most = self._most.get(session_id)
+        if most is not None and size >= most:
+            self._most[session_id] = most + 1 + most // 8
+            if self._most[session_id] >= self.options.max_batch_memories:
+                del self._most[session_id]
 
     async def wait_ms(self, session_id: str, *, asked_only: bool = False) -> int:
         """How long the gates ask to wait before this session's next attempt.
@@ -155,11 +178,18 @@ class Link:
         return result
 
     async def _shut(self, session_id: str, error: RemoteError) -> None:
+        now = self.now_ms()
         whose = None if error.scope is Scope.SERVER else session_id
+        if whose is not None and error.status == RATE_LIMITED:
+            # Two sessions told to wait at one time: the limit is the server's, and is everybody's.
+            # A fleet of sessions that each had to find out would use it up with finding out.
+            others = await self.journal.read(
+                lambda conn: gates.waiting(conn, Verdict.BUSY.value, now, session_id)
+            )
+            whose = None if others else whose
         before = await self.journal.read(lambda conn: gates.gate_of(conn, whose))
         failures = before.failures if before else 0
         pause = pause_after(error, failures, self.options, self.runtime.random)
-        now = self.now_ms()
         kind = "unauthorized" if error.status in (401, 403) else error.verdict.value
         await self.journal.write(
             lambda conn: gates.shut(

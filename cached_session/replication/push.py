@@ -26,7 +26,10 @@ GUARD_AGAIN_MS = 24 * 3600 * 1000
 EVERYTHING = 1 << 62
 """Above every `seq`."""
 SAMPLES = 3
-"""Memories that are looked for when a server claims to have stored none of a batch."""
+"""Memories that are looked for by id, and not found, before the rest counts as not kept."""
+LISTED = 1000
+"""Rows of the one listing that tells which of many memories are there already."""
+RATE_LIMITED = 429
 TAKE_OPS = 1000
 TAKE_BYTES = 256 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
@@ -92,7 +95,7 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
                 parcels = await link.journal.read_aside(
                     lambda conn, seqs=seqs: _prepare(conn, session_id, seqs)  # type: ignore[misc]
                 )
-                for group in _groups(parcels, link):
+                for group in _groups(parcels, link, session_id):
                     await _deliver(link, session_id, group, result)
                 after = seqs[-1]
         await _forget(link, session_id, result)
@@ -120,14 +123,15 @@ def pack(outgoing: Outgoing, session_id: str) -> list[Packed]:
     return [(memory, len(orjson.dumps(memory))) for memory in memories]
 
 
-def _groups(parcels: Sequence[_Parcel], link: Link) -> list[list[_Parcel]]:
+def _groups(parcels: Sequence[_Parcel], link: Link, session_id: str) -> list[list[_Parcel]]:
     """Neighbours that fit one request; an operation too large for one goes alone."""
     groups: list[list[_Parcel]] = []
     size = count = 0
+    most = link.batch_most(session_id)
     for parcel in parcels:
         fits = (
             size + parcel.size <= link.options.max_batch_bytes
-            and count + len(parcel.memories) <= link.options.max_batch_memories
+            and count + len(parcel.memories) <= most
         )
         if groups and fits:
             groups[-1].append(parcel)
@@ -171,6 +175,8 @@ async def _deliver(
     def settle(conn: sqlite3.Connection) -> None:
         outbox.ack(conn, kept)
         gates.note_success(conn, now)
+        if kept:
+            gates.note_progress(conn, now)
 
     await link.journal.write(settle)
     result.acked += len(kept)
@@ -180,20 +186,39 @@ async def _deliver(
 async def store(link: Link, session_id: str, memories: Sequence[Packed]) -> set[str]:
     """Store memories, in requests of legal size; the ids of those that the server did not keep.
 
+    Where a server takes only so many a minute, what it has taken of a large operation is not sent
+    again after the pause: it would use up the next minute, and the next.
+
     Raises:
         RemoteError: REFUSED if even one of them alone is refused.
     """
+    taken = link.taken.setdefault(session_id, set())
     unkept: set[str] = set()
-    for batch in _batches(memories, link):
-        unkept |= await _store_batch(link, session_id, batch)
+    for batch in _batches(memories, link, session_id, taken):
+        ids = {memory["id"] for memory in batch}
+        try:
+            missing = await _store_batch(link, session_id, batch)
+        except RemoteError as error:
+            if error.status == RATE_LIMITED:
+                link.batch_refused(session_id, len(batch))
+            raise
+        link.batch_taken(session_id, len(batch))
+        taken |= ids - missing
+        unkept |= missing
+    del link.taken[session_id]
     return unkept
 
 
-def _batches(memories: Sequence[Packed], link: Link) -> list[list[dict[str, Any]]]:
+def _batches(
+    memories: Sequence[Packed], link: Link, session_id: str, taken: set[str]
+) -> list[list[dict[str, Any]]]:
     batches: list[list[dict[str, Any]]] = []
     size = 0
+    most = link.batch_most(session_id)
     for memory, length in memories:
-        full = not batches or len(batches[-1]) >= link.options.max_batch_memories
+        if memory["id"] in taken:
+            continue
+        full = not batches or len(batches[-1]) >= most
         if full or size + length > link.options.max_batch_bytes:
             batches.append([])
             size = 0
@@ -203,6 +228,8 @@ def _batches(memories: Sequence[Packed], link: Link) -> list[list[dict[str, Any]
 
 
 async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]]) -> set[str]:
+    """Store a batch; the ids that the server did not keep. What it holds already, whether it
+    refuses to hear of it again or keeps silent, is looked up by one listing, not one by one."""
     agent = agent_id(session_id)
     try:
         stored = await link.remote.store(agent, batch)
@@ -211,23 +238,35 @@ async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]])
         if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):
             raise
         conflict = error.verdict is Verdict.CONFLICT
+        stored = await _listed(link, agent, batch) if conflict and len(batch) > SAMPLES else set()
+        rest = [memory for memory in batch if memory["id"] not in stored]
+        if stored:
+            return await _store_batch(link, session_id, rest) if rest else set()
         if len(batch) > 1 and (conflict or _is_one_operation(batch)):
             middle = len(batch) // 2
             unkept = await _store_batch(link, session_id, batch[:middle])
             return unkept | await _store_batch(link, session_id, batch[middle:])
         if not conflict:
             raise
-        stored = set()
     unsaid = [memory for memory in batch if memory["id"] not in stored]
+    if len(unsaid) > SAMPLES:
+        held = await _listed(link, agent, unsaid)
+        unsaid = [memory for memory in unsaid if memory["id"] not in held]
     unkept = set()
-    for position, memory in enumerate(unsaid):
-        if await _is_held(link, agent, memory):
-            continue
-        unkept.add(memory["id"])
-        if not stored and position + 1 >= SAMPLES and len(unkept) > position:
-            # Nothing was kept: a server that answers so is not asked a thousand times.
+    for memory in unsaid:
+        if len(unkept) >= SAMPLES:
+            # A server that keeps nothing is not asked a thousand times. All of it is sent again.
             return {memory["id"] for memory in unsaid}
+        if not _is_same(await link.remote.fetch(agent, memory["id"]), memory):
+            unkept.add(memory["id"])
     return unkept
+
+
+async def _listed(link: Link, agent: str, memories: Sequence[dict[str, Any]]) -> set[str]:
+    """Those of these memories that stand, as they are, among the newest on the server."""
+    found = await link.remote.page(agent, offset=0, limit=LISTED)
+    theirs = {memory["id"]: memory for memory in found if isinstance(memory.get("id"), str)}
+    return {m["id"] for m in memories if _is_same(theirs.get(m["id"]), m)}
 
 
 def _is_one_operation(batch: list[dict[str, Any]]) -> bool:
@@ -235,9 +274,8 @@ def _is_one_operation(batch: list[dict[str, Any]]) -> bool:
     return len(dots) == 1
 
 
-async def _is_held(link: Link, agent: str, memory: dict[str, Any]) -> bool:
-    """The server did not say that it stored this one: does it hold it all the same?"""
-    held = await link.remote.fetch(agent, memory["id"])
+def _is_same(held: dict[str, Any] | None, memory: dict[str, Any]) -> bool:
+    """Whether what the server holds under this id is this memory."""
     theirs = held.get("metadata") if held else None
     if not isinstance(theirs, dict):
         return False
