@@ -1,7 +1,7 @@
 """Memories of a direct Dakera session, put in order outside of memory.
 
 Such a session stores each item as one memory: the item's JSON is the content, its number is `seq`
-in the metadata. A server lists them newest first; SQLite's own temporary database sorts them on disk.
+in the metadata. A server lists them newest first; a temporary database of SQLite sorts them.
 """
 
 from __future__ import annotations
