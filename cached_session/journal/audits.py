@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cached_session.history.ops import Dot, Kind
@@ -27,8 +27,16 @@ class Plan:
     forget: list[Forget] = field(default_factory=list)
 
 
-def compare(conn: sqlite3.Connection, session_id: str, present: Present) -> Plan:
-    """Compare what the server lists with every acknowledged operation of a session."""
+def compare(
+    conn: sqlite3.Connection,
+    session_id: str,
+    present: Present,
+    explained: Collection[Dot] = (),
+) -> Plan:
+    """Compare what the server lists with every acknowledged operation of a session.
+
+    ``explained``: dots of which a placeholder says that the server refuses them.
+    """
     plan = Plan()
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
@@ -41,6 +49,9 @@ def compare(conn: sqlite3.Connection, session_id: str, present: Present) -> Plan
     for seq, writer, counter, kind, stamp, body in rows:
         dot = Dot(writer, counter)
         places = present.get(dot, {})
+        if dot in explained:
+            # It got through after all: by a retry of which a restored backup knows nothing.
+            plan.forget.append(Forget(dot, -1, 1))
         if kind != Kind.APPEND.value:
             if len(places) < part_count(body):
                 plan.resend.append(seq)

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
-from cached_session.journal.apply import PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
 from cached_session.journal.writes import Author, last_item, pop_ref
 
-__all__ = ["Claim", "Doubt", "confirm", "note", "open_claims", "release", "reserve"]
+__all__ = [
+    "Claim",
+    "Doubt",
+    "confirm",
+    "is_open",
+    "note",
+    "open_claims",
+    "put_back",
+    "release",
+    "reserve",
+]
 
 
 class Doubt(IntEnum):
@@ -38,6 +48,9 @@ class Claim:
     """Whether no other device can have seen the item: it is popped already."""
     is_in_flight: bool
     """Whether the server may or may not hold the item yet."""
+    is_parked: bool = False
+    """Whether the server has refused its operation, of which it may hold a part all the same, or
+    the whole, where an earlier answer was lost."""
     doubt: Doubt = Doubt.RESERVED
     claimer: str = ""
     since_ms: int = 0
@@ -47,8 +60,8 @@ class Claim:
 def reserve(conn: sqlite3.Connection, author: Author, session_id: str) -> Claim | None:
     """Reserve the latest item that nobody here claims.
 
-    One that was never sent, or that the server refuses, no other device has: it is popped at once,
-    in the same transaction, so that it is not sent meanwhile.
+    One that was never sent no other device has: it is popped at once, in the same transaction, so
+    that it is not sent meanwhile.
     """
     tx = SessionTransaction.begin(conn, session_id)
     found = last_item(conn, tx) if tx is not None else None
@@ -59,14 +72,21 @@ def reserve(conn: sqlite3.Connection, author: Author, session_id: str) -> Claim 
         "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
         (tx.session, *ref.dot),
     ).fetchone()
-    if state in (PENDING, PARKED):
+    if state == PENDING:
         pop_ref(conn, author, session_id, ref)
         return Claim(ref, row, is_ours=True, is_in_flight=False)
     conn.execute(
         "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
         (tx.session, *ref.dot, ref.index, author.writer, author.now_ms, Doubt.RESERVED),
     )
-    return Claim(ref, row, is_ours=False, is_in_flight=state == SENT)
+    return Claim(
+        ref,
+        row,
+        is_ours=False,
+        is_in_flight=state == SENT,
+        is_parked=state == PARKED,
+        claimer=author.writer,
+    )
 
 
 def note(
@@ -90,6 +110,27 @@ def release(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
             "DELETE FROM claims WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
             (tx.session, *claim.ref.dot, claim.ref.index),
         )
+
+
+def put_back(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
+    """The server has lost the item, and nobody's operation removes it: it is sent again, in one
+    transaction with the end of the claim."""
+    release(conn, session_id, claim)
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is not None:
+        conn.execute(
+            f"UPDATE ops SET state = {SENT} WHERE session = ? AND writer = ? AND counter = ? "
+            f"AND state = {ACKED}",
+            (tx.session, *claim.ref.dot),
+        )
+
+
+def is_open(conn: sqlite3.Connection, session_id: str, claim: Claim) -> bool:
+    """Whether the item is still there to be claimed: no operation that is here removes it."""
+    return any(
+        found.is_visible and (found.ref.dot, found.ref.index) == (claim.ref.dot, claim.ref.index)
+        for found in open_claims(conn, session_id)
+    )
 
 
 def confirm(conn: sqlite3.Connection, author: Author, session_id: str, claim: Claim) -> None:

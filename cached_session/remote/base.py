@@ -55,6 +55,10 @@ class Remote(Protocol):
         count says nothing."""
         ...
 
+    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+        """Up to 100 memories that carry this tag, in any order; it may lag behind."""
+        ...
+
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
         """Memories that the server finds nearest in meaning, best first."""
         ...

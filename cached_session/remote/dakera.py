@@ -207,6 +207,20 @@ class DakeraRemote:
             raise self._nonsense("memory/forget", answer)
         return count
 
+    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+        """See `Remote.tagged`."""
+        body = orjson.dumps({"agent_id": agent, "filter": {"tags": [tag]}, "limit": 100})
+        try:
+            answer = await self._json("POST", "/v1/memories/recall/batch", body)
+        except RemoteError as error:
+            if error.verdict is Verdict.ABSENT:
+                return []
+            raise
+        found = answer.get("memories") if isinstance(answer, dict) else None
+        if not isinstance(found, list):
+            raise _nonsense("recall/batch", answer)
+        return [memory for memory in found if isinstance(memory, dict)]
+
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
         """See `Remote.recall`."""
         body = orjson.dumps({"agent_id": agent, "query": query, "top_k": limit})

@@ -12,7 +12,15 @@ import re
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 
-__all__ = ["WIRE_VERSION", "agent_id", "memory_id", "namespace", "placeholder_id", "version_of"]
+__all__ = [
+    "WIRE_VERSION",
+    "agent_id",
+    "claim_id",
+    "memory_id",
+    "namespace",
+    "placeholder_id",
+    "version_of",
+]
 
 WIRE_VERSION = 1
 """Stands in every memory id and in every memory's metadata."""
@@ -46,6 +54,12 @@ def memory_id(key: str, dot: Dot, index: int, part: int = 0) -> str:
 def placeholder_id(key: str, dot: Dot) -> str:
     """The id of the note that explains a hole: never that of the operation, which may come yet."""
     return f"cs{WIRE_VERSION}-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-void"
+
+
+def claim_id(key: str, dot: Dot, index: int, claimer: str) -> str:
+    """The id of the note that one claimer leaves on an item. Not of the form that `version_of`
+    knows: whoever reads the history, also with an earlier version, passes it over."""
+    return f"csn1-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}-{claimer}"
 
 
 def version_of(memory: object) -> int | None:

@@ -20,12 +20,25 @@ for the server's own recall. Frozen by golden tests.
 ``cs_h``     1 if readable text is kept from the server's index
 ``cs_sid``   the session id, in the operation's first memory (where it can be said in Unicode)
 ===========  =====================================================================
+
+A confirmed pop leaves a *claim note* on the item that it wants, before it asks for the deletion. It
+is no operation, and its id (``csn1-…``) is of another form, so that readers of the history pass it
+over, also those of an earlier version. It is tagged with its item's name, and says:
+
+===========  =====================================================================
+``cs_v``     wire version
+``cs_op``    claim
+``cs_w``     writer of the operation that appended the item
+``cs_c``     counter of that operation
+``cs_i``     the item within it
+``cs_by``    who claims: the writer of the pop, if it is granted
+===========  =====================================================================
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +49,7 @@ from cached_session.history.parts import PART_BYTES, Part, split
 from cached_session.history.text import readable
 from cached_session.remote.naming import (
     WIRE_VERSION,
+    claim_id,
     memory_id,
     placeholder_id,
     version_of,
@@ -45,6 +59,9 @@ __all__ = [
     "TAG",
     "Explained",
     "Unreadable",
+    "claim_note",
+    "claim_tag",
+    "claimers",
     "decode",
     "memories_of",
     "placeholder",
@@ -115,6 +132,39 @@ def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
     }
     identity = placeholder_id(session_key(session_id), op.dot)
     return _memory(identity, "(an entry kept on its device)", "op", metadata, op.said_ms)
+
+
+def claim_tag(dot: Dot, index: int) -> str:
+    """By which every note on one item is found."""
+    return f"cs-on-{dot.writer}-{dot.counter}-{index}"
+
+
+def claim_note(session_id: str, dot: Dot, index: int, claimer: str, now_ms: int) -> dict[str, Any]:
+    """The memory that says that this claimer wants this item."""
+    metadata = {
+        "cs_v": WIRE_VERSION,
+        "cs_op": "claim",
+        "cs_w": dot.writer,
+        "cs_c": dot.counter,
+        "cs_i": index,
+        "cs_by": claimer,
+    }
+    identity = claim_id(session_key(session_id), dot, index, claimer)
+    # Distinct words, so that a server that merges what is alike keeps both of two claimers' notes.
+    memory = _memory(identity, f"(claimed by {claimer})", "op", metadata, now_ms)
+    memory["tags"].append(claim_tag(dot, index))
+    return memory
+
+
+def claimers(memories: Iterable[Mapping[str, Any]], key: str, dot: Dot, index: int) -> set[str]:
+    """Who has left a note on an item, among these memories."""
+    found = set()
+    for memory in memories:
+        metadata = memory.get("metadata")
+        claimer = metadata.get("cs_by") if isinstance(metadata, Mapping) else None
+        if isinstance(claimer, str) and memory.get("id") == claim_id(key, dot, index, claimer):
+            found.add(claimer)
+    return found
 
 
 def _memory(

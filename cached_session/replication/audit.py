@@ -14,7 +14,7 @@ from cached_session.history.parts import Part, is_intact
 from cached_session.journal import audits
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
-from cached_session.remote.wire import Unreadable, decode
+from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.replication.link import Link
 from cached_session.replication.pull import pull
 from cached_session.replication.push import pack, push, store
@@ -48,8 +48,10 @@ async def audit(link: Link, session_id: str) -> AuditReport:
     await push(link, session_id)
     pulled = await pull(link, session_id, whole=True, all_holes=True)
     async with link.lock("push", session_id):
-        present = await _present(link, session_id)
-        plan = await link.journal.read_aside(lambda conn: audits.compare(conn, session_id, present))
+        present, explained = await _present(link, session_id)
+        plan = await link.journal.read_aside(
+            lambda conn: audits.compare(conn, session_id, present, explained)
+        )
         for start in range(0, len(plan.resend), HEAL_OPS):
             seqs = plan.resend[start : start + HEAL_OPS]
             memories = await link.journal.read_aside(
@@ -71,9 +73,9 @@ async def audit(link: Link, session_id: str) -> AuditReport:
             # Another device may have removed some of it since the first pull and had it forgotten
             # before the listing: then it was missing for good reason, and must go again.
             await pull(link, session_id)
-            again = await _present(link, session_id)
+            again, explained = await _present(link, session_id)
             later = await link.journal.read_aside(
-                lambda conn: audits.compare(conn, session_id, again)
+                lambda conn: audits.compare(conn, session_id, again, explained)
             )
             forget = later.forget
         if forget:
@@ -87,21 +89,27 @@ async def audit(link: Link, session_id: str) -> AuditReport:
     )
 
 
-async def _present(link: Link, session_id: str) -> dict[Dot, dict[tuple[int, int], int]]:
-    """What the server lists: of each operation the parts, and how many their payload has."""
+async def _present(
+    link: Link, session_id: str
+) -> tuple[dict[Dot, dict[tuple[int, int], int]], set[Dot]]:
+    """What the server lists: of each operation the parts, and how many their payload has; and the
+    operations that have a placeholder."""
     agent, key = agent_id(session_id), session_key(session_id)
     present: dict[Dot, dict[tuple[int, int], int]] = {}
+    explained: set[Dot] = set()
     offset, before = 0, ""
     while True:
         memories = await link.remote.page(agent, offset=offset, limit=link.options.page_size)
         if not memories or (offset and str(memories[0].get("id")) == before):
-            return present
+            return present, explained
         before = str(memories[0].get("id"))
         for memory in memories:
             try:
                 part = decode(memory, key)
             except Unreadable:
                 continue
-            if isinstance(part, Part) and is_intact(part, key):
+            if isinstance(part, Explained):
+                explained.add(part.dot)
+            elif isinstance(part, Part) and is_intact(part, key):
                 present.setdefault(part.dot, {})[part.index, part.part] = part.parts
         offset += len(memories)

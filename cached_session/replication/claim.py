@@ -1,10 +1,17 @@
 """Confirmed pop: an item is ours only if the server says that we, and nobody else, deleted it.
 
-Intent in the journal, ``forget`` by id, ``deleted_count == 1`` wins, tombstone, return. Exactly
-one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not document;
-and as nobody stores the memory again before the tombstone has arrived: a device that got no answer
-when it first sent the item may, or an audit that puts back what the server seems to have lost.
-Without a conditional write on the server no client can fence that off.
+Intent in the journal, a *note* on the server, ``forget`` by id, ``deleted_count == 1``, no other
+note, tombstone, return.
+
+Whoever got an item has left a note on it before deleting it, and the note of a winner stays. So a
+memory that was deleted and then stored again (by a device that had got no answer when it first sent
+it, by an audit, by a network that delivers twice) makes no second winner: whoever deletes it anew
+finds the first one's note. And as nobody can win an item twice, an item that is gone without an
+operation that removes it can be put back.
+
+Exactly one device gets an item as far as the server's ``forget`` is atomic, which Dakera does not
+document; and as the answer about the notes is not older than the first winner's note (it has to
+show our own), and no note has been lost. Versions before the notes leave none.
 """
 
 from __future__ import annotations
@@ -12,17 +19,29 @@ from __future__ import annotations
 import sqlite3
 from typing import Literal
 
+import anyio
+
 from cached_session.errors import PopUnconfirmed
 from cached_session.history.ids import session_key
 from cached_session.journal import claims
 from cached_session.journal.claims import Claim, Doubt
 from cached_session.journal.writes import Author
-from cached_session.remote.naming import agent_id, memory_id
+from cached_session.remote.naming import agent_id, claim_id, memory_id
 from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.wire import claim_note, claim_tag, claimers
 from cached_session.replication.link import Link
+from cached_session.replication.pull import pull
 from cached_session.replication.push import push
 
 __all__ = ["pop_confirmed", "settle_claims"]
+
+CONTEST_SECONDS = 5.0
+"""How long whoever has deleted an item waits for others that claim it too to say that they did
+not: they do so as soon as the server has answered them."""
+CONTEST_PAUSE = 0.05
+"""Before the second look; each further one waits twice as long."""
+
+Settled = Literal["ours", "free", "lost"]
 
 
 async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None:
@@ -69,22 +88,74 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
 
 
 async def _won(link: Link, session_id: str, claim: Claim) -> bool:
+    agent, key = agent_id(session_id), session_key(session_id)
     try:
         if claim.is_in_flight:
             # The server may or may not hold it; only once it surely does can it be claimed there.
             await push(link, session_id)
+        await _leave_note(link, session_id, claim)
         now = link.now_ms()
         await link.journal.write(
             lambda conn: claims.note(conn, session_id, claim, Doubt.ASKED, now)
         )
-        identity = memory_id(session_key(session_id), claim.ref.dot, claim.ref.index)
-        return await link.remote.forget(agent_id(session_id), [identity]) == 1
+        deleted = await link.remote.forget(agent, [memory_id(key, claim.ref.dot, claim.ref.index)])
+        # What the server refused, it need not hold: then the notes alone tell.
+        if (deleted == 1 or claim.is_parked) and await _is_alone(link, session_id, claim):
+            return True
+        await _take_note_back(link, session_id, claim)
     except RemoteError as error:
         if error.verdict in (Verdict.DENIED, Verdict.REFUSED):
             # The server has answered, and did not do it: nothing is in doubt.
             await link.journal.write(lambda conn: claims.release(conn, session_id, claim))
             raise
         raise _unconfirmed(session_id, error.reason) from error
+    return False
+
+
+async def _leave_note(link: Link, session_id: str, claim: Claim) -> None:
+    note = claim_note(
+        session_id, claim.ref.dot, claim.ref.index, claim.claimer, link.runtime.wall_ms()
+    )
+    try:
+        stored = await link.remote.store(agent_id(session_id), [note])
+    except RemoteError as error:
+        if error.verdict is not Verdict.CONFLICT:  # it stands there already
+            raise
+        return
+    if note["id"] not in stored:
+        raise RemoteError(Verdict.UNREACHABLE, "the server did not keep the note of a claim")
+
+
+async def _take_note_back(link: Link, session_id: str, claim: Claim) -> None:
+    """We did not get it: nobody need wait for us."""
+    key = session_key(session_id)
+    note = claim_id(key, claim.ref.dot, claim.ref.index, claim.claimer)
+    await link.remote.forget(agent_id(session_id), [note])
+
+
+async def _is_alone(link: Link, session_id: str, claim: Claim) -> bool:
+    """Whether nobody else can have got the item that we have deleted; False if somebody has.
+
+    Raises:
+        RemoteError: there is another note, and it does not turn out whose the item is.
+    """
+    agent, key, ref = agent_id(session_id), session_key(session_id), claim.ref
+    until = link.runtime.monotonic() + CONTEST_SECONDS
+    pause = CONTEST_PAUSE
+    while True:
+        notes = await link.remote.tagged(agent, claim_tag(ref.dot, ref.index))
+        found = claimers(notes, key, ref.dot, ref.index)
+        # An answer without our own note is older than the claim, or of a server that keeps no tags.
+        if found == {claim.claimer}:
+            return True
+        if found - {claim.claimer}:
+            await pull(link, session_id)
+            if not await link.journal.read(lambda conn: claims.is_open(conn, session_id, claim)):
+                return False
+        if link.runtime.monotonic() + pause > until:
+            raise RemoteError(Verdict.UNREACHABLE, "another device claims it too, or has got it")
+        await anyio.sleep(pause)
+        pause *= 2
 
 
 def _unconfirmed(session_id: str, why: str) -> PopUnconfirmed:
@@ -99,11 +170,12 @@ async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> 
     how many are still in doubt.
 
     - The memory is there: it is nobody's, and visible as before.
-    - It is not there, now and `claim_patience` ago (one node may lag): somebody claimed it,
-      perhaps we. It is popped, and returned to nobody.
-    - Another device won it, and its pop has not come for `hole_patience`: that device is lost, or
-      the server has lost the memory. It is popped as well, so that it does not stand at the end of
-      the history for ever. ``eager`` looks whether it has been put back.
+    - It is not there, now and `claim_patience` ago (one node may lag), and we had asked for it:
+      somebody got it, perhaps we. It is popped, and returned to nobody.
+    - It was not given to us, and no pop of it has come for `hole_patience`: the server has lost it,
+      or whoever got it has not sent the pop yet. It is sent again; in the second case the pop, when
+      it comes, removes it, and nobody else can get it, for the winner's note is there. ``eager``
+      looks whether it is back already.
 
     Raises:
         RemoteError: the server cannot be asked yet.
@@ -114,6 +186,8 @@ async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> 
         if _may_be_live(link, session_id, claim):
             continue
         verdict = await _settled(link, session_id, claim, eager=eager)
+        if verdict in ("free", "lost"):
+            await _take_note_back(link, session_id, claim)
         author = link.author()
         now = link.now_ms()
         in_doubt += verdict is Doubt.ABSENT
@@ -125,9 +199,7 @@ async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> 
     return in_doubt
 
 
-async def _settled(
-    link: Link, session_id: str, claim: Claim, *, eager: bool
-) -> Doubt | Literal["ours", "free"]:
+async def _settled(link: Link, session_id: str, claim: Claim, *, eager: bool) -> Doubt | Settled:
     """What has become of a claim that nobody waits for."""
     age = link.now_ms() - claim.since_ms
     if not claim.is_visible or claim.doubt is Doubt.RESERVED:
@@ -138,7 +210,7 @@ async def _settled(
     if await link.remote.fetch(agent_id(session_id), identity) is not None:
         return "free"
     if claim.doubt is Doubt.LOST:
-        return Doubt.LOST if 0 <= age < 1000 * link.options.hole_patience else "ours"
+        return Doubt.LOST if 0 <= age < 1000 * link.options.hole_patience else "lost"
     patience = 1000 * link.options.claim_patience
     first = claim.doubt is Doubt.ASKED and patience > 0
     return Doubt.ABSENT if first or 0 <= age < patience else "ours"
@@ -148,7 +220,7 @@ def _record(
     conn: sqlite3.Connection,
     session_id: str,
     claim: Claim,
-    verdict: Doubt | Literal["ours", "free"],
+    verdict: Doubt | Settled,
     author: Author,
     now_ms: int,
 ) -> None:
@@ -156,6 +228,8 @@ def _record(
         claims.confirm(conn, author, session_id, claim)
     elif verdict == "free":
         claims.release(conn, session_id, claim)
+    elif verdict == "lost":
+        claims.put_back(conn, session_id, claim)
     elif verdict is not claim.doubt:
         claims.note(conn, session_id, claim, Doubt(verdict), now_ms)
 

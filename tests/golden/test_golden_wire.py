@@ -29,7 +29,15 @@ from cached_session.history.ops import (
 from cached_session.history.parts import Part, assemble, cut
 from cached_session.journal import schema
 from cached_session.remote.naming import WIRE_VERSION, agent_id, memory_id, placeholder_id
-from cached_session.remote.wire import Explained, decode, memories_of, placeholder
+from cached_session.remote.wire import (
+    Explained,
+    claim_note,
+    claim_tag,
+    claimers,
+    decode,
+    memories_of,
+    placeholder,
+)
 
 HERE = Path(__file__).parent
 
@@ -151,3 +159,15 @@ def test_the_journal_has_the_schema_of_its_format() -> None:
 
 def _bare(sql: str) -> str:
     return " ".join(word for line in sql.splitlines() for word in line.split("--")[0].split())
+
+
+def test_a_claim_note_is_written_as_it_always_was() -> None:
+    """The note of a confirmed pop is frozen, names its claimer, and is no operation to a reader."""
+    key, item = session_key(SESSION), (Dot("abcdefghijklmnopqrstuvwx", 42), 1)
+    note = claim_note(SESSION, *item, "zwriter234567", SAID)
+    assert json.dumps(note) == json.dumps(golden("claim-note"))
+    assert claim_tag(*item) in note["tags"]
+    assert decode(note, key) is None
+    assert claimers([note, *golden("pop")], key, *item) == {"zwriter234567"}
+    assert claimers([note], key, item[0], 2) == set()
+    assert claimers([{**note, "id": "mem_1"}, {"id": 1}], key, *item) == set()

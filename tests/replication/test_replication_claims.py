@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from devices import (
+    AGENT,
     BATCH,
     FORGET,
     MANUAL,
@@ -22,6 +23,7 @@ from devices import (
 
 from cached_session import PopUnconfirmed, SyncTimeout
 from cached_session.devserver import DevServer
+from cached_session.replication import claim
 from cached_session.runtime import Runtime
 
 ROUNDS = 12
@@ -281,3 +283,98 @@ async def test_a_parked_item_is_popped_first(device: Devices, server: DevServer)
     assert a.status().parked == 1
     assert await a.pop_item() == said("x" * 10)
     assert await a.pop_item() == said("old")
+
+
+async def test_a_lost_item_is_put_back_not_removed(device: Devices, server: DevServer) -> None:
+    """An item that the server has lost is given to nobody, stays visible, and is sent again once
+    no operation has removed it for `hole_patience`; then it can be popped."""
+    patient = replace(MANUAL, hole_patience=60.0)
+    a, b = await device("a", pop="confirmed", options=patient), await device("b")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    assert server.evict(AGENT, lambda memory: memory["content"] == "two") == 1
+    assert await a.pop_item() == said("one")
+    await a.sync(timeout=10)
+    assert texts(await a.get_items()) == ["two"]
+    assert items_on(server) == []
+    await a.close()
+    later = Runtime(wall_ms=lambda: int(time.time() * 1000) + 61_000)
+    a = await device("a", pop="confirmed", options=patient, runtime=later)
+    assert await one_history(a, b, device.new("late")) == ["two"]
+    assert items_on(server) == ["two"]
+    assert await a.pop_item() == said("two")
+    assert await one_history(a, b) == []
+
+
+async def test_what_was_stored_again_has_no_second_winner(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item that one device has got, and that an audit elsewhere puts back before the pop is
+    there, is not given to a second device: the winner's note is found."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    assert await a.pop_item() == said("two")
+    assert (await b.audit()).healed == 1
+    assert items_on(server) == ["one", "two"]
+    with pytest.raises(PopUnconfirmed, match="another device"):
+        await b.pop_item()
+    await a.sync(timeout=10)
+    assert await b.pop_item() == said("one")
+    assert await one_history(a, b, device.new("late")) == []
+
+
+async def test_a_winner_that_has_answered_meanwhile_is_found_in_time(
+    device: Devices, server: DevServer
+) -> None:
+    """Whoever deletes an item that was stored again takes the next one, if the first winner's pop
+    has arrived."""
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    assert await a.pop_item() == said("two")
+    assert (await b.audit()).healed == 1
+    with server.faults.lose_request(route=FORGET):
+        with pytest.raises(SyncTimeout):
+            await a.sync(timeout=0.3)
+        assert items_on(server) == ["one", "two"]
+    assert await b.pop_item() == said("one")
+    assert await one_history(a, b) == []
+
+
+async def test_a_parked_item_that_others_have_goes_to_one(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that arrived without an answer and was refused when it was sent again is on
+    other devices too: its item is claimed on the server, also by its own writer."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    await a.add_items([said("the one")])
+    with server.faults.lose_response(route=BATCH), pytest.raises(SyncTimeout):
+        await a.sync(timeout=0.3)
+    with server.faults.status(400, route=BATCH, count=1):
+        await a.sync(timeout=10)
+    assert a.status().parked == 1
+    await b.sync(timeout=10)
+    assert await b.pop_item() == said("the one")
+    with pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    await b.sync(timeout=10)
+    await a.sync(timeout=10)
+    assert await a.pop_item() is None
+    assert await a.get_items() == []
+
+
+async def test_without_tags_nothing_is_given(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that does not show the claimer its own note is not believed."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a = await device("a", pop="confirmed")
+    await a.add_items([said("one")])
+    await a.sync()
+    lost = server.faults.status(404, route="POST /v1/memories/recall/batch")
+    with lost, pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    assert items_on(server) == []

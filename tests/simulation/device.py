@@ -16,7 +16,7 @@ from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, popped_by
 from cached_session.options import SyncOptions
-from cached_session.remote.naming import memory_id
+from cached_session.remote.naming import claim_id
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 
@@ -290,10 +290,10 @@ class Device:
             raise Broken(f"{process.name} was given {key} and has recorded no pop of it")
 
         dot = core.journal.read_blocking(find)
-        # Who sends again what it got no answer for revives what was claimed meanwhile: see
-        # docs/testing.md.
-        memory = memory_id(session_key(name), add.dot, index)
-        excused = memory in world.server.revived or (name, add.dot) in oracle.discarded
+        # Only a winner's note tells a later claimer of it, until its pop has arrived.
+        notes = {who: claim_id(session_key(name), add.dot, index, who) for who in oracle.claimers}
+        excused = any(note in world.server.evicted for note in notes.values())
+        oracle.claimers.add(process.core.writer)
         if key in oracle.claimed and not excused:
             raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
         oracle.claimed[key] = process.name

@@ -59,23 +59,43 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: whatever the server says, the item is ours": (
         "replication/claim.py",
-        "[identity]) == 1",
-        "[identity]) >= 0",
+        "if (deleted == 1 or claim.is_parked)",
+        "if (deleted >= 0 or claim.is_parked)",
     ),
     "claim: what is being sent counts as never sent": (
         "journal/claims.py",
-        "if state in (PENDING, PARKED):",
-        "if state in (PENDING, SENT, PARKED):",
+        "    if state == PENDING:",
+        "    if state in (PENDING, SENT):",
     ),
     "claim: the intent says that nothing was asked": (
         "replication/claim.py",
-        "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        )\n        identity",
-        "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        )\n        identity",
+        "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        )\n        deleted",
+        "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        )\n        deleted",
     ),
     "claim: nothing is written down before the server is asked": (
         "journal/claims.py",
         '"INSERT INTO claims VALUES',
         '"INSERT INTO claims SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?, ?)) WHERE 0 --',
+    ),
+    "claim: others' notes are not looked for": (
+        "replication/claim.py",
+        "if found == {claim.claimer}:",
+        "if claim.claimer in found:",
+    ),
+    "claim: no note is left": (
+        "replication/claim.py",
+        "        await _leave_note(link, session_id, claim)\n",
+        "        link.remote.tagged = _only(claim_note, claim)\n",
+    ),
+    "claim: what is parked counts as never sent": (
+        "journal/claims.py",
+        "    if state == PENDING:",
+        "    if state in (PENDING, PARKED):",
+    ),
+    "claim: a lost item is taken for popped": (
+        "replication/claim.py",
+        "claims.put_back(conn, session_id, claim)",
+        "claims.confirm(conn, author, session_id, claim)",
     ),
     "seals are not checked": (
         "history/parts.py",
@@ -137,6 +157,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
 }
 PRELUDE = {
+    "replication/claim.py": (
+        "\n\ndef _only(note, claim):\n"
+        "    async def tagged(agent, tag):\n"
+        "        ref = claim.ref\n"
+        "        from cached_session.remote.wire import claim_id\n"
+        "        key = agent.rsplit('-', 1)[1]\n"
+        "        who = claim.claimer\n"
+        "        mine = claim_id(key, ref.dot, ref.index, who)\n"
+        "        return [{'id': mine, 'metadata': {'cs_by': who}}]\n\n"
+        "    return tagged\n"
+    ),
     "journal/writes.py": (
         "\n\ndef _all_of(frontier):\n"
         "    from cached_session.history.frontier import Frontier\n\n"

@@ -268,6 +268,13 @@ class SimRemote:
         )
         return count
 
+    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._ask(
+            f"tagged {agent[3:9]} {tag[6:10]}{tag[tag.find('-', 6) :]}",
+            lambda lag: self._network.server.tagged(agent, tag, lag),
+        )
+        return found
+
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
         return await self.page(agent, offset=0, limit=limit)
 

@@ -78,6 +78,8 @@ class Oracle:
         """Keys that some recorded removal names."""
         self.claimed: dict[Key, str] = {}
         """Who got an item by a confirmed pop."""
+        self.claimers: set[str] = set()
+        """Writers that have got something so."""
         self.unresolved = 0
         """Confirmed pops without an answer: each may pop one item that nobody gets."""
         self.discarded: set[Name] = set()

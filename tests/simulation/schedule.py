@@ -98,7 +98,7 @@ def make(seed: int) -> Schedule:
         sessions=2 if some(0.2) else 1,
         existing=random.choice(("replace", "replace", "refuse", "ignore")),
         confirmed=confirmed,
-        poison=some(0.12) and not confirmed,
+        poison=some(0.12),
         skews=tuple(
             random.choice((0.0, 0.0, 1.5, -40.0, 3e5, -1e9)) if some(0.4) else 0.0
             for _ in range(devices)
@@ -240,11 +240,6 @@ def _weather(random: Random, steps: list[Step], devices: int, length: float, pla
         if kind == "storm":
             wrong = random.choice(STORMS)
             chances = {name: random.choice((0.05, 0.2, 0.5)) for name in wrong}
-            if plan.confirmed:
-                # A request carried out long after its sender gave up undoes what was done since;
-                # no client can fence that off where the server has no conditional writes.
-                chances.pop("late", None)
-                chances.pop("duplicate", None)
             steps.append(Step(at, kind, 0, {"lasts": lasts, "chances": chances}))
         elif kind == "lag":
             behind = (1.0, 5.0, 30.0) if plan.ground > 30 else (1.0, 3.0)

@@ -40,8 +40,8 @@ class SimServer:
         self._past: dict[str, dict[str, list[tuple[float, int, bytes | None]]]] = {}
         """agent -> id -> versions as (since, created_at, memory or None)."""
         self.guarded: set[str] = set()
-        self.revived: set[str] = set()
-        """Memories stored again after somebody had them deleted."""
+        self.evicted: set[str] = set()
+        """What was lost at some time."""
         self.on_forget: Callable[[str, str], None] = lambda agent, identity: None
         """Told of each memory before it is deleted on request."""
         self.poison: str | None = None
@@ -73,10 +73,7 @@ class SimServer:
                 continue
             kept = {**memory, "agent_id": agent, "created_at": created}
             kept.pop("ttl_seconds", None)
-            versions = held.setdefault(identity, [])
-            if versions and versions[-1][2] is None:
-                self.revived.add(identity)
-            versions.append((self._now(), created, orjson.dumps(kept)))
+            held.setdefault(identity, []).append((self._now(), created, orjson.dumps(kept)))
         return set(ids)
 
     def forget(self, agent: str, ids: Iterable[str]) -> int:
@@ -94,6 +91,7 @@ class SimServer:
         """Lose memories, as nobody asked for."""
         for identity in ids:
             self._past[agent][identity].append((self._now(), 0, None))
+            self.evicted.add(identity)
 
     def fetch(self, agent: str, identity: str, lag: float) -> dict[str, Any] | None:
         """One memory, as of ``lag`` seconds ago."""
@@ -110,6 +108,11 @@ class SimServer:
                 found.append((-memory[0], chance, memory[1]))
         found.sort(key=lambda row: row[:2])
         return [orjson.loads(memory) for _, _, memory in found[offset : offset + limit]]
+
+    def tagged(self, agent: str, tag: str, lag: float) -> list[dict[str, Any]]:
+        """Memories with a tag, as of ``lag`` seconds ago."""
+        found = [self.fetch(agent, identity, lag) for identity in self._past.get(agent, {})]
+        return [memory for memory in found if memory is not None and tag in memory["tags"]]
 
     def guard(self, agent: str) -> None:
         self.guarded.add(agent)

@@ -441,16 +441,14 @@ class World:
                 for writer, counter, index, payload in rows:
                     for part in range(part_count(payload)):
                         wanted.add(memory_id(key, Dot(writer, counter), index, part))
-                held = set(self.server.ids(agent_id(name)))
+                # The notes of claims stay, as the pops do.
+                held = {i for i in self.server.ids(agent_id(name)) if not i.startswith("csn")}
                 allowed = set()
                 for whose, dot in self.oracle.discarded:
                     if whose != name:
                         continue
                     mark = f"-{dot.writer}-{dot.counter}-"
                     allowed |= {i for i in held if mark in i}
-                if self.oracle.doubled:
-                    # The note that something is parked is nobody's any more.
-                    allowed |= {i for i in held if i.endswith("-void")}
                 if wanted - held:
                     raise Broken(f"the server lacks {sorted(wanted - held)}")
                 if exact and held - wanted - allowed:
