@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check soak lint format bench bench-apply build lowest clean
+.PHONY: help demo test test-page docs check soak lint format bench bench-apply build lowest clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -25,6 +25,12 @@ demo: $(VENV)/.demo ## see a conversation survive: no server, a second device, a
 
 test: $(VENV)/.dev ## run the tests; ARGS='-k journal -x' goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages chromium, chromium-driver)
+	$(BIN)/python -m pytest -m page tests/page $(ARGS)
+
+docs: $(VENV)/.docs ## build the documentation into site/, warnings as errors
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 check: $(VENV)/.dev ## format, lint and types, as CI checks them
 	$(BIN)/ruff format --check .
@@ -55,7 +61,7 @@ lowest: .venv-lowest/.dev ## run the tests on the lowest versions of the depende
 	.venv-lowest/bin/python -m pytest -W default $(ARGS)
 
 clean: ## remove what was made, environments included
-	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is a directory with a stamp for each set of extras that was installed into it.
@@ -74,6 +80,9 @@ $(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
 
 .venv-lowest/.dev: pyproject.toml .ci/lowest.txt
 	$(PYTHON) -m venv .venv-lowest

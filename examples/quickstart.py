@@ -1,0 +1,34 @@
+"""The first session: an agent remembers after a restart, with no server at all.
+
+python examples/quickstart.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from agents import Runner
+
+from cached_session import CachedSession
+from echo import echo_agent
+
+
+async def talk(journal: Path, question: str) -> None:
+    """One turn over a session that is opened for it, as after a restart."""
+    async with CachedSession("user-123", journal=journal) as session:
+        result = await Runner.run(echo_agent(), question, session=session)
+        print(f"> {question}\n< {result.final_output}")
+
+
+async def main() -> None:
+    """Two turns; the second agent knows the first."""
+    with tempfile.TemporaryDirectory() as directory:
+        journal = Path(directory) / "agent.db"
+        await talk(journal, "My name is Ada.")
+        await talk(journal, "What is my name?")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

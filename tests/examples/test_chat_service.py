@@ -1,0 +1,50 @@
+"""The chat service: users apart, a restart, and no server needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import httpx
+
+CHAT = Path(__file__).parent.parent.parent / "examples" / "chat_service"
+sys.path.insert(0, str(CHAT))
+
+from service import create_service  # noqa: E402
+
+
+def client_of(service: object) -> httpx.AsyncClient:
+    """A client that calls the service without a socket."""
+    transport = httpx.ASGITransport(app=service)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://chat")
+
+
+async def test_users_have_sessions_of_their_own_that_outlive_the_service(tmp_path: Path) -> None:
+    """A start on the same journal goes on where the last one ended, for each user."""
+    for heard in (1, 2):
+        service = create_service(tmp_path / "chat.db", url=None)
+        async with service.router.lifespan_context(service), client_of(service) as client:
+            answer = await client.post("/users/ada/messages", json={"text": "hello"})
+            assert f"heard {heard} from you" in answer.json()["reply"]
+    async with service.router.lifespan_context(service), client_of(service) as client:
+        ada = (await client.get("/users/ada/messages")).json()
+        bob = (await client.get("/users/bob/messages")).json()
+    assert [message["role"] for message in ada["messages"]] == ["user", "assistant"] * 2
+    assert bob["messages"] == []
+
+
+async def test_no_server_holds_up_no_request(tmp_path: Path) -> None:
+    """With a server that refuses connections the turn is answered and counted as pending."""
+    service = create_service(tmp_path / "chat.db", url="http://127.0.0.1:9")
+    async with service.router.lifespan_context(service), client_of(service) as client:
+        answer = await client.post("/users/ada/messages", json={"text": "hello"})
+        assert answer.status_code == 200
+        assert (await client.get("/status")).json()["pending"] == 2
+
+
+async def test_an_empty_message_is_refused(tmp_path: Path) -> None:
+    """It is the caller's mistake, and nothing is stored."""
+    service = create_service(tmp_path / "chat.db", url=None)
+    async with service.router.lifespan_context(service), client_of(service) as client:
+        assert (await client.post("/users/ada/messages", json={"text": ""})).status_code == 422
+        assert (await client.get("/users/ada/messages")).json()["messages"] == []

@@ -1,0 +1,47 @@
+"""Each example runs as its reader would run it, and says what it promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+SAID = {
+    "quickstart": ["I have heard 1 from you.", "I have heard 2 from you."],
+    "two_devices": ["apart: 2 + 1 pending", "together: 0 + 0 pending"],
+    "confirmed_pop": ["6 tasks, each handed out once", "nothing handed out: PopUnconfirmed"],
+    "encrypted": ["holds a readable word", "I have heard 2 from you."],
+    "offline_first": ["both devices show one identical history"],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_an_example_does_what_it_says(name: str, tmp_path: Path) -> None:
+    """It ends well in an empty directory, without a warning, and leaves nothing there."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in SAID[name] if line not in done.stdout] == []
+    assert "NOT TRUE" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_two_devices_show_their_words_in_one_order(tmp_path: Path) -> None:
+    """What the phone said apart stands together, after what both had seen."""
+    command = [sys.executable, str(EXAMPLES / "two_devices.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    words = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert words[0] == "phone: we go to Oslo"
+    train = words.index("phone: by train")
+    assert words[train : train + 2] == ["phone: by train", "phone: at nine"]
+    assert len(words) == 4
