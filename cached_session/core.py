@@ -158,6 +158,7 @@ class Core:
             durability=options.durability,
             busy_timeout=options.busy_timeout,
             threaded=runtime.threaded,
+            search_index=options.search_index,
         )
         self.tails = Tails()
         self._guard = threading.RLock()

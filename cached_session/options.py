@@ -20,6 +20,9 @@ class SyncOptions:
     survives a crash of the process, but power loss may take the last writes back."""
     busy_timeout: float = 5.0
     """How long a write waits for another process's lock on the journal before `JournalError`."""
+    search_index: bool = True
+    """Whether the journal has a full-text index, written with each item; `search` looks through the
+    session without it. It is the file's: whoever opens it last decides."""
     run_gap: float = 600.0
     """A writer that pauses longer than this starts a new run: its next words sort as of now."""
     hydrate_timeout: float = 2.0
@@ -72,9 +75,11 @@ class SyncOptions:
             raise InvalidArgument(
                 f"durability={self.durability!r} is not known; use 'full' or 'normal'"
             )
+        if not isinstance(self.search_index, bool):
+            raise InvalidArgument(f"search_index={self.search_index!r} must be True or False")
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name == "durability":
+            if spec.name in ("durability", "search_index"):
                 continue
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not 0 <= value < math.inf:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any
 
 import orjson
 
-__all__ = ["readable"]
+__all__ = ["folded", "readable"]
 
 CONTENT_BYTES = 60_000
 """Readable text of one item; the server refuses content over 100,000 bytes."""
@@ -29,6 +30,11 @@ def readable(payload: str) -> tuple[str, str]:
     if len(encoded) > CONTENT_BYTES:
         text = encoded[:CONTENT_BYTES].decode("utf-8", "ignore") + " (...)"
     return role, text
+
+
+def folded(text: str) -> str:
+    """A text as search compares it: whatever the case, the width or the way accents are spelt."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _loaded(payload: str) -> Any:

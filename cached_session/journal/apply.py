@@ -14,6 +14,7 @@ from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, cleared_by, popped_by
 from cached_session.history.ranges import Ranges
+from cached_session.journal import fulltext
 from cached_session.journal.codec import codec_of
 
 __all__ = ["ACKED", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
@@ -299,12 +300,14 @@ class SessionTransaction:
         if counter in known.cleared:
             hidden = set(range(len(op.payloads)))
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
-        self._items.extend(
+        shown = [
             (self.session, op.stamp, writer, counter, index, payload, codec)
             for index, (payload, codec) in enumerate(zip(op.payloads, codecs, strict=True))
             if index not in hidden
-        )
-        live = sum(index not in hidden for index in range(len(op.payloads)))
+        ]
+        live = len(shown)
+        if live:
+            self._items += shown
         self.applied.items += live
         return live
 
@@ -450,13 +453,37 @@ class SessionTransaction:
                 f"part_count(CAST(payload AS BLOB)), ?, ? FROM items WHERE {where}",
                 (*by, *key),
             )
+        indexed = self._document(stamp, dot)
         gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
         if gone:
+            if indexed is not None:
+                fulltext.remove(self.conn, [indexed])
+                left = self._document(stamp, dot)
+                fulltext.add(self.conn, [left] if left is not None else [])
             self.conn.execute(
                 "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
                 (gone, self.session, *dot),
             )
             self.applied.items -= gone
+
+    def _document(self, stamp: int | None, dot: Dot) -> tuple[int, str] | None:
+        """An operation as the index has it; None if it has nothing of it."""
+        reached = fulltext.reach(self.conn)
+        if reached is None:
+            return None
+        row = self.conn.execute(
+            "SELECT seq FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        payloads = self.conn.execute(
+            "SELECT CAST(payload AS BLOB) FROM items "
+            "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx",
+            (self.session, stamp, *dot),
+        ).fetchall()
+        if row is None or row[0] > reached or not payloads:
+            return None
+        texts = [payload.decode(errors="replace") for (payload,) in payloads]
+        return row[0], fulltext.document(self.session, texts)
 
     # -- writing back ----------------------------------------------------------------------------
 
@@ -511,4 +538,7 @@ class SessionTransaction:
                 self.session,
             ),
         )
+        reached = fulltext.reach(self.conn)
+        if reached is not None:
+            fulltext.catch_up(self.conn, reached, fulltext.BEHIND)
         return self.applied

@@ -73,11 +73,13 @@ class Journal:
         durability: str = "full",
         busy_timeout: float = 5.0,
         threaded: bool = True,
+        search_index: bool = True,
     ) -> None:
         self.path = MEMORY if os.fspath(path) == MEMORY else os.fspath(Path(path))
         self._durability = durability
         self._busy_ms = int(busy_timeout * 1000)
         self._threaded = threaded
+        self._search_index = search_index
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._state = threading.Lock()
         self._reading = threading.Lock()
@@ -397,7 +399,7 @@ class Journal:
             return self._writer
         writer = self._connect(self._busy_ms)
         try:
-            schema.prepare(writer, self.path)
+            schema.prepare(writer, self.path, search_index=self._search_index)
             if self.in_memory:
                 reader = writer
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from cached_session.status import Entry
 __all__ = [
     "BACKWARDS",
     "HISTORY",
+    "Place",
     "SessionFacts",
     "all_gates",
     "all_sessions",
@@ -28,8 +30,10 @@ __all__ = [
     "is_whole_tail",
     "note_met",
     "pending_sessions",
+    "ranked",
     "session_ids",
     "session_row",
+    "snapshot",
     "tail",
 ]
 
@@ -64,6 +68,16 @@ class SessionFacts:
     hydrated: bool
     pulled_ms: int
     stamp: int
+
+
+@contextmanager
+def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
+    """Several queries over one moment of the journal."""
+    conn.execute("BEGIN")
+    try:
+        yield
+    finally:
+        conn.execute("COMMIT")
 
 
 def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int, int] | None:
@@ -113,12 +127,17 @@ def tail(
     return None
 
 
-ENTRIES = (
+Place = tuple[int, str, int, int]
+"""Where an item stands in its session: (stamp, writer, counter, index), which is how items sort."""
+ENTRY = (
     "SELECT CAST(i.payload AS BLOB), i.codec, i.stamp, i.writer, i.counter, i.idx, "
     "o.state, o.said_ms "
     "FROM items i CROSS JOIN ops o ON o.session = i.session AND o.writer = i.writer "
     "AND o.counter = i.counter WHERE i.session = ? "
-    "ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC LIMIT ?"
+)
+ENTRIES = (
+    f"{ENTRY}ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC "
+    "LIMIT ?"
 )
 STATES: dict[int, Literal["pending", "sent", "acked", "parked"]] = {
     PENDING: "pending",
@@ -138,20 +157,58 @@ def entries_backwards(
         return
     session, count = row[0], row[1]
     rows = conn.execute(ENTRIES, (session, -1 if limit is None else limit))
-    for back, (payload, codec, stamp, writer, counter, index, state, said_ms) in enumerate(rows):
-        for item in decode_rows([(payload, codec)]):
-            entry = Entry(
-                rank=count - 1 - back,
-                item=item,
-                stamp=stamp,
-                run=f"{stamp:016x}-{writer}",
-                writer=writer,
-                counter=counter,
-                index=index,
-                sync_state=STATES[state],
-                said_at=said_ms / 1000,
-            )
-            yield entry, payload
+    for back, row in enumerate(rows):
+        for entry in _entry(count - 1 - back, row):
+            yield entry, row[0]
+
+
+def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
+    """The entry of an `ENTRY` row; none if its item cannot be decoded."""
+    payload, codec, stamp, writer, counter, index, state, said_ms = row
+    return [
+        Entry(
+            rank=rank,
+            item=item,
+            stamp=stamp,
+            run=f"{stamp:016x}-{writer}",
+            writer=writer,
+            counter=counter,
+            index=index,
+            sync_state=STATES[state],
+            said_at=said_ms / 1000,
+        )
+        for item in decode_rows([(payload, codec)])
+    ]
+
+
+def ranked(
+    conn: sqlite3.Connection, session: int, count: int, places: Iterable[Place]
+) -> Iterator[Entry]:
+    """The entries at these places, which come latest first. To rank them the items between two of
+    them are counted by their keys, and not read."""
+    above: Place | None = None
+    rank = count
+    for place in places:
+        row = conn.execute(
+            f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?",
+            (session, *place),
+        ).fetchone()
+        if row is None:
+            continue
+        rank -= _between(conn, session, place, above)
+        above = place
+        yield from _entry(rank, row)
+
+
+def _between(conn: sqlite3.Connection, session: int, place: Place, above: Place | None) -> int:
+    """How many items stand at a place and after it, below another place."""
+    below = "" if above is None else "AND (stamp, writer, counter, idx) < (?, ?, ?, ?)"
+    (count,) = conn.execute(
+        "SELECT count(*) FROM items WHERE session = ? "
+        f"AND (stamp, writer, counter, idx) >= (?, ?, ?, ?) {below}",
+        (session, *place, *(above or ())),
+    ).fetchone()
+    return int(count)
 
 
 def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Entry]:
@@ -168,17 +225,23 @@ def entries_at(
 ) -> list[Entry]:
     """The visible entries at these (writer, counter, index), in the order given."""
     wanted = list(places)
-    missing = set(wanted)
-    found: dict[tuple[str, int, int], Entry] = {}
-    if missing:
-        for entry, _ in entries_backwards(conn, session_id, None):
-            place = (entry.writer, entry.counter, entry.index)
-            if place in missing:
-                found[place] = entry
-                missing.discard(place)
-                if not missing:
-                    break
-    return [found[place] for place in wanted if place in found]
+    with snapshot(conn):
+        row = session_row(conn, session_id)
+        if row is None:
+            return []
+        standing: set[Place] = set()
+        for writer, counter, index in wanted:
+            found = conn.execute(
+                "SELECT stamp FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+                (row[0], writer, counter),
+            ).fetchone()
+            if found is not None:
+                standing.add((found[0], writer, counter, index))
+        entries = {
+            (entry.writer, entry.counter, entry.index): entry
+            for entry in ranked(conn, row[0], row[1], sorted(standing, reverse=True))
+        }
+    return [entries[place] for place in wanted if place in entries]
 
 
 def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:

@@ -6,12 +6,13 @@ import sqlite3
 from collections.abc import Callable
 
 from cached_session.errors import JournalCorrupt, JournalError, JournalTooNew
+from cached_session.journal import fulltext
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
 APPLICATION_ID = 0x63736A6C
 """``csjl`` in the file's header: how a journal is told from any other SQLite file."""
-FORMAT = 1
+FORMAT = 2
 """The format that this code writes (``PRAGMA user_version``): raising it means a migration."""
 
 DDL = """
@@ -191,25 +192,34 @@ CREATE TABLE gates (
 
 -- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_ack_ms`,
 -- `last_error`, `last_error_ms`. And, by session, the marks of imports (journal/imports.py), whose
--- keys begin with `import:`, and of audits (journal/audits.py), whose keys begin with `audit:`.
+-- keys begin with `import:`, and of audits (journal/audits.py), whose keys begin with `audit:`;
+-- and `search_index`, while the full-text index is in step (journal/fulltext.py).
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+def _to_2(_: sqlite3.Connection) -> None:
+    """The full-text index (journal/fulltext.py), a virtual table `words` over the readable text of
+    visible items: made and filled at opening, in this same transaction, where SQLite has FTS5."""
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
 """From a format to the next one. Each runs inside the opening transaction."""
 
 
-def prepare(conn: sqlite3.Connection, path: str) -> None:
-    """Make the file a journal of the current format, or refuse it untouched.
+def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -> None:
+    """Make the file a journal of the current format, or refuse it untouched. With its full-text
+    index, or without: where that is not wanted, or SQLite has no FTS5.
 
     Raises:
         JournalTooNew: a newer version wrote it.
         JournalError: it is another program's database.
     """
-    if identify(conn, path):
+    search_index = search_index and fulltext.is_available(conn)
+    if identify(conn, path) and fulltext.is_kept(conn) == search_index:
         return
     conn.execute("BEGIN IMMEDIATE")
     try:
@@ -224,6 +234,7 @@ def prepare(conn: sqlite3.Connection, path: str) -> None:
                     conn.execute(statement)
                 conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version = {FORMAT}")
+        fulltext.switch(conn, search_index)
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:

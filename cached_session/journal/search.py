@@ -1,16 +1,21 @@
-"""Local text search: every item that contains all the words. Works offline, in any script."""
+"""Local text search: every item that contains all the words. Works offline, in any script.
+
+The index names the operations that may hold the words; where there is none, or where the words are
+too short for it, the whole session is looked through. Both ways find the same.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-import unicodedata
+from collections.abc import Iterator
+from itertools import islice
 
 from cached_session.errors import InvalidArgument
-from cached_session.history.text import readable
-from cached_session.journal import reads
+from cached_session.history.text import folded, readable
+from cached_session.journal import fulltext, reads
 from cached_session.status import Entry
 
-__all__ = ["find", "words"]
+__all__ = ["find", "scan", "words"]
 
 
 def words(query: object) -> list[str]:
@@ -19,7 +24,7 @@ def words(query: object) -> list[str]:
     Raises:
         InvalidArgument: there is none.
     """
-    found = _folded(query).split() if isinstance(query, str) else []
+    found = folded(query).split() if isinstance(query, str) else []
     if not found:
         raise InvalidArgument(f"query={query!r} has no word to look for")
     return found
@@ -27,17 +32,55 @@ def words(query: object) -> list[str]:
 
 def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
     """The latest entries whose readable text contains every word; latest first."""
+    if limit <= 0 or not _can_be_there(wanted):
+        return []
+    grams = fulltext.terms(wanted)
+    # One snapshot: a rank counts the items that stand before an entry at this moment.
+    with reads.snapshot(conn):
+        reached = fulltext.reach(conn)
+        if not grams or reached is None:
+            return scan(conn, session_id, wanted, limit)
+        row = reads.session_row(conn, session_id)
+        if row is None:
+            return []
+        matches = _matches(conn, row[0], wanted, fulltext.candidates(conn, row[0], grams, reached))
+        return list(islice(reads.ranked(conn, row[0], row[1], matches), limit))
+
+
+def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
+    """`find` without the index, by looking at every item from the latest on."""
     found: list[Entry] = []
-    if limit <= 0:
-        return found
     for entry, payload in reads.entries_backwards(conn, session_id, None):
-        text = _folded(readable(payload.decode(errors="replace"))[1])
-        if all(word in text for word in wanted):
+        if _holds(payload, wanted):
             found.append(entry)
             if len(found) >= limit:
                 break
     return found
 
 
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+def _matches(
+    conn: sqlite3.Connection, session: int, wanted: list[str], held: list[tuple[int, str, int]]
+) -> Iterator[reads.Place]:
+    for place in held:
+        items = conn.execute(
+            "SELECT idx, CAST(payload AS BLOB) FROM items "
+            "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx DESC",
+            (session, *place),
+        ).fetchall()
+        for idx, payload in items:
+            if _holds(payload, wanted):
+                yield (*place, idx)
+
+
+def _holds(payload: bytes, wanted: list[str]) -> bool:
+    text = folded(readable(payload.decode(errors="replace"))[1])
+    return all(word in text for word in wanted)
+
+
+def _can_be_there(wanted: list[str]) -> bool:
+    """Whether readable text can hold these at all: it has no NUL and no lone surrogates."""
+    return not any("\x00" in word or _has_surrogates(word) for word in wanted)
+
+
+def _has_surrogates(word: str) -> bool:
+    return any("\ud800" <= sign <= "\udfff" for sign in word)

@@ -29,6 +29,7 @@ from cached_session.journal import schema
 from cached_session.journal.connection import GROUP_MOST, Journal, journal_error
 
 Job = Callable[[sqlite3.Connection], Any]
+KEYS = "SELECT key FROM meta WHERE key <> 'search_index' ORDER BY key"
 
 
 @asynccontextmanager
@@ -45,7 +46,8 @@ def setting(key: str, value: str = "x") -> Job:
 
 
 def keys(conn: sqlite3.Connection) -> list[str]:
-    return [key for (key,) in conn.execute("SELECT key FROM meta ORDER BY key")]
+    rows = conn.execute(KEYS)
+    return [key for (key,) in rows]
 
 
 def on_disk(path: Path) -> list[str]:
@@ -148,7 +150,7 @@ async def test_a_returned_write_is_seen_by_the_next_read(tmp_path: Path) -> None
             expected = [str(m) for m in range(n + 1)]
             assert await journal.read(keys) == expected
             assert await journal.read_aside(keys) == expected
-            async with journal.rows("SELECT key FROM meta ORDER BY key", ()) as fetch:
+            async with journal.rows(KEYS, ()) as fetch:
                 assert [row[0] for row in await fetch(100)] == expected
             assert on_disk(path) == expected
 
@@ -374,7 +376,7 @@ async def test_a_journal_in_memory_is_one_connection() -> None:
     async with opened(":memory:") as journal:
         await journal.write(setting("x"))
         assert await journal.read(keys) == await journal.read_aside(keys) == ["x"]
-        async with journal.rows("SELECT key FROM meta", ()) as fetch:
+        async with journal.rows(KEYS, ()) as fetch:
             assert await fetch(1) == [("x",)]
             assert await fetch(1) == []
     async with opened(":memory:") as journal:

@@ -1,0 +1,204 @@
+"""The full-text index: which operations may hold a word. Written in the transaction of the items.
+
+It gives candidates and never an answer: `journal/search.py` looks into each before it shows it. So
+what is left behind in it can cost time and no truth.
+
+One document an operation, under the operation's `seq`: the items of a batch come and go by it, and
+an item needs no number of its own. SQLite takes the text apart into runs of three characters, which
+needs no idea of what a word is in any script. Where a word may have one or two characters (Chinese,
+Japanese, Korean, Thai, emoji), each of them is written once more between separators, so that a
+single one, and each pair, is a run of three too. A mark of three characters names the session.
+
+Indexing one operation costs SQLite more than storing it, and many at a time cost a tenth of that
+each. So the latest few operations wait: the transaction that writes the `BEHIND`-th of them indexes
+them all, and until then search looks at them themselves.
+
+Up to which `seq` it reaches is written in the file (`meta`, key `search_index`). A SQLite without
+FTS5 that opens it takes that away, and whoever opens it next with FTS5 builds it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from cached_session.history.text import folded, readable
+
+__all__ = [
+    "CREATE",
+    "add",
+    "candidates",
+    "catch_up",
+    "document",
+    "is_available",
+    "is_kept",
+    "reach",
+    "remove",
+    "switch",
+    "terms",
+]
+
+log = logging.getLogger("cached_session.journal")
+
+CREATE = (
+    "CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, detail=none, "
+    "tokenize='trigram case_sensitive 1')"
+)
+"""No copy of the text, no positions: the trigrams of an operation and nothing else."""
+
+KEY = "search_index"
+GRAM = 3
+SEPARATOR = "\x1f"
+WIDE = re.compile("[\u0e00-\u0eff\u1100-\u11ff\u2e80-\U0010ffff]+")
+"""Scripts whose words may be as short as one character: Thai and Lao, Jamo, and all from the CJK
+radicals on (kana, ideographs, Hangul, emoji)."""
+MOST_TERMS = 48
+"""Trigrams asked for at a time: a long query is told apart well before all of it is asked for."""
+PRIVATE, PRIVATE_SIZE = 0xE000, 6400
+"""Unicode's private use area, whose characters number the sessions."""
+BEHIND = 64
+"""Operations that may wait to be indexed."""
+
+
+def is_available(conn: sqlite3.Connection) -> bool:
+    """Whether this SQLite has FTS5 and its trigrams (3.34 and later)."""
+    try:
+        conn.execute(f"CREATE VIRTUAL TABLE temp.try{CREATE[len('CREATE VIRTUAL TABLE ') :]}")
+    except sqlite3.OperationalError:
+        return False
+    conn.execute("DROP TABLE temp.trywords")
+    return True
+
+
+def reach(conn: sqlite3.Connection) -> int | None:
+    """The `seq` of the last operation that is indexed; None if the file keeps no index."""
+    row = conn.execute(f"SELECT value FROM meta WHERE key = '{KEY}'").fetchone()
+    return None if row is None else int(row[0])
+
+
+def is_kept(conn: sqlite3.Connection) -> bool:
+    """Whether the file has an index that is in step with its items."""
+    return reach(conn) is not None
+
+
+def switch(conn: sqlite3.Connection, on: bool) -> None:
+    """Have the index or not, at opening and inside a transaction; building it reads every item."""
+    if on == is_kept(conn):
+        return
+    there = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone()
+    if on:
+        if there:
+            conn.execute("DROP TABLE words")
+        conn.execute(CREATE)
+        conn.execute(f"INSERT OR REPLACE INTO meta VALUES ('{KEY}', '0')")
+        catch_up(conn, 0)
+    else:
+        _give_up(conn)
+        if there and is_available(conn):
+            conn.execute("DROP TABLE words")
+
+
+def catch_up(conn: sqlite3.Connection, reached: int, behind: int = 0) -> None:
+    """Index the visible items of the operations that wait, if they are more than so many."""
+    row = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'ops'").fetchone()
+    last = row[0] if row else 0
+    if last - reached <= behind:
+        return
+    rows = conn.execute(
+        "SELECT o.seq, i.session, CAST(i.payload AS BLOB) FROM ops o CROSS JOIN items i "
+        "ON i.session = o.session AND i.stamp = o.stamp AND i.writer = o.writer "
+        "AND i.counter = o.counter WHERE o.seq > ? ORDER BY o.seq, i.idx",
+        (reached,),
+    )
+    for (seq, session), group in groupby(rows, lambda row: row[:2]):
+        payloads = [payload.decode(errors="replace") for _, _, payload in group]
+        add(conn, [(seq, document(session, payloads))])
+    conn.execute(f"UPDATE meta SET value = ? WHERE key = '{KEY}'", (str(last),))
+
+
+# -- documents and queries -----------------------------------------------------------------------
+
+
+def document(session: int, payloads: Iterable[str]) -> str:
+    """What is indexed of an operation: the readable text of its visible items, folded."""
+    text = "\n".join([folded(readable(payload)[1]) for payload in payloads])
+    if text.isascii():
+        return f"{_mark(session)}{text}"
+    runs = [SEPARATOR.join(run) for run in WIDE.findall(text)]
+    return SEPARATOR.join([f"{_mark(session)}{text}", *runs, ""])
+
+
+def terms(words: Sequence[str]) -> list[str]:
+    """The runs of three that a document which holds every word must have; none if the words are
+    too short for the index to tell."""
+    found: dict[str, None] = {}
+    for word in words:
+        if len(word) >= GRAM:
+            grams = [word[at : at + GRAM] for at in range(len(word) - GRAM + 1)]
+        elif not WIDE.fullmatch(word):
+            continue
+        elif len(word) == 1:
+            grams = [f"{SEPARATOR}{word}{SEPARATOR}"]
+        else:
+            grams = [SEPARATOR.join(word)]
+        found.update(dict.fromkeys(grams))
+    return list(found)[:MOST_TERMS]
+
+
+def candidates(
+    conn: sqlite3.Connection, session: int, grams: Sequence[str], reached: int
+) -> list[tuple[int, str, int]]:
+    """(stamp, writer, counter) of the operations that may hold these, latest first: those that the
+    index names, and those that wait."""
+    query = " AND ".join(
+        f'"{gram.replace(chr(34), chr(34) * 2)}"' for gram in [_mark(session), *grams]
+    )
+    return conn.execute(
+        "SELECT o.stamp, o.writer, o.counter FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
+        "WHERE w.words MATCH ? AND o.session = ? UNION "
+        "SELECT stamp, writer, counter FROM ops WHERE seq > ? AND session = ? AND live > 0 "
+        "ORDER BY 1 DESC, 2 DESC, 3 DESC",
+        (query, session, reached, session),
+    ).fetchall()
+
+
+def _mark(session: int) -> str:
+    rest, low = divmod(session, PRIVATE_SIZE)
+    high, middle = divmod(rest, PRIVATE_SIZE)
+    return "".join(chr(PRIVATE + digit % PRIVATE_SIZE) for digit in (high, middle, low))
+
+
+# -- keeping in step -----------------------------------------------------------------------------
+
+
+def add(conn: sqlite3.Connection, documents: Sequence[tuple[int, str]]) -> None:
+    """Index operations by their `seq`."""
+    _do(conn, "INSERT INTO words (rowid, text) VALUES (?, ?)", documents)
+
+
+def remove(conn: sqlite3.Connection, documents: Sequence[tuple[int, str]]) -> None:
+    """Take operations out again, each with the text that it was indexed with."""
+    _do(conn, "INSERT INTO words (words, rowid, text) VALUES ('delete', ?, ?)", documents)
+
+
+def _do(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, str]]) -> None:
+    try:
+        conn.executemany(sql, documents)
+    except sqlite3.DatabaseError as error:
+        # A SQLite without FTS5, or damage inside the index: words are never held up for its sake.
+        if not _is_own_trouble(error):
+            raise
+        log.warning("the search index is given up, and built anew at the next opening: %s", error)
+        _give_up(conn)
+
+
+def _is_own_trouble(error: sqlite3.DatabaseError) -> bool:
+    said = str(error)
+    return any(sign in said for sign in ("no such module", "malformed", "no such table: words"))
+
+
+def _give_up(conn: sqlite3.Connection) -> None:
+    conn.execute(f"DELETE FROM meta WHERE key = '{KEY}'")

@@ -1,0 +1,259 @@
+"""The full-text index: the same answers as looking at every item, and in step with the items."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cached_session.history.ops import Dot, ItemRef
+from cached_session.journal import fulltext, schema, search, writes
+from cached_session.journal.codec import encode_items
+from cached_session.journal.writes import Author
+
+AUTHOR = Author("a" * 24, 1_700_000_000_000, 600_000)
+GOLDEN = Path(__file__).parent.parent / "golden" / "schema-1.json"
+SCRIPTS = {
+    "english": ("I need to cancel the reservation ZFA04Y", ["cancel", "zfa04y", "to", "a"]),
+    "chinese": ("请取消明天上午的会议, 谢谢", ["会议", "取消", "会", "取消明天", "上午 谢谢"]),
+    "japanese": ("明日の会議をキャンセルしてください", ["会議", "キャンセル", "ｷｬﾝｾﾙ", "明"]),
+    "korean": ("내일 회의를 취소해 주세요", ["회의", "취소", "일", "내일"]),
+    "thai": ("กรุณายกเลิกการประชุม", ["ประชุม", "การ", "ก"]),
+    "arabic": ("يرجى إلغاء الاجتماع غدا", ["الاجتماع", "غدا", "إل"]),
+    "emoji": ("great 🎉👩‍👩‍👧 job 👍🏽", ["🎉", "👩‍👩‍👧", "👍🏽", "👍"]),
+    "diacritics": ("Crème brûlée, Ångström", ["crème", "BRÛLÉE", "cre\u0300me", "å", "ång"]),
+    "width": ("ＦＵＬＬ ｗｉｄｔｈ, straße", ["full", "WIDTH", "STRASSE"]),
+    "signs": ('say "yes" OR NOT (a*b) ^x:y', ['"yes"', "or", "not", "(a*b)", "^x:y", '"']),
+}
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    """A journal in memory, without the threads around it."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        schema.prepare(conn, ":memory:")
+        yield conn
+
+
+def add(conn: sqlite3.Connection, session: str, *texts: str) -> None:
+    batch = encode_items([{"role": "user", "content": text} for text in texts])
+    writes.append(conn, AUTHOR, session, batch, private=False)
+
+
+def found(conn: sqlite3.Connection, session: str, query: str) -> list[Any]:
+    return search.find(conn, session, search.words(query), 1000)
+
+
+def scanned(conn: sqlite3.Connection, session: str, query: str) -> list[Any]:
+    return search.scan(conn, session, search.words(query), 1000)
+
+
+def indexed(conn: sqlite3.Connection) -> int:
+    """How many operations the index names for a word that all of them hold, once none waits."""
+    fulltext.catch_up(conn, fulltext.reach(conn) or 0)
+    rows = conn.execute("SELECT rowid FROM words WHERE words MATCH '\"wor\"'").fetchall()
+    return len(rows)
+
+
+@pytest.mark.parametrize("indexed_now", [False, True], ids=["waiting", "indexed"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_is_found(conn: sqlite3.Connection, script: str, indexed_now: bool) -> None:
+    """A word of any script and length is found in the one item that holds it."""
+    for text, _ in SCRIPTS.values():
+        add(conn, "talk", text)
+    if indexed_now:
+        fulltext.catch_up(conn, 0)
+    text, queries = SCRIPTS[script]
+    for query in queries:
+        hits = found(conn, "talk", query)
+        assert text in [entry.item["content"] for entry in hits], query
+        assert hits == scanned(conn, "talk", query)
+
+
+@pytest.mark.parametrize("query", ["谢", "会议", "🎉", "cancel", "to cancel"])
+def test_words_that_the_index_can_tell_need_no_scan(
+    conn: sqlite3.Connection, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single ideograph or emoji, a pair, and three letters are looked up."""
+    for text, _ in SCRIPTS.values():
+        add(conn, "talk", text)
+    fulltext.catch_up(conn, 0)
+    monkeypatch.setattr(search, "scan", None)
+    assert len(found(conn, "talk", query)) == 1
+
+
+LETTERS = st.text("ab \"'*é会议\U0001f389\x1f\ue000\n", min_size=1, max_size=8)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("index"), st.just("x"), st.none()),
+        st.tuples(st.just("add"), st.sampled_from("xy"), st.lists(LETTERS, min_size=1, max_size=3)),
+        st.tuples(st.just("pop"), st.sampled_from("xy"), st.integers(0, 20)),
+        st.tuples(st.just("clear"), st.sampled_from("xy"), st.none()),
+        st.tuples(st.just("any"), st.sampled_from("xy"), st.text(min_size=1, max_size=6)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.lists(st.text('ab"é会议\U0001f389 ', min_size=1, max_size=5), max_size=5))
+def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str]) -> None:
+    """After any appends, pops and clears in two sessions, look-up and scan give the same entries,
+    and the index built anew names the same operations as the one that was kept in step."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        schema.prepare(conn, ":memory:")
+        conn.create_function("part_count", 1, lambda _: 1)
+        asked = list(queries)
+        for kind, session, what in steps:
+            if kind == "add":
+                add(conn, session, *what)
+            elif kind == "any":
+                add(conn, session, what)
+                asked.append(what)
+            elif kind == "index":
+                fulltext.catch_up(conn, fulltext.reach(conn) or 0)
+            elif kind == "clear":
+                writes.clear(conn, AUTHOR, session)
+            else:
+                entries = search.scan(conn, session, [""], 100)
+                if entries:
+                    entry = entries[what % len(entries)]
+                    ref = ItemRef(Dot(entry.writer, entry.counter), entry.index, 99)
+                    writes.pop_ref(conn, AUTHOR, session, ref)
+        assert fulltext.is_kept(conn)
+        for query in asked:
+            if not query.split():
+                continue
+            for session in "xy":
+                assert found(conn, session, query) == scanned(conn, session, query)
+        fulltext.catch_up(conn, fulltext.reach(conn) or 0)
+        kept = _all_candidates(conn)
+        fulltext.switch(conn, False)
+        fulltext.switch(conn, True)
+        assert _all_candidates(conn) == kept
+
+
+def _all_candidates(conn: sqlite3.Connection) -> dict[str, list[Any]]:
+    conn.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, words, instance)")
+    rows = conn.execute("SELECT term, doc FROM temp.v").fetchall()
+    conn.execute("DROP TABLE temp.v")
+    held: dict[str, list[Any]] = {}
+    for term, doc in rows:
+        held.setdefault(term, []).append(doc)
+    return {term: sorted(set(docs)) for term, docs in held.items()}
+
+
+def test_what_is_popped_and_cleared_leaves_the_index(conn: sqlite3.Connection) -> None:
+    """No trigram of a removed item stays behind: it was to be forgotten."""
+    conn.create_function("part_count", 1, lambda _: 1)
+    add(conn, "talk", "word one", "word two secret")
+    fulltext.catch_up(conn, 0)
+    assert "sec" in _all_candidates(conn)
+    writes.pop(conn, AUTHOR, "talk")
+    assert "sec" not in _all_candidates(conn)
+    assert "one" in _all_candidates(conn)
+    writes.clear(conn, AUTHOR, "talk")
+    assert _all_candidates(conn) == {}
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_file_of_format_1_gets_its_index(tmp_path: Path, filled: bool) -> None:
+    """A journal of the first format, empty or with items, is of the current one once opened, and
+    its items are found without a scan."""
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        golden = json.loads(GOLDEN.read_text())
+        for sql in sorted(golden["sql"].values(), key=lambda sql: "INDEX" in sql):
+            old.execute(sql)
+        old.execute(f"PRAGMA application_id = {golden['application_id']}")
+        old.execute("PRAGMA user_version = 1")
+        if filled:
+            add(old, "talk", "word one")
+            add(old, "other", "word two", "word three")
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        schema.prepare(conn, str(path))
+        assert conn.execute("PRAGMA user_version").fetchone() == (schema.FORMAT,)
+        assert fulltext.is_kept(conn)
+        assert indexed(conn) == (2 if filled else 0)
+        hits = found(conn, "other", "word")
+        assert [entry.rank for entry in hits] == ([1, 0] if filled else [])
+        add(conn, "talk", "word four")
+        assert indexed(conn) == (3 if filled else 1)
+
+
+def test_a_file_without_an_index_is_looked_through(tmp_path: Path) -> None:
+    """With the index turned off nothing of it is in the file, and search works; turned on again it
+    holds everything, what was written meanwhile too."""
+    path = tmp_path / "journal.db"
+    for on, text in ((True, "word one"), (False, "word two"), (True, "word three")):
+        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            schema.prepare(conn, str(path), search_index=on)
+            add(conn, "talk", text)
+            assert fulltext.is_kept(conn) is on
+            names = conn.execute("SELECT name FROM sqlite_master WHERE name LIKE 'words%'")
+            assert bool(names.fetchall()) is on
+            assert found(conn, "talk", text)[0].item["content"] == text
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        assert indexed(conn) == 3
+
+
+def test_a_sqlite_without_fts5_searches_and_says_that_the_index_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the module is missing, the file is written without its index and says so, and the next
+    one that has it builds it anew."""
+    path = tmp_path / "journal.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        schema.prepare(conn, str(path))
+        add(conn, "talk", "word one")
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        monkeypatch.setattr(fulltext, "is_available", lambda _: False)
+        schema.prepare(conn, str(path))
+        add(conn, "talk", "word two")
+        assert not fulltext.is_kept(conn)
+        assert len(found(conn, "talk", "word")) == 2
+        monkeypatch.undo()
+        schema.prepare(conn, str(path))
+        assert indexed(conn) == 2
+
+
+def test_a_damaged_index_keeps_no_word_from_being_written(
+    conn: sqlite3.Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The item is stored, the index is given up with a word in the log, and search looks through
+    the session."""
+    add(conn, "talk", "word one")
+    fulltext.catch_up(conn, 0)
+    conn.execute("UPDATE words_data SET block = x'ffffffff'")
+    monkeypatch.setattr(fulltext, "BEHIND", 0)
+    add(conn, "talk", "word two")
+    assert not fulltext.is_kept(conn)
+    assert "given up" in caplog.text
+    assert [entry.item["content"] for entry in found(conn, "talk", "word")] == [
+        "word two",
+        "word one",
+    ]
+
+
+@pytest.mark.parametrize("query", ["a\x00bc", "abc\ud800", "\x00"])
+def test_what_no_text_can_hold_is_not_found(conn: sqlite3.Connection, query: str) -> None:
+    """NUL and lone surrogates are in no readable text, and the index is not asked for them."""
+    add(conn, "talk", query, "abc")
+    assert found(conn, "talk", query) == []
+
+
+def test_no_more_than_a_few_operations_wait(conn: sqlite3.Connection) -> None:
+    """The write that makes them too many indexes all of them, in its own transaction."""
+    for number in range(fulltext.BEHIND):
+        add(conn, "talk", f"word {number}")
+    assert fulltext.reach(conn) == 0
+    add(conn, "talk", "word last")
+    assert fulltext.reach(conn) == fulltext.BEHIND + 1
+    assert len(found(conn, "talk", "word")) == fulltext.BEHIND + 1
