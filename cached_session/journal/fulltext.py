@@ -55,6 +55,8 @@ SEPARATOR = "\x1f"
 WIDE = re.compile("[\u0e00-\u0eff\u1100-\u11ff\u2e80-\U0010ffff]+")
 """Scripts whose words may be as short as one character: Thai and Lao, Jamo, and all from the CJK
 radicals on (kana, ideographs, Hangul, emoji)."""
+SIGNS = ("no such module", "malformed", "no such table: words", "constraint failed")
+"""What SQLite says of an index that is damaged or missing; a full disk says something else."""
 MOST_TERMS = 48
 """Trigrams asked for at a time: a long query is told apart well before all of it is asked for."""
 PRIVATE, PRIVATE_SIZE = 0xE000, 6400
@@ -197,7 +199,7 @@ def _do(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, str]]
 
 def _is_own_trouble(error: sqlite3.DatabaseError) -> bool:
     said = str(error)
-    return any(sign in said for sign in ("no such module", "malformed", "no such table: words"))
+    return any(sign in said for sign in SIGNS)
 
 
 def _give_up(conn: sqlite3.Connection) -> None:
