@@ -1,10 +1,10 @@
 """``cached-session``, also ``python -m cached_session``: the way in, and what its exit codes mean.
 
 0   it was done
-1   it failed: the message names the value at fault and the way out
+1   it failed, or `doctor` found something broken: the message says what to do
 2   it was called wrongly (an unknown option, a session without a server to sync with)
 3   the server did not take or give everything in the time given; the journal is intact
-130 interrupted by the keyboard
+130 interrupted by the keyboard; nothing is lost
 
 The command line needs an extra of the package; without it, it says which.
 """
@@ -17,14 +17,18 @@ FAILED = 1
 CALLED_WRONGLY = 2
 NOT_SYNCED = 3
 
+EXIT_CODES = """\
+Exit codes: 0 done; 1 failed, the message says what to do; 2 called wrongly; 3 the server did not \
+take or give everything in time, the journal is intact; 130 interrupted, nothing is lost."""
+
 MISSING = """\
 cached-session: {module} is not installed. The command line is an extra of the package:
 
-    pip install 'cached-session[cli]'          # status, show, sync
+    pip install 'cached-session[cli]'          # everything but devserver
     pip install 'cached-session[devserver]'    # devserver
 """
 
-EXTRA_MODULES = frozenset({"rich", "starlette", "typer", "uvicorn"})
+EXTRA_MODULES = frozenset({"rich", "starlette", "tomli", "typer", "uvicorn"})
 
 
 def main() -> None:
@@ -33,6 +37,11 @@ def main() -> None:
         from cached_session.cli.arguments import app
     except ModuleNotFoundError as error:
         explain_missing(error)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a sign gets its code, not a traceback.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
     app(prog_name="cached-session")
 
 

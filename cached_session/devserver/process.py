@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from cached_session.devserver.gate import LoggedRequest
 from cached_session.devserver.modes import Modes
@@ -24,6 +24,7 @@ def serve(
     version: str = "0.12.3",
     modes: Modes | None = None,
     latency: float = 0.0,
+    faults: Iterable[Mapping[str, Any]] = (),
     log: bool | Callable[[str], None] = False,
 ) -> None:
     """Run a server until SIGINT or SIGTERM; for the command line, in the main thread.
@@ -38,6 +39,7 @@ def serve(
         api_key: Root key; None switches authentication off.
         version: Version to report and to behave like.
         modes: How undocumented behaviours are settled.
+        faults: What goes wrong from the start: settings of `Fault` as plain values.
         latency: Seconds that every answer takes longer; a fault that can be removed like others.
         log: Print one line a request to standard error, or hand it to this function.
     """
@@ -57,6 +59,10 @@ def serve(
         modes=modes,
         on_request=report if log else None,
     )
+    try:
+        server.faults.add_all(faults)
+    except TypeError as error:
+        raise ValueError(f"a fault makes no sense: {error}") from error
     if latency > 0:
         server.faults.latency(latency)
     done = threading.Event()

@@ -6,40 +6,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cached_session.errors import InvalidArgument
 from cached_session.importing import Row
 from cached_session.journal.codec import codec_of
 
-__all__ = ["Kind", "jsonl_rows", "kind_of", "line_of", "lines", "memories", "row_of"]
-
-Kind = Literal["jsonl", "sqlite", "dakera"]
+__all__ = ["jsonl_rows", "line_of", "lines", "memories", "row_of"]
 
 BOM = b"\xef\xbb\xbf"
-
-
-def kind_of(path: str | os.PathLike[str]) -> Kind:
-    """What a file is, by its first bytes: never by its name.
-
-    Raises:
-        InvalidArgument: it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            first = file.read(16)
-    except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror or error}") from error
-    if first.startswith(b"SQLite format 3\x00"):
-        return "sqlite"
-    for line in lines(path):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        named = {"id", "content", "memory_type"}
-        return "dakera" if isinstance(found, dict) and named <= found.keys() else "jsonl"
-    return "jsonl"
 
 
 def lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
