@@ -326,20 +326,23 @@ def test_audit_puts_back_what_the_server_lost(
     assert len(server.memories(agent)) == 1
 
 
-def park(journal: Path, server: DevServer) -> None:
+def park(home: Path, server: DevServer) -> Path:
+    """A journal of its own, so that the refusal hits the one session in it."""
+    journal = home / "parked.db"
     with server.faults.status(
         400, message="no such words", route="POST /v1/memories/store/batch", count=1
     ):
         options = SyncOptions(backoff_base=0.05)
         write(journal, "dora", TURN[:1], url=server.url, api_key="secret-key", options=options)
+    return journal
 
 
 def test_a_parked_operation_is_found_looked_at_retried_and_sent(
-    tmp_path: Path, journal: Path, server: DevServer
+    tmp_path: Path, server: DevServer
 ) -> None:
     """From the list to the server, by the beginning of its name."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
-    park(journal, server)
+    journal = park(tmp_path, server)
     assert "parked" in piped(tmp_path, "status", "-j", journal).stdout.splitlines()[-1]
     (one,) = json.loads(piped(tmp_path, "parked", "list", "--json", "-j", journal).stdout)
     listed = piped(tmp_path, "parked", "list", "-j", journal).stdout
@@ -354,10 +357,10 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
 
 
 def test_a_parked_operation_is_dropped_only_when_asked_twice(
-    terminal: Run, tmp_path: Path, journal: Path, server: DevServer
+    tmp_path: Path, server: DevServer
 ) -> None:
     """A question on the terminal, --yes elsewhere; which ones has to be said."""
-    park(journal, server)
+    journal = park(tmp_path, server)
     assert piped(tmp_path, "parked", "drop", "-j", journal).returncode == 2
     assert piped(tmp_path, "parked", "drop", "zzz", "--yes", "-j", journal).returncode == 2
     assert piped(tmp_path, "parked", "drop", "--all", "-j", journal).returncode == 1
