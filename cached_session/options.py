@@ -35,6 +35,9 @@ class SyncOptions:
     """Between pulls of a session that is in use."""
     poll_interval_idle: float = 300.0
     """Between pulls of a session where nothing happens; the interval grows towards it."""
+    audit_interval: float = 86_400.0
+    """About how often each session is compared with the server unasked, and what the server lost is
+    put back; 0 for never. Sessions and devices are spread over it, restarts included."""
     watch_interval: float = 0.5
     """How often the process that replicates looks for writes of other processes, and how often
     the others try to take over from one that died."""

@@ -16,7 +16,6 @@ from cached_session.journal import outbox, reads, search
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError
 from cached_session.remote.wire import Unreadable, decode
-from cached_session.replication import audit as auditing
 from cached_session.replication import claim
 from cached_session.replication.audit import AuditReport
 from cached_session.replication.worker import Replicator
@@ -160,9 +159,7 @@ async def audit(core: Core, session_id: str) -> AuditReport:
     """See `CachedSession.audit`."""
 
     async def work(replicator: Replicator) -> AuditReport:
-        return await replicator.link.attempt(
-            session_id, lambda: auditing.audit(replicator.link, session_id)
-        )
+        return await replicator.audit_now(session_id)
 
     try:
         return await core.at_home(work)

@@ -6,13 +6,16 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind
 from cached_session.history.parts import part_count
 from cached_session.journal import outbox
 from cached_session.journal.apply import ACKED, SessionTransaction
+from cached_session.journal.gates import write_meta
 from cached_session.journal.outbox import Forget, Outgoing
+from cached_session.journal.reads import session_ids
 
-__all__ = ["Plan", "compare", "operations", "queue_forgets"]
+__all__ = ["Plan", "compare", "next_due", "note_audit", "operations", "queue_forgets", "suspect"]
 
 Present = Mapping[Dot, Mapping[tuple[int, int], int]]
 """Of each operation: which (payload, part) are there, and how many parts that payload has."""
@@ -103,3 +106,61 @@ def queue_forgets(conn: sqlite3.Connection, session_id: str, forgets: Sequence[F
             "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, ?, ?, '', 0)",
             [(tx.session, *forget.dot, forget.index, forget.parts) for forget in forgets],
         )
+
+
+def next_due(
+    conn: sqlite3.Connection, now_ms: int, interval_ms: int, who: str, besides: Collection[str]
+) -> tuple[str | None, int]:
+    """The session that has waited longest for its audit, if its time has come, and how many
+    milliseconds there are until the next one is due.
+
+    The mark of the last audit is a row, so that a restart neither repeats an audit nor puts it off.
+    A session without one gets a mark somewhere in the interval that has just passed: by the
+    device and the session, so that all the sessions of all devices do not come at one time.
+    """
+    names = session_ids(
+        conn.execute(
+            "SELECT session_id FROM sessions s WHERE EXISTS "
+            f"(SELECT 1 FROM ops WHERE session = s.id AND state = {ACKED})"
+        ).fetchall()
+    )
+    marks = dict(
+        conn.execute("SELECT key, value FROM meta WHERE key >= 'audit:' AND key < 'audit;'")
+    )
+    due: tuple[int, str] | None = None
+    for name in names:
+        if name in besides:
+            continue
+        key = _mark(name)
+        last = int(marks.get(key, now_ms + 1))
+        if last > now_ms:  # none yet, or set by a clock that has been moved since
+            last = now_ms - int(interval_ms * _place(who, name))
+            write_meta(conn, **{key: str(last)})
+        # Each session at a pace of its own, a tenth slower or quicker: none stay together.
+        at = last + int(interval_ms * (0.9 + 0.2 * _place("pace", name)))
+        if due is None or at < due[0]:
+            due = at, name
+    if due is None:
+        return None, interval_ms
+    return (due[1], 0) if due[0] <= now_ms else (None, due[0] - now_ms)
+
+
+def note_audit(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
+    """An audit has ended well."""
+    write_meta(conn, **{_mark(session_id): str(now_ms)})
+
+
+def suspect(conn: sqlite3.Connection, session_id: str, now_ms: int, grace_ms: int) -> None:
+    """The server seems to have lost something: audit soon, but not again so soon after the last."""
+    row = conn.execute("SELECT value FROM meta WHERE key = ?", (_mark(session_id),)).fetchone()
+    if row is None or not 0 <= now_ms - int(row[0]) < grace_ms:
+        write_meta(conn, **{_mark(session_id): "0"})
+
+
+def _mark(session_id: str) -> str:
+    return f"audit:{session_key(session_id)}"
+
+
+def _place(*words: str) -> float:
+    """A place from 0 to 1 that follows from the words alone."""
+    return int(session_key("/".join(words))[:8], 16) / 0x1_0000_0000

@@ -137,8 +137,12 @@ def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded
 
 
 def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
-    """The facts of the file, without the marks of imports: there may be one for each session."""
-    rows = conn.execute("SELECT key, value FROM meta WHERE key < 'import:' OR key >= 'import;'")
+    """The facts of the file, without the marks of imports and audits: there may be one for each
+    session."""
+    rows = conn.execute(
+        "SELECT key, value FROM meta WHERE (key < 'import:' OR key >= 'import;') "
+        "AND (key < 'audit:' OR key >= 'audit;')"
+    )
     return dict(rows.fetchall())
 
 

@@ -6,6 +6,7 @@ from. What is removed is never put back, because a deletion is only what a recor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ids import session_key
@@ -46,9 +47,18 @@ async def audit(link: Link, session_id: str) -> AuditReport:
         RemoteError: the first failure; running it again goes on.
     """
     await push(link, session_id)
-    pulled = await pull(link, session_id, whole=True, all_holes=True)
+    present: dict[Dot, dict[tuple[int, int], int]] = {}
+    explained: set[Dot] = set()
+    key = session_key(session_id)
+    # Pushing waits meanwhile: what is acknowledged after its page was listed would look lost.
     async with link.lock("push", session_id):
-        present, explained = await _present(link, session_id)
+        pulled = await pull(
+            link,
+            session_id,
+            whole=True,
+            all_holes=True,
+            seen=lambda parts, voids: _note(present, explained, parts, voids, key),
+        )
         plan = await link.journal.read_aside(
             lambda conn: audits.compare(conn, session_id, present, explained)
         )
@@ -73,14 +83,16 @@ async def audit(link: Link, session_id: str) -> AuditReport:
             # Another device may have removed some of it since the first pull and had it forgotten
             # before the listing: then it was missing for good reason, and must go again.
             await pull(link, session_id)
-            again, explained = await _present(link, session_id)
+            again, noted = await _present(link, session_id)
             later = await link.journal.read_aside(
-                lambda conn: audits.compare(conn, session_id, again, explained)
+                lambda conn: audits.compare(conn, session_id, again, noted)
             )
             forget = later.forget
         if forget:
             await link.journal.write(lambda conn: audits.queue_forgets(conn, session_id, forget))
     pushed = await push(link, session_id)
+    now = link.runtime.wall_ms()
+    await link.journal.write(lambda conn: audits.note_audit(conn, session_id, now))
     return AuditReport(
         listed=sum(len(places) for places in present.values()),
         healed=len(plan.resend),
@@ -110,6 +122,19 @@ async def _present(
                 continue
             if isinstance(part, Explained):
                 explained.add(part.dot)
-            elif isinstance(part, Part) and is_intact(part, key):
-                present.setdefault(part.dot, {})[part.index, part.part] = part.parts
+            elif isinstance(part, Part):
+                _note(present, explained, [part], (), key)
         offset += len(memories)
+
+
+def _note(
+    present: dict[Dot, dict[tuple[int, int], int]],
+    explained: set[Dot],
+    parts: Sequence[Part],
+    voids: Sequence[Dot],
+    key: str,
+) -> None:
+    explained.update(voids)
+    for part in parts:
+        if is_intact(part, key):
+            present.setdefault(part.dot, {})[part.index, part.part] = part.parts

@@ -29,6 +29,9 @@ LAST_SECOND = 1 << 40
 """No server's clock is beyond this; NaN and infinity are not below it."""
 STRANGE_PAGES = 20
 """Pages in a row without a memory of ours after which a listing is taken to have no end."""
+MOST_PAGES = 20_000
+"""Of one listing: ten million memories. A server that makes up ever new ones is not listened to
+for ever."""
 LARGEST_PAGE = 1000
 """The server's own limit."""
 GROUND_SECONDS = 120
@@ -48,6 +51,9 @@ class PullResult:
     unreadable: int = 0
     pages: int = 0
     finished: bool = False
+    went_back: bool = False
+    """The newest memory on the server is older than what an earlier pull saw: perhaps it has lost
+    some, perhaps a replica lags."""
 
 
 @dataclass
@@ -69,6 +75,7 @@ async def pull(
     *,
     whole: bool = False,
     all_holes: bool = False,
+    seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None = None,
 ) -> PullResult:
     """Bring one session up to date.
 
@@ -76,6 +83,7 @@ async def pull(
         progress: called after each page with the operations that it brought.
         whole: list everything, not only down to known ground.
         all_holes: look for every hole now, also those whose next look is far off.
+        seen: given what each page of the listing holds, known or new.
 
     Raises:
         RemoteError: the first failure; what came before it is applied.
@@ -89,7 +97,9 @@ async def pull(
             result,
             progress,
             ground=None if whole or not before.is_hydrated else before,
+            seen=seen,
         )
+        result.went_back = result.finished and newest < before.second
         if before.is_known or result.new or result.unreadable:
             await _repair(link, session_id, result, all_holes)
         now = link.runtime.wall_ms()
@@ -127,6 +137,7 @@ async def _list(
     progress: Callable[[int], None] | None,
     *,
     ground: Ground | None,
+    seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None,
 ) -> int:
     """List from the newest memory down to known ground, or to the end; the newest second seen."""
     agent, key = agent_id(session_id), session_key(session_id)
@@ -137,6 +148,9 @@ async def _list(
     while True:
         memories = await link.remote.page(agent, offset=offset, limit=limit)
         result.pages += 1
+        if result.pages > MOST_PAGES:
+            log.warning("%s lists more pages than any history has", link.remote.server)
+            return newest
         if not memories:
             result.finished = True
             return newest
@@ -152,6 +166,8 @@ async def _list(
             result.finished = len(memories) < limit
             return newest
         before = page.ids
+        if seen is not None:
+            seen(page.parts, page.explained)
         newest = max(newest, page.newest)
         applied = await _apply(link, session_id, page, result)
         if progress is not None:

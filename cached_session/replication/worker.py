@@ -15,8 +15,9 @@ import anyio
 from filelock import BaseFileLock, Timeout
 
 from cached_session.errors import CachedSessionError, JournalError, SessionClosed
-from cached_session.journal import compaction, reads
-from cached_session.remote.verdicts import RemoteError
+from cached_session.journal import audits, compaction, reads
+from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.replication.audit import AuditReport, audit
 from cached_session.replication.claim import settle_claims
 from cached_session.replication.link import Link, log
 from cached_session.replication.pull import PullResult, pull
@@ -26,6 +27,11 @@ __all__ = ["Replicator"]
 
 LEFT_MOST = 10_000
 """Sessions that nobody has open whose schedule is remembered."""
+SUSPICION = 1 / 24
+"""Of the audit interval (an hour of a day): audits of one session that were not due, or failed, are
+not closer than this."""
+LONGEST_LOOK = 60.0
+"""Seconds between looks at what audit is due: another process may have made one."""
 GROWTH = 1.5
 """Each pull that brings nothing makes the next one this much later."""
 
@@ -58,6 +64,7 @@ class Replicator:
         self._lock = lock
         self._on_pulled = on_pulled
         self._wake = anyio.Event()
+        self._audit_wake = anyio.Event()
         self._pull_wake = anyio.Event()
         self._schedules: dict[str, _Schedule] = {}
         self._left: dict[str, _Schedule] = {}
@@ -111,6 +118,8 @@ class Replicator:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._supervised, self._push_loop)
                 group.start_soon(self._supervised, self._pull_loop)
+                if self.link.options.audit_interval:
+                    group.start_soon(self._supervised, self._audit_loop)
                 if self.link.options.prune_interval:
                     group.start_soon(self._supervised, self._tidy_loop)
         finally:
@@ -293,6 +302,10 @@ class Replicator:
             if result.new
             else min(plan.interval * GROWTH, max(options.poll_interval, options.poll_interval_idle))
         )
+        if result.went_back and options.audit_interval:
+            now, grace = self.link.runtime.wall_ms(), int(1000 * options.audit_interval * SUSPICION)
+            await self.link.journal.write(lambda conn: audits.suspect(conn, session_id, now, grace))
+            self._audit_wake.set()
         plan.last = clock()
         plan.fresh = plan.started
         self._on_pulled(session_id)
@@ -307,6 +320,38 @@ class Replicator:
             await anyio.sleep(self.link.options.prune_interval)
             if self.is_leader:
                 await compaction.tidy(self.link.journal)
+
+    async def _audit_loop(self) -> None:
+        """Compare each session with the server about once an interval, one after the other."""
+        options, clock = self.link.options, self.link.runtime.monotonic
+        interval = options.audit_interval
+        put_off: dict[str, float] = {}
+        while True:
+            wait = options.watch_interval
+            if self.is_leader:
+                put_off = {name: until for name, until in put_off.items() if until > clock()}
+                now = self.link.runtime.wall_ms()
+                session_id, left_ms = await self.link.journal.write(
+                    lambda conn, now=now, besides=frozenset(put_off): audits.next_due(  # type: ignore[misc]
+                        conn, now, int(1000 * interval), self.link.writer, besides
+                    )
+                )
+                wait = min(max(left_ms / 1000, options.watch_interval), LONGEST_LOOK)
+                if session_id is not None:
+                    try:
+                        if await self.link.wait_ms(session_id):
+                            raise RemoteError(Verdict.BUSY, "its gate is shut")
+                        await self.audit_now(session_id)
+                    except RemoteError as error:
+                        # The next one in the line must not wait for it.
+                        put_off[session_id] = clock() + max(
+                            interval * SUSPICION, options.backoff_max
+                        )
+                        log.info("the audit of %r is put off: %s", session_id, error)
+            with anyio.move_on_after(wait):
+                await self._audit_wake.wait()
+            if self._audit_wake.is_set():
+                self._audit_wake = anyio.Event()
 
     # -- one step, for the loops and for `sync` --------------------------------------------------
 
@@ -324,6 +369,24 @@ class Replicator:
             return result
 
         return await self.link.attempt(session_id, work)
+
+    async def audit_now(self, session_id: str) -> AuditReport:
+        """Audit one session whatever its gates say.
+
+        Raises:
+            RemoteError: after the gate was shut.
+        """
+        report = await self.link.attempt(session_id, lambda: audit(self.link, session_id))
+        if report.healed or report.forgotten:
+            log.warning(
+                "the server had lost %d operations of session %r and kept %d removed items; "
+                "both are put right",
+                report.healed,
+                session_id,
+                report.forgotten,
+            )
+        self._on_pulled(session_id)
+        return report
 
     async def pull_now(
         self,
