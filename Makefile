@@ -5,6 +5,8 @@ VENV ?= .venv
 ARGS ?=
 SECONDS ?= 600
 START ?= 0
+KILLS ?= 3000
+SEED ?= 0
 
 # The newest Python from 3.10 on that can make a virtual environment; PYTHON=... overrides the choice.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.10 python3 python; do \
@@ -14,7 +16,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page docs check soak lint format bench bench-apply build lowest clean
+.PHONY: help demo test test-page docs check soak crash lint format bench bench-apply build lowest clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -39,6 +41,9 @@ check: $(VENV)/.dev ## format, lint and types, as CI checks them
 
 soak: $(VENV)/.dev ## simulate whole replicas, seed after seed, for SECONDS=600 from START=0
 	$(BIN)/python -m tests.simulation.run --seconds $(SECONDS) --start $(START) $(ARGS)
+
+crash: $(VENV)/.dev ## kill writing processes, KILLS=3000 of them, and look for what is lost; SEED=0
+	$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
 
 lint: $(VENV)/.dev ## lint, and mend what can be mended safely
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ from filelock import BaseFileLock, FileLock
 
 from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.clock import stamp_ms
-from cached_session.journal import gates, reads
+from cached_session.journal import gates, reads, salvage
 from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author
@@ -159,6 +159,7 @@ class Core:
             busy_timeout=options.busy_timeout,
             threaded=runtime.threaded,
             search_index=options.search_index,
+            on_replaced=self._replaced,
         )
         self.tails = Tails()
         self._guard = threading.RLock()
@@ -251,6 +252,17 @@ class Core:
     def author(self) -> Author:
         """The signature of an operation written now."""
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+
+    def _replaced(self) -> tuple[str, str]:
+        """Another file takes the place of the journal: nothing that is remembered of the old one
+        holds, and what is written from now on has another writer."""
+        retired, self.writer = self.writer, self.runtime.writer()
+        replicator = self._replicator()
+        if replicator is not None:
+            replicator.link.writer = self.writer
+        self._met.clear()
+        self.tails.forget()
+        return retired, self.writer
 
     async def open(self) -> None:
         """Open the journal, with the directory of the default place if need be."""
@@ -510,6 +522,7 @@ class Core:
             found += reads.all_gates(conn)
         shut = [gate for gate in found if gate is not None]
         success = meta.get("last_success_ms")
+        salvaged = salvage.report_of(meta)
         spec = self.spec
         if is_closed:
             state: State = "closed"
@@ -555,6 +568,7 @@ class Core:
             clock_ahead=ahead / 1000 if ahead > CLOCK_AHEAD_MS else None,
             unreadable=facts.unreadable,
             unguarded=facts.guard or None,
+            salvaged=salvaged.sentence() if salvaged else None,
             hydrated=facts.hydrated,
             last_server=meta.get("server"),
             sessions=sessions,

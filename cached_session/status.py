@@ -57,6 +57,9 @@ class Status:
     """Memories of ours that the last pull could not read."""
     unguarded: str | None = None
     """Why the server's memory policy could not be set for a session; None if it is set."""
+    salvaged: str | None = None
+    """What became of the journal file that was here before this one: why it was set aside, what
+    was carried over, what could not be saved; None if this is the first."""
     hydrated: bool = False
     """Whether the whole history has been fetched at least once."""
     last_server: str | None = None

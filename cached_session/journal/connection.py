@@ -12,6 +12,7 @@ handing it over); long ones take a connection of their own through aiosqlite, of
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import sqlite3
@@ -33,11 +34,13 @@ from cached_session.errors import (
     SessionClosed,
 )
 from cached_session.history.parts import part_count
-from cached_session.journal import schema
+from cached_session.journal import salvage, schema
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("cached_session.journal")
 
 MEMORY = ":memory:"
 GROUP_MOST = 256
@@ -74,7 +77,14 @@ class Journal:
         busy_timeout: float = 5.0,
         threaded: bool = True,
         search_index: bool = True,
+        on_replaced: Callable[[], tuple[str, str]] = lambda: ("", ""),
     ) -> None:
+        """A journal that is not open yet.
+
+        ``on_replaced``: another file takes the place of this one (it was damaged, or somebody took
+        it away); gives the writer id that must not be used any more, and the one that takes over.
+        Called on the writing thread.
+        """
         self.path = MEMORY if os.fspath(path) == MEMORY else os.fspath(Path(path))
         self._durability = durability
         self._busy_ms = int(busy_timeout * 1000)
@@ -90,6 +100,10 @@ class Journal:
         self._asides = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
+        self._on_replaced = on_replaced
+        self._file: salvage.FileId | None = None
+        self._suspicion: str | None = None
+        """What SQLite said when it found the file damaged: looked into before the next job."""
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -101,8 +115,8 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
-        """Whether the file has been opened and not closed."""
-        return self._writer is not None and not self._closed
+        """Whether the file is open and still the one of its name."""
+        return self._writer is not None and not self._closed and not self._must_open()
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -227,7 +241,11 @@ class Journal:
                     results = [group[0].run(conn)]
             else:
                 results = self._transaction(conn, group)
+        except _Moved:
+            self._run_group(group)
+            return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
+            self._suspect(error)
             if len(group) == 1 or _is_locked(error):
                 # A lock that one has waited for in vain is not waited for again by each.
                 for job in group:
@@ -243,6 +261,9 @@ class Journal:
         with self._exclusive():
             conn.execute("BEGIN IMMEDIATE")
             try:
+                # Under the lock: who puts another file here holds it, or did not ask anybody.
+                if self._is_moved():
+                    raise _Moved
                 results = [job.run(conn) for job in group]
                 conn.execute("COMMIT")
             except BaseException:
@@ -267,7 +288,7 @@ class Journal:
 
         Where the file is locked (recovery after a crash) the query is handed to the writing thread.
         """
-        if self._reader is None:
+        if self._must_open():
             await settle(self._submit(_nothing, alone=True))
         try:
             return self.read_blocking(run, wait=False)
@@ -277,19 +298,22 @@ class Journal:
     def read_blocking(self, run: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
         """Like `read`, without an event loop. The journal must be open."""
         self._check_process()
-        with self._state:
-            conn = self._reader
-            if self._closed or conn is None:
-                raise SessionClosed(f"the journal {self.path} is not open")
+        if wait and self._reader is not None and not self._closed and self._must_open():
+            self.open_blocking()
         if not self._reading.acquire(timeout=-1 if wait else READ_PATIENCE):
             raise _Busy
         try:
+            with self._state:
+                conn = self._reader
+                if self._closed or conn is None:
+                    raise SessionClosed(f"the journal {self.path} is not open")
             return run(conn)
         except sqlite3.OperationalError as error:
             if not wait and "locked" in str(error):
                 raise _Busy from error
             raise self._mapped(error) from error
         except sqlite3.Error as error:
+            self._suspect(error)
             raise self._mapped(error) from error
         finally:
             self._reading.release()
@@ -305,7 +329,7 @@ class Journal:
         self._check_process()
         if self.in_memory or not self._threaded:
             return await settle(self._submit(run, alone=True))
-        if self._reader is None:
+        if self._must_open():
             await settle(self._submit(_nothing, alone=True))
         return await settle(asyncio.ensure_future(asyncio.to_thread(self._read_aside, run)))
 
@@ -319,6 +343,7 @@ class Journal:
                     self._aside.execute("PRAGMA query_only = ON")
                 return run(self._aside)
             except sqlite3.Error as error:
+                self._suspect(error)
                 raise self._mapped(error) from error
 
     @asynccontextmanager
@@ -342,7 +367,7 @@ class Journal:
 
             yield take
             return
-        if self._reader is None:
+        if self._must_open():
             await settle(self._submit(_nothing, alone=True))
         try:
             db = await self._open_long()
@@ -356,6 +381,7 @@ class Journal:
             finally:
                 await settle(asyncio.ensure_future(db.close()))
         except sqlite3.Error as error:
+            self._suspect(error)
             raise self._mapped(error) from error
 
     async def _open_long(self) -> aiosqlite.Connection:
@@ -395,32 +421,62 @@ class Journal:
             raise error
 
     def _open(self) -> sqlite3.Connection:
-        if self._writer is not None:
+        """The connection that writes, to the file that has the journal's name now."""
+        if self._writer is not None and not self._must_open():
             return self._writer
-        writer = self._connect(self._busy_ms)
+        if self._writer is not None and self._is_moved():
+            return self._follow(self._writer)
+        self._release()
+        if self._suspicion is not None or (not self.in_memory and salvage.is_unfinished(self.path)):
+            self._mend(self._suspicion or "a process died while it mended the journal")
         try:
-            schema.prepare(writer, self.path, search_index=self._search_index)
-            if self.in_memory:
-                reader = writer
-            else:
-                reader = self._connect(OPEN_PAUSE_MS)
-                reader.execute("PRAGMA query_only = ON")
-        except BaseException:
-            writer.close()
-            raise
+            return self._adopt(*self._opened())
+        except sqlite3.DatabaseError as error:
+            if self.in_memory or not salvage.is_damage(error):
+                raise
+            self._mend(str(error))
+        return self._adopt(*self._opened())
+
+    def _adopt(
+        self, writer: sqlite3.Connection, reader: sqlite3.Connection, file: salvage.FileId | None
+    ) -> sqlite3.Connection:
         with self._state:
-            self._writer, self._reader = writer, reader
+            self._writer, self._reader, self._file = writer, reader, file
         return writer
 
-    def _connect(self, busy_ms: int) -> sqlite3.Connection:
-        if not self.in_memory:
+    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection, salvage.FileId | None]:
+        """A connection to write and one to read, and which file they are of."""
+        if self.in_memory:
+            writer = self._connect(self._busy_ms)
+            schema.prepare(writer, self.path, search_index=self._search_index)
+            return writer, writer, None
+        while True:
             _create_private(self.path)
+            file = salvage.file_id(self.path)
+            opened: list[sqlite3.Connection] = []
+            try:
+                opened.append(self._connect(self._busy_ms))
+                schema.prepare(opened[0], self.path, search_index=self._search_index)
+                opened.append(self._connect(OPEN_PAUSE_MS))
+                opened[1].execute("PRAGMA query_only = ON")
+            except BaseException:
+                _drop(opened, salvage.file_id(self.path) != file)
+                raise
+            if file is not None and salvage.file_id(self.path) == file:
+                return opened[0], opened[1], file
+            # Another process has just put another file here.
+            _drop(opened, True)
+
+    def _connect(self, busy_ms: int, path: str | None = None) -> sqlite3.Connection:
+        path = path or self.path
+        if not self.in_memory:
+            _create_private(path)
         conn = sqlite3.connect(
-            self.path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
+            path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
         )
         try:
             # Which file is this? Asked before anything that could write to it.
-            schema.identify(conn, self.path)
+            schema.identify(conn, path)
             if not self.in_memory:
                 # Takes effect while the file is empty: later its free pages can be given back.
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -433,6 +489,59 @@ class Journal:
             conn.close()
             raise
         return conn
+
+    # -- another file in its place ---------------------------------------------------------------
+
+    def _must_open(self) -> bool:
+        return self._reader is None or self._suspicion is not None or self._is_moved()
+
+    def _is_moved(self) -> bool:
+        """Whether the open file is no longer the one of its name: one system call."""
+        return self._file is not None and salvage.file_id(self.path) != self._file
+
+    def _suspect(self, error: BaseException) -> None:
+        if salvage.is_damage(error) and not self.in_memory:
+            self._suspicion = str(error)
+
+    def _mend(self, why: str) -> None:
+        """Have the damaged file replaced, unless it turns out to be whole."""
+        retired, writer = self._on_replaced()
+        report = salvage.mend(
+            self.path,
+            why,
+            self._busy_ms / 1000,
+            lambda path: self._connect(self._busy_ms, path),
+            salvage.Writers(retired, writer),
+        )
+        self._suspicion = None
+        if report is not None:
+            log.error("the journal %s was damaged. %s", self.path, report.sentence())
+
+    def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
+        """Somebody took the file away, or put another one here. What was acknowledged is still in
+        the one that is open: it goes on in the one of the name. While that one cannot be opened,
+        calls fail and the old one is kept."""
+        writer, reader, file = self._opened()
+        try:
+            retired, fresh = self._on_replaced()
+            report = salvage.follow(
+                old, writer, self._file, self.path, salvage.Writers(retired, fresh)
+            )
+        except BaseException:
+            _drop([writer, reader], False)
+            raise
+        log.error("the journal %s was replaced under its session. %s", self.path, report.sentence())
+        self._release()
+        return self._adopt(writer, reader, file)
+
+    def _release(self) -> None:
+        """Let go of every connection."""
+        with self._reading, self._asides:
+            conns = {self._aside, self._reader, self._writer} - {None}
+            moved = self._is_moved()
+            with self._state:
+                self._aside = self._reader = self._writer = self._file = None
+            _drop([conn for conn in conns if conn is not None], moved)
 
     async def close(self) -> None:
         """Finish the jobs that were handed in, checkpoint and close. Idempotent."""
@@ -462,11 +571,21 @@ class Journal:
         return was_open and os.getpid() == self._pid
 
     def _close_connections(self) -> None:
-        with self._reading, self._asides:
-            for conn in {self._aside, self._reader, self._writer}:
-                if conn is not None:
-                    conn.close()
-            self._aside = self._reader = self._writer = None
+        if self._writer is not None and self._is_moved():
+            try:
+                self._open()
+            except (CachedSessionError, sqlite3.Error, OSError) as error:
+                log.error(
+                    "the journal %s was taken away and cannot be made again (%s): what was unsent "
+                    "in it is lost",
+                    self.path,
+                    error,
+                )
+        self._release()
+
+
+class _Moved(Exception):
+    """The file is no longer the one of its name: nothing must be written to it."""
 
 
 class _Busy(Exception):
@@ -480,6 +599,14 @@ class _NoLock:
 
 
 _NO_LOCK = _NoLock()
+
+
+def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
+    for conn in conns:
+        if moved:
+            salvage.abandon(conn)
+        else:
+            conn.close()
 
 
 def _part_count(payload: bytes) -> int:
@@ -575,8 +702,8 @@ def journal_error(error: BaseException, path: str) -> BaseException:
         )
     elif "malformed" in lowered or "corrupt" in lowered:
         mapped = JournalCorrupt(
-            f"the journal {path} is damaged ({text}): move it aside; "
-            "what the server has comes back by itself"
+            f"the journal {path} is damaged ({text}): the next call sets it aside and carries over "
+            "what can be read; what the server has comes back by itself"
         )
     elif "locked" in lowered or "busy" in lowered:
         mapped = JournalError(

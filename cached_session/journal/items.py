@@ -66,7 +66,7 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
 def _short(conn: sqlite3.Connection, tails: Tails, session_id: str, limit: int | None) -> _Found:
     (changed,) = conn.execute("PRAGMA data_version").fetchone()
     # `data_version` tells of other connections; in memory there is only this one.
-    version = (changed, conn.total_changes)
+    version = (tails.file, changed, conn.total_changes)
     tail = tails.get(session_id)
     texts = tail.latest(limit) if tail is not None else None
     if tail is not None and tail.version == version and texts is not None:

@@ -20,7 +20,7 @@ MOST_ITEMS = 256
 MOST_BYTES = 64 * 1024
 """Of one tail: at most 16 MiB in all."""
 
-Version = tuple[int, int]
+Version = tuple[int, int, int]
 """What SQLite says of the whole file: nothing was committed while this stays the same."""
 
 
@@ -47,10 +47,19 @@ class Tails:
     def __init__(self) -> None:
         self._tails: OrderedDict[str, Tail] = OrderedDict()
         self._lock = threading.Lock()
+        self.file = 0
+        """Counts the files that have had the journal's name: part of every version."""
+
+    def forget(self) -> None:
+        """Another file is the journal now: nothing that is kept says anything of it."""
+        with self._lock:
+            self.file += 1
+            self._tails.clear()
 
     def get(self, session_id: str) -> Tail | None:
         """What is kept of a session. Whether it is still true is for the caller to find out."""
-        return self._tails.get(session_id)
+        tail = self._tails.get(session_id)
+        return tail if tail is not None and tail.version[0] == self.file else None
 
     def put(self, session_id: str, tail: Tail) -> None:
         """Keep a tail, in place of the one that was kept longest."""

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cached_session.errors import JournalError
 from cached_session.history.clock import next_run
 from cached_session.history.ops import (
     Dot,
@@ -19,7 +20,10 @@ from cached_session.history.ops import (
 from cached_session.journal.apply import PENDING, SessionTransaction
 from cached_session.journal.codec import decode_rows
 
-__all__ = ["Author", "append", "clear", "last_item", "pop", "pop_ref"]
+__all__ = ["RETIRED", "Author", "append", "clear", "last_item", "pop", "pop_ref"]
+
+RETIRED = "retired:"
+"""Before a writer id in `meta`: another journal file was here when it was in use."""
 
 log = logging.getLogger("cached_session.journal")
 
@@ -125,6 +129,11 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
 def _operation(
     tx: SessionTransaction, author: Author, kind: Kind, payloads: tuple[str, ...], private: bool
 ) -> Operation:
+    if tx.conn.execute("SELECT 1 FROM meta WHERE key = ?", (RETIRED + author.writer,)).fetchone():
+        # Its counters may be lost in part: to take one twice would be two operations of one name.
+        raise JournalError(
+            "the journal was replaced in the middle of this call: nothing was stored, try again"
+        )
     mine = tx.writer(author.writer)
     run = next_run(
         now_ms=author.now_ms,

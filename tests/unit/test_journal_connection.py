@@ -247,13 +247,6 @@ def _versioned(version: int) -> Callable[[Path], None]:
     return make
 
 
-def _damaged(path: Path) -> None:
-    _versioned(schema.FORMAT)(path)
-    data = bytearray(path.read_bytes())
-    data[100:] = b"\xff" * (len(data) - 100)
-    path.write_bytes(data)
-
-
 REFUSED: dict[str, tuple[Callable[[Path], Any], type[CachedSessionError], str]] = {
     "another program's database": (_foreign, JournalError, "of another program"),
     "a database with a version": (_foreign_by_version, JournalError, "of another program"),
@@ -262,7 +255,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[CachedSessionError], str]] 
     "a short text file": (lambda p: p.write_text("hello"), JournalError, "not a journal"),
     "a newer format": (_versioned(schema.FORMAT + 1), JournalTooNew, "upgrade"),
     "a format that never was": (_versioned(0), JournalCorrupt, "never was"),
-    "a damaged journal": (_damaged, JournalCorrupt, "damaged"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Kills by the thousand; see `campaign.py`."""

@@ -1,0 +1,272 @@
+"""Files that are damaged, taken away or full: a clear error, nothing acknowledged lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull
+from cached_session.devserver import DevServer
+
+
+def said(*words: object) -> list[Any]:
+    return [{"role": "user", "content": str(word)} for word in words]
+
+
+async def words(session: CachedSession) -> list[str]:
+    return [str(item["content"]) for item in await session.get_items()]  # type: ignore[index]
+
+
+def overwrite(path: Path, table: str, byte: bytes = b"\xff", *, skip: int = 0) -> None:
+    """Spoil one page of a table of a journal that nobody has open."""
+    with closing(sqlite3.connect(path)) as conn:
+        (root,) = conn.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
+        (size,) = conn.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size + skip)
+        file.write(byte * (size - skip))
+
+
+def asides(path: Path) -> list[Path]:
+    return [
+        found
+        for found in path.parent.glob("*.damaged-*")
+        if not found.name.endswith(("-wal", "-shm"))
+    ]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "agent.db"
+
+
+async def test_a_damaged_index_loses_nothing(journal: Path) -> None:
+    """The outbox's index is spoiled: the file is set aside, every operation goes on in a fresh
+    one under its own dot, and the status says so."""
+    async with CachedSession("s", journal=journal) as session:
+        for word in "abc":
+            await session.add_items(said(word))
+        await session.pop_item()
+        before = await session.entries()
+    overwrite(journal, "outbox")
+    async with CachedSession("s", journal=journal) as session:
+        with pytest.raises(JournalCorrupt, match="next call sets it aside"):
+            await session.add_items(said("refused"))
+        assert await session.entries() == before
+        status = session.status()
+        assert (status.pending, status.items) == (4, 2)
+        assert status.salvaged is not None
+        assert "nothing unsent was lost" in status.salvaged
+        await session.add_items(said("d"))
+        assert await words(session) == ["a", "b", "d"]
+    (aside,) = asides(journal)
+    assert str(aside) in status.salvaged
+    with closing(sqlite3.connect(journal)) as conn:
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_lost_items_of_a_batch_are_reported_and_removed(journal: Path) -> None:
+    """Items whose page is spoiled are named in the report; the rest and new words go on."""
+    async with CachedSession("s", journal=journal) as session:
+        for number in range(40):
+            await session.add_items(said(f"{number:03d}" + "x" * 1000))
+    with closing(sqlite3.connect(journal)) as conn:
+        (size,) = conn.execute("PRAGMA page_size").fetchone()
+    data = bytearray(journal.read_bytes())
+    at = data.index(b"010xxx") // size * size
+    data[at : at + size] = b"\xff" * size
+    journal.write_bytes(data)
+    async with CachedSession("s", journal=journal) as session:
+        with pytest.raises(JournalCorrupt):
+            await session.get_items()
+        kept = [int(word[:3]) for word in await words(session)]
+        lost = [number for number in range(40) if number not in kept]
+        assert kept == sorted(kept)
+        assert 0 < len(lost) <= 10
+        status = session.status()
+        assert status.salvaged is not None
+        assert f"{len(lost)} losses: item 0 of" in status.salvaged
+        # The removal of what is lost is an operation too: nobody waits for it.
+        assert status.pending == 40 + len(lost)
+        await session.add_items(said("on"))
+        assert (await words(session))[-1] == "on"
+
+
+async def test_damage_found_on_opening_is_mended_at_once(journal: Path) -> None:
+    """A schema that cannot be read keeps nobody out: the first call works, and says what it did."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    data = bytearray(journal.read_bytes())
+    data[100:4096] = b"\xff" * 3996
+    journal.write_bytes(data)
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("b"))
+        assert await words(session) == ["b"]
+        assert "losses" in str(session.status().salvaged)
+    (aside,) = asides(journal)
+    assert aside.read_bytes() == bytes(data)
+
+
+async def test_what_a_damaged_journal_lost_comes_back_from_the_server(journal: Path) -> None:
+    """Acknowledged words whose pages are spoiled are hydrated; unsent ones were carried over."""
+    with DevServer() as server:
+        async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
+            await session.add_items(said("a", "b"))
+            await session.flush(timeout=20)
+        async with CachedSession("s", journal=journal) as session:
+            await session.add_items(said("unsent"))
+        overwrite(journal, "frontier")
+        async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
+            with pytest.raises(JournalError):
+                await session.add_items(said("refused"))
+            await session.sync(timeout=20)
+            assert await words(session) == ["a", "b", "unsent"]
+            await session.add_items(said("c"))
+            await session.flush(timeout=20)
+        async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
+            await other.sync(timeout=20)
+            assert await words(other) == ["a", "b", "unsent", "c"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_journal_taken_away_goes_on_in_a_new_file(journal: Path, replaced: bool) -> None:
+    """Deleted with its log, or replaced by another journal: what was acknowledged is carried over
+    from the file that is still open, and the counters of its writer are not used again."""
+    other = journal.with_name("other.db")
+    async with CachedSession("s", journal=other) as session:
+        await session.add_items(said("theirs"))
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        await session.add_items(said("b"))
+        dots = {(entry.writer, entry.counter) for entry in await session.entries()}
+        if replaced:
+            other.replace(journal)
+        else:
+            journal.unlink()
+        for suffix in ("-wal", "-shm"):
+            Path(f"{journal}{suffix}").unlink()
+        await session.add_items(said("c"))
+        expected = ["theirs", "a", "b", "c"] if replaced else ["a", "b", "c"]
+        assert await words(session) == expected
+        assert "was deleted or replaced" in str(session.status().salvaged)
+        entries = await session.entries()
+        assert len({(entry.writer, entry.counter) for entry in entries}) == len(entries)
+        assert entries[-1].writer not in {writer for writer, _ in dots}
+    async with CachedSession("s", journal=journal) as session:
+        assert await words(session) == expected
+
+
+async def test_a_journal_taken_away_before_closing_is_made_again(journal: Path) -> None:
+    """No call notices: the close does, and the words are there the next time."""
+    session = CachedSession("s", journal=journal)
+    await session.add_items(said("a"))
+    journal.unlink()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{journal}{suffix}").unlink()
+    await session.close()
+    async with CachedSession("s", journal=journal) as again:
+        assert await words(again) == ["a"]
+
+
+async def test_a_foreign_file_in_its_place_is_refused_and_nothing_is_lost(journal: Path) -> None:
+    """While another program's database has the name each call says so; once it is gone all the
+    words go on."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        foreign = journal.with_name("foreign.db")
+        with closing(sqlite3.connect(foreign)) as conn:
+            conn.execute("CREATE TABLE theirs (x)")
+        for suffix in ("-wal", "-shm"):
+            Path(f"{journal}{suffix}").unlink()
+        foreign.replace(journal)
+        before = journal.read_bytes()
+        for _ in range(2):
+            with pytest.raises(JournalError, match="another program"):
+                await session.add_items(said("refused"))
+        assert journal.read_bytes() == before
+        journal.unlink()
+        await session.add_items(said("b"))
+        assert await words(session) == ["a", "b"]
+
+
+async def test_a_full_disk_is_said_and_survived(journal: Path) -> None:
+    """At the page limit a write is a JournalFull that stores nothing; with room it goes on."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        await session._core.journal.write(
+            lambda conn: conn.execute("PRAGMA max_page_count = 1").fetchall()
+        )
+
+        async def fill() -> None:
+            for _ in range(100):
+                await session.add_items(said("x" * 100_000))
+
+        with pytest.raises(JournalFull, match="free some space"):
+            await fill()
+        kept = await words(session)
+        assert kept[0] == "a"
+        await session._core.journal.write(
+            lambda conn: conn.execute("PRAGMA max_page_count = 1000000").fetchall()
+        )
+        await session.add_items(said("b"))
+        assert await words(session) == [*kept, "b"]
+    assert asides(journal) == []
+
+
+async def test_a_false_alarm_sets_nothing_aside(journal: Path) -> None:
+    """What SQLite calls malformed once and whole the next time stays where it is."""
+
+    def cry(conn: sqlite3.Connection) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        with pytest.raises(JournalCorrupt):
+            await session._core.journal.write(cry)
+        await session.add_items(said("b"))
+        assert await words(session) == ["a", "b"]
+        assert session.status().salvaged is None
+    assert asides(journal) == []
+
+
+async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
+    """Two openings of a damaged journal, as two processes make them: one fresh file, all words."""
+    from cached_session.core import Core
+    from cached_session.options import SyncOptions
+    from cached_session.runtime import Runtime
+
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    overwrite(journal, "outbox")
+    cores = [Core(str(journal), SyncOptions(), Runtime()) for _ in range(2)]
+    from cached_session.journal import writes
+
+    async def write(core: Core, word: str) -> None:
+        for _ in range(3):
+            author = core.author()
+            try:
+                await core.journal.write(
+                    lambda conn, author=author: writes.append(  # type: ignore[misc]
+                        conn, author, "s", [(f'{{"content":"{word}"}}', 0)], private=False
+                    )
+                )
+            except JournalError:
+                continue
+            return
+        raise AssertionError("it never went on")
+
+    await asyncio.gather(write(cores[0], "b"), write(cores[1], "c"))
+    for core in cores:
+        await core.journal.close()
+    async with CachedSession("s", journal=journal) as session:
+        found = await words(session)
+        assert found[0] == "a"
+        assert sorted(found) == ["a", "b", "c"]
+    assert len(asides(journal)) == 1
