@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page docs check soak crash lint format bench bench-apply build lowest clean
+.PHONY: help demo test test-page docs check soak crash lint format bench bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -56,6 +56,9 @@ bench: $(VENV)/.dev ## measure beside the agents' own AsyncSQLiteSession; ARGS='
 
 bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network
 	$(BIN)/python benchmarks/apply_cost.py $(ARGS)
+
+screens: $(VENV)/.dev ## draw the command line's screens in docs/screens from the real commands
+	$(BIN)/python docs/screens.py
 
 build: $(VENV)/.dev ## build the wheel and the source archive into dist/
 	rm -rf dist

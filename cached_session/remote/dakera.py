@@ -253,11 +253,14 @@ class DakeraRemote:
 
     async def kept(self, agent: str) -> str | None:
         """Why an agent's namespace may not keep what it is given; empty if its policy protects it,
-        None if there is no such namespace yet. Nothing is changed there.
+        None if nothing is in that namespace yet. Nothing is changed there.
 
         Raises:
             RemoteError: the server could not be asked.
         """
+        # Asked for the policy of a namespace that is not there, a server answers with its defaults.
+        if not await self.page(agent, offset=0, limit=1):
+            return None
         return await lifecycle.kept(self._json, agent)
 
     async def _json(

@@ -99,6 +99,14 @@ async def test_a_key_is_judged_and_never_shown(journal: Path, server: DevServer)
     assert "read-key" not in shown
 
 
+async def test_a_session_that_the_server_has_never_seen_is_no_trouble(
+    journal: Path, server: DevServer
+) -> None:
+    """Its namespace is not there yet: the server's defaults say nothing about it."""
+    found = await look(journal, url=server.url, api_key="root-key")
+    assert found["policy"].level == "ok"
+
+
 async def test_a_namespace_that_may_forget_is_told(journal: Path, server: DevServer) -> None:
     """Its policy was changed behind our back."""
     where = {"url": server.url, "api_key": "root-key"}

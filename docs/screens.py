@@ -1,0 +1,155 @@
+"""Draw the screens of the documentation: the real commands in a pseudo-terminal, as SVG.
+
+    python docs/screens.py        # or: make screens
+
+A development server, two devices and their journals live in a temporary directory; what the
+commands print is kept as it is, and Rich draws it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.text import Text
+
+from cached_session import CachedSession
+from cached_session.devserver import DevServer
+
+HERE = Path(__file__).parent / "screens"
+PLACE = Path("/tmp/agent")  # noqa: S108 - shown in the screens, so short; it must not be there yet
+WIDTH = 96
+TURN: list[Any] = [
+    {"role": "user", "content": "Is there a direct flight from Seattle to Detroit on May 20?"},
+    {
+        "type": "function_call",
+        "call_id": "c1",
+        "name": "search_direct_flight",
+        "arguments": '{"origin":"SEA","destination":"DTW","date":"2024-05-20"}',
+    },
+    {
+        "type": "function_call_output",
+        "call_id": "c1",
+        "output": '[{"flight":"HAT088","price":144}]',
+    },
+    {"role": "assistant", "content": "Yes: HAT088, for 144 dollars in economy. Shall I book it?"},
+    {"role": "user", "content": "Please do, with one bag."},
+]
+MOVES = re.compile(r"\x1b\[(\d*)([ABGK])|\x1b\[\?\d+[hl]|(\r)|(\n)|(\x1b\[[0-9;]*m)|([^\x1b\r\n]+)")
+
+
+async def converse(journal: str, name: str, items: list[Any], url: str | None = None) -> None:
+    """Write to a session on one device."""
+    if url is None:
+        async with CachedSession(name, journal=PLACE / journal) as session:
+            await session.add_items(items)
+        return
+    async with CachedSession.from_url(name, url=url, journal=PLACE / journal) as session:
+        for item in items:
+            await session.add_items([item])
+        await session.sync(20)
+
+
+def run(*arguments: str) -> str:
+    """What a command prints on a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(PLACE),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "COLUMNS": str(WIDTH),
+        "LINES": "40",
+        "TZ": "UTC",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cached_session", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=PLACE,
+        env=environment,
+    )
+    os.close(theirs)
+    data = b""
+    while True:
+        try:
+            more = os.read(ours, 65536)
+        except OSError:
+            more = b""  # Linux: the other end is closed
+        if not more:
+            break
+        data += more
+    os.close(ours)
+    process.wait()
+    return "\n".join(last_frame(data.decode()))
+
+
+def last_frame(text: str) -> list[str]:
+    """What stands on the terminal in the end: bars draw over themselves."""
+    lines, row, fresh = [""], 0, True
+    for found in MOVES.finditer(text):
+        count, move, back, down, colour, words = found.groups()
+        if back:
+            fresh = True
+        elif down:
+            row, fresh = row + 1, True
+            lines += [""] * (row + 1 - len(lines))
+        elif move == "A":
+            row, fresh = max(0, row - int(count or 1)), True
+        elif move == "K":
+            lines[row] = ""
+        elif colour or words:
+            lines[row] = (colour or words) if fresh and words else lines[row] + (colour or words)
+            fresh = fresh and not words
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def draw(name: str, *arguments: str) -> None:
+    """Run a command and keep its screen."""
+    printed = run(*arguments)
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(printed))
+    # Without the fonts that Rich would have a reader's browser fetch from elsewhere.
+    form = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    title = " ".join(["cached-session", *arguments])
+    svg = console.export_svg(title=title, code_format=form, unique_id=f"cs-{name}")
+    HERE.mkdir(exist_ok=True)
+    (HERE / f"{name}.svg").write_text(svg.rstrip() + "\n", encoding="utf-8")
+    print(f"{name}.svg: {len(printed.splitlines())} lines")
+
+
+def main() -> None:
+    """Two devices meet; every screen on the way is kept."""
+    PLACE.mkdir(mode=0o700)
+    try:
+        with DevServer(port=3000) as server:
+            asyncio.run(converse("laptop.db", "trip-to-detroit", TURN, server.url))
+            history = [{"role": "user", "content": f"note {number}"} for number in range(1200)]
+            asyncio.run(converse("laptop.db", "notes", history[:40], server.url))
+            asyncio.run(converse("phone.db", "trip-to-detroit", TURN[:1]))
+            asyncio.run(converse("phone.db", "shopping", history[:3]))
+            draw("doctor", "doctor", "--journal", "phone.db", "--url", server.url)
+            sync = ["sync", "--journal", "phone.db", "--url", server.url]
+            draw("sync", *sync, "--session", "trip-to-detroit", "--session", "shopping",
+                 "--session", "notes")  # fmt: skip
+            draw("status", "status", "--journal", "phone.db")
+            draw("show", "show", "trip-to-detroit", "--journal", "laptop.db")
+    finally:
+        shutil.rmtree(PLACE)
+
+
+if __name__ == "__main__":
+    main()

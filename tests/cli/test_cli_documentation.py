@@ -1,0 +1,67 @@
+"""docs/cli.md names what can be typed, and its code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from cached_session.cli.arguments import app
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
+
+
+def options(command: Any) -> Iterator[tuple[str, str]]:
+    """(command, long option) of all commands below this one."""
+    for name, one in getattr(command, "commands", {}).items():
+        yield from options(one)
+        for parameter in one.params:
+            for option in parameter.opts:
+                if option.startswith("--") and option != "--help":
+                    yield name, option
+
+
+COMMAND: Any = typer.main.get_command(app)
+
+
+def test_every_command_is_in_the_page() -> None:
+    """As code, by its name."""
+    missing = [name for name in COMMAND.commands if f"`{name}" not in PAGE]
+    assert COMMAND.commands
+    assert not missing
+
+
+@pytest.mark.parametrize(("command", "option"), sorted(set(options(COMMAND))))
+def test_every_option_is_in_the_page(command: str, option: str) -> None:
+    """By its long name."""
+    assert re.search(rf"{option}\b", PAGE), f"{command} {option}"
+
+
+def test_every_screen_is_there() -> None:
+    """A picture that the page shows is a file beside it."""
+    screens = re.findall(r"\]\((screens/.*?)\)", PAGE)
+    assert len(screens) >= 4
+    for screen in screens:
+        assert (DOCS / screen).read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+)
+def test_the_code_of_the_page_runs(block: str, tmp_path: Path) -> None:
+    """As a program of its own, without a warning."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "1 new, 0 known\n"), done.stderr
