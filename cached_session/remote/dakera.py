@@ -218,7 +218,7 @@ class DakeraRemote:
             raise
         found = answer.get("memories") if isinstance(answer, dict) else None
         if not isinstance(found, list):
-            raise _nonsense("recall/batch", answer)
+            raise self._nonsense("recall/batch", answer)
         return [memory for memory in found if isinstance(memory, dict)]
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
