@@ -22,10 +22,11 @@ import anyio
 import platformdirs
 from filelock import BaseFileLock, FileLock
 
-from cached_session.errors import InvalidArgument, SyncError
+from cached_session.errors import InvalidArgument, JournalFull, SyncError
 from cached_session.history.clock import stamp_ms
-from cached_session.journal import gates, reads, salvage
+from cached_session.journal import gates, reads, salvage, writes
 from cached_session.journal.connection import MEMORY, Journal, settle
+from cached_session.journal.room import Room
 from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
@@ -50,6 +51,8 @@ STOP_PATIENCE = 5.0
 STALLED_MS = 120_000
 """A queue that waits this long, with no pause that explains it and nothing acknowledged, stalls:
 four times as long as one request may take."""
+FULL_PAUSE = 0.05
+"""Seconds between a blocked writer's looks for room: less than a push over a network takes."""
 CLOCK_AHEAD_MS = 60_000
 """Devices' clocks differ by seconds; more than this is worth a word in the status."""
 
@@ -162,6 +165,7 @@ class Core:
             on_replaced=self._replaced,
         )
         self.tails = Tails()
+        self._room = Room(options.max_pending_items, options.max_pending_bytes)
         self._guard = threading.RLock()
         self._users = 0
         self._specs: list[RemoteSpec] = []
@@ -262,7 +266,46 @@ class Core:
             replicator.link.writer = self.writer
         self._met.clear()
         self.tails.forget()
+        self._room = Room(self.options.max_pending_items, self.options.max_pending_bytes)
         return retired, self.writer
+
+    async def append(
+        self, session_id: str, encoded: list[tuple[str, int]], *, private: bool, leaves: bool
+    ) -> int:
+        """Append a batch; the session's revision after it. One that leaves for a server is held up
+        or refused where the outbox is full.
+
+        Raises:
+            JournalFull: there was no room in time; nothing of the batch is stored.
+        """
+        room = self._room if leaves and self._room.is_limited else None
+        size = sum(len(text.encode(errors="replace")) for text, _ in encoded) if room else 0
+
+        def job(conn: sqlite3.Connection) -> int | None:
+            if room is not None and not room.admits(conn, len(encoded), size):
+                return None
+            return writes.append(conn, author, session_id, encoded, private=private)
+
+        options = self.options
+        until = self.runtime.monotonic() + options.full_timeout
+        while True:
+            author = self.author()
+            revision = await self.journal.write(job)
+            if revision is not None:
+                return revision
+            if room is not None and not room.could_ever_hold(len(encoded), size):
+                why = "is larger than the limit on unsent work; split it, or raise the limit"
+            elif options.when_full == "reject" or self.runtime.monotonic() >= until:
+                why = "finds no room: too much is unsent. See status(): is the server out of reach?"
+            else:
+                self.keep_home()
+                await anyio.sleep(FULL_PAUSE)
+                continue
+            raise JournalFull(
+                f"a batch of {len(encoded)} items ({size} bytes) {why} "
+                f"(max_pending_items={options.max_pending_items}, "
+                f"max_pending_bytes={options.max_pending_bytes})"
+            )
 
     async def open(self) -> None:
         """Open the journal, with the directory of the default place if need be."""

@@ -23,6 +23,16 @@ class SyncOptions:
     search_index: bool = True
     """Whether the journal has a full-text index, written with each item; `search` looks through the
     session without it. It is the file's: whoever opens it last decides."""
+    max_pending_items: int | None = None
+    """Items that the journal may hold unsent, all sessions together; None: as many as the disk
+    holds. Only `add_items` of a session with a server asks. Parked operations do not count."""
+    max_pending_bytes: int | None = None
+    """The same in bytes of payload (each item as JSON in UTF-8)."""
+    when_full: Literal["block", "reject"] = "block"
+    """What `add_items` does at such a limit: ``block`` waits for room, at most `full_timeout`;
+    ``reject`` does not wait. Either ends in `JournalFull` with nothing of the batch stored."""
+    full_timeout: float = 5.0
+    """The longest that a blocked `add_items` waits for room."""
     run_gap: float = 600.0
     """A writer that pauses longer than this starts a new run: its next words sort as of now."""
     hydrate_timeout: float = 2.0
@@ -80,16 +90,22 @@ class SyncOptions:
             )
         if not isinstance(self.search_index, bool):
             raise InvalidArgument(f"search_index={self.search_index!r} must be True or False")
+        if self.when_full not in ("block", "reject"):
+            raise InvalidArgument(
+                f"when_full={self.when_full!r} is not known; use 'block' or 'reject'"
+            )
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name in ("durability", "search_index"):
+            if spec.name in ("durability", "search_index", "when_full"):
+                continue
+            if value is None and spec.type == "int | None":
                 continue
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not 0 <= value < math.inf:
                 raise InvalidArgument(
                     f"{spec.name}={value!r} must be a finite number, zero or more"
                 )
-            if spec.type == "int" and not isinstance(value, int):
+            if spec.type in ("int", "int | None") and not isinstance(value, int):
                 raise InvalidArgument(f"{spec.name}={value!r} must be a whole number")
         for name in ("max_batch_memories", "page_size", "first_page_size"):
             if not 1 <= getattr(self, name) <= 1000:
@@ -99,8 +115,11 @@ class SyncOptions:
                 )
         for name in (
             "max_batch_bytes",
+            "max_pending_items",
+            "max_pending_bytes",
             "parallel_sessions",
             "parallel_requests",
         ):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise InvalidArgument(f"{name}={getattr(self, name)!r} must be at least 1")

@@ -221,6 +221,8 @@ class CachedSession:
         Raises:
             InvalidArgument: JSON cannot carry an item; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
+            JournalFull: the disk is full, or a limit on unsent work (`SyncOptions`) was reached and
+                no room came in time; nothing of the batch is stored.
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
@@ -228,9 +230,8 @@ class CachedSession:
             return
         encoded = encode_items(list(items))
         core = await self._ready()
-        author, private = core.author(), self._private
-        revision = await core.journal.write(
-            lambda conn: writes.append(conn, author, self.session_id, encoded, private=private)
+        revision = await core.append(
+            self.session_id, encoded, private=self._private, leaves=self._spec is not None
         )
         core.tails.appended(self.session_id, revision, encoded)
         self._wrote()

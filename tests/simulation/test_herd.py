@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from . import herd
+
+
+@pytest.mark.slow
+def test_a_herd_that_comes_back_does_not_overrun_the_server() -> None:
+    """200 devices reconnect after an outage: none is turned away, all finish within the longest
+    pause and a little, and no second has more requests than the server takes."""
+    seen = herd.run(seed=1)
+    assert len(seen.done) == 200
+    assert max(seen.done) < 90.0
+    assert seen.turned_away == 0
+    assert seen.busiest <= 60
+    assert seen.deepest < 1.0
+    assert seen.requests <= 200 * 7
+
+
+@pytest.mark.slow
+def test_a_herd_that_starts_together_is_spread_by_what_the_server_asks() -> None:
+    """200 devices start at one moment: those turned away come back as asked, and all finish in a
+    few times what the server needs for the work itself."""
+    seen = herd.run(seed=1, start=True)
+    assert len(seen.done) == 200
+    assert seen.turned_away > 0
+    needed = (seen.requests - seen.turned_away) / seen.rate
+    assert max(seen.done) < 3 * needed
+    assert max(count for second, count in seen.arrived.items() if second > 10) < 2 * seen.rate
+
+
+def test_a_herd_replays() -> None:
+    """The same seed gives the same herd."""
+    first, second = (herd.run(seed=3, devices=20, rate=5) for _ in range(2))
+    assert first == second
