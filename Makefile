@@ -32,7 +32,7 @@ test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages
 	$(BIN)/python -m pytest -m page tests/page $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation into site/, warnings as errors
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 check: $(VENV)/.dev ## format, lint and types, as CI checks them
 	$(BIN)/ruff format --check .
