@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page docs check soak crash lint format bench bench-apply build lowest clean screens
+.PHONY: help demo test test-page docs check soak crash fuzz lint format bench bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -44,6 +44,10 @@ soak: $(VENV)/.dev ## simulate whole replicas, seed after seed, for SECONDS=600 
 
 crash: $(VENV)/.dev ## kill writing processes, KILLS=3000 of them, and look for what is lost; SEED=0
 	$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
+
+fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600
+	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
+		FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz $(ARGS) || exit 1; done
 
 lint: $(VENV)/.dev ## lint, and mend what can be mended safely
 	$(BIN)/ruff check --fix .

@@ -211,7 +211,7 @@ class DakeraRemote:
         """See `Remote.tagged`."""
         body = orjson.dumps({"agent_id": agent, "filter": {"tags": [tag]}, "limit": 100})
         try:
-            answer = await self._json("POST", "/v1/memories/recall/batch", body)
+            answer = await self._json("POST", "/v1/memories/recall/batch", body, memories=100)
         except RemoteError as error:
             if error.verdict is Verdict.ABSENT:
                 return []
