@@ -34,6 +34,8 @@ MOST_PAGES = 20_000
 for ever."""
 LARGEST_PAGE = 1000
 """The server's own limit."""
+MOST_PASSES = 4
+"""Passes over a listing whose pages do not continue each other; the rest is for later pulls."""
 GROUND_SECONDS = 120
 """A pull goes this far below what the last one had seen: nodes' clocks and late visibility."""
 HOLES_A_PULL = 200
@@ -139,11 +141,44 @@ async def _list(
     ground: Ground | None,
     seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None,
 ) -> int:
-    """List from the newest memory down to known ground, or to the end; the newest second seen."""
+    """List from the newest memory down to known ground, or to the end; the newest second seen.
+
+    A listing may change its order between two requests, within one second or because somebody has
+    deleted. What then slips through between two pages leaves a hole, unless it is a writer's last
+    operation: so where a page does not continue the one before, all is listed once more, in the
+    largest pages, until they do or until a pass brings nothing.
+    """
+    newest, is_torn = await _pass(
+        link, session_id, result, progress, ground=ground, limit=link.options.first_page_size
+    )
+    for _ in range(MOST_PASSES - 1):
+        if not (is_torn and result.finished):
+            break
+        found = result.new
+        second, is_torn = await _pass(
+            link, session_id, result, progress, ground=ground, limit=LARGEST_PAGE
+        )
+        newest = max(newest, second)
+        is_torn = is_torn and result.new > found
+    return newest
+
+
+async def _pass(
+    link: Link,
+    session_id: str,
+    result: PullResult,
+    progress: Callable[[int], None] | None,
+    *,
+    ground: Ground | None,
+    limit: int,
+) -> tuple[int, bool]:
+    """One pass: the newest second seen, and whether a page did not continue the one before."""
     agent, key = agent_id(session_id), session_key(session_id)
     offset, newest = 0, 0
-    limit = link.options.first_page_size
+    following = max(limit, link.options.page_size)
     before: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    is_torn = False
     strange = 0
     while True:
         memories = await link.remote.page(agent, offset=offset, limit=limit)
@@ -153,7 +188,7 @@ async def _list(
             return newest
         if not memories:
             result.finished = True
-            return newest
+            return newest, is_torn
         page = await _decoded(link, memories, key)
         if page.ids == before and offset:
             # The same page again for another offset: a server from before there were offsets. The
@@ -164,7 +199,8 @@ async def _list(
                 continue
             log.warning("the server at %s ignores offsets in listings", link.remote.server)
             result.finished = len(memories) < limit
-            return newest
+            return newest, False
+        is_torn = is_torn or not _continues(whole, page.ids)
         before = page.ids
         if seen is not None:
             seen(page.parts, page.explained)
@@ -176,15 +212,28 @@ async def _list(
         strange = 0 if is_ours else strange + 1
         if strange >= STRANGE_PAGES:
             log.warning("%s lists page after page without a memory of ours", link.remote.server)
-            return newest
+            return newest, False
         short = len(memories) < limit
         is_ground = applied.is_ground and is_ours
         if ground is not None and is_ground and (short or _reaches(link, page, ground, newest)):
             result.finished = True
-            return newest
+            return newest, is_torn
         # A short page may still not be the last: only an empty one is.
         offset += len(memories) if short else len(memories) - min(OVERLAP, limit // 2)
-        limit = link.options.page_size
+        whole = () if short or limit < 2 else page.ids
+        limit = following
+
+
+def _continues(above: Sequence[str], below: Sequence[str]) -> bool:
+    """Whether a page begins with the end of the one above it, in the same order; also where new
+    memories have pushed it down."""
+    if not above:
+        return True
+    try:
+        shared = below.index(above[-1]) + 1
+    except ValueError:
+        return False
+    return tuple(above[-shared:]) == tuple(below[:shared])
 
 
 async def _decoded(link: Link, memories: Sequence[dict[str, Any]], key: str) -> _Page:

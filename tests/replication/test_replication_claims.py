@@ -378,3 +378,13 @@ async def test_without_tags_nothing_is_given(
     with lost, pytest.raises(PopUnconfirmed):
         await a.pop_item()
     assert items_on(server) == []
+
+
+async def test_nonsense_about_the_notes_is_no_answer(device: Devices, server: DevServer) -> None:
+    """What is no list of memories says nothing about other claimers."""
+    a = await device("a", pop="confirmed")
+    await a.add_items([said("one")])
+    await a.sync()
+    nonsense = server.faults.garble("wrong", route="POST /v1/memories/recall/batch")
+    with nonsense, pytest.raises(PopUnconfirmed):
+        await a.pop_item()

@@ -97,6 +97,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "claims.put_back(conn, session_id, claim)",
         "claims.confirm(conn, author, session_id, claim)",
     ),
+    "pages that do not continue each other are taken for whole": (
+        "replication/pull.py",
+        "        if not (is_torn and result.finished):\n",
+        "        if True:\n",
+    ),
     "seals are not checked": (
         "history/parts.py",
         "if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:",

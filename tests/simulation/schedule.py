@@ -110,9 +110,8 @@ def make(seed: int) -> Schedule:
         short=random.choice((256, 4)),
     )
     if some(0.2):
-        # No listing in pages is complete then; only one that fits a page is.
-        options = {**plan.options, "page_size": 1000, "first_page_size": 1000}
-        plan = replace(plan, shuffles=True, options=options)
+        # Two pages can tell that they do not fit together only by rows that they share.
+        plan = replace(plan, shuffles=True, overlap=20)
     steps: list[Step] = []
     births = dict.fromkeys(range(devices), 0.0)
     if some(0.15):
