@@ -385,6 +385,6 @@ async def test_nonsense_about_the_notes_is_no_answer(device: Devices, server: De
     a = await device("a", pop="confirmed")
     await a.add_items([said("one")])
     await a.sync()
-    nonsense = server.faults.garble("wrong", route="POST /v1/memories/recall/batch")
+    nonsense = server.faults.garble("object", route="POST /v1/memories/recall/batch")
     with nonsense, pytest.raises(PopUnconfirmed):
         await a.pop_item()

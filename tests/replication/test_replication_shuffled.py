@@ -1,0 +1,81 @@
+"""A listing that orders one second anew at each request, as a server may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from cached_session import SyncOptions
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.journal.connection import Journal
+from cached_session.journal.reads import pending_sessions
+from cached_session.remote.wire import memories_of
+from cached_session.replication.link import Link
+from cached_session.replication.pull import pull
+from cached_session.runtime import Runtime
+
+SESSION = "shuffled"
+WRITERS = 60
+"""Each with one operation, its last: none of them leaves a hole."""
+PAGE = 25
+
+
+class Shuffling:
+    """Memories of one second, in another order at each request, or always in the same."""
+
+    server = "http://shuffling"
+    answered = 0
+
+    def __init__(self, *, shuffles: bool) -> None:
+        key = session_key(SESSION)
+        self.random = Random(7)
+        self.shuffles = shuffles
+        self.pages = 0
+        self.memories: list[dict[str, Any]] = []
+        for number in range(WRITERS):
+            dot = Dot(f"writer{chr(97 + number // 26)}{chr(97 + number % 26)}", 1)
+            op = Operation(dot, Kind.APPEND, 1 + number, 0, (f'"{number}"',))
+            self.memories += memories_of(op, op.digest(key), SESSION)
+
+    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+        self.pages += 1
+        if self.shuffles:
+            self.random.shuffle(self.memories)
+        return [{**m, "created_at": 7} for m in self.memories[offset : offset + limit]]
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    journal = Journal(tmp_path / "a.db")
+    journal.open_blocking()
+    yield journal
+    journal.close_blocking()
+
+
+async def hydrated(journal: Journal, remote: Shuffling) -> int:
+    """How many operations a first pull brings."""
+    options = SyncOptions(page_size=PAGE, first_page_size=PAGE)
+    link = Link(journal, remote, options, Runtime(), "me")  # type: ignore[arg-type]
+    result = await pull(link, SESSION)
+    assert result.finished
+    assert await journal.read(pending_sessions) == []
+    return result.new
+
+
+async def test_a_first_pull_over_a_shuffled_second_is_whole(journal: Journal) -> None:
+    """A writer's last operation that slipped through between two pages is found by the same pull:
+    the pages did not continue each other, so that everything was listed once more."""
+    assert await hydrated(journal, Shuffling(shuffles=True)) == WRITERS
+
+
+async def test_a_listing_that_stays_as_it_is_is_read_once(journal: Journal) -> None:
+    """Where pages continue each other nothing is listed twice."""
+    remote = Shuffling(shuffles=False)
+    assert await hydrated(journal, remote) == WRITERS
+    # 25, then 13 new ones a page, then the empty one that is the end.
+    assert remote.pages == 5
