@@ -149,14 +149,26 @@ async def _list(
     largest pages, until they do or until a pass brings nothing.
     """
     newest, is_torn = await _pass(
-        link, session_id, result, progress, ground=ground, limit=link.options.first_page_size
+        link,
+        session_id,
+        result,
+        progress,
+        ground=ground,
+        seen=seen,
+        sizes=(link.options.first_page_size, link.options.page_size),
     )
     for _ in range(MOST_PASSES - 1):
         if not (is_torn and result.finished):
             break
         found = result.new
         second, is_torn = await _pass(
-            link, session_id, result, progress, ground=ground, limit=LARGEST_PAGE
+            link,
+            session_id,
+            result,
+            progress,
+            ground=ground,
+            seen=seen,
+            sizes=(LARGEST_PAGE, LARGEST_PAGE),
         )
         newest = max(newest, second)
         is_torn = is_torn and result.new > found
@@ -170,12 +182,14 @@ async def _pass(
     progress: Callable[[int], None] | None,
     *,
     ground: Ground | None,
-    limit: int,
+    seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None,
+    sizes: tuple[int, int],
 ) -> tuple[int, bool]:
-    """One pass: the newest second seen, and whether a page did not continue the one before."""
+    """One pass: the newest second seen, and whether a page did not continue the one before.
+    ``sizes``: of the first page, and of those that follow."""
     agent, key = agent_id(session_id), session_key(session_id)
     offset, newest = 0, 0
-    following = max(limit, link.options.page_size)
+    limit, following = sizes
     before: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
     is_torn = False
@@ -185,7 +199,7 @@ async def _pass(
         result.pages += 1
         if result.pages > MOST_PAGES:
             log.warning("%s lists more pages than any history has", link.remote.server)
-            return newest
+            return newest, False
         if not memories:
             result.finished = True
             return newest, is_torn
