@@ -1,0 +1,49 @@
+"""A power cut in the middle of a write of SQLite: the log ends anywhere in its last transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cached_session import CachedSession
+
+STRIDE = 97
+"""Every so many bytes: prime, so that all places within a frame come up."""
+
+
+def said(word: str) -> list[Any]:
+    return [{"role": "user", "content": word}]
+
+
+async def test_a_torn_last_transaction_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    """Wherever the log is cut inside the last transaction, the ones before it are all there, the
+    last one is not there in part, and the file is sound."""
+    journal, torn = tmp_path / "j.db", tmp_path / "torn.db"
+    log = Path(f"{journal}-wal")
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        await session.add_items(said("b"))
+        began = log.stat().st_size
+        await session.add_items(said("c"))
+        whole, file = log.read_bytes(), journal.read_bytes()
+    assert len(whole) > began
+    cuts = [*range(began, len(whole), STRIDE), len(whole) - 1, len(whole)]
+    for cut in cuts:
+        torn.write_bytes(file)
+        Path(f"{torn}-wal").write_bytes(whole[:cut])
+        with closing(sqlite3.connect(torn)) as conn:
+            counters = [row[0] for row in conn.execute("SELECT counter FROM items ORDER BY 1")]
+            ops = conn.execute("SELECT count(*) FROM ops").fetchone()[0]
+            (upto,) = conn.execute("SELECT upto FROM frontier").fetchone()
+            assert conn.execute("PRAGMA quick_check").fetchone() == ("ok",)
+        assert counters == ([1, 2, 3] if cut == len(whole) else [1, 2]), cut
+        assert ops == upto == len(counters), cut
+    for cut in (began, len(whole) - 1):
+        torn.write_bytes(file)
+        Path(f"{torn}-wal").write_bytes(whole[:cut])
+        async with CachedSession("s", journal=torn) as session:
+            await session.add_items(said("d"))
+            found: list[Any] = list(await session.get_items())
+            assert [item["content"] for item in found] == ["a", "b", "d"]
