@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page docs check soak crash fuzz lint format bench bench-apply build lowest clean screens
+.PHONY: help demo test test-page docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -55,8 +55,15 @@ lint: $(VENV)/.dev ## lint, and mend what can be mended safely
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## measure beside the agents' own AsyncSQLiteSession; ARGS='--json out.json'
-	$(BIN)/python benchmarks/session_speed.py $(ARGS)
+bench: $(VENV)/.bench ## measure beside what else there is; ARGS='--quick --json out.json'
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-report: $(VENV)/.bench ## measure in full, draw docs/plots, write docs/performance.md's figures
+	$(BIN)/python benchmarks/bench.py --json build/bench.json $(ARGS)
+	$(BIN)/python benchmarks/report.py build/bench.json
+
+bench-scaling: $(VENV)/.dev ## simulate 100,000 devices against clusters of 3, 10 and 30 nodes
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network
 	$(BIN)/python benchmarks/apply_cost.py $(ARGS)
@@ -94,6 +101,10 @@ $(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 .venv-lowest/.dev: pyproject.toml .ci/lowest.txt

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -36,3 +36,10 @@ class Stopwatch:
         seconds = sorted(self._seconds[what, who])
         p99 = seconds[min(len(seconds) - 1, int(len(seconds) * 0.99))]
         return Summary(len(seconds), statistics.median(seconds), p99)
+
+    def table(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Everything measured: of each call, of each arm, its calls, median and p99."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for what, who in self._seconds:
+            found.setdefault(what, {})[who] = asdict(self.summary(what, who))
+        return found
