@@ -48,6 +48,10 @@ class SyncOptions:
     audit_interval: float = 86_400.0
     """About how often each session is compared with the server unasked, and what the server lost is
     put back; 0 for never. Sessions and devices are spread over it, restarts included."""
+    listen: bool = True
+    """Whether to hold one event stream open, by which the server says when to pull."""
+    poll_interval_listening: float = 300.0
+    """Between pulls, one session at a time, while the stream is up: events may be missed."""
     watch_interval: float = 0.5
     """How often the process that replicates looks for writes of other processes, and how often
     the others try to take over from one that died."""
@@ -88,15 +92,16 @@ class SyncOptions:
             raise InvalidArgument(
                 f"durability={self.durability!r} is not known; use 'full' or 'normal'"
             )
-        if not isinstance(self.search_index, bool):
-            raise InvalidArgument(f"search_index={self.search_index!r} must be True or False")
+        for name in ("search_index", "listen"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidArgument(f"{name}={getattr(self, name)!r} must be True or False")
         if self.when_full not in ("block", "reject"):
             raise InvalidArgument(
                 f"when_full={self.when_full!r} is not known; use 'block' or 'reject'"
             )
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name in ("durability", "search_index", "when_full"):
+            if spec.name in ("durability", "listen", "search_index", "when_full"):
                 continue
             if value is None and spec.type == "int | None":
                 continue

@@ -6,11 +6,11 @@ retries of its own, and it is bounded in time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["GuardReport", "Remote"]
+__all__ = ["GuardReport", "Listenable", "Remote"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,17 @@ class GuardReport:
 
     unguarded: str = ""
     """Empty if the policy protects the history; otherwise why it could not be set."""
+
+
+@runtime_checkable
+class Listenable(Protocol):
+    """A server that tells what is stored on it. Not every one does: a remote may lack it."""
+
+    def events(self) -> AsyncGenerator[tuple[str, str] | None]:
+        """(agent, memory) of each memory stored from now on; None first, and whenever anything may
+        have been missed. Ends when the server closes the stream or has been silent for too long.
+        """
+        ...
 
 
 class Remote(Protocol):

@@ -15,7 +15,7 @@ import inspect
 import ipaddress
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -27,6 +27,7 @@ from cached_session.options import SyncOptions
 from cached_session.remote import lifecycle, probe
 from cached_session.remote.answers import Bounded, TooLarge, retry_after
 from cached_session.remote.base import GuardReport
+from cached_session.remote.events import Events
 from cached_session.remote.probe import ServerFacts
 from cached_session.remote.verdicts import RemoteError, Verdict, judge
 
@@ -44,6 +45,8 @@ MEMORY_BYTES = 128 * 1024
 our metadata takes less than 28 KiB."""
 MOST_LISTED = 1000
 """Rows of one page; the server gives at most 1000, whatever it is asked for."""
+SILENCE = 90.0
+"""Seconds without a byte, not even a keep-alive, after which an event stream counts as dead."""
 SECRET_LENGTH = 4
 """A shorter key is no secret, and would be found in any text."""
 SAID_CHARACTERS = 300
@@ -238,6 +241,35 @@ class DakeraRemote:
             entry.get("memory", entry) if isinstance(entry, dict) else None for entry in found
         ]
         return [memory for memory in memories if isinstance(memory, dict)]
+
+    async def events(self) -> AsyncGenerator[tuple[str, str] | None]:
+        """See `Listenable.events`. The key travels in the header, never in the URL."""
+        import httpx
+
+        client = getattr(self._client, "_client", None)
+        if not isinstance(client, httpx.AsyncClient):
+            raise RemoteError(Verdict.DENIED, "this client cannot hold a stream open", status=501)
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        timeout = httpx.Timeout(SILENCE, connect=self._client.connect_timeout)
+        url = f"{self.server}/v1/events/stream"
+        try:
+            async with client.stream(
+                "GET", url, headers=headers, timeout=timeout, follow_redirects=False
+            ) as response:
+                kind = response.headers.get("content-type", "")
+                if response.status_code != 200 or not kind.startswith("text/event-stream"):
+                    status = response.status_code if response.status_code != 200 else 501
+                    verdict, scope = judge(status)
+                    reason = f"{self.server} has no event stream for us (status {status})"
+                    raise RemoteError(verdict, reason, scope=scope, status=status)
+                events = Events()
+                async for chunk in response.aiter_bytes():
+                    for event in events.feed(chunk):
+                        yield event
+        except (RemoteError, asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise self._mapped(error) from error
 
     async def guard(self, agent: str) -> GuardReport:
         """See `Remote.guard`."""

@@ -16,10 +16,13 @@ from filelock import BaseFileLock, Timeout
 
 from cached_session.errors import CachedSessionError, JournalError, SessionClosed
 from cached_session.journal import audits, compaction, reads
+from cached_session.remote.base import Listenable
+from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
 from cached_session.replication.claim import settle_claims
 from cached_session.replication.link import Link, log
+from cached_session.replication.listen import Listener
 from cached_session.replication.pull import PullResult, pull
 from cached_session.replication.push import PushResult, push
 
@@ -69,6 +72,8 @@ class Replicator:
         self._schedules: dict[str, _Schedule] = {}
         self._left: dict[str, _Schedule] = {}
         self._touched: set[str] = set()
+        self._agents: dict[str, str] = {}
+        self.listener = Listener(link, self._hinted, self._deaf)
         self.is_leader = False
 
     # -- told by sessions (from the replicator's own event loop) ---------------------------------
@@ -83,12 +88,14 @@ class Replicator:
             # A service that makes a session object a request must not pull at each of them.
             plan = self._left.pop(session_id, None)
             self._schedules[session_id] = plan or _Schedule(self.link.options.poll_interval)
+            self._agents[agent_id(session_id)] = session_id
             self._pull_wake.set()
 
     def unfollow(self, session_id: str) -> None:
         """Nobody has this session open any more."""
         plan = self._schedules.pop(session_id, None)
         if plan is not None:
+            self._agents.pop(agent_id(session_id), None)
             self._left[session_id] = plan
             while len(self._left) > LEFT_MOST:
                 del self._left[next(iter(self._left))]
@@ -100,6 +107,19 @@ class Replicator:
             plan.due = 0.0
             plan.wanted = moment
             self._pull_wake.set()
+
+    def _hinted(self, agent: str | None) -> None:
+        """Something was stored for an agent, or (None) anything may have been for any."""
+        names = list(self._schedules) if agent is None else [self._agents.get(agent)]
+        for name in names:
+            if name is not None:
+                self.freshen(name, self.link.runtime.monotonic())
+
+    def _deaf(self) -> None:
+        """The stream is down: poll at the usual pace again."""
+        for plan in self._schedules.values():
+            plan.due = min(plan.due, self.link.runtime.monotonic() + plan.interval)
+        self._pull_wake.set()
 
     def fresh(self, session_id: str) -> float:
         """When the last pull that succeeded began (monotonic). Safe from any thread."""
@@ -120,6 +140,9 @@ class Replicator:
                 group.start_soon(self._supervised, self._pull_loop)
                 if self.link.options.audit_interval:
                     group.start_soon(self._supervised, self._audit_loop)
+                remote = self.link.remote
+                if self.link.options.listen and isinstance(remote, Listenable):
+                    group.start_soon(self._supervised, lambda: self.listener.run(remote))
                 if self.link.options.prune_interval:
                     group.start_soon(self._supervised, self._tidy_loop)
         finally:
@@ -273,6 +296,8 @@ class Replicator:
             plan = self._schedules.get(session_id)
             if plan is not None:
                 plan.interval = self.link.options.poll_interval
+                if self.listener.is_up:
+                    continue
                 plan.due = min(plan.due, plan.last + plan.interval)
 
     async def _pull_one(self, session_id: str) -> float:
@@ -310,7 +335,11 @@ class Replicator:
         plan.fresh = plan.started
         self._on_pulled(session_id)
         # Jitter by a fifth, so that devices that started together do not stay together.
-        plan.due = plan.last + plan.interval * (0.9 + 0.2 * self.link.runtime.random.random())
+        interval = plan.interval
+        if self.listener.is_up:
+            # One session at a time, however many are open.
+            interval = max(interval, options.poll_interval_listening * len(self._schedules))
+        plan.due = plan.last + interval * (0.9 + 0.2 * self.link.runtime.random.random())
         if plan.wanted > plan.started:
             plan.due = 0.0
         return math.inf

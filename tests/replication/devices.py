@@ -35,6 +35,7 @@ QUICK = SyncOptions(
     close_timeout=0.5,
     claim_patience=0.0,
     audit_interval=0.0,
+    listen=False,
 )
 """Everything by itself, soon."""
 MANUAL = replace(QUICK, push_delay=3600.0, poll_interval=3600.0, poll_interval_idle=3600.0)

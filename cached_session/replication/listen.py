@@ -1,0 +1,70 @@
+"""One event stream for all open sessions: each event is a hint to pull now, and nothing more.
+
+What events miss, and they may miss anything, polling finds: slowly while the stream is up, at its
+usual pace while it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+
+import anyio
+
+from cached_session.remote.base import Listenable
+from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.replication.backoff import pause_after
+from cached_session.replication.link import Link, log
+
+__all__ = ["Listener"]
+
+RARELY = 600.0
+"""Seconds until a server that has no stream for us is asked again."""
+LASTED = 10.0
+"""A stream that was up so long was no failure: the next one is tried as after the first."""
+
+
+class Listener:
+    """Keeps the stream open until cancelled."""
+
+    def __init__(self, link: Link, hint: Callable[[str | None], None], down: Callable[[], None]):
+        self._link = link
+        self._hint = hint
+        self._down = down
+        self.is_up = False
+        """Whether the server has answered on the stream that is open now."""
+
+    async def run(self, remote: Listenable) -> None:
+        """Listen, and again after each end, later and later while it fails."""
+        clock, failures = self._link.runtime.monotonic, 0
+        while True:
+            began = clock()
+            error = await self._listen(remote)
+            failures = 0 if clock() - began > LASTED else failures + 1
+            if error.verdict in (Verdict.DENIED, Verdict.ABSENT):
+                pause = RARELY * (0.5 + 0.5 * self._link.runtime.random.random())
+            else:
+                options, chance = self._link.options, self._link.runtime.random
+                pause = pause_after(error, failures, options, chance)
+            log.debug("the event stream ended, again in %.1f s: %s", pause, error.reason)
+            await anyio.sleep(pause)
+
+    async def _listen(self, remote: Listenable) -> RemoteError:
+        """Hand on the events of one stream; why it ended."""
+        own = f"-{self._link.writer}-"
+        try:
+            async with aclosing(remote.events()) as events:
+                async for event in events:
+                    self.is_up = True
+                    if event is None:
+                        self._hint(None)
+                    elif own not in event[1]:
+                        # What was written here is known here.
+                        self._hint(event[0])
+        except RemoteError as error:
+            return error
+        finally:
+            if self.is_up:
+                self.is_up = False
+                self._down()
+        return RemoteError(Verdict.UNREACHABLE, "the server closed it")
