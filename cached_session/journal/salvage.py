@@ -11,6 +11,7 @@ that is locked, foreign, too new or on a failing disk stays where it is.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -120,11 +121,16 @@ def is_unfinished(path: str) -> bool:
 
 
 def file_id(path: str) -> FileId | None:
-    """Which file has this name; None for none."""
+    """Which file has this name; None for none that can be looked at: opening it says why."""
     try:
         info = os.stat(path)  # noqa: PTH116 - at every call of a session
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise JournalError(
+            f"the journal {path} cannot be looked at: {error.strerror}; "
+            "check its directory, and try again"
+        ) from error
     return info.st_dev, info.st_ino
 
 

@@ -220,6 +220,14 @@ def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -
         JournalTooNew: a newer version wrote it.
         JournalError: it is another program's database.
     """
+    try:
+        _prepare(conn, path, search_index=search_index)
+    except UnicodeDecodeError as error:
+        # SQLite quotes a spoiled schema in its message, and Python cannot read that.
+        raise sqlite3.DatabaseError("malformed database schema: it is no text") from error
+
+
+def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None:
     search_index = search_index and fulltext.is_available(conn)
     if identify(conn, path) and fulltext.is_kept(conn) == search_index:
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cached_session.errors import CachedSessionError
@@ -93,6 +93,7 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
     conn.close()
 
 
+@example(cuts=[(62117, b" \x80")], length=None)
 @settings(max_examples=EXAMPLES)
 @given(
     cuts=st.lists(
