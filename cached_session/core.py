@@ -22,7 +22,14 @@ import anyio
 import platformdirs
 from filelock import BaseFileLock, FileLock
 
-from cached_session.errors import InvalidArgument, JournalFull, SyncError
+from cached_session import telemetry
+from cached_session.errors import (
+    InvalidArgument,
+    JournalError,
+    JournalFull,
+    SessionClosed,
+    SyncError,
+)
 from cached_session.history.clock import stamp_ms
 from cached_session.journal import gates, reads, salvage, writes
 from cached_session.journal.connection import MEMORY, Journal, settle
@@ -122,6 +129,7 @@ class RemoteSpec:
         """A remote for the running event loop."""
         # The SDK's import takes a while: not on the event loop.
         await asyncio.to_thread(__import__, "dakera")
+        await asyncio.to_thread(telemetry.load)
         if self.client is not None:
             return DakeraRemote(self.client, options, owned=False)
         return connect(self.server, self.api_key, options)
@@ -241,6 +249,7 @@ class Core:
                 await _stop(home)
         finally:
             if last:
+                telemetry.unwatch(self)
                 if self._file_lock is not None:
                     # By force: a home whose event loop went away never let go of its share.
                     self._file_lock.release(force=True)
@@ -350,6 +359,7 @@ class Core:
         try:
             await self.journal.open()
             remote = await home.spec.open(self.options)
+            telemetry.watch(self)
             link = Link(self.journal, remote, self.options, self.runtime, self.writer)
             replicator = Replicator(link, self._lock_file(), on_pulled=self._on_pulled)
             with self._guard:
@@ -552,6 +562,20 @@ class Core:
         return self.journal.read_blocking(
             lambda conn: self._status(conn, session_id, now, is_closed)
         )
+
+    def backlog(self) -> telemetry.Backlog | None:
+        """What waits in all sessions together; None if the journal is closed. From any thread."""
+        now, patience = self.runtime.wall_ms(), int(self.options.hole_patience * 1000)
+        if not self.journal.is_open:
+            return None
+        try:
+            facts = self.journal.read_blocking(lambda conn: reads.facts(conn, None, now, patience))
+        except (JournalError, SessionClosed):
+            log.debug("the journal cannot be read for its metrics", exc_info=True)
+            return None
+        oldest = facts.oldest_pending_ms
+        age = 0.0 if oldest is None else max(0.0, (now - oldest) / 1000)
+        return telemetry.Backlog(facts.pending, facts.parked, facts.absent, age)
 
     def _status(
         self, conn: sqlite3.Connection, session_id: str | None, now: int, is_closed: bool

@@ -202,7 +202,14 @@ class Link:
             )
         )
         level = logging.WARNING if before is None else logging.DEBUG
-        log.log(level, "sync of %r paused for %.1f s: %s", session_id, pause, error.reason)
+        log.log(
+            level,
+            "sync of %r paused for %.1f s: %s",
+            session_id,
+            pause,
+            error.reason,
+            extra={"session": session_id, "verdict": kind, "pause": pause},
+        )
 
     async def _open(self, session_id: str) -> None:
         now = self.now_ms()
@@ -217,4 +224,4 @@ class Link:
             await self.journal.write(
                 lambda conn: gates.open_gates(conn, session_id, now_ms=now, except_kind=busy)
             )
-            log.info("sync of %r goes on", session_id)
+            log.info("sync of %r goes on", session_id, extra={"session": session_id})

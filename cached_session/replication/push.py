@@ -309,6 +309,7 @@ async def _park(
         op.dot.writer,
         session_id,
         error.reason,
+        extra={"session": session_id, "writer": op.dot.writer, "counter": op.dot.counter},
     )
 
 
@@ -343,5 +344,10 @@ async def _guard(link: Link, session_id: str) -> None:
         return
     report = await link.remote.guard(agent_id(session_id))
     if report.unguarded:
-        log.warning("session %r is not guarded on the server: %s", session_id, report.unguarded)
+        log.warning(
+            "session %r is not guarded on the server: %s",
+            session_id,
+            report.unguarded,
+            extra={"session": session_id},
+        )
     await link.journal.write(lambda conn: gates.note_guard(conn, session_id, now, report.unguarded))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import anyio
 from filelock import BaseFileLock, Timeout
 
+from cached_session import telemetry
 from cached_session.errors import CachedSessionError, JournalError, SessionClosed
 from cached_session.journal import audits, compaction, reads
 from cached_session.remote.base import Listenable
@@ -253,7 +254,9 @@ class Replicator:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            log.error("push of session %r failed: %s", session_id, error)
+            log.error(
+                "push of session %r failed: %s", session_id, error, extra={"session": session_id}
+            )
             return self.link.options.backoff_base * 2
         return self.link.options.claim_patience if result.unsettled else math.inf
 
@@ -319,7 +322,9 @@ class Replicator:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            log.error("pull of session %r failed: %s", session_id, error)
+            log.error(
+                "pull of session %r failed: %s", session_id, error, extra={"session": session_id}
+            )
             plan.due = clock() + options.backoff_base * 2
             return math.inf
         plan.interval = (
@@ -397,7 +402,8 @@ class Replicator:
             result.unsettled = in_doubt
             return result
 
-        return await self.link.attempt(session_id, work)
+        with telemetry.step("push", session_id, self.link.runtime.monotonic):
+            return await self.link.attempt(session_id, work)
 
     async def audit_now(self, session_id: str) -> AuditReport:
         """Audit one session whatever its gates say.
@@ -435,9 +441,10 @@ class Replicator:
             if progress is not None:
                 progress(new)
 
-        return await self.link.attempt(
-            session_id, lambda: pull(self.link, session_id, moved, all_holes=all_holes)
-        )
+        with telemetry.step("pull", session_id, self.link.runtime.monotonic):
+            return await self.link.attempt(
+                session_id, lambda: pull(self.link, session_id, moved, all_holes=all_holes)
+            )
 
 
 def _data_version(conn: object) -> object:

@@ -1,0 +1,152 @@
+"""Telemetry as an OpenTelemetry user sees it: the real SDK, with exporters in memory."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from cached_session import SyncTimeout, telemetry
+from cached_session.testing import FaultLab
+
+READER = InMemoryMetricReader()
+SPANS = InMemorySpanExporter()
+SECRET = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def providers() -> None:
+    """A process sets its providers once."""
+    traces = TracerProvider()
+    traces.add_span_processor(SimpleSpanProcessor(SPANS))
+    trace.set_tracer_provider(traces)
+    metrics.set_meter_provider(MeterProvider(metric_readers=[READER]))
+
+
+@pytest.fixture
+def lab() -> Iterator[FaultLab]:
+    with FaultLab(api_key="the-key") as made:
+        SPANS.clear()
+        yield made
+
+
+def points() -> dict[str, list[Any]]:
+    """The data points of each metric."""
+    data = READER.get_metrics_data()
+    return {
+        metric.name: list(metric.data.data_points)
+        for resource in (data.resource_metrics if data else [])
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+
+
+def gauge(name: str) -> float:
+    (point,) = points()[f"cached_session.{name}"]
+    return float(point.value)
+
+
+async def test_gauges_tell_what_waits_and_that_it_has_gone(lab: FaultLab) -> None:
+    """Pending and its age rise while the line is cut, and are zero once it is mended."""
+    async with lab.session("talk") as session:
+        await session.sync(timeout=20)
+        with lab.network().cut():
+            await session.add_items([{"role": "user", "content": SECRET}])
+            with pytest.raises(SyncTimeout):
+                await session.flush(timeout=0.3)
+            assert gauge("pending") == 1
+            assert gauge("oldest_pending_age") > 0
+        await session.flush(timeout=20)
+        assert (gauge("pending"), gauge("oldest_pending_age")) == (0, 0)
+        assert (gauge("parked"), gauge("absent")) == (0, 0)
+
+
+async def test_a_parked_operation_is_counted_and_logged_with_its_fields(
+    lab: FaultLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operation that the server refuses shows in the gauge, and its record names its dot."""
+    async with lab.session("talk") as session:
+        await session.sync(timeout=20)
+        lab.faults.status(422, count=1, route="POST /v1/memories/store/batch")
+        with caplog.at_level(logging.ERROR, "cached_session"):
+            await session.add_items([{"role": "user", "content": SECRET}])
+            await session.sync(timeout=20)
+        assert gauge("parked") == 1
+        (parked,) = await session.parked()
+        (record,) = [found for found in caplog.records if hasattr(found, "counter")]
+        assert (record.session, record.writer, record.counter) == (  # type: ignore[attr-defined]
+            "talk",
+            *parked.dot,
+        )
+        assert SECRET not in caplog.text
+        assert "the-key" not in caplog.text
+
+
+async def test_steps_are_spans_and_a_histogram_without_content(lab: FaultLab) -> None:
+    """Each push and pull has a span with its outcome; metrics name no session."""
+    async with lab.session("talk") as session:
+        await session.add_items([{"role": "user", "content": SECRET}])
+        await session.sync(timeout=20)
+        with lab.network().cut(), pytest.raises(SyncTimeout):
+            await session.sync(timeout=0.3)
+    seen = {
+        (span.name, (span.attributes or {})["cached_session.outcome"])
+        for span in SPANS.get_finished_spans()
+    }
+    assert {("cached_session.push", "ok"), ("cached_session.pull", "ok")} <= seen
+    assert any(outcome not in ("ok", "cancelled") for _, outcome in seen)
+    told = "".join(span.to_json() for span in SPANS.get_finished_spans())
+    assert SECRET not in told
+    assert "the-key" not in told
+    duration = points()["cached_session.step.duration"]
+    assert all(
+        set(point.attributes) == {"cached_session.step", "cached_session.outcome"}
+        for point in duration
+    )
+    assert sum(point.count for point in duration) >= 3
+
+
+async def test_a_closed_journal_is_counted_no_longer(lab: FaultLab) -> None:
+    """What waits in a journal that nobody has open is nobody's metric."""
+    async with lab.session("talk") as session:
+        await session.sync(timeout=20)
+        lab.network().cut()
+        await session.add_items([{"role": "user", "content": "hello"}])
+        assert gauge("pending") == 1
+    assert gauge("pending") == 0
+
+
+def test_a_local_session_never_loads_it() -> None:
+    """Without a server nothing of OpenTelemetry is imported."""
+    code = """
+import asyncio, sys
+from cached_session import CachedSession
+async def main():
+    async with CachedSession("talk", journal=":memory:") as session:
+        await session.add_items([{"role": "user", "content": "hello"}])
+asyncio.run(main())
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_without_the_package_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the API is not installed a step is just carried out."""
+    monkeypatch.setattr(telemetry, "_instruments", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    telemetry.load()
+    SPANS.clear()
+    with telemetry.step("push", "talk", lambda: 0.0):
+        pass
+    assert telemetry._instruments is None
+    assert SPANS.get_finished_spans() == ()
