@@ -106,9 +106,9 @@ async def test_a_manual_clock_ends_a_long_pause_at_once(timeless_fault_lab: Faul
     """The server asks for an hour of peace; the hour passes when the test says so."""
     lab = timeless_fault_lab
     async with lab.session("talk") as session:
-        lab.faults.unavailable(retry_after=3600, count=1)
         await session.add_items(said("hello"))
-        with pytest.raises(SyncTimeout):
+        # Of every request: a pull must not use the fault up before the push meets it.
+        with lab.faults.unavailable(retry_after=3600), pytest.raises(SyncTimeout):
             await session.flush(timeout=0.5)
         retry_in = session.status().retry_in
         assert retry_in is not None
