@@ -14,7 +14,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import outbox, reads, search
 from cached_session.remote.naming import agent_id
-from cached_session.remote.verdicts import RemoteError
+from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication import claim
 from cached_session.replication.audit import AuditReport
@@ -216,7 +216,13 @@ async def recall(core: Core, session_id: str, query: str, words: list[str], limi
 async def _ask(
     replicator: Replicator, session_id: str, query: str, limit: int
 ) -> list[tuple[str, int, int]]:
-    """The places of items that the server recalls, best first, each once."""
+    """The places of items that the server recalls, best first, each once.
+
+    Raises:
+        RemoteError: it cannot be asked, or is known to be out of reach: nobody waits to hear it again.
+    """
+    if await replicator.link.wait_ms(session_id):
+        raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")
     key = session_key(session_id)
     memories = await replicator.link.attempt(
         session_id,

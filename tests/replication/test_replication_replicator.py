@@ -358,6 +358,25 @@ async def test_recall_finds_entries_and_falls_back(device: Devices, server: DevS
     server.start()
 
 
+async def test_recall_does_not_ask_a_server_that_is_known_to_be_away(
+    device: Devices, server: DevServer
+) -> None:
+    """While a pause runs, recall answers from the journal without a request of its own."""
+    a = await device("a")
+    await a.add_items([said("the red balloon")])
+    await a.sync()
+    server.faults.too_many(retry_after=600)
+    assert (await a.recall("balloon")).source == "local"
+    asked = server.requests.count("POST /v1/memory/recall")
+    server.faults.clear()
+    again = await a.recall("balloon")
+    assert (again.source, texts([entry.item for entry in again.entries])) == (
+        "local",
+        ["the red balloon"],
+    )
+    assert server.requests.count("POST /v1/memory/recall") == asked == 1
+
+
 async def test_writes_in_a_burst_leave_together(device: Devices, server: DevServer) -> None:
     """Many words said in a moment leave in few requests."""
     a = await device("a", options=replace(QUICK, push_delay=0.1))
