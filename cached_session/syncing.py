@@ -219,7 +219,7 @@ async def _ask(
     """The places of items that the server recalls, best first, each once.
 
     Raises:
-        RemoteError: it cannot be asked, or is known to be out of reach: nobody waits to hear it again.
+        RemoteError: it cannot be asked, or is known to be out of reach, and nobody waits for it.
     """
     if await replicator.link.wait_ms(session_id):
         raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")

@@ -16,7 +16,6 @@ SAID = {
     "confirmed_pop": ["6 tasks, each handed out once", "nothing handed out: PopUnconfirmed"],
     "encrypted": ["holds a readable word", "I have heard 2 from you."],
     "migrating": ["second run: ", "I have heard 2 from you."],
-    "offline_first": ["both devices show one identical history"],
 }
 
 
