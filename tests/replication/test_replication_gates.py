@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from devices import (
@@ -19,8 +20,9 @@ from devices import (
     texts,
     until,
 )
+from filelock import FileLock
 
-from cached_session import SessionCache, SyncTimeout, Unauthorized
+from cached_session import CachedSession, SessionCache, SyncTimeout, Unauthorized
 from cached_session.devserver import DevServer
 from cached_session.remote.naming import agent_id
 from cached_session.runtime import Runtime
@@ -364,3 +366,26 @@ async def test_offline_costs_no_more_than_online(device: Devices, server: DevSer
         await a.get_items(limit=5)
         await a.pop_item()
     assert time.monotonic() - began < 1.5
+
+
+async def test_a_queue_that_nobody_sends_is_an_error(server: DevServer, tmp_path: Path) -> None:
+    """Another process holds the lock and does not push: no request fails, no pause runs, and the
+    status says all the same that nothing is sent, until somebody sends it."""
+    journal, moved = tmp_path / "stuck.db", 0
+    holder = FileLock(f"{journal}.lock")
+    holder.acquire()
+    runtime = Runtime(wall_ms=lambda: time.time_ns() // 1_000_000 + moved)
+    session = CachedSession.from_url(
+        "stuck", url=server.url, journal=journal, options=QUICK, runtime=runtime
+    )
+    async with session:
+        await session.add_items([said("one")])
+        assert session.status().last_error is None
+        moved = 200_000
+        error = session.status().last_error
+        assert error is not None
+        assert "wait and nothing was sent for 200 s" in error
+        assert str(journal) in error
+        holder.release()
+        await until(lambda: session.status().pending == 0)
+        assert session.status().last_error is None
