@@ -193,14 +193,15 @@ def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
 def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] | None) -> int:
     """Put parked operations back in the queue (all, or those named); how many there were.
 
-    Their placeholders are forgotten once the operations themselves have arrived.
+    Their placeholders are forgotten once the operations themselves have arrived. They count as
+    sent: an answer may have been lost before the server refused them, so that others have them.
     """
     session = _row_id(conn, session_id)
     if session is None:
         return 0
     moved = 0
     for seq, writer, counter in _parked_rows(conn, session, dots):
-        conn.execute(f"UPDATE ops SET state = {PENDING} WHERE seq = ?", (seq,))
+        conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))
         conn.execute(
             "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, -1, 1, ?, ?)",
             (session, writer, counter, writer, counter),

@@ -347,7 +347,8 @@ def note_met(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
 def forget_server(conn: sqlite3.Connection) -> None:
     """The journal goes on with another server, of which nothing is known: everything that can be
     said again will be, and everything is listed anew."""
-    conn.execute(f"UPDATE ops SET state = {PENDING} WHERE state <> {PENDING}")
+    # Others that had it from the old one may bring it as well: it does not count as never sent.
+    conn.execute(f"UPDATE ops SET state = {SENT} WHERE state IN ({ACKED}, {PARKED})")
     conn.execute("DELETE FROM settled")
     conn.execute("DELETE FROM claims")
     conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")

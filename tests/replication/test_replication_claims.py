@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from devices import (
@@ -364,6 +364,86 @@ async def test_a_parked_item_that_others_have_goes_to_one(
     await a.sync(timeout=10)
     assert await a.pop_item() is None
     assert await a.get_items() == []
+
+
+async def test_a_parked_item_that_is_tried_again_goes_to_one(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others may have stays so when its writer takes it up again: it is not popped as if it
+    had never been sent."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    await a.add_items([said("the one")])
+    server.faults.lose_response(route=BATCH, count=1)
+    server.faults.status(400, route=BATCH, skip=1, count=1)
+    await a.sync(timeout=10)
+    assert a.status().parked == 1
+    await b.sync(timeout=10)
+    assert await b.pop_item() == said("the one")
+    assert await a.retry_parked() == 1
+    with pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    assert await one_history(b, a) == []
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_an_item_sent_without_an_answer_goes_to_one(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch, *, is_told: bool
+) -> None:
+    """Of an item whose store got no answer its writer does not know that another device has it and
+    has popped it: the server is asked, and the writer gets nothing."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    await a.add_items([said("the one")])
+    with server.faults.lose_response(route=BATCH), pytest.raises(SyncTimeout):
+        await a.flush(timeout=0.3)
+    assert items_on(server) == ["the one"]
+    await b.sync(timeout=10)
+    assert await b.pop_item() == said("the one")
+    if is_told:
+        await b.sync(timeout=10)
+        assert await a.pop_item() is None
+    else:
+        with pytest.raises(PopUnconfirmed):
+            await a.pop_item()
+    assert await one_history(b, a, device.new("late")) == []
+
+
+@pytest.mark.parametrize("mode", ["local", "confirmed"])
+async def test_what_the_server_did_not_delete_is_not_given(
+    device: Devices, server: DevServer, mode: Literal["local", "confirmed"]
+) -> None:
+    """An item that another device has popped, unknown here yet, is gone from the server, and a
+    deletion of nothing gives nothing, though a local pop leaves no note."""
+    a, b = await device("a", pop="confirmed"), await device("b", pop=mode)
+    await a.add_items([said("one")])
+    await a.add_items([said("two")])
+    await settle(a, b)
+    assert await b.pop_item() == said("two")
+    await b.sync(timeout=10)
+    assert items_on(server) == ["one"]
+    assert await a.pop_item() == said("one")
+    assert await one_history(a, b) == []
+
+
+async def test_what_moves_to_another_server_goes_to_one(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices that go on with a new server both bring it what they share: neither pops that as
+    if nobody else had it."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("the one")])
+    await settle(a, b)
+    await a.close()
+    await b.close()
+    with DevServer() as other:
+        a = device.new("a", url=other.url, pop="confirmed")
+        b = device.new("b", url=other.url, pop="confirmed")
+        assert await a.pop_item() == said("the one")
+        with pytest.raises(PopUnconfirmed):
+            await b.pop_item()
+        assert await one_history(a, b) == []
 
 
 async def test_without_tags_nothing_is_given(

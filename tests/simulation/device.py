@@ -16,10 +16,11 @@ from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, popped_by
 from cached_session.options import SyncOptions
-from cached_session.remote.naming import claim_id
+from cached_session.remote.naming import agent_id, claim_id, memory_id
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 
+from . import formats
 from .loop import OWNER, Owner
 from .network import SimSpec
 from .oracle import Add, Broken, Lineage, Removal, last_dot, names_of
@@ -173,6 +174,10 @@ class Device:
         self.width = plan.processes if number == 0 else 1
         self.processes: list[Process] = []
         self._openings = 0
+        self.old = number in plan.old and not path.exists()
+        """Whether an earlier version has still to leave its journal here once."""
+        if self.old:
+            formats.begin(path)
 
     def open(self) -> None:
         """Start the processes that are not running."""
@@ -258,6 +263,7 @@ class Device:
         session = process.session(name, confirmed=True)
         core = await session._ready()
         process.confirming += 1
+        began = world.server.time()
         try:
             item = await session.pop_item()
         except PopUnconfirmed:
@@ -297,8 +303,20 @@ class Device:
         if key in oracle.claimed and not excused:
             raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
         oracle.claimed[key] = process.name
+        self._was_given(name, add, index, began)
         oracle.removal(self.lineage, Removal(name, dot, frozenset({key}), is_pop=True))
         world.note(f"{process.name} confirmed {key}")
+
+    def _was_given(self, name: str, add: Add, index: int, since: float) -> None:
+        """A confirmed pop gives what the server has deleted for it, or has never had.
+
+        Whether it has what it refuses, and what a copy of the journal sent, its writer cannot know.
+        """
+        server, identity = self.world.server, memory_id(session_key(name), add.dot, index)
+        if self.world.schedule.plan.poison or self.world.oracle.doubled:
+            return
+        if server.had(agent_id(name), identity) and not server.forgot(identity, since):
+            raise Broken(f"{add.keys[index]} was given to {self.name}, and not by the server")
 
     async def _do_clear(self, process: Process, name: str, args: dict[str, Any]) -> None:
         world, oracle = self.world, self.world.oracle
@@ -412,6 +430,14 @@ class Device:
     def reopen(self) -> None:
         if not self.world.ending:
             self.open()
+
+    def step_back(self) -> None:
+        """Once: the earlier version was in use up to here. Not while the file is open."""
+        opened = [process for process in self.world.processes if process.device is self]
+        if self.old and all(process.owner.dead or process.closed for process in opened):
+            self.old = False
+            formats.step_back(self.path)
+            self.world.note(f"{self.name} has a journal of format 1")
 
     def copy_to(self, path: Path) -> Lineage:
         """An open journal, copied by SQLite's backup."""

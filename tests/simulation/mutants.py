@@ -82,6 +82,26 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "if found == {claim.claimer}:",
         "if claim.claimer in found:",
     ),
+    "claim: an answer without one's own note counts": (
+        "replication/claim.py",
+        "if found == {claim.claimer}:",
+        "if found <= {claim.claimer}:",
+    ),
+    "claim: what was parked and is tried again counts as never sent": (
+        "journal/outbox.py",
+        'conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))',
+        'conn.execute(f"UPDATE ops SET state = {PENDING} WHERE seq = ?", (seq,))',
+    ),
+    "a journal of format 1 keeps its number": (
+        "journal/schema.py",
+        'conn.execute(f"PRAGMA user_version = {FORMAT}")',
+        "conn.execute(f\"PRAGMA user_version = {max(1, _pragma(conn, 'user_version'))}\")",
+    ),
+    "a journal of format 1 gets an empty index": (
+        "journal/fulltext.py",
+        "        catch_up(conn, 0)\n    else",
+        "        conn.execute(f\"UPDATE meta SET value = 1 << 40 WHERE key = '{KEY}'\")\n    else",
+    ),
     "claim: no note is left": (
         "replication/claim.py",
         "        await _leave_note(link, session_id, claim)\n",
@@ -220,7 +240,8 @@ def _try(module: str, old: str, new: str, seeds: int, jobs: int) -> tuple[int | 
         root = Path(directory)
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "cached_session", root / "cached_session", ignore=skip)
-        shutil.copytree(ROOT / "tests/simulation", root / "tests/simulation", ignore=skip)
+        for used in ("tests/simulation", "tests/golden"):
+            shutil.copytree(ROOT / used, root / used, ignore=skip)
         path = root / "cached_session" / module
         text = path.read_text()
         if text.count(old) != 1:

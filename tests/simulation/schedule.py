@@ -44,6 +44,8 @@ class Plan:
     """By how many seconds the clock of each device is off."""
     private: tuple[int, ...] = ()
     """Devices that keep their text out of the server's index."""
+    old: tuple[int, ...] = ()
+    """Devices that begin with a journal of format 1, and have one once more when they reopen."""
     options: dict[str, Any] = field(default_factory=dict)
     overlap: int = 20
     """Rows that neighbouring listing pages share."""
@@ -112,6 +114,11 @@ def make(seed: int) -> Schedule:
     if some(0.2):
         # Two pages can tell that they do not fit together only by rows that they share.
         plan = replace(plan, shuffles=True, overlap=20)
+    # By streams of their own: what came later leaves the other seeds as they were.
+    formats = Random(f"{seed}/formats")
+    if formats.random() < 0.3:
+        old = tuple(who for who in range(devices) if formats.random() < 0.6)
+        plan = replace(plan, old=old)
     steps: list[Step] = []
     births = dict.fromkeys(range(devices), 0.0)
     if some(0.15):
@@ -137,6 +144,10 @@ def make(seed: int) -> Schedule:
             who = random.choice(list(births))
             args = {"to": random.choice(CLOCKS), "by": random.choice((3.0, 100.0, 1e5, 3e7))}
             steps.append(Step(random.uniform(0, length), "clock", who, args))
+    if plan.old:
+        for who in plan.old:
+            at = formats.uniform(length * 0.3, length)
+            steps.append(Step(at, "reopen", who, {}))
     steps.sort(key=lambda step: step.at)
     return Schedule(seed, plan, tuple(steps))
 

@@ -42,6 +42,8 @@ class SimServer:
         self.guarded: set[str] = set()
         self.evicted: set[str] = set()
         """What was lost at some time."""
+        self._forgotten: dict[str, float] = {}
+        """When a memory was last deleted on request."""
         self.on_forget: Callable[[str, str], None] = lambda agent, identity: None
         """Told of each memory before it is deleted on request."""
         self.poison: str | None = None
@@ -84,6 +86,7 @@ class SimServer:
             if self._read(agent, identity, 0.0) is not None:
                 self.on_forget(agent, identity)
                 held[identity].append((self._now(), 0, None))
+                self._forgotten[identity] = self._now()
                 count += 1
         return count
 
@@ -128,6 +131,17 @@ class SimServer:
 
     def memory(self, agent: str, identity: str) -> dict[str, Any] | None:
         return self.fetch(agent, identity, 0.0)
+
+    def time(self) -> float:
+        return self._now()
+
+    def had(self, agent: str, identity: str) -> bool:
+        """Whether it was ever stored."""
+        return identity in self._past.get(agent, {})
+
+    def forgot(self, identity: str, since: float) -> bool:
+        """Whether it was deleted on request since a moment."""
+        return self._forgotten.get(identity, 0.0) >= since
 
     def _read(self, agent: str, identity: str, lag: float) -> tuple[int, bytes] | None:
         moment = self._now() - lag

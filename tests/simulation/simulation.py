@@ -22,7 +22,8 @@ from typing import Any
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, cleared_by, popped_by
 from cached_session.history.parts import part_count
-from cached_session.journal import items
+from cached_session.journal import items, search
+from cached_session.journal.schema import FORMAT
 from cached_session.remote.naming import agent_id, memory_id
 from cached_session.replication import pull
 
@@ -235,6 +236,7 @@ class World:
 
     async def _reopen(self, device: Device) -> None:
         await device.close()
+        device.step_back()
         device.reopen()
 
     async def _copy_closed(self, device: Device, new: int) -> None:
@@ -410,6 +412,13 @@ class World:
             for number, conn in conns.items():
                 (conflicts,) = conn.execute("SELECT sum(conflicts) FROM sessions").fetchone()
                 (unreadable,) = conn.execute("SELECT sum(unreadable) FROM sessions").fetchone()
+                (version,) = conn.execute("PRAGMA user_version").fetchone()
+                if version != FORMAT:
+                    raise Broken(f"d{number} has a journal of format {version}")
+                for name in self.names:
+                    wanted = search.scan(conn, name, search.words("hello"), 1000)
+                    if search.find(conn, name, search.words("hello"), 1000) != wanted:
+                        raise Broken(f"d{number} does not find what it has")
                 if conflicts or unreadable:
                     raise Broken(f"d{number} has {conflicts} conflicts, {unreadable} unreadable")
                 holes = conn.execute("SELECT writer, counter FROM holes").fetchall()

@@ -467,13 +467,15 @@ def test_a_session_that_was_only_heard_of_keeps_its_pause(conn: sqlite3.Connecti
 
 
 def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
-    """When the journal goes on with another server, all that can be said again is pending."""
+    """When the journal goes on with another server, all that can be said again is sent, and
+    only what never was counts so."""
     for item in "abc":
         add(conn, item)
     first, second, _ = take(conn)
     outbox.ack(conn, [first.seq])
     outbox.park(conn, second.seq, "no")
+    add(conn, "d")
     shut(conn, None, 500, 1000)
     reads.forget_server(conn)
-    assert states(conn) == [PENDING] * 3
+    assert states(conn) == [SENT, SENT, SENT, PENDING]
     assert gates.gate_of(conn, None) is None
