@@ -238,6 +238,7 @@ class Journal:
             conn = self._open()
             if group[0].alone:
                 with self._exclusive():
+                    _end_transaction(conn)
                     results = [group[0].run(conn)]
             else:
                 results = self._transaction(conn, group)
@@ -259,6 +260,7 @@ class Journal:
 
     def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
         with self._exclusive():
+            _end_transaction(conn)
             conn.execute("BEGIN IMMEDIATE")
             try:
                 # Under the lock: who puts another file here holds it, or did not ask anybody.
@@ -307,6 +309,7 @@ class Journal:
                 conn = self._reader
                 if self._closed or conn is None:
                     raise SessionClosed(f"the journal {self.path} is not open")
+            _end_transaction(conn)
             return run(conn)
         except sqlite3.OperationalError as error:
             if not wait and "locked" in str(error):
@@ -341,6 +344,7 @@ class Journal:
                 if self._aside is None:
                     self._aside = self._connect(self._busy_ms)
                     self._aside.execute("PRAGMA query_only = ON")
+                _end_transaction(self._aside)
                 return run(self._aside)
             except sqlite3.Error as error:
                 self._suspect(error)
@@ -607,6 +611,13 @@ def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
             salvage.abandon(conn)
         else:
             conn.close()
+
+
+def _end_transaction(conn: sqlite3.Connection) -> None:
+    """End a transaction whose end failed on an I/O error: nothing of it was acknowledged, and no
+    other can begin while it is open."""
+    if conn.in_transaction:
+        conn.execute("ROLLBACK")
 
 
 def _part_count(payload: bytes) -> int:
