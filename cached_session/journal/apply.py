@@ -524,8 +524,8 @@ class SessionTransaction:
             f"INSERT INTO {table} VALUES (?, ?, ?, ?)", [(*key, *pair) for pair in ranges]
         )
 
-    def finish(self) -> Applied:
-        """Write everything back; what became of the operations."""
+    def finish(self, *, index: bool = True) -> Applied:
+        """Write everything back; what became of the operations. Pages leave the index to later."""
         self.flush()
         self.conn.execute(
             "UPDATE sessions SET stamp = ?, last_writer = ?, items = items + ?, "
@@ -538,7 +538,8 @@ class SessionTransaction:
                 self.session,
             ),
         )
-        reached = fulltext.reach(self.conn)
+        reached = fulltext.reach(self.conn) if index else None
         if reached is not None:
-            fulltext.catch_up(self.conn, reached, fulltext.BEHIND)
+            # Bounded: one word must not wait for the index of a whole history.
+            fulltext.catch_up(self.conn, reached, fulltext.BEHIND, 2 * fulltext.BEHIND)
         return self.applied

@@ -34,7 +34,7 @@ from cached_session.errors import (
     SessionClosed,
 )
 from cached_session.history.parts import part_count
-from cached_session.journal import salvage, schema
+from cached_session.journal import fulltext, salvage, schema
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 
@@ -50,6 +50,8 @@ OPEN_PAUSE_MS = 250
 locks readers out of a WAL journal only while it recovers one after a crash."""
 READ_PATIENCE = 0.005
 """Seconds that a short read waits for another thread's short read before it is handed over."""
+IDLE = 0.1
+"""Seconds without a job after which the writing thread indexes a slice of what waits for it."""
 CACHE_KIB = 8 * 1024
 """SQLite's page cache for each connection."""
 
@@ -206,15 +208,40 @@ class Journal:
             )
 
     def _work(self) -> None:
+        behind = False
         while True:
-            job = self._jobs.get()
+            try:
+                job = self._jobs.get(timeout=IDLE if behind else None)
+            except queue.Empty:
+                behind = self._index()
+                continue
             if job is None:
                 # Here, not on the event loop: closing checkpoints, which waits for the disk.
                 self._close_connections()
                 return
             self._run_with_followers(job)
+            behind = True
             # What a job holds (its items, its session) must not live until the next one comes.
             del job
+
+    def _index(self) -> bool:
+        """Index some of the operations that wait for it; whether to look again when idle."""
+        try:
+            conn = self._writer
+            if conn is None or self._must_open():
+                return False
+            with self._exclusive():
+                if not fulltext.is_behind(conn):
+                    return False
+            self._transaction(conn, [_Job(fulltext.slice_up, _untold)])
+        except _Moved:
+            return False
+        except Exception as error:  # noqa: BLE001 - the writing thread outlives it
+            # Nobody waits for it: the next job meets the same trouble, and tells its caller.
+            self._suspect(error)
+            log.warning("the search index waits for the next write: %s", error)
+            return False
+        return True
 
     def _run_with_followers(self, job: _Job[Any]) -> None:
         group = [job]
@@ -627,6 +654,10 @@ def _part_count(payload: bytes) -> int:
 
 def _is_locked(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _untold(_: object, __: object) -> None:
+    """For a job that nobody waits for."""
 
 
 def _nothing(_: sqlite3.Connection) -> None:

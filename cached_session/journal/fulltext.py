@@ -11,7 +11,9 @@ single one, and each pair, is a run of three too. A mark of three characters nam
 
 Indexing one operation costs SQLite more than storing it, and many at a time cost a tenth of that
 each. So the latest few operations wait: the transaction that writes the `BEHIND`-th of them indexes
-them all, and until then search looks at them themselves.
+them all, and until then search looks at them themselves. Pulled pages, and a file that gets its
+index, leave all to later: the journal's writing thread indexes a slice at a time while it has
+nothing else to do, and a write of one's own takes a few along.
 
 Up to which `seq` it reaches is written in the file (`meta`, key `search_index`). A SQLite without
 FTS5 that opens it takes that away, and whoever opens it next with FTS5 builds it anew.
@@ -34,9 +36,11 @@ __all__ = [
     "catch_up",
     "document",
     "is_available",
+    "is_behind",
     "is_kept",
     "reach",
     "remove",
+    "slice_up",
     "switch",
     "terms",
 ]
@@ -63,6 +67,10 @@ PRIVATE, PRIVATE_SIZE = 0xE000, 6400
 """Unicode's private use area, whose characters number the sessions."""
 BEHIND = 64
 """Operations that may wait to be indexed."""
+SLICE = 256
+"""Operations indexed in one transaction of the background: some milliseconds."""
+SLICE_BYTES = 256 * 1024
+"""And no more of their payloads than this, if they are more than one."""
 
 
 def is_available(conn: sqlite3.Connection) -> bool:
@@ -87,7 +95,7 @@ def is_kept(conn: sqlite3.Connection) -> bool:
 
 
 def switch(conn: sqlite3.Connection, on: bool) -> None:
-    """Have the index or not, at opening and inside a transaction; building it reads every item."""
+    """Have the index or not, at opening, inside a transaction; what is there is indexed later."""
     if on == is_kept(conn):
         return
     there = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone()
@@ -96,29 +104,59 @@ def switch(conn: sqlite3.Connection, on: bool) -> None:
             conn.execute("DROP TABLE words")
         conn.execute(CREATE)
         conn.execute(f"INSERT OR REPLACE INTO meta VALUES ('{KEY}', '0')")
-        catch_up(conn, 0)
     else:
         _give_up(conn)
         if there and is_available(conn):
             conn.execute("DROP TABLE words")
 
 
-def catch_up(conn: sqlite3.Connection, reached: int, behind: int = 0) -> None:
-    """Index the visible items of the operations that wait, if they are more than so many."""
-    row = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'ops'").fetchone()
-    last = row[0] if row else 0
+def is_behind(conn: sqlite3.Connection) -> bool:
+    """Whether more operations wait to be indexed than may."""
+    reached = reach(conn)
+    return reached is not None and _last(conn) - reached > BEHIND
+
+
+def slice_up(conn: sqlite3.Connection) -> None:
+    """Index the next slice of what waits, if that is more than may wait."""
+    reached = reach(conn)
+    if reached is not None:
+        catch_up(conn, reached, BEHIND, SLICE)
+
+
+def catch_up(
+    conn: sqlite3.Connection, reached: int, behind: int = 0, most: int | None = None
+) -> None:
+    """Index the visible items of the operations that wait, if they are more than so many; all of
+    them, or the first ``most``."""
+    last = _last(conn)
     if last - reached <= behind:
         return
+    if most is not None:
+        row = conn.execute(
+            "SELECT max(seq), total(bytes) FROM ("
+            "SELECT seq, bytes FROM ops WHERE seq > ? ORDER BY seq LIMIT ?)",
+            (reached, most),
+        ).fetchone()
+        if row[0] is not None and row[1] > SLICE_BYTES and most > 1:
+            catch_up(conn, reached, behind, most // 2)
+            return
+        following = conn.execute("SELECT 1 FROM ops WHERE seq > ?", (row[0],)).fetchone()
+        last = row[0] if following else last
     rows = conn.execute(
         "SELECT o.seq, i.session, CAST(i.payload AS BLOB) FROM ops o CROSS JOIN items i "
         "ON i.session = o.session AND i.stamp = o.stamp AND i.writer = o.writer "
-        "AND i.counter = o.counter WHERE o.seq > ? ORDER BY o.seq, i.idx",
-        (reached,),
+        "AND i.counter = o.counter WHERE o.seq > ? AND o.seq <= ? ORDER BY o.seq, i.idx",
+        (reached, last),
     )
     for (seq, session), group in groupby(rows, lambda row: row[:2]):
         payloads = [payload.decode(errors="replace") for _, _, payload in group]
         add(conn, [(seq, document(session, payloads))])
     conn.execute(f"UPDATE meta SET value = ? WHERE key = '{KEY}'", (str(last),))
+
+
+def _last(conn: sqlite3.Connection) -> int:
+    row = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'ops'").fetchone()
+    return int(row[0]) if row else 0
 
 
 # -- documents and queries -----------------------------------------------------------------------

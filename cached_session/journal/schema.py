@@ -205,7 +205,8 @@ CREATE TABLE meta (
 
 def _to_2(_: sqlite3.Connection) -> None:
     """The full-text index (journal/fulltext.py), a virtual table `words` over the readable text of
-    visible items: made and filled at opening, in this same transaction, where SQLite has FTS5."""
+    visible items: made at opening, in this same transaction, where SQLite has FTS5, and filled
+    afterwards."""
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}

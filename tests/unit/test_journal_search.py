@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cached_session.history.ops import Dot, ItemRef
-from cached_session.journal import fulltext, schema, search, writes
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, ItemRef, Kind, Operation
+from cached_session.history.parts import Part
+from cached_session.journal import arrivals, connection, fulltext, schema, search, writes
 from cached_session.journal.codec import encode_items
+from cached_session.journal.connection import Journal
 from cached_session.journal.writes import Author
+from cached_session.remote.wire import decode, memories_of
 
 AUTHOR = Author("a" * 24, 1_700_000_000_000, 600_000)
 GOLDEN = Path(__file__).parent.parent / "golden" / "schema-1.json"
@@ -137,6 +143,7 @@ def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str])
         kept = _all_candidates(conn)
         fulltext.switch(conn, False)
         fulltext.switch(conn, True)
+        fulltext.catch_up(conn, 0)
         assert _all_candidates(conn) == kept
 
 
@@ -257,3 +264,66 @@ def test_no_more_than_a_few_operations_wait(conn: sqlite3.Connection) -> None:
     add(conn, "talk", "word last")
     assert fulltext.reach(conn) == fulltext.BEHIND + 1
     assert len(found(conn, "talk", "word")) == fulltext.BEHIND + 1
+
+
+def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
+    """A page of another device's operations, as it is pulled."""
+    key, parts = session_key("talk"), []
+    for counter in range(first, first + most):
+        payload = json.dumps({"role": "user", "content": f"word {counter}"})
+        op = Operation(Dot("b" * 24, counter), Kind.APPEND, counter << 16, counter, (payload,))
+        found = [decode(memory, key) for memory in memories_of(op, op.digest(key), "talk")]
+        parts += [part for part in found if isinstance(part, Part)]
+    assert arrivals.apply_page(conn, "talk", parts, [], counter).new == most
+
+
+def test_a_write_takes_only_a_few_of_a_hydration_along(conn: sqlite3.Connection) -> None:
+    """Pages index nothing, each own write after them a bounded number, and search finds all."""
+    hydrate(conn, 1, 1000)
+    assert fulltext.reach(conn) == 0
+    add(conn, "talk", "word own")
+    assert fulltext.reach(conn) == 2 * fulltext.BEHIND
+    add(conn, "talk", "word own")
+    assert fulltext.reach(conn) == 4 * fulltext.BEHIND
+    assert len(found(conn, "talk", "word")) == 1000
+    assert found(conn, "talk", "word") == scanned(conn, "talk", "word")
+    assert indexed(conn) == 1002
+
+
+def test_large_operations_make_a_slice_short(conn: sqlite3.Connection) -> None:
+    """A slice ends early where payloads are large, and goes on by one at the least."""
+    for number in range(fulltext.BEHIND):
+        add(conn, "talk", f"word {number} " + "x" * fulltext.SLICE_BYTES)
+    hydrate(conn, 1, 1)
+    for step in (1, 2):
+        fulltext.slice_up(conn)
+        assert fulltext.reach(conn) == min(step, 1)
+
+
+def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a hydration the idle journal indexes it in slices, none larger than a slice may be,
+    until no more than a few operations wait."""
+    monkeypatch.setattr(connection, "IDLE", 0.001)
+    reached, done = [0], threading.Event()
+    is_behind = fulltext.is_behind
+
+    def watched(conn: sqlite3.Connection) -> bool:
+        behind = is_behind(conn)
+        reached.append(fulltext.reach(conn) or 0)
+        if not behind and reached[-1]:
+            done.set()
+        return behind
+
+    monkeypatch.setattr(fulltext, "is_behind", watched)
+    journal = Journal(tmp_path / "journal.db")
+    journal.open_blocking()
+    try:
+        journal.write_blocking(lambda conn: hydrate(conn, 1, 1500))
+        assert done.wait(30)
+        steps = [after - before for before, after in pairwise(reached)]
+        assert max(steps) == fulltext.SLICE
+        assert 1500 - fulltext.BEHIND <= reached[-1] <= 1500
+        entries = journal.read_blocking(lambda conn: found(conn, "talk", "word"))
+        assert len(entries) == 1000
+    finally:
+        journal.close_blocking()
