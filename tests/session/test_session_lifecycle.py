@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -38,7 +39,7 @@ async def test_a_terminated_process_keeps_what_it_acknowledged(journal: Path) ->
 
 
 async def test_files_are_the_owners_only_and_hold_no_key(journal: Path, server: DevServer) -> None:
-    """The journal, its log, its index and the lock, under umask 0, after an answer and failures."""
+    """The journal, its log, its index and the lock, under umask 0, after a yes and a 503."""
     before = os.umask(0)
     try:
         async with CachedSession.from_url(
@@ -48,6 +49,11 @@ async def test_files_are_the_owners_only_and_hold_no_key(journal: Path, server: 
             await session.flush(timeout=10)
             server.faults.status(503)
             await session.add_items(said("b"))
+            for _ in range(1000):
+                if session.status().last_error is not None:
+                    break
+                await asyncio.sleep(0.01)
+            assert session.status().last_error is not None
             files = {path.name: path for path in journal.parent.iterdir()}
             assert set(files) == {"agent.db", "agent.db-wal", "agent.db-shm", "agent.db.lock"}
             for path in files.values():
