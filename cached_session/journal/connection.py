@@ -24,17 +24,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import aiosqlite
-import anyio
 
-from cached_session.errors import (
-    CachedSessionError,
-    JournalCorrupt,
-    JournalError,
-    JournalFull,
-    SessionClosed,
-)
-from cached_session.history.parts import part_count
+from cached_session.errors import CachedSessionError, JournalError, SessionClosed
 from cached_session.journal import fulltext, salvage, schema
+from cached_session.journal.opening import MEMORY, connect, create_private
+from cached_session.journal.outcome import is_locked, journal_error, settle
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 
@@ -42,7 +36,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("cached_session.journal")
 
-MEMORY = ":memory:"
 GROUP_MOST = 256
 """Jobs that share one commit: bounds how long the first of them waits for the last."""
 OPEN_PAUSE_MS = 250
@@ -52,8 +45,6 @@ READ_PATIENCE = 0.005
 """Seconds that a short read waits for another thread's short read before it is handed over."""
 IDLE = 0.1
 """Seconds without a job after which the writing thread indexes a slice of what waits for it."""
-CACHE_KIB = 8 * 1024
-"""SQLite's page cache for each connection."""
 
 
 @dataclass
@@ -274,7 +265,7 @@ class Journal:
             return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
             self._suspect(error)
-            if len(group) == 1 or _is_locked(error):
+            if len(group) == 1 or is_locked(error):
                 # A lock that one has waited for in vain is not waited for again by each.
                 for job in group:
                     job.done(None, self._mapped(error))
@@ -482,7 +473,7 @@ class Journal:
             schema.prepare(writer, self.path, search_index=self._search_index)
             return writer, writer, None
         while True:
-            _create_private(self.path)
+            create_private(self.path)
             file = salvage.file_id(self.path)
             opened: list[sqlite3.Connection] = []
             try:
@@ -499,27 +490,7 @@ class Journal:
             _drop(opened, True)
 
     def _connect(self, busy_ms: int, path: str | None = None) -> sqlite3.Connection:
-        path = path or self.path
-        if not self.in_memory:
-            _create_private(path)
-        conn = sqlite3.connect(
-            path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
-        )
-        try:
-            # Which file is this? Asked before anything that could write to it.
-            schema.identify(conn, path)
-            if not self.in_memory:
-                # Takes effect while the file is empty: later its free pages can be given back.
-                conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                _enter_wal(conn, busy_ms)
-            conn.execute(f"PRAGMA synchronous = {self._durability.upper()}")
-            conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            conn.execute("PRAGMA temp_store = MEMORY")
-            conn.create_function("part_count", 1, _part_count, deterministic=True)
-        except BaseException:
-            conn.close()
-            raise
-        return conn
+        return connect(path or self.path, busy_ms, self._durability)
 
     # -- another file in its place ---------------------------------------------------------------
 
@@ -647,121 +618,9 @@ def _end_transaction(conn: sqlite3.Connection) -> None:
         conn.execute("ROLLBACK")
 
 
-def _part_count(payload: bytes) -> int:
-    """`part_count` for SQL, of a text that may be damaged."""
-    return part_count(payload.decode(errors="replace"))
-
-
-def _is_locked(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
-
-
 def _untold(_: object, __: object) -> None:
     """For a job that nobody waits for."""
 
 
 def _nothing(_: sqlite3.Connection) -> None:
     """The job that only opens the file."""
-
-
-def _create_private(path: str) -> None:
-    """Make a new file readable by its owner only; SQLite gives its WAL the same mode.
-
-    A file that is there is never opened here: closing any descriptor of it would drop the POSIX
-    locks of this process's SQLite connections, and another process would then take itself for the
-    last user and delete the write-ahead log under them.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    cause: OSError
-    try:
-        os.close(os.open(os.path.realpath(path), flags, 0o600))
-        return
-    except FileExistsError as error:
-        if not Path(path).is_dir():
-            return
-        why, cause = "it is a directory", error
-    except OSError as error:
-        why, cause = error.strerror or str(error), error
-    raise JournalError(
-        f"the journal {path} cannot be opened: {why}; "
-        "check that its directory exists and is writable, or pass another path"
-    ) from cause
-
-
-def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:
-    """Switch to the write-ahead log; several processes may do so at the same first moment."""
-    (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
-    if mode == "wal":
-        return
-    # SQLite does not call its busy handler for this switch, so a lock elsewhere is waited out here.
-    pause = threading.Event()
-    for attempt in range(max(1, busy_ms // 20)):
-        try:
-            (mode,) = conn.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or attempt + 1 >= busy_ms // 20:
-                raise
-        else:
-            if mode == "wal":
-                return
-            raise JournalError(
-                "SQLite cannot use a write-ahead log here (a network file system?); "
-                "put the journal on a local disk"
-            )
-        pause.wait(0.02)
-
-
-async def settle(future: asyncio.Future[T]) -> T:
-    """Await an outcome that must be known: a cancellation waits until it is, then goes on."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            # anyio would deliver its cancellation again at every turn of the loop.
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    if cancelled is not None:
-        if not future.cancelled():
-            future.exception()  # seen: it must not be reported as never retrieved
-        raise cancelled
-    return future.result()
-
-
-def journal_error(error: BaseException, path: str) -> BaseException:
-    """The error of our tree for one of SQLite's; anything else is passed through."""
-    if isinstance(error, CachedSessionError) or not isinstance(error, sqlite3.Error):
-        return error
-    text = str(error)
-    lowered = text.lower()
-    mapped: JournalError
-    if "full" in lowered:
-        mapped = JournalFull(f"the disk of the journal {path} is full ({text}): free some space")
-    elif "not a database" in lowered:
-        mapped = JournalError(
-            f"{path} is not a journal: it is no SQLite file ({text}); "
-            "choose another path (the file was left untouched)"
-        )
-    elif "malformed" in lowered or "corrupt" in lowered:
-        mapped = JournalCorrupt(
-            f"the journal {path} is damaged ({text}): the next call sets it aside and carries over "
-            "what can be read; what the server has comes back by itself"
-        )
-    elif "locked" in lowered or "busy" in lowered:
-        mapped = JournalError(
-            f"the journal {path} is locked by another program ({text}): "
-            "find it (a backup? a database browser?) and try again"
-        )
-    elif "readonly" in lowered or "read-only" in lowered:
-        mapped = JournalError(
-            f"the journal {path} is read-only ({text}): check the file's and the directory's mode"
-        )
-    elif "unable to open" in lowered:
-        mapped = JournalError(
-            f"the journal {path} cannot be opened ({text}): check that its directory exists "
-            "and is writable, or pass another path"
-        )
-    else:
-        mapped = JournalError(f"the journal {path} failed: {text}")
-    mapped.__cause__ = error
-    return mapped

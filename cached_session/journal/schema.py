@@ -192,7 +192,7 @@ CREATE TABLE gates (
 
 -- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_ack_ms`,
 -- `last_error`, `last_error_ms`; `salvage`: what became of the file that was here before, and
--- `retired:ID`: writer ids of that file, which must not be used again (journal/salvage.py). And, by
+-- `retired:ID`: writer ids of that file, which must not be used again (journal/carry.py). And, by
 -- session, the marks of imports (journal/imports.py), whose keys begin with `import:`, and of
 -- audits (journal/audits.py), whose keys begin with `audit:`; and `search_index`, while the
 -- full-text index is in step (journal/fulltext.py).

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from cached_session.journal import connection, schema
+from cached_session.journal import opening, schema
 
 
 @pytest.fixture
@@ -14,5 +14,5 @@ def conn() -> Iterator[sqlite3.Connection]:
     """A journal's tables in memory, without the journal around them."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        conn.create_function("part_count", 1, connection._part_count, deterministic=True)
+        opening.teach(conn)
         yield conn

@@ -1,0 +1,76 @@
+"""How a call of the journal ends: its outcome is known, and its error is one of our tree."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TypeVar
+
+import anyio
+
+from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
+
+__all__ = ["is_locked", "journal_error", "settle"]
+
+T = TypeVar("T")
+
+
+async def settle(future: asyncio.Future[T]) -> T:
+    """Await an outcome that must be known: a cancellation waits until it is, then goes on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            # anyio would deliver its cancellation again at every turn of the loop.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    if cancelled is not None:
+        if not future.cancelled():
+            future.exception()  # seen: it must not be reported as never retrieved
+        raise cancelled
+    return future.result()
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether somebody else held the file for longer than a call waits."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def journal_error(error: BaseException, path: str) -> BaseException:
+    """The error of our tree for one of SQLite's; anything else is passed through."""
+    if isinstance(error, CachedSessionError) or not isinstance(error, sqlite3.Error):
+        return error
+    text = str(error)
+    lowered = text.lower()
+    mapped: JournalError
+    if "full" in lowered:
+        mapped = JournalFull(f"the disk of the journal {path} is full ({text}): free some space")
+    elif "not a database" in lowered:
+        mapped = JournalError(
+            f"{path} is not a journal: it is no SQLite file ({text}); "
+            "choose another path (the file was left untouched)"
+        )
+    elif "malformed" in lowered or "corrupt" in lowered:
+        mapped = JournalCorrupt(
+            f"the journal {path} is damaged ({text}): the next call sets it aside and carries over "
+            "what can be read; what the server has comes back by itself"
+        )
+    elif "locked" in lowered or "busy" in lowered:
+        mapped = JournalError(
+            f"the journal {path} is locked by another program ({text}): "
+            "find it (a backup? a database browser?) and try again"
+        )
+    elif "readonly" in lowered or "read-only" in lowered:
+        mapped = JournalError(
+            f"the journal {path} is read-only ({text}): check the file's and the directory's mode"
+        )
+    elif "unable to open" in lowered:
+        mapped = JournalError(
+            f"the journal {path} cannot be opened ({text}): check that its directory exists "
+            "and is writable, or pass another path"
+        )
+    else:
+        mapped = JournalError(f"the journal {path} failed: {text}")
+    mapped.__cause__ = error
+    return mapped
