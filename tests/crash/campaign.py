@@ -216,10 +216,11 @@ def judge(state: list[str], told: list[list[Any]], found: list[str]) -> tuple[li
     raise Lost(f"acknowledged {state[-20:]}, under way {under_way}, found {found[-20:]}")
 
 
-def campaign(kills: int, seed: int, round_kills: int = 50) -> Counter[str]:
-    """So many kills; what happened. Raises `Lost` with the seed and the number of the kill."""
+def campaign(kills: int, seed: int, start: int = 0, round_kills: int = 50) -> Counter[str]:
+    """So many kills, from number ``start``; what happened. Each is decided by the seed and its
+    number. Raises `Lost` with both."""
     tally: Counter[str] = Counter()
-    done = 0
+    done, kills = start, start + kills
     while done < kills:
         with (
             tempfile.TemporaryDirectory() as place,
@@ -269,7 +270,7 @@ def campaign(kills: int, seed: int, round_kills: int = 50) -> Counter[str]:
                 tally["rounds in which the server agreed"] += 1
             finally:
                 server.kill()
-    tally["kills"] = done
+    tally["kills"] = kills - start
     return tally
 
 
@@ -278,9 +279,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=int, default=0, help="go on from this one: n times 50")
     given = parser.parse_args()
     began = time.monotonic()
-    tally = campaign(given.kills, given.seed)
+    tally = campaign(given.kills, given.seed, given.start)
     for what, count in sorted(tally.items()):
         print(f"{count:8} {what}")
     print(f"{time.monotonic() - began:8.0f} seconds, nothing lost")
