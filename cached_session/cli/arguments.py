@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Coroutine
-from enum import Enum
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from cached_session.cli import commands, config, render
-from cached_session.cli.main import (
-    CALLED_WRONGLY,
-    EXIT_CODES,
-    FAILED,
-    NOT_SYNCED,
-    explain_missing,
+from cached_session.cli import commands, moving, parked, serving
+from cached_session.cli.main import EXIT_CODES, FAILED
+from cached_session.cli.running import (
+    CONTEXT,
+    ApiKey,
+    Journal,
+    Json,
+    Sessions,
+    Url,
+    run,
+    settings_of,
 )
-from cached_session.errors import CachedSessionError, InvalidArgument, SyncError
-
-T = TypeVar("T")
-
-CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="cached-session",
@@ -34,37 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
 )
-parked_app = typer.Typer(
-    help="Operations that the server refuses for good: look at them, retry them, drop them.",
-    no_args_is_help=True,
-    context_settings=CONTEXT,
-)
-app.add_typer(parked_app, name="parked")
-
-Journal = Annotated[
-    Path | None,
-    typer.Option(
-        "--journal",
-        "-j",
-        envvar="CACHED_SESSION_JOURNAL",
-        help="The journal file. Default: the one in the user's data directory.",
-    ),
-]
-Url = Annotated[str | None, typer.Option("--url", envvar="DAKERA_URL", help="The Dakera server.")]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        envvar="DAKERA_API_KEY",
-        help="Its key, if it wants one. Better kept in the environment or the file: "
-        "other users see what is typed.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Sessions = Annotated[
-    list[str] | None,
-    typer.Option("--session", "-s", help="Only this session; may be repeated."),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,7 +73,7 @@ def status(
 
     It reads the journal and nothing else; no server is asked.
     """
-    _run(commands.status(_settings(context, journal), as_json=as_json, watch=watch))
+    run(commands.status(settings_of(context, journal), as_json=as_json, watch=watch))
 
 
 @app.command()
@@ -136,8 +100,8 @@ def show(
     api_key: ApiKey = None,
 ) -> None:
     """The history of one session, as this device knows it."""
-    settings = _settings(context, journal, url, api_key)
-    _run(commands.show(session, settings, limit=limit, raw=raw, unfold=unfold, follow=follow))
+    settings = settings_of(context, journal, url, api_key)
+    run(commands.show(session, settings, limit=limit, raw=raw, unfold=unfold, follow=follow))
 
 
 @app.command()
@@ -160,8 +124,8 @@ def sync(
     ] = 60.0,
 ) -> None:
     """Send what waits, fetch what others wrote, and say what is left."""
-    settings = _settings(context, journal, url, api_key)
-    _run(commands.sync(session or [], settings, timeout=timeout))
+    settings = settings_of(context, journal, url, api_key)
+    run(commands.sync(session or [], settings, timeout=timeout))
 
 
 @app.command()
@@ -181,8 +145,8 @@ def search(
     api_key: ApiKey = None,
 ) -> None:
     """Items that hold all the words, in this journal; no server is asked without --recall."""
-    settings = _settings(context, journal, url, api_key)
-    _run(
+    settings = settings_of(context, journal, url, api_key)
+    run(
         commands.search(query, session or [], settings, limit=limit, recall=recall, as_json=as_json)
     )
 
@@ -203,8 +167,8 @@ def doctor(
     Nothing is changed and nothing is synced. Exit code 1 if something has failed; a warning is
     none.
     """
-    settings = _settings(context, journal, url, api_key)
-    if not _run(commands.doctor(settings, as_json=as_json, timeout=timeout)):
+    settings = settings_of(context, journal, url, api_key)
+    if not run(commands.doctor(settings, as_json=as_json, timeout=timeout)):
         raise typer.Exit(FAILED)
 
 
@@ -218,141 +182,8 @@ def audit(
     api_key: ApiKey = None,
 ) -> None:
     """Compare the server with the journal, and put back what either has lost."""
-    settings = _settings(context, journal, url, api_key)
-    _run(commands.audit(session or [], settings, as_json=as_json))
-
-
-@parked_app.command("list")
-def parked_list(
-    context: typer.Context,
-    session: Sessions = None,
-    as_json: Json = False,
-    journal: Journal = None,
-) -> None:
-    """Every refused operation: its name, its session, and why."""
-    _run(commands.parked(_settings(context, journal), session or [], as_json=as_json))
-
-
-Operation = Annotated[str, typer.Argument(help="As parked list names it; its beginning is enough.")]
-Operations = Annotated[
-    list[str] | None,
-    typer.Argument(help="As parked list names them; the beginning is enough."),
-]
-
-
-@parked_app.command("show")
-def parked_show(context: typer.Context, operation: Operation, journal: Journal = None) -> None:
-    """The items of one refused operation, one JSON value a line."""
-    _run(commands.parked_show(_settings(context, journal), operation))
-
-
-@parked_app.command("retry")
-def parked_retry(
-    context: typer.Context,
-    operation: Operations = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    journal: Journal = None,
-) -> None:
-    """Put refused operations back in the queue; the next sync sends them."""
-    _parked_move(context, operation, journal, every=every, drop=False)
-
-
-@parked_app.command("drop")
-def parked_drop(
-    context: typer.Context,
-    operation: Operations = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    journal: Journal = None,
-) -> None:
-    """Give refused operations up for good: their items leave this history too."""
-    if not yes and (operation or every):
-        typer.confirm("Their items are lost. Drop them?", abort=True, err=True)
-    _parked_move(context, operation, journal, every=every, drop=True)
-
-
-def _parked_move(
-    context: typer.Context,
-    operations: list[str] | None,
-    journal: Path | None,
-    *,
-    every: bool,
-    drop: bool,
-) -> None:
-    if bool(operations) == every:
-        render.complain("name the operations, or say --all")
-        raise typer.Exit(CALLED_WRONGLY)
-    _run(commands.parked_move(_settings(context, journal), operations or [], drop=drop))
-
-
-@app.command()
-def export(
-    context: typer.Context,
-    session: Annotated[str, typer.Argument(help="The session's id.")],
-    file: Annotated[str, typer.Argument(help="Where to; - is standard output.")],
-    journal: Journal = None,
-) -> None:
-    """Write a session to a file, one JSON value a line; import gives the same bytes back."""
-    _run(commands.export(session, file, _settings(context, journal)))
-
-
-class Kind(str, Enum):
-    """What a source is."""
-
-    auto = "auto"
-    jsonl = "jsonl"
-    sqlite = "sqlite"
-    dakera = "dakera"
-    server = "server"
-
-
-@app.command("import")
-def import_(
-    context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(help="The file; with --from server the namespace to read.")
-    ],
-    session: Annotated[
-        str | None,
-        typer.Option("--session", "-s", help="Into which session. A database: default is all."),
-    ] = None,
-    kind: Annotated[
-        Kind,
-        typer.Option(
-            "--from",
-            help="jsonl: one item a line. sqlite: a database of the Agents SDK. dakera: a "
-            "server's own export. server: a session that wrote straight to the server.",
-        ),
-    ] = Kind.auto,
-    source_session: Annotated[
-        str | None,
-        typer.Option("--source-session", help="Which session of a database, if not the same."),
-    ] = None,
-    branch: Annotated[
-        str, typer.Option("--branch", help="Of an AdvancedSQLiteSession, which branch.")
-    ] = "main",
-    table: Annotated[
-        str, typer.Option("--table", help="A database's table of messages.")
-    ] = "agent_messages",
-    journal: Journal = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-) -> None:
-    """Bring in a history from elsewhere. Run again, it adds only what is not here yet."""
-    settings = _settings(context, journal, url, api_key)
-    whole = _run(
-        commands.import_(
-            source,
-            session,
-            settings,
-            kind=kind.value,
-            source_session=source_session,
-            branch=branch,
-            table=table,
-        )
-    )
-    if not whole:
-        raise typer.Exit(FAILED)
+    settings = settings_of(context, journal, url, api_key)
+    run(commands.audit(session or [], settings, as_json=as_json))
 
 
 @app.command()
@@ -361,103 +192,10 @@ def compact(context: typer.Context, as_json: Json = False, journal: Journal = No
 
     Nothing that a session shows is changed. The journal may be in use.
     """
-    _run(commands.compact(_settings(context, journal), as_json=as_json))
+    run(commands.compact(settings_of(context, journal), as_json=as_json))
 
 
-@app.command()
-def devserver(
-    port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, help="Where it listens; 0 picks one.")
-    ] = 3000,
-    host: Annotated[str, typer.Option("--host", help="On which address.")] = "127.0.0.1",
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Keep the memories in this file, not in memory.")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", help="Ask every caller for this key.")
-    ] = None,
-    latency: Annotated[
-        float, typer.Option("--latency", min=0, help="Milliseconds added to each request.")
-    ] = 0.0,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fault",
-            help="Something that goes wrong: a kind and its settings, such as "
-            "drop,after_commit=true,probability=0.2 or status,status=503,every=3. May be repeated.",
-        ),
-    ] = None,
-    log: Annotated[
-        bool, typer.Option("--log", help="A line for each request, on standard error.")
-    ] = False,
-) -> None:
-    """Serve the part of Dakera's API that a session needs: for development, not for production."""
-    try:
-        commands.devserver(
-            host,
-            port,
-            data=data,
-            api_key=api_key,
-            latency=latency / 1000,
-            faults=[_fault(text) for text in fault or []],
-            log=log,
-        )
-    except ModuleNotFoundError as error:
-        explain_missing(error)
-    except ValueError as error:
-        render.complain(str(error))
-        raise typer.Exit(CALLED_WRONGLY) from error
-    except OSError as error:
-        typer.echo(f"cached-session: cannot serve on {host}:{port}: {error}", err=True)
-        raise typer.Exit(FAILED) from error
-
-
-def _fault(text: str) -> dict[str, Any]:
-    """`kind,name=value,...` as plain values; which there are is the fault plan's business."""
-    kind, *settings = text.split(",")
-    found: dict[str, Any] = {"kind": kind.strip()}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        found[name.strip()] = _value(value.strip())
-    return found
-
-
-def _value(text: str) -> Any:
-    if text in ("true", "false"):
-        return text == "true"
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _settings(
-    context: typer.Context,
-    journal: Path | None,
-    url: str | None = None,
-    api_key: str | None = None,
-) -> config.Settings:
-    try:
-        found, warning = config.load(context.obj)
-    except CachedSessionError as error:
-        render.complain(str(error))
-        raise typer.Exit(CALLED_WRONGLY) from error
-    if warning:
-        render.complain(warning)
-    return found.over(journal, url, api_key)
-
-
-def _run(command: Coroutine[Any, Any, T]) -> T:
-    """Run a command; what the library raises on purpose becomes a line and an exit code."""
-    # The library logs each pause between tries; here, the last reason is told at the end.
-    logging.getLogger("cached_session").addHandler(logging.NullHandler())
-    try:
-        return asyncio.run(command)
-    except InvalidArgument as error:
-        render.complain(str(error))
-        raise typer.Exit(CALLED_WRONGLY) from error
-    except CachedSessionError as error:
-        render.complain(str(error))
-        raise typer.Exit(NOT_SYNCED if isinstance(error, SyncError) else FAILED) from error
+app.add_typer(parked.app, name="parked")
+app.command("export")(moving.export)
+app.command("import")(moving.import_)
+app.command("devserver")(serving.devserver)

@@ -1,0 +1,80 @@
+"""What a command did or found, in a line or a few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cached_session.cli import output
+from cached_session.cli.safe import safe, safe_id
+
+if TYPE_CHECKING:
+    from cached_session import (
+        AuditReport,
+        CompactReport,
+        Finding,
+        ImportReport,
+        SyncReport,
+    )
+
+LEVELS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def print_report(report: SyncReport, what: str) -> None:
+    """What a sync did."""
+    output.say(
+        f"synced {safe_id(what)} in {report.seconds:.1f} s: {report.pushed} operations sent, "
+        f"{report.pulled} fetched" + (f", {report.parked} parked" if report.parked else "")
+    )
+
+
+def print_import(report: ImportReport) -> None:
+    """What an import did."""
+    output.say(
+        f"{safe_id(report.session_id)}: {report.added} items added"
+        + (f", {report.known} were here already" if report.known else "")
+        + (f", {report.unreadable} could not be read" if report.unreadable else "")
+        + (f", {report.skipped} memories are no items" if report.skipped else "")
+    )
+
+
+def print_audit(session_id: str, report: AuditReport) -> None:
+    """What an audit found and did."""
+    output.say(
+        f"{safe_id(session_id)}: {report.listed} memories listed, {report.healed} operations put "
+        f"back, {report.applied} fetched, {report.forgotten} removed items forgotten"
+    )
+
+
+def print_compacted(report: CompactReport) -> None:
+    """What a compaction did."""
+    freed = (report.bytes_before - report.bytes_after) / 1024
+    output.say(
+        f"{report.operations} operations need no bookkeeping any more; {max(0.0, freed):.0f} KiB "
+        f"given back: the journal takes {report.bytes_after / 1024:.0f} KiB"
+    )
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """One line a finding, and what to do about it below."""
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        head = f"{finding.level:4}  {finding.check:{width}}  "
+        advice = f"{'':{len(head)}}→ {safe(finding.advice)}" if finding.advice else ""
+        if output.is_terminal():
+            from rich.table import Table
+            from rich.text import Text
+
+            row = Table.grid(padding=(0, 2))
+            row.add_column(width=4)
+            row.add_column(width=width)
+            row.add_column(ratio=1)
+            body = Text(safe(finding.message))
+            if finding.advice:
+                body.append(f"\n→ {safe(finding.advice)}", style="cyan")
+            row.add_row(Text(finding.level, style=LEVELS[finding.level]), Text(finding.check), body)
+            output.show(row)
+        else:
+            output.say(head + safe(finding.message))
+            if advice:
+                output.say(advice)

@@ -1,0 +1,179 @@
+"""``parked``: operations that the server refuses for good, looked at, retried, dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cached_session import Parked, SessionCache
+from cached_session.cli import histories, output
+from cached_session.cli.config import Settings
+from cached_session.cli.main import CALLED_WRONGLY
+from cached_session.cli.running import (
+    CONTEXT,
+    Journal,
+    Json,
+    Sessions,
+    existing,
+    run,
+    settings_of,
+)
+from cached_session.cli.safe import safe_id
+from cached_session.errors import InvalidArgument
+
+app = typer.Typer(
+    help="Operations that the server refuses for good: look at them, retry them, drop them.",
+    no_args_is_help=True,
+    context_settings=CONTEXT,
+)
+
+Operation = Annotated[str, typer.Argument(help="As parked list names it; its beginning is enough.")]
+Operations = Annotated[
+    list[str] | None,
+    typer.Argument(help="As parked list names them; the beginning is enough."),
+]
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    session: Sessions = None,
+    as_json: Json = False,
+    journal: Journal = None,
+) -> None:
+    """Every refused operation: its name, its session, and why."""
+    run(_list(settings_of(context, journal), session or [], as_json=as_json))
+
+
+@app.command("show")
+def show(context: typer.Context, operation: Operation, journal: Journal = None) -> None:
+    """The items of one refused operation, one JSON value a line."""
+    run(_show(settings_of(context, journal), operation))
+
+
+@app.command("retry")
+def retry(
+    context: typer.Context,
+    operation: Operations = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    journal: Journal = None,
+) -> None:
+    """Put refused operations back in the queue; the next sync sends them."""
+    _move(context, operation, journal, every=every, drop=False)
+
+
+@app.command("drop")
+def drop(
+    context: typer.Context,
+    operation: Operations = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    journal: Journal = None,
+) -> None:
+    """Give refused operations up for good: their items leave this history too."""
+    if not yes and (operation or every):
+        typer.confirm("Their items are lost. Drop them?", abort=True, err=True)
+    _move(context, operation, journal, every=every, drop=True)
+
+
+def _move(
+    context: typer.Context,
+    operations: list[str] | None,
+    journal: Path | None,
+    *,
+    every: bool,
+    drop: bool,
+) -> None:
+    if bool(operations) == every:
+        output.complain("name the operations, or say --all")
+        raise typer.Exit(CALLED_WRONGLY)
+    run(_moved(settings_of(context, journal), operations or [], drop=drop))
+
+
+async def _list(settings: Settings, session_ids: list[str], *, as_json: bool) -> None:
+    """List what the server refuses."""
+    async with existing(settings) as cache:
+        found = await _parked(cache, session_ids)
+    if as_json:
+        output.say_json([{"operation": _name(one), **vars(one)} for one in found])
+    else:
+        _print(found)
+
+
+async def _show(settings: Settings, operation: str) -> None:
+    """Print one refused operation: why, and its items."""
+    async with existing(settings) as cache:
+        (one,) = _named(await _parked(cache, []), [operation])
+    output.complain(f"{one.kind} of {safe_id(one.session_id)}: {one.error}")
+    histories.print_items(one.items)
+
+
+async def _moved(settings: Settings, operations: list[str], *, drop: bool) -> None:
+    """Retry or give up the operations named; all of them if none is."""
+    async with existing(settings) as cache:
+        found = await _parked(cache, [])
+        moved = 0
+        for one in _named(found, operations) if operations else found:
+            session = cache.session(one.session_id)
+            if drop:
+                moved += await session.drop_parked(one.dot)
+            else:
+                moved += await session.retry_parked([one.dot])
+    output.say(
+        f"{moved} dropped" if drop else f"{moved} put back in the queue: the next sync sends"
+    )
+
+
+async def _parked(cache: SessionCache, session_ids: list[str]) -> list[Parked]:
+    names = [name for name, one in cache.status().sessions.items() if one.parked]
+    found: list[Parked] = []
+    for name in names:
+        if not session_ids or name in session_ids:
+            found += await cache.session(name).parked()
+    return found
+
+
+def _named(found: Sequence[Parked], operations: Sequence[str]) -> list[Parked]:
+    """Those whose name begins like one that was typed; each must mean exactly one.
+
+    Raises:
+        InvalidArgument: one means none, or several.
+    """
+    chosen = []
+    for typed in operations:
+        exact = [one for one in found if _name(one) == typed]
+        near = exact or [one for one in found if _name(one).startswith(typed)]
+        if len(near) != 1:
+            raise InvalidArgument(
+                f"{typed!r} names {len(near)} parked operations; see cached-session parked list"
+            )
+        chosen += near
+    return chosen
+
+
+def _name(parked: Parked) -> str:
+    """How a parked operation is named on the command line."""
+    return f"{parked.dot.writer}:{parked.dot.counter}"
+
+
+def _print(found: Sequence[Parked]) -> None:
+    """One line an operation: its name, its session, why."""
+    rows = [
+        (
+            _name(one),
+            safe_id(one.session_id),
+            one.kind,
+            str(len(one.items)),
+            output.when(one.said_at),
+            output.cut(one.error),
+        )
+        for one in found
+    ]
+    if not rows:
+        output.say("nothing is parked")
+        return
+    for line in output.table(("operation", "session", "kind", "items", "written", "why"), rows):
+        output.say(line.rstrip())

@@ -1,0 +1,81 @@
+"""``devserver``: the development server, with what shall go wrong on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cached_session.cli import output
+from cached_session.cli.main import CALLED_WRONGLY, FAILED, explain_missing
+
+
+def devserver(
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Where it listens; 0 picks one.")
+    ] = 3000,
+    host: Annotated[str, typer.Option("--host", help="On which address.")] = "127.0.0.1",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Keep the memories in this file, not in memory.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", help="Ask every caller for this key.")
+    ] = None,
+    latency: Annotated[
+        float, typer.Option("--latency", min=0, help="Milliseconds added to each request.")
+    ] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fault",
+            help="Something that goes wrong: a kind and its settings, such as "
+            "drop,after_commit=true,probability=0.2 or status,status=503,every=3. May be repeated.",
+        ),
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="A line for each request, on standard error.")
+    ] = False,
+) -> None:
+    """Serve the part of Dakera's API that a session needs: for development, not for production."""
+    try:
+        from cached_session.devserver import serve
+
+        serve(
+            host,
+            port,
+            data=data,
+            api_key=api_key,
+            latency=latency / 1000,
+            faults=[_fault(text) for text in fault or []],
+            log=log,
+        )
+    except ModuleNotFoundError as error:
+        explain_missing(error)
+    except ValueError as error:
+        output.complain(str(error))
+        raise typer.Exit(CALLED_WRONGLY) from error
+    except OSError as error:
+        output.complain(f"cannot serve on {host}:{port}: {error}")
+        raise typer.Exit(FAILED) from error
+
+
+def _fault(text: str) -> dict[str, Any]:
+    """`kind,name=value,...` as plain values; which there are is the fault plan's business."""
+    kind, *settings = text.split(",")
+    found: dict[str, Any] = {"kind": kind.strip()}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

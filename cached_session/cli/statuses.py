@@ -1,0 +1,106 @@
+"""The state of a journal, as a table on a terminal or as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cached_session.cli import output
+from cached_session.cli.safe import safe, safe_id
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cached_session import Status
+
+STATES = {
+    "synced": "green",
+    "waiting": "yellow",
+    "offline": "red",
+    "parked": "bold red",
+    "partial": "yellow",
+    "local": "dim",
+}
+COLUMNS = ("session", "items", "pending", "parked", "age", "state")
+
+
+def state_of(status: Status) -> str:
+    """How one session stands, in a word, as far as its journal knows."""
+    if status.parked:
+        return "parked"
+    if status.last_error:
+        return "offline"
+    if status.last_server is None:
+        return "local"
+    if status.pending:
+        return "waiting"
+    return "synced" if status.hydrated else "partial"
+
+
+def print_status(status: Status) -> None:
+    """What a person wants to know first, then a line for each session."""
+    if output.is_terminal():
+        output.show(status_screen(status))
+        return
+    for line in status_lines(status):
+        output.say(line)
+
+
+def status_lines(status: Status) -> Iterator[str]:
+    """The same without a terminal."""
+    for name, value in _facts(status):
+        yield f"{name:8} {value}"
+    yield _sum(status)
+    rows = list(_rows(status))
+    if rows:
+        yield from output.table(COLUMNS, rows)
+
+
+def status_screen(status: Status) -> RenderableType:
+    """The same for a terminal."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Table.grid(padding=(0, 2))
+    for name, value in _facts(status):
+        head.add_row(Text(name, style="dim"), Text(value, style="red" if name == "trouble" else ""))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("session", "state") else "right")
+    for *cells, state in _rows(status):
+        table.add_row(*map(Text, cells), Text(state, style=STATES[state]))
+    parts: list[RenderableType] = [head, Text(_sum(status), style="bold")]
+    return Group(*parts, table) if status.sessions else Group(*parts)
+
+
+def _facts(status: Status) -> Iterator[tuple[str, str]]:
+    yield "journal", safe(status.journal)
+    if status.server or status.last_server:
+        yield "server", safe(status.server or status.last_server or "")
+    if status.last_success is not None:
+        yield "synced", output.when(status.last_success)
+    if status.last_error:
+        yield "trouble", safe(status.last_error)
+
+
+def _sum(status: Status) -> str:
+    return (
+        f"{len(status.sessions)} sessions, {status.items} items, {status.pending} pending"
+        + (f" (the oldest for {output.age(status.oldest_pending_age)})" if status.pending else "")
+        + (f", {status.parked} parked" if status.parked else "")
+        + (f", {status.absent} absent" if status.absent else "")
+    )
+
+
+def _rows(status: Status) -> Iterator[tuple[str, ...]]:
+    for name, one in sorted(status.sessions.items()):
+        yield (
+            safe_id(name),
+            str(one.items),
+            str(one.pending),
+            str(one.parked),
+            output.age(one.oldest_pending_age),
+            state_of(one),
+        )

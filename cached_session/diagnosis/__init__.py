@@ -1,0 +1,64 @@
+"""A look at everything a device's sessions depend on, and what to do about what is wrong.
+
+Nothing is changed: the journal is opened only after its file was found sound, nothing is synced,
+and the server is only asked about itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from cached_session.cache import SessionCache
+from cached_session.core import RemoteSpec, journal_path
+from cached_session.diagnosis.contents import contents
+from cached_session.diagnosis.file import look_at
+from cached_session.diagnosis.finding import Finding
+from cached_session.diagnosis.server import ask
+from cached_session.errors import JournalError
+from cached_session.journal.connection import MEMORY
+from cached_session.status import Status
+
+__all__ = ["Finding", "diagnose"]
+
+
+async def diagnose(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    url: str | None = None,
+    api_key: str | None = None,
+    timeout: float = 5.0,
+) -> list[Finding]:
+    """Look at a journal and, if ``url`` is given, at the server that it syncs with.
+
+    Raises:
+        InvalidArgument: an argument makes no sense. What is wrong with the journal or the server is
+            a finding.
+    """
+    path = journal_path(journal)
+    spec = RemoteSpec.make(url, api_key, None)
+    found = await asyncio.to_thread(look_at, path) if path != MEMORY else []
+    status: Status | None = None
+    if not any(finding.level == "fail" for finding in found):
+        try:
+            cache = SessionCache(path)
+            try:
+                status = await asyncio.to_thread(cache.status)
+            finally:
+                await cache.close()
+            found += contents(status)
+        except JournalError as error:
+            found.append(Finding("journal", "fail", str(error)))
+    if spec is None:
+        found.append(
+            Finding(
+                "server",
+                "warn",
+                "none is configured: nothing leaves this device",
+                "name one with --url, DAKERA_URL or the configuration file",
+            )
+        )
+    else:
+        names = sorted(status.sessions) if status is not None else []
+        found += await ask(spec, names, timeout)
+    return found

@@ -1,0 +1,146 @@
+"""The server: whether it answers, what it is, what the key may do there, whether it forgets."""
+
+from __future__ import annotations
+
+import time
+from fnmatch import fnmatchcase
+
+from cached_session.core import RemoteSpec
+from cached_session.diagnosis.finding import Finding
+from cached_session.options import SyncOptions
+from cached_session.remote.dakera import DakeraRemote
+from cached_session.remote.naming import agent_id, namespace
+from cached_session.remote.probe import ServerFacts
+from cached_session.remote.verdicts import RemoteError
+
+__all__ = ["ask"]
+
+CLOCK_SECONDS = 30.0
+"""A clock that is further off makes times hard to read; the server's own is good to a second."""
+EXPIRY_DAYS = 7
+POLICIES = 20
+"""Namespaces whose policy is asked for; they are set alike, one after the other."""
+
+
+async def ask(spec: RemoteSpec, sessions: list[str], timeout: float) -> list[Finding]:
+    """Ask the server about itself; nothing is changed there."""
+    options = SyncOptions(request_timeout=timeout, connect_timeout=timeout)
+    remote = await spec.open(options)
+    try:
+        try:
+            facts = await remote.probe()
+        except RemoteError as error:
+            return [_unreachable(error)]
+        return [
+            _version(spec.server, facts),
+            _key(facts, sessions),
+            _clock(facts),
+            await _policies(remote, sessions),
+        ]
+    finally:
+        await remote.aclose()
+
+
+def _unreachable(error: RemoteError) -> Finding:
+    if error.status in (401, 403):
+        return Finding("server", "fail", error.reason, "check the key: DAKERA_API_KEY or --api-key")
+    return Finding(
+        "server",
+        "fail",
+        error.reason,
+        "check the address and that the server runs; sessions go on without it",
+    )
+
+
+def _version(server: str, facts: ServerFacts) -> Finding:
+    answered = f"{server} answers in {facts.seconds * 1000:.0f} ms"
+    if facts.version is None:
+        return Finding("server", "warn", f"{answered}, without a version", "is it a Dakera server?")
+    if facts.capabilities is None:
+        return Finding(
+            "server",
+            "warn",
+            f"{answered}: Dakera {facts.version}, older than its list of capabilities",
+            "an upgrade to 0.12 or later brings memory policies and key scopes",
+        )
+    return Finding("server", "ok", f"{answered}: Dakera {facts.version}")
+
+
+def _key(facts: ServerFacts, sessions: list[str]) -> Finding:
+    key = facts.key
+    if key is None:
+        return Finding("key", "ok", "accepted; the server is too old to say what it may do")
+    if key.get("auth_enabled") is False:
+        return Finding("key", "ok", "the server asks for none")
+    scope, grants, expires = key.get("scope"), key.get("namespaces"), key.get("expires_at")
+    said = f"{key.get('name') or 'accepted'}, scope {scope}"
+    if scope == "read":
+        return Finding(
+            "key", "fail", f"{said}: nothing can be stored", "use a key with the scope write"
+        )
+    if isinstance(grants, list) and not key.get("unrestricted"):
+        shut = [name for name in sessions if not _granted(name, grants)]
+        if shut or not grants:
+            return Finding(
+                "key",
+                "fail",
+                f"{said}: no grant for {len(shut)} of {len(sessions)} sessions",
+                "grant the key the namespaces _dakera_agent_cs-*",
+            )
+    if isinstance(expires, (int, float)):
+        # Seconds or milliseconds: no key of ours is from before 1980.
+        left = (expires / 1000 if expires > 1e11 else expires) - time.time()
+        if left < EXPIRY_DAYS * 86400:
+            return Finding(
+                "key", "warn", f"{said}: it expires in {left / 86400:.1f} days", "renew it soon"
+            )
+    return Finding("key", "ok", said)
+
+
+def _granted(session_id: str, grants: list[object]) -> bool:
+    names = (agent_id(session_id), namespace(agent_id(session_id)))
+    return any(
+        name == grant or (str(grant).endswith("*") and fnmatchcase(name, str(grant)))
+        for grant in grants
+        for name in names
+    )
+
+
+def _clock(facts: ServerFacts) -> Finding:
+    if facts.date is None:
+        return Finding("clock", "ok", "the server does not say its time")
+    off = time.time() - facts.seconds / 2 - facts.date
+    if abs(off) > CLOCK_SECONDS:
+        return Finding(
+            "clock",
+            "warn",
+            f"this device is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the server",
+            "set the clock: order does not suffer, shown times do",
+        )
+    return Finding("clock", "ok", "agrees with the server's")
+
+
+async def _policies(remote: DakeraRemote, sessions: list[str]) -> Finding:
+    wrong: list[str] = []
+    known = 0
+    for session_id in sessions[:POLICIES]:
+        try:
+            why = await remote.kept(agent_id(session_id))
+        except RemoteError as error:
+            return Finding(
+                "policy", "warn", f"cannot be read: {error.reason}", "give the key the scope write"
+            )
+        known += why is not None
+        if why:
+            wrong.append(why)
+    if wrong:
+        return Finding(
+            "policy",
+            "warn",
+            f"{len(wrong)} of {known} namespaces may forget: {wrong[0]}",
+            "cached-session sync sets it, with a key that may write",
+        )
+    if not known:
+        return Finding("policy", "ok", "no namespace of these sessions is on the server yet")
+    more = f" (of {len(sessions)})" if len(sessions) > POLICIES else ""
+    return Finding("policy", "ok", f"{known} namespaces{more} keep what they are given")
