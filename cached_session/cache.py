@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session import syncing
-from cached_session.core import Core, RemoteSpec, journal_path
+from cached_session.core import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.journal import compaction, reads
 from cached_session.options import SyncOptions
+from cached_session.place import journal_path
+from cached_session.reach import RemoteSpec
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 from cached_session.status import CompactReport, Progress, Status, SyncReport
@@ -191,4 +193,4 @@ class SessionCache:
         self._check_open()
         await self._core.open()
         if self._spec is not None:
-            self._core.keep_home()
+            self._core.home.keep()

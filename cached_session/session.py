@@ -9,13 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session import importing, syncing
-from cached_session.core import Core, RemoteSpec, journal_path
+from cached_session.core import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.journal import items, outbox, reads, search, writes
 from cached_session.journal.codec import decode_rows, encode_items
 from cached_session.journal.outbox import Parked
 from cached_session.options import SyncOptions
+from cached_session.place import journal_path
+from cached_session.reach import RemoteSpec
 from cached_session.replication.audit import AuditReport
 from cached_session.runtime import Runtime
 from cached_session.status import (
@@ -516,7 +518,7 @@ class CachedSession:
         if not core.journal.is_open:
             await core.open()
         if self._spec is not None:
-            core.keep_home()
+            core.home.keep()
             if not self._following:
                 self._following = True
                 core.follow(self.session_id)

@@ -104,7 +104,7 @@ async def _until_done(
 
     try:
         with anyio.fail_after(timeout):
-            await core.at_home(work)
+            await core.home.do(work)
     except TimeoutError as error:
         why = f": {tally.last.reason}" if tally.last else ""
         raise SyncTimeout(
@@ -152,7 +152,7 @@ async def drain(core: Core, sessions: Sequence[str] | None) -> None:
                     # Reported by its gate, and still in the outbox.
                     continue
 
-        await core.at_home(work)
+        await core.home.do(work)
 
 
 async def audit(core: Core, session_id: str) -> AuditReport:
@@ -162,7 +162,7 @@ async def audit(core: Core, session_id: str) -> AuditReport:
         return await replicator.audit_now(session_id)
 
     try:
-        return await core.at_home(work)
+        return await core.home.do(work)
     except RemoteError as error:
         raise _denied(error) from error
 
@@ -174,7 +174,7 @@ async def listing(core: Core, agent: str, offset: int, limit: int) -> list[dict[
         Unauthorized, SyncError: the server cannot be asked.
     """
     try:
-        return await core.at_home(
+        return await core.home.do(
             lambda replicator: replicator.link.remote.page(agent, offset=offset, limit=limit)
         )
     except RemoteError as error:
@@ -184,7 +184,7 @@ async def listing(core: Core, agent: str, offset: int, limit: int) -> list[dict[
 async def pop_confirmed(core: Core, session_id: str) -> tuple[bytes, int] | None:
     """See `CachedSession.pop_item`."""
     try:
-        return await core.at_home(
+        return await core.home.do(
             lambda replicator: claim.pop_confirmed(replicator.link, session_id), repeatable=False
         )
     except RemoteError as error:
@@ -197,7 +197,7 @@ async def recall(core: Core, session_id: str, query: str, words: list[str], limi
     if core.spec is not None:
         try:
             with anyio.move_on_after(core.options.request_timeout):
-                found = await core.at_home(
+                found = await core.home.do(
                     lambda replicator: _ask(replicator, session_id, query, limit)
                 )
         except RemoteError:

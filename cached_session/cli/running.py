@@ -14,8 +14,8 @@ from cached_session import SessionCache
 from cached_session.cli import config, output
 from cached_session.cli.config import Settings
 from cached_session.cli.main import CALLED_WRONGLY, FAILED, NOT_SYNCED
-from cached_session.core import journal_path
 from cached_session.errors import CachedSessionError, InvalidArgument, JournalError, SyncError
+from cached_session.place import journal_path
 
 T = TypeVar("T")
 

@@ -10,13 +10,14 @@ import asyncio
 import os
 
 from cached_session.cache import SessionCache
-from cached_session.core import RemoteSpec, journal_path
 from cached_session.diagnosis.contents import contents
 from cached_session.diagnosis.file import look_at
 from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.server import ask
 from cached_session.errors import JournalError
 from cached_session.journal.connection import MEMORY
+from cached_session.place import journal_path
+from cached_session.reach import RemoteSpec
 from cached_session.status import Status
 
 __all__ = ["Finding", "diagnose"]

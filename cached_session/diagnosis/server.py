@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from fnmatch import fnmatchcase
 
-from cached_session.core import RemoteSpec
 from cached_session.diagnosis.finding import Finding
 from cached_session.options import SyncOptions
+from cached_session.reach import RemoteSpec
 from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.naming import agent_id, namespace
 from cached_session.remote.probe import ServerFacts

@@ -98,7 +98,7 @@ async def test_a_success_under_way_does_not_cut_the_pause_short(
     the pause."""
     a = await device("a")
     server.faults.latency(0.4, route=LISTING)
-    pulling = asyncio.ensure_future(a._core.at_home(lambda home: home.pull_now("talk")))
+    pulling = asyncio.ensure_future(a._core.home.do(lambda home: home.pull_now("talk")))
     await until(lambda: len(server.faults.active()) and server.faults.active()[0].fired)
     server.faults.unavailable(3600, route=BATCH)
     await a.add_items([said("one")])
@@ -232,7 +232,7 @@ async def test_a_slow_session_does_not_hold_up_another(
     async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:  # type: ignore[operator]
         slow, quick = cache.session("slow", hydrate=False), cache.session("quick")
         await slow.get_items()
-        await until(lambda: slow._core._replicator() is not None)
+        await until(lambda: slow._core.home.replicator() is not None)
         await asyncio.sleep(0.1)
         began = time.monotonic()
         assert texts(await quick.get_items()) == ["one"]

@@ -40,7 +40,7 @@ async def test_own_words_cause_no_pull(device: Devices) -> None:
     second = await device("second", options=LISTENING)
     await until(lambda: _up(first) and _up(second))
     await first.sync(timeout=20)
-    plan = first._core._replicator()._schedules["talk"]  # type: ignore[union-attr]
+    plan = first._core.home.replicator()._schedules["talk"]  # type: ignore[union-attr]
     wanted = plan.wanted
     for number in range(3):
         await first.add_items([said(f"word {number}")])
@@ -50,7 +50,7 @@ async def test_own_words_cause_no_pull(device: Devices) -> None:
 
 
 def _up(session: object) -> bool:
-    replicator = session._core._replicator()  # type: ignore[attr-defined]
+    replicator = session._core.home.replicator()  # type: ignore[attr-defined]
     return replicator is not None and replicator.listener.is_up
 
 

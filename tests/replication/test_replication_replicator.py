@@ -72,7 +72,7 @@ async def test_one_process_pushes_for_all_and_another_takes_over(
         a = device.new("a", options=replace(QUICK, watch_interval=0.1), hydrate=False)
         await a.add_items([said("mine")])
         await until(lambda: items_on(server) == ["theirs", "mine"], 3)
-        replicator = a._core._replicator()
+        replicator = a._core.home.replicator()
         assert replicator is None or not replicator.is_leader
         other.kill()
         await other.wait()

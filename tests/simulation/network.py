@@ -317,5 +317,8 @@ class SimSpec:
     def agrees(self, other: Any) -> bool:
         return isinstance(other, SimSpec) and other.server == self.server
 
+    def shares_client(self, other: Any) -> bool:
+        return False
+
     async def open(self, options: SyncOptions) -> SimRemote:
         return SimRemote(self.network, self.device, options)

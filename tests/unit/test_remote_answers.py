@@ -12,8 +12,8 @@ import httpx
 import pytest
 from dakera import AsyncDakeraClient
 
-from cached_session.core import RemoteSpec
 from cached_session.options import SyncOptions
+from cached_session.reach import RemoteSpec
 from cached_session.remote.answers import retry_after
 from cached_session.remote.dakera import MEMORY_BYTES, MOST_BYTES, DakeraRemote, is_private
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict

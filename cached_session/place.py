@@ -1,0 +1,34 @@
+"""Where a journal is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from cached_session.errors import InvalidArgument
+
+__all__ = ["default_journal", "journal_path"]
+
+
+def default_journal() -> str:
+    """Where a device keeps its sessions if nobody says otherwise."""
+    return str(Path(platformdirs.user_data_dir("cached_session")) / "sessions.db")
+
+
+def journal_path(journal: object) -> str:
+    """The path of a journal as its owner named it.
+
+    Raises:
+        InvalidArgument: it is no path.
+    """
+    if journal is None:
+        return default_journal()
+    if isinstance(journal, (str, os.PathLike)):
+        path = os.fspath(journal)
+        if isinstance(path, str) and path and "\x00" not in path:
+            return path
+    raise InvalidArgument(
+        f"journal={journal!r} is not a path; pass a file name, ':memory:' or None for the default"
+    )

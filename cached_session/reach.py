@@ -1,0 +1,98 @@
+"""How the sessions of a journal reach their server, as a constructor's arguments say it."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cached_session import telemetry
+from cached_session.errors import InvalidArgument
+from cached_session.options import SyncOptions
+from cached_session.remote.dakera import (
+    DakeraRemote,
+    check_client,
+    check_url,
+    connect,
+    is_private,
+)
+
+__all__ = ["RemoteSpec", "without"]
+
+
+@dataclass(frozen=True)
+class RemoteSpec:
+    """How to reach the server; the connection itself belongs to an event loop."""
+
+    server: str
+    api_key: str | None = field(default=None, repr=False)
+    client: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def make(cls, url: object, api_key: object, client: object) -> RemoteSpec | None:
+        """From a constructor's arguments; None for local-only use.
+
+        Raises:
+            InvalidArgument: they make no sense.
+        """
+        if client is not None:
+            if url is not None or api_key is not None:
+                raise InvalidArgument("pass either client or url and api_key, not both")
+            server = check_client(client)
+            _warn_of_plain_http(server, getattr(client, "api_key", None))
+            return cls(server, client=client)
+        if url is None:
+            if api_key is not None:
+                raise InvalidArgument("api_key without url: pass the server's address too")
+            return None
+        if api_key is not None and not (
+            isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()
+        ):
+            # The value is a secret: it is not shown.
+            raise InvalidArgument("api_key must be a string of printable ASCII characters or None")
+        server = check_url(url)
+        _warn_of_plain_http(server, api_key)
+        return cls(server, api_key or None)
+
+    def agrees(self, other: RemoteSpec) -> bool:
+        """Whether both reach the same server the same way; an injected client has its own key."""
+        keys = self.api_key == other.api_key or self.client is not None or other.client is not None
+        return self.server == other.server and keys
+
+    def shares_client(self, other: RemoteSpec | None) -> bool:
+        """Whether both use one injected client, which its owner may close at any time."""
+        return other is not None and self.client is not None and self.client is other.client
+
+    async def open(self, options: SyncOptions) -> DakeraRemote:
+        """A remote for the running event loop."""
+        # The SDK's import takes a while: not on the event loop.
+        await asyncio.to_thread(__import__, "dakera")
+        await asyncio.to_thread(telemetry.load)
+        if self.client is not None:
+            return DakeraRemote(self.client, options, owned=False)
+        return connect(self.server, self.api_key, options)
+
+
+def without(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
+    """All but one, by identity: equal ones belong to other users."""
+    for position, spec in enumerate(specs):
+        if spec is gone:
+            return [*specs[:position], *specs[position + 1 :]]
+    return list(specs)
+
+
+def _warn_of_plain_http(server: str, api_key: object) -> None:
+    """Once a server and process: a key over plain HTTP is read by everybody on the way."""
+    if not api_key or is_private(server) or server in _warned:
+        return
+    _warned.add(server)
+    warnings.warn(
+        f"the API key for {server} travels unencrypted; use https, or a tunnel to a local port",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+_warned: set[str] = set()

@@ -1,0 +1,128 @@
+"""What `status()` says, from the rows of the journal alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from cached_session.history.clock import stamp_ms
+from cached_session.journal import gates, reads, salvage
+from cached_session.status import State, Status
+
+__all__ = ["Viewpoint", "backlog_age", "closed", "report"]
+
+STALLED_MS = 120_000
+"""A queue that waits this long, with no pause that explains it and nothing acknowledged, stalls:
+four times as long as one request may take."""
+CLOCK_AHEAD_MS = 60_000
+"""Devices' clocks differ by seconds; more than this is worth a word in the status."""
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """Who looks at a journal, and when."""
+
+    journal: str
+    server: str | None
+    """As configured now; None for local-only use."""
+    now: int
+    """Unix milliseconds, as the other times."""
+    opened: int
+    hole_patience: int
+    """Milliseconds before a hole counts as absent."""
+    is_closed: bool
+
+
+def closed(journal: str, server: str | None) -> Status:
+    """Of a journal that nobody may read any more."""
+    return Status(
+        state="closed",
+        items=0,
+        pending=0,
+        parked=0,
+        absent=0,
+        oldest_pending_age=None,
+        last_success=None,
+        last_error=None,
+        server=server,
+        journal=journal,
+    )
+
+
+def backlog_age(oldest: int | None, now: int) -> float | None:
+    """Seconds that the oldest operation has waited; never negative, whatever the clock did."""
+    return None if oldest is None else max(0.0, (now - oldest) / 1000)
+
+
+def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
+    """One session, or all of the journal with each of its sessions."""
+    row = None if session_id is None else reads.session_row(conn, session_id)
+    meta = gates.read_meta(conn)
+    number = None if session_id is None else (row[0] if row else -1)
+    facts = reads.facts(conn, number, at.now, at.hole_patience)
+    own = [gates.gate_of(conn, None), gates.gate_of(conn, session_id)]
+    every = own if session_id is not None else [*own, *reads.all_gates(conn)]
+    shut = [gate for gate in every if gate is not None]
+    waits = [gate.wait_ms(at.now) for gate in shut]
+    ahead = stamp_ms(facts.stamp) - at.now
+    success = meta.get("last_success_ms")
+    salvaged = salvage.report_of(meta)
+    error = shut[-1].reason if shut else _stall(facts, meta, at)
+    return Status(
+        state=_state(own, shut, session_id, at, has_answered=bool(success)),
+        items=facts.items,
+        pending=facts.pending,
+        parked=facts.parked,
+        absent=facts.absent,
+        oldest_pending_age=backlog_age(facts.oldest_pending_ms, at.now),
+        last_success=int(success) / 1000 if success else None,
+        last_error=error,
+        server=at.server,
+        journal=at.journal,
+        retry_in=max(waits) / 1000 if waits else None,
+        incomplete=facts.incomplete,
+        conflicts=facts.conflicts,
+        clock_ahead=ahead / 1000 if ahead > CLOCK_AHEAD_MS else None,
+        unreadable=facts.unreadable,
+        unguarded=facts.guard or None,
+        salvaged=salvaged.sentence() if salvaged else None,
+        hydrated=facts.hydrated,
+        last_server=meta.get("server"),
+        sessions={}
+        if session_id is not None
+        else {name: report(conn, name, at) for name in reads.all_sessions(conn)},
+    )
+
+
+def _state(
+    own: list[gates.Gate | None],
+    shut: list[gates.Gate],
+    session_id: str | None,
+    at: Viewpoint,
+    *,
+    has_answered: bool,
+) -> State:
+    if at.is_closed:
+        return "closed"
+    if at.server is None:
+        return "local"
+    if any(gate.kind == "unauthorized" for gate in shut):
+        return "unauthorized"
+    if own[0] is not None or (session_id is not None and shut):
+        return "offline"
+    return "online" if has_answered else "connecting"
+
+
+def _stall(facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
+    """Why a queue that nothing holds up does not move; None where it does, or has the time."""
+    oldest = facts.oldest_pending_ms
+    if at.server is None or at.is_closed or oldest is None:
+        return None
+    since = max(oldest, int(meta.get("last_ack_ms", 0)), at.opened)
+    if at.now - since <= STALLED_MS:
+        return None
+    return (
+        f"{facts.pending} operations wait and nothing was sent for "
+        f"{(at.now - since) // 1000} s: is the process alive that syncs {at.journal} "
+        "(the one that holds the lock beside it), and its event loop not held up?"
+    )
