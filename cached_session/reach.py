@@ -11,13 +11,8 @@ from typing import Any
 from cached_session import telemetry
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
-from cached_session.remote.dakera import (
-    DakeraRemote,
-    check_client,
-    check_url,
-    connect,
-    is_private,
-)
+from cached_session.remote.address import check_url, is_private
+from cached_session.remote.dakera import DakeraRemote, check_client, connect
 
 __all__ = ["RemoteSpec", "without"]
 

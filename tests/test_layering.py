@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "replication": SEAMS | REMOTE | {"history", "journal"},
     "place": {"errors"},
     "reporting": SEAMS | {"history", "journal"},
-    "reach": SEAMS | {"remote.dakera"},  # the one place that names a concrete server
+    "reach": SEAMS
+    | {"remote.address", "remote.dakera"},  # the one place that names a concrete server
     "home": ENGINE | {"reach"},
     "core": ENGINE | {"home", "place", "reach", "reporting"},
     "syncing": ENGINE | {"core"},

@@ -1,0 +1,55 @@
+"""A server's address: in one spelling, and who can read along on the way to it."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from cached_session.errors import InvalidArgument
+
+__all__ = ["check_url", "is_private"]
+
+
+def check_url(url: object) -> str:
+    """The base URL in one spelling: acknowledgements refer to it.
+
+    Raises:
+        InvalidArgument: it is no http or https URL of a host with at most a path.
+    """
+    text = url.strip() if isinstance(url, str) else ""
+    # The parser drops some of these, and no host or path holds any.
+    if text and all(sign.isprintable() and not sign.isspace() for sign in text):
+        try:
+            parts = urlsplit(text)
+            port = parts.port  # one that is no number raises
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.username is not None or parts.password is not None:
+            raise InvalidArgument(
+                "url has a user name or password in it, which would be shown wherever the server "
+                "is named; pass the key as api_key"
+            )
+        host = parts.hostname
+        plain = bool(host) and port != 0 and not parts.query and not parts.fragment
+        if parts.scheme in ("http", "https") and host and plain:
+            shown = f"[{host}]" if ":" in host else host
+            usual = port is None or port == {"http": 80, "https": 443}[parts.scheme]
+            return f"{parts.scheme}://{shown}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
+    # A key is sometimes put into the query: that part is not shown.
+    told = url.partition("?")[0] if isinstance(url, str) else url
+    raise InvalidArgument(
+        f"url={told!r} is not the address of a server; use the form http://host:port or "
+        "https://host, without a query"
+    )
+
+
+def is_private(server: str) -> bool:
+    """Whether nobody between here and the server can read along: https, or this very machine."""
+    parts = urlsplit(server)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
