@@ -1,42 +1,109 @@
-"""Every Python and shell block of the documentation runs, page by page, from top to bottom."""
+"""Every code block of the documentation runs, page by page, from top to bottom.
+
+A block says what it is. ``python`` and ``bash`` are run as a reader runs them; ``toml`` and
+``yaml`` are read; ``text`` is no code. One that cannot be run says why, in a comment before it:
+``<!-- not run: needs Docker -->``. Two other comments stand before blocks, unseen by readers:
+``<!-- first: ... -->`` holds Python that makes what the block needs, and ``<!-- until stopped -->``
+says that each line of it runs until Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 
+import cached_session
+import cached_session.testing
 from cached_session.devserver import DevServer
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
-FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?"
-    r"```(?P<kind>python|bash|sh|shell|console)\b[^\n]*\n(?P<code>.*?)^```",
-    re.MULTILINE | re.DOTALL,
-)
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 SERVER = "http://localhost:3000"
 """Stands for a server: blocks get a development server of their page instead, on a free port."""
-MOST_NOT_RUN = 12
+METRICS_PORT = "9464"
+"""Stands for a port that a block serves on: it gets a free one."""
+MOST_NOT_RUN = 4
+SHELL = f"""
+make() {{ command make --dry-run -C '{ROOT}' "$@" >/dev/null; }}
+pip() {{ '{sys.executable}' '{Path(__file__).parent / "installable.py"}' "$@"; }}
+python() {{
+    [[ "$1 $2" == "-m tests."* ]] || {{ command python "$@"; return; }}
+    local help word; help=$(cd '{ROOT}'; command python -m "$2" --help)
+    for word in "$@"; do [[ $word != --* ]] || grep -q -e "$word" <<<"$help" || return 1; done
+}}
+"""
+"""What a page does not do, and CI does: `make` looks whether the target is there, `pip` whether
+what is to be installed is ours or pinned, a campaign of ours whether it knows its options."""
 
 
-def blocks(page: Path) -> list[re.Match[str]]:
+@dataclass(frozen=True)
+class Block:
     """What a reader may paste."""
-    return list(FENCE.finditer(page.read_text(encoding="utf-8")))
+
+    kind: str
+    code: str
+    line: int
+    why_not: str = ""
+    first: str = ""
+    until_stopped: bool = False
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """The blocks of a page with what the comment before each says."""
+    comment = ""
+    for token in MarkdownIt().enable("table").parse(text):
+        if token.type == "html_block":
+            comment = token.content.strip().removeprefix("<!--").removesuffix("-->").strip()
+        elif token.type in ("fence", "code_block"):
+            what, _, said = comment.partition(":")
+            yield Block(
+                kind=token.info.split(" ")[0],
+                code=token.content,
+                line=(token.map or [0])[0] + 1,
+                why_not=said.strip() if what == "not run" else "",
+                first=textwrap.dedent(said) if what == "first" else "",
+                until_stopped=what == "until stopped",
+            )
+            comment = ""
+        elif token.type == "inline":
+            comment = ""
+
+
+def of_page(page: Path) -> list[Block]:
+    return list(blocks(page.read_text(encoding="utf-8")))
 
 
 def run(kind: str, code: str, place: Path) -> subprocess.CompletedProcess[str]:
     """One block, as its reader runs it: a program, or commands in a shell."""
-    command = [sys.executable, "-W", "error", "-c"] if kind == "python" else ["bash", "-euc"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = (
+        [sys.executable, "-W", "error", "-c", runnable(code)]
+        if kind == "python"
+        else ["bash", "-euc", SHELL + code]
+    )
     return subprocess.run(
-        [*command, code],
+        command,
         cwd=place,
-        env={**os.environ, "PATH": path, "PYTHONWARNINGS": ""},
+        env=environment(place),
         capture_output=True,
         text=True,
         timeout=60,
@@ -44,27 +111,172 @@ def run(kind: str, code: str, place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def environment(place: Path) -> dict[str, str]:
+    """A home of its own: no block meets the journal or the settings of whoever runs the tests."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DAKERA_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    home = {"HOME": str(place), "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": ""}
+    return {**clean, **home, "PATH": path, "PYTHONPATH": str(ROOT / "examples")}
+
+
+def runnable(code: str) -> str:
+    """A block that awaits at its top, as `python -m asyncio` would run it."""
+    tree = compile(code, "block", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if not any(isinstance(node, ast.Await) for part in tree.body for node in _outside(part)):
+        return code
+    body = textwrap.indent(code, "    ")
+    return f"import asyncio\nasync def _block():\n{body}\nasyncio.run(_block())"
+
+
+def _outside(node: ast.AST) -> Iterator[ast.AST]:
+    """What is in a statement and in no function."""
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+        yield node
+        for child in ast.iter_child_nodes(node):
+            yield from _outside(child)
+
+
+def stopped(line: str, place: Path) -> None:
+    """Start a command, wait for its first words, and stop it as a person does."""
+    with subprocess.Popen(
+        # The shell becomes the command; what runs in the background ignores Ctrl-C otherwise.
+        ["bash", "-euc", f"exec {line}"],
+        cwd=place,
+        env={**environment(place), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as process:
+        assert process.stdout is not None
+        try:
+            said = process.stdout.readline()
+            assert process.poll() is None, f"{line}\n{said}{process.stdout.read()}"
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=30)[0]
+            assert process.returncode in (0, 130), f"{line}\n{said}{rest}"
+        finally:
+            process.kill()
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def carry_out(block: Block, url: str, port: str, place: Path) -> None:
+    """Run it, or read it; whatever it is, it is right."""
+
+    def real(code: str) -> str:
+        return code.replace(SERVER, url).replace(METRICS_PORT, port)
+
+    if block.kind == "toml":
+        tomllib.loads(block.code)
+    elif block.kind == "yaml":
+        assert yaml.safe_load(block.code)
+    elif block.until_stopped:
+        for line in block.code.splitlines():
+            stopped(real(line).replace("--port 3000", "--port 0"), place)
+    else:
+        if block.first and block.kind != "python":
+            done = run("python", real(block.first), place)
+            assert done.returncode == 0, f"{block.first}\n{done.stdout}{done.stderr}"
+        before = block.first if block.kind == "python" else ""
+        done = run(block.kind, real(before + "\n" + block.code), place)
+        assert done.returncode == 0, f"{block.code}\n{done.stdout}{done.stderr}"
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page)], ids=lambda p: p.relative_to(DOCS).as_posix()
+    "page", [page for page in PAGES if of_page(page)], ids=lambda p: p.relative_to(ROOT).as_posix()
 )
 def test_a_pages_code_runs(page: Path, tmp_path: Path) -> None:
     """Its blocks share a directory, as a reader's do, and end well without a warning."""
     with DevServer() as server:
-        for block in blocks(page):
-            if block["reason"]:
-                continue
-            done = run(block["kind"], block["code"].replace(SERVER, server.url), tmp_path)
-            assert done.returncode == 0, f"{block['code']}\n{done.stdout}{done.stderr}"
+        port = free_port()
+        for block in of_page(page):
+            if block.kind != "text" and not block.why_not:
+                carry_out(block, server.url, port, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_block_says_what_it_is(page: Path) -> None:
+    """So that none is passed over: an indented block, or a language that nobody runs, is found."""
+    known = {"python", "bash", "toml", "yaml", "text"}
+    lost = [
+        f"line {block.line}: {block.kind!r}" for block in of_page(page) if block.kind not in known
+    ]
+    assert not lost, f"{page.name}: {lost}"
 
 
 def test_few_blocks_are_not_run() -> None:
-    """Those that need what a test has not (Docker, a cluster, a registry) say so, and are few."""
-    reasons = [block["reason"] for page in PAGES for block in blocks(page) if block["reason"]]
+    """Those that need what a test has not (Docker, a cluster) say so, and are few."""
+    reasons = [block.why_not for page in PAGES for block in of_page(page) if block.why_not]
     assert all(len(reason) > 8 for reason in reasons)
     assert len(reasons) <= MOST_NOT_RUN
 
 
+def test_the_alerts_name_metrics_that_prometheus_gets(tmp_path: Path) -> None:
+    """The recipe is run, and what it serves has every name that an alert asks for."""
+    page = of_page(DOCS / "observability.md")
+    (program,) = [block for block in page if block.kind == "python"]
+    (alerts,) = [yaml.safe_load(block.code) for block in page if block.kind == "yaml"]
+    with DevServer() as server:
+        code = program.code.replace(SERVER, server.url).replace(METRICS_PORT, free_port())
+        lines = run("python", code, tmp_path).stdout.splitlines()
+    served = {re.split(r"[ {]", line)[0] for line in lines}
+    asked = {alert["expr"].split(" ")[0] for alert in alerts}
+    assert asked
+    assert asked <= served
+
+
+def test_the_reference_holds_no_code_that_is_not_run() -> None:
+    """Docstrings of what is public, which the API page shows, leave code to the pages."""
+    found = [
+        f"{name}: {block.code}"
+        for module in (cached_session, cached_session.testing)
+        for name in module.__all__
+        for one in (getattr(module, name), *vars(getattr(module, name)).values())
+        if callable(one) or isinstance(one, property)
+        for block in blocks(inspect.getdoc(one) or "")
+    ]
+    assert not found
+
+
+def test_the_blocks_are_found_with_what_is_said_of_them() -> None:
+    """A reason, what is made first, an indented block; a comment of another place counts not."""
+    page = textwrap.dedent("""
+        <!-- not run: needs Docker -->
+        ```bash
+        docker compose up
+        ```
+        <!-- first:
+        x = 1
+        -->
+        ```python
+        print(x)
+        ```
+        <!-- not run: of something else -->
+        words
+
+            indented()
+    """)
+    docker, python, indented = blocks(page)
+    assert (docker.kind, docker.why_not, docker.first) == ("bash", "needs Docker", "")
+    assert (python.kind, python.why_not, python.first.strip()) == ("python", "", "x = 1")
+    assert (indented.kind, indented.why_not, indented.code) == ("", "", "indented()\n")
+
+
 def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
-    """The runner tells a good end from a bad one, in both languages."""
-    assert run("python", "raise SystemExit(3)", tmp_path).returncode == 3
-    assert run("bash", "false; true", tmp_path).returncode != 0
+    """The runner tells a good end from a bad one, in whatever language."""
+    for kind, code in (
+        ("python", "raise SystemExit(3)"),
+        ("python", "import asyncio\nawait asyncio.sleep(0)\nraise SystemExit(3)"),
+        ("bash", "false; true"),
+        ("bash", "make no-such-target"),
+        ("bash", "pip install 'cached-session[no-such-extra]'"),
+        ("bash", "pip install a-package-that-nobody-pinned"),
+    ):
+        assert run(kind, code, tmp_path).returncode != 0, code
+    with pytest.raises(AssertionError, match="no-such-command"):
+        stopped("cached-session no-such-command", tmp_path)

@@ -28,11 +28,8 @@ class Network:
     """A line to a server at ``url``; point a session at this `url` instead.
 
     Every method may be called from any thread, and has happened when it returns. Those that break
-    something also undo it at the end of a ``with``:
-
-        with network.cut():
-            ...                         # no connection gets through
-        ...                             # as if nothing had been
+    something also undo it at the end of a ``with``: after ``with network.cut(): ...`` connections
+    get through as if nothing had been.
     """
 
     def __init__(self, url: str) -> None:

@@ -1,10 +1,8 @@
-"""docs/cli.md names what can be typed, and its code runs."""
+"""docs/cli.md names what can be typed. That its blocks run is shown in test_docs."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,18 +48,3 @@ def test_every_screen_is_there() -> None:
     assert len(screens) >= 4
     for screen in screens:
         assert (DOCS / screen).read_text(encoding="utf-8").startswith("<svg")
-
-
-@pytest.mark.parametrize(
-    "block", re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-)
-def test_the_code_of_the_page_runs(block: str, tmp_path: Path) -> None:
-    """As a program of its own, without a warning."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "1 new, 0 known\n"), done.stderr

@@ -10,12 +10,13 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
-SAID = {
+SAID: dict[str, list[str]] = {
     "quickstart": ["I have heard 1 from you.", "I have heard 2 from you."],
     "two_devices": ["apart: 2 + 1 pending", "together: 0 + 0 pending"],
     "confirmed_pop": ["6 tasks, each handed out once", "nothing handed out: PopUnconfirmed"],
     "encrypted": ["holds a readable word", "I have heard 2 from you."],
     "migrating": ["second run: ", "I have heard 2 from you."],
+    "offline_first": ["SIGKILL to process", "both show one history", "All of it was true."],
 }
 
 
