@@ -19,7 +19,7 @@ from cached_session.journal import gates, writes
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
 from cached_session.journal.reads import session_ids
 
-__all__ = ["Salvage", "Writers", "carry", "is_damage", "report_of", "retire"]
+__all__ = ["Salvage", "Writers", "carry", "is_damage", "record", "report_of"]
 
 LOST_MOST = 100
 """Losses that a report names one by one; the others are counted."""
@@ -27,6 +27,11 @@ PROBES_MOST = 1_000_000
 """Rows looked for one by one behind a damaged page."""
 TOGETHER = 500
 """Operations applied before their effect is written back."""
+TRIES = 2
+"""SQLite calls a page malformed that the disk could not read once: everything is read again before
+it is a loss."""
+PASSING = ("disk I/O", "locked", "locking", "full", "unable to open", "out of memory")
+"""What SQLite says of a disk or a lock, not of the file."""
 CHILDREN = ("claims", "forgets")
 """What else has no copy elsewhere: claims in doubt, and what the server is still to forget."""
 
@@ -84,9 +89,9 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error)
 
 
-def retire(conn: sqlite3.Connection, writers: Writers) -> None:
-    """Of an id whose operations may be lost in part, nobody knows the next counter."""
-    gates.write_meta(conn, **{f"{writes.RETIRED}{writers.retired}": ""})
+def record(conn: sqlite3.Connection, report: Salvage) -> None:
+    """Keep a report in the journal that it tells of."""
+    gates.write_meta(conn, salvage=json.dumps(asdict(report)))
 
 
 class _Losses:
@@ -122,16 +127,18 @@ def carry(
         tx: SessionTransaction | None = None
         whose = ""
         author = writes.Author(writers.fresh, report.at_ms, 0)
-        for row in _rows(old, losses):
+        for looked_at, row in enumerate(_rows(old, losses)):
             number, state = row[1], row[11]
             name = names.get(number)
             if name is None:
                 losses.add(f"operation {row[2]}:{row[3]} of a session whose name is unreadable")
                 continue
-            if tx is None or whose != name or operations % TOGETHER == 0:
+            if tx is None or whose != name or looked_at % TOGETHER == 0:
                 if tx is not None:
                     tx.finish()
                 tx, whose = SessionTransaction.create(new, name, report.at_ms), name
+            if _is_known(tx, row):
+                continue
             op, gone = _operation(old, row, losses)
             if op is None or (gone and state == ACKED):
                 # Acknowledged: the server has it whole.
@@ -165,13 +172,16 @@ def carry(
             lost_more=losses.more,
         )
         # Which server `acked` speaks of, and what has been imported: not to be imported twice.
-        marks = "key >= 'import:' AND key < 'import;'"
-        for key, value in _all(
-            old, f"SELECT key, value FROM meta WHERE key = 'server' OR {marks}", (), losses
-        ):
+        for key, value in _all(old, "SELECT key, value FROM meta WHERE key = 'server'", (), losses):
             gates.write_meta(new, **{key: value})
-        gates.write_meta(new, salvage=json.dumps(asdict(report)))
-        retire(new, writers)
+        marks = "key >= 'import:' AND key < 'import;'"
+        new.executemany(
+            "INSERT OR IGNORE INTO meta VALUES (?, ?)",
+            _all(old, f"SELECT key, value FROM meta WHERE {marks}", (), losses),
+        )
+        record(new, report)
+        # Of an id whose operations may be lost in part, nobody knows the next counter.
+        gates.write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
         if own:
             new.execute("COMMIT")
     except BaseException:
@@ -181,28 +191,60 @@ def carry(
     return report
 
 
+def _is_known(tx: SessionTransaction, row: tuple[Any, ...]) -> bool:
+    """Whether the operation of a row is there already: its payloads need not be read then."""
+    _, _, writer, counter, *_ = row
+    if not isinstance(writer, str) or not isinstance(counter, int):
+        return False
+    return counter in tx.writer(writer).applied and tx.seen(Dot(writer, counter), row[10])
+
+
 def _all(
     conn: sqlite3.Connection, sql: str, key: tuple[Any, ...], losses: _Losses
 ) -> list[tuple[Any, ...]]:
     """Rows up to the first damage; the damage is a loss."""
-    found: list[tuple[Any, ...]] = []
+    most: list[tuple[Any, ...]] = []
+    for _ in range(TRIES):
+        found: list[tuple[Any, ...]] = []
+        try:
+            for row in conn.execute(sql, key):
+                found.append(row)  # noqa: PERF402 - those before the damage are kept
+        except sqlite3.DatabaseError as error:
+            _if_damage(error)
+            most = max(most, found, key=len)
+        else:
+            return found
+    losses.add(f"rows of {sql.split(' FROM ')[1].split(maxsplit=1)[0]}")
+    return most
+
+
+def _one(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A row, or None for none.
+
+    Raises:
+        sqlite3.DatabaseError: it cannot be read.
+    """
     try:
-        for row in conn.execute(sql, key):
-            found.append(row)  # noqa: PERF402 - those before the damage are kept
+        row: tuple[Any, ...] | None = conn.execute(sql, key).fetchone()
     except sqlite3.DatabaseError as error:
         _if_damage(error)
-        losses.add(f"rows of {sql.split(' FROM ')[1].split(maxsplit=1)[0]}")
-    return found
+        row = conn.execute(sql, key).fetchone()
+    return row
 
 
 def _if_damage(error: sqlite3.DatabaseError) -> None:
-    """A failing disk is no damage: whoever mends must stop, and leave the file where it is."""
-    if not is_damage(error) and "disk I/O" in str(error):
+    """What passes is no damage: whoever mends must stop, and leave the file where it is."""
+    if any(sign in str(error) for sign in PASSING):
         raise error
 
 
 def _names(conn: sqlite3.Connection, losses: _Losses) -> dict[int, str]:
-    rows = _all(conn, "SELECT session_id, id FROM sessions", (), losses)
+    """The sessions by number: the table has them, and so has the index that keeps them unique."""
+    lost = _Losses()
+    rows = _all(conn, "SELECT session_id, id FROM sessions NOT INDEXED", (), lost)
+    if lost.named:
+        index = "sessions INDEXED BY sqlite_autoindex_sessions_1"
+        rows += _all(conn, f"SELECT session_id, id FROM {index}", (), losses)
     return {row[1]: next(session_ids([row])) for row in rows if isinstance(row[1], int)}
 
 
@@ -214,24 +256,25 @@ COLUMNS = (
 
 def _rows(conn: sqlite3.Connection, losses: _Losses) -> Iterator[tuple[Any, ...]]:
     """Operations in the order of writing: a scan, and behind a damaged page one by one."""
-    last, end = 0, _highest(conn)
+    last, end, tries = 0, _highest(conn), 0
     while True:
         try:
             for row in conn.execute(
                 f"SELECT {COLUMNS} FROM ops NOT INDEXED WHERE seq > ? ORDER BY seq", (last,)
             ):
                 yield row
-                last = row[0]
+                last, tries = row[0], 0
             return
         except sqlite3.DatabaseError as error:
             _if_damage(error)
-        first = last + 1
+        tries += 1
+        if tries < TRIES:
+            continue
+        first, tries = last + 1, 0
         for seq in range(first, min(end, first + PROBES_MOST) + 1):
             last = seq
             try:
-                row = conn.execute(
-                    f"SELECT {COLUMNS} FROM ops NOT INDEXED WHERE seq = ?", (seq,)
-                ).fetchone()
+                row = _one(conn, f"SELECT {COLUMNS} FROM ops NOT INDEXED WHERE seq = ?", (seq,))
             except sqlite3.DatabaseError as error:
                 _if_damage(error)
                 continue
@@ -298,10 +341,13 @@ def _payloads(
         rows = []
         for index in range(count):
             try:
-                rows += conn.execute(f"{sql} AND idx = ?", (*key, index)).fetchall()
+                row = _one(conn, f"{sql} AND idx = ?", (*key, index))
             except sqlite3.DatabaseError as inner:
                 _if_damage(inner)
                 unread.append(index)
+                continue
+            if row is not None:
+                rows.append(row)
     found = 0
     for index, payload in rows:
         try:

@@ -97,6 +97,9 @@ class Journal:
         self._file: salvage.FileId | None = None
         self._suspicion: str | None = None
         """What SQLite said when it found the file damaged: looked into before the next job."""
+        self._stale = False
+        """SQLite falls back to reading where a file cannot be written to, and never tries again: a
+        connection that has said so is replaced before the next job."""
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -449,6 +452,7 @@ class Journal:
         if self._writer is not None and self._is_moved():
             return self._follow(self._writer)
         self._release()
+        self._stale = False
         if self._suspicion is not None or (not self.in_memory and salvage.is_unfinished(self.path)):
             self._mend(self._suspicion or "a process died while it mended the journal")
         try:
@@ -482,7 +486,7 @@ class Journal:
                 opened.append(self._connect(OPEN_PAUSE_MS))
                 opened[1].execute("PRAGMA query_only = ON")
             except BaseException:
-                _drop(opened, salvage.file_id(self.path) != file)
+                _drop(opened, salvage.is_another(self.path, file))
                 raise
             if file is not None and salvage.file_id(self.path) == file:
                 return opened[0], opened[1], file
@@ -495,15 +499,21 @@ class Journal:
     # -- another file in its place ---------------------------------------------------------------
 
     def _must_open(self) -> bool:
-        return self._reader is None or self._suspicion is not None or self._is_moved()
+        return (
+            self._reader is None or self._suspicion is not None or self._stale or self._is_moved()
+        )
 
     def _is_moved(self) -> bool:
         """Whether the open file is no longer the one of its name: one system call."""
         return self._file is not None and salvage.file_id(self.path) != self._file
 
     def _suspect(self, error: BaseException) -> None:
-        if salvage.is_damage(error) and not self.in_memory:
+        if self.in_memory or not isinstance(error, sqlite3.Error):
+            return
+        if salvage.is_damage(error):
             self._suspicion = str(error)
+        elif "readonly" in str(error):
+            self._stale = True
 
     def _mend(self, why: str) -> None:
         """Have the damaged file replaced, unless it turns out to be whole."""
@@ -540,7 +550,7 @@ class Journal:
         """Let go of every connection."""
         with self._reading, self._asides:
             conns = {self._aside, self._reader, self._writer} - {None}
-            moved = self._is_moved()
+            moved = self._file is not None and salvage.is_another(self.path, self._file)
             with self._state:
                 self._aside = self._reader = self._writer = self._file = None
             _drop([conn for conn in conns if conn is not None], moved)
@@ -573,7 +583,13 @@ class Journal:
         return was_open and os.getpid() == self._pid
 
     def _close_connections(self) -> None:
-        if self._writer is not None and self._is_moved():
+        try:
+            moved = self._writer is not None and self._is_moved()
+        except JournalError as error:
+            # Another opening will say why, if it goes on: what was acknowledged is in the file.
+            log.warning("closing without a look at the file: %s", error)
+            moved = False
+        if moved:
             try:
                 self._open()
             except (CachedSessionError, sqlite3.Error, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from cached_session.errors import CachedSessionError, JournalCorrupt, JournalErr
 __all__ = ["is_locked", "journal_error", "settle"]
 
 T = TypeVar("T")
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 async def settle(future: asyncio.Future[T]) -> T:
@@ -38,13 +41,14 @@ def is_locked(error: BaseException) -> bool:
 
 
 def journal_error(error: BaseException, path: str) -> BaseException:
-    """The error of our tree for one of SQLite's; anything else is passed through."""
-    if isinstance(error, CachedSessionError) or not isinstance(error, sqlite3.Error):
+    """The error of our tree for one of SQLite's or of the file system's; anything else is passed
+    through."""
+    if isinstance(error, CachedSessionError) or not isinstance(error, (sqlite3.Error, OSError)):
         return error
     text = str(error)
     lowered = text.lower()
     mapped: JournalError
-    if "full" in lowered:
+    if "full" in lowered or (isinstance(error, OSError) and error.errno in FULL):
         mapped = JournalFull(f"the disk of the journal {path} is full ({text}): free some space")
     elif "not a database" in lowered:
         mapped = JournalError(

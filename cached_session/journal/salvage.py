@@ -16,6 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,8 +28,8 @@ from cached_session.journal.carry import (
     Writers,
     carry,
     is_damage,
+    record,
     report_of,
-    retire,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "abandon",
     "file_id",
     "follow",
+    "is_another",
     "is_damage",
     "is_unfinished",
     "mend",
@@ -45,15 +47,20 @@ __all__ = [
 ]
 
 LOCK, BUILDING, READY = ".salvage-lock", ".salvaging", ".salvaged"
-"""Beside the journal: who mends it; the fresh file while it is filled; and when it is whole."""
+"""Beside the journal: who mends it; the fresh file while it is filled; and when it is whole, until
+it takes the journal's name."""
+ASIDE = ".damaged-"
+"""Between the journal's name and the moment at which the file was set aside."""
+LOGS = ("-wal", "-shm")
+"""What SQLite keeps beside a file."""
 Connect = Callable[[str], sqlite3.Connection]
 FileId = tuple[int, int]
 """Device and inode: which file it is, whatever its name."""
 
 
 def is_unfinished(path: str) -> bool:
-    """Whether a process died between filling a fresh journal and putting it in its place."""
-    return Path(os.path.realpath(path) + READY).exists()
+    """Whether a process died while it put a fresh journal in the place of another."""
+    return file_id(os.path.realpath(path) + READY) is not None
 
 
 def file_id(path: str) -> FileId | None:
@@ -68,6 +75,14 @@ def file_id(path: str) -> FileId | None:
             "check its directory, and try again"
         ) from error
     return info.st_dev, info.st_ino
+
+
+def is_another(path: str, file: FileId | None) -> bool:
+    """Whether the name is another file's than this, or may be: it cannot be looked at."""
+    try:
+        return file_id(path) != file
+    except JournalError:
+        return True
 
 
 def abandon(conn: sqlite3.Connection) -> None:
@@ -95,12 +110,11 @@ def mend(
     real = os.path.realpath(path)
     try:
         with FileLock(real + LOCK, timeout=patience, mode=0o600, thread_local=False):
-            if not Path(real + READY).exists():
-                found = _damage(real, path, patience)
-                if found is None:
-                    return None
-                return _mend(real, f"{why} ({found})", patience, connect, writers)
-            _swap(real)
+            _undo(real)
+            found = _damage(real, path, patience)
+            if found is None:
+                return None
+            return _mend(real, f"{why} ({found})", patience, connect, writers)
     except Timeout as error:
         raise JournalError(f"another process is mending the journal {path}: try again") from error
     except OSError as error:
@@ -108,8 +122,23 @@ def mend(
             f"the journal {path} is damaged ({why}) and cannot be set aside here: {error}; "
             "make its directory writable, or move the file yourself"
         ) from error
-    with closing(connect(real)) as conn:
-        return report_of(gates.read_meta(conn))
+
+
+def _undo(real: str) -> None:
+    """A process died in the middle of a swap: the old file gets its log back, and all is done
+    again. To go on with the fresh file instead would lose what others, who have the old one open,
+    have written to it since."""
+    ready = Path(real + READY)
+    if not ready.exists():
+        return
+    for aside in sorted(Path(real).parent.iterdir()):
+        is_same = aside.name.startswith(f"{Path(real).name}{ASIDE}") and aside.samefile(real)
+        if is_same:
+            for suffix in LOGS:
+                if Path(f"{aside}{suffix}").exists():
+                    Path(f"{aside}{suffix}").replace(real + suffix)
+            aside.unlink()
+    ready.unlink()
 
 
 def _damage(real: str, path: str, patience: float) -> str | None:
@@ -132,50 +161,71 @@ def _damage(real: str, path: str, patience: float) -> str | None:
 
 
 def _mend(real: str, why: str, patience: float, connect: Connect, writers: Writers) -> Salvage:
+    now_ms = time.time_ns() // 1_000_000
+    report = Salvage(now_ms, why, _source(file_id(real)), set_aside=_aside(real, now_ms))
     old = sqlite3.connect(real, timeout=patience, isolation_level=None)
-    # Whoever has it open must not commit to it any more; and see `abandon`.
+    try:
+        try:
+            # Whoever has it open must not commit to it any more.
+            old.execute("BEGIN IMMEDIATE")
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            # Whoever can begin all the same carries over what they commit: see `follow`.
+        report = _fill(real, old, report, connect, writers)
+    except BaseException:
+        old.close()
+        raise
     abandon(old)
     try:
-        old.execute("BEGIN IMMEDIATE")
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        # Then nobody else can begin anything either.
-    try:
-        for suffix in ("", "-wal", "-shm"):
-            Path(real + BUILDING + suffix).unlink(missing_ok=True)
-        now_ms = time.time_ns() // 1_000_000
-        report = Salvage(now_ms, why, _source(file_id(real)), set_aside=_aside(real, now_ms))
-        with closing(connect(real + BUILDING)) as new:
-            schema.prepare(new, real)
-            report = carry(old, new, report, writers)
-        Path(real + BUILDING).replace(real + READY)
-        _swap(real, report.set_aside)
+        _swap(real, report.set_aside or real)
     finally:
         if old.in_transaction:
             old.execute("ROLLBACK")
     return report
 
 
+def _fill(
+    real: str, old: sqlite3.Connection, report: Salvage, connect: Connect, writers: Writers
+) -> Salvage:
+    """Make the fresh file, whole and without a log, with all that can be read of the old one."""
+    building = real + BUILDING
+    for suffix in ("", *LOGS):
+        Path(building + suffix).unlink(missing_ok=True)
+    with closing(connect(building)) as new:
+        schema.prepare(new, real)
+        report = carry(old, new, report, writers)
+        # Closing would do it too, and would not say if it failed.
+        (busy, *_) = new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("database is locked")
+    for suffix in LOGS:
+        Path(building + suffix).unlink(missing_ok=True)
+    Path(building).replace(real + READY)
+    return report
+
+
 def _aside(real: str, at_ms: int) -> str:
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
-    return f"{real}.damaged-{stamp}.{at_ms % 1000:03d}Z"
+    return f"{real}{ASIDE}{stamp}.{at_ms % 1000:03d}Z"
 
 
-def _swap(real: str, aside: str | None = None) -> None:
-    """Put the fresh file in the place of the damaged one; may be done again after a crash.
+def _swap(real: str, aside: str) -> None:
+    """Put the fresh file in the place of the damaged one. The name is never without a file.
 
-    The name is never without a file. The old log goes first: found beside the fresh file it would
-    be taken for its own.
+    The old log goes first, and for certain: found beside the fresh file it would be taken for its
+    own. Whoever dies in between leaves the fresh file under `READY`: see `_undo`.
     """
-    ready = Path(real + READY)
-    aside = aside or _aside(real, ready.stat().st_mtime_ns // 1_000_000)
-    if not Path(aside).exists():
-        os.link(real, aside)
-    for suffix in ("-wal", "-shm"):
+    os.link(real, aside)
+    for suffix in LOGS:
         if Path(real + suffix).exists():
             Path(real + suffix).replace(aside + suffix)
-    ready.replace(real)
+    _sync_directory(real)
+    Path(real + READY).replace(real)
+    _sync_directory(real)
+
+
+def _sync_directory(real: str) -> None:
     directory = os.open(Path(real).parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -198,14 +248,18 @@ def follow(
     new.execute("BEGIN IMMEDIATE")
     try:
         known = report_of(gates.read_meta(new))
-        if known is not None and known.source == _source(file):
-            # Another process has mended it: what could be read is in the new one already.
-            retire(new, writers)
-            report = known
-        else:
-            why = f"{path} was deleted or replaced while it was open"
-            report = Salvage(time.time_ns() // 1_000_000, why, _source(file))
-            report = carry(old, new, report, writers)
+        why = f"{path} was deleted or replaced while it was open"
+        report = Salvage(time.time_ns() // 1_000_000, why, _source(file))
+        report = carry(old, new, report, writers)
+        if known is not None and known.source == report.source:
+            # Another process has mended it. What was written here after it had read the old file
+            # has now been carried over as well.
+            report = replace(
+                known,
+                operations=known.operations + report.operations,
+                unsent=known.unsent + report.unsent,
+            )
+            record(new, report)
         new.execute("COMMIT")
     except BaseException:
         if new.in_transaction:

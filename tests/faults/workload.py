@@ -1,0 +1,187 @@
+"""What a session is made to do while its statements or its files fail, and what must hold of it.
+
+A call that returned has had its effect, and one that raised a `JournalError` has had none; nothing
+else is raised. Where a fault leaves open which of the two it is (a process killed in the middle of
+a call, a commit that took effect and then reported an error), both states are possible until
+something is read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cached_session import CachedSession, JournalError
+from cached_session.history.ids import session_key
+from cached_session.history.parts import Part, split
+from cached_session.journal import arrivals, compaction, outbox, writes
+from cached_session.journal.connection import MEMORY, Journal
+
+State = list[str]
+LARGE = "x" * 20_000
+"""More than one page of the file, and more than one part on the wire."""
+
+
+def said(*words: str) -> list[Any]:
+    return [{"role": "user", "content": word} for word in words]
+
+
+def content(items: Sequence[Any]) -> State:
+    return [str(item["content"]) for item in items]
+
+
+async def words(session: CachedSession) -> State:
+    return content(await session.get_items())
+
+
+def page(*batches: State) -> list[Part]:
+    """What another device wrote an hour ago, as it comes from the server."""
+    earlier = writes.Author("elsewhere", time.time_ns() // 1_000_000 - 3_600_000, 600_000)
+    journal = Journal(MEMORY, threaded=False)
+    parts: list[Part] = []
+    for batch in batches:
+        encoded = [(json.dumps(item), 0) for item in said(*batch)]
+        journal.write_blocking(
+            lambda conn, encoded=encoded: writes.append(conn, earlier, "s", encoded, private=False)
+        )
+    for outgoing in journal.read_blocking(lambda conn: outbox.load(conn, "1", ())):
+        parts += split(outgoing.op, outgoing.digest, session_key("s"))
+    journal.close_blocking()
+    return parts
+
+
+FIRST, SECOND = ["p", "q"], ["r", f"s{LARGE}"]
+PARTS = page(FIRST, SECOND)
+
+
+@dataclass
+class Work:
+    """The calls on one session, and the states that its history may be in after them."""
+
+    session: CachedSession
+    possible: list[State] = field(default_factory=lambda: [[]])
+    failed: Counter[str] = field(default_factory=Counter)
+    is_unsure: Callable[[], bool] = lambda: False
+    """Whether the call that has just failed may have had its effect all the same."""
+    tell: Callable[[list[State]], None] = lambda _: None
+    """Told what is possible if the process ends now."""
+
+    async def change(
+        self, call: Callable[[], Awaitable[Any]], after: Callable[[State], State]
+    ) -> None:
+        then = [after(state) for state in self.possible]
+        either = [*self.possible, *then]
+        self.tell(either)
+        try:
+            await call()
+        except JournalError as error:
+            self.failed[type(error).__name__] += 1
+            if self.is_unsure():
+                self.possible = either
+        else:
+            self.possible = then
+        self.tell(self.possible)
+
+    def saw(self, fits: Callable[[State], bool], what: object) -> None:
+        """Something was shown: only those states are possible that it fits."""
+        left = [state for state in self.possible if fits(state)]
+        assert left, f"{str(what)[:300]} fits none of {str(self.possible)[:300]}"
+        self.possible = left
+
+    async def look(self, call: Callable[[], Awaitable[Any]], of: Callable[[State], object]) -> None:
+        try:
+            found = await call()
+        except JournalError as error:
+            self.failed[type(error).__name__] += 1
+        else:
+            self.saw(lambda state: of(state) == found, found)
+
+    async def add(self, *batch: str) -> None:
+        await self.change(
+            lambda: self.session.add_items(said(*batch)), lambda state: [*state, *batch]
+        )
+
+    async def pop(self) -> None:
+        async def pop() -> None:
+            item: Any = await self.session.pop_item()
+            last = None if item is None else item["content"]
+            self.saw(lambda state: last == (state[-1] if state else None), last)
+
+        await self.change(pop, lambda state: state[:-1])
+
+    async def clear(self) -> None:
+        await self.change(self.session.clear_session, lambda _: [])
+
+    async def pull(self, parts: list[Part], batch: State) -> None:
+        """A page comes: its items are older than all that was said here, in the order of pages."""
+
+        def after(state: State) -> State:
+            before = sum(word in FIRST for word in state)
+            return [*state[:before], *batch, *state[before:]]
+
+        await self.change(
+            lambda: self.session._core.journal.write(
+                lambda conn: arrivals.apply_page(conn, "s", parts, [], 0)
+            ),
+            after,
+        )
+
+    async def compact(self) -> None:
+        await self.change(lambda: compaction.compact(self.session._core.journal), list)
+
+    async def read(self, limit: int | None = None) -> None:
+        async def read() -> State:
+            return content(await self.session.get_items(limit))
+
+        await self.look(read, lambda state: state if limit is None else state[-limit:])
+
+    async def entries(self) -> None:
+        async def read() -> State:
+            return content([entry.item for entry in await self.session.entries()])
+
+        await self.look(read, list)
+
+    async def search(self, word: str) -> None:
+        async def search() -> State:
+            return content([entry.item for entry in await self.session.search(word)])
+
+        await self.look(search, lambda state: [text for text in state[::-1] if word in text])
+
+    async def status(self) -> None:
+        async def count() -> int:
+            return self.session.status().items
+
+        await self.look(count, len)
+
+    async def everything(self) -> None:
+        """Each kind of call at least once, the short way before the long one."""
+        ours = [part for part in PARTS if part.dot.counter == 1]
+        theirs = [part for part in PARTS if part.dot.counter == 2]
+        await self.add("a", "b")
+        await self.pull(ours, FIRST)
+        await self.pop()
+        await self.read()
+        await self.add("c", f"needle{LARGE}", "d")
+        await self.search("needle")
+        await self.clear()
+        await self.compact()
+        await self.add("e")
+        await self.pull(theirs, SECOND)
+        await self.add("f", "g")
+        await self.compact()
+        await self.read(3)
+        await self.pop()
+        await self.entries()
+        await self.status()
+
+    async def goes_on(self) -> None:
+        """The fault is gone: the same session shows what it must, and takes more."""
+        found = await words(self.session)
+        self.saw(lambda state: state == found, found)
+        await self.session.add_items(said("after"))
+        self.possible = [[*found, "after"]]
+        await self.look(lambda: words(self.session), list)
