@@ -80,6 +80,8 @@ def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> S
         server=at.server,
         journal=at.journal,
         retry_in=max(waits) / 1000 if waits else None,
+        failing_for=max(0, at.now - min(gate.since_ms for gate in shut)) / 1000 if shut else None,
+        is_refused=_is_refused(shut),
         incomplete=facts.incomplete,
         conflicts=facts.conflicts,
         clock_ahead=ahead / 1000 if ahead > CLOCK_AHEAD_MS else None,
@@ -106,11 +108,15 @@ def _state(
         return "closed"
     if at.server is None:
         return "local"
-    if any(gate.kind == "unauthorized" for gate in shut):
+    if _is_refused(shut):
         return "unauthorized"
     if own[0] is not None or (session_id is not None and shut):
         return "offline"
     return "online" if has_answered else "connecting"
+
+
+def _is_refused(shut: list[gates.Gate]) -> bool:
+    return any(gate.kind == "unauthorized" for gate in shut)
 
 
 def _stall(facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:

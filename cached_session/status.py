@@ -46,6 +46,10 @@ class Status:
     journal: str
     retry_in: float | None = None
     """Seconds until the next attempt; None if none is waiting."""
+    failing_for: float | None = None
+    """Seconds since the first of the attempts that have failed in a row."""
+    is_refused: bool = False
+    """Whether they failed because the server refuses the key; known without a server, too."""
     incomplete: int = 0
     """Operations of which some parts have arrived."""
     conflicts: int = 0

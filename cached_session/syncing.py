@@ -108,7 +108,7 @@ async def _until_done(
     except TimeoutError as error:
         why = f": {tally.last.reason}" if tally.last else ""
         raise SyncTimeout(
-            f"{what} did not finish in {timeout:g} s{why}. Nothing is lost: what is unsent stays "
+            f"{what} did not finish in {timeout:.3g} s{why}. Nothing is lost: what is unsent stays "
             "in the journal, and goes on while the session is open"
         ) from (tally.last or error)
     except RemoteError as error:

@@ -24,6 +24,7 @@ from cached_session.cli.main import FAILED
 from cached_session.cli.running import ApiKey, Journal, Url, existing, online, run, settings_of
 from cached_session.cli.safe import safe_id
 from cached_session.errors import InvalidArgument
+from cached_session.wording import count
 
 
 def export(
@@ -107,7 +108,7 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
             sys.stdout.buffer.flush()
         else:
             written = await export_jsonl(session, target)
-            output.say(f"{safe_id(session_id)}: {written} items written to {target}")
+            output.say(f"{safe_id(session_id)}: {count(written, 'item')} written to {target}")
 
 
 async def _import(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cached_session.cli import output
 from cached_session.cli.safe import safe, safe_id
+from cached_session.wording import count, size
 
 if TYPE_CHECKING:
     from cached_session import (
@@ -23,7 +24,8 @@ LEVELS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def print_report(report: SyncReport, what: str) -> None:
     """What a sync did."""
     output.say(
-        f"synced {safe_id(what)} in {report.seconds:.1f} s: {report.pushed} operations sent, "
+        f"synced {safe_id(what)} in {report.seconds:.1f} s: "
+        f"{count(report.pushed, 'operation')} sent, "
         f"{report.pulled} fetched" + (f", {report.parked} parked" if report.parked else "")
     )
 
@@ -31,27 +33,28 @@ def print_report(report: SyncReport, what: str) -> None:
 def print_import(report: ImportReport) -> None:
     """What an import did."""
     output.say(
-        f"{safe_id(report.session_id)}: {report.added} items added"
+        f"{safe_id(report.session_id)}: {count(report.added, 'item')} added"
         + (f", {report.known} were here already" if report.known else "")
         + (f", {report.unreadable} could not be read" if report.unreadable else "")
-        + (f", {report.skipped} memories are no items" if report.skipped else "")
+        + (f", {report.skipped} of its memories are no items" if report.skipped else "")
     )
 
 
 def print_audit(session_id: str, report: AuditReport) -> None:
     """What an audit found and did."""
     output.say(
-        f"{safe_id(session_id)}: {report.listed} memories listed, {report.healed} operations put "
-        f"back, {report.applied} fetched, {report.forgotten} removed items forgotten"
+        f"{safe_id(session_id)}: {count(report.listed, 'memory', 'memories')} listed, "
+        f"{count(report.healed, 'operation')} put back, {report.applied} fetched, "
+        f"{count(report.forgotten, 'removed item')} forgotten"
     )
 
 
 def print_compacted(report: CompactReport) -> None:
     """What a compaction did."""
-    freed = (report.bytes_before - report.bytes_after) / 1024
+    freed = max(0, report.bytes_before - report.bytes_after)
     output.say(
-        f"{report.operations} operations need no bookkeeping any more; {max(0.0, freed):.0f} KiB "
-        f"given back: the journal takes {report.bytes_after / 1024:.0f} KiB"
+        f"bookkeeping of {count(report.operations, 'operation')} let go, {size(freed)} given back: "
+        f"the journal takes {size(report.bytes_after)}"
     )
 
 

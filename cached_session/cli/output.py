@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from cached_session.cli.safe import safe, safe_json
+from cached_session.wording import lasting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -91,12 +92,7 @@ def cut(text: str) -> str:
 
 def age(seconds: float | None) -> str:
     """How long, to a person."""
-    if seconds is None:
-        return "-"
-    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / divisor:.0f} {unit}"
-    return f"{seconds / 86400:.0f} days"
+    return "-" if seconds is None else lasting(seconds)
 
 
 def when(moment: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cached_session.cli import output
 from cached_session.cli.safe import safe, safe_id
+from cached_session.wording import count, lasting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,6 +18,7 @@ STATES = {
     "synced": "green",
     "waiting": "yellow",
     "offline": "red",
+    "unauthorized": "red",
     "parked": "bold red",
     "partial": "yellow",
     "local": "dim",
@@ -28,6 +30,8 @@ def state_of(status: Status) -> str:
     """How one session stands, in a word, as far as its journal knows."""
     if status.parked:
         return "parked"
+    if status.is_refused:
+        return "unauthorized"
     if status.last_error:
         return "offline"
     if status.last_server is None:
@@ -82,12 +86,14 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     if status.last_success is not None:
         yield "synced", output.when(status.last_success)
     if status.last_error:
-        yield "trouble", safe(status.last_error)
+        since = f"for {lasting(status.failing_for)}: " if status.failing_for else ""
+        yield "trouble", since + safe(status.last_error)
 
 
 def _sum(status: Status) -> str:
     return (
-        f"{len(status.sessions)} sessions, {status.items} items, {status.pending} pending"
+        f"{count(len(status.sessions), 'session')}, {count(status.items, 'item')}, "
+        f"{status.pending} pending"
         + (f" (the oldest for {output.age(status.oldest_pending_age)})" if status.pending else "")
         + (f", {status.parked} parked" if status.parked else "")
         + (f", {status.absent} absent" if status.absent else "")

@@ -11,9 +11,10 @@ import os
 
 from cached_session.cache import SessionCache
 from cached_session.diagnosis.contents import contents
-from cached_session.diagnosis.file import look_at
+from cached_session.diagnosis.file import broken, look_at
 from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.server import ask
+from cached_session.diagnosis.use import in_use
 from cached_session.errors import JournalError
 from cached_session.journal.connection import MEMORY
 from cached_session.place import journal_path
@@ -40,16 +41,18 @@ async def diagnose(
     spec = RemoteSpec.make(url, api_key, None)
     found = await asyncio.to_thread(look_at, path) if path != MEMORY else []
     status: Status | None = None
-    if not any(finding.level == "fail" for finding in found):
+    if not any((finding.check, finding.level) == ("journal", "fail") for finding in found):
+        if path != MEMORY:
+            found += await asyncio.to_thread(in_use, path)
         try:
             cache = SessionCache(path)
             try:
                 status = await asyncio.to_thread(cache.status)
             finally:
                 await cache.close()
-            found += contents(status)
+            found += contents(status, is_asked=spec is not None)
         except JournalError as error:
-            found.append(Finding("journal", "fail", str(error)))
+            found.append(broken(error))
     if spec is None:
         found.append(
             Finding(

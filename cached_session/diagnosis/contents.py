@@ -2,73 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cached_session.diagnosis.finding import Finding
 from cached_session.status import Status
+from cached_session.wording import count, lasting
 
 __all__ = ["contents"]
 
+OLD_SECONDS = 3600.0
+"""What waits for longer does so for a reason that somebody should look at."""
 
-def contents(status: Status) -> list[Finding]:
-    """One finding for each thing that waits, is missing or makes no sense."""
-    found = []
+
+def contents(status: Status, *, is_asked: bool) -> list[Finding]:
+    """One finding for each thing that waits, is missing or makes no sense.
+
+    ``is_asked``: the server is looked at as well, and answers for itself.
+    """
+    return [*_queue(status, is_asked), *_refused(status), *_missing(status)]
+
+
+def _queue(status: Status, is_asked: bool) -> Iterator[Finding]:
     age = status.oldest_pending_age
-    if status.pending:
-        found.append(
-            Finding(
-                "outbox",
-                "warn" if (age or 0.0) > 3600 else "ok",
-                f"{status.pending} operations wait for the server"
-                + (f", the oldest for {age / 60:.0f} min" if age else ""),
-                "cached-session sync" if (age or 0.0) > 3600 else "",
-            )
-        )
+    if not status.pending:
+        yield Finding("outbox", "ok", "nothing waits for the server")
     else:
-        found.append(Finding("outbox", "ok", "nothing waits for the server"))
-    if status.parked:
-        found.append(
-            Finding(
-                "parked",
-                "warn",
-                f"{status.parked} operations that the server refuses for good",
-                "cached-session parked list",
-            )
+        waiting = f"waiting for the server: {count(status.pending, 'operation')}"
+        waiting += f", the oldest for {lasting(age)}" if age else ""
+        if (age or 0.0) <= OLD_SECONDS:
+            yield Finding("outbox", "ok", waiting)
+        elif status.last_error:
+            yield Finding("outbox", "warn", waiting, "nothing is lost; see the last sync below")
+        else:
+            yield Finding("outbox", "warn", waiting, "cached-session sync, and see what it says")
+    if not status.last_error:
+        return
+    failing = f"failing for {lasting(status.failing_for)}: " if status.failing_for else ""
+    if status.is_refused:
+        advice = (
+            "give it a key that the server takes: DAKERA_API_KEY, --api-key, or api_key in the "
+            "configuration file; an application that is running needs it too"
         )
+    elif is_asked:
+        advice = "what the server says now is below; cached-session sync tries at once"
+    else:
+        advice = "look whether it still is so: cached-session doctor --url, or cached-session sync"
+    yield Finding("last sync", "warn", failing + status.last_error, advice)
+
+
+def _refused(status: Status) -> Iterator[Finding]:
+    if status.parked:
+        yield Finding(
+            "parked",
+            "warn",
+            f"refused by the server for good: {count(status.parked, 'operation')}",
+            "cached-session parked list says why; then parked retry, or parked drop",
+        )
+
+
+def _missing(status: Status) -> Iterator[Finding]:
     if status.absent:
-        found.append(
-            Finding(
-                "absent",
-                "warn",
-                f"{status.absent} operations of other devices that nobody has been able to find",
-                "cached-session audit, here and on the devices that wrote them",
-            )
+        yield Finding(
+            "absent",
+            "warn",
+            f"of other devices, and nobody has been able to find: "
+            f"{count(status.absent, 'operation')}",
+            "cached-session audit, here and on the devices that wrote them",
         )
     if status.conflicts:
-        found.append(
-            Finding(
-                "conflicts",
-                "warn",
-                f"{status.conflicts} operations came again with other content; the first stays",
-                "look for a program that writes to these namespaces besides this library",
-            )
+        yield Finding(
+            "conflicts",
+            "warn",
+            f"came again with other content: {count(status.conflicts, 'operation')}; the first "
+            "stays",
+            "look for a program that writes to these namespaces besides this library",
         )
     if status.unreadable:
-        found.append(
-            Finding(
-                "unreadable",
-                "warn",
-                f"{status.unreadable} memories of the last pull could not be read",
-                "upgrade cached-session here, then cached-session audit",
-            )
+        yield Finding(
+            "unreadable",
+            "warn",
+            f"could not be read by the last pull: {count(status.unreadable, 'memory', 'memories')}",
+            "upgrade cached-session here, then cached-session audit",
         )
     if status.clock_ahead is not None:
-        found.append(
-            Finding(
-                "clock",
-                "warn",
-                f"a device wrote {status.clock_ahead / 60:.0f} min ahead of this one's clock",
-                "set the clocks: order does not suffer, shown times do",
-            )
+        yield Finding(
+            "clock",
+            "warn",
+            f"something here was written {lasting(status.clock_ahead)} ahead of this device's "
+            "clock: one of the devices has, or had, a wrong one",
+            "set the clocks: order does not suffer, shown times do",
         )
-    if status.last_error:
-        found.append(Finding("last sync", "warn", status.last_error, "cached-session sync"))
-    return found

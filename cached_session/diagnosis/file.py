@@ -1,4 +1,4 @@
-"""The journal as a file: whole, private, with room to grow, and whose it is to sync."""
+"""The journal as a file: whole, private, with room to grow."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from cached_session.diagnosis.finding import Finding, size
-from cached_session.errors import CachedSessionError
+from cached_session.diagnosis.finding import Finding
+from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
 from cached_session.journal import schema
+from cached_session.wording import size
 
-__all__ = ["look_at"]
+__all__ = ["broken", "look_at"]
 
 LOW_DISK = 1024**3
 """Bytes free below which a word is due: a write-ahead log may grow for a while."""
@@ -34,7 +33,7 @@ def look_at(path: str) -> list[Finding]:
                 "name another; or write to a session once: the journal is made by the first write",
             )
         ]
-    return [_integrity(path), _disk(file), _modes(file), *_set_aside(file), _lock(path)]
+    return [_integrity(path), _disk(file), _modes(file), *_set_aside(file)]
 
 
 def _integrity(path: str) -> Finding:
@@ -46,7 +45,7 @@ def _integrity(path: str) -> Finding:
             (version,) = conn.execute("PRAGMA user_version").fetchone()
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
     except CachedSessionError as error:
-        return Finding("journal", "fail", str(error))
+        return broken(error)
     except sqlite3.Error as error:
         problems, current, version = [str(error)], False, 0
     if problems != ["ok"]:
@@ -59,6 +58,16 @@ def _integrity(path: str) -> Finding:
         )
     form = f"format {version}" if current else f"format {version}, moved forward when next opened"
     return Finding("journal", "ok", f"{path} is whole ({form})")
+
+
+def broken(error: CachedSessionError) -> Finding:
+    """Why the journal cannot be used at all."""
+    advice = "mend that first, or name another journal"
+    if isinstance(error, JournalTooNew):
+        advice = "upgrade cached-session; the file was left untouched"
+    elif isinstance(error, JournalFull):
+        advice = "free some space: nothing that was acknowledged is lost"
+    return Finding("journal", "fail", str(error), advice)
 
 
 def _disk(file: Path) -> Finding:
@@ -119,18 +128,3 @@ def _set_aside(file: Path) -> list[Finding]:
 
 def _globbed(name: str) -> str:
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
-
-
-def _lock(path: str) -> Finding:
-    lock = f"{os.path.realpath(path)}.lock"
-    if not Path(lock).exists():
-        return Finding("replicator", "ok", "none has run yet")
-    try:
-        with FileLock(lock, timeout=0, mode=0o600):
-            return Finding("replicator", "ok", "no process syncs this journal right now")
-    except Timeout:
-        return Finding("replicator", "ok", "another process is syncing this journal")
-    except OSError as error:
-        return Finding(
-            "replicator", "warn", f"{lock} cannot be locked: {error}", "check its owner and mode"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "Level", "size"]
+__all__ = ["Finding", "Level"]
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -20,12 +20,3 @@ class Finding:
     message: str
     advice: str = ""
     """What to do; empty where there is nothing to do."""
-
-
-def size(count: float) -> str:
-    """So many bytes, to a person."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from fnmatch import fnmatchcase
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.options import SyncOptions
@@ -12,12 +11,15 @@ from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.naming import agent_id, namespace
 from cached_session.remote.probe import ServerFacts
 from cached_session.remote.verdicts import RemoteError
+from cached_session.wording import count, lasting
 
 __all__ = ["ask"]
 
 CLOCK_SECONDS = 30.0
 """A clock that is further off makes times hard to read; the server's own is good to a second."""
 EXPIRY_DAYS = 7
+PREFIX = "cs-"
+"""With which every agent of ours begins."""
 POLICIES = 20
 """Namespaces whose policy is asked for; they are set alike, one after the other."""
 
@@ -43,12 +45,15 @@ async def ask(spec: RemoteSpec, sessions: list[str], timeout: float) -> list[Fin
 
 def _unreachable(error: RemoteError) -> Finding:
     if error.status in (401, 403):
-        return Finding("server", "fail", error.reason, "check the key: DAKERA_API_KEY or --api-key")
+        advice = "check the key: DAKERA_API_KEY, --api-key, or api_key in the configuration file"
+        if "API_KEY_EXPIRED" in error.reason:
+            advice = "get a new key; what is written meanwhile waits in the journal"
+        return Finding("server", "fail", error.reason, advice)
     return Finding(
         "server",
         "fail",
         error.reason,
-        "check the address and that the server runs; sessions go on without it",
+        "check the address, and that the server runs; sessions go on without it, and send later",
     )
 
 
@@ -72,37 +77,49 @@ def _key(facts: ServerFacts, sessions: list[str]) -> Finding:
         return Finding("key", "ok", "accepted; the server is too old to say what it may do")
     if key.get("auth_enabled") is False:
         return Finding("key", "ok", "the server asks for none")
-    scope, grants, expires = key.get("scope"), key.get("namespaces"), key.get("expires_at")
-    said = f"{key.get('name') or 'accepted'}, scope {scope}"
-    if scope == "read":
+    said = f"{key.get('name') or 'accepted'}, scope {key.get('scope')}"
+    if key.get("scope") == "read":
         return Finding(
             "key", "fail", f"{said}: nothing can be stored", "use a key with the scope write"
         )
+    grants, inert = key.get("namespaces"), key.get("inert_namespaces")
     if isinstance(grants, list) and not key.get("unrestricted"):
-        shut = [name for name in sessions if not _granted(name, grants)]
-        if shut or not grants:
-            return Finding(
-                "key",
-                "fail",
-                f"{said}: no grant for {len(shut)} of {len(sessions)} sessions",
-                "grant the key the namespaces _dakera_agent_cs-*",
-            )
+        dead = inert if isinstance(inert, list) else []
+        live = [str(grant) for grant in grants if grant not in dead]
+        shut = [name for name in sessions if not _granted(name, live)]
+        if shut or not live:
+            return Finding("key", "fail", *_shut(said, shut, sessions, bool(dead)))
+        said += f", for {count(len(live), 'grant')} of namespaces"
+    expires = key.get("expires_at")
     if isinstance(expires, (int, float)):
         # Seconds or milliseconds: no key of ours is from before 1980.
         left = (expires / 1000 if expires > 1e11 else expires) - time.time()
         if left < EXPIRY_DAYS * 86400:
             return Finding(
-                "key", "warn", f"{said}: it expires in {left / 86400:.1f} days", "renew it soon"
+                "key",
+                "warn",
+                f"{said}: it expires in {lasting(max(0.0, left))}",
+                "renew it: when it has expired, what is written waits in the journal",
             )
     return Finding("key", "ok", said)
 
 
-def _granted(session_id: str, grants: list[object]) -> bool:
-    names = (agent_id(session_id), namespace(agent_id(session_id)))
+def _shut(said: str, shut: list[str], sessions: list[str], is_inert: bool) -> tuple[str, str]:
+    """What is out of the key's reach, and what opens it."""
+    what = f"{said}: no grant at all"
+    if shut:
+        first = namespace(agent_id(shut[0]))
+        what = f"{said}: no grant for {len(shut)} of {count(len(sessions), 'session')}: {first}"
+        what += ", ..." if len(shut) > 1 else ""
+    if is_inert:
+        return what, "its patterns date from before 0.12.2: save the key again, and they count"
+    return what, f"grant the key the namespaces {namespace(PREFIX)}*, or each by its name"
+
+
+def _granted(session_id: str, grants: list[str]) -> bool:
+    name = namespace(agent_id(session_id))
     return any(
-        name == grant or (str(grant).endswith("*") and fnmatchcase(name, str(grant)))
-        for grant in grants
-        for name in names
+        name.startswith(grant[:-1]) if grant.endswith("*") else name == grant for grant in grants
     )
 
 
@@ -114,7 +131,7 @@ def _clock(facts: ServerFacts) -> Finding:
         return Finding(
             "clock",
             "warn",
-            f"this device is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the server",
+            f"this device is {lasting(abs(off))} {'ahead of' if off > 0 else 'behind'} the server",
             "set the clock: order does not suffer, shown times do",
         )
     return Finding("clock", "ok", "agrees with the server's")
@@ -127,9 +144,7 @@ async def _policies(remote: DakeraRemote, sessions: list[str]) -> Finding:
         try:
             why = await remote.kept(agent_id(session_id))
         except RemoteError as error:
-            return Finding(
-                "policy", "warn", f"cannot be read: {error.reason}", "give the key the scope write"
-            )
+            return Finding("policy", "warn", f"cannot be read: {error.reason}", "see the key above")
         known += why is not None
         if why:
             wrong.append(why)

@@ -34,8 +34,10 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         # Which file is this? Asked before anything that could write to it.
         schema.identify(conn, path)
         if path != MEMORY:
-            # Takes effect while the file is empty: later its free pages can be given back.
-            conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            if conn.execute("PRAGMA page_count").fetchone() == (0,):
+                # While the file is empty: later its free pages can be given back. Elsewhere this
+                # would do nothing, and wait for whoever is writing.
+                conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _enter_wal(conn, busy_ms)
         conn.execute(f"PRAGMA synchronous = {durability.upper()}")
         conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

@@ -63,7 +63,8 @@ def journal_error(error: BaseException, path: str) -> BaseException:
     elif "locked" in lowered or "busy" in lowered:
         mapped = JournalError(
             f"the journal {path} is locked by another program ({text}): "
-            "find it (a backup? a database browser?) and try again"
+            "find it (a backup? a database browser? a process that hangs? cached-session doctor "
+            "may name it) and try again"
         )
     elif "readonly" in lowered or "read-only" in lowered:
         mapped = JournalError(

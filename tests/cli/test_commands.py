@@ -205,3 +205,13 @@ def test_the_package_can_be_run() -> None:
     command = [sys.executable, "-m", "cached_session", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("cached-session 0.")
+
+
+def test_a_refused_key_is_no_outage(journal: Path, server: DevServer) -> None:
+    """The state is a word of its own, seen later and without a server."""
+    server.add_key("good-key")
+    wrong = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "wrong-key"}
+    assert run("sync", "--journal", journal, **wrong).exit_code == 3
+    lines = run("status", "--journal", journal).output.splitlines()
+    assert [line.split()[-1] for line in lines[-2:]] == ["unauthorized"] * 2
+    assert any("INVALID_API_KEY" in line for line in lines)

@@ -322,7 +322,7 @@ def test_audit_puts_back_what_the_server_lost(
     (agent,) = [name for name in server.agents() if "bob" in name]
     server.evict(agent, lambda memory: True)
     done = piped(tmp_path, "audit", "--session", "bob", "-j", journal, **env)
-    assert (done.returncode, "1 operations put back" in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, "1 operation put back" in done.stdout) == (0, True), done.stdout
     assert len(server.memories(agent)) == 1
 
 
@@ -409,7 +409,7 @@ def test_an_import_with_lines_that_cannot_be_read_says_so_by_its_code(tmp_path: 
     (tmp_path / "x.jsonl").write_text('{"a":1}\n{"b":\n')
     done = piped(tmp_path, "import", tmp_path / "x.jsonl", "-s", "x", "-j", tmp_path / "j.db")
     assert done.returncode == 1
-    assert done.stdout == "x: 1 items added, 1 could not be read\n"
+    assert done.stdout == "x: 1 item added, 1 could not be read\n"
 
 
 def test_compact_gives_space_back(tmp_path: Path, journal: Path, server: DevServer) -> None:

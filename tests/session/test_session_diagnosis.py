@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
-from collections.abc import Iterator
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cached_session import CachedSession, Finding, diagnose
+from cached_session import (
+    CachedSession,
+    Finding,
+    JournalError,
+    SyncOptions,
+    SyncTimeout,
+    Unauthorized,
+    diagnose,
+)
 from cached_session.devserver import DevServer, Key
+from cached_session.diagnosis import holders
+from cached_session.remote.dakera import DakeraRemote
+from cached_session.remote.naming import agent_id, namespace
+from cached_session.remote.probe import ServerFacts
+from cached_session.testing import ManualClock
 
 ITEM: Any = {"role": "user", "content": "hello"}
 
 
 @pytest.fixture
 def server() -> Iterator[DevServer]:
-    with DevServer(api_key="root-key") as running:
+    with DevServer(api_key="key-root") as running:
         yield running
 
 
@@ -30,12 +49,16 @@ async def journal(tmp_path: Path) -> Path:
 
 
 async def look(journal: Path, **where: Any) -> dict[str, Finding]:
-    return {finding.check: finding for finding in await diagnose(journal, **where)}
+    """The findings by what was looked at. Whatever is wrong comes with what to do about it."""
+    found = await diagnose(journal, **where)
+    assert [one for one in found if one.level != "ok" and not one.advice] == []
+    assert "key-" not in str(found)
+    return {finding.check: finding for finding in found}
 
 
 async def test_a_healthy_device_has_nothing_to_do(journal: Path, server: DevServer) -> None:
     """Synced, private, on time: every line is ok, and none gives advice."""
-    where = {"url": server.url, "api_key": "root-key"}
+    where = {"url": server.url, "api_key": "key-root"}
     async with CachedSession.from_url("talk", journal=journal, **where) as session:
         await session.sync(10)
     found = await look(journal, **where)
@@ -46,8 +69,8 @@ async def test_a_healthy_device_has_nothing_to_do(journal: Path, server: DevServ
 
 async def test_looking_sends_nothing(journal: Path, server: DevServer) -> None:
     """What is pending stays pending: a look is no sync."""
-    found = await look(journal, url=server.url, api_key="root-key")
-    assert "1 operations wait" in found["outbox"].message
+    found = await look(journal, url=server.url, api_key="key-root")
+    assert "1 operation" in found["outbox"].message
     assert server.requests.count("POST *") == server.requests.count("PUT *") == 0
 
 
@@ -87,29 +110,26 @@ async def test_a_server_that_is_away_is_told(journal: Path) -> None:
 
 
 async def test_a_key_is_judged_and_never_shown(journal: Path, server: DevServer) -> None:
-    """One that is refused, and one that may only read."""
-    server.state.keys.add(Key("read-key", scope="read", name="reader"))
-    refused = await look(journal, url=server.url, api_key="wrong-key")
+    """One that is refused, and one that may only read; `look` sees that no finding names it."""
+    server.state.keys.add(Key("key-read", scope="read", name="reader"))
+    refused = await look(journal, url=server.url, api_key="key-wrong")
     assert [one.level for one in refused.values() if one.check in ("server", "key")] == ["fail"]
-    reader = await look(journal, url=server.url, api_key="read-key")
+    reader = await look(journal, url=server.url, api_key="key-read")
     assert reader["key"].level == "fail"
     assert "write" in reader["key"].advice
-    shown = str([*refused.values(), *reader.values()])
-    assert "wrong-key" not in shown
-    assert "read-key" not in shown
 
 
 async def test_a_session_that_the_server_has_never_seen_is_no_trouble(
     journal: Path, server: DevServer
 ) -> None:
     """Its namespace is not there yet: the server's defaults say nothing about it."""
-    found = await look(journal, url=server.url, api_key="root-key")
+    found = await look(journal, url=server.url, api_key="key-root")
     assert found["policy"].level == "ok"
 
 
 async def test_a_namespace_that_may_forget_is_told(journal: Path, server: DevServer) -> None:
     """Its policy was changed behind our back."""
-    where = {"url": server.url, "api_key": "root-key"}
+    where = {"url": server.url, "api_key": "key-root"}
     async with CachedSession.from_url("talk", journal=journal, **where) as session:
         await session.sync(10)
     (policy,) = server.state.policies.values()
@@ -117,3 +137,211 @@ async def test_a_namespace_that_may_forget_is_told(journal: Path, server: DevSer
     found = await look(journal, **where)
     assert found["policy"].level == "warn"
     assert "episodic_ttl_seconds" in found["policy"].message
+
+
+OURS = namespace(agent_id("talk"))
+
+
+@pytest.mark.parametrize(
+    ("grants", "level", "says"),
+    [
+        ([OURS], "ok", "1 grant"),
+        (["_dakera_agent_cs-*"], "ok", "1 grant"),
+        (["_dakera_agent_cs-*", "other"], "ok", "2 grants"),
+        ([f"{OURS[:-1]}"], "fail", OURS),
+        (["_dakera_agent_other*"], "fail", OURS),
+        ([], "fail", OURS),
+    ],
+)
+async def test_a_key_for_some_namespaces_is_held_against_the_sessions(
+    journal: Path, server: DevServer, grants: list[str], level: str, says: str
+) -> None:
+    """By exact name or by the beginning of it, as the server does; and so it turns out."""
+    server.add_key("key-device", scope="write", namespaces=grants)
+    where = {"url": server.url, "api_key": "key-device"}
+    found = await look(journal, **where)
+    assert found["key"].level == level
+    assert says in found["key"].message
+    if level == "fail":
+        assert "_dakera_agent_cs-*" in found["key"].advice
+    async with CachedSession.from_url("talk", journal=journal, **where) as session:
+        if level == "ok":
+            await session.flush(10)
+            return
+        with pytest.raises(Unauthorized):
+            await session.flush(10)
+    found = await look(journal, **where)
+    assert "NAMESPACE_ACCESS_DENIED" in found["last sync"].message
+    assert found["policy"].level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("days", "level"), [(400.0, "ok"), (3.0, "warn"), (-1.0, "fail")], ids=["long", "soon", "gone"]
+)
+async def test_a_key_that_expires_is_told_in_time(
+    journal: Path, server: DevServer, days: float, level: str
+) -> None:
+    """While there is time to renew it, and when it is too late."""
+    until = int(time.time() + days * 86400)
+    server.state.keys.add(Key("key-device", scope="write", name="device", expires_at=until))
+    found = await look(journal, url=server.url, api_key="key-device")
+    about = found.get("key") or found["server"]
+    assert about.level == level
+    assert ("expire" in f"{about.message} {about.advice}".lower()) is (level != "ok")
+
+
+async def test_patterns_that_the_server_does_not_honour_are_told(
+    journal: Path, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key from before 0.12.2, whose pattern is inert until it is saved again."""
+    pattern = "_dakera_agent_cs-*"
+    old = ServerFacts(
+        version="0.12.3",
+        capabilities={},
+        key={"scope": "write", "namespaces": [pattern], "inert_namespaces": [pattern]},
+        date=None,
+        seconds=0.0,
+    )
+
+    async def probe(_: Any) -> ServerFacts:
+        return old
+
+    monkeypatch.setattr(DakeraRemote, "probe", probe)
+    found = await look(journal, url=server.url, api_key="key-root")
+    assert found["key"].level == "fail"
+    assert "save the key again" in found["key"].advice
+
+
+@pytest.fixture
+def other() -> Iterator[Callable[[str, Path], subprocess.Popen[str]]]:
+    """Starts a program over a journal, and waits until it says that it is where it should be."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, journal: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(journal)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+REPLICATES = """
+    import sys, time
+    from filelock import FileLock
+    with FileLock(sys.argv[1] + ".lock"):
+        print("there", flush=True)
+        time.sleep(600)
+"""
+WRITES = """
+    import sqlite3, sys, time
+    conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+    conn.execute("BEGIN IMMEDIATE")
+    print("there", flush=True)
+    time.sleep(600)
+"""
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """As Ctrl-Z does; it has stopped when this returns."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux names holders")
+
+
+@on_linux
+async def test_the_process_that_syncs_is_named_and_what_became_of_it(
+    journal: Path, other: Callable[[str, Path], subprocess.Popen[str]]
+) -> None:
+    """By its number; one that was stopped with the lock in its hands is a warning."""
+    process = other(REPLICATES, journal)
+    found = await look(journal)
+    assert found["replicator"].level == "ok"
+    assert f"process {process.pid} " in found["replicator"].message
+    stop(process)
+    found = await look(journal)
+    assert found["replicator"].level == "warn"
+    assert "stopped" in found["replicator"].message
+    assert f"kill -CONT {process.pid}" in found["replicator"].advice
+
+
+@on_linux
+async def test_a_process_that_hangs_in_a_transaction_is_named(
+    journal: Path, other: Callable[[str, Path], subprocess.Popen[str]]
+) -> None:
+    """Every write waits for it; what can be read is read and told all the same."""
+    process = other(WRITES, journal)
+    found = await look(journal)
+    assert found["lock"].level == "fail"
+    assert f"process {process.pid} " in found["lock"].message
+    assert f"kill {process.pid}" in found["lock"].advice
+    assert "1 operation" in found["outbox"].message
+
+
+async def test_a_journal_is_opened_and_read_while_a_process_hangs_in_a_transaction(
+    journal: Path, other: Callable[[str, Path], subprocess.Popen[str]]
+) -> None:
+    """Whoever looks at 3 a.m. needs no lock for it."""
+    other(WRITES, journal)
+    options = SyncOptions(busy_timeout=0.2)
+    async with CachedSession("talk", journal=journal, options=options) as session:
+        assert await session.get_items() == [ITEM]
+        assert session.status().items == 1
+        with pytest.raises(JournalError, match="cached-session doctor"):
+            await session.add_items([ITEM])
+
+
+async def test_no_holder_is_named_where_nobody_tells(
+    journal: Path,
+    other: Callable[[str, Path], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without /proc the finding stands, with advice that needs no number."""
+    monkeypatch.setattr(holders, "PROC", journal.parent / "no-proc")
+    other(REPLICATES, journal)
+    other(WRITES, journal)
+    found = await look(journal)
+    assert found["replicator"].message.startswith("another process")
+    assert found["lock"].message.startswith("another process")
+
+
+async def test_a_day_without_a_server_is_told_as_a_day(journal: Path) -> None:
+    """How long it has been failing, why, and how old what waits has become."""
+    now = ManualClock()
+    async with CachedSession.from_url(
+        "talk", url="http://127.0.0.1:9", journal=journal, runtime=now.runtime()
+    ) as session:
+        with pytest.raises(SyncTimeout):
+            await session.flush(0.5)
+    with closing(sqlite3.connect(journal)) as conn:
+        conn.execute("UPDATE gates SET since_ms = ?", (int((time.time() - 30 * 3600) * 1000),))
+        conn.execute("UPDATE ops SET said_ms = ?", (int((time.time() - 31 * 3600) * 1000),))
+        conn.commit()
+    found = await look(journal)
+    assert found["last sync"].message.startswith("failing for 30 h")
+    assert found["outbox"].message.endswith("the oldest for 31 h")
+
+
+async def test_a_clock_years_off_is_told_in_years(journal: Path, server: DevServer) -> None:
+    """Of a device that wrote, and of this one beside the server."""
+    where: dict[str, Any] = {"url": server.url, "api_key": "key-root"}
+    ahead = ManualClock(start=time.time() + 20 * 365.25 * 86400)
+    async with CachedSession.from_url(
+        "talk", journal=journal.with_name("future.db"), runtime=ahead.runtime(), **where
+    ) as future:
+        await future.add_items([ITEM])
+        await future.flush(10)
+    async with CachedSession.from_url("talk", journal=journal, **where) as session:
+        await session.sync(10)
+    found = {one.message for one in await diagnose(journal, **where) if one.check == "clock"}
+    assert any("20 years ahead" in message for message in found)
