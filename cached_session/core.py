@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -16,6 +16,7 @@ from filelock import BaseFileLock, FileLock
 
 from cached_session import reporting, telemetry
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
+from cached_session.history.ops import Dot
 from cached_session.home import Home
 from cached_session.journal import gates, reads, writes
 from cached_session.journal.connection import MEMORY, Journal
@@ -167,10 +168,16 @@ class Core:
         return retired, self.writer
 
     async def append(
-        self, session_id: str, encoded: list[tuple[str, int]], *, private: bool, leaves: bool
+        self,
+        session_id: str,
+        encoded: list[tuple[str, int]],
+        *,
+        private: bool,
+        leaves: bool,
+        instead_of: Sequence[tuple[Dot, int]] = (),
     ) -> int:
-        """Append a batch; the session's revision after it. One that leaves for a server is held up
-        or refused where the outbox is full.
+        """Append a batch, in place of the items named; the session's revision after it. One that
+        leaves for a server is held up or refused where the outbox is full.
 
         Raises:
             JournalFull: there was no room in time; nothing of the batch is stored.
@@ -181,6 +188,7 @@ class Core:
         def job(conn: sqlite3.Connection) -> int | None:
             if room is not None and not room.admits(conn, len(encoded), size):
                 return None
+            writes.remove(conn, author, session_id, instead_of)
             return writes.append(conn, author, session_id, encoded, private=private)
 
         options = self.options

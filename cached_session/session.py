@@ -276,6 +276,45 @@ class CachedSession:
         await core.journal.write(lambda conn: writes.clear(conn, author, self.session_id))
         self._wrote()
 
+    async def replace_items(
+        self, entries: Sequence[Entry], items: Sequence[TResponseInputItem] = ()
+    ) -> None:
+        """Remove the items of these `entries`, wherever they stand, and append a batch, in one
+        transaction: readers see all of it or nothing.
+
+        Each removal is a recorded pop of that very item, so it merges as one does: an item that
+        another device has removed too is removed once, and what came in between stays. The new
+        items stand at the end. With ``pop="confirmed"`` nobody is asked: nothing is handed out.
+
+        Args:
+            entries: what to remove; those that are gone already are passed over.
+            items: what to append; nothing by default.
+
+        Raises:
+            InvalidArgument: one of them is no entry, or JSON cannot carry an item; nothing changes.
+            SessionClosed, JournalFull, JournalError: as `add_items`; nothing changes.
+        """
+        places = [_place(entry) for entry in entries]
+        if not places:
+            await self.add_items(items)
+            return
+        encoded = encode_items(list(items))
+        core = await self._ready()
+        if encoded:
+            await core.append(
+                self.session_id,
+                encoded,
+                private=self._private,
+                leaves=self._spec is not None,
+                instead_of=places,
+            )
+        else:
+            author = core.author()
+            await core.journal.write(
+                lambda conn: writes.remove(conn, author, self.session_id, places)
+            )
+        self._wrote()
+
     async def import_items(
         self,
         items: Iterable[TResponseInputItem] | AsyncIterable[TResponseInputItem],
@@ -576,6 +615,12 @@ def _limit(limit: object) -> int | None:
     if not isinstance(limit, int):
         raise InvalidArgument(f"limit={limit!r} must be a whole number or None")
     return min(int(limit), MOST_ITEMS)
+
+
+def _place(entry: object) -> tuple[Dot, int]:
+    if not isinstance(entry, Entry):
+        raise InvalidArgument(f"{entry!r:.80} is no Entry; pass what entries() or search() gave")
+    return Dot(entry.writer, entry.counter), entry.index
 
 
 def _dots(dots: Iterable[Any]) -> list[Dot]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cached_session.errors import JournalError
@@ -20,7 +20,7 @@ from cached_session.history.ops import (
 from cached_session.journal.apply import PENDING, SessionTransaction
 from cached_session.journal.codec import decode_rows
 
-__all__ = ["RETIRED", "Author", "append", "clear", "last_item", "pop", "pop_ref"]
+__all__ = ["RETIRED", "Author", "append", "clear", "last_item", "pop", "pop_ref", "remove"]
 
 RETIRED = "retired:"
 """Before a writer id in `meta`: another journal file was here when it was in use."""
@@ -77,6 +77,26 @@ def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: Item
     tx = SessionTransaction.begin(conn, session_id)
     if tx is not None:
         _pop(tx, author, ref)
+
+
+def remove(
+    conn: sqlite3.Connection, author: Author, session_id: str, places: Iterable[tuple[Dot, int]]
+) -> int:
+    """Record the pop of each of these items that is visible; how many were."""
+    removed = 0
+    for dot, index in places:
+        tx = SessionTransaction.begin(conn, session_id)
+        if tx is None:
+            break
+        row = conn.execute(
+            "SELECT count FROM items JOIN ops USING (session, writer, counter) "
+            "WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+            (tx.session, *dot, index),
+        ).fetchone()
+        if row is not None:
+            _pop(tx, author, ItemRef(dot, index, row[0]))
+            removed += 1
+    return removed
 
 
 def _pop(tx: SessionTransaction, author: Author, ref: ItemRef) -> None:
