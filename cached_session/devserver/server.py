@@ -28,6 +28,8 @@ from cached_session.devserver.state import State
 
 STARTUP_SECONDS = 10.0
 """Longest wait for the listening socket; it takes milliseconds."""
+TURNS = 4
+"""Of the event loop, in which a connection comes or goes."""
 TICK_SECONDS = 0.1
 """How often uvicorn renews its Date header."""
 BACKLOG = 512
@@ -65,7 +67,11 @@ class _Server(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        self.abort()
+        # What was accepted this very moment takes some turns to be a connection, and one that is
+        # cut takes another to close its socket.
+        for _ in range(TURNS):
+            self.abort()
+            await asyncio.sleep(0)
 
     def leave(self) -> None:
         """End the main loop; on the server's loop only."""
