@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page test-adapters docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -30,6 +30,10 @@ test: $(VENV)/.dev ## run the tests; ARGS='-k journal -x' goes to pytest
 
 test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages chromium, chromium-driver)
 	$(BIN)/python -m pytest -m page tests/page $(ARGS)
+
+test-adapters: .venv-adapters/.dev ## run the adapters' tests with the real frameworks (Python 3.11+)
+	.venv-adapters/bin/python -m pytest tests/adapters $(ARGS)
+	.venv-adapters/bin/python -m mypy --python-version 3.12 cached_session/adapters
 
 docs: $(VENV)/.docs ## build the documentation into site/, warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -105,6 +109,12 @@ $(VENV)/.docs: $(VENV)/.dev
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+# The frameworks need a newer Python than the library, and other versions of what the agents need.
+.venv-adapters/.dev: pyproject.toml tests/adapters/constraints.txt
+	$(PYTHON) -m venv .venv-adapters
+	.venv-adapters/bin/python -m pip install --quiet -c tests/adapters/constraints.txt -e '.[dev-adapters]'
 	@touch $@
 
 .venv-lowest/.dev: pyproject.toml .ci/lowest.txt

@@ -16,6 +16,8 @@ from cached_session.errors import (
     SyncError,
     SyncTimeout,
     Unauthorized,
+    UnreadableItem,
+    WouldBlock,
 )
 from cached_session.journal.outbox import Parked
 from cached_session.moving.transfer import (
@@ -67,6 +69,8 @@ __all__ = [
     "SyncReport",
     "SyncTimeout",
     "Unauthorized",
+    "UnreadableItem",
+    "WouldBlock",
     "diagnose",
     "export_jsonl",
     "import_dakera_export",

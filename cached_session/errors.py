@@ -18,6 +18,8 @@ __all__ = [
     "SyncError",
     "SyncTimeout",
     "Unauthorized",
+    "UnreadableItem",
+    "WouldBlock",
 ]
 
 
@@ -67,3 +69,13 @@ class Unauthorized(SyncError):
 
 class PopUnconfirmed(SyncError):
     """A confirmed pop got no answer: nothing was returned, and the claim is settled later."""
+
+
+class UnreadableItem(CachedSessionError, ValueError):
+    """An adapter met an item that its framework did not write, or no longer reads: the item stays
+    as it is. Read it with what wrote it, and give each framework session ids of its own."""
+
+
+class WouldBlock(CachedSessionError, RuntimeError):
+    """A synchronous call of an adapter, where a running event loop would stand still meanwhile:
+    await the asynchronous one."""

@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "devserver": set(),
     "testing": SEAMS | {"cache", "devserver", "session"},
+    "adapters": SEAMS | {"cache", "session"},
 }
 
 
@@ -101,6 +102,26 @@ def test_imports_point_down(path: Path) -> None:
     assert not upward, f"{module} may not import {', '.join(upward)}"
 
 
+FRAMEWORKS = {
+    "langchain_core": "adapters/langchain.py",
+    "llama_index": "adapters/llama_index.py",
+    "pydantic_ai": "adapters/pydantic_ai.py",
+    "strands": "adapters/strands.py",
+}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_framework_is_known_to_its_adapter_alone(framework: str) -> None:
+    """No other module imports it, so that nobody who does not use it needs it."""
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules()
+        for name, _ in imports(path)
+        if name.split(".")[0] == framework
+    }
+    assert users == {FRAMEWORKS[framework]}
+
+
 def test_history_does_no_input_or_output() -> None:
     """The model is a pure function: its modules import nothing that could reach the world."""
     world = {"aiosqlite", "anyio", "asyncio", "dakera", "httpx", "os", "pathlib", "random"}
@@ -124,6 +145,8 @@ def test_history_does_no_input_or_output() -> None:
         ("cached_session.devserver.app", "cached_session.remote.wire", False),
         ("cached_session.session", "cached_session.cli.main", False),
         ("cached_session.session", "cached_session.testing", False),
+        ("cached_session.session", "cached_session.adapters", False),
+        ("cached_session.adapters.strands", "cached_session.core", False),
         ("cached_session.remote.dakera", "cached_session.journal", False),
     ],
 )

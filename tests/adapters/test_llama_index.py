@@ -1,0 +1,206 @@
+"""LlamaIndex's chat store, with LlamaIndex."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.llms import ChatMessage, ImageBlock, MessageRole, MockLLM, TextBlock
+from llama_index.core.memory import ChatMemoryBuffer
+
+from cached_session import SessionCache, UnreadableItem, WouldBlock
+from cached_session.adapters import Bridge
+from cached_session.adapters.llama_index import CachedChatStore
+from cached_session.devserver import DevServer
+
+CONVERSATION = [
+    ChatMessage("You are brief.", role=MessageRole.SYSTEM),
+    ChatMessage(
+        role=MessageRole.USER,
+        blocks=[
+            TextBlock(text="Where is this?"),
+            ImageBlock(image=b"\x89PNG\r\n\x1a\n\x00\xff", image_mimetype="image/png"),
+        ],
+    ),
+    ChatMessage(
+        role=MessageRole.ASSISTANT,
+        blocks=[],
+        additional_kwargs={
+            "tool_calls": [
+                {"id": "call-1", "function": {"name": "find", "arguments": '{"what": "bag"}'}}
+            ]
+        },
+    ),
+    ChatMessage("In Ōsaka", role=MessageRole.TOOL, additional_kwargs={"tool_call_id": "call-1"}),
+    ChatMessage("It is in Ōsaka. 🧳", role=MessageRole.ASSISTANT),
+]
+
+
+def said(*words: str) -> list[ChatMessage]:
+    return [ChatMessage(word, role=MessageRole.USER) for word in words]
+
+
+def words(messages: list[ChatMessage] | None) -> list[str | None]:
+    return [message.content for message in messages or []]
+
+
+async def test_messages_of_every_kind_come_back_equal() -> None:
+    """Text, pictures, tool calls and results, each as it was."""
+    async with SessionCache(":memory:") as cache:
+        store = CachedChatStore(cache)
+        for message in CONVERSATION:
+            await store.async_add_message("user-1", message)
+        found = await store.aget_messages("user-1")
+        assert found == CONVERSATION
+        items: list[Any] = await cache.session("user-1").get_items()
+        assert [(item["role"], item["content"]) for item in items] == [
+            ("system", "You are brief."),
+            ("user", "Where is this?\n[image]"),
+            ("assistant", 'find({"what": "bag"})'),
+            ("tool", "In Ōsaka"),
+            ("assistant", "It is in Ōsaka. 🧳"),
+        ]
+
+
+async def test_a_store_behaves_as_llama_indexs_own() -> None:
+    """Every method gives what `SimpleChatStore` gives, step by step; a chat without messages is one
+    that does not exist."""
+    from llama_index.core.storage.chat_store import SimpleChatStore
+
+    async with SessionCache(":memory:") as cache:
+        ours, theirs = CachedChatStore(cache), SimpleChatStore()
+
+        async def both(name: str, *arguments: Any) -> None:
+            sync_name = name.removeprefix("async_") if "async_" in name else name[1:]
+            expected = getattr(theirs, sync_name)(*arguments)
+            assert await getattr(ours, name)(*arguments) == expected
+            for key in theirs.get_keys():
+                assert await ours.aget_messages(key) == theirs.get_messages(key)
+
+        await both("aget_messages", "nobody")
+        await both("adelete_messages", "nobody")
+        await both("adelete_message", "nobody", 0)
+        await both("adelete_last_message", "nobody")
+        await both("async_add_message", "a", said("one")[0])
+        await both("aset_messages", "a", said("one", "two", "three", "four", "five"))
+        await both("aset_messages", "b", said("other"))
+        await both("adelete_message", "a", 1)
+        await both("adelete_message", "a", -1)
+        await both("adelete_message", "a", 9)
+        await both("adelete_last_message", "a")
+        await both("aset_messages", "a", said("one", "zwei", "drei"))
+        await both("aset_messages", "a", said("eins"))
+        assert sorted(await ours.aget_keys()) == sorted(theirs.get_keys()) == ["a", "b"]
+        await both("adelete_messages", "a")
+        assert await ours.aget_keys() == theirs.get_keys() == ["b"]
+
+
+async def test_setting_messages_writes_what_differs() -> None:
+    """A common beginning is neither removed nor written again; the rest is one operation."""
+    async with SessionCache(":memory:") as cache:
+        store, session = CachedChatStore(cache), cache.session("a")
+        await store.aset_messages("a", said("one", "two"))
+        before = await session.entries()
+        await store.aset_messages("a", said("one", "two"))
+        await store.aset_messages("a", said("one", "two", "three", "four"))
+        after = await session.entries()
+        assert [(e.writer, e.counter, e.index) for e in after[:2]] == [
+            (e.writer, e.counter, e.index) for e in before
+        ]
+        assert session.status().pending == 2
+
+
+async def test_keys_are_chats_of_llama_index_alone() -> None:
+    """Sessions of others in the same journal are no chats, and are not read as ones."""
+    async with SessionCache(":memory:") as cache:
+        store = CachedChatStore(cache)
+        await cache.session("sdk").add_items([{"role": "user", "content": "Hi"}])
+        await store.async_add_message("a", said("one")[0])
+        assert await store.aget_keys() == ["a"]
+        for call in (
+            store.aget_messages("sdk"),
+            store.aset_messages("sdk", said("x")),
+            store.adelete_message("sdk", 0),
+            store.adelete_last_message("sdk"),
+            store.adelete_messages("sdk"),
+        ):
+            with pytest.raises(UnreadableItem, match="the Agents SDK"):
+                await call
+        assert len(await cache.session("sdk").get_items()) == 1
+
+
+def test_a_chat_engine_remembers(device: Callable[[str], SessionCache], bridge: Bridge) -> None:
+    """LlamaIndex's own engine and memory work over it, synchronously, and it syncs."""
+    with bridge.enter(device("phone")) as cache:
+        store = CachedChatStore(cache, bridge=bridge)
+
+        def engine() -> SimpleChatEngine:
+            memory = ChatMemoryBuffer.from_defaults(
+                token_limit=10_000,
+                chat_store=store,
+                chat_store_key="user-1",
+                tokenizer_fn=str.split,
+            )
+            return SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory)
+
+        first = engine().chat("My name is Ada").response
+        second = engine().chat("What is my name?")
+        assert "My name is Ada" in second.response
+        assert words(engine().chat_history) == [
+            "My name is Ada",
+            first,
+            "What is my name?",
+            second.response,
+        ]
+        bridge.run(cache.flush, 30)
+        engine().reset()
+        assert store.get_messages("user-1") == []
+        assert store.get_keys() == []
+        store.set_messages("user-1", said("one", "two", "three"))
+        assert words([store.delete_message("user-1", 1), store.delete_last_message("user-1")]) == [  # type: ignore[list-item]
+            "two",
+            "three",
+        ]
+        store.add_message("user-1", said("four")[0])
+        assert words(store.delete_messages("user-1")) == ["one", "four"]
+
+
+async def test_an_asynchronous_engine_needs_no_bridge(
+    device: Callable[[str], SessionCache],
+) -> None:
+    """`achat` awaits the store on its own loop; a synchronous call there is refused."""
+    async with device("phone") as cache:
+        store = CachedChatStore(cache)
+        memory = ChatMemoryBuffer.from_defaults(
+            token_limit=10_000, chat_store=store, chat_store_key="a", tokenizer_fn=str.split
+        )
+        engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory)
+        await engine.achat("Hello")
+        assert len(await store.aget_messages("a")) == 2
+        with pytest.raises(WouldBlock):
+            store.get_messages("a")
+
+
+async def test_devices_that_set_and_delete_apart_agree(
+    device: Callable[[str], SessionCache], server: DevServer
+) -> None:
+    """Two lists with a common beginning have it once; the message deleted by its index on one
+    device is the one that goes on the other; what was added meanwhile survives."""
+    async with device("phone") as phone, device("laptop") as laptop:
+        here, there = CachedChatStore(phone), CachedChatStore(laptop)
+        await here.aset_messages("a", said("one", "two", "three"))
+        await phone.flush(timeout=30)
+        assert words(await there.aget_messages("a")) == ["one", "two", "three"]
+        server.stop()
+        await here.aset_messages("a", said("one", "two", "phone"))
+        await there.async_add_message("a", said("laptop")[0])
+        await there.adelete_message("a", 0)
+        server.start()
+        for cache in (phone, laptop, phone):
+            await cache.sync(timeout=30)
+        merged = words(await here.aget_messages("a"))
+        assert merged == words(await there.aget_messages("a"))
+        assert merged[0] == "two"
+        assert sorted(merged[1:]) == ["laptop", "phone"]  # type: ignore[type-var]

@@ -1,0 +1,192 @@
+"""Pydantic AI's message history, with Pydantic AI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent, BinaryContent, ImageUrl
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelRequest,
+    ModelResponse,
+    SystemPromptPart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
+
+from cached_session import CachedSession, SessionCache, UnreadableItem
+from cached_session.adapters import Bridge
+from cached_session.adapters.pydantic_ai import CachedMessageHistory
+from cached_session.devserver import DevServer
+
+CONVERSATION: list[ModelMessage] = [
+    ModelRequest([SystemPromptPart("Be brief."), UserPromptPart("Where is my bag?")]),
+    ModelResponse(
+        [ThinkingPart("Look it up."), ToolCallPart("find", {"what": "bag"}, "call-1")],
+        model_name="fake",
+    ),
+    ModelRequest([ToolReturnPart("find", {"place": "Ōsaka", "at": [1, None]}, "call-1")]),
+    ModelResponse([TextPart("In Ōsaka. 🧳")]),
+    ModelRequest(
+        [
+            UserPromptPart(
+                [
+                    "And this?",
+                    ImageUrl("https://example.org/a.png"),
+                    BinaryContent(b"\x00\xff\x10", media_type="image/png"),
+                ]
+            )
+        ],
+        instructions="Answer in English.",
+    ),
+]
+
+
+async def test_messages_of_every_kind_come_back_equal() -> None:
+    """Prompts, thoughts, tool calls, results, pictures, instructions and times."""
+    async with CachedSession("a", journal=":memory:") as session:
+        history = CachedMessageHistory(session)
+        await history.add(CONVERSATION)
+        found = await history.messages()
+    as_json, of_json = ModelMessagesTypeAdapter.dump_json, ModelMessagesTypeAdapter.validate_json
+    assert found[:-1] == CONVERSATION[:-1]
+    assert found == of_json(as_json(CONVERSATION))  # its own reading makes a picture of the bytes
+    (prompt,) = found[-1].parts
+    assert prompt.content[2].data == b"\x00\xff\x10"  # type: ignore[union-attr,index]
+
+
+async def test_people_and_search_see_what_was_said() -> None:
+    """One message an item, with its role and its words."""
+    async with CachedSession("a", journal=":memory:") as session:
+        await CachedMessageHistory(session).add(CONVERSATION)
+        items: list[Any] = await session.get_items()
+        assert [(item["role"], item["content"]) for item in items] == [
+            ("user", "Be brief.\nWhere is my bag?"),
+            ("assistant", 'Look it up.\nfind({"what": "bag"})'),
+            ("tool", '{"place": "Ōsaka", "at": [1, null]}'),
+            ("assistant", "In Ōsaka. 🧳"),
+            ("user", "And this?\n[image-url]\n[binary]"),
+        ]
+        assert [entry.rank for entry in await session.search("bag")] == [1, 0]
+
+
+async def test_an_agent_goes_on_where_it_was(device: Callable[[str], SessionCache]) -> None:
+    """`agent.run(message_history=...)` with its own test model, tools included; a run is one
+    batch."""
+    agent = Agent(TestModel())
+
+    @agent.tool_plain
+    def lookup(city: str) -> str:
+        return f"{city}: sunny"
+
+    async with device("phone") as cache:
+        session = cache.session("user-1")
+        history = CachedMessageHistory(session)
+        for words in ("Hello", "And tomorrow?"):
+            before = await history.messages()
+            result = await agent.run(words, message_history=before)
+            await history.add(result.new_messages())
+            assert await history.messages() == result.all_messages()
+        batches = {(entry.writer, entry.counter) for entry in await session.entries()}
+        assert len(batches) == 2
+        parts = [part for message in await history.messages() for part in message.parts]
+    assert [part.content for part in parts if isinstance(part, UserPromptPart)] == [
+        "Hello",
+        "And tomorrow?",
+    ]
+    assert any(isinstance(part, ToolReturnPart) for part in parts)
+
+
+@pytest.fixture
+def loop() -> Iterator[None]:
+    """`run_sync` takes the thread's loop, or leaves one behind."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+def test_a_synchronous_run_uses_a_bridge(
+    device: Callable[[str], SessionCache], bridge: Bridge, loop: None
+) -> None:
+    """`run_sync` has a loop of its own; the history is read and written over the bridge."""
+    heard: list[int] = []
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        heard.append(len(messages))
+        return ModelResponse([TextPart("Hi")])
+
+    agent = Agent(FunctionModel(answer))
+    with bridge.enter(device("phone")) as cache:
+        history = CachedMessageHistory(cache.session("user-1"))
+        for _ in range(2):
+            result = agent.run_sync("Hello", message_history=bridge.run(history.messages))
+            bridge.run(history.add, result.new_messages())
+        bridge.run(cache.flush, 30)
+        assert len(bridge.run(history.messages)) == 4
+        bridge.run(history.clear)
+        assert bridge.run(history.messages) == []
+    assert heard == [1, 3]
+
+
+async def test_what_others_wrote_is_not_misread() -> None:
+    """Another adapter's item, and one whose form the framework no longer knows, are told."""
+    async with CachedSession("a", journal=":memory:") as session:
+        history = CachedMessageHistory(session)
+        await history.add(CONVERSATION[:1])
+        (item,) = await session.get_items()
+        foreign: Any = dict(item) | {"type": "langchain.message"}
+        await session.add_items([foreign])
+        with pytest.raises(UnreadableItem, match=r"another adapter \(langchain\.message\)"):
+            await history.messages()
+        await history.clear()
+        broken: Any = dict(item) | {"message": {"kind": "telepathy", "parts": []}}
+        await session.add_items([broken])
+        with pytest.raises(UnreadableItem, match="telepathy"):
+            await history.messages()
+
+
+async def test_runs_of_two_devices_stay_whole(
+    device: Callable[[str], SessionCache], server: DevServer
+) -> None:
+    """What two agents said while apart stands one run after the other, never shuffled: each tool
+    call keeps its result."""
+    agent = Agent(TestModel())
+
+    @agent.tool_plain
+    def lookup(city: str) -> str:
+        return f"{city}: sunny"
+
+    async with device("phone") as phone, device("laptop") as laptop:
+        here = CachedMessageHistory(phone.session("trip"))
+        there = CachedMessageHistory(laptop.session("trip"))
+        server.stop()
+        for history, words in ((here, "Oslo?"), (there, "Rome?"), (here, "And Paris?")):
+            result = await agent.run(words, message_history=await history.messages())
+            await history.add(result.new_messages())
+        server.start()
+        for cache in (phone, laptop, phone):
+            await cache.sync(timeout=30)
+        merged = await here.messages()
+        assert merged == await there.messages()
+    parts = [part for message in merged for part in message.parts]
+    waiting = None
+    for part in parts:
+        if isinstance(part, ToolCallPart):
+            assert waiting is None
+            waiting = part.tool_call_id
+        elif isinstance(part, ToolReturnPart):
+            assert part.tool_call_id == waiting
+            waiting = None
+    prompts = [part.content for part in parts if isinstance(part, UserPromptPart)]
+    assert prompts in (["Oslo?", "And Paris?", "Rome?"], ["Rome?", "Oslo?", "And Paris?"])

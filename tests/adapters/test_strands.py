@@ -1,0 +1,283 @@
+"""Strands' session repository, with Strands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from strands import Agent, tool
+from strands.models import Model
+from strands.multiagent import GraphBuilder
+from strands.session import RepositorySessionManager
+from strands.types.exceptions import SessionException
+from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
+
+from cached_session import SessionCache, UnreadableItem
+from cached_session.adapters import Bridge
+from cached_session.adapters.strands import CachedSessionRepository
+from cached_session.devserver import DevServer
+from cached_session.remote.naming import agent_id
+
+
+class Scripted(Model):
+    """A model that says what it is told to: a text, a tool call, or that a guardrail strikes."""
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.heard: list[list[str]] = []
+
+    def update_config(self, **model_config: Any) -> None:
+        """Nothing to configure."""
+
+    def get_config(self) -> Any:
+        return {}
+
+    def structured_output(self, *arguments: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    async def stream(self, messages: Any, *arguments: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        self.heard.append(
+            [block.get("text", "") for message in messages for block in message["content"]]
+        )
+        said = self.script.pop(0)
+        yield {"messageStart": {"role": "assistant"}}
+        if isinstance(said, dict) and "redact" in said:
+            yield {"redactContent": {"redactUserContentMessage": said["redact"]}}
+            said = "I cannot talk about that."
+        if isinstance(said, str):
+            yield {"contentBlockStart": {"start": {}}}
+            yield {"contentBlockDelta": {"delta": {"text": said}}}
+            yield {"contentBlockStop": {}}
+            yield {"messageStop": {"stopReason": "end_turn"}}
+        else:
+            start = {"toolUse": {"name": said["tool"], "toolUseId": "call-1"}}
+            yield {"contentBlockStart": {"start": start}}
+            yield {"contentBlockDelta": {"delta": {"toolUse": {"input": said["input"]}}}}
+            yield {"contentBlockStop": {}}
+            yield {"messageStop": {"stopReason": "tool_use"}}
+
+
+@tool
+def weather(city: str) -> str:
+    """The weather of a city."""
+    return f"{city}: sunny"
+
+
+def agent(repository: CachedSessionRepository, model: Model, **more: Any) -> Agent:
+    manager = RepositorySessionManager("user-1", session_repository=repository)
+    return Agent(
+        model=model, session_manager=manager, callback_handler=None, agent_id="helper", **more
+    )
+
+
+def texts(messages: Sequence[Any]) -> list[str]:
+    return [
+        block["text"] for message in messages for block in message["content"] if "text" in block
+    ]
+
+
+def a_message(words: str, number: int = 0) -> SessionMessage:
+    return SessionMessage.from_message({"role": "user", "content": [{"text": words}]}, number)
+
+
+@pytest.fixture
+def repository(bridge: Bridge, device: Callable[[str], SessionCache]) -> Any:
+    """A device's repository, on a bridge of its own."""
+    with bridge.enter(device("phone")) as cache:
+        yield CachedSessionRepository(cache, bridge=bridge)
+
+
+def items(repository: CachedSessionRepository, bridge: Bridge) -> list[Any]:
+    return bridge.run(repository._cache.session("user-1").get_items)
+
+
+def test_an_agent_goes_on_where_it_was(repository: CachedSessionRepository, bridge: Bridge) -> None:
+    """A second agent has the first one's messages and state, tool calls included."""
+    first = agent(
+        repository,
+        Scripted({"tool": "weather", "input": '{"city": "Ōsaka"}'}, "It is sunny."),
+        tools=[weather],
+        state={"mood": "good"},
+    )
+    first("How is the weather?")
+    first.state.set("mood", "better")
+    model = Scripted("You asked for the weather.")
+    second = agent(repository, model, tools=[weather])
+    assert second.messages == first.messages
+    second("What did I ask?")
+    assert model.heard == [["How is the weather?", "", "", "It is sunny.", "What did I ask?"]]
+    said = [item for item in items(repository, bridge) if item["type"] == "strands.message"]
+    assert [(item["role"], item["content"]) for item in said] == [
+        ("user", "How is the weather?"),
+        ("assistant", 'weather({"city": "Ōsaka"})'),
+        ("tool", "Ōsaka: sunny"),
+        ("assistant", "It is sunny."),
+        ("user", "What did I ask?"),
+        ("assistant", "You asked for the weather."),
+    ]
+
+
+async def test_an_agent_in_a_running_loop_remembers_too(
+    device: Callable[[str], SessionCache],
+) -> None:
+    """`invoke_async` calls the repository from its own loop, on which the cache is used as well."""
+    async with device("phone") as cache:
+        with Bridge() as bridge:
+            repository = CachedSessionRepository(cache, bridge=bridge)
+            await agent(repository, Scripted("Hello")).invoke_async("Hi")
+            again = agent(repository, Scripted())
+            assert texts(again.messages) == ["Hi", "Hello"]
+        await cache.flush(timeout=30)
+
+
+def test_state_is_kept_once_and_restored(
+    repository: CachedSessionRepository, bridge: Bridge
+) -> None:
+    """Each new state takes the place of the one before: the history does not grow by them."""
+    first = agent(repository, Scripted("one", "two", "three"))
+    for number in range(3):
+        first.state.set("number", number)
+        first("Go on")
+    kinds = [item["type"] for item in items(repository, bridge)]
+    assert kinds.count("strands.agent") == kinds.count("strands.session") == 1
+    assert kinds.count("strands.message") == 6
+    assert agent(repository, Scripted()).state.get("number") == 2
+
+
+def test_a_redacted_message_keeps_its_place_and_loses_its_words(
+    repository: CachedSessionRepository, bridge: Bridge, server: DevServer
+) -> None:
+    """What a guardrail strikes out is nowhere any more: not here, and not on the server."""
+    first = agent(repository, Scripted({"redact": "(struck out)"}, "Good."))
+    first("my password is swordfish")
+    first("And now?")
+    expected = ["(struck out)", "I cannot talk about that.", "And now?", "Good."]
+    assert texts(first.messages) == expected
+    assert texts(agent(repository, Scripted()).messages) == expected
+    assert "swordfish" not in str(items(repository, bridge))
+    bridge.run(repository._cache.sync, 30)
+    assert "swordfish" not in str(server.memories(agent_id("user-1")))
+
+
+def test_a_message_in_the_middle_is_changed_where_it_stands(
+    repository: CachedSessionRepository,
+) -> None:
+    """An update is an item of its own with the place of the old one; later updates too."""
+    repository.create_session(Session("user-1", SessionType.AGENT))
+    for number, words in enumerate(["one", "two", "three"]):
+        repository.create_message("user-1", "helper", a_message(words, number))
+    for words in ("zwei", "deux"):
+        (second,) = repository.list_messages("user-1", "helper", limit=1, offset=1)
+        second.message = {"role": "user", "content": [{"text": words}]}
+        repository.update_message("user-1", "helper", second)
+    found = repository.list_messages("user-1", "helper")
+    assert texts([one.to_message() for one in found]) == ["one", "deux", "three"]
+    assert [one.message_id for one in found] == [0, 1, 2]
+    read = repository.read_message("user-1", "helper", 1)
+    assert read is not None
+    assert read.to_message()["content"] == [{"text": "deux"}]
+    assert repository.read_message("user-1", "helper", 3) is None
+    assert repository.read_message("user-1", "helper", -1) is None
+    with pytest.raises(SessionException, match="does not exist"):
+        repository.update_message("user-1", "helper", a_message("nowhere", 1))
+
+
+def test_a_repository_behaves_as_strands_own(
+    repository: CachedSessionRepository, tmp_path: Any
+) -> None:
+    """What is there, what is not and what may not be is as with `FileSessionManager`."""
+    from strands.session import FileSessionManager
+
+    other = FileSessionManager("elsewhere", storage_dir=str(tmp_path / "files"))
+    for one in (repository, other):
+        assert one.read_session("user-1") is None
+        one.create_session(Session("user-1", SessionType.AGENT))
+        read = one.read_session("user-1")
+        assert read is not None
+        assert read.session_id == "user-1"
+        with pytest.raises(SessionException, match="already exists"):
+            one.create_session(Session("user-1", SessionType.AGENT))
+        assert one.read_agent("user-1", "helper") is None
+        with pytest.raises(SessionException, match="does not exist"):
+            one.update_agent("user-1", SessionAgent("helper", {}, {}))
+        one.create_agent("user-1", SessionAgent("helper", {"a": 1}, {"b": b"\x00\xff"}))
+        made = one.read_agent("user-1", "helper")
+        assert made is not None
+        one.update_agent("user-1", SessionAgent("helper", {"a": 2}, {}))
+        changed = one.read_agent("user-1", "helper")
+        assert changed is not None
+        assert (made.state, changed.state) == ({"a": 1}, {"a": 2})
+        assert made.conversation_manager_state == {"b": b"\x00\xff"}
+        assert made.created_at == changed.created_at
+        for number in range(4):
+            one.create_message("user-1", "helper", a_message(str(number), number))
+        one.create_agent("user-1", SessionAgent("other", {}, {}))
+        assert one.list_messages("user-1", "other") == []
+        page = one.list_messages("user-1", "helper", limit=2, offset=1)
+        assert [(m.message_id, texts([m.to_message()])) for m in page] == [(1, ["1"]), (2, ["2"])]
+
+
+def test_a_graph_of_agents_is_kept(repository: CachedSessionRepository) -> None:
+    """The state of a multi-agent graph is stored and read as Strands serialises it."""
+    manager = RepositorySessionManager("user-1", session_repository=repository)
+    builder = GraphBuilder()
+    builder.add_node(
+        Agent(model=Scripted("done"), callback_handler=None, agent_id="worker"), "work"
+    )
+    builder.set_entry_point("work")
+    builder.set_session_manager(manager)
+    builder.set_graph_id("graph-1")
+    builder.set_max_node_executions(5)
+    graph = builder.build()
+    graph("Do it")
+    state = repository.read_multi_agent("user-1", "graph-1")
+    assert state is not None
+    assert state["completed_nodes"] == ["work"]
+    assert repository.read_multi_agent("user-1", "graph-2") is None
+
+
+def test_what_others_wrote_is_not_misread(
+    repository: CachedSessionRepository, bridge: Bridge
+) -> None:
+    """A session that the Agents SDK has used is refused before anything is added to it."""
+    session = repository._cache.session("user-1")
+    bridge.run(session.add_items, [{"role": "user", "content": "Hi"}])
+    with pytest.raises(UnreadableItem, match="the Agents SDK"):
+        agent(repository, Scripted())
+    assert len(items(repository, bridge)) == 1
+
+
+def test_agents_of_two_devices_meet(
+    device: Callable[[str], SessionCache], server: DevServer, bridge: Bridge
+) -> None:
+    """Both begin the session apart, both go on when they have met; one redacts what the other
+    reads; both number the messages alike."""
+    with bridge.enter(device("phone")) as phone, bridge.enter(device("laptop")) as laptop:
+        here = CachedSessionRepository(phone, bridge=bridge)
+        there = CachedSessionRepository(laptop, bridge=bridge)
+        server.stop()
+        on_phone = agent(here, Scripted("phone hears", {"redact": "(struck out)"}))
+        on_laptop = agent(there, Scripted("laptop hears", "laptop again"))
+        on_phone("phone asks")
+        on_laptop("laptop asks")
+        server.start()
+        meet(bridge, phone, laptop)
+        on_phone("a secret")
+        on_laptop("laptop goes on")
+        meet(bridge, phone, laptop)
+        ours, theirs = (
+            [(one.message_id, one.to_message()) for one in r.list_messages("user-1", "helper")]
+            for r in (here, there)
+        )
+        assert ours == theirs
+        assert [number for number, _ in ours] == list(range(8))
+        said = texts([message for _, message in ours])
+        assert "a secret" not in said
+        assert said.index("(struck out)") + 1 == said.index("I cannot talk about that.")
+        assert texts(agent(here, Scripted()).messages) == said
+
+
+def meet(bridge: Bridge, *caches: SessionCache) -> None:
+    for cache in (*caches, caches[0]):
+        bridge.run(cache.sync, 30)

@@ -1,0 +1,200 @@
+"""The thread that synchronous methods of adapters run on."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
+
+import pytest
+
+from cached_session import CachedSession, SessionClosed, WouldBlock
+from cached_session.adapters import Bridge
+from cached_session.adapters.bridge import THREAD, shared
+
+
+@pytest.fixture
+def bridge() -> Iterator[Bridge]:
+    with Bridge() as bridge:
+        yield bridge
+
+
+def bridge_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+
+
+async def double(number: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+async def fail() -> None:
+    raise LookupError("no such thing")
+
+
+async def thread_id() -> int:
+    return threading.get_ident()
+
+
+def test_a_call_gives_its_result_or_its_error(bridge: Bridge) -> None:
+    """Synchronous code gets what awaiting the call would give."""
+    assert bridge.run(double, 21) == 42
+    with pytest.raises(LookupError, match="no such thing"):
+        bridge.run(fail)
+    assert bridge.run(double, 1) == 2
+
+
+def test_all_calls_run_on_one_loop_of_another_thread(bridge: Bridge) -> None:
+    """What a session leaves running between two calls finds its loop alive."""
+
+    async def loop() -> int:
+        return id(asyncio.get_running_loop())
+
+    assert bridge.run(loop) == bridge.run(loop)
+    assert bridge.run(thread_id) == bridge.run(thread_id) != threading.get_ident()
+
+
+def test_calls_from_many_threads_run_side_by_side(bridge: Bridge) -> None:
+    """Two calls that wait for each other both come back."""
+    met = threading.Barrier(2, timeout=30)
+
+    async def meet() -> bool:
+        await asyncio.to_thread(met.wait)
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda _: bridge.run(meet), range(2)))
+
+
+async def test_a_call_from_a_running_loop_is_refused(bridge: Bridge) -> None:
+    """It would hold the loop up; the error says to await instead. Nothing has begun."""
+    begun = []
+
+    async def begin() -> None:
+        begun.append(True)
+
+    with pytest.raises(WouldBlock, match="await the asynchronous method"):
+        bridge.run(begin)
+    with pytest.raises(WouldBlock):
+        bridge.enter(nullcontext())
+    assert not begun
+    assert bridge_threads() == []
+
+
+async def test_a_framework_that_leaves_no_choice_may_block_its_loop(bridge: Bridge) -> None:
+    """`run_blocking` works from a running loop, as long as it is not the bridge's own."""
+    assert bridge.run_blocking(double, 3) == 6
+
+
+def test_the_bridges_own_loop_is_never_made_to_wait_for_itself(bridge: Bridge) -> None:
+    """A call from within a call is refused, instead of waiting for ever."""
+
+    async def again() -> None:
+        bridge.run_blocking(double, 1)
+
+    async def close() -> None:
+        bridge.close()
+
+    with pytest.raises(WouldBlock, match="wait for itself"):
+        bridge.run(again)
+    with pytest.raises(WouldBlock, match="cannot be closed"):
+        bridge.run(close)
+
+
+def test_closing_ends_the_thread(bridge: Bridge) -> None:
+    """A closed bridge leaves no thread, closes twice, and says what is wrong when it is used."""
+    bridge.run(double, 1)
+    assert len(bridge_threads()) == 1
+    bridge.close()
+    assert bridge_threads() == []
+    bridge.close()
+    with pytest.raises(SessionClosed, match="make a new Bridge"):
+        bridge.run(double, 1)
+
+
+def test_closing_cancels_what_runs_and_what_is_entered(bridge: Bridge) -> None:
+    """A context that nobody left is left when the bridge closes; closing does not wait for ever."""
+    left = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[str]:
+        try:
+            yield "entered"
+        finally:
+            left.append(True)
+
+    entered = bridge.enter(resource())
+    assert entered.__enter__() == "entered"
+    bridge.close()
+    assert left == [True]
+
+
+def test_a_session_is_used_by_synchronous_code(bridge: Bridge, tmp_path: object) -> None:
+    """`enter` opens and closes it; what was written is there the next time."""
+    journal = f"{tmp_path}/agent.db"
+    with bridge.enter(CachedSession("a", journal=journal)) as session:
+        bridge.run(session.add_items, [{"role": "user", "content": "Hi"}])
+    with bridge.enter(CachedSession("a", journal=journal)) as session:
+        assert bridge.run(session.get_items) == [{"role": "user", "content": "Hi"}]
+    with pytest.raises(SessionClosed):
+        bridge.run(session.get_items)
+
+
+def test_a_bridge_that_nobody_closed_warns(bridge: Bridge) -> None:
+    """Its thread would stay: the warning names it."""
+    forgotten = Bridge()
+    forgotten.run(double, 1)
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del forgotten
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del bridge
+
+
+SCRIPT = """
+import os, sys
+from cached_session import CachedSession
+from cached_session.adapters.bridge import shared
+session = CachedSession.from_url("a", url="http://127.0.0.1:9", journal=sys.argv[1])
+shared().run(session.add_items, [{"role": "user", "content": "Hi"}])
+assert shared() is shared()
+if "fork" in sys.argv:
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+    else:
+        other = CachedSession("a", journal=sys.argv[1])
+        assert shared().run(other.get_items) == [{"role": "user", "content": "Hi"}]
+        shared().run(other.close)
+        sys.exit(0)
+print("end")
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "fork"])
+def test_a_program_ends_although_nobody_closed_anything(how: str, tmp_path: object) -> None:
+    """The shared bridge ends with Python, its server out of reach, also in a forked child, which
+    has a bridge of its own."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, f"{tmp_path}/agent.db", how],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+    assert time.monotonic() - began < 30
+
+
+def test_the_shared_bridge_is_one(bridge: Bridge) -> None:
+    """Adapters that were given no bridge share one thread, and it is not anybody's own."""
+    assert shared() is shared()
+    assert shared() is not bridge

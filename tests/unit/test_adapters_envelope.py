@@ -1,0 +1,89 @@
+"""What an adapter's item looks like, and what happens to one that is not its own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import pytest
+
+from cached_session import UnreadableItem
+from cached_session.adapters.envelope import Kind, called, spoken
+from cached_session.cli.render import gist
+from cached_session.history.text import readable
+from cached_session.journal.codec import encode_items
+
+MINE = Kind("langchain.message")
+OTHER = Kind("strands.message")
+
+
+def test_an_item_is_read_back_as_it_was() -> None:
+    """The framework's own form goes in and comes out."""
+    message = {"type": "human", "data": {"content": "Hi", "n": 1.5, "é": None}}
+    assert MINE.unwrap(MINE.wrap("user", "Hi", message), "a") == message
+
+
+def test_people_and_search_see_role_and_text() -> None:
+    """The command line, search and the server's recall show what was said, not how it is kept."""
+    item = MINE.wrap("user", "Where is my bag?", {"type": "human"})
+    ((payload, _),) = encode_items([item])
+    assert readable(payload) == ("user", "Where is my bag?")
+    assert gist(item) == "user: Where is my bag?"
+
+
+@pytest.mark.parametrize(
+    ("item", "what"),
+    [
+        (OTHER.wrap("user", "Hi", {}), "another adapter (strands.message)"),
+        ({"role": "user", "content": "Hi"}, "the Agents SDK (user)"),
+        ({"type": "function_call", "name": "f"}, "the Agents SDK (function_call)"),
+        ({"type": "langchain.message", "content": "no cover"}, "the Agents SDK"),
+        ({"note": 1}, "no adapter wrote"),
+        (["a", "list"], "no adapter wrote"),
+        ("text", "no adapter wrote"),
+    ],
+)
+def test_what_others_wrote_is_refused_by_name(item: Any, what: str) -> None:
+    """Nothing is guessed: the error names the session, what was met, and the way out."""
+    with pytest.raises(UnreadableItem) as caught:
+        MINE.unwrap(item, "user-1")
+    assert what in str(caught.value)
+    assert "'user-1'" in str(caught.value)
+    assert "session ids of its own" in str(caught.value)
+
+
+def test_a_newer_version_is_refused() -> None:
+    """An older library does not misread what a newer one wrote."""
+    item = MINE.wrap("user", "Hi", {}) | {"v": 2}
+    with pytest.raises(UnreadableItem, match=r"version 2.*upgrade"):
+        MINE.unwrap(item, "a")
+
+
+def test_what_is_shown_is_never_empty() -> None:
+    """A message without a word has a text all the same; a tool call reads as a call."""
+    assert spoken([]) == spoken(["", None]) == "(nothing)"
+    assert spoken(["a", "", "b"]) == "a\nb"
+    assert called("f", {"x": 1}) == 'f({"x": 1})'
+    assert called("f", '{"x": 1}') == 'f({"x": 1})'
+
+
+ADAPTERS = {
+    "langchain": ("langchain_core", "langchain"),
+    "llama_index": ("llama_index", "llama-index"),
+    "pydantic_ai": ("pydantic_ai", "pydantic-ai"),
+    "strands": ("strands", "strands"),
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_missing_framework_is_told_with_its_extra(
+    adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing an adapter without its framework says what to install."""
+    framework, extra = ADAPTERS[adapter]
+    monkeypatch.setitem(sys.modules, framework, None)
+    monkeypatch.delitem(sys.modules, f"cached_session.adapters.{adapter}", raising=False)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module(f"cached_session.adapters.{adapter}")
+    assert f"pip install 'cached-session[{extra}]'" in str(caught.value)
