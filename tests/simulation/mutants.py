@@ -95,12 +95,15 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "a journal of format 1 keeps its number": (
         "journal/schema.py",
         'conn.execute(f"PRAGMA user_version = {FORMAT}")',
-        "conn.execute(f\"PRAGMA user_version = {max(1, _pragma(conn, 'user_version'))}\")",
+        "conn.execute(f\"PRAGMA user_version = {_pragma(conn, 'user_version') or FORMAT}\")",
     ),
     "a journal of format 1 gets an empty index": (
         "journal/fulltext.py",
         "        catch_up(conn, 0)\n    else",
-        "        conn.execute(f\"UPDATE meta SET value = 1 << 40 WHERE key = '{KEY}'\")\n    else",
+        (
+            "        conn.execute(\n            \"UPDATE meta SET value = (SELECT coalesce(max(seq), 0) FROM ops)\"\n"
+            "            \" WHERE key = ?\",\n            (KEY,),\n        )\n    else"
+        ),
     ),
     "claim: no note is left": (
         "replication/claim.py",
