@@ -23,7 +23,7 @@ from cached_session.session import CachedSession
 from . import formats
 from .loop import OWNER, Owner
 from .network import SimSpec
-from .oracle import Add, Broken, Lineage, Removal, last_dot, names_of
+from .oracle import Add, Broken, Lineage, Removal, last_dot, names_of, unsent_of
 
 if TYPE_CHECKING:
     from .simulation import World
@@ -174,6 +174,8 @@ class Device:
         self.width = plan.processes if number == 0 else 1
         self.processes: list[Process] = []
         self._openings = 0
+        self.retried = 0
+        """Operations that its user has put back into the queue."""
         self.old = number in plan.old and not path.exists()
         """Whether an earlier version has still to leave its journal here once."""
         if self.old:
@@ -299,6 +301,7 @@ class Device:
         # Only a winner's note tells a later claimer of it, until its pop has arrived.
         notes = {who: claim_id(session_key(name), add.dot, index, who) for who in oracle.claimers}
         excused = any(note in world.server.evicted for note in notes.values())
+        excused = excused or (name, add.dot) in oracle.shared
         oracle.claimers.add(process.core.writer)
         if key in oracle.claimed and not excused:
             raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
@@ -310,10 +313,13 @@ class Device:
     def _was_given(self, name: str, add: Add, index: int, since: float) -> None:
         """A confirmed pop gives what the server has deleted for it, or has never had.
 
-        Whether it has what it refuses, and what a copy of the journal sent, its writer cannot know.
+        Whether it has what it refuses, and what another copy of the journal sent, its writer cannot
+        know: the notes alone tell, or nothing does.
         """
-        server, identity = self.world.server, memory_id(session_key(name), add.dot, index)
-        if self.world.schedule.plan.poison or self.world.oracle.doubled:
+        server, oracle = self.world.server, self.world.oracle
+        identity = memory_id(session_key(name), add.dot, index)
+        refused = any("POISON" in oracle.items[key]["content"] for key in add.keys)
+        if refused or (name, add.dot) in oracle.shared:
             return
         if server.had(agent_id(name), identity) and not server.forgot(identity, since):
             raise Broken(f"{add.keys[index]} was given to {self.name}, and not by the server")
@@ -356,13 +362,15 @@ class Device:
         session = process.session(name)
         core = await session._ready()
         waiting = core.journal.read_blocking(lambda conn: _unsent(conn, name))
+        retried = self.retried
         try:
             await session.sync(args.get("timeout", 10.0))
         except SyncError as error:
             self.world.note(f"{process.name} sync: {type(error).__name__}")
             return
         left = core.journal.read_blocking(lambda conn: _unsent(conn, name))
-        if waiting & left:
+        # What was parked meanwhile and put back into the queue is later than the call.
+        if waiting & left and self.retried == retried:
             raise Broken(f"sync returned with {waiting & left} unsent")
         self.world.note(f"{process.name} synced")
 
@@ -382,6 +390,7 @@ class Device:
 
     async def _do_retry(self, process: Process, name: str, args: dict[str, Any]) -> None:
         moved = await process.session(name).retry_parked()
+        self.retried += moved
         if moved:
             self.world.note(f"{process.name} retries {moved}")
 
@@ -460,6 +469,7 @@ class Device:
         shutil.copyfile(backup, self.path)
         conn = self.look()
         self.world.oracle.discarded |= had - names_of(conn)
+        self.world.oracle.shared |= unsent_of(conn)
         conn.close()
         self.world.oracle.doubled = True
         # A pop that the server had granted may be gone with what was not in the backup.

@@ -101,8 +101,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "journal/fulltext.py",
         "        catch_up(conn, 0)\n    else",
         (
-            "        conn.execute(\n            \"UPDATE meta SET value = (SELECT coalesce(max(seq), 0) FROM ops)\"\n"
-            "            \" WHERE key = ?\",\n            (KEY,),\n        )\n    else"
+            "        last = '(SELECT coalesce(max(seq), 0) FROM ops)'\n"
+            "        conn.execute(f\"UPDATE meta SET value = {last} WHERE key = '{KEY}'\")\n"
+            "    else"
         ),
     ),
     "claim: no note is left": (

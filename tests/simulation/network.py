@@ -48,10 +48,19 @@ class Weather:
 
     cut: set[str] = field(default_factory=set)
     """Devices that reach nothing."""
+    deaf: set[str] = field(default_factory=set)
+    """Devices that reach the server, and to which no answer comes back."""
     down: bool = False
     lag: float = 0.0
     """Seconds by which one of the server's replicas is behind; each read may meet it."""
     chances: dict[str, float] = field(default_factory=dict)
+
+    def end(self) -> None:
+        """From now on nothing is wrong."""
+        self.cut.clear()
+        self.deaf.clear()
+        self.chances.clear()
+        self.down, self.lag = False, 0.0
 
     def of(self, name: str) -> float:
         return self.chances.get(name, 0.0)
@@ -119,7 +128,7 @@ class Network:
                 answer.set_result(result)
 
         def reply(result: Any, error: RemoteError | None) -> None:
-            if device in self.weather.cut or "lose_answer" in hit:
+            if device in self.weather.cut | self.weather.deaf or "lose_answer" in hit:
                 self.unanswered += 1
                 self.note(f"{device} #{number} answer lost")
                 return

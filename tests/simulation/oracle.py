@@ -16,8 +16,9 @@ from typing import Any
 
 from cached_session.history.ops import Dot, Kind, Operation, popped_by
 from cached_session.history.visibility import visible
+from cached_session.journal.apply import PENDING
 
-__all__ = ["Add", "Broken", "Lineage", "Oracle", "Removal", "last_dot", "names_of"]
+__all__ = ["Add", "Broken", "Lineage", "Oracle", "Removal", "last_dot", "names_of", "unsent_of"]
 
 Key = str
 Name = tuple[str, Dot]
@@ -88,6 +89,9 @@ class Oracle:
         """Whether something happened that only an audit can heal."""
         self.doubled = False
         """Whether a journal was copied or restored."""
+        self.shared: set[Name] = set()
+        """Operations of which a copy of a journal believed that they had never been sent: another
+        copy may have sent them since."""
         self.checks = 0
 
     # -- what calls did --------------------------------------------------------------------------
@@ -272,8 +276,23 @@ def last_dot(conn: sqlite3.Connection, session: str) -> Dot:
     return Dot(writer, counter)
 
 
+def unsent_of(conn: sqlite3.Connection) -> set[Name]:
+    """The operations of which a journal believes that only it has them."""
+    rows = conn.execute(
+        "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session "
+        f"WHERE o.state = {PENDING}"
+    )
+    return {(session, Dot(writer, counter)) for session, writer, counter in rows}
+
+
 def names_of(conn: sqlite3.Connection) -> set[Name]:
-    """The operations that a journal holds, or has let go of because a clear covers them."""
+    """The operations that a journal holds, or has let go of because a clear covers them.
+
+    What is covered counts as held, although a restored backup may have taken it from everybody: the
+    row of a pop may have been let go of so (`compaction.prune`), and what it popped must not be
+    expected again. Nor is an append expected that is covered: the call of the clear that covers it
+    has recorded its items as removed, unless that clear had never seen them, which is a bug.
+    """
     rows = conn.execute(
         "SELECT s.session_id, o.writer, o.counter, o.counter FROM ops o "
         "JOIN sessions s ON s.id = o.session UNION ALL "

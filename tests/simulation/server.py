@@ -132,6 +132,16 @@ class SimServer:
     def memory(self, agent: str, identity: str) -> dict[str, Any] | None:
         return self.fetch(agent, identity, 0.0)
 
+    def newest(self, agent: str, ids: Iterable[str]) -> list[str]:
+        """Of these memories the item that was stored last."""
+        stored = [
+            (found[0], identity)
+            for identity in ids
+            if (found := self._read(agent, identity, 0.0)) is not None
+            and orjson.loads(found[1])["metadata"].get("cs_op") == "append"
+        ]
+        return [max(stored)[1]] if stored else []
+
     def time(self) -> float:
         return self._now()
 

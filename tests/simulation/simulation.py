@@ -30,7 +30,7 @@ from cached_session.replication import pull
 from .device import Device, Process
 from .loop import OWNER, SimLoop, Stuck, deterministic
 from .network import Network
-from .oracle import Broken, Lineage, Oracle, names_of
+from .oracle import Broken, Lineage, Oracle, names_of, unsent_of
 from .schedule import Schedule, Step
 from .server import SimServer
 
@@ -77,7 +77,7 @@ class World:
             plan.existing,  # type: ignore[arg-type]
             shuffles=plan.shuffles,
         )
-        self.server.poison = "POISON" if plan.poison else None
+        self.server.poison = "POISON" if plan.poison and not plan.picky else None
         self.server.on_forget = self._may_forget
         self.network = Network(loop, self.server, str(self.seed), self.note)
         self.devices = {n: self._device(n) for n in range(plan.devices)}
@@ -200,13 +200,19 @@ class World:
         elif step.what == "storm":
             weather.chances = dict(args["chances"])
             self._later(args["lasts"], weather.chances.clear)
+        elif step.what == "picky":
+            self.server.poison = "POISON"
+            self._later(args["lasts"], lambda: setattr(self.server, "poison", None))
         elif step.what == "evict":
-            self._evict(args["share"])
+            self._evict(args.get("share", 0.0), newest=args.get("newest", False))
         elif device is None:
             return
         elif step.what == "cut":
             weather.cut.add(device.name)
             self._later(args["lasts"], lambda: weather.cut.discard(device.name))
+        elif step.what == "deaf":
+            weather.deaf.add(device.name)
+            self._later(args["lasts"], lambda: weather.deaf.discard(device.name))
         elif step.what == "clock":
             device.clock.move(args["to"], args["by"])
         elif step.what == "crash":
@@ -257,16 +263,19 @@ class World:
         self.devices[new] = device = self._device(new, lineage)
         self.oracle.doubled = True
         conn = device.look()
+        self.oracle.shared |= unsent_of(conn)
         (claims,) = conn.execute("SELECT count(*) FROM claims").fetchone()
         conn.close()
         self.oracle.unresolved += claims
         device.open()
 
-    def _evict(self, share: float) -> None:
+    def _evict(self, share: float, *, newest: bool) -> None:
         random = Random(f"{self.seed}/evict/{self.loop.time()}")
         for agent in self.server.agents():
             ids = self.server.ids(agent)
             gone = random.sample(ids, int(len(ids) * share))
+            if newest:
+                gone = self.server.newest(agent, ids)
             self.server.evict(agent, gone)
             self.oracle.needs_audit |= bool(gone)
             self.note(f"evicted {len(gone)}")
@@ -277,9 +286,7 @@ class World:
         """No more faults; everyone is up. Clocks stay as they are: they may be wrong for ever."""
         self.note("* the faults end")
         weather = self.network.weather
-        weather.cut.clear()
-        weather.chances.clear()
-        weather.down, weather.lag = False, 0.0
+        weather.end()
         self.server.poison = None
         self.ending = True
         for device in self.devices.values():
@@ -289,9 +296,7 @@ class World:
         # The network's stragglers arrive: what was sent during the faults is on the server or lost.
         while self.network.stragglers:  # noqa: ASYNC110 - on virtual time
             await asyncio.sleep(1.0)
-        weather.cut.clear()
-        weather.chances.clear()
-        weather.down, weather.lag = False, 0.0
+        weather.end()
         for device in self.devices.values():
             device.open()
         if self.schedule.plan.poison:
