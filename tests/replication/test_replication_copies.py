@@ -454,6 +454,30 @@ async def test_a_restored_backup_learns_of_its_own_removals(
     assert sorted(items_on(server)) == ["4", "6"]
 
 
+async def test_a_backup_from_before_a_refusal_leaves_no_placeholder(
+    device: Devices, server: DevServer
+) -> None:
+    """An operation that was parked, and that a device restored from an earlier backup sends as if
+    nothing had been, leaves its placeholder behind: an audit has it forgotten, on any device."""
+    a, b = await device("a"), await device("b")
+    await say(a, "1")
+    with server.faults.down():  # so that closing does not send it
+        await a.close()
+    copy_file(file_of(device, "a"), file_of(device, "backup"))
+    server.faults.status(400, route=BATCH, count=1)
+    a = await device("a")
+    assert a.status().parked == 1
+    assert kinds_on(server) == ["void"]
+    with server.faults.down():
+        await a.close()
+    copy_file(file_of(device, "backup"), file_of(device, "a"))
+    a = await device("a")
+    assert kinds_on(server) == ["append", "void"]
+    assert (await b.audit()).forgotten == 1
+    assert kinds_on(server) == ["append"]
+    assert await one_history(a, b, device.new("late")) == ["1"]
+
+
 async def test_an_old_backup_whose_words_were_cleared_brings_nothing_back(
     device: Devices, server: DevServer
 ) -> None:
