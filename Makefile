@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-page test-adapters docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page docs check soak crash fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -52,6 +53,9 @@ crash: $(VENV)/.dev ## kill writing processes, KILLS=3000 of them, and look for 
 fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600
 	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
 		FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz $(ARGS) || exit 1; done
+
+contract: $(VENV)/.dev ## ask a Dakera server what replication relies on: URL=http://host:3000 KEY=...
+	CONTRACT_URL="$(URL)" CONTRACT_KEY="$(KEY)" $(BIN)/python -m pytest -s tests/contract $(ARGS)
 
 lint: $(VENV)/.dev ## lint, and mend what can be mended safely
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""What replication relies on, asked of all that stands for Dakera, and of Dakera itself."""
