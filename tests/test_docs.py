@@ -28,7 +28,10 @@ from markdown_it import MarkdownIt
 
 import cached_session
 import cached_session.testing
+from cached_session import SyncOptions, errors
 from cached_session.devserver import DevServer
+from cached_session.history.parts import PART_BYTES
+from cached_session.remote import wire
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -214,6 +217,77 @@ def test_few_blocks_are_not_run() -> None:
     reasons = [block.why_not for page in PAGES for block in of_page(page) if block.why_not]
     assert all(len(reason) > 8 for reason in reasons)
     assert len(reasons) <= MOST_NOT_RUN
+
+
+def test_everything_public_is_in_the_reference() -> None:
+    """The API page names it, unless it has a page of its own; and it has a docstring to show."""
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
+    elsewhere = {f"cached_session.{name}" for name in [*errors.__all__, "SyncOptions"]}
+    for module in (cached_session, cached_session.testing):
+        public = {f"{module.__name__}.{name}" for name in module.__all__}
+        assert public - named - elsewhere == set()
+        assert [name for name in module.__all__ if not getattr(module, name).__doc__] == []
+
+
+def test_every_field_on_the_wire_is_explained() -> None:
+    """What the code writes or reads in metadata stands in the tables at its top."""
+    explained = set(re.findall(r"^\| `(cs_\w+)`", wire.__doc__ or "", re.MULTILINE))
+    used = set(re.findall(r'"(cs_\w+)"', inspect.getsource(wire)))
+    assert explained == used
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "nothing was sent for",
+        "is the process alive",
+        "syncs this journal",
+        "is locked by another program",
+        "may forget",
+        "goes on",
+        "is parked: ",
+        "was damaged. ",
+        ".damaged-",
+    ],
+)
+def test_the_page_for_3_a_m_quotes_the_code(words: str) -> None:
+    """Whoever searches it for what a terminal or a log says finds it."""
+    assert words in (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    package = Path(cached_session.__file__).parent
+    assert any(words in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+
+
+def test_figures_are_those_of_the_code() -> None:
+    """Defaults and limits that a page names are the ones that the library goes by."""
+    options = SyncOptions()
+    said = {
+        "guides/sizing.md": [
+            f"an item over {PART_BYTES // 1024} KiB",
+            f"written within {options.push_delay * 1000:.0f} ms",
+            f"{options.max_batch_memories} memories or {options.max_batch_bytes // 1024} KiB each",
+            f"one listing every {options.poll_interval_listening:.0f} s, whatever",
+            f"one listing every {options.poll_interval:.0f} s for a session in use",
+            f"growing to every {options.poll_interval_idle:.0f} s",
+            f"about once in {options.audit_interval / 3600:.0f} h",
+            f"in pages of {options.page_size}",
+            f"pages of {options.first_page_size}, then {options.page_size} memories",
+            f"`parallel_sessions` ({options.parallel_sessions})",
+        ],
+        "concepts.md": [
+            f"`hydrate_timeout`, {options.hydrate_timeout:.0f} seconds",
+            f"`close_timeout`, {options.close_timeout:.0f} seconds",
+        ],
+        "guides/devices.md": [f"`poll_interval` ({options.poll_interval:.0f} seconds)"],
+        "guides/offline.md": [f"`backoff_max` ({options.backoff_max:.0f} seconds)"],
+        "guides/keys.md": [f"an expiry in {wire.TTL_SECONDS // 365 // 86400} years"],
+        "../README.md": [f"polled every {options.poll_interval:.0f} seconds"],
+    }
+    missing = {
+        page: [figure for figure in figures if figure not in (DOCS / page).read_text("utf-8")]
+        for page, figures in said.items()
+    }
+    assert not any(missing.values()), missing
 
 
 def test_the_alerts_name_metrics_that_prometheus_gets(tmp_path: Path) -> None:

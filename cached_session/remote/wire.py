@@ -3,36 +3,36 @@
 What other replicas act on travels in flat metadata under ``cs_``; ``content`` is for people and
 for the server's own recall. Frozen by golden tests.
 
-===========  =====================================================================
-``cs_v``     wire version
-``cs_op``    append, pop, clear, or void (the placeholder of a parked operation)
-``cs_w``     writer
-``cs_c``     counter
-``cs_s``     stamp, 16 hex digits: JSON numbers past 2**53 are not safe everywhere
-``cs_t``     when it was said: milliseconds by the writer's clock
-``cs_n``     payloads of the operation
-``cs_i``     which payload this is
-``cs_p``     parts of that payload
-``cs_j``     which part this is
-``cs_d``     the identity of the operation's whole content
-``cs_e``     the seal over this payload
-``cs_x``     the part's text
-``cs_h``     1 if readable text is kept from the server's index
-``cs_sid``   the session id, in the operation's first memory (where it can be said in Unicode)
-===========  =====================================================================
+| field | what it says |
+|---|---|
+| `cs_v` | wire version |
+| `cs_op` | append, pop, clear, or void (the placeholder of a parked operation) |
+| `cs_w` | writer |
+| `cs_c` | counter |
+| `cs_s` | stamp, 16 hex digits: JSON numbers past 2**53 are not safe everywhere |
+| `cs_t` | when it was said: milliseconds by the writer's clock |
+| `cs_n` | payloads of the operation |
+| `cs_i` | which payload this is |
+| `cs_p` | parts of that payload |
+| `cs_j` | which part this is |
+| `cs_d` | the identity of the operation's whole content |
+| `cs_e` | the seal over this payload |
+| `cs_x` | the part's text |
+| `cs_h` | 1 if readable text is kept from the server's index |
+| `cs_sid` | the session id, in the operation's first memory (where it can be said in Unicode) |
 
 A confirmed pop leaves a *claim note* on the item that it wants, before it asks for the deletion. It
 is no operation, and its id (``csn1-…``) is of another form, so that readers of the history pass it
 over, also those of an earlier version. It is tagged with its item's name, and says:
 
-===========  =====================================================================
-``cs_v``     wire version
-``cs_op``    claim
-``cs_w``     writer of the operation that appended the item
-``cs_c``     counter of that operation
-``cs_i``     the item within it
-``cs_by``    who claims: the writer of the pop, if it is granted
-===========  =====================================================================
+| field | what it says |
+|---|---|
+| `cs_v` | wire version |
+| `cs_op` | claim |
+| `cs_w` | writer of the operation that appended the item |
+| `cs_c` | counter of that operation |
+| `cs_i` | the item within it |
+| `cs_by` | who claims: the writer of the pop, if it is granted |
 """
 
 from __future__ import annotations
