@@ -428,9 +428,7 @@ class CachedSession:
         """
         core = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
-        return await core.journal.read_aside(
-            lambda conn: search.find(conn, self.session_id, words, most)
-        )
+        return await search.look_up(core.journal, self.session_id, words, most)
 
     async def recall(self, query: str, limit: int = 10) -> Recall:
         """Items that the server finds nearest in meaning, best first; what `search` finds where the

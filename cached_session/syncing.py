@@ -203,9 +203,7 @@ async def recall(core: Core, session_id: str, query: str, words: list[str], limi
         except RemoteError:
             found = None
     if found is None:
-        entries = await core.journal.read_aside(
-            lambda conn: search.find(conn, session_id, words, limit)
-        )
+        entries = await search.look_up(core.journal, session_id, words, limit)
         return Recall(entries, "local")
     entries = await core.journal.read_aside(
         lambda conn: reads.entries_at(conn, session_id, found[:limit])

@@ -10,12 +10,13 @@ import asyncio
 import os
 
 from cached_session.cache import SessionCache
-from cached_session.diagnosis.contents import contents
+from cached_session.diagnosis.contents import contents, search_index
 from cached_session.diagnosis.file import broken, look_at
 from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.server import ask
 from cached_session.diagnosis.use import in_use
 from cached_session.errors import JournalError
+from cached_session.journal import fulltext
 from cached_session.journal.connection import MEMORY
 from cached_session.place import journal_path
 from cached_session.reach import RemoteSpec
@@ -48,9 +49,12 @@ async def diagnose(
             cache = SessionCache(path)
             try:
                 status = await asyncio.to_thread(cache.status)
+                found += contents(status, is_asked=spec is not None)
+                if not any(finding.level == "fail" for finding in found):
+                    # It takes the write lock, for which nobody is made to wait in vain.
+                    found.append(search_index(await cache._core.journal.write(fulltext.is_sound)))
             finally:
                 await cache.close()
-            found += contents(status, is_asked=spec is not None)
         except JournalError as error:
             found.append(broken(error))
     if spec is None:

@@ -8,7 +8,7 @@ from cached_session.diagnosis.finding import Finding
 from cached_session.status import Status
 from cached_session.wording import count, lasting
 
-__all__ = ["contents"]
+__all__ = ["contents", "search_index"]
 
 OLD_SECONDS = 3600.0
 """What waits for longer does so for a reason that somebody should look at."""
@@ -92,3 +92,15 @@ def _missing(status: Status) -> Iterator[Finding]:
             "clock: one of the devices has, or had, a wrong one",
             "set the clocks: order does not suffer, shown times do",
         )
+
+
+def search_index(is_sound: bool) -> Finding:
+    """What a look at the full-text index has shown."""
+    if is_sound:
+        return Finding("search", "ok", "its index is whole")
+    return Finding(
+        "search",
+        "warn",
+        "its index is damaged: searches may miss words",
+        "cached-session compact builds it anew",
+    )

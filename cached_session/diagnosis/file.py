@@ -112,7 +112,9 @@ def _set_aside(file: Path) -> list[Finding]:
     aside = sorted(
         other.name
         for other in file.parent.glob(f"{_globbed(file.name)}?*")
-        if other.name not in known and ("damaged" in other.name or "corrupt" in other.name)
+        if other.name not in known
+        and ("damaged" in other.name or "corrupt" in other.name)
+        and not other.name.endswith(("-wal", "-shm"))
     )
     if not aside:
         return []
@@ -121,7 +123,8 @@ def _set_aside(file: Path) -> list[Finding]:
             "set aside",
             "warn",
             f"a damaged journal was set aside: {', '.join(aside)}",
-            "once nothing is missed, delete it; until then it is the last copy of what is in it",
+            "once nothing is missed, delete it, with its -wal and -shm; until then it is the last "
+            "copy of what could not be carried over",
         )
     ]
 

@@ -17,6 +17,7 @@ from typing import Any
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation
 from cached_session.journal import gates, writes
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.outcome import is_passing
 from cached_session.journal.reads import session_ids
 
 __all__ = ["Salvage", "Writers", "carry", "is_damage", "record", "report_of"]
@@ -30,8 +31,6 @@ TOGETHER = 500
 TRIES = 2
 """SQLite calls a page malformed that the disk could not read once: everything is read again before
 it is a loss."""
-PASSING = ("disk I/O", "locked", "locking", "full", "unable to open", "out of memory")
-"""What SQLite says of a disk or a lock, not of the file."""
 CHILDREN = ("claims", "forgets")
 """What else has no copy elsewhere: claims in doubt, and what the server is still to forget."""
 
@@ -234,7 +233,7 @@ def _one(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any,
 
 def _if_damage(error: sqlite3.DatabaseError) -> None:
     """What passes is no damage: whoever mends must stop, and leave the file where it is."""
-    if any(sign in str(error) for sign in PASSING):
+    if is_passing(error):
         raise error
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from cached_session.journal import fulltext
 from cached_session.journal.apply import ACKED
 from cached_session.journal.connection import Journal
 from cached_session.status import CompactReport
@@ -58,7 +59,8 @@ async def tidy(journal: Journal) -> int:
 
 
 async def compact(journal: Journal) -> CompactReport:
-    """Let go of everything that may go, and give its space back to the file system.
+    """Let go of everything that may go, and give its space back to the file system. A search index
+    that is damaged is built anew.
 
     Raises:
         JournalError: the journal cannot be written; what was done until then stays done.
@@ -70,6 +72,7 @@ async def compact(journal: Journal) -> CompactReport:
         operations += pruned
         if pruned < PRUNE_OPS:
             break
+    await journal.write(fulltext.mend)
     if not journal.in_memory:
         await journal.maintain(_rebuild)
         while await journal.write(_reclaim):

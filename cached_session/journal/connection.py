@@ -28,7 +28,7 @@ import aiosqlite
 from cached_session.errors import CachedSessionError, JournalError, SessionClosed
 from cached_session.journal import fulltext, salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
-from cached_session.journal.outcome import is_locked, journal_error, settle
+from cached_session.journal.outcome import is_locked, is_passing, journal_error, settle
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 
@@ -232,7 +232,7 @@ class Journal:
             return False
         except Exception as error:  # noqa: BLE001 - the writing thread outlives it
             # Nobody waits for it: the next job meets the same trouble, and tells its caller.
-            self._suspect(error)
+            self._suspect(error.error if isinstance(error, _Uncommitted) else error)
             log.warning("the search index waits for the next write: %s", error)
             return False
         return True
@@ -266,6 +266,15 @@ class Journal:
         except _Moved:
             self._run_group(group)
             return
+        except _Uncommitted as failed:
+            # No job is at fault, and none is run again: it could have taken effect all the same.
+            self._suspect(failed.error)
+            if self._gives_up_index(failed.error):
+                self._run_group(group)
+                return
+            for job in group:
+                job.done(None, self._mapped(failed.error))
+            return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
             self._suspect(error)
             if len(group) == 1 or is_locked(error):
@@ -288,13 +297,27 @@ class Journal:
                 if self._is_moved():
                     raise _Moved
                 results = [job.run(conn) for job in group]
-                conn.execute("COMMIT")
+                _commit(conn)
             except BaseException:
                 # On a full disk or an I/O error SQLite may have rolled back by itself.
                 if conn.in_transaction:
                     conn.execute("ROLLBACK")
                 raise
         return results
+
+    def _gives_up_index(self, error: sqlite3.Error) -> bool:
+        """Whether a commit may have failed for the search index's sake: what is to be written to it
+        SQLite writes then. It is given up, and everything is written without it."""
+        try:
+            conn = self._writer
+            if conn is None or is_passing(error) or not fulltext.is_kept(conn):
+                return False
+            self._transaction(conn, [_Job(fulltext.give_up, _untold)])
+        except (_Moved, _Uncommitted, sqlite3.Error) as inner:
+            log.warning("the search index cannot be given up: %s", inner)
+            return False
+        log.warning("the search index is given up, and built anew at the next opening: %s", error)
+        return True
 
     def _exclusive(self) -> threading.Lock | _NoLock:
         # In memory there is one connection for reading and writing: a reader must not see
@@ -606,6 +629,14 @@ class _Moved(Exception):
     """The file is no longer the one of its name: nothing must be written to it."""
 
 
+class _Uncommitted(Exception):
+    """SQLite refuses to commit."""
+
+    def __init__(self, error: sqlite3.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _Busy(Exception):
     """A short read would have had to wait."""
 
@@ -625,6 +656,13 @@ def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
             salvage.abandon(conn)
         else:
             conn.close()
+
+
+def _commit(conn: sqlite3.Connection) -> None:
+    try:
+        conn.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise _Uncommitted(error) from error
 
 
 def _end_transaction(conn: sqlite3.Connection) -> None:

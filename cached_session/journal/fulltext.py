@@ -16,7 +16,8 @@ index, leave all to later: the journal's writing thread indexes a slice at a tim
 nothing else to do, and a write of one's own takes a few along.
 
 Up to which `seq` it reaches is written in the file (`meta`, key `search_index`). A SQLite without
-FTS5 that opens it takes that away, and whoever opens it next with FTS5 builds it anew.
+FTS5 that opens it takes that away, as does whoever finds the index damaged; and whoever opens it
+next with FTS5 builds it anew.
 """
 
 from __future__ import annotations
@@ -28,16 +29,21 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from cached_session.history.text import folded, readable
+from cached_session.journal.outcome import is_passing
 
 __all__ = [
     "CREATE",
+    "Spoiled",
     "add",
     "candidates",
     "catch_up",
     "document",
+    "give_up",
     "is_available",
     "is_behind",
     "is_kept",
+    "is_sound",
+    "mend",
     "reach",
     "remove",
     "slice_up",
@@ -59,8 +65,6 @@ SEPARATOR = "\x1f"
 WIDE = re.compile("[\u0e00-\u0eff\u1100-\u11ff\u2e80-\U0010ffff]+")
 """Scripts whose words may be as short as one character: Thai and Lao, Jamo, and all from the CJK
 radicals on (kana, ideographs, Hangul, emoji)."""
-SIGNS = ("no such module", "malformed", "no such table: words", "constraint failed")
-"""What SQLite says of an index that is damaged or missing; a full disk says something else."""
 MOST_TERMS = 48
 """Trigrams asked for at a time: a long query is told apart well before all of it is asked for."""
 PRIVATE, PRIVATE_SIZE = 0xE000, 6400
@@ -71,6 +75,10 @@ SLICE = 256
 """Operations indexed in one transaction of the background: some milliseconds."""
 SLICE_BYTES = 256 * 1024
 """And no more of their payloads than this, if they are more than one."""
+
+
+class Spoiled(Exception):
+    """The index is damaged: what it says is worth nothing."""
 
 
 def is_available(conn: sqlite3.Connection) -> bool:
@@ -101,13 +109,61 @@ def switch(conn: sqlite3.Connection, on: bool) -> None:
     there = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone()
     if on:
         if there:
-            conn.execute("DROP TABLE words")
+            _drop(conn)
         conn.execute(CREATE)
         conn.execute(f"INSERT OR REPLACE INTO meta VALUES ('{KEY}', '0')")
     else:
-        _give_up(conn)
+        give_up(conn)
         if there and is_available(conn):
-            conn.execute("DROP TABLE words")
+            _drop(conn)
+
+
+def is_sound(conn: sqlite3.Connection) -> bool:
+    """Whether the index, if there is one, is whole: SQLite's own look at it, and for each session
+    whether it has as many operations as it must. Costs a pass over the index."""
+    reached = reach(conn)
+    if reached is None:
+        return True
+    try:
+        conn.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+        for session, must in conn.execute(
+            "SELECT session, count(*) FROM ops WHERE seq <= ? AND kind = 'append' AND live > 0 "
+            "GROUP BY session",
+            (reached,),
+        ).fetchall():
+            (has,) = conn.execute(
+                "SELECT count(*) FROM words WHERE words MATCH ?", (f'"{_mark(session)}"',)
+            ).fetchone()
+            if has < must:
+                return False
+    except sqlite3.DatabaseError as error:
+        if is_passing(error):
+            raise
+        return False
+    return True
+
+
+def mend(conn: sqlite3.Connection) -> None:
+    """Begin a damaged index anew."""
+    if not is_sound(conn):
+        give_up(conn)
+        switch(conn, True)
+
+
+def _drop(conn: sqlite3.Connection) -> None:
+    try:
+        conn.execute("DROP TABLE words")
+    except sqlite3.DatabaseError as error:
+        if is_passing(error):
+            raise
+        # So damaged that SQLite cannot take it for an index: its tables go one by one.
+        conn.execute("PRAGMA writable_schema = ON")
+        conn.execute("DELETE FROM sqlite_master WHERE name = 'words'")
+        conn.execute("PRAGMA writable_schema = RESET")
+        for (name,) in conn.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'words_*'"
+        ).fetchall():
+            conn.execute(f"DROP TABLE {name}")
 
 
 def is_behind(conn: sqlite3.Connection) -> bool:
@@ -192,17 +248,26 @@ def candidates(
     conn: sqlite3.Connection, session: int, grams: Sequence[str], reached: int
 ) -> list[tuple[int, str, int]]:
     """(stamp, writer, counter) of the operations that may hold these, latest first: those that the
-    index names, and those that wait."""
+    index names, and those that wait.
+
+    Raises:
+        Spoiled: the index cannot be read.
+    """
     query = " AND ".join(
         f'"{gram.replace(chr(34), chr(34) * 2)}"' for gram in [_mark(session), *grams]
     )
-    return conn.execute(
-        "SELECT o.stamp, o.writer, o.counter FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
-        "WHERE w.words MATCH ? AND o.session = ? UNION "
-        "SELECT stamp, writer, counter FROM ops WHERE seq > ? AND session = ? AND live > 0 "
-        "ORDER BY 1 DESC, 2 DESC, 3 DESC",
-        (query, session, reached, session),
-    ).fetchall()
+    try:
+        return conn.execute(
+            "SELECT o.stamp, o.writer, o.counter FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
+            "WHERE w.words MATCH ? AND o.session = ? UNION "
+            "SELECT stamp, writer, counter FROM ops WHERE seq > ? AND session = ? AND live > 0 "
+            "ORDER BY 1 DESC, 2 DESC, 3 DESC",
+            (query, session, reached, session),
+        ).fetchall()
+    except sqlite3.DatabaseError as error:
+        if is_passing(error):
+            raise
+        raise Spoiled(str(error)) from error
 
 
 def _mark(session: int) -> str:
@@ -229,16 +294,12 @@ def _do(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, str]]
         conn.executemany(sql, documents)
     except sqlite3.DatabaseError as error:
         # A SQLite without FTS5, or damage inside the index: words are never held up for its sake.
-        if not _is_own_trouble(error):
+        if is_passing(error):
             raise
         log.warning("the search index is given up, and built anew at the next opening: %s", error)
-        _give_up(conn)
+        give_up(conn)
 
 
-def _is_own_trouble(error: sqlite3.DatabaseError) -> bool:
-    said = str(error)
-    return any(sign in said for sign in SIGNS)
-
-
-def _give_up(conn: sqlite3.Connection) -> None:
+def give_up(conn: sqlite3.Connection) -> None:
+    """Look through the items from now on; the next opening builds the index anew."""
     conn.execute(f"DELETE FROM meta WHERE key = '{KEY}'")

@@ -11,10 +11,20 @@ import anyio
 
 from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
 
-__all__ = ["is_locked", "journal_error", "settle"]
+__all__ = ["is_locked", "is_passing", "journal_error", "settle"]
 
 T = TypeVar("T")
 
+PASSING = (
+    "disk I/O",
+    "locked",
+    "locking",
+    "full",
+    "readonly",
+    "unable to open",
+    "out of memory",
+    "interrupted",
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -38,6 +48,11 @@ async def settle(future: asyncio.Future[T]) -> T:
 def is_locked(error: BaseException) -> bool:
     """Whether somebody else held the file for longer than a call waits."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether SQLite speaks of a disk, a lock or memory, and not of what is in the file."""
+    return any(sign in str(error) for sign in PASSING)
 
 
 def journal_error(error: BaseException, path: str) -> BaseException:

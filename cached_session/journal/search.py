@@ -6,6 +6,7 @@ too short for it, the whole session is looked through. Both ways find the same.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from itertools import islice
@@ -13,9 +14,12 @@ from itertools import islice
 from cached_session.errors import InvalidArgument
 from cached_session.history.text import folded, readable
 from cached_session.journal import fulltext, reads
+from cached_session.journal.connection import Journal
 from cached_session.status import Entry
 
-__all__ = ["find", "scan", "words"]
+__all__ = ["find", "look_up", "scan", "words"]
+
+log = logging.getLogger("cached_session.journal")
 
 
 def words(query: object) -> list[str]:
@@ -30,8 +34,30 @@ def words(query: object) -> list[str]:
     return found
 
 
+async def look_up(journal: Journal, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
+    """`find`, off the event loop. An index that turns out to be damaged is given up.
+
+    Raises:
+        JournalError: the journal cannot be read, or the index cannot be given up.
+    """
+
+    def look(conn: sqlite3.Connection) -> list[Entry]:
+        return find(conn, session_id, wanted, limit)
+
+    try:
+        return await journal.read_aside(look)
+    except fulltext.Spoiled as error:
+        log.warning("the search index is given up, and built anew at the next opening: %s", error)
+        await journal.write(fulltext.give_up)
+        return await journal.read_aside(look)
+
+
 def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
-    """The latest entries whose readable text contains every word; latest first."""
+    """The latest entries whose readable text contains every word; latest first.
+
+    Raises:
+        fulltext.Spoiled: the index is damaged.
+    """
     if limit <= 0 or not _can_be_there(wanted):
         return []
     grams = fulltext.terms(wanted)

@@ -1,0 +1,120 @@
+"""A full-text index that is damaged inside, where `quick_check` calls the file whole."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cached_session import CachedSession, SessionCache, diagnose
+from cached_session.journal import fulltext
+
+NOTICED = {
+    "garbage for leaves": "UPDATE words_data SET block = randomblob(length(block)) WHERE id > 10",
+    "garbage for the structure": "UPDATE words_data SET block = randomblob(9) WHERE id = 10",
+    "no leaves": "DELETE FROM words_data WHERE id > 10",
+    "nothing at all": "DELETE FROM words_data",
+    "an unknown version": "UPDATE words_config SET v = 99",
+    "no version": "DELETE FROM words_config",
+    "no table of data": "DROP TABLE words_data",
+    "no table of terms": "DROP TABLE words_idx",
+    "no table of settings": "DROP TABLE words_config",
+}
+ZEROS = "UPDATE words_data SET block = zeroblob(length(block)) WHERE id > 10"
+"""An index that looks whole and knows fewer words: a search has no way to tell."""
+WORDS = [f"needle {number}" for number in range(150)]
+
+
+def said(*words: str) -> list[Any]:
+    return [{"role": "user", "content": word} for word in words]
+
+
+async def spoiled(path: Path, sql: str) -> None:
+    """A journal whose index has been damaged by a statement, while nobody had it open."""
+    async with CachedSession("s", journal=path) as session:
+        for word in WORDS:
+            await session.add_items(said(word))
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute(sql)
+        conn.commit()
+        assert conn.execute("PRAGMA quick_check").fetchone() == ("ok",)
+
+
+async def found(session: CachedSession, word: str) -> list[str]:
+    return [str(entry.item["content"]) for entry in await session.search(word, 1000)]
+
+
+def is_sound(path: Path) -> bool:
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        assert fulltext.is_kept(conn)
+        return fulltext.is_sound(conn)
+
+
+@pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
+async def test_a_search_that_meets_damage_finds_all_the_same(tmp_path: Path, sql: str) -> None:
+    """The first search gives the index up and looks through the items; the next opening builds a
+    new one."""
+    journal = tmp_path / "j.db"
+    await spoiled(journal, sql)
+    async with CachedSession("s", journal=journal) as session:
+        assert await found(session, "needle") == WORDS[::-1]
+        await session.add_items(said("needle after"))
+    async with CachedSession("s", journal=journal) as session:
+        assert await found(session, "needle") == ["needle after", *WORDS[::-1]]
+    assert is_sound(journal)
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+@pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
+async def test_writes_are_not_held_up_by_a_damaged_index(tmp_path: Path, sql: str) -> None:
+    """However many are written, indexed or removed: each call works, and nothing is lost."""
+    journal = tmp_path / "j.db"
+    await spoiled(journal, sql)
+    more = [f"more {number}" for number in range(2 * fulltext.BEHIND)]
+    async with CachedSession("s", journal=journal) as session:
+        for word in more:
+            await session.add_items(said(word))
+        await session.pop_item()
+        assert await found(session, "more") == more[-2::-1]
+        await session.clear_session()
+        assert await found(session, "needle") == []
+
+
+@pytest.mark.parametrize("sql", [*NOTICED.values(), ZEROS], ids=[*NOTICED, "zeros"])
+async def test_doctor_sees_a_damaged_index_and_compact_mends_it(tmp_path: Path, sql: str) -> None:
+    """Also one that looks like an index that knows fewer words."""
+    journal = tmp_path / "j.db"
+    await spoiled(journal, sql)
+    assert not is_sound(journal)
+    (finding,) = [one for one in await diagnose(journal) if one.check == "search"]
+    assert finding.level == "warn"
+    assert "compact" in finding.advice
+    async with SessionCache(journal) as cache:
+        await cache.compact()
+        async with cache.session("s") as session:
+            assert await found(session, "needle") == WORDS[::-1]
+    assert is_sound(journal)
+    (finding,) = [one for one in await diagnose(journal) if one.check == "search"]
+    assert finding.level == "ok"
+
+
+async def test_a_sound_index_is_called_sound_whatever_has_been_removed(tmp_path: Path) -> None:
+    """Pops, clears and batches that went in part are no damage."""
+    journal = tmp_path / "j.db"
+    async with CachedSession("s", journal=journal) as session:
+        for word in WORDS:
+            await session.add_items(said(word, "and more"))
+            if word.endswith("7"):
+                await session.pop_item()
+            if word.endswith("9"):
+                await session.pop_item()
+                await session.pop_item()
+        async with CachedSession("t", journal=journal) as other:
+            for word in WORDS:
+                await other.add_items(said(word))
+            await other.clear_session()
+            await other.add_items(said("needle"))
+    assert is_sound(journal)
