@@ -296,10 +296,15 @@ def forget(state: State, agent_id: str, body: dict[str, Any]) -> int:
 
 
 def forget_ids(state: State, agent_id: str, ids: list[str]) -> int:
-    """Delete memories with one `forgotten` event each; return how many existed."""
-    count = 0
+    """Delete memories with one `forgotten` event each; return how many rows went.
+
+    As Dakera counts: the derived sentences of a memory are rows of their own.
+    """
+    known = state.agents.get(agent_id)
+    if known is None:
+        return 0
+    before = known.count(with_children=True)
     for memory_id in ids:
         if state.remove(agent_id, memory_id) is not None:
-            count += 1
             state.events.publish("forgotten", agent_id, memory_id=memory_id)
-    return count
+    return before - known.count(with_children=True)

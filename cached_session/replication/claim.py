@@ -1,6 +1,6 @@
 """Confirmed pop: an item is ours only if the server says that we, and nobody else, deleted it.
 
-Intent in the journal, a *note* on the server, ``forget`` by id, ``deleted_count == 1``, no other
+Intent in the journal, a *note* on the server, ``forget`` by id, ``deleted_count >= 1``, no other
 note, tombstone, return.
 
 Whoever got an item has left a note on it before deleting it, and the note of a winner stays. So a
@@ -99,8 +99,9 @@ async def _won(link: Link, session_id: str, claim: Claim) -> bool:
             lambda conn: claims.note(conn, session_id, claim, Doubt.ASKED, now)
         )
         deleted = await link.remote.forget(agent, [memory_id(key, claim.ref.dot, claim.ref.index)])
-        # What the server refused, it need not hold: then the notes alone tell.
-        if (deleted == 1 or claim.is_parked) and await _is_alone(link, session_id, claim):
+        # One memory may be several rows of the server's, its derived sentences. What the server
+        # refused, it need not hold: then the notes alone tell.
+        if (deleted >= 1 or claim.is_parked) and await _is_alone(link, session_id, claim):
             return True
         await _take_note_back(link, session_id, claim)
     except RemoteError as error:

@@ -80,7 +80,9 @@ async def test_derived_children_can_be_hidden() -> None:
         assert len(children) == 3
         assert all(memory["id"].startswith("mem_s") for memory in children)
         assert (await client.batch_recall(BatchRecallRequest("ada"))).total == 1
-        await client.forget("ada", "a")
+        # Rows are counted, as Dakera says: the memory and its three sentences.
+        forget = {"agent_id": "ada", "memory_ids": ["a"]}
+        assert await client._request("POST", "/v1/memory/forget", forget) == {"deleted_count": 4}
         assert server.memories("ada", with_children=True) == []
 
 

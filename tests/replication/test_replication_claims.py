@@ -46,6 +46,21 @@ async def test_two_devices_never_get_the_same_item(device: Devices, server: DevS
     assert items_on(server) == left
 
 
+async def test_a_long_item_is_won_however_many_rows_it_is(
+    device: Devices, server: DevServer
+) -> None:
+    """A server that keeps the sentences of a long text as rows counts them when it deletes."""
+    server.modes = server.modes.changed({"derived_children": "hidden"})
+    a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
+    words = "The first sentence of some length stands here. And a second one follows behind it. "
+    await a.add_items([said(words * 2)])
+    await settle(a, b)
+    assert len(server.memories(AGENT, with_children=True)) > 1
+    popped = await asyncio.gather(a.pop_item(), b.pop_item())
+    assert texts([item for item in popped if item is not None]) == [words * 2]
+    assert await one_history(a, b, device.new("late")) == []
+
+
 async def test_many_pops_on_one_device_share_out(device: Devices, server: DevServer) -> None:
     """Confirmed pops of several tasks on one journal each get an item of their own."""
     a = await device("a", pop="confirmed")
