@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cached_session.cache import SessionCache
+from cached_session.changes import Changes
 from cached_session.diagnosis import Finding, diagnose
 from cached_session.errors import (
     CachedSessionError,
@@ -33,6 +34,7 @@ from cached_session.options import SyncOptions
 from cached_session.replication.audit import AuditReport
 from cached_session.session import CachedSession
 from cached_session.status import (
+    Change,
     CompactReport,
     Entry,
     ImportProgress,
@@ -47,6 +49,8 @@ __all__ = [
     "AuditReport",
     "CachedSession",
     "CachedSessionError",
+    "Change",
+    "Changes",
     "CompactReport",
     "Entry",
     "Finding",

@@ -155,6 +155,7 @@ class SessionCache:
         if self._closed:
             return
         self._closed = True
+        self._core.news.wake()
         try:
             if self._spec is not None:
                 await syncing.drain(self._core, None)

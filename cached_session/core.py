@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
 import sqlite3
@@ -31,6 +30,7 @@ from cached_session.replication.worker import Replicator
 from cached_session.reporting import Viewpoint
 from cached_session.runtime import Runtime
 from cached_session.status import Progress, Status
+from cached_session.waiters import Waiters
 
 __all__ = ["Core"]
 
@@ -71,7 +71,9 @@ class Core:
         self._file_lock: BaseFileLock | None = None
         self._following: Counter[str] = Counter()
         self._met: set[str] = set()
-        self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self._arrivals = Waiters()
+        self.news = Waiters()
+        """Woken by whatever may have changed what a session shows, or what of it waits."""
 
     # -- one core a journal ----------------------------------------------------------------------
 
@@ -240,7 +242,9 @@ class Core:
         remote = await spec.open(self.options)
         telemetry.watch(self)
         link = Link(self.journal, remote, self.options, self.runtime, self.writer)
-        replicator = Replicator(link, self._lock_file(), on_pulled=self._on_pulled)
+        replicator = Replicator(
+            link, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
+        )
         with self._guard:
             following = list(self._following)
         for session_id in following:
@@ -301,20 +305,13 @@ class Core:
             return
         moment = self.runtime.monotonic()
         self.home.tell(lambda replicator: replicator.freshen(session_id, moment))
-        event = asyncio.Event()
-        waiter = (asyncio.get_running_loop(), event)
-        with self._guard:
-            self._waiting.setdefault(session_id, []).append(waiter)
-        try:
-            with anyio.move_on_after(self.options.hydrate_timeout):
-                while not await self._has_met(session_id, limit, moment, on_progress):
-                    await event.wait()
-                    event.clear()
-        finally:
-            with self._guard:
-                self._waiting[session_id].remove(waiter)
-                if not self._waiting[session_id]:
-                    del self._waiting[session_id]
+        with (
+            self._arrivals.waiting(session_id) as event,
+            anyio.move_on_after(self.options.hydrate_timeout),
+        ):
+            while not await self._has_met(session_id, limit, moment, on_progress):
+                await event.wait()
+                event.clear()
         await self.have_met(session_id)
 
     async def have_met(self, session_id: str) -> None:
@@ -349,13 +346,8 @@ class Core:
         return done
 
     def _on_pulled(self, session_id: str) -> None:
-        with self._guard:
-            waiting = list(self._waiting.get(session_id, ()))
-        for loop, event in waiting:
-            try:
-                loop.call_soon_threadsafe(event.set)
-            except RuntimeError:
-                log.debug("a reader's event loop is gone")
+        self._arrivals.wake(session_id)
+        self.news.wake(session_id)
 
     # -- status ----------------------------------------------------------------------------------
 

@@ -142,6 +142,7 @@ async def _append(
             "batch was stored. Run it again when that one has finished"
         )
     core.tails.appended(session_id, revision, fresh)
+    core.news.wake(session_id)
     if core.spec is not None:
         core.wrote()
         core.touch(session_id)

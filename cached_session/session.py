@@ -9,12 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session import importing, syncing
+from cached_session.changes import Changes
 from cached_session.core import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.journal import items, outbox, reads, search, writes
 from cached_session.journal.codec import decode_rows, encode_items
 from cached_session.journal.outbox import Parked
+from cached_session.journal.view import View
 from cached_session.options import SyncOptions
 from cached_session.place import journal_path
 from cached_session.reach import RemoteSpec
@@ -418,6 +420,33 @@ class CachedSession:
             lambda conn: reads.entries(conn, self.session_id, limit)
         )
 
+    def changes(self, seen: Iterable[Entry] | None = None) -> Changes:
+        """Follow this session: ``async for change in session.changes()``, without polling. It tells
+        what tasks, threads and processes on this journal write, what other devices have written
+        once it is here, and what the server acknowledges; it ends when the session is closed.
+
+        Carry each `Change` out in turn on a list that holds ``seen``, and the list is what
+        `entries` gives at some moment since. A slow consumer is told of several changes as one,
+        and holds nothing up. See `Changes`.
+
+        Args:
+            seen: what the caller shows already (a result of `entries`; empty for nothing): the
+                first changes bring it up to date. None: from here on. What is added after this call
+                is told, and what goes or is acknowledged after the first step of the iteration.
+
+        Raises:
+            SessionClosed: the session was closed.
+            JournalError: (in the iteration) the journal cannot be read. It may be gone on with.
+        """
+        self._check_open()
+        core = self._core
+        if seen is not None:
+            return Changes(core, self.session_id, self._ready, View.of(seen))
+        file, upto = core.tails.file, None
+        if core.journal.is_open:
+            upto = core.journal.read_blocking(outbox.newest)
+        return Changes(core, self.session_id, self._ready, View.since(file, upto))
+
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
         """Items that contain every word of ``query``, whatever the case; latest first. Local: works
         offline, and costs a pass over the session.
@@ -479,9 +508,11 @@ class CachedSession:
             raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
         core = await self._ready()
         named = _dots(dots)
-        return await core.journal.write(
+        dropped = await core.journal.write(
             lambda conn: outbox.drop_parked(conn, self.session_id, named)
         )
+        self._wrote()
+        return dropped
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -494,6 +525,7 @@ class CachedSession:
         if self._closed:
             return
         self._closed = True
+        self._core.news.wake(self.session_id)
         try:
             if self._spec is not None:
                 await syncing.drain(self._core, [self.session_id])
@@ -562,6 +594,7 @@ class CachedSession:
         return core
 
     def _wrote(self) -> None:
+        self._core.news.wake(self.session_id)
         if self._spec is not None:
             self._core.wrote()
             self._core.touch(self.session_id)

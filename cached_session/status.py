@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "Change",
     "CompactReport",
     "Entry",
     "ImportProgress",
@@ -119,6 +120,25 @@ class Entry:
     sync_state: Literal["pending", "sent", "acked", "parked"]
     said_at: float
     """Unix seconds by its writer's clock."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step of a session that is followed: see `CachedSession.changes`."""
+
+    kind: Literal["appended", "removed", "synced"]
+    """``appended``: these entries are shown now, each at its rank; not always at the end, because
+    what another device said earlier may arrive later. ``removed``: popped, cleared or dropped.
+    ``synced``: the server has acknowledged operations, or what waits for it has changed."""
+    entries: Sequence[Entry]
+    """In the order of the history. ``appended``: insert each at its rank, first to last.
+    ``removed``: delete each at its rank, last to first; their items are None, because nobody has
+    them any more. ``synced``: put each in place of what stands at its rank."""
+    operations: int
+    """How many operations of this journal the server has acknowledged, pops and clears among them;
+    0 unless this is ``synced``."""
+    pending: int
+    """How many wait for the server now, as `Status.pending` counts."""
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,17 @@ ALLOWED: dict[str, set[str]] = {
     "reach": SEAMS
     | {"remote.address", "remote.dakera"},  # the one place that names a concrete server
     "home": ENGINE | {"reach"},
-    "core": ENGINE | {"home", "place", "reach", "reporting"},
+    "waiters": set(),
+    "core": ENGINE | {"home", "place", "reach", "reporting", "waiters"},
+    "changes": ENGINE | {"core"},
     "syncing": ENGINE | {"core"},
     "importing": ENGINE | {"core"},
-    "session": ENGINE | {"core", "importing", "place", "reach", "syncing"},
+    "session": ENGINE | {"changes", "core", "importing", "place", "reach", "syncing"},
     "cache": ENGINE | {"core", "place", "reach", "session", "syncing"},
     "moving": ENGINE | {"cache", "core", "importing", "session", "syncing"},
     "diagnosis": ENGINE | {"cache", "place", "reach", "remote.dakera", "remote.probe"},
-    "__init__": SEAMS | {"cache", "diagnosis", "journal", "moving", "replication", "session"},
+    "__init__": SEAMS
+    | {"cache", "changes", "diagnosis", "journal", "moving", "replication", "session"},
     "cli": SEAMS | {"__init__", "cache", "devserver", "place", "session"},
     "__main__": {"cli"},
     "devserver": set(),

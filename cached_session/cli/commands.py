@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from cached_session import CachedSession, Status, SyncReport, diagnose
+from cached_session import CachedSession, Changes, Entry, Status, SyncReport, diagnose
 from cached_session.cli import bars, histories, outcomes, output, statuses
 from cached_session.cli.config import Settings
 from cached_session.cli.running import existing, online
@@ -16,12 +16,10 @@ from cached_session.cli.safe import safe_id
 from cached_session.errors import CachedSessionError
 
 LOOK_SECONDS = 0.5
-"""Between two looks at the journal, for those who watch or follow it."""
+"""Between two looks at the journal, for those who watch it."""
 BAR_SECONDS = 0.1
 TOGETHER = 4
 """Sessions that sync side by side."""
-SEEN_MOST = 2000
-"""Items of the tail that a follower remembers having shown."""
 
 
 async def status(settings: Settings, *, as_json: bool, watch: bool) -> None:
@@ -69,25 +67,33 @@ async def show(
     """Print one session's history; with ``follow``, what comes after it too."""
     async with existing(settings, syncing=follow) as cache:
         session = cache.session(session_id, hydrate=False)
+        # Before the history is read: what is said meanwhile is in one of the two, or in both.
+        changes = session.changes()
         entries = await session.entries(limit)
         if not entries and not follow:
             if not raw:
                 output.say(f"{safe_id(session_id)}: nothing is known of it here")
             return
-        shown: dict[tuple[str, int, int], None] = {}
-        while True:
-            fresh = [e for e in entries if (e.writer, e.counter, e.index) not in shown]
-            shown |= dict.fromkeys((e.writer, e.counter, e.index) for e in fresh)
-            if raw:
-                histories.print_items(entry.item for entry in fresh)
-            else:
-                histories.print_entries(fresh, unfold=unfold)
-            if not follow:
-                return
-            for old in list(shown)[: max(0, len(shown) - 2 * SEEN_MOST)]:
-                del shown[old]
-            await anyio.sleep(LOOK_SECONDS)
-            entries = await session.entries(SEEN_MOST if limit is None else max(limit, 200))
+        _print(entries, raw=raw, unfold=unfold)
+        if follow:
+            await _follow(changes, entries, raw=raw, unfold=unfold)
+
+
+async def _follow(changes: Changes, shown: list[Entry], *, raw: bool, unfold: bool) -> None:
+    places = {(entry.writer, entry.counter, entry.index) for entry in shown}
+    async for change in changes:
+        if change.kind == "appended":
+            fresh = [e for e in change.entries if (e.writer, e.counter, e.index) not in places]
+            _print(fresh, raw=raw, unfold=unfold)
+        elif change.kind == "removed" and not raw:
+            output.say(f"(removed: {len(change.entries)} of the items above)")
+
+
+def _print(entries: list[Entry], *, raw: bool, unfold: bool) -> None:
+    if raw:
+        histories.print_items(entry.item for entry in entries)
+    else:
+        histories.print_entries(entries, unfold=unfold)
 
 
 async def sync(session_ids: list[str], settings: Settings, *, timeout: float) -> None:

@@ -17,6 +17,7 @@ from cached_session.status import Entry
 __all__ = [
     "BACKWARDS",
     "HISTORY",
+    "STATES",
     "Place",
     "SessionFacts",
     "all_gates",
@@ -24,6 +25,7 @@ __all__ = [
     "entries",
     "entries_at",
     "entries_backwards",
+    "entry_at",
     "facts",
     "forget_server",
     "has_unsent",
@@ -31,6 +33,7 @@ __all__ = [
     "note_met",
     "pending_sessions",
     "ranked",
+    "run_of",
     "session_ids",
     "session_row",
     "snapshot",
@@ -139,6 +142,7 @@ ENTRIES = (
     f"{ENTRY}ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC "
     "LIMIT ?"
 )
+AT = f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?"
 STATES: dict[int, Literal["pending", "sent", "acked", "parked"]] = {
     PENDING: "pending",
     SENT: "sent",
@@ -170,7 +174,7 @@ def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
             rank=rank,
             item=item,
             stamp=stamp,
-            run=f"{stamp:016x}-{writer}",
+            run=run_of(stamp, writer),
             writer=writer,
             counter=counter,
             index=index,
@@ -189,15 +193,23 @@ def ranked(
     above: Place | None = None
     rank = count
     for place in places:
-        row = conn.execute(
-            f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?",
-            (session, *place),
-        ).fetchone()
+        row = conn.execute(AT, (session, *place)).fetchone()
         if row is None:
             continue
         rank -= _between(conn, session, place, above)
         above = place
         yield from _entry(rank, row)
+
+
+def entry_at(conn: sqlite3.Connection, session: int, place: Place, rank: int) -> list[Entry]:
+    """The entry at a place, which has this rank; none where there is none that can be decoded."""
+    row = conn.execute(AT, (session, *place)).fetchone()
+    return [] if row is None else _entry(rank, row)
+
+
+def run_of(stamp: int, writer: str) -> str:
+    """The name of a run."""
+    return f"{stamp:016x}-{writer}"
 
 
 def _between(conn: sqlite3.Connection, session: int, place: Place, above: Place | None) -> int:

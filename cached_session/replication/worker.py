@@ -63,10 +63,12 @@ class Replicator:
         lock: BaseFileLock | None,
         *,
         on_pulled: Callable[[str], None],
+        on_pushed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.link = link
         self._lock = lock
         self._on_pulled = on_pulled
+        self._on_pushed = on_pushed
         self._wake = anyio.Event()
         self._audit_wake = anyio.Event()
         self._pull_wake = anyio.Event()
@@ -402,8 +404,12 @@ class Replicator:
             result.unsettled = in_doubt
             return result
 
-        with telemetry.step("push", session_id, self.link.runtime.monotonic):
-            return await self.link.attempt(session_id, work)
+        try:
+            with telemetry.step("push", session_id, self.link.runtime.monotonic):
+                return await self.link.attempt(session_id, work)
+        finally:
+            # Some of it may have been acknowledged before it failed.
+            self._on_pushed(session_id)
 
     async def audit_now(self, session_id: str) -> AuditReport:
         """Audit one session whatever its gates say.

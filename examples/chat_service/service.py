@@ -6,6 +6,7 @@ No request waits for the memory server: each reads and writes the journal beside
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -79,16 +80,22 @@ def create_service(journal: Path, url: str | None, options: SyncOptions | None =
 
     @service.get("/users/{user}/events")
     async def follow(user: str) -> StreamingResponse:
-        """The same as a stream of server-sent events: one whenever something has changed."""
+        """The same as a stream of server-sent events: one as soon as something has changed, here,
+        on another device, or in what waits for the server."""
 
         async def events() -> AsyncIterator[str]:
             session, shown = session_of(user), ""
+            changes = session.changes()
             while True:
                 now = json.dumps(await view(session))
                 if now != shown:
                     yield f"data: {now}\n\n"
                     shown = now
-                await asyncio.sleep(0.2)  # looks at the local journal, asks no server
+                # Whether the server can be reached is no change of the session: asked for each
+                # second. A step that is timed out has told of nothing, and loses nothing.
+                with contextlib.suppress(asyncio.TimeoutError):
+                    if await asyncio.wait_for(anext(changes, None), 1.0) is None:
+                        return  # the service closes
 
         return StreamingResponse(events(), media_type="text/event-stream")
 

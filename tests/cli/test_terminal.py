@@ -110,14 +110,21 @@ def test_show_reads_like_a_conversation(terminal: Run, journal: Path) -> None:
     assert whole.plain.count("HAT088") == 31
 
 
+async def pop(journal: Path, name: str) -> None:
+    async with CachedSession(name, journal=journal) as session:
+        assert await session.pop_item()
+
+
 def test_show_follows_what_is_said_next(terminal: Run, journal: Path) -> None:
-    """Each item once, as it comes."""
+    """Each item once, as it comes; and that one went."""
     screen = terminal("show", "bob", "--follow", "-j", journal)
     screen.wait(lambda text: "direct" in text)
     write(journal, "bob", [ANSWER])
     screen.wait(lambda text: "HAT088" in text)
     write(journal, "bob", [{"role": "user", "content": "Thanks"}])
     screen.wait(lambda text: "Thanks" in text)
+    asyncio.run(pop(journal, "bob"))
+    screen.wait(lambda text: "(removed: 1 of the items above)" in text)
     assert screen.interrupt() == 130
     assert screen.plain.count("Yes: HAT088.") == 1
 

@@ -1,0 +1,95 @@
+"""Following a session: wait until something may have changed, look, tell what has.
+
+What this process does wakes those who follow at once; what other processes do to the file is found
+by looking at it, `watch_interval` apart, which costs one question to SQLite.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+
+from cached_session.core import Core
+from cached_session.errors import SessionClosed
+from cached_session.journal import view
+from cached_session.journal.tails import Version
+from cached_session.journal.view import View
+from cached_session.status import Change
+
+__all__ = ["Changes"]
+
+
+class Changes(AsyncIterator[Change]):
+    """The changes of one session, one after the other; made by `CachedSession.changes`.
+
+    Between two steps it holds nothing but the place of each item that it has told of: no task, no
+    thread, no connection. So a loop may be left at any time, and a step that is cancelled (by a
+    timeout, say) has told of nothing and loses nothing: the next one goes on where it was. For one
+    task at a time; several iterations of a session do not know of each other.
+    """
+
+    def __init__(
+        self, core: Core, session_id: str, ready: Callable[[], Awaitable[object]], start: View
+    ) -> None:
+        """``ready`` opens the journal, and raises `SessionClosed` once nothing more is to come."""
+        self._core = core
+        self._session_id = session_id
+        self._ready = ready
+        self._view = start
+        self._version: Version | None = None
+        self._untold: list[Change] = []
+        self._ended = False
+        self._stepping = False
+
+    async def __anext__(self) -> Change:
+        """The next change, as soon as there is one; ends when the session is closed.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        if self._stepping:
+            raise RuntimeError("two tasks wait for the same iteration; call changes() for each")
+        self._stepping = True
+        try:
+            while not self._ended:
+                # Before anything else: what happens from here on wakes it, closing too.
+                with self._core.news.waiting(self._session_id) as news:
+                    await self._ready()
+                    await self._look()
+                    if self._untold:
+                        return self._untold.pop(0)
+                    with anyio.move_on_after(self._core.options.watch_interval):
+                        await news.wait()
+        except SessionClosed:
+            self._ended = True
+        finally:
+            self._stepping = False
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the iteration. Not needed: it holds nothing."""
+        self._ended = True
+
+    async def _look(self) -> None:
+        core = self._core
+        # Somebody watches: that is use, and is polled for at its pace where no events come.
+        core.touch(self._session_id)
+        version = await core.journal.read(lambda conn: _version(conn, core.tails.file))
+        if self._untold or (version == self._version and not self._view.is_behind):
+            return
+        found = await core.journal.read_aside(
+            lambda conn: view.advance(
+                conn, self._session_id, self._view, core.tails.file, core.writer
+            )
+        )
+        # Both together, and only now: a step that was cancelled before this has not happened.
+        self._view, self._untold = found
+        self._version = version
+
+
+def _version(conn: sqlite3.Connection, file: int) -> Version:
+    (changed,) = conn.execute("PRAGMA data_version").fetchone()
+    # `data_version` tells of other connections; in memory there is only this one.
+    return file, changed, conn.total_changes

@@ -1,0 +1,258 @@
+"""What a follower has been told of a session, and how that differs from what the session shows now.
+
+A view knows the place of each item and no item. One step compares it with one snapshot of the
+journal: what was applied since is found by its `seq`; what has gone only by its absence, so that
+all places are looked at where the number of items does not add up.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from cached_session.history.clock import stamp_ms
+from cached_session.journal import reads
+from cached_session.journal.apply import ACKED, PARKED
+from cached_session.journal.outbox import newest
+from cached_session.journal.reads import Place
+from cached_session.status import Change, Entry
+
+__all__ = ["View", "advance"]
+
+MOST = 256
+"""Entries told of in one change, and operations looked up for it, if they are more than one."""
+UNKNOWN = -1
+
+Dot = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a follower shows. Never changed: a step makes a new one."""
+
+    places: Sequence[Place] | None
+    """Of the items that are shown, in order; None: of whatever was there at `upto`."""
+    file: int = UNKNOWN
+    """Which of the files that have had the journal's name (`Tails.file`) the next two are of."""
+    revision: int = UNKNOWN
+    upto: int | None = None
+    """The `seq` of the last operation that was looked at."""
+    unreadable: AbstractSet[Place] = frozenset()
+    """Where items stand that cannot be decoded: never told of."""
+    unsent: Mapping[Dot, bool] | None = None
+    """Operations that the server has not acknowledged; whether each is parked."""
+    pending: int | None = None
+    """What the follower was told last of how many wait."""
+    coming: Sequence[Place] = ()
+    """Where items stand that are to be told of next."""
+    is_behind: bool = field(default=False, kw_only=True)
+    """Whether there was more to tell than one step tells."""
+
+    @classmethod
+    def since(cls, file: int, upto: int | None) -> View:
+        """Of a follower who knows what there was at a point in time, whatever that is."""
+        return cls(None, file, upto=upto)
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> View:
+        """Of a follower who shows these entries."""
+        places, unsent = set[Place](), dict[Dot, bool]()
+        for entry in entries:
+            places.add((entry.stamp, entry.writer, entry.counter, entry.index))
+            if entry.sync_state != "acked":
+                unsent[entry.writer, entry.counter] = entry.sync_state == "parked"
+        return cls(sorted(places), unsent=unsent, pending=_pending(unsent))
+
+
+def advance(
+    conn: sqlite3.Connection, session_id: str, view: View, file: int, writer: str
+) -> tuple[View, list[Change]]:
+    """The view after one step towards what the session shows now, and the changes that lead there,
+    to be carried out in this order. ``writer``: who writes here; what it wrote and the server
+    acknowledged since the last step counts as acknowledged, though it was never seen waiting."""
+    with reads.snapshot(conn):
+        return _Step(conn, session_id, file, writer).taken(view)
+
+
+class _Op(NamedTuple):
+    state: int
+    said_ms: int
+    stamp: int
+
+
+class _Step:
+    """One snapshot, and what a view is told of it."""
+
+    def __init__(self, conn: sqlite3.Connection, session_id: str, file: int, writer: str) -> None:
+        row = reads.session_row(conn, session_id)
+        self.conn, self.file, self.writer = conn, file, writer
+        self.session, self.count, self.revision = (row[0], row[1], row[4]) if row else (0, 0, 0)
+        self.last = newest(conn)
+        self.unsent: dict[int, tuple[Dot, bool]] = {
+            seq: ((name, counter), state == PARKED)
+            for seq, name, counter, state in conn.execute(
+                "SELECT seq, writer, counter, state FROM ops WHERE session = ? AND state <> 2",
+                (self.session,),
+            )
+        }
+        self.pending = _pending(dict(self.unsent.values()))
+        self.acked = 0
+        self.changes: list[Change] = []
+
+    def taken(self, view: View) -> tuple[View, list[Change]]:
+        same_file = view.file == self.file
+        if not view.coming and not self._is_of(view):
+            view = self._compared(view)
+        view = self._settled(self._shown(view), same_file=same_file)
+        return replace(view, is_behind=view.is_behind or not self._is_of(view)), self.changes
+
+    def _is_of(self, view: View) -> bool:
+        return (view.file, view.revision) == (self.file, self.revision) and not view.coming
+
+    # -- items -----------------------------------------------------------------------------------
+
+    def _compared(self, view: View) -> View:
+        """What has gone is told; what has come is noted, to be told a part at a time."""
+        same_file = view.file == self.file and view.upto is not None
+        coming = self._applied_after(view.upto) if same_file else []
+        shown, unreadable = view.places, view.unreadable
+        if shown is None:
+            shown = sorted(set(self._all()).difference(coming))
+        elif not same_file or len(shown) + len(unreadable) + len(coming) != self.count:
+            everything = self._all()
+            there, known = set(everything), {*shown, *unreadable}
+            coming = [place for place in everything if place not in known]
+            gone = [(rank, place) for rank, place in enumerate(shown) if place not in there]
+            if gone:
+                self._tell("removed", self._gone(gone))
+                shown = [place for place in shown if place in there]
+            unreadable = unreadable & there
+        if same_file:
+            self.acked += self._acked_unseen(view)
+        return replace(
+            view,
+            places=shown,
+            file=self.file,
+            revision=self.revision,
+            upto=self.last,
+            unreadable=unreadable,
+            coming=coming,
+        )
+
+    def _shown(self, view: View) -> View:
+        """Some of what has come is told. What is decoded at that moment counts: one that has gone
+        since is missed by the next comparison, like one that nobody can read."""
+        if not view.coming:
+            return view
+        places, unreadable, entries = list(view.places or ()), set(view.unreadable), list[Entry]()
+        for place in view.coming[:MOST]:
+            rank = bisect_left(places, place)
+            found = reads.entry_at(self.conn, self.session, place, rank)
+            if found:
+                places.insert(rank, place)
+                entries += found
+            else:
+                unreadable.add(place)
+        if entries:
+            self._tell("appended", entries)
+        return replace(view, places=places, unreadable=unreadable, coming=view.coming[MOST:])
+
+    def _all(self) -> list[Place]:
+        return self.conn.execute(
+            "SELECT stamp, writer, counter, idx FROM items WHERE session = ? "
+            "ORDER BY session, stamp, writer, counter, idx",
+            (self.session,),
+        ).fetchall()
+
+    def _applied_after(self, seq: int | None) -> list[Place]:
+        return self.conn.execute(
+            "SELECT i.stamp, i.writer, i.counter, i.idx FROM ops o CROSS JOIN items i "
+            "ON i.session = o.session AND i.stamp = o.stamp AND i.writer = o.writer "
+            "AND i.counter = o.counter WHERE o.seq > ? AND o.session = ? ORDER BY 1, 2, 3, 4",
+            (seq, self.session),
+        ).fetchall()
+
+    def _gone(self, ranked: Iterable[tuple[int, Place]]) -> list[Entry]:
+        entries = []
+        for rank, (stamp, writer, counter, index) in ranked:
+            op = self._op((writer, counter)) or _Op(ACKED, stamp_ms(stamp), stamp)
+            entries.append(
+                Entry(
+                    rank=rank,
+                    item=None,
+                    stamp=stamp,
+                    run=reads.run_of(stamp, writer),
+                    writer=writer,
+                    counter=counter,
+                    index=index,
+                    sync_state=reads.STATES[op.state],
+                    said_at=op.said_ms / 1000,
+                )
+            )
+        return entries
+
+    # -- what waits for the server ---------------------------------------------------------------
+
+    def _acked_unseen(self, view: View) -> int:
+        (count,) = self.conn.execute(
+            "SELECT count(*) FROM ops WHERE seq > ? AND session = ? AND writer = ? AND state = 2",
+            (view.upto, self.session, self.writer),
+        ).fetchone()
+        return int(count)
+
+    def _settled(self, view: View, *, same_file: bool) -> View:
+        """What the server has acknowledged, or refuses, or is to be sent again."""
+        # Of what was looked at only: what comes after it is found with its items.
+        upto = view.upto or 0
+        now = dict(waits for seq, waits in self.unsent.items() if seq <= upto)
+        before = now if view.unsent is None else view.unsent
+        moved = [dot for dot, parked in before.items() if now.get(dot) is not parked]
+        places: list[Place] = []
+        for dot in moved[:MOST]:
+            row = self._op(dot)
+            if dot not in now:
+                # Without a row: acknowledged, and not needed any more; or given up.
+                self.acked += row.state == ACKED if row else same_file and not before[dot]
+            if row:
+                places += _places_of(view, dot, row.stamp)
+        entries = self._entries(view, sorted(places))
+        told = view.pending if view.pending is not None and not self.changes else self.pending
+        if self.acked or entries or told != self.pending:
+            self._tell("synced", entries)
+        left = {dot: before[dot] for dot in moved[MOST:]}
+        return replace(view, unsent={**now, **left}, pending=self.pending, is_behind=bool(left))
+
+    def _entries(self, view: View, places: Iterable[Place]) -> list[Entry]:
+        shown, entries = view.places or (), list[Entry]()
+        for place in places:
+            rank = bisect_left(shown, place)
+            entries += reads.entry_at(self.conn, self.session, place, rank)
+        return entries
+
+    def _op(self, dot: Dot) -> _Op | None:
+        row = self.conn.execute(
+            "SELECT state, said_ms, stamp FROM ops "
+            "WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return None if row is None else _Op(*row)
+
+    def _tell(self, kind: Literal["appended", "removed", "synced"], entries: list[Entry]) -> None:
+        operations = self.acked if kind == "synced" else 0
+        self.changes.append(Change(kind, tuple(entries), operations, self.pending))
+
+
+def _places_of(view: View, dot: Dot, stamp: int) -> Sequence[Place]:
+    """Where the items of an operation stand that are shown."""
+    writer, counter = dot
+    shown = view.places or ()
+    first = bisect_left(shown, (stamp, writer, counter, 0))
+    return shown[first : bisect_left(shown, (stamp, writer, counter + 1, 0), first)]
+
+
+def _pending(unsent: Mapping[Dot, bool]) -> int:
+    return sum(not parked for parked in unsent.values())

@@ -1,0 +1,49 @@
+"""Who waits for news of a session, on whichever event loop; from any thread they can be woken."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Waiters"]
+
+
+class Waiters:
+    """An event for each that waits, gone when it no longer does. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+
+    def __len__(self) -> int:
+        with self._guard:
+            return sum(map(len, self._waiting.values()))
+
+    @contextmanager
+    def waiting(self, session_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set by whatever wakes this session from now on. To miss nothing, look
+        for news after this and before waiting."""
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        with self._guard:
+            self._waiting.setdefault(session_id, []).append(waiter)
+        try:
+            yield waiter[1]
+        finally:
+            with self._guard:
+                self._waiting[session_id].remove(waiter)
+                if not self._waiting[session_id]:
+                    del self._waiting[session_id]
+
+    def wake(self, session_id: str | None = None) -> None:
+        """There may be news of this session; of all, if none is named."""
+        with self._guard:
+            named = self._waiting if session_id is None else {session_id}
+            woken = [waiter for name in named for waiter in self._waiting.get(name, ())]
+        for loop, event in woken:
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:
+                # That event loop is gone, and whoever waited on it.
+                continue

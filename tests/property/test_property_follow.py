@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from histories import SESSION
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, precondition, rule
+from replicas import Replica
+from test_property_machine import JOURNALS, Exchange, names, which
+
+from cached_session import Change, Entry
+from cached_session.journal import outbox, view
+from cached_session.journal.view import View
+
+SMALL = 3
+"""Entries of one change in these tests, so that most steps leave something to tell."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_steps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view, "MOST", SMALL)
+        yield
+
+
+class Follower:
+    """Somebody who shows a session and carries out what the changes say, and nothing else."""
+
+    def __init__(self, replica: Replica, writer: str, start: View) -> None:
+        self.replica, self.writer, self.view = replica, writer, start
+        self.shown: list[Entry] = []
+        self.pending = start.pending
+        self.operations = 0
+        self.waited: set[tuple[str, int]] = set()
+
+    def step(self) -> list[Change]:
+        """One look, at a moment of the follower's own choice."""
+        self.view, changes = self.replica.journal.read_blocking(
+            lambda conn: view.advance(conn, SESSION, self.view, 0, self.writer)
+        )
+        for change in changes:
+            self.carry_out(change)
+        self.waited |= set(self.view.unsent)
+        return changes
+
+    def carry_out(self, change: Change) -> None:
+        assert change.entries or change.kind == "synced"
+        assert len(change.entries) <= SMALL or change.kind != "appended"
+        assert [e.rank for e in change.entries] == sorted({e.rank for e in change.entries})
+        if change.kind == "removed":
+            for entry in reversed(change.entries):
+                gone = self.shown.pop(entry.rank)
+                assert entry.item is None
+                assert (entry.run, entry.counter, entry.index) == (
+                    gone.run,
+                    gone.counter,
+                    gone.index,
+                )
+        elif change.kind == "appended":
+            for entry in change.entries:
+                self.shown.insert(entry.rank, entry)
+        else:
+            for entry in change.entries:
+                old = self.shown[entry.rank]
+                assert replace(entry, rank=old.rank) == replace(old, sync_state=entry.sync_state)
+                self.shown[entry.rank] = entry
+        self.pending = change.pending
+        self.operations += change.operations
+
+    def catch_up(self) -> None:
+        """Look until there is nothing more to tell."""
+        while self.step() or self.view.is_behind:
+            pass
+
+
+def told_apart(entries: list[Entry]) -> list[Entry]:
+    """Entries as far as a follower is told of them: ranks are places in its list, and that a
+    request is under way is not news."""
+    waits = {"sent": "pending"}
+    return [
+        replace(entry, rank=rank, sync_state=waits.get(entry.sync_state, entry.sync_state))
+        for rank, entry in enumerate(entries)
+    ]
+
+
+class Followed(Exchange):
+    """The journals of `Exchange`, each followed by somebody who looks now and then; the server also
+    refuses operations, which are sent again or given up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        starts = [View.of(()), View.since(0, 0), View.since(0, 0)]
+        self.followers = [
+            Follower(replica, f"{names(JOURNALS)[who]}p", starts[who])
+            for who, replica in enumerate(self.replicas)
+        ]
+
+    def _settle(self) -> None:
+        for follower in self.followers:
+            self._check(follower)
+
+    def every_journal_shows_what_it_has(self) -> None:
+        """Not here: what is given up is nobody's any more."""
+
+    @rule(who=which)
+    def park(self, who: int) -> None:
+        """The server refuses the oldest that waits."""
+        write = self.replicas[who].journal.write_blocking
+        limits = {"after": 0, "upto": 1 << 40, "most_ops": 1, "most_bytes": 1 << 20}
+        for seq in write(lambda conn: outbox.take(conn, SESSION, **limits)):
+            write(lambda conn, seq=seq: outbox.park(conn, seq, "refused"))
+
+    @rule(who=which)
+    def retry(self, who: int) -> None:
+        """Everything that is parked is to be sent again."""
+        self.replicas[who].journal.write_blocking(
+            lambda conn: outbox.retry_parked(conn, SESSION, None)
+        )
+
+    @rule(who=which)
+    def drop(self, who: int) -> None:
+        """Everything that is parked is given up, as far as it may be."""
+        write = self.replicas[who].journal.write_blocking
+        dots = [one.dot for one in write(lambda conn: outbox.parked(conn, SESSION))]
+        write(lambda conn: outbox.drop_parked(conn, SESSION, dots))
+
+    @rule(who=which)
+    def look(self, who: int) -> None:
+        """One step, which may tell of a part only."""
+        self.followers[who].step()
+
+    @rule(who=which)
+    def catch_up(self, who: int) -> None:
+        """As many steps as it takes."""
+        self._check(self.followers[who])
+
+    @precondition(lambda self: self.ticks % 5 == 0)
+    @rule(who=which, at=st.integers(0, 20))
+    def start_again(self, who: int, at: int) -> None:
+        """A new follower begins with an older state: what the last one showed, or a part of it."""
+        old = self.followers[who]
+        new = Follower(old.replica, old.writer, View.of(old.shown[at:]))
+        new.shown = [replace(entry, rank=rank) for rank, entry in enumerate(old.shown[at:])]
+        self.followers[who] = new
+
+    def _check(self, follower: Follower) -> None:
+        follower.catch_up()
+        assert told_apart(follower.shown) == told_apart(follower.replica.entries())
+        waits = follower.replica.row("SELECT count(*) FROM ops WHERE state IN (0, 1)")
+        # Who has been told of nothing yet has not been told of what waits.
+        assert follower.pending in (None, waits[0])
+
+    @invariant()
+    def what_is_shown_is_what_the_view_says(self) -> None:
+        for follower in self.followers:
+            places = [(e.stamp, e.writer, e.counter, e.index) for e in follower.shown]
+            assert places == list(follower.view.places or ())
+
+
+Followed.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+
+
+class TestFollowed(Followed.TestCase):
+    """Who carries out the changes shows what `entries` gives, whenever it looks and however late:
+    removed last to first, appended first to last, each at its rank."""
