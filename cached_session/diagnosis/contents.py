@@ -19,7 +19,7 @@ def contents(status: Status, *, is_asked: bool) -> list[Finding]:
 
     ``is_asked``: the server is looked at as well, and answers for itself.
     """
-    return [*_queue(status, is_asked), *_refused(status), *_missing(status)]
+    return [*_queue(status, is_asked), *_refused(status), *_missing(status), *_salvaged(status)]
 
 
 def _queue(status: Status, is_asked: bool) -> Iterator[Finding]:
@@ -91,6 +91,20 @@ def _missing(status: Status) -> Iterator[Finding]:
             f"something here was written {lasting(status.clock_ahead)} ahead of this device's "
             "clock: one of the devices has, or had, a wrong one",
             "set the clocks: order does not suffer, shown times do",
+        )
+
+
+def _salvaged(status: Status) -> Iterator[Finding]:
+    if status.salvaged is not None:
+        lost = "losses:" in status.salvaged
+        yield Finding(
+            "salvaged",
+            "warn",
+            status.salvaged,
+            "cached-session sync: what the server has comes back; for the rest look at the other "
+            "devices, and keep the old file"
+            if lost
+            else "once nothing is missed, delete the old file",
         )
 
 

@@ -474,10 +474,10 @@ class Journal:
             return self._writer
         if self._writer is not None and self._is_moved():
             return self._follow(self._writer)
-        self._release()
-        self._stale = False
         if self._suspicion is not None or (not self.in_memory and salvage.is_unfinished(self.path)):
             self._mend(self._suspicion or "a process died while it mended the journal")
+        self._release()
+        self._stale = False
         try:
             return self._adopt(*self._opened())
         except sqlite3.DatabaseError as error:
@@ -547,6 +547,7 @@ class Journal:
             self._busy_ms / 1000,
             lambda path: self._connect(self._busy_ms, path),
             salvage.Writers(retired, writer),
+            self._writer,
         )
         self._suspicion = None
         if report is not None:

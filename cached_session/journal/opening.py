@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
     """
     if path != MEMORY:
         create_private(path)
+        _unlock_logs(path)
     conn = sqlite3.connect(
         path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
     )
@@ -81,6 +83,20 @@ def create_private(path: str) -> None:
         f"the journal {path} cannot be opened: {why}; "
         "check that its directory exists and is writable, or pass another path"
     ) from cause
+
+
+def _unlock_logs(path: str) -> None:
+    """SQLite makes its log with the mode of the file: one from a time when the file was read-only
+    would keep the file so for ever."""
+    real = os.path.realpath(path)
+    mode = stat.S_IMODE(Path(real).stat().st_mode)
+    for log in (Path(f"{real}-wal"), Path(f"{real}-shm")):
+        try:
+            if mode & stat.S_IWUSR and not log.stat().st_mode & stat.S_IWUSR:
+                log.chmod(mode)
+        except (FileNotFoundError, PermissionError):
+            # There is none; or it is another user's, and SQLite says what comes of it.
+            continue
 
 
 def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:

@@ -95,13 +95,19 @@ def abandon(conn: sqlite3.Connection) -> None:
 
 
 def mend(
-    path: str, why: str, patience: float, connect: Connect, writers: Writers
+    path: str,
+    why: str,
+    patience: float,
+    connect: Connect,
+    writers: Writers,
+    own: sqlite3.Connection | None = None,
 ) -> Salvage | None:
     """Set a damaged journal aside and put a fresh one with all that can be read in its place.
 
     None if the file turns out to be whole: another process was quicker, or it was a false alarm.
     Other processes that have the old file open notice by its identity before they commit anything:
-    the swap happens under the old file's write lock.
+    the swap happens under the old file's write lock. ``own`` has had the file open, and may know of
+    it what a new connection cannot read any more.
 
     Raises:
         JournalError: another process is at it; JournalCorrupt: it cannot be set aside here.
@@ -114,7 +120,7 @@ def mend(
             found = _damage(real, path, patience)
             if found is None:
                 return None
-            return _mend(real, f"{why} ({found})", patience, connect, writers)
+            return _mend(real, f"{why} ({found})", patience, connect, writers, own)
     except Timeout as error:
         raise JournalError(f"another process is mending the journal {path}: try again") from error
     except OSError as error:
@@ -131,13 +137,11 @@ def _undo(real: str) -> None:
     ready = Path(real + READY)
     if not ready.exists():
         return
-    for aside in sorted(Path(real).parent.iterdir()):
-        is_same = aside.name.startswith(f"{Path(real).name}{ASIDE}") and aside.samefile(real)
-        if is_same:
-            for suffix in LOGS:
-                if Path(f"{aside}{suffix}").exists():
-                    Path(f"{aside}{suffix}").replace(real + suffix)
-            aside.unlink()
+    for aside in _asides(real):
+        for suffix in LOGS:
+            if Path(aside + suffix).exists():
+                Path(aside + suffix).replace(real + suffix)
+        Path(aside).unlink()
     ready.unlink()
 
 
@@ -160,11 +164,20 @@ def _damage(real: str, path: str, patience: float) -> str | None:
     return None if found == "ok" else found
 
 
-def _mend(real: str, why: str, patience: float, connect: Connect, writers: Writers) -> Salvage:
+def _mend(
+    real: str,
+    why: str,
+    patience: float,
+    connect: Connect,
+    writers: Writers,
+    own: sqlite3.Connection | None,
+) -> Salvage:
     now_ms = time.time_ns() // 1_000_000
     report = Salvage(now_ms, why, _source(file_id(real)), set_aside=_aside(real, now_ms))
     old = sqlite3.connect(real, timeout=patience, isolation_level=None)
     try:
+        # SQLite then reads what is there of a file that was cut short, and of a spoiled schema.
+        old.execute("PRAGMA writable_schema = ON")
         try:
             # Whoever has it open must not commit to it any more.
             old.execute("BEGIN IMMEDIATE")
@@ -172,7 +185,8 @@ def _mend(real: str, why: str, patience: float, connect: Connect, writers: Write
             if not is_damage(error):
                 raise
             # Whoever can begin all the same carries over what they commit: see `follow`.
-        report = _fill(real, old, report, connect, writers)
+        sources = [old] if own is None else [own, old]
+        report = _fill(real, sources, report, connect, writers)
     except BaseException:
         old.close()
         raise
@@ -186,7 +200,11 @@ def _mend(real: str, why: str, patience: float, connect: Connect, writers: Write
 
 
 def _fill(
-    real: str, old: sqlite3.Connection, report: Salvage, connect: Connect, writers: Writers
+    real: str,
+    sources: list[sqlite3.Connection],
+    report: Salvage,
+    connect: Connect,
+    writers: Writers,
 ) -> Salvage:
     """Make the fresh file, whole and without a log, with all that can be read of the old one."""
     building = real + BUILDING
@@ -194,7 +212,18 @@ def _fill(
         Path(building + suffix).unlink(missing_ok=True)
     with closing(connect(building)) as new:
         schema.prepare(new, real)
-        report = carry(old, new, report, writers)
+        for old in sources:
+            found = carry(old, new, replace(report, operations=0, unsent=0), writers)
+            report = replace(
+                found,
+                operations=report.operations + found.operations,
+                unsent=report.unsent + found.unsent,
+                lost=tuple(dict.fromkeys((*report.lost, *found.lost))),
+                lost_more=report.lost_more + found.lost_more,
+            )
+            record(new, report)
+            if not found.lost:
+                break
         # Closing would do it too, and would not say if it failed.
         (busy, *_) = new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
@@ -208,6 +237,14 @@ def _fill(
 def _aside(real: str, at_ms: int) -> str:
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
     return f"{real}{ASIDE}{stamp}.{at_ms % 1000:03d}Z"
+
+
+def _asides(real: str) -> list[str]:
+    """Other names of the journal's own file, given to set it aside."""
+    prefix = f"{Path(real).name}{ASIDE}"
+    file = file_id(real)
+    found = [str(one) for one in Path(real).parent.iterdir() if one.name.startswith(prefix)]
+    return [name for name in found if not name.endswith(LOGS) and file_id(name) == file]
 
 
 def _swap(real: str, aside: str) -> None:

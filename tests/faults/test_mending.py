@@ -1,0 +1,191 @@
+"""Damage that several processes meet, and a process that dies while it mends."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from children import child, say, told
+from workload import said, words
+
+from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
+from cached_session.journal import carry, opening, salvage, schema
+
+MEND = """
+session = CachedSession("s", journal=path)
+await words(session)
+if sys.argv[2] == "before the log is moved":
+    os.link = lambda *_: os._exit(9)
+else:
+    salvage._sync_directory = lambda _: os._exit(9)
+session._core.journal._suspicion = "somebody says so"
+await words(session)
+"""
+LOOK = """
+async with CachedSession("s", journal=path) as session:
+    tell(*await words(session))
+"""
+WRITE = """
+async with CachedSession("s", journal=path) as session:
+    tell("ready")
+    wait()
+    await add(session, sys.argv[2])
+    tell("done")
+"""
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "agent.db"
+
+
+def overwrite(path: Path, name: str) -> None:
+    """Spoil the first page of a table or an index of a journal that nobody has open."""
+    with closing(sqlite3.connect(path)) as conn:
+        (root,) = conn.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)
+        ).fetchone()
+        (size,) = conn.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+
+
+def asides(path: Path) -> list[Path]:
+    found = path.parent.glob(f"{path.name}.damaged-*")
+    return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
+
+
+@pytest.mark.parametrize("moment", ["before the log is moved", "after"])
+async def test_what_others_write_while_a_mend_is_unfinished_is_kept(
+    journal: Path, moment: str
+) -> None:
+    """A process dies in the middle of the swap. Another, which has the old file open and has not
+    noticed anything, goes on; whoever mends then carries that over as well."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    overwrite(journal, "gates")  # which no word touches
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("b"))
+        with child(MEND, journal, moment) as dying:
+            assert dying.wait(30) == 9
+        assert Path(f"{journal}.salvaged").exists()
+        await session.add_items(said("c"))
+        with child(LOOK, journal) as third:
+            assert told(third) == "a b c"
+        await session.add_items(said("d"))
+        assert await words(session) == ["a", "b", "c", "d"]
+        assert "nothing unsent was lost" in str(session.status().salvaged)
+    assert len(asides(journal)) == 1
+    left = [one.name for one in journal.parent.iterdir() if ".salvag" in one.name]
+    assert left == ["agent.db.salvage-lock"]
+    with closing(sqlite3.connect(journal)) as conn:
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
+    """Where damage keeps a mender from locking others out, they may commit after it has read the
+    file: that goes over when they notice, and the report still tells of the mending."""
+    from cached_session.journal import writes
+
+    fresh = journal.with_name("fresh.db")
+    conns = []
+    for path in (journal, fresh):
+        conn = opening.connect(str(path), 1000, "normal")
+        schema.prepare(conn, str(path))
+        conns.append(conn)
+    old, new = conns
+
+    def add(conn: sqlite3.Connection, word: str) -> None:
+        conn.execute("BEGIN IMMEDIATE")
+        author = writes.Author("writer", 1_000, 600_000)
+        writes.append(conn, author, "s", [(f'{{"content":"{word}"}}', 0)], private=False)
+        conn.execute("COMMIT")
+
+    add(old, "a")
+    source = salvage.file_id(str(journal))
+    assert source is not None
+    writers = salvage.Writers("nobody", "somebody")
+    report = salvage.Salvage(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")
+    carry.carry(old, new, report, writers)
+    add(old, "b")
+    found = salvage.follow(old, new, source, str(fresh), salvage.Writers("writer", "another"))
+    assert (found.why, found.set_aside, found.operations) == ("damage", "there", 2)
+    payloads = [row[0] for row in new.execute("SELECT payload FROM items ORDER BY counter")]
+    assert payloads == ['{"content":"a"}', '{"content":"b"}']
+    for conn in conns:
+        conn.close()
+
+
+async def test_two_processes_that_notice_damage_at_once_mend_it_once(journal: Path) -> None:
+    """Real processes, both with the file open: one fresh file, and all words in it."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    overwrite(journal, "outbox")
+    with child(WRITE, journal, "b") as one, child(WRITE, journal, "c") as other:
+        assert told(one) == told(other) == "ready"
+        for process in (one, other):
+            say(process)
+        assert told(one) == told(other) == "done"
+        assert one.wait(30) == other.wait(30) == 0
+    async with CachedSession("s", journal=journal) as session:
+        found = await words(session)
+        assert found[0] == "a"
+        assert sorted(found) == ["a", "b", "c"]
+    assert len(asides(journal)) == 1
+
+
+async def test_a_spoiled_table_of_sessions_loses_no_name(journal: Path) -> None:
+    """The index that keeps names unique has them as well."""
+    for name in ("s", "t"):
+        async with CachedSession(name, journal=journal) as session:
+            await session.add_items(said(f"of {name}"))
+    overwrite(journal, "sessions")
+    for name in ("s", "t"):
+        async with CachedSession(name, journal=journal) as session:
+            try:
+                found = await words(session)
+            except JournalCorrupt:
+                found = await words(session)
+            assert found == [f"of {name}"]
+            assert "nothing unsent was lost" in str(session.status().salvaged)
+
+
+async def test_what_was_imported_is_not_imported_again_after_a_salvage(
+    journal: Path, tmp_path: Path
+) -> None:
+    """The marks of imports go over with the words."""
+    source = tmp_path / "words.jsonl"
+    source.write_text("".join(f'{{"role":"user","content":"{number}"}}\n' for number in range(20)))
+    async with CachedSession("s", journal=journal) as session:
+        assert (await import_jsonl(session, source)).added == 20
+    overwrite(journal, "outbox")
+    async with CachedSession("s", journal=journal) as session:
+        with pytest.raises(JournalCorrupt):
+            await session.add_items(said("refused"))
+        report = await import_jsonl(session, source)
+        assert (report.added, report.known) == (0, 20)
+        assert len(await words(session)) == 20
+        assert session.status().salvaged is not None
+
+
+async def test_doctor_tells_what_became_of_a_damaged_journal(journal: Path) -> None:
+    """With what was lost, where the old file is and what to do; the file itself is whole again."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    overwrite(journal, "items")
+    async with CachedSession("s", journal=journal) as session:
+        with pytest.raises(JournalCorrupt):
+            await session.get_items()
+        assert await words(session) == []
+    found = {finding.check: finding for finding in await diagnose(journal)}
+    (aside,) = asides(journal)
+    assert found["journal"].level == "ok"
+    assert found["salvaged"].level == "warn"
+    assert "1 losses: item 0 of" in found["salvaged"].message
+    assert str(aside) in found["salvaged"].message
+    assert "other devices" in found["salvaged"].advice
+    assert aside.name in found["set aside"].message
+    assert "-wal" not in found["set aside"].message
