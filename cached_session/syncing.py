@@ -108,8 +108,8 @@ async def _until_done(
     except TimeoutError as error:
         why = f": {tally.last.reason}" if tally.last else ""
         raise SyncTimeout(
-            f"{what} did not finish in {timeout:.3g} s{why}. Nothing is lost: what is unsent stays "
-            "in the journal, and goes on while the session is open"
+            f"{what} did not finish in {round(timeout or 0.0, 1):g} s{why}. Nothing is lost: what "
+            "is unsent stays in the journal, and goes on while the session is open"
         ) from (tally.last or error)
     except RemoteError as error:
         raise _denied(error) from error

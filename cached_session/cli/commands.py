@@ -72,7 +72,10 @@ async def show(
         entries = await session.entries(limit)
         if not entries and not follow:
             if not raw:
-                output.say(f"{safe_id(session_id)}: nothing is known of it here")
+                output.say(
+                    f"{safe_id(session_id)}: nothing is known of it here; "
+                    "cached-session sync --session fetches one that the server has"
+                )
             return
         _print(entries, raw=raw, unfold=unfold)
         if follow:
@@ -131,7 +134,10 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
             raise errors[0]
         if not session_ids:
             outcomes.print_report(_sum(reports, time.monotonic() - started), "all sessions")
-        statuses.print_status(cache.status())
+        found = cache.status()
+        statuses.print_status(found)
+        if found.parked:
+            output.complain("something is parked; cached-session parked list says what, and why")
 
 
 async def _synced(session: CachedSession, timeout: float, drawn: bars.SyncBars) -> SyncReport:

@@ -23,6 +23,7 @@ from cached_session.cli.running import (
 )
 from cached_session.cli.safe import safe_id
 from cached_session.errors import InvalidArgument
+from cached_session.wording import count
 
 app = typer.Typer(
     help="Operations that the server refuses for good: look at them, retry them, drop them.",
@@ -74,9 +75,7 @@ def drop(
     journal: Journal = None,
 ) -> None:
     """Give refused operations up for good: their items leave this history too."""
-    if not yes and (operation or every):
-        typer.confirm("Their items are lost. Drop them?", abort=True, err=True)
-    _move(context, operation, journal, every=every, drop=True)
+    _move(context, operation, journal, every=every, drop=True, sure=yes)
 
 
 def _move(
@@ -86,11 +85,12 @@ def _move(
     *,
     every: bool,
     drop: bool,
+    sure: bool = True,
 ) -> None:
     if bool(operations) == every:
         output.complain("name the operations, or say --all")
         raise typer.Exit(CALLED_WRONGLY)
-    run(_moved(settings_of(context, journal), operations or [], drop=drop))
+    run(_moved(settings_of(context, journal), operations or [], drop=drop, sure=sure))
 
 
 async def _list(settings: Settings, session_ids: list[str], *, as_json: bool) -> None:
@@ -111,12 +111,17 @@ async def _show(settings: Settings, operation: str) -> None:
     histories.print_items(one.items)
 
 
-async def _moved(settings: Settings, operations: list[str], *, drop: bool) -> None:
-    """Retry or give up the operations named; all of them if none is."""
+async def _moved(settings: Settings, operations: list[str], *, drop: bool, sure: bool) -> None:
+    """Retry or give up the operations named; all of them if none is. Asks first, unless sure."""
     async with existing(settings) as cache:
         found = await _parked(cache, [])
+        chosen = _named(found, operations) if operations else found
+        if chosen and not sure:
+            items = count(sum(len(one.items) for one in chosen), "item")
+            what = f"{count(len(chosen), 'operation')} with {items}"
+            typer.confirm(f"{what}: they leave this history. Drop them?", abort=True, err=True)
         moved = 0
-        for one in _named(found, operations) if operations else found:
+        for one in chosen:
             session = cache.session(one.session_id)
             if drop:
                 moved += await session.drop_parked(one.dot)

@@ -63,7 +63,8 @@ class Call:
     def agent(self, scope: str, agent_id: Any = None) -> str:
         """Return the agent of the request, once its id is valid and the caller may touch it."""
         self.need(scope)
-        valid = rules.agent_id(agent_id if agent_id is not None else self.body.get("agent_id"))
+        given = agent_id if agent_id is not None else self.body.get("agent_id")
+        valid = rules.agent_id(given, any_sign=not self.state.version.is_v0122)
         self.need(scope, namespace_of(valid))
         return valid
 

@@ -144,13 +144,13 @@ def query_flag(value: str | None, field: str) -> bool:
     return value == "true"
 
 
-def agent_id(value: Any) -> str:
-    """Return a valid agent id."""
+def agent_id(value: Any, *, any_sign: bool = False) -> str:
+    """Return a valid agent id; servers before 0.12.2 publish no rule for its signs."""
     if not isinstance(value, str) or not value:
         raise invalid("agent_id is required")
     if len(value.encode()) > MAX_AGENT_ID_BYTES:
         raise invalid(f"agent_id is longer than {MAX_AGENT_ID_BYTES} bytes")
-    if not AGENT_ID.match(value) or value.startswith("_dakera_"):
+    if not (any_sign or AGENT_ID.match(value)) or value.startswith("_dakera_"):
         raise invalid("agent_id must match ^[a-zA-Z0-9][a-zA-Z0-9_\\-.]*$")
     return value
 

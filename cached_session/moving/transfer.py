@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from cached_session import importing, syncing
 from cached_session.cache import SessionCache
-from cached_session.errors import InvalidArgument
+from cached_session.core import Core
+from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
@@ -44,6 +45,8 @@ OnProgress = Callable[[ImportProgress], None]
 
 SLICE = 500
 """Items or memories that are read at a time."""
+LARGEST_PAGE = 1000
+"""The server's own limit."""
 PASSES = 5
 """A listing shifts while somebody writes: it is read until a pass shows nothing new, at most so
 often."""
@@ -149,7 +152,8 @@ async def import_dakera_session(
         on_progress: told after each batch.
 
     Raises:
-        Unauthorized, SyncError: the server cannot be asked, or there is none.
+        Unauthorized, SyncError: the server cannot be asked, or there is none; or it is from before
+            listings had offsets, and shows only the newest of them: import its export instead.
         InvalidArgument: ``agent_id`` is empty, or the history was rewritten since.
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
@@ -161,10 +165,8 @@ async def import_dakera_session(
     try:
         for _ in range(PASSES):
             before = len(spool)
-            offset = 0
-            while page := await syncing.listing(core, agent_id, offset, SLICE):
+            async for page in _pages(core, agent_id):
                 skipped |= await _spooled(core.journal.offload, spool, page)
-                offset += len(page)
             if len(spool) == before:
                 break
         return await _carry_spool(session, spool, len(skipped), on_progress)
@@ -310,6 +312,26 @@ async def _apply(session: CachedSession, batch: _Slice) -> None:
             conn, session.session_id, batch.parts, batch.explained, now
         )
     )
+
+
+async def _pages(core: Core, agent_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+    """The listing of a namespace, page by page, newest first; all of it, or an error."""
+    offset, limit, before = 0, SLICE, None
+    while page := await syncing.listing(core, agent_id, offset, limit):
+        if offset and page[0].get("id") == before:
+            # The same page for another offset: such a server gives one page, and no more.
+            if len(page) < limit:
+                return
+            if limit < LARGEST_PAGE:
+                offset, limit = 0, LARGEST_PAGE
+                continue
+            raise SyncError(
+                f"{agent_id!r} has more than the {LARGEST_PAGE} memories that this server lists; "
+                "nothing was added. Import its export instead (import_dakera_export)"
+            )
+        yield page
+        before = page[0].get("id")
+        offset += len(page)
 
 
 async def _spooled(

@@ -366,8 +366,13 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
 def test_a_parked_operation_is_dropped_only_when_asked_twice(
     tmp_path: Path, server: DevServer
 ) -> None:
-    """A question on the terminal, --yes elsewhere; which ones has to be said."""
+    """A question on the terminal, --yes elsewhere; which ones has to be said. What is not there is
+    told before anybody is asked."""
     journal = park(tmp_path, server)
+    unknown = piped(tmp_path, "parked", "drop", "zzz", "-j", journal)
+    assert (unknown.returncode, "Drop them" in unknown.stderr) == (2, False)
+    asked = piped(tmp_path, "parked", "drop", "--all", "-j", journal)
+    assert "1 operation with 1 item" in asked.stderr
     assert piped(tmp_path, "parked", "drop", "-j", journal).returncode == 2
     assert piped(tmp_path, "parked", "drop", "zzz", "--yes", "-j", journal).returncode == 2
     assert piped(tmp_path, "parked", "drop", "--all", "-j", journal).returncode == 1

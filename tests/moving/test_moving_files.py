@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import signal
 import stat
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +19,17 @@ from dakera import AsyncDakeraClient
 
 from cached_session import (
     CachedSession,
+    ImportProgress,
     InvalidArgument,
+    SessionCache,
+    SyncError,
     export_jsonl,
     import_dakera_export,
     import_dakera_session,
     import_jsonl,
 )
 from cached_session.devserver import DevServer
+from cached_session.importing import BATCH_ITEMS
 from cached_session.remote.naming import agent_id
 
 HARD: list[Any] = [
@@ -128,6 +136,83 @@ async def test_a_direct_session_comes_in_the_order_of_its_numbers(server: DevSer
         assert (await import_dakera_session(session, DIRECT)).added == 0
         await store_directly(server.url, DIRECT, [620])
         assert (await import_dakera_session(session, DIRECT)).added == 1
+
+
+async def test_a_direct_session_has_colons_in_its_name(tmp_path: Path) -> None:
+    """Prefix, colon, session id, as such a session names its namespace on a server that has no rule
+    for names: by the server and by its export."""
+    with DevServer(version="0.12.0") as server:
+        await store_directly(server.url, "agents:session:user-1", [1, 0, *range(2, 700)])
+        where = {"url": server.url, "journal": tmp_path / "one.db"}
+        async with CachedSession.from_url("user-1", **where) as session:
+            report = await import_dakera_session(session, "agents:session:user-1")
+            assert report.added == 700
+            assert said(await session.get_items()) == [f"direct {number}" for number in range(700)]
+        file = exported(server, "agents:session:user-1", tmp_path / "export.jsonl")
+    async with CachedSession("user-1", journal=":memory:") as session:
+        assert (await import_dakera_export(session, file)).added == 700
+
+
+@pytest.mark.parametrize("count", [3, 500, 700, 1000])
+async def test_a_server_without_offsets_gives_all_or_an_error(count: int) -> None:
+    """An old server lists the newest thousand again for every offset: that is an end, and
+    more than it shows is told instead of left out."""
+    with DevServer(version="0.11.108") as server:
+        await store_in_batches(server.url, count)
+        async with CachedSession.from_url("u", url=server.url, journal=":memory:") as session:
+            if count < 1000:
+                assert (await import_dakera_session(session, DIRECT)).added == count
+                return
+            with pytest.raises(SyncError, match="import_dakera_export"):
+                await import_dakera_session(session, DIRECT)
+            assert await session.get_items() == []
+
+
+async def store_in_batches(url: str, count: int) -> None:
+    """Many at once, newest last, as `store_directly` would one by one."""
+    client = AsyncDakeraClient(url)
+    memories = [
+        {
+            "content": json.dumps({"role": "user", "content": f"direct {number}"}),
+            "metadata": {"seq": number},
+            "tags": ["oai-session"],
+        }
+        for number in range(count)
+    ]
+    body = {"agent_id": DIRECT, "memories": memories}
+    await client._request("POST", "/v1/memories/store/batch", body)
+    await client.close()
+
+
+async def test_a_killed_import_from_the_server_goes_on(server: DevServer, tmp_path: Path) -> None:
+    """Killed at its first progress, run again: nothing is missing and nothing is twice."""
+    count = BATCH_ITEMS * 2 + 5
+    await store_in_batches(server.url, count)
+    script = Path(__file__).with_name("other_direct_import.py")
+    command = [sys.executable, script, tmp_path / "journal.db", server.url, DIRECT]
+    done = await asyncio.to_thread(subprocess.run, command, check=False)
+    assert done.returncode == -signal.SIGKILL
+    seen: list[ImportProgress] = []
+    where = {"url": server.url, "journal": tmp_path / "journal.db"}
+    async with CachedSession.from_url("talk", **where) as session:
+        report = await import_dakera_session(session, DIRECT, on_progress=seen.append)
+        assert (report.known, report.added) == (BATCH_ITEMS, count - BATCH_ITEMS)
+        assert said(await session.get_items()) == [f"direct {number}" for number in range(count)]
+    assert (seen[-1].done, seen[-1].total) == (count, count)
+
+
+async def test_what_was_imported_and_cleared_stays_cleared(server: DevServer) -> None:
+    """The mark of an import outlives a clear: bringing it in again adds nothing, and into another
+    session all of it."""
+    await store_directly(server.url, DIRECT, [0, 1])
+    async with SessionCache(":memory:", url=server.url) as cache:
+        session = cache.session("user-1")
+        await import_dakera_session(session, DIRECT)
+        await session.clear_session()
+        report = await import_dakera_session(session, DIRECT)
+        assert (report.added, report.known) == (0, 2)
+        assert await session.get_items() == []
+        assert (await import_dakera_session(cache.session("again"), DIRECT)).added == 2
 
 
 def exported(server: DevServer, agent: str, to: Path) -> Path:
