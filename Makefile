@@ -63,14 +63,14 @@ lint: $(VENV)/.dev ## lint, and mend what can be mended safely
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## measure beside what else there is; ARGS='--quick --json out.json'
+bench: $(VENV)/.bench ## measure beside what else there is; ARGS='--quick --only calls --json out.json'
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
-bench-report: $(VENV)/.bench ## measure in full, draw docs/plots, write docs/performance.md's figures
+bench-report: $(VENV)/.bench ## measure, draw docs/plots, write the figures of docs/performance.md
 	$(BIN)/python benchmarks/bench.py --json build/bench.json $(ARGS)
-	$(BIN)/python benchmarks/report.py build/bench.json
+	$(BIN)/python benchmarks/report.py --add build/bench.json
 
-bench-scaling: $(VENV)/.dev ## simulate 100,000 devices against clusters of 3, 10 and 30 nodes
+bench-scaling: $(VENV)/.bench ## simulate 100,000 devices against clusters of 3, 10 and 30 nodes
 	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network

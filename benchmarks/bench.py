@@ -1,12 +1,14 @@
 """Everything that is promised about speed, measured beside what a user would pick instead.
 
-All arms are interleaved in one run, so that noise hits them alike: what counts are the ratios.
+All arms are interleaved in one run, so that noise hits them alike: what counts are the ratios. The
+parts can be run one by one (`--only`); `report.py` puts what they wrote together.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -14,75 +16,93 @@ import platform
 import sqlite3
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import targets
-import workloads
-from arms import PEER
+from calls import calls, concurrent
 from corpus import history
-from session_speed import LATENCY_MS, devserver
+from growth import disk, growth, memory
+from idle import idle
+from measure import Numbers, say
+from scale import ALL, FULL, QUICK, SMOKE, Scale
+from sync_cost import busy, events, sync
+
+__all__ = ["PARTS", "main", "run"]
+
+PARTS: dict[str, Callable[[Path, Scale], Awaitable[Numbers]]] = {
+    "calls": calls,
+    "concurrent": concurrent,
+    "busy": busy,
+    "events": events,
+    "sync": sync,
+    "growth": growth,
+    "disk": disk,
+    "memory": memory,
+    "idle": idle,
+}
 
 
-async def run(quick: bool) -> dict[str, Any]:
-    """All workloads."""
+async def run(scale: Scale, only: list[str]) -> Numbers:
+    """Some parts: {"machine": ..., "parts": {name: numbers}}."""
     logging.getLogger("cached_session").addHandler(logging.NullHandler())  # one arm is offline
-    started = time.perf_counter()
-    numbers: dict[str, Any] = {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
-        "load": os.getloadavg()[0],
-        "latency_ms": LATENCY_MS,
-        "quick": quick,
-        "histories": {},
-    }
-    lengths = [100, 1000, 10_000] + ([] if quick else [100_000, 1_000_000])
+    found: Numbers = {"machine": _machine(), "parts": {}}
     with tempfile.TemporaryDirectory(prefix="cached-session-bench-") as temporary:
-        directory = Path(temporary)
-        async with devserver() as url:
-            for length, rounds in ((100, 60), (10_000, 80 if quick else 200)):
-                place = directory / str(length)
-                numbers["histories"][str(length)] = await workloads.calls(
-                    place, history(length), url, rounds
-                )
-            numbers["concurrent"] = await workloads.concurrent(directory, 200 if quick else 1000)
-            numbers["sync"] = await workloads.sync(directory, url, 2000 if quick else 10_000, 60)
-        numbers["growth"] = await workloads.growth(directory, lengths)
-        numbers["memory"] = await workloads.memory(directory, lengths)
-    numbers["seconds"] = time.perf_counter() - started
-    numbers["targets"] = targets.judge(numbers)
-    return numbers
+        for name in only:
+            say(name)
+            load, start = os.getloadavg()[0], time.perf_counter()
+            history(1)
+            gc.collect()
+            gc.freeze()  # what was loaded until here is nobody's cost
+            place = Path(temporary) / name
+            place.mkdir()
+            part = await PARTS[name](place, scale)
+            spent = time.perf_counter() - start
+            found["parts"][name] = {"scale": scale.name, "load": load, "took": spent, **part}
+            say(f"{name} took {spent:.0f} s")
+    return found
 
 
-def show(numbers: dict[str, Any]) -> None:
-    """The tables."""
-    for length, found in numbers["histories"].items():
-        print(
-            f"\na history of {length} items{'':22}{'median':>11}{'p99':>11}{'ratio':>9}{'held':>9}"
-        )
-        for what, arms in found["calls"].items():
-            for name, one in arms.items():
-                ratio = arms[PEER]["median"] / one["median"]
-                held = found["held_ms"].get(what, {}).get(name)
-                print(
-                    f"{what:24}{name:20}{one['median'] * 1000:8.3f} ms{one['p99'] * 1000:8.3f} ms"
-                    f"{ratio:8.2f}x" + (f"{held:6.1f} ms" if held is not None else "")
-                )
-    print("\n" + targets.as_text(numbers["targets"]))
-    print(f"\n{numbers['machine']}; load {numbers['load']:.1f}; {numbers['seconds']:.0f} s")
+def _machine() -> str:
+    agents = metadata.version("openai-agents")
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, openai-agents {agents}"
+    )
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything: a minute or two")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_const", const=QUICK, dest="scale", help="1 minute")
+    size.add_argument(
+        "--all",
+        action="store_const",
+        const=ALL,
+        dest="scale",
+        help="also what takes most of a minute each: 100,000 items synced at 0 and 200 ms",
+    )
+    size.add_argument(
+        "--smoke", action="store_const", const=SMOKE, dest="scale", help="does it still run?"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(PARTS),
+        metavar="PART",
+        help=f"one part of {', '.join(PARTS)}; may be given more than once",
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    arguments = parser.parse_args()
-    numbers = asyncio.run(run(arguments.quick))
-    show(numbers)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    asked: Any = parser.parse_args()
+    wanted = [name for name in PARTS if not asked.only or name in asked.only]
+    numbers = asyncio.run(run(asked.scale or FULL, wanted))
+    print(targets.as_text(targets.judge(numbers["parts"])))
+    if asked.json:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

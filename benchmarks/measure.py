@@ -1,13 +1,22 @@
-"""Durations, gathered and summed up."""
+"""Durations, gathered and summed up; how long the loop was held; how a cost grows."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import statistics
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+Numbers = dict[str, Any]
+"""What a part of the benchmark finds out: plain JSON."""
+
+BEAT = 0.0005
+"""Seconds between two beats of the task that tells how long it was held up."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,13 @@ class Summary:
     calls: int
     median: float
     p99: float
+
+
+def summed_up(seconds: Sequence[float]) -> Summary:
+    """Median and 99th percentile."""
+    ordered = sorted(seconds)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return Summary(len(ordered), statistics.median(ordered), p99)
 
 
 class Stopwatch:
@@ -33,9 +49,7 @@ class Stopwatch:
 
     def summary(self, what: str, who: str) -> Summary:
         """Median and 99th percentile."""
-        seconds = sorted(self._seconds[what, who])
-        p99 = seconds[min(len(seconds) - 1, int(len(seconds) * 0.99))]
-        return Summary(len(seconds), statistics.median(seconds), p99)
+        return summed_up(self._seconds[what, who])
 
     def table(self) -> dict[str, dict[str, dict[str, float]]]:
         """Everything measured: of each call, of each arm, its calls, median and p99."""
@@ -43,3 +57,39 @@ class Stopwatch:
         for what, who in self._seconds:
             found.setdefault(what, {})[who] = asdict(self.summary(what, who))
         return found
+
+
+async def held_ms(work: Awaitable[Any]) -> float:
+    """Do the work; the longest time, in milliseconds, that another task was held up by it."""
+    worst, running = 0.0, True
+
+    async def beat() -> None:
+        nonlocal worst
+        last = time.perf_counter()
+        while running:
+            await asyncio.sleep(BEAT)
+            now = time.perf_counter()
+            worst, last = max(worst, now - last - BEAT), now
+
+    beating = asyncio.ensure_future(beat())
+    try:
+        await asyncio.sleep(2 * BEAT)
+        await work
+    finally:
+        running = False
+        await beating
+    return worst * 1000
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The slope of the costs over the sizes, both as logarithms: 0 is flat, 1 is linear."""
+    xs, ys = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum(
+        (a - x) ** 2 for a in xs
+    )
+
+
+def say(what: str) -> None:
+    """Progress, for whoever waits."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)

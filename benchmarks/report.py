@@ -1,135 +1,293 @@
-"""From the numbers of a run: the plots in `docs/plots/`, the tables in `docs/performance.md`."""
+"""From the numbers of one or more runs: `measured.json`, the plots, the figures of the page.
+
+A part that several files have is taken from the last one: a long part can be measured by itself.
+Without files, what `measured.json` holds is drawn and written again.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+import plots
 import targets
 from arms import PEER
+from blocks import write_block
 
-DOCS = Path(__file__).parent.parent / "docs"
-TAIL = "read 20 after a write"
+MEASURED = Path(__file__).parent / "measured.json"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
-
-def plots(numbers: dict[str, Any]) -> None:
-    """Three pictures. The library that draws them is in the extra `bench`."""
-    pyplot: Any = importlib.import_module("matplotlib.pyplot")
-    # The same bytes for the same numbers, so that a commit shows what has changed.
-    pyplot.rcParams.update({"svg.hashsalt": "cached-session", "svg.fonttype": "none"})
-    (DOCS / "plots").mkdir(exist_ok=True)
-
-    def save(figure: Any, name: str) -> None:
-        figure.tight_layout()
-        figure.savefig(DOCS / "plots" / f"{name}.svg", metadata={"Date": None})
-        pyplot.close(figure)
-
-    long = numbers["histories"]["10000"]["calls"]
-    shown = ["read 20", TAIL, "read 200", "read all", "add 1", "add 100", "pop"]
-    figure, axes = pyplot.subplots(figsize=(9, 7))
-    names = list(long[TAIL])
-    for place, name in enumerate(names):
-        height = 0.8 / len(names)
-        axes.barh(
-            [row + place * height for row in range(len(shown))],
-            [long[what][name]["median"] * 1000 for what in shown],
-            height,
-            label=name,
-        )
-    axes.set_yticks([row + 0.4 for row in range(len(shown))], shown)
-    axes.set_xscale("log")
-    axes.set_xlabel("median, ms; a history of 10,000 items")
-    axes.invert_yaxis()
-    axes.legend(fontsize="small")
-    save(figure, "calls")
-
-    growth = numbers["growth"]
-    figure, axes = pyplot.subplots(figsize=(7, 5))
-    for what, seconds in growth["seconds"].items():
-        label = f"{what}: exponent {growth['exponents'][what]:.2f}"
-        axes.loglog(growth["lengths"], [one * 1000 for one in seconds], marker="o", label=label)
-    axes.set_xlabel("items in the history")
-    axes.set_ylabel("ms")
-    axes.legend(fontsize="small")
-    save(figure, "growth")
-
-    memory = numbers["memory"]
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    axes.semilogx(memory["lengths"], memory["resident_mib"], marker="o")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("items in the history")
-    axes.set_ylabel("resident MiB of a process that reads its tail")
-    save(figure, "memory")
+Parts = dict[str, Any]
 
 
-def tables(numbers: dict[str, Any]) -> str:
-    """Everything that the text may refer to."""
-    lines = [
-        (
-            f"{numbers['machine']}; load average {numbers['load']:.1f} at the start; "
-            f"{'a quick' if numbers['quick'] else 'a full'} run of {numbers['seconds']:.0f} s."
-        ),
-        "",
-        targets.as_text(numbers["targets"]),
+def merge(files: list[Path]) -> dict[str, Any]:
+    """One run out of several.
+
+    Raises:
+        ValueError: they come from different machines.
+    """
+    found: dict[str, Any] = {}
+    for file in files:
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+        if found and numbers["machine"] != found["machine"]:
+            raise ValueError(f"{file} was measured on {numbers['machine']!r}")
+        found.setdefault("machine", numbers["machine"])
+        found.setdefault("parts", {}).update(numbers["parts"])
+    return found
+
+
+def rounded(value: Any) -> Any:
+    """Four digits say all that a measurement can, and keep the file small."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:.3f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def conditions(machine: str, parts: Parts) -> str:
+    """Where and how."""
+    rows = [
+        [name, part["scale"], f"{part['took']:.0f} s", f"{part['load']:.1f}"]
+        for name, part in parts.items()
     ]
-    for length, found in numbers["histories"].items():
-        lines += ["", f"A history of {length} items, medians; in brackets times as fast as {PEER}:"]
-        names = list(found["calls"]["read 20"])
-        lines += ["", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        for what, arms in found["calls"].items():
+    whole = sum(part["took"] for part in parts.values())
+    return f"{machine}; {whole:.0f} s in all.\n\n" + _table(
+        ["part", "scale", "took", "load average before"], rows
+    )
+
+
+def calls(part: Parts) -> str:
+    """A table for each length."""
+    found = []
+    for length, history in part["histories"].items():
+        names = list(history["calls"]["read 20"])
+        rows = []
+        for what, arms in history["calls"].items():
             peer = arms[PEER]["median"]
-            cells = [
-                f"{arms[name]['median'] * 1000:.3f} ms ({peer / arms[name]['median']:.1f})"
-                for name in names
-            ]
-            lines.append(f"| {what} | " + " | ".join(cells) + " |")
-        for what, arms in found["held_ms"].items():
-            cells = [f"{arms[name]:.1f} ms" for name in names]
-            lines.append(f"| {what}: loop held | " + " | ".join(cells) + " |")
-    growth, sync = numbers["growth"], numbers["sync"]
-    lengths = growth["lengths"]
-    lines += ["", "| items | " + " | ".join(map(str, lengths)) + " | exponent |"]
-    lines.append("|---" * (len(lengths) + 2) + "|")
-    for what, seconds in growth["seconds"].items():
-        cells = [f"{one * 1000:.3f} ms" for one in seconds]
-        lines.append(f"| {what} | {' | '.join(cells)} | {growth['exponents'][what]:.2f} |")
-    for what, values in (
-        ("journal bytes a payload byte", growth["journal_bytes_a_payload_byte"]),
-        ("resident MiB", numbers["memory"]["resident_mib"]),
-    ):
-        lines.append(f"| {what} | " + " | ".join(f"{one:.2f}" for one in values) + " | |")
-    lines += ["", f"| {sync['items']} items over {numbers['latency_ms']} ms | |", "|---|---|"]
-    lines += [
-        f"| {what} | {sync[key]:.2f} |"
-        for what, key in (
-            ("push, s", "push_seconds"),
-            ("one request an item, s (from a sample)", "one_by_one_seconds"),
-            ("push, CPU s a 1,000 items", "push_cpu_per_1000"),
-            ("first 200 readable elsewhere, s", "first_200_seconds"),
-            ("hydration, s", "hydrate_seconds"),
-            ("hydration, CPU s a 1,000 items", "hydrate_cpu_per_1000"),
+            cells = []
+            for name in names:
+                one = arms.get(name)
+                cells.append(
+                    f"{_time(one['median'])}, p99 {_time(one['p99'])} ({peer / one['median']:.2f})"
+                    if one
+                    else ""
+                )
+            rows.append([what, *cells])
+        for what, holds in history["held_ms"].items():
+            cells = [f"{holds[name]:.1f} ms" if name in holds else "" for name in names]
+            rows.append([f"{what}: loop held", *cells])
+        found.append(
+            f"A history of {int(length):,} items: median, p99, and in brackets how many times as "
+            f"fast as {PEER} (medians). The server of the online arms adds {part['latency_ms']:g} "
+            "ms.\n\n" + _table(["", *names], rows)
         )
+    return "\n\n".join(found)
+
+
+def concurrent(part: Parts) -> str:
+    """Sessions side by side."""
+    peer = part["seconds"][PEER]
+    rows = [
+        [
+            name,
+            _time(seconds),
+            f"{part['sessions'] / seconds:.0f}",
+            f"{peer / seconds:.1f}",
+            f"{part['held_ms'][name]:.1f} ms",
+        ]
+        for name, seconds in part["seconds"].items()
     ]
-    return "\n".join(lines)
+    head = [f"{part['sessions']} sessions write one item each", "in all", "writes/s", "times"]
+    return _table([*head, "loop held"], rows)
+
+
+def busy(part: Parts) -> str:
+    """Reads beside a push."""
+    rows = [
+        [name, f"{one['calls']}", _time(one["median"]), _time(one["p99"])]
+        for name, one in part["read 20"].items()
+    ]
+    head = [f"read 20 while {part['items']:,} items are pushed", "reads", "median", "p99"]
+    return (
+        _table(head, rows)
+        + f"\n\nWhile as many are pulled, the loop is held {part['pull_held_ms']:.1f} ms at most."
+    )
+
+
+def sync(part: Parts) -> str:
+    """A row for each cell; the wire."""
+    rows = []
+    for cell in part["cells"]:
+        thousands = cell["items"] / 1000
+        rows.append(
+            [
+                f"{cell['items']:,}",
+                f"{cell['latency_ms']:g} ms",
+                f"{cell['push_seconds']:.2f} s",
+                f"{cell['push_requests']}",
+                f"{cell['one_by_one_seconds'] / cell['push_seconds']:.0f}",
+                f"{cell['tail_seconds']:.2f} s, {cell['tail_round_trips']}",
+                f"{cell['hydrate_seconds']:.2f} s",
+                f"{cell['hydrate_requests']}",
+                f"{cell['reconnect_seconds']:.2f} s, {cell['reconnect_requests']}",
+                f"{cell['news_requests']}",
+                *(
+                    " / ".join(
+                        f"{cell[f'{what}{whose}cpu_seconds'] / thousands:.3f}"
+                        if f"{what}{whose}cpu_seconds" in cell
+                        else "?"
+                        for what in ("push", "hydrate")
+                    )
+                    for whose in ("_", "_server_")
+                ),
+                f"{cell['push_held_ms']:.0f} / {cell['hydrate_held_ms']:.0f} ms",
+            ]
+        )
+    head = [
+        "items",
+        "latency",
+        "push",
+        "requests",
+        "times one by one",
+        "first 200 readable, round trips",
+        "hydrate",
+        "requests",
+        "reconnect, requests",
+        "of the first news",
+        "CPU s a 1,000: push / hydrate",
+        "of the server",
+        "loop held: push / hydrate",
+    ]
+    wire = part["wire"]
+    bytes_rows = [
+        [
+            what,
+            f"{wire[what]['sent']:.2f}",
+            f"{wire[what]['received']:.2f}",
+            f"{wire[what]['requests']}",
+        ]
+        for what in ("push", "hydrate")
+    ]
+    return (
+        _table(head, rows)
+        + "\n\n"
+        + _table(
+            [
+                f"bytes on the wire a byte of payload, {wire['items']:,} items",
+                "sent",
+                "received",
+                "requests",
+            ],
+            bytes_rows,
+        )
+    )
+
+
+def events(part: Parts) -> str:
+    """Latency, and what telling costs."""
+    rows = [[f"{part['calls']}", _time(part["median"]), _time(part["p99"])]]
+    return _table(["words seen on another device, by loopback", "median", "p99"], rows)
+
+
+def idle(part: Parts) -> str:
+    """An hour, and a turn."""
+    rows = []
+    for row in part["rows"]:
+        kinds = ", ".join(f"{count:.1f} {what}" for what, count in row["an_hour"].items())
+        first = sum(row["first_hour"].values())
+        rows.append(
+            [
+                f"{row['sessions']}",
+                "yes" if row["events"] else "no",
+                f"{first:.0f}",
+                f"{sum(row['an_hour'].values()):.1f}",
+                kinds,
+            ]
+        )
+    turns = [
+        [
+            f"{who}, {'with events' if way == 'events' else 'polling'}",
+            ", ".join(f"{count:.2f} {what}" for what, count in kinds.items()),
+        ]
+        for way, devices in part["turn"].items()
+        for who, kinds in devices.items()
+    ]
+    head = ["open sessions", "event stream", "requests in the first hour", "in a later one"]
+    return _table([*head, "of these"], rows) + "\n\n" + _table(["device", "requests a turn"], turns)
+
+
+def growth(part: Parts) -> str:
+    """A table for each thing that grows."""
+    found = []
+    for what, row in part["rows"].items():
+        rows = [
+            [call, *map(_time, seconds), f"{row['exponents'][call]:+.2f}"]
+            for call, seconds in row["seconds"].items()
+        ]
+        found.append(_table([what, *(f"{size:,}" for size in row["sizes"]), "exponent"], rows))
+    return "\n\n".join(found)
+
+
+def disk(part: Parts) -> str:
+    """The stages of a journal's life."""
+    rows = [[one["stage"], f"{one['ratio']:.2f}", f"{one['operations']}"] for one in part["stages"]]
+    head = [f"{part['items']:,} items", "bytes of the file a byte of payload", "operations kept"]
+    return _table(head, rows)
+
+
+def memory(part: Parts) -> str:
+    """One row."""
+    head = ["items in the history", *(f"{length:,}" for length in part["lengths"])]
+    return _table(head, [["resident MiB", *(f"{one:.1f}" for one in part["resident_mib"])]])
+
+
+BLOCKS = {
+    "calls": calls,
+    "concurrent": concurrent,
+    "busy": busy,
+    "sync": sync,
+    "events": events,
+    "idle": idle,
+    "growth": growth,
+    "disk": disk,
+    "memory": memory,
+}
 
 
 def main() -> None:
-    """Write both."""
+    """Write all of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("json", type=Path, help="what `bench.py --json` wrote")
-    numbers = json.loads(parser.parse_args().json.read_text(encoding="utf-8"))
-    plots(numbers)
-    page = DOCS / "performance.md"
-    text = page.read_text(encoding="utf-8")
-    marked = re.compile("(<!-- figures -->\n).*(<!-- end -->)", re.DOTALL)
-    found = tables(numbers)
-    page.write_text(
-        marked.sub(lambda match: f"{match[1]}\n{found}\n\n{match[2]}", text), encoding="utf-8"
+    parser.add_argument("json", type=Path, nargs="*", help="what `bench.py --json` wrote")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the parts of measured.json that no file has"
     )
+    asked = parser.parse_args()
+    kept = [MEASURED] if asked.add or not asked.json else []
+    numbers = rounded(merge([*kept, *asked.json]))
+    parts = {name: numbers["parts"][name] for name in BLOCKS if name in numbers["parts"]}
+    MEASURED.write_text(
+        json.dumps({"machine": numbers["machine"], "parts": parts}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    print("drawn:", ", ".join(plots.draw(parts)))
+    found = targets.judge(parts)
+    write_block(PAGE, "targets", targets.as_text(found))
+    write_block(PAGE, "missed", targets.reasons(found))
+    write_block(PAGE, "conditions", conditions(numbers["machine"], parts))
+    for name, block in BLOCKS.items():
+        write_block(PAGE, name, block(parts[name]) if name in parts else "Not measured.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""The benchmark still runs, and its report and the simulation of a fleet still read what it writes.
+
+Sizes are tiny and no time is looked at: a test cannot say how fast anything is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+PARTS = {"calls", "concurrent", "busy", "events", "sync", "growth", "disk", "memory", "idle"}
+OURS = {"ours, local", "ours, NORMAL", "ours, online", "ours, unreachable"}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `bench.py --smoke --json` wrote."""
+    path = tmp_path_factory.mktemp("bench") / "smoke.json"
+    command = [sys.executable, "bench.py", "--smoke", "--json", str(path)]
+    done = subprocess.run(
+        command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| target | wanted | measured |" in done.stdout
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Imports a module of the benchmark by its name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(BENCHMARKS)):
+            del sys.modules[name]
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in there."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from numbers(one)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
+
+
+def test_every_part_runs(measured: dict[str, Any]) -> None:
+    """Each part leaves numbers behind, and all of them are finite."""
+    assert set(measured["parts"]) == PARTS
+    for part in measured["parts"].values():
+        found = list(numbers(part))
+        assert len(found) > 3
+        assert all(math.isfinite(one) for one in found)
+
+
+def test_every_arm_makes_every_call(measured: dict[str, Any]) -> None:
+    """The floor, the agents' own sessions, ours in every weather, one request an item."""
+    (history,) = measured["parts"]["calls"]["histories"].values()
+    for what, arms in history["calls"].items():
+        missing = {"floor", "SQLiteSession", "AsyncSQLiteSession"} | OURS
+        if what != "add 100":
+            missing |= {"one request an item"}
+        assert missing <= set(arms)
+        assert all(one["calls"] > 0 and one["median"] > 0 for one in arms.values())
+    assert set(history["held_ms"]) == set(history["calls"]) - {"read 20 after a write"}
+
+
+def test_the_wire_is_counted(measured: dict[str, Any]) -> None:
+    """Requests and bytes are counted where they pass: a backlog leaves in few requests, and no
+    payload arrives in fewer bytes than it has."""
+    sync = measured["parts"]["sync"]
+    for cell in sync["cells"]:
+        assert 0 < cell["push_requests"] < cell["items"] / 10
+        assert 1 <= cell["tail_round_trips"] <= cell["tail_requests"]
+    assert sync["wire"]["push"]["sent"] > 1
+    assert sync["wire"]["hydrate"]["received"] > 1
+
+
+def test_idle_requests_are_exact(measured: dict[str, Any], module: Any, tmp_path: Path) -> None:
+    """Simulated hours take the same requests in every run, on every machine."""
+    import asyncio
+
+    idle, scale = module("idle"), module("scale")
+    again = asyncio.run(idle.idle(tmp_path, scale.SMOKE))
+    assert again["rows"] == measured["parts"]["idle"]["rows"]
+    assert again["turn"] == measured["parts"]["idle"]["turn"]
+
+
+def test_what_was_not_measured_is_not_called_met(measured: dict[str, Any], module: Any) -> None:
+    """A target about ten thousand items says nothing of a run with sixty."""
+    targets = module("targets")
+    outcomes = targets.judge(measured["parts"])
+    assert len(outcomes) == len(targets.TARGETS)
+    unmeasured = [one for one in outcomes if one.measured is None]
+    assert {one.verdict for one in unmeasured} == {"not measured"}
+    assert len(unmeasured) > 8
+    assert not any(one.is_met for one in unmeasured)
+
+
+def test_a_missed_target_says_why(module: Any) -> None:
+    """The verdict and the reason follow from the number alone."""
+    targets = module("targets")
+    slow = {"events": {"median": 0.2}}
+    (missed,) = [one for one in targets.judge(slow) if one.measured is not None]
+    assert (missed.measured, missed.is_met, missed.verdict) == (200.0, False, "**missed**")
+    assert missed.target.why in targets.reasons([missed])
+    (met,) = [one for one in targets.judge({"events": {"median": 0.1}}) if one.is_met]
+    assert met.target is missed.target
+    assert met.target.why not in targets.reasons([met])
+
+
+def test_a_report_can_be_made(
+    measured: dict[str, Any], module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are merged, later ones win; each block of the page is written, and a second time says
+    the same."""
+    pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
+    report, plots = module("report"), module("plots")
+    page = tmp_path / "performance.md"
+    page.write_text(report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.setattr(report, "MEASURED", tmp_path / "measured.json")
+    monkeypatch.setattr(plots, "PLOTS", tmp_path)
+    whole, later = tmp_path / "whole.json", tmp_path / "later.json"
+    whole.write_text(json.dumps(measured), encoding="utf-8")
+    events = {**measured["parts"]["events"], "calls": 77_777}
+    later.write_text(json.dumps({**measured, "parts": {"events": events}}), encoding="utf-8")
+    # The plot of calls wants a history of ten thousand.
+    monkeypatch.setattr(plots, "_calls", plots._lengths)
+    monkeypatch.setattr(sys, "argv", ["report.py", str(whole), str(later)])
+    report.main()
+    text = page.read_text(encoding="utf-8")
+    assert "77777" in text
+    assert "Not measured." not in text
+    drawn = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    assert set(drawn) == {f"{name}.svg" for name in "calls lengths growth sync idle memory".split()}
+    monkeypatch.setattr(sys, "argv", ["report.py"])
+    report.main()
+    assert page.read_text(encoding="utf-8") == text
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")} == drawn
+
+
+def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any) -> None:
+    """The mix comes from the run; the same seed gives the same fleet, and more nodes are
+    less busy."""
+    scaling = module("scaling")
+    mix = scaling.Mix.of(measured["parts"])
+    idle = {row["events"]: row for row in measured["parts"]["idle"]["rows"] if row["sessions"] == 1}
+    assert mix.idle["polling"] == sum(idle[False]["an_hour"].values())
+    fleet = scaling.Fleet(mix, devices=2000)
+    assert scaling.storm(fleet, 3, seed=1) == scaling.storm(fleet, 3, seed=1)
+    assert scaling.storm(fleet, 3, seed=1) != scaling.storm(fleet, 3, seed=2)
+    assert scaling.quiet(fleet, 30, seed=1).busy < scaling.quiet(fleet, 3, seed=1).busy
+    assert scaling.storm(fleet, 30, seed=1).share_back == 1.0
+
+
+def test_a_block_must_be_there(module: Any, tmp_path: Path) -> None:
+    """Figures are never written beside the block that they belong to."""
+    blocks = module("blocks")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- one -->\nold\n<!-- end -->\nprose\n", encoding="utf-8")
+    blocks.write_block(page, "one", "new \\1")
+    assert page.read_text(encoding="utf-8") == "<!-- one -->\n\nnew \\1\n\n<!-- end -->\nprose\n"
+    with pytest.raises(ValueError, match="0 blocks called 'two'"):
+        blocks.write_block(page, "two", "lost")
