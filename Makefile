@@ -16,12 +16,12 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page test-adapters docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page test-adapters check-adapters docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 .PHONY: help demo test test-page docs check soak crash fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
-		printf '  make %-11s %s\n' "$$name" "$$text"; done
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.demo ## see a conversation survive: no server, a second device, a server that dies
 	$(BIN)/python examples/offline_first.py $(ARGS)
@@ -34,7 +34,9 @@ test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages
 
 test-adapters: .venv-adapters/.dev ## run the adapters' tests with the real frameworks (Python 3.11+)
 	.venv-adapters/bin/python -m pytest tests/adapters $(ARGS)
-	.venv-adapters/bin/python -m mypy --python-version 3.12 cached_session/adapters
+
+check-adapters: .venv-adapters/.dev ## check the adapters' types against the real frameworks
+	.venv-adapters/bin/python -m mypy --python-version 3.12 cached_session/adapters examples/frameworks
 
 docs: $(VENV)/.docs ## build the documentation into site/, warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

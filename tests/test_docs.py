@@ -41,6 +41,8 @@ else:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+ELSEWHERE = {"frameworks.md": "tests/adapters/test_framework_examples.py"}
+"""Pages whose blocks need an environment of their own, and what runs them there."""
 SERVER = "http://localhost:3000"
 """Stands for a server: blocks get a development server of their page instead, on a free port."""
 METRICS_PORT = "9464"
@@ -191,15 +193,28 @@ def carry_out(block: Block, url: str, port: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if of_page(page)], ids=lambda p: p.relative_to(ROOT).as_posix()
+    "page",
+    [page for page in PAGES if of_page(page) and page.name not in ELSEWHERE],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
 )
 def test_a_pages_code_runs(page: Path, tmp_path: Path) -> None:
     """Its blocks share a directory, as a reader's do, and end well without a warning."""
+    run_page(page, tmp_path)
+
+
+def run_page(page: Path, place: Path) -> None:
     with DevServer() as server:
         port = free_port()
         for block in of_page(page):
             if block.kind != "text" and not block.why_not:
-                carry_out(block, server.url, port, tmp_path)
+                carry_out(block, server.url, port, place)
+
+
+def test_a_page_that_is_run_elsewhere_is_run_there() -> None:
+    """The test that is named for it names the page."""
+    for page, test in ELSEWHERE.items():
+        assert (DOCS / page).exists()
+        assert f'"{page}"' in (ROOT / test).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
