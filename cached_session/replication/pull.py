@@ -40,6 +40,9 @@ GROUND_SECONDS = 120
 """A pull goes this far below what the last one had seen: nodes' clocks and late visibility."""
 HOLES_A_PULL = 200
 """Holes that one pull looks for, the longest unseen first."""
+FETCHES_A_LOOK = 1000
+"""Memories fetched by id in one look for one operation, and held before they are applied: a count
+that somebody made up bounds nothing. What is left of a longer operation is for the next look."""
 OFF_LOOP_MEMORIES = 64
 """Pages larger than this are decoded in a thread."""
 
@@ -319,13 +322,19 @@ async def _repair(link: Link, session_id: str, result: PullResult, all_holes: bo
     async def look(hole: Hole) -> None:
         async with limiter:
             memories, explained = await _fetch(link, session_id, hole)
-        found.extend(memories)
-        # Whether it is whole is decided by applying it; if it is, its row is gone.
-        tried.append((hole.dot, now + _next_look_ms(link, hole), explained))
+            found.extend(memories)
+            # Whether it is whole is decided by applying it; if it is, its row is gone.
+            tried.append((hole.dot, now + _next_look_ms(link, hole, len(memories)), explained))
+            if len(found) >= FETCHES_A_LOOK:
+                await apply()
+
+    async def apply() -> None:
+        held, found[:] = found[:], ()
+        page = await _decoded(link, held, session_key(session_id))
+        await _apply(link, session_id, page, result)
 
     await _all(look, due)
-    page = await _decoded(link, found, session_key(session_id))
-    await _apply(link, session_id, page, result)
+    await apply()
     await link.journal.write(lambda conn: arrivals.note_hole_tries(conn, session_id, tried))
 
 
@@ -348,8 +357,11 @@ async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> None:
         raise failures[0]
 
 
-def _next_look_ms(link: Link, hole: Hole) -> int:
-    """Eagerly at first, as for a lagging replica; then as rarely as an idle session is polled."""
+def _next_look_ms(link: Link, hole: Hole, found: int) -> int:
+    """Eagerly at first, as for a lagging replica; then as rarely as an idle session is polled. Of
+    what was too much for one look, the rest at once."""
+    if found >= FETCHES_A_LOOK:
+        return 0
     eager = link.options.backoff_base * 2.0 ** min(hole.tries, 16)
     return int(1000 * min(eager, link.options.poll_interval_idle))
 
@@ -361,6 +373,8 @@ async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str
     got: list[dict[str, Any]] = []
 
     async def get(index: int, part: int) -> Part | None:
+        if len(got) >= FETCHES_A_LOOK:
+            return None
         memory = await link.remote.fetch(agent, memory_id(key, hole.dot, index, part))
         try:
             decoded = decode(memory, key) if memory is not None else None

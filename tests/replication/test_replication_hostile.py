@@ -1,0 +1,176 @@
+"""What somebody else stores under our names, by malice or by a bug: reported, bounded, survived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devices import AGENT, Devices, said, settle, texts
+
+from cached_session import SyncOptions
+from cached_session.devserver import DevServer
+from cached_session.history.clock import LAST_WALL_STAMP, MAX_STAMP
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.journal.connection import Journal
+from cached_session.journal.reads import facts
+from cached_session.remote.naming import memory_id
+from cached_session.remote.wire import memories_of
+from cached_session.replication.link import Link
+from cached_session.replication.pull import FETCHES_A_LOOK, pull
+from cached_session.runtime import Runtime
+
+SESSION = "talk"
+KEY = session_key(SESSION)
+WRITER = "a" * 24
+YEAR_MS = 365 * 86_400_000
+DOT = Dot(WRITER, 1)
+HUGE = (1 << 31) - 1
+
+
+def forged(*words: str, stamp: int = 1 << 40, dot: Dot = DOT) -> list[dict[str, Any]]:
+    """An operation as a writer of that name would have stored it."""
+    payloads = tuple(f'{{"role":"user","content":"{word}"}}' for word in words)
+    op = Operation(dot, Kind.APPEND, stamp, 1000, payloads)
+    return list(memories_of(op, op.digest(KEY), SESSION))
+
+
+def put(server: DevServer, memories: list[dict[str, Any]]) -> None:
+    """Store memories as somebody else's program would."""
+    import httpx
+
+    answer = httpx.post(
+        f"{server.url}/v1/memories/store/batch", json={"agent_id": AGENT, "memories": memories}
+    )
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("stamp", [(int(time.time() * 1000) + 70 * YEAR_MS) << 16, LAST_WALL_STAMP])
+async def test_a_stamp_years_ahead_is_reported_and_changes_no_order(
+    device: Devices, server: DevServer, stamp: int
+) -> None:
+    """What a clock far in the future wrote is shown and told in the status; whoever answers it
+    comes after it, on every device."""
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("question")])
+    await a.sync()
+    assert a.status().clock_ahead is None
+    put(server, forged("from the future", stamp=stamp))
+    await settle(a, b)
+    await a.add_items([said("answer")])
+    await settle(a, b)
+    await b.add_items([said("thanks")])
+    await settle(b, a)
+    expected = ["question", "from the future", "answer", "thanks"]
+    for session in (a, b, await device("late")):
+        assert texts(await session.get_items()) == expected
+        ahead = session.status().clock_ahead
+        assert ahead is not None
+        assert ahead > 69 * YEAR_MS / 1000
+
+
+async def test_the_largest_stamp_stops_nobody(device: Devices, server: DevServer) -> None:
+    """Above a forged stamp at the edge of the integers there is no room: the order of what is said
+    then is the writers', and still the same on every device; nothing is lost."""
+    put(server, forged("the end of time", stamp=MAX_STAMP))
+    a, b = await device("a"), await device("b")
+    for number in range(3):
+        await a.add_items([said(f"a{number}")])
+        await b.add_items([said(f"b{number}")])
+    await settle(a, b)
+    late = await device("late")
+    shown = texts(await a.get_items())
+    assert sorted(shown) == sorted(
+        ["the end of time", *(f"{w}{n}" for w in "ab" for n in range(3))]
+    )
+    assert texts(await b.get_items()) == shown
+    assert texts(await late.get_items()) == shown
+
+
+async def test_a_dot_with_two_contents_is_a_conflict_on_every_device(
+    device: Devices, server: DevServer
+) -> None:
+    """Each device keeps what it saw first of a name that stands for two things, counts it once
+    however often it comes, and says so; whoever comes later, and sees one, has no conflict."""
+    a, b = await device("a"), await device("b")
+    put(server, forged("first"))
+    await settle(a, b)
+    put(server, forged("second"))
+    late = await device("late")
+    for _ in range(3):
+        await settle(a, b, late)
+    assert [s.status().conflicts for s in (a, b, late)] == [1, 1, 0]
+    assert texts(await late.get_items()) == ["second"]
+    put(server, forged("first"))
+    await settle(a, b, late)
+    for session, first in ((a, "first"), (b, "first"), (late, "second")):
+        assert texts(await session.get_items()) == [first]
+        assert session.status().conflicts == 1
+        await session.add_items([said("on")])
+        await session.sync()
+
+
+async def test_an_own_name_with_a_strangers_content_is_a_conflict(
+    device: Devices, server: DevServer
+) -> None:
+    """The writer of an operation notices too that the server holds something else under its name,
+    and shows what it wrote."""
+    a = await device("a")
+    await a.add_items([said("mine")])
+    await a.sync()
+    (entry,) = await a.entries()
+    put(server, forged("not mine", dot=Dot(entry.writer, entry.counter)))
+    await settle(a)
+    assert texts(await a.get_items()) == ["mine"]
+    assert a.status().conflicts == 1
+
+
+class Endless:
+    """A server with an answer to every question: whatever part is asked for is there."""
+
+    server = "http://endless:3000"
+    answered = 0
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        self.fetched = 0
+        (self.first,) = forged("x")
+        (self.good,) = forged("good", stamp=1 << 41, dot=Dot("b" * 24, 1))
+        self.first["metadata"] |= {"cs_n" if field == "cs_i" else "cs_p": HUGE}
+
+    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+        self.answered += 1
+        return [self.good, self.first] if not offset else []
+
+    async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
+        self.fetched += 1
+        index, _, part = memory.split("-", 4)[4].partition("-")
+        metadata = {**self.first["metadata"], "cs_i": int(index), "cs_j": int(part or 0)}
+        assert memory == memory_id(KEY, DOT, int(index), int(part or 0))
+        return {**self.first, "id": memory, "metadata": metadata}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    found = Journal(tmp_path / "a.db")
+    found.open_blocking()
+    yield found
+    found.close_blocking()
+
+
+@pytest.mark.parametrize("field", ["cs_i", "cs_j"], ids=["items", "parts"])
+async def test_a_hostile_number_of_pieces_is_bounded(journal: Journal, field: str) -> None:
+    """Of an operation that claims two thousand million items or parts, one pull fetches so many and
+    no more, even from a server that has them all; what stands beside it is shown, and it is
+    counted as incomplete."""
+    remote = Endless(field)
+    link = Link(journal, remote, SyncOptions(), Runtime(), "me")  # type: ignore[arg-type]
+    for _ in range(2):
+        remote.fetched = 0
+        await pull(link, SESSION)
+        assert remote.fetched == FETCHES_A_LOOK
+    found = await journal.read(lambda conn: facts(conn, 1, 0, 0))
+    assert (found.items, found.incomplete) == (1, 1)
