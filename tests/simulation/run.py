@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--seconds", type=float, default=None, help="stop after this real time")
+    parser.add_argument("--floor", type=int, default=0, help="seeds to run whatever time it takes")
     parser.add_argument("--keep-going", action="store_true", help="list every failing seed")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds for shortening")
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(
                         f"seed {seed} failed: {error[-400:].strip()}", file=sys.stderr, flush=True
                     )
-            late = asked.seconds is not None and time.monotonic() - started > asked.seconds
+            late = total["seeds"] >= asked.floor and _is_late(asked, started)
             if late or (failed and not asked.keep_going):
                 pool.terminate()
                 break
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _seeds(asked: Any, started: float) -> Iterator[list[int]]:
     seed = asked.start
     while asked.seeds is None or seed < asked.start + asked.seeds:
-        if asked.seconds is not None and time.monotonic() - started > asked.seconds:
+        if seed >= asked.start + asked.floor and _is_late(asked, started):
             return
         last = seed + CHUNK
         if asked.seeds is not None:
@@ -82,6 +83,10 @@ def _seeds(asked: Any, started: float) -> Iterator[list[int]]:
         if asked.seeds is None:
             # The pool would take an endless list all at once.
             time.sleep(0.05)
+
+
+def _is_late(asked: Any, started: float) -> bool:
+    return asked.seconds is not None and time.monotonic() - started > asked.seconds
 
 
 def _work(seeds: list[int]) -> list[tuple[int, str | None, float, int, int]]:
