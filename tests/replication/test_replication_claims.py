@@ -173,6 +173,31 @@ async def test_a_session_cleared_meanwhile(device: Devices, server: DevServer) -
     assert await one_history(a, b, device.new("late")) == ["new"]
 
 
+@pytest.mark.parametrize("what", ["clear", "pop"])
+async def test_an_item_removed_here_while_it_is_claimed(
+    device: Devices, server: DevServer, what: str
+) -> None:
+    """A clear, or a local pop by somebody else on the journal, does not wait for a claim that is
+    under way; the claim gets its item or nothing, nobody gets it twice, and it is gone."""
+    a, b = await device("a", pop="confirmed"), await device("b")
+    local = device.new("a")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    with server.faults.latency(0.3, route=FORGET, count=1):
+        claiming = asyncio.ensure_future(a.pop_item())
+        await until(lambda: server.faults.active() == [] or server.faults.active()[0].fired)
+        if what == "clear":
+            await local.clear_session()
+            taken = []
+        else:
+            taken = [await local.pop_item()]
+        claimed = await claiming
+    assert taken in ([], [said("one")])
+    assert claimed in (None, said("two"))
+    assert await one_history(a, b, device.new("late")) == []
+    assert items_on(server) == []
+
+
 async def test_cleared_elsewhere_while_claiming(device: Devices, server: DevServer) -> None:
     """An item that another device has cleared is not given to anybody."""
     a, b = await device("a", pop="confirmed"), await device("b")

@@ -6,6 +6,7 @@ from itertools import permutations
 import pytest
 from devices import (
     AGENT,
+    FORGET,
     QUICK,
     Devices,
     items_on,
@@ -17,7 +18,7 @@ from devices import (
     until,
 )
 
-from cached_session import CachedSession
+from cached_session import CachedSession, SyncTimeout
 from cached_session.devserver import DevServer
 from cached_session.runtime import Runtime
 
@@ -126,6 +127,48 @@ async def test_an_append_survives_a_concurrent_clear(device: Devices) -> None:
     await b.clear_session()
     assert await one_history(a, b) == ["new"]
     assert items_on(device.server) == ["new"]
+
+
+async def test_clears_pops_and_words_at_the_same_time(device: Devices) -> None:
+    """Two devices clear and a third one pops while apart, each having said something of its own
+    that the others had not seen: what is left is what was said after the clears, and what no clear
+    had seen."""
+    a, b, c = [await device(name) for name in "abc"]
+    for number in range(4):
+        await say(a, f"old {number}")
+    await settle(a, b, c)
+    await say(a, "a before")
+    await a.clear_session()
+    await say(a, "a after")
+    await say(b, "b before")
+    await b.clear_session()
+    await say(b, "b after")
+    assert await c.pop_item() == said("old 3")
+    await say(c, "c")
+    await say(c, "popped")
+    assert await c.pop_item() == said("popped")
+    found = await one_history(c, a, b, device.new("late"))
+    assert sorted(found) == ["a after", "b after", "c"]
+    assert sorted(items_on(device.server)) == sorted(found)
+
+
+async def test_a_process_that_dies_before_the_forgetting_leaves_it_to_the_next(
+    device: Devices,
+) -> None:
+    """The server has a clear and still holds what it cleared when the process ends: the next
+    opening of the journal has it forgotten, without being told."""
+    a = await device("a")
+    await say(a, "one", "two", "three")
+    await a.sync()
+    await a.clear_session()
+    with device.server.faults.lose_request(route=FORGET):
+        with pytest.raises(SyncTimeout):
+            await a.sync(timeout=0.3)
+        assert kinds_on(device.server) == ["append", "append", "append", "clear"]
+        await a.close()
+    b = device.new("a", options=QUICK)
+    assert await b.get_items() == []
+    await until(lambda: kinds_on(device.server) == ["clear"])
 
 
 async def test_words_after_a_clear_are_kept(device: Devices) -> None:

@@ -86,30 +86,35 @@ def _round(random: Random, steps: list[Step], at: float, devices: int) -> float:
 
 
 def crowded(seed: int) -> Schedule:
-    """Everybody speaks at once, and again; the server lists one second in any order."""
+    """Everybody speaks in one second, which the server lists in another order each time; what is
+    said later lies above it. Whoever comes then passes through that second once: what slips
+    through between two pages, and is somebody's last word, leaves no hole."""
     random = Random(f"{seed}/crowded")
     devices = random.choice((3, 4))
     plan = Plan(
         devices=devices,
+        processes=2,
         shuffles=True,
         ground=6,
         options={
             **options(random),
             "push_delay": random.choice((0.0, 0.02)),
+            "poll_interval": 5.0,
             "max_batch_memories": 1000,
-            "page_size": random.choice((5, 22)),
-            "first_page_size": random.choice((5, 22)),
+            "page_size": random.choice((5, 5, 22)),
+            "first_page_size": 5,
         },
     )
     steps: list[Step] = []
     at = 2.0
-    for _ in range(random.randint(1, 3)):
-        for who in range(devices):
+    for who in range(devices):
+        for which in range(2 if who == 0 else 1):
             steps.extend(
-                Step(at, "add", who, {"items": random.choice((1, 2, 4))})
-                for _ in range(random.randint(2, 5))
+                Step(at, "add", who, {"items": items, "which": which})
+                for items in (*random.choices((1, 2, 4), k=random.randint(2, 4)), 1)
             )
-        at += random.uniform(3.0, 12.0)
-        steps.extend(Step(at, "reopen", who) for who in range(devices) if random.random() < 0.3)
-        at += 1.0
+    at += random.uniform(9.0, 14.0)
+    for _ in range(random.randint(3, 5)):
+        steps.append(Step(at, "add", random.randrange(devices), {"items": random.choice((2, 3))}))
+        at += random.uniform(1.0, 2.5)
     return Schedule(seed, plan, tuple(steps))

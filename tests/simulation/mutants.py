@@ -99,11 +99,10 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "a journal of format 1 gets an empty index": (
         "journal/fulltext.py",
-        "        catch_up(conn, 0)\n    else",
+        "conn.execute(f\"INSERT OR REPLACE INTO meta VALUES ('{KEY}', '0')\")",
         (
-            "        last = '(SELECT coalesce(max(seq), 0) FROM ops)'\n"
-            "        conn.execute(f\"UPDATE meta SET value = {last} WHERE key = '{KEY}'\")\n"
-            "    else"
+            "last = '(SELECT coalesce(max(seq), 0) FROM ops)'\n"
+            "        conn.execute(f\"INSERT OR REPLACE INTO meta VALUES ('{KEY}', {last})\")"
         ),
     ),
     "claim: no note is left": (
