@@ -365,8 +365,13 @@ class Core:
             opened=self._opened_ms,
             hole_patience=self._hole_patience_ms,
             is_closed=is_closed,
+            trouble=self._trouble,
         )
         return self.journal.read_blocking(lambda conn: reporting.report(conn, session_id, at))
+
+    def _trouble(self, session_id: str | None) -> str | None:
+        replicator = self.home.replicator()
+        return None if replicator is None else replicator.trouble(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cached_session.history.clock import stamp_ms
@@ -31,6 +32,8 @@ class Viewpoint:
     hole_patience: int
     """Milliseconds before a hole counts as absent."""
     is_closed: bool
+    trouble: Callable[[str | None], str | None] = lambda _: None
+    """Why the journal keeps a session (None: any) from being sent, where no row can tell."""
 
 
 def closed(journal: str, server: str | None) -> Status:
@@ -67,7 +70,7 @@ def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> S
     ahead = stamp_ms(facts.stamp) - at.now
     success = meta.get("last_success_ms")
     salvaged = salvage.report_of(meta)
-    error = shut[-1].reason if shut else _stall(facts, meta, at)
+    error = shut[-1].reason if shut else _stall(facts, meta, at, session_id)
     return Status(
         state=_state(own, shut, session_id, at, has_answered=bool(success)),
         items=facts.items,
@@ -119,11 +122,16 @@ def _is_refused(shut: list[gates.Gate]) -> bool:
     return any(gate.kind == "unauthorized" for gate in shut)
 
 
-def _stall(facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
+def _stall(
+    facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
+) -> str | None:
     """Why a queue that nothing holds up does not move; None where it does, or has the time."""
     oldest = facts.oldest_pending_ms
     if at.server is None or at.is_closed or oldest is None:
         return None
+    trouble = at.trouble(session_id)
+    if trouble is not None:
+        return trouble
     since = max(oldest, int(meta.get("last_ack_ms", 0)), at.opened)
     if at.now - since <= STALLED_MS:
         return None

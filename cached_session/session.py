@@ -249,7 +249,8 @@ class CachedSession:
         as the server's delete is atomic.
 
         Raises:
-            PopUnconfirmed: confirmed mode, and the server did not answer; nothing is returned.
+            PopUnconfirmed: confirmed mode, and the server did not answer, or its yes could not be
+                written down; nothing is returned.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is popped.
         """

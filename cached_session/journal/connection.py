@@ -29,6 +29,7 @@ from cached_session.errors import CachedSessionError, JournalError, SessionClose
 from cached_session.journal import fulltext, salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
 from cached_session.journal.outcome import is_locked, is_passing, journal_error, settle
+from cached_session.journal.threads import Threads
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 
@@ -91,6 +92,7 @@ class Journal:
         self._reader: sqlite3.Connection | None = None
         self._aside: sqlite3.Connection | None = None
         self._asides = threading.Lock()
+        self._threads = Threads()
         self._closed = False
         self._pid = os.getpid()
         self._on_replaced = on_replaced
@@ -369,7 +371,7 @@ class Journal:
         """Do something that would hold the event loop up in a thread (or in turn)."""
         if not self._threaded:
             return work(*arguments)
-        return await asyncio.to_thread(work, *arguments)
+        return await self._threads.run(work, *arguments)
 
     async def read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of some milliseconds in a thread, beside short reads and writes."""
@@ -378,7 +380,7 @@ class Journal:
             return await settle(self._submit(run, alone=True))
         if self._must_open():
             await settle(self._submit(_nothing, alone=True))
-        return await settle(asyncio.ensure_future(asyncio.to_thread(self._read_aside, run)))
+        return await settle(asyncio.ensure_future(self._threads.run(self._read_aside, run)))
 
     def _read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
         with self._asides:
@@ -586,7 +588,10 @@ class Journal:
         thread = self._thread
         if thread is not None:
             self._jobs.put(None)
-            await settle(asyncio.ensure_future(asyncio.to_thread(thread.join)))
+            try:
+                await settle(asyncio.ensure_future(self._threads.run(thread.join)))
+            finally:
+                self._threads.close()
         else:
             self._close_connections()
 
@@ -597,6 +602,7 @@ class Journal:
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
+            self._threads.close()
         else:
             self._close_connections()
 

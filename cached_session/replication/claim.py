@@ -21,7 +21,7 @@ from typing import Literal
 
 import anyio
 
-from cached_session.errors import PopUnconfirmed
+from cached_session.errors import JournalError, PopUnconfirmed
 from cached_session.history.ids import session_key
 from cached_session.journal import claims
 from cached_session.journal.claims import Claim, Doubt
@@ -74,13 +74,22 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
         try:
             won = await _won(link, session_id, claim)
             author, now = link.author(), link.now_ms()
-            await link.journal.write(
-                lambda conn, author=author, now=now, claim=claim, won=won: (  # type: ignore[misc]
-                    claims.confirm(conn, author, session_id, claim)
-                    if won
-                    else claims.note(conn, session_id, claim, Doubt.LOST, now)
+            try:
+                await link.journal.write(
+                    lambda conn, author=author, now=now, claim=claim, won=won: (  # type: ignore[misc]
+                        claims.confirm(conn, author, session_id, claim)
+                        if won
+                        else claims.note(conn, session_id, claim, Doubt.LOST, now)
+                    )
                 )
-            )
+            except JournalError as error:
+                if not won:
+                    raise
+                # A yes that cannot be written down is no no: the intent stands, and is settled.
+                raise PopUnconfirmed(
+                    f"the last item of {session_id!r} is ours, and that cannot be written down "
+                    f"({error}); it is given to nobody, and popped as soon as it can be"
+                ) from error
         finally:
             link.live_claims.discard(live)
         if won:

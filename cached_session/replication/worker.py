@@ -7,6 +7,7 @@ has open. A failure in one session never stops another.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cached_session.remote.base import Listenable
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
+from cached_session.replication.backoff import growing
 from cached_session.replication.claim import settle_claims
 from cached_session.replication.link import Link, log
 from cached_session.replication.listen import Listener
@@ -76,6 +78,7 @@ class Replicator:
         self._left: dict[str, _Schedule] = {}
         self._touched: set[str] = set()
         self._agents: dict[str, str] = {}
+        self._troubles: dict[str, tuple[int, str]] = {}
         self.listener = Listener(link, self._hinted, self._deaf)
         self.is_leader = False
 
@@ -132,6 +135,13 @@ class Replicator:
     def touch(self, session_id: str) -> None:
         """The session is in use: poll it at the pace of use. Safe from any thread."""
         self._touched.add(session_id)
+
+    def trouble(self, session_id: str | None) -> str | None:
+        """Why the journal keeps a session (None: any) from being pushed, such as a full disk: no
+        row can tell, for none can be written. Safe from any thread."""
+        if session_id is not None:
+            return self._troubles.get(session_id, (0, None))[1]
+        return next((reason for _, reason in list(self._troubles.values())), None)
 
     # -- the task --------------------------------------------------------------------------------
 
@@ -256,10 +266,17 @@ class Replicator:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            log.error(
-                "push of session %r failed: %s", session_id, error, extra={"session": session_id}
+            failures, _ = self._troubles.get(session_id, (0, ""))
+            self._troubles[session_id] = failures + 1, str(error)
+            log.log(
+                logging.DEBUG if failures else logging.ERROR,
+                "push of session %r failed: %s",
+                session_id,
+                error,
+                extra={"session": session_id},
             )
-            return self.link.options.backoff_base * 2
+            # What the server took, and the journal could not note, is sent again each time.
+            return growing(failures, self.link.options, self.link.runtime.random)
         return self.link.options.claim_patience if result.unsettled else math.inf
 
     async def _pull_loop(self) -> None:
@@ -406,10 +423,12 @@ class Replicator:
 
         try:
             with telemetry.step("push", session_id, self.link.runtime.monotonic):
-                return await self.link.attempt(session_id, work)
+                result = await self.link.attempt(session_id, work)
         finally:
             # Some of it may have been acknowledged before it failed.
             self._on_pushed(session_id)
+        self._troubles.pop(session_id, None)
+        return result
 
     async def audit_now(self, session_id: str) -> AuditReport:
         """Audit one session whatever its gates say.
