@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -185,6 +186,15 @@ class SessionCache:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(
+                f"{self!r} was never closed; use 'async with' or await close()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     def _check_open(self) -> None:
         if self._closed:

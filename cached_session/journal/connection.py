@@ -18,6 +18,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,8 @@ class Journal:
         self._aside: sqlite3.Connection | None = None
         self._asides = threading.Lock()
         self._threads = Threads()
+        self._ended: Future[None] = Future()
+        """The writing thread has closed everything; done just before its own end."""
         self._closed = False
         self._pid = os.getpid()
         self._on_replaced = on_replaced
@@ -188,7 +191,7 @@ class Journal:
                 if self._thread is None:
                     # A daemon: a program that never closes its session must still be able to end.
                     self._thread = threading.Thread(
-                        target=self._work, name="cached-session-journal", daemon=True
+                        target=self._live, name="cached-session-journal", daemon=True
                     )
                     self._thread.start()
                 self._jobs.put(job)
@@ -202,6 +205,13 @@ class Journal:
                 f"the journal {self.path} was opened before this process was forked; SQLite "
                 "connections do not survive a fork. Make a new session in the child"
             )
+
+    def _live(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._threads.close()
+            self._ended.set_result(None)
 
     def _work(self) -> None:
         behind = False
@@ -589,9 +599,9 @@ class Journal:
         if thread is not None:
             self._jobs.put(None)
             try:
-                await settle(asyncio.ensure_future(self._threads.run(thread.join)))
+                await settle(asyncio.wrap_future(self._ended))
             finally:
-                self._threads.close()
+                thread.join()  # it has said its last word
         else:
             self._close_connections()
 
@@ -602,7 +612,6 @@ class Journal:
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
-            self._threads.close()
         else:
             self._close_connections()
 

@@ -47,8 +47,8 @@ class Threads:
         return await doing
 
     def close(self) -> None:
-        """Take nothing more; each thread ends when it has finished what it does."""
+        """Take nothing more, and wait until each thread has finished what it does, and itself."""
         with self._guard:
-            self._closed = True
-            if self._pool is not None:
-                self._pool.shutdown(wait=False)
+            self._closed, pool = True, self._pool
+        if pool is not None:
+            pool.shutdown()

@@ -88,7 +88,7 @@ async def test_what_the_server_took_is_acknowledged_later_and_stands_there_once(
     book.how = how
     assert await a.pop_item() == said("three")
     await a.add_items([said("four")])
-    await until(lambda: book.failures >= 2 or how == HOW[-1])
+    await until(lambda: book.failures >= (1 if how == HOW[-1] else 2))
     await until(lambda: "four" in items_on(server))
     status = a.status()
     assert status.parked == 0
@@ -98,7 +98,6 @@ async def test_what_the_server_took_is_acknowledged_later_and_stands_there_once(
     book.how = None
     await until(lambda: a.status().pending == 0)
     await a.sync(timeout=20)
-    assert book.failures
     assert a.status().parked == 0
     assert items_on(server) == ["one", "two", "four"]
     assert kinds_on(server).count("append") == 3

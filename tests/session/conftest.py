@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from agents import set_tracing_disabled
-from session_support import journal_threads
+from session_support import threads_of_ours
 
 from cached_session.devserver import DevServer
 
@@ -35,7 +35,7 @@ def server() -> Iterator[DevServer]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Every test closes what it opens, and closing ends the writing thread."""
-    before = journal_threads()
+    """Every test closes what it opens, and closing ends its threads."""
+    before = threads_of_ours()
     yield
-    assert journal_threads() <= before
+    assert threads_of_ours() <= before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 from agents import ModelResponse, Usage
 from agents.models.interface import Model
+from filelock import FileLock, Timeout
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -23,6 +25,8 @@ from openai.types.responses import (
     ResponseOutputMessage,
     ResponseOutputText,
 )
+
+from cached_session.devserver import DevServer
 
 Item = dict[str, Any]
 CHILD_SECONDS = 30.0
@@ -48,6 +52,50 @@ def exact(value: Any) -> str:
 def journal_threads() -> set[threading.Thread]:
     """The writing threads of journals that are open."""
     return {thread for thread in threading.enumerate() if thread.name == "cached-session-journal"}
+
+
+def threads_of_ours() -> set[threading.Thread]:
+    """Every thread that the library has started."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("cached-session-")}
+
+
+def is_locked(journal: Path) -> bool:
+    """Whether a process, this one too, holds the lock of a journal's replicator."""
+    try:
+        with FileLock(f"{journal}.lock", blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def server_connections(server: DevServer) -> int:
+    """Connections of this process to the server, as the kernel counts them."""
+    ours = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            ours.add(str(entry.readlink()))
+        except OSError:
+            continue
+    count = 0
+    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        to_server = int(fields[2].split(":")[1], 16) == server.port
+        count += to_server and f"socket:[{fields[9]}]" in ours
+    return count
+
+
+def left_over(journal: Path, server: DevServer) -> dict[str, object]:
+    """What a session may leave behind and must not: only the kinds of which there is something."""
+    gc.collect()
+    tasks = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+    found = {
+        "tasks": tasks,
+        "threads": threads_of_ours(),
+        "lock": is_locked(journal),
+        "connections": server_connections(server),
+        "files": [name for name in open_files(journal.parent) if not name.endswith(".lock")],
+    }
+    return {kind: what for kind, what in found.items() if what}
 
 
 def replicators() -> set[asyncio.Task[Any]]:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 from dakera import AsyncDakeraClient
-from session_support import journal_threads, open_files, replicators, said, words
+from session_support import (
+    journal_threads,
+    open_files,
+    replicators,
+    said,
+    server_connections,
+    words,
+)
 
 from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed
 from cached_session.devserver import DevServer
@@ -221,22 +228,6 @@ async def test_the_last_close_leaves_nothing(journal: Path, server: DevServer) -
     assert open_files(journal.parent) == []
     assert not Path(f"{journal}-wal").exists()
     assert server_connections(server) == 0
-
-
-def server_connections(server: DevServer) -> int:
-    """Connections of this process to the server, as the kernel counts them."""
-    ours = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            ours.add(str(entry.readlink()))
-        except OSError:
-            continue
-    count = 0
-    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        to_server = int(fields[2].split(":")[1], 16) == server.port
-        count += to_server and f"socket:[{fields[9]}]" in ours
-    return count
 
 
 async def test_an_injected_client_stays_its_owners(journal: Path, server: DevServer) -> None:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import signal
 import stat
+import warnings
 from pathlib import Path
 
-from session_support import CHILD_SECONDS, Child, said, words
+import pytest
+from session_support import (
+    CHILD_SECONDS,
+    Child,
+    is_locked,
+    left_over,
+    said,
+    server_connections,
+    threads_of_ours,
+    words,
+)
 
-from cached_session import CachedSession
+from cached_session import (
+    CachedSession,
+    InvalidArgument,
+    SessionCache,
+    SessionClosed,
+    SyncOptions,
+)
 from cached_session.devserver import DevServer
 
 CANARY = "canary-9d1c5b0e7f2a"
@@ -61,3 +80,186 @@ async def test_files_are_the_owners_only_and_hold_no_key(journal: Path, server: 
                 assert CANARY.encode() not in path.read_bytes(), path.name
     finally:
         os.umask(before)
+
+
+async def _used(session: CachedSession) -> None:
+    """Whatever makes a task, a thread, a lock, a connection or a file of ours."""
+    await session.add_items(said(*range(300)))
+    await session.get_items()
+    await session.entries()
+    await session.sync(timeout=20)
+    await session.add_items(said("last"))
+
+
+@pytest.mark.parametrize("way", ["close", "cache", "async with", "twice", "error"])
+async def test_a_close_leaves_no_task_thread_lock_or_connection(
+    journal: Path, server: DevServer, way: str
+) -> None:
+    """Whichever way a session is closed, what it had open is gone on return, and its lock free."""
+    if way == "cache":
+        cache = SessionCache(journal, url=server.url)
+        await _used(cache.session("s"))
+        assert set(left_over(journal, server)) >= {"tasks", "threads", "lock", "connections"}
+        await cache.close()
+    elif way in ("async with", "error"):
+        with contextlib.suppress(KeyError):
+            async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
+                await _used(session)
+                if way == "error":
+                    raise KeyError
+    else:
+        session = CachedSession.from_url("s", url=server.url, journal=journal)
+        await _used(session)
+        await session.close()
+        if way == "twice":
+            await session.close()
+    assert left_over(journal, server) == {}
+
+
+@pytest.mark.parametrize("turns", [*range(8), 12, 20, 40])
+@pytest.mark.parametrize("fault", ["none", "hangs"])
+async def test_a_cancelled_close_leaves_nothing_either(
+    journal: Path, server: DevServer, turns: int, fault: str
+) -> None:
+    """A close that is cancelled at any of its awaits, with a server that answers or hangs, has
+    done all of it before the cancellation goes on."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+    await _used(session)
+    if fault == "hangs":
+        server.faults.latency(20)
+        await session.add_items(said("unsent"))
+    closing = asyncio.ensure_future(session.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    if not turns:  # it had not begun
+        assert closing.cancelled()
+        await session.close()
+    assert left_over(journal, server) == {}
+    async with CachedSession("s", journal=journal) as again:
+        assert len(await again.get_items()) == 301 + (fault == "hangs")
+
+
+async def test_a_close_while_writes_and_a_push_are_under_way_leaves_nothing(
+    journal: Path, server: DevServer
+) -> None:
+    """Each write that was under way is in the file or was refused, and nothing else is left."""
+    cache = SessionCache(journal, url=server.url, options=SyncOptions(close_timeout=0.2))
+    session = cache.session("s")
+    await session.add_items(said("first"))
+    fault = server.faults.latency(20, route="POST /v1/memories/store/batch")
+    await session.add_items(said("being sent"))
+    for _ in range(500):
+        if fault.fired:
+            break
+        await asyncio.sleep(0.01)
+    assert fault.fired
+    writes = [asyncio.ensure_future(session.add_items(said(n, n))) for n in range(50)]
+    await asyncio.sleep(0)
+    await cache.close()
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert all(outcome is None or isinstance(outcome, SessionClosed) for outcome in outcomes)
+    assert left_over(journal, server) == {}
+    stored = [str(n) for n, outcome in enumerate(outcomes) if outcome is None for _ in "xx"]
+    async with CachedSession("s", journal=journal) as again:
+        assert words(await again.get_items()) == ["first", "being sent", *stored]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'Replicator:RuntimeWarning")
+@pytest.mark.parametrize("how", ["run", "stopped"])
+def test_a_loop_that_ends_first_leaves_nothing_after_a_close_on_another(
+    journal: Path, server: DevServer, how: str
+) -> None:
+    """An event loop that ends in good order leaves nothing but the open file, and after a close on
+    another loop nothing at all. One that is closed with its tasks in the middle leaves its sockets:
+    nobody can close them from elsewhere, and anyio keeps tasks that never end."""
+    session = CachedSession.from_url("s", url=server.url, journal=journal)
+    if how == "run":
+        asyncio.run(_used(session))
+        assert server_connections(server) == 0
+        assert not is_locked(journal)
+    else:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(_used(session))
+        abandoned = asyncio.all_tasks(loop)
+        assert abandoned
+        for task in abandoned:
+            task._log_destroy_pending = False  # type: ignore[attr-defined] # meant here
+        loop.close()
+        del abandoned, task
+
+    async def end() -> dict[str, object]:
+        await session.close()
+        return left_over(journal, server)
+
+    with warnings.catch_warnings():
+        # The sockets of a loop that was closed over them are collected, and Python says so.
+        warnings.simplefilter("ignore", ResourceWarning)
+        left = asyncio.run(end())
+    assert set(left) == (set() if how == "run" else {"connections"})
+    assert threads_of_ours() == set()
+
+
+async def test_a_cache_never_closed_is_warned_of_and_loses_nothing(journal: Path) -> None:
+    """Dropping the last reference to a cache and its sessions says so; what they wrote is there."""
+    cache = SessionCache(journal)
+    session = cache.session("s")
+    await session.add_items(said("a"))
+    core = cache._core
+    with pytest.warns(ResourceWarning, match=r"SessionCache.*never closed.*async with"):  # noqa: PT031 - two steps
+        del cache, session
+        gc.collect()
+    await core.release(None)
+    async with SessionCache(journal) as again:
+        assert words(await again.session("s").get_items()) == ["a"]
+
+
+def test_a_cache_never_made_or_closed_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    """There is nothing to close where the constructor raised, nor after close."""
+    with pytest.raises(InvalidArgument):
+        SessionCache(":memory:", options=None)  # type: ignore[arg-type]
+    cache = SessionCache(":memory:")
+    asyncio.run(cache.close())
+    del cache
+    gc.collect()
+    assert [warning for warning in recwarn if warning.category is ResourceWarning] == []
+
+
+def test_a_terminated_process_leaves_its_lock_and_its_words(
+    journal: Path, server: DevServer
+) -> None:
+    """SIGTERM to a process that replicates: the lock is free at once, its connections are gone, and
+    what it had acknowledged is sent by the next process."""
+    code = """
+    async def main():
+        session = CachedSession.from_url("s", url=sys.argv[2], journal=sys.argv[1])
+        await session.add_items(said("sent"))
+        await session.sync(timeout=20)
+        tell("ready")
+        wait()
+        await session.add_items(said("unsent"))
+        tell("acknowledged")
+        await asyncio.sleep(60)
+    asyncio.run(main())
+    """
+    with Child(code, journal, server.url) as child:
+        assert child.told() == ["ready"]
+        assert is_locked(journal)
+        server.faults.latency(20)
+        child.go()
+        assert child.told() == ["acknowledged"]
+        child.process.send_signal(signal.SIGTERM)
+        child.process.wait(CHILD_SECONDS)
+        assert child.process.returncode == -signal.SIGTERM
+    assert not is_locked(journal)
+    server.faults.clear()
+
+    async def next_one() -> list[str]:
+        async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
+            await session.sync(timeout=20)
+        async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
+            await other.sync(timeout=20)
+            return words(await other.get_items())
+
+    assert asyncio.run(next_one()) == ["sent", "unsent"]
