@@ -431,15 +431,17 @@ class Journal:
             await settle(self._submit(_nothing, alone=True))
         try:
             db = await self._open_long()
+            # A cursor that a cancelled caller never got would keep the file open: it is closed too.
+            asking = asyncio.ensure_future(_cursor(db, sql, parameters))
             try:
-                async with db.execute(sql, parameters) as cursor:
+                cursor = await settle(asking)
 
-                    async def fetch(most: int) -> list[Any]:
-                        return list(await cursor.fetchmany(most))
+                async def fetch(most: int) -> list[Any]:
+                    return list(await cursor.fetchmany(most))
 
-                    yield fetch
+                yield fetch
             finally:
-                await settle(asyncio.ensure_future(db.close()))
+                await settle(asyncio.ensure_future(_let_go(db, asking)))
         except sqlite3.Error as error:
             self._suspect(error)
             raise self._mapped(error) from error
@@ -679,6 +681,20 @@ def _commit(conn: sqlite3.Connection) -> None:
         conn.execute("COMMIT")
     except sqlite3.Error as error:
         raise _Uncommitted(error) from error
+
+
+async def _cursor(
+    db: aiosqlite.Connection, sql: str, parameters: tuple[Any, ...]
+) -> aiosqlite.Cursor:
+    return await db.execute(sql, parameters)
+
+
+async def _let_go(db: aiosqlite.Connection, asking: asyncio.Future[aiosqlite.Cursor]) -> None:
+    try:
+        if asking.done() and not asking.cancelled() and asking.exception() is None:
+            await asking.result().close()
+    finally:
+        await db.close()
 
 
 def _end_transaction(conn: sqlite3.Connection) -> None:
