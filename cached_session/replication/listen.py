@@ -41,7 +41,8 @@ class Listener:
             began = clock()
             error = await self._listen(remote)
             failures = 0 if clock() - began > LASTED else failures + 1
-            if error.verdict in (Verdict.DENIED, Verdict.ABSENT):
+            if error.verdict not in (Verdict.UNREACHABLE, Verdict.BUSY):
+                # Time alone will hardly change it: another key, or a newer server, may.
                 pause = RARELY * (0.5 + 0.5 * self._link.runtime.random.random())
             else:
                 options, chance = self._link.options, self._link.runtime.random

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
-from devices import MANUAL, Devices, said, texts, until
+from devices import MANUAL, QUICK, Devices, said, texts, until
 
-from cached_session.remote import events
+from cached_session import SessionCache, SyncOptions
+from cached_session.devserver import DevServer
+from cached_session.remote import dakera, events
 from cached_session.remote.events import Events
+from cached_session.remote.verdicts import RemoteError, judge
+from cached_session.replication import listen
+from cached_session.replication.listen import Listener
+from cached_session.runtime import Runtime
+from cached_session.testing import ManualClock, Network
+
+STREAM = "GET /v1/events/stream"
 
 LISTENING = replace(MANUAL, listen=True, push_delay=0.0, backoff_base=0.01)
 """Nothing is polled for: what arrives was announced."""
@@ -47,6 +62,165 @@ async def test_own_words_cause_no_pull(device: Devices) -> None:
         await first.flush(timeout=20)
     await until(lambda: _has(second, 3))
     assert plan.wanted == wanted
+
+
+async def test_a_lagging_stream_misses_nothing(device: Devices, server: DevServer) -> None:
+    """Where events were dropped, as the server says, everything is pulled."""
+    first = await device("first", options=LISTENING)
+    second = await device("second", options=LISTENING)
+    await until(lambda: _up(first) and _up(second))
+    with server.faults.lose_events(route="EVENT stored", notice=True):
+        await first.add_items([said("announced by nobody")])
+        await until(lambda: _has(second, 1))
+
+
+def pulls(server: DevServer) -> int:
+    """Listings that were begun, however many pages each took."""
+    return sum("offset=0" in request.query for request in server.requests)
+
+
+async def test_a_new_stream_pulls_once(device: Devices, server: DevServer) -> None:
+    """What was stored while it was down is fetched by one pull when it is up again."""
+    first = await device("first", options=LISTENING)
+    second = await device("second", options=replace(LISTENING, backoff_base=0.4))
+    await until(lambda: _heard(first) and _heard(second))
+    server.requests.clear()
+    with server.faults.down(route="GET /v1/events/stream"):
+        server.disconnect()
+        await until(lambda: not _up(first) and not _up(second))
+        await first.add_items([said("meanwhile")])
+        await first.flush(timeout=20)
+    await until(lambda: _has(second, 1))
+    await until(lambda: _up(second) and _up(first))
+    # One pull for each device, by the word that its stream stands; then one for a new event.
+    await until(lambda: pulls(server) >= 2)
+    await first.add_items([said("after")])
+    await until(lambda: _has(second, 2))
+    assert pulls(server) == 3
+
+
+async def test_a_dead_peer_is_noticed_by_its_silence(
+    device: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line on which nothing comes, not even a keep-alive, is given up; a mended one is used."""
+    monkeypatch.setattr(dakera, "SILENCE", 0.5)
+    with (
+        DevServer(keepalive=0.05) as quick,
+        Network(quick.url) as line,
+        Network(quick.url) as other,
+    ):
+        first = await device("first", url=line.url, options=LISTENING)
+        second = await device("second", url=other.url, options=LISTENING)
+        await until(lambda: _up(first) and _up(second))
+        quick.requests.clear()
+        with line.stall():
+            await until(lambda: not _up(first))
+            # The other one hears its server's keep-alives, and nothing else, all the while.
+            assert _up(second)
+            await second.add_items([said("meanwhile")])
+            await second.flush(timeout=20)
+        await until(lambda: _up(first))
+        await until(lambda: _has(first, 1))
+        await asyncio.gather(first.close(), second.close())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 501])
+async def test_without_a_stream_polling_goes_on(
+    device: Devices, server: DevServer, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that has none for us, or a key that may not listen: nobody is bothered with it, what
+    others write is found at the usual pace, and the stream is asked for once."""
+    server.faults.status(status, route=STREAM)
+    options = replace(QUICK, listen=True)
+    first = await device("first", options=options)
+    second = await device("second", options=options)
+    for number in range(3):
+        await first.add_items([said(f"word {number}")])
+        await until(lambda wanted=number + 1: _has(second, wanted))
+    assert not _up(second)
+    assert (second.status().state, second.status().last_error) == ("online", None)
+    assert server.requests.count(STREAM, status=status) == 2
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class Mute:
+    """A server whose stream never comes about; what it said instead."""
+
+    def __init__(self, *statuses: int | None) -> None:
+        self.statuses = list(statuses)
+
+    async def events(self) -> AsyncGenerator[tuple[str, str] | None]:
+        status = self.statuses.pop(0)
+        verdict, scope = judge(status)
+        raise RemoteError(verdict, f"status {status}", scope=scope, status=status)
+        yield  # it is a generator
+
+
+@pytest.mark.parametrize(
+    ("statuses", "least", "most"),
+    [
+        *(([status] * 5, 300.0, 600.0) for status in (400, 401, 403, 404, 405, 501)),
+        ([None, 500, 502, 503, 429], 0.05, 60.0),
+    ],
+)
+async def test_the_stream_is_asked_for_again_at_a_sensible_pace(
+    monkeypatch: pytest.MonkeyPatch, statuses: list[int | None], least: float, most: float
+) -> None:
+    """Rarely where only a person can change something; soon, and later each time, elsewhere."""
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == len(statuses):
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(listen.anyio, "sleep", pause)
+    runtime = Runtime(monotonic=lambda: 0.0, random=random.Random(1))
+    link = SimpleNamespace(runtime=runtime, options=SyncOptions(), writer="w")
+    listener = Listener(link, lambda _: None, lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(asyncio.CancelledError):
+        await listener.run(Mute(*statuses))
+    assert len(paused) == len(statuses)
+    assert all(least <= seconds <= most for seconds in paused), paused
+    assert not listener.is_up
+
+
+async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> None:
+    """With the stream up and nothing said: under twenty requests an hour, however many sessions
+    are open, and all intervals as they come."""
+    clock = ManualClock()
+    options = SyncOptions(watch_interval=0.02)
+    async with SessionCache(
+        tmp_path / "idle.db", url=server.url, options=options, runtime=clock.runtime()
+    ) as cache:
+        sessions = [cache.session(f"talk {number}") for number in range(5)]
+        for session in sessions:
+            await session.add_items([said("hello")])
+            await session.get_items()
+        await cache.sync(20)
+        await until(lambda: _up(sessions[0]))
+        replicator = sessions[0]._core.home.replicator()
+        assert replicator is not None
+        plans = replicator._schedules.values()
+
+        async def turn() -> None:
+            """Let pass what is due by now."""
+            await until(lambda: all(plan.due > clock._monotonic() for plan in plans))
+
+        for _ in range(20):  # until what has begun is over
+            clock.advance(60)
+            await turn()
+        server.requests.clear()
+        for _ in range(120):
+            clock.advance(30)
+            await turn()
+        assert 6 <= len(server.requests) < 20, server.requests.all()
+
+
+def _heard(session: object) -> bool:
+    """Whether the stream is up and the pull that it asked for is over."""
+    plan = session._core.home.replicator()._schedules["talk"]  # type: ignore[attr-defined]
+    return _up(session) and plan.fresh >= plan.wanted
 
 
 def _up(session: object) -> bool:
