@@ -461,8 +461,9 @@ class CachedSession:
         return await search.look_up(core.journal, self.session_id, words, most)
 
     async def recall(self, query: str, limit: int = 10) -> Recall:
-        """Items that the server finds nearest in meaning, best first; what `search` finds where the
-        server cannot be asked (``source`` says which).
+        """Items of this session that the server finds nearest in meaning, best first; what `search`
+        finds where the server cannot be asked, or has not got the text (``content="none"``).
+        ``source`` says which.
 
         Raises:
             InvalidArgument: ``query`` has no word.
@@ -470,6 +471,11 @@ class CachedSession:
         """
         core = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
+        if self._private or most <= 0:
+            found = await core.journal.read_aside(
+                lambda conn: search.find(conn, self.session_id, words, most)
+            )
+            return Recall(found, "local")
         return await syncing.recall(core, self.session_id, query, words, most)
 
     async def parked(self) -> list[Parked]:

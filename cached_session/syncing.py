@@ -14,7 +14,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import outbox, reads, search
 from cached_session.remote.naming import agent_id
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication import claim
 from cached_session.replication.audit import AuditReport
@@ -222,10 +222,21 @@ async def _ask(
     if await replicator.link.wait_ms(session_id):
         raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")
     key = session_key(session_id)
-    memories = await replicator.link.attempt(
-        session_id,
-        lambda: replicator.link.remote.recall(agent_id(session_id), query, limit * RECALL_MORE),
-    )
+    link = replicator.link
+
+    async def work() -> list[dict[str, Any]] | None:
+        try:
+            return await link.remote.recall(agent_id(session_id), query, limit * RECALL_MORE)
+        except RemoteError as error:
+            if error.status is None or error.verdict is Verdict.BUSY:
+                raise
+            # It cannot recall, or may not for us. That says nothing of what else it takes: no gate
+            # is shut, and nothing that waits to be sent waits for it.
+            return None
+
+    memories = await link.attempt(session_id, work)
+    if memories is None:
+        raise RemoteError(Verdict.DENIED, "the server cannot recall", scope=Scope.SESSION)
     places: dict[tuple[str, int, int], None] = {}
     for memory in memories:
         try:

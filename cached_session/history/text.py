@@ -8,12 +8,14 @@ from typing import Any
 
 import orjson
 
-__all__ = ["folded", "readable"]
+__all__ = ["ROLES", "folded", "readable"]
 
 CONTENT_BYTES = 60_000
 """Readable text of one item; the server refuses content over 100,000 bytes."""
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
+ROLES = _ROLES | {"item", "reasoning", "tool"}
+"""Every role that `readable` gives."""
 
 
 def readable(payload: str) -> tuple[str, str]:

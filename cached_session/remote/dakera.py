@@ -18,7 +18,7 @@ import orjson
 
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
-from cached_session.remote import lifecycle, probe
+from cached_session.remote import lifecycle, probe, wire
 from cached_session.remote.address import check_url
 from cached_session.remote.base import GuardReport
 from cached_session.remote.events import Events
@@ -166,17 +166,19 @@ class DakeraRemote:
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
         """See `Remote.recall`."""
-        body = orjson.dumps({"agent_id": agent, "query": query, "top_k": limit})
+        # Any of the tags is enough here. Neighbours of what was found are not what was asked for.
+        asked = {"agent_id": agent, "query": query, "top_k": min(limit, MOST_LISTED)}
+        body = orjson.dumps({**asked, "tags": wire.ITEM_TAGS, "neighborhood": False})
         try:
             answer = await self._http.json("POST", "/v1/memory/recall", body, memories=limit)
         except RemoteError as error:
             if error.verdict is Verdict.ABSENT:
                 return []
             raise
-        found = answer.get("memories") if isinstance(answer, dict) else None
+        # In an envelope each, flat, or a bare list of them: as old as the server is.
+        found = answer.get("memories") if isinstance(answer, dict) else answer
         if not isinstance(found, list):
             raise self._http.nonsense("memory/recall", answer)
-        # Enveloped by newer servers, bare on older ones.
         memories = [
             entry.get("memory", entry) if isinstance(entry, dict) else None for entry in found
         ]

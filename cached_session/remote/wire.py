@@ -46,7 +46,7 @@ from cached_session.history.clock import MAX_STAMP
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import PART_BYTES, Part, split
-from cached_session.history.text import readable
+from cached_session.history.text import ROLES, readable
 from cached_session.remote.naming import (
     WIRE_VERSION,
     claim_id,
@@ -56,6 +56,7 @@ from cached_session.remote.naming import (
 )
 
 __all__ = [
+    "ITEM_TAGS",
     "TAG",
     "Explained",
     "Unreadable",
@@ -69,6 +70,8 @@ __all__ = [
 
 TAG = "cached-session"
 """On every memory of ours."""
+ITEM_TAGS = tuple(sorted(f"cs-{role}" for role in ROLES))
+"""One of these is on every memory with an item's text, and none on bookkeeping."""
 HIDDEN = "(kept on the devices)"
 """Content of an item whose session keeps its text out of the server's index."""
 TTL_SECONDS = 50 * 365 * 86400

@@ -358,6 +358,68 @@ async def test_recall_finds_entries_and_falls_back(device: Devices, server: DevS
     server.start()
 
 
+async def test_recall_shows_items_of_this_session_only(device: Devices, server: DevServer) -> None:
+    """However near bookkeeping, pieces of items and other sessions are, and whatever the rank."""
+    a = await device("a")
+    await a.add_items([said("she removed an item from the list")])
+    for number in range(12):
+        await a.add_items([said(f"word {number}")])
+        await a.pop_item()
+    other = device.new("a", session_id="other")
+    await other.add_items([said("we removed an item")])
+    await a.add_items([said("last")])
+    await other.sync(timeout=20)
+    await a.sync(timeout=20)
+    found = await a.recall("removed an item", limit=1)
+    assert found.source == "server"
+    assert [(entry.rank, entry.item["content"]) for entry in found.entries] == [
+        (0, "she removed an item from the list")
+    ]
+
+
+async def test_recall_takes_a_limit_of_nothing(device: Devices, server: DevServer) -> None:
+    """Zero or less is none, and no reason to ask."""
+    a = await device("a")
+    await a.add_items([said("the red balloon")])
+    await a.sync()
+    for limit in (0, -1):
+        assert (await a.recall("balloon", limit=limit)).entries == []
+    assert server.requests.count("POST /v1/memory/recall") == 0
+
+
+async def test_recall_of_words_that_the_server_has_not_is_a_search(
+    device: Devices, server: DevServer
+) -> None:
+    """With ``content="none"`` it knows no text to find: nobody asks it."""
+    a = await device("a", content="none")
+    await a.add_items([said("the red balloon")])
+    await a.sync()
+    found = await a.recall("balloon")
+    assert (found.source, texts([entry.item for entry in found.entries])) == (
+        "local",
+        ["the red balloon"],
+    )
+    assert server.requests.count("POST /v1/memory/recall") == 0
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 500, 501])
+async def test_a_server_that_cannot_recall_is_no_reason_to_pause(
+    device: Devices, server: DevServer, status: int
+) -> None:
+    """Recall is a search then, and everything else goes on as if nobody had asked."""
+    a = await device("a")
+    await a.add_items([said("the red balloon")])
+    await a.sync()
+    with server.faults.status(status, route="POST /v1/memory/recall", code="ROUTE_NOT_FOUND"):
+        found = await a.recall("balloon")
+        assert (found.source, len(found.entries)) == ("local", 1)
+        status_now = a.status()
+        assert (status_now.state, status_now.last_error) == ("online", None)
+        await a.add_items([said("more")])
+        await a.flush(timeout=5)
+    assert (await a.recall("balloon")).source == "server"
+
+
 async def test_recall_does_not_ask_a_server_that_is_known_to_be_away(
     device: Devices, server: DevServer
 ) -> None:

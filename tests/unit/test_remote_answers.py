@@ -286,3 +286,47 @@ def test_a_key_in_the_query_of_an_address_is_not_shown() -> None:
     with pytest.raises(ValueError, match="without a query") as caught:
         RemoteSpec.make(f"http://127.0.0.1/?api_key={CANARY}", None, None)
     assert CANARY not in str(caught.value)
+
+
+MEMORY = {"id": "m", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"memories": [{"memory": MEMORY, "score": 0.5}, {"memory": None}, 7]},
+        {"memories": [{**MEMORY}, None]},
+        [{"memory": MEMORY}],
+        [MEMORY],
+    ],
+)
+async def test_recall_reads_every_shape_of_answer(answer: Any) -> None:
+    """Enveloped, flat, or a bare list, as old as the server is; what is no memory is left out. It
+    asks for items, any of whose tags is enough, and for no neighbours of them."""
+    asked: list[Any] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json=answer)
+
+    remote = remote_that(reply)
+    try:
+        found = await remote.recall("cs-x", "words", 5000)
+    finally:
+        await remote.aclose()
+    assert [memory["id"] for memory in found] == ["m"]
+    assert asked[0]["top_k"] == 1000
+    assert {"cs-user", "cs-assistant", "cs-tool", "cs-item"} <= set(asked[0]["tags"])
+    assert not {"cs-op", "cs-part", "cached-session"} & set(asked[0]["tags"])
+    assert asked[0]["neighborhood"] is False
+
+
+@pytest.mark.parametrize("answer", [{"memories": 7}, {}, "words", None])
+async def test_recall_takes_nonsense_for_no_answer(answer: Any) -> None:
+    """What is no list of memories is reported, and never an empty result."""
+    remote = remote_that(lambda _: httpx.Response(200, json=answer))
+    try:
+        with pytest.raises(RemoteError):
+            await remote.recall("cs-x", "words", 5)
+    finally:
+        await remote.aclose()
