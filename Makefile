@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page test-adapters check-adapters docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page test-adapters check-adapters test-package docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 .PHONY: help demo test test-page docs check soak crash fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
@@ -34,6 +34,9 @@ test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages
 
 test-adapters: .venv-adapters/.dev ## run the adapters' tests with the real frameworks (Python 3.11+)
 	.venv-adapters/bin/python -m pytest tests/adapters $(ARGS)
+
+test-package: $(VENV)/.package ## build wheel and source archive, look into them, try each extra; ALL=1: frameworks too
+	$(BIN)/python -m pytest tests/package $(ARGS)
 
 check-adapters: .venv-adapters/.dev ## check the adapters' types against the real frameworks
 	.venv-adapters/bin/python -m mypy --python-version 3.12 cached_session/adapters examples/frameworks
@@ -111,6 +114,10 @@ $(VENV)/.dev: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,dev-package]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

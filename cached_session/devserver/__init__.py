@@ -12,13 +12,22 @@ side, so a mistake in one cannot hide a mistake in the other, and nothing import
 
 from __future__ import annotations
 
-from cached_session.devserver.access import Key
-from cached_session.devserver.clock import Clock
-from cached_session.devserver.faults import Fault, FaultPlan
-from cached_session.devserver.gate import LoggedRequest, RequestLog
-from cached_session.devserver.modes import Modes
-from cached_session.devserver.process import serve
-from cached_session.devserver.server import DevServer
+try:
+    from cached_session.devserver.access import Key
+    from cached_session.devserver.clock import Clock
+    from cached_session.devserver.faults import Fault, FaultPlan
+    from cached_session.devserver.gate import LoggedRequest, RequestLog
+    from cached_session.devserver.modes import Modes
+    from cached_session.devserver.process import serve
+    from cached_session.devserver.server import DevServer
+except ModuleNotFoundError as error:
+    if error.name not in ("starlette", "typer", "uvicorn"):
+        raise
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed. It comes with an extra of the package: "
+        "pip install 'cached-session[devserver]'",
+        name=error.name,
+    ) from error
 
 __all__ = [
     "Clock",
