@@ -239,10 +239,18 @@ class Journal:
             with self._exclusive():
                 if not fulltext.is_behind(conn):
                     return False
-            self._transaction(conn, [_Job(fulltext.slice_up, _untold)])
+            # No lock is waited for: a write that comes meanwhile would wait behind this, and only
+            # then begin to wait for itself.
+            conn.execute("PRAGMA busy_timeout = 0")
+            try:
+                self._transaction(conn, [_Job(fulltext.slice_up, _untold)])
+            finally:
+                conn.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
         except _Moved:
             return False
         except Exception as error:  # noqa: BLE001 - the writing thread outlives it
+            if is_locked(error):
+                return True
             # Nobody waits for it: the next job meets the same trouble, and tells its caller.
             self._suspect(error.error if isinstance(error, _Uncommitted) else error)
             log.warning("the search index waits for the next write: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -327,3 +328,41 @@ def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(entries) == 1000
     finally:
         journal.close_blocking()
+
+
+async def test_an_idle_slice_waits_for_nobodys_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While another program holds the lock, the thread that writes is free for what comes, and the
+    index is left to a later look."""
+    tried, sliced = threading.Event(), threading.Event()
+    slice_up = fulltext.slice_up
+
+    def is_behind(conn: sqlite3.Connection) -> bool:
+        tried.set()
+        return not sliced.is_set()
+
+    def slice_and_tell(conn: sqlite3.Connection) -> None:
+        slice_up(conn)
+        sliced.set()
+
+    monkeypatch.setattr(connection, "IDLE", 0.001)
+    monkeypatch.setattr(fulltext, "is_behind", is_behind)
+    monkeypatch.setattr(fulltext, "slice_up", slice_and_tell)
+    journal = Journal(tmp_path / "j.db", busy_timeout=3600)
+    await journal.open()
+    with closing(sqlite3.connect(tmp_path / "j.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tried.clear()
+        assert await asyncio.to_thread(tried.wait, 20)
+        assert not sliced.is_set()
+        free = asyncio.ensure_future(
+            journal.maintain(lambda conn: conn.execute("PRAGMA busy_timeout").fetchone())
+        )
+        done, _ = await asyncio.wait([free], timeout=10)
+        other.execute("ROLLBACK")
+    assert done
+    assert await free == (3600 * 1000,)
+    assert await asyncio.to_thread(sliced.wait, 20)
+    await journal.close()
+    assert caplog.records == []
