@@ -472,9 +472,7 @@ class CachedSession:
         core = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
         if self._private or most <= 0:
-            found = await core.journal.read_aside(
-                lambda conn: search.find(conn, self.session_id, words, most)
-            )
+            found = await search.look_up(core.journal, self.session_id, words, most)
             return Recall(found, "local")
         return await syncing.recall(core, self.session_id, query, words, most)
 

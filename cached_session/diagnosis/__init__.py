@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 
 from cached_session.cache import SessionCache
 from cached_session.diagnosis.contents import contents, search_index
@@ -52,7 +53,7 @@ async def diagnose(
                 found += contents(status, is_asked=spec is not None)
                 if not any(finding.level == "fail" for finding in found):
                     # It takes the write lock, for which nobody is made to wait in vain.
-                    found.append(search_index(await cache._core.journal.write(fulltext.is_sound)))
+                    found.append(search_index(await cache._core.journal.write(_index)))
             finally:
                 await cache.close()
         except JournalError as error:
@@ -70,3 +71,7 @@ async def diagnose(
         names = sorted(status.sessions) if status is not None else []
         found += await ask(spec, names, timeout)
     return found
+
+
+def _index(conn: sqlite3.Connection) -> bool | None:
+    return fulltext.is_sound(conn) if fulltext.is_kept(conn) else None

@@ -108,8 +108,15 @@ def _salvaged(status: Status) -> Iterator[Finding]:
         )
 
 
-def search_index(is_sound: bool) -> Finding:
-    """What a look at the full-text index has shown."""
+def search_index(is_sound: bool | None) -> Finding:
+    """What a look at the full-text index has shown; None: the file, just opened, has none."""
+    if is_sound is None:
+        return Finding(
+            "search",
+            "warn",
+            "this SQLite has no full-text index: a search looks through its whole session",
+            "a Python whose sqlite3 has FTS5 (SQLite 3.34 or later) makes long sessions fast",
+        )
     if is_sound:
         return Finding("search", "ok", "its index is whole")
     return Finding(

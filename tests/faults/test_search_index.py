@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -118,3 +118,35 @@ async def test_a_sound_index_is_called_sound_whatever_has_been_removed(tmp_path:
             await other.clear_session()
             await other.add_items(said("needle"))
     assert is_sound(journal)
+
+
+@pytest.mark.parametrize("content", ["none", "text"])
+async def test_recall_meets_damage_as_a_search_does(
+    tmp_path: Path, content: Literal["none", "text"]
+) -> None:
+    """Where the server is not asked or does not answer, the items are looked through."""
+    journal = tmp_path / "j.db"
+    await spoiled(journal, NOTICED["nothing at all"])
+    async with CachedSession.from_url(
+        "s", url="http://127.0.0.1:9", journal=journal, content=content
+    ) as session:
+        recall = await session.recall("needle 7", 1000)
+        assert recall.source == "local"
+        wanted = [word for word in WORDS[::-1] if "7" in word]
+        assert [entry.item["content"] for entry in recall.entries] == wanted
+
+
+async def test_doctor_says_that_this_sqlite_keeps_no_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without FTS5 a search looks through the session: it finds the same, and doctor says why it
+    takes longer."""
+    monkeypatch.setattr(fulltext, "is_available", lambda _: False)
+    journal = tmp_path / "j.db"
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a needle", "hay"))
+        assert await found(session, "needle") == ["a needle"]
+    (finding,) = [one for one in await diagnose(journal) if one.check == "search"]
+    assert finding.level == "warn"
+    assert "no full-text index" in finding.message
+    assert "FTS5" in finding.advice
