@@ -81,8 +81,9 @@ bench-scaling: $(VENV)/.bench ## simulate 100,000 devices against clusters of 3,
 bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network
 	$(BIN)/python benchmarks/apply_cost.py $(ARGS)
 
-screens: $(VENV)/.dev ## draw the command line's screens in docs/screens from the real commands
+screens: $(VENV)/.dev ## take the pictures of the documentation from the real commands and the real page
 	$(BIN)/python docs/screens.py
+	SCREENS=docs/images $(BIN)/python -m pytest -q -m page tests/page -k meet
 
 build: $(VENV)/.dev ## build the wheel and the source archive into dist/
 	rm -rf dist

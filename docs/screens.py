@@ -9,6 +9,7 @@ commands print is kept as it is, and Rich draws it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import pty
@@ -23,7 +24,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
-from cached_session import CachedSession
+from cached_session import CachedSession, SyncError
 from cached_session.devserver import DevServer
 
 HERE = Path(__file__).parent / "screens"
@@ -58,6 +59,14 @@ async def converse(journal: str, name: str, items: list[Any], url: str | None = 
         for item in items:
             await session.add_items([item])
         await session.sync(20)
+
+
+async def refused(journal: str, name: str, url: str) -> None:
+    """Say something that the server refuses for good."""
+    async with CachedSession.from_url(name, url=url, journal=PLACE / journal) as session:
+        await session.add_items([{"role": "user", "content": "Everything that we ever ate."}])
+        with contextlib.suppress(SyncError):
+            await session.flush(20)
 
 
 def run(*arguments: str) -> str:
@@ -110,8 +119,8 @@ def last_frame(text: str) -> list[str]:
         elif move == "K":
             lines[row] = ""
         elif colour or words:
-            lines[row] = (colour or words) if fresh and words else lines[row] + (colour or words)
-            fresh = fresh and not words
+            lines[row] = ("" if fresh else lines[row]) + (colour or words)
+            fresh = False
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
@@ -147,6 +156,18 @@ def main() -> None:
                  "--session", "notes")  # fmt: skip
             draw("status", "status", "--journal", "phone.db")
             draw("show", "show", "trip-to-detroit", "--journal", "laptop.db")
+            server.faults.status(
+                422,
+                message="the content is longer than this server takes",
+                count=1,
+                route="POST /v1/memories/store/batch",
+            )
+            asyncio.run(refused("phone.db", "shopping", server.url))
+            draw("parked", "parked", "list", "--journal", "phone.db")
+            server.stop()
+            asyncio.run(converse("phone.db", "trip-to-detroit", TURN[-1:]))
+            run(*sync, "--timeout", "1")
+            draw("trouble", "doctor", "--journal", "phone.db", "--url", server.url)
     finally:
         shutil.rmtree(PLACE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -114,10 +115,17 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
 
         async def one(name: str, drawn: bars.SyncBars) -> None:
             async with limiter, cache.session(name, hydrate=False) as session:
-                drawn.began(name, session.status())
+                before = session.status()
+                drawn.began(name, before)
                 try:
                     left = max(0.0, timeout - (time.monotonic() - started))
-                    reports[name] = await _synced(session, left, drawn)
+                    report = await _synced(session, left, drawn)
+                    # Some of it may have gone, or come, before the call that waits for it.
+                    reports[name] = replace(
+                        report,
+                        pushed=max(report.pushed, before.pending - session.status().pending),
+                        pulled=max(0, session.status().items - before.items),
+                    )
                 except CachedSessionError as error:
                     errors.append(error)
                 finally:

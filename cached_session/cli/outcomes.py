@@ -26,7 +26,8 @@ def print_report(report: SyncReport, what: str) -> None:
     output.say(
         f"synced {safe_id(what)} in {report.seconds:.1f} s: "
         f"{count(report.pushed, 'operation')} sent, "
-        f"{report.pulled} fetched" + (f", {report.parked} parked" if report.parked else "")
+        f"{count(report.pulled, 'item')} fetched"
+        + (f", {report.parked} parked" if report.parked else "")
     )
 
 

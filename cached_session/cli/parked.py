@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,12 @@ from cached_session.cli.running import (
 from cached_session.cli.safe import safe_id
 from cached_session.errors import InvalidArgument
 from cached_session.wording import count
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SHORT = 8
+COLUMNS = ("operation", "session", "kind", "items", "written", "why")
 
 app = typer.Typer(
     help="Operations that the server refuses for good: look at them, retry them, drop them.",
@@ -180,5 +186,28 @@ def _print(found: Sequence[Parked]) -> None:
     if not rows:
         output.say("nothing is parked")
         return
-    for line in output.table(("operation", "session", "kind", "items", "written", "why"), rows):
+    if output.is_terminal():
+        output.show(_screen(rows))
+        return
+    for line in output.table(COLUMNS, rows):
         output.say(line.rstrip())
+
+
+def _screen(rows: Sequence[tuple[str, ...]]) -> RenderableType:
+    """The beginning of a name is shown where it is enough, so that the reason has room."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(
+            name,
+            justify="right" if name == "items" else "left",
+            no_wrap=name in ("operation", "items"),
+            overflow="fold",
+        )
+    short = {name[:SHORT] for name, *_ in rows}
+    for name, *row in rows:
+        table.add_row(*map(Text, [name[:SHORT] if len(short) == len(rows) else name, *row]))
+    return table

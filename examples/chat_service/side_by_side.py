@@ -3,7 +3,7 @@
 python examples/chat_service/side_by_side.py --port 8000
 
 Each device is a whole chat service with a journal of its own; between it and the memory server (the
-development server) lies a link with a switch.
+development server) lies a line with a switch, as `cached_session.testing` has them for tests.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from link import Link
 from service import create_service
 
 from cached_session import SyncOptions
 from cached_session.devserver import DevServer
+from cached_session.testing import Network
 
 PAGE = Path(__file__).parent / "page"
 LIVELY = SyncOptions(poll_interval=0.5, poll_interval_idle=1.0, backoff_max=1.0)
@@ -36,22 +36,21 @@ LIVELY = SyncOptions(poll_interval=0.5, poll_interval_idle=1.0, backoff_max=1.0)
 
 
 class Switch(BaseModel):
-    """Where a link's switch is put."""
+    """Where a line's switch is put."""
 
     up: bool
 
 
 def create_page(directory: Path, server: str) -> FastAPI:
     """The page over two devices whose journals are in a directory."""
-    links = {"phone": Link(server), "laptop": Link(server)}
+    lines: dict[str, Network] = {}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for name, link in links.items():
-                await link.start()
-                stack.push_async_callback(link.close)
-                device = create_service(directory / f"{name}.db", link.url, LIVELY)
+            for name in ("phone", "laptop"):
+                lines[name] = stack.enter_context(Network(server))
+                device = create_service(directory / f"{name}.db", lines[name].url, LIVELY)
                 # A mounted application's own lifespan is its parent's to run.
                 await stack.enter_async_context(device.router.lifespan_context(device))
                 app.mount(f"/{name}", device)
@@ -68,9 +67,10 @@ def create_page(directory: Path, server: str) -> FastAPI:
     @page.post("/links/{device}")
     async def switch(device: str, wanted: Switch) -> Switch:
         """Cut a device off, or connect it again."""
-        if device not in links:
+        if device not in lines:
             raise HTTPException(404, f"there is no device {device!r}")
-        links[device].switch(up=wanted.up)
+        line = lines[device]
+        await asyncio.to_thread(line.mend if wanted.up else line.cut)
         return wanted
 
     return page

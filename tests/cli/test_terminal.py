@@ -363,6 +363,20 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
     assert piped(tmp_path, "parked", "list", "-j", journal).stdout == "nothing is parked\n"
 
 
+def test_parked_operations_are_a_table_on_a_terminal(
+    terminal: Run, tmp_path: Path, server: DevServer
+) -> None:
+    """As much of a name is shown as is needed to type it, on one line, however long the reason."""
+    journal = park(tmp_path, server)
+    (one,) = json.loads(piped(tmp_path, "parked", "list", "--json", "-j", journal).stdout)
+    screen = terminal("parked", "list", "-j", journal)
+    assert screen.wait() == 0
+    assert "\x1b[" in screen.text
+    (line,) = [line for line in screen.plain.splitlines() if one["operation"][:8] in line]
+    assert "dora" in line
+    assert "no such words" in " ".join(screen.plain.split())
+
+
 def test_a_parked_operation_is_dropped_only_when_asked_twice(
     tmp_path: Path, server: DevServer
 ) -> None:
