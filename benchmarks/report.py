@@ -22,8 +22,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 Parts = dict[str, Any]
 
 
-def merge(files: list[Path]) -> dict[str, Any]:
-    """One run out of several.
+def merge(files: list[Path], kept: Path | None = None) -> dict[str, Any]:
+    """One run out of several, and out of the kept one where it was measured on the same machine.
 
     Raises:
         ValueError: they come from different machines.
@@ -35,6 +35,11 @@ def merge(files: list[Path]) -> dict[str, Any]:
             raise ValueError(f"{file} was measured on {numbers['machine']!r}")
         found.setdefault("machine", numbers["machine"])
         found.setdefault("parts", {}).update(numbers["parts"])
+    if kept is not None and kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if not found or before["machine"] == found["machine"]:
+            found["machine"] = before["machine"]
+            found["parts"] = {**before["parts"], **found.get("parts", {})}
     return found
 
 
@@ -274,8 +279,8 @@ def main() -> None:
         "--add", action="store_true", help="keep the parts of measured.json that no file has"
     )
     asked = parser.parse_args()
-    kept = [MEASURED] if asked.add or not asked.json else []
-    numbers = rounded(merge([*kept, *asked.json]))
+    kept = MEASURED if asked.add or not asked.json else None
+    numbers = rounded(merge(asked.json, kept))
     parts = {name: numbers["parts"][name] for name in BLOCKS if name in numbers["parts"]}
     MEASURED.write_text(
         json.dumps({"machine": numbers["machine"], "parts": parts}, indent=1) + "\n",

@@ -152,6 +152,19 @@ def test_a_report_can_be_made(
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")} == drawn
 
 
+def test_parts_of_another_machine_are_not_mixed_in(module: Any, tmp_path: Path) -> None:
+    """What is kept stays only if it was measured where the new parts were."""
+    report = module("report")
+    kept, new = tmp_path / "kept.json", tmp_path / "new.json"
+    kept.write_text(json.dumps({"machine": "here", "parts": {"busy": 1, "disk": 1}}))
+    for machine, parts in (("here", {"busy": 2, "disk": 1}), ("there", {"busy": 2})):
+        new.write_text(json.dumps({"machine": machine, "parts": {"busy": 2}}))
+        assert report.merge([new], kept) == {"machine": machine, "parts": parts}
+    assert report.merge([], kept)["parts"] == {"busy": 1, "disk": 1}
+    with pytest.raises(ValueError, match="measured on 'there'"):
+        report.merge([kept, new])
+
+
 def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any) -> None:
     """The mix comes from the run; the same seed gives the same fleet, and more nodes are
     less busy."""
