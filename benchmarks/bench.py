@@ -17,6 +17,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def _machine() -> str:
     )
 
 
+def _cells(text: str) -> tuple[tuple[int, float], ...]:
+    pairs = (one.split("@") for one in text.split(","))
+    return tuple((int(items), float(latency)) for items, latency in pairs)
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -89,6 +95,11 @@ def main() -> None:
         "--smoke", action="store_const", const=SMOKE, dest="scale", help="does it still run?"
     )
     parser.add_argument(
+        "--cells",
+        type=_cells,
+        help="what `sync` measures instead, as in 1000@20,100000@200 (items@ms)",
+    )
+    parser.add_argument(
         "--only",
         action="append",
         choices=list(PARTS),
@@ -98,7 +109,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     asked: Any = parser.parse_args()
     wanted = [name for name in PARTS if not asked.only or name in asked.only]
-    numbers = asyncio.run(run(asked.scale or FULL, wanted))
+    scale: Scale = asked.scale or FULL
+    if asked.cells:
+        scale = replace(scale, cells=asked.cells)
+    numbers = asyncio.run(run(scale, wanted))
     print(targets.as_text(targets.judge(numbers["parts"])))
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)

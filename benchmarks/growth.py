@@ -7,6 +7,7 @@ The sizes of one row are measured in turn, all of them open at once, so that noi
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import sqlite3
 import statistics
@@ -82,11 +83,11 @@ async def _in_turn(
 ) -> dict[str, list[float]]:
     """The median of each call, by size."""
     watch = Stopwatch()
-    sizes = list(opened)
+    sizes, order = list(opened), list(opened)
     for number in range(rounds + WARM_UP):
         counted = watch if number >= WARM_UP else Stopwatch()
-        start = number % len(sizes)
-        for size in sizes[start:] + sizes[:start]:
+        random.Random(number).shuffle(order)
+        for size in order:
             for what, call in calls.items():
                 await counted.time(what, str(size), call(opened[size], number))
     return {what: [watch.summary(what, str(size)).median for size in sizes] for what in calls}

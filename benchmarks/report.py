@@ -1,6 +1,7 @@
 """From the numbers of one or more runs: `measured.json`, the plots, the figures of the page.
 
-A part that several files have is taken from the last one: a long part can be measured by itself.
+A part that several files have, or a cell of `sync`, is taken from the last one: what takes long can
+be measured by itself.
 Without files, what `measured.json` holds is drawn and written again.
 """
 
@@ -33,14 +34,26 @@ def merge(files: list[Path], kept: Path | None = None) -> dict[str, Any]:
         numbers = json.loads(file.read_text(encoding="utf-8"))
         if found and numbers["machine"] != found["machine"]:
             raise ValueError(f"{file} was measured on {numbers['machine']!r}")
-        found.setdefault("machine", numbers["machine"])
-        found.setdefault("parts", {}).update(numbers["parts"])
+        found = {
+            "machine": numbers["machine"],
+            "parts": _over(found.get("parts"), numbers["parts"]),
+        }
     if kept is not None and kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
         if not found or before["machine"] == found["machine"]:
             found["machine"] = before["machine"]
-            found["parts"] = {**before["parts"], **found.get("parts", {})}
+            found["parts"] = _over(before["parts"], found.get("parts", {}))
     return found
+
+
+def _over(old: Parts | None, new: Parts) -> Parts:
+    """Parts, the new ones first; of `sync`, cell by cell: some take minutes."""
+    parts = {**(old or {}), **new}
+    cells = [*(old or {}).get("sync", {}).get("cells", ()), *new.get("sync", {}).get("cells", ())]
+    if cells:
+        latest = {(cell["items"], cell["latency_ms"]): cell for cell in cells}
+        parts["sync"] = {**parts["sync"], "cells": [latest[key] for key in sorted(latest)]}
+    return parts
 
 
 def rounded(value: Any) -> Any:

@@ -165,6 +165,22 @@ def test_parts_of_another_machine_are_not_mixed_in(module: Any, tmp_path: Path) 
         report.merge([kept, new])
 
 
+def test_cells_of_sync_are_merged_one_by_one(module: Any, tmp_path: Path) -> None:
+    """A cell that takes minutes can be measured by itself; the rest is the last run's."""
+    report = module("report")
+    files = []
+    for number, cells in enumerate(([(10, 20.0), (10, 0.0)], [(10, 20.0), (99, 0.0)])):
+        rows = [{"items": items, "latency_ms": ms, "run": number} for items, ms in cells]
+        files.append(tmp_path / f"{number}.json")
+        sync = {"cells": rows, "wire": number}
+        files[-1].write_text(json.dumps({"machine": "here", "parts": {"sync": sync}}))
+    sync = report.merge(files)["parts"]["sync"]
+    assert sync["wire"] == 1
+    found = [(cell["items"], cell["latency_ms"], cell["run"]) for cell in sync["cells"]]
+    assert found == [(10, 0.0, 0), (10, 20.0, 1), (99, 0.0, 1)]
+    assert report.merge(files[1:], files[0])["parts"]["sync"] == sync
+
+
 def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any) -> None:
     """The mix comes from the run; the same seed gives the same fleet, and more nodes are
     less busy."""
