@@ -59,7 +59,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: whatever the server says, the item is ours": (
         "replication/claim.py",
-        "if (deleted == 1 or claim.is_parked)",
+        "if (deleted >= 1 or claim.is_parked)",
         "if (deleted >= 0 or claim.is_parked)",
     ),
     "claim: what is being sent counts as never sent": (
@@ -180,8 +180,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "a warm tail outlives another process's write": (
         "journal/items.py",
-        "version = (changed, conn.total_changes)",
-        "version = (0, conn.total_changes)",
+        "version = (tails.file, changed, conn.total_changes)",
+        "version = (tails.file, 0, conn.total_changes)",
     ),
 }
 PRELUDE = {
@@ -237,6 +237,17 @@ class _Changed(Exception):
     """The text that a mutant replaces is not there."""
 
 
+def _broken(text: str, module: str, old: str, new: str) -> str:
+    """The text of a module with one thing replaced.
+
+    Raises:
+        _Changed: what is to be replaced does not stand there, once.
+    """
+    if text.count(old) != 1:
+        raise _Changed(module)
+    return text.replace(old, new) + PRELUDE.get(module, "")
+
+
 def _try(module: str, old: str, new: str, seeds: int, jobs: int) -> tuple[int | None, str]:
     """After how many seeds a mutant is caught (None: never), and by which complaint."""
     with tempfile.TemporaryDirectory() as directory:
@@ -246,10 +257,7 @@ def _try(module: str, old: str, new: str, seeds: int, jobs: int) -> tuple[int | 
         for used in ("tests/simulation", "tests/golden"):
             shutil.copytree(ROOT / used, root / used, ignore=skip)
         path = root / "cached_session" / module
-        text = path.read_text()
-        if text.count(old) != 1:
-            raise _Changed(module)
-        path.write_text(text.replace(old, new) + PRELUDE.get(module, ""))
+        path.write_text(_broken(path.read_text(), module, old, new))
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "tests.simulation.run", "--shrink", "0", "--json"),
