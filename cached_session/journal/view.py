@@ -1,8 +1,8 @@
 """What a follower has been told of a session, and how that differs from what the session shows now.
 
 A view knows the place of each item and no item. One step compares it with one snapshot of the
-journal: what was applied since is found by its `seq`; what has gone only by its absence, so that
-all places are looked at where the number of items does not add up.
+journal: what was applied since, and what pops have taken away, is found by its `seq`. Where the
+number of items does not add up then, after a clear for one, all places are looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from cached_session.history.clock import stamp_ms
+from cached_session.history.ops import popped_by
 from cached_session.journal import reads
 from cached_session.journal.apply import ACKED, PARKED
 from cached_session.journal.outbox import newest
@@ -121,16 +122,22 @@ class _Step:
         coming = self._applied_after(view.upto) if same_file else []
         shown, unreadable = view.places, view.unreadable
         if shown is None:
-            shown = sorted(set(self._all()).difference(coming))
-        elif not same_file or len(shown) + len(unreadable) + len(coming) != self.count:
-            everything = self._all()
-            there, known = set(everything), {*shown, *unreadable}
-            coming = [place for place in everything if place not in known]
-            gone = [(rank, place) for rank, place in enumerate(shown) if place not in there]
+            fresh = set(coming)
+            shown = [place for place in self._all() if place not in fresh]
+        else:
+            gone = self._popped_after(view.upto, shown) if same_file else []
+            left = len(shown) + len(unreadable) + len(coming) - len(gone)
+            if not same_file or left != self.count:
+                everything = self._all()
+                there, known = set(everything), {*shown, *unreadable}
+                coming = [place for place in everything if place not in known]
+                gone = [rank for rank, place in enumerate(shown) if place not in there]
+                unreadable = unreadable & there
             if gone:
-                self._tell("removed", self._gone(gone))
-                shown = [place for place in shown if place in there]
-            unreadable = unreadable & there
+                self._tell("removed", self._gone((rank, shown[rank]) for rank in gone))
+                shown = list(shown)
+                for rank in reversed(gone):
+                    del shown[rank]
         if same_file:
             self.acked += self._acked_unseen(view)
         return replace(
@@ -175,6 +182,22 @@ class _Step:
             "AND i.counter = o.counter WHERE o.seq > ? AND o.session = ? ORDER BY 1, 2, 3, 4",
             (seq, self.session),
         ).fetchall()
+
+    def _popped_after(self, seq: int | None, shown: Sequence[Place]) -> list[int]:
+        """The ranks of what the pops applied since name, as far as it is shown."""
+        ranks = set()
+        for (body,) in self.conn.execute(
+            "SELECT body FROM ops WHERE seq > ? AND session = ? AND kind = 'pop'",
+            (seq, self.session),
+        ).fetchall():
+            ref = popped_by(body)
+            op = self._op(ref.dot)
+            if op is not None:
+                place = (op.stamp, *ref.dot, ref.index)
+                rank = bisect_left(shown, place)
+                if shown[rank : rank + 1] == [place]:
+                    ranks.add(rank)
+        return sorted(ranks)
 
     def _gone(self, ranked: Iterable[tuple[int, Place]]) -> list[Entry]:
         entries = []

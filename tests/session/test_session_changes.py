@@ -95,6 +95,32 @@ async def test_what_is_removed_is_told_by_its_rank(place: str) -> None:
         assert carry_out([popped, cleared], seen) == []
 
 
+async def test_words_and_pops_cost_no_pass_over_the_history(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they change is found by what they say, however long the session is."""
+    async with CachedSession("s", journal=place, options=WOKEN) as session:
+        await session.add_items(said("a", "b", "c"))
+        shown = await session.entries()
+        changes = session.changes(shown)
+        assert await is_quiet(changes)
+
+        def passed_over(_: object) -> list[Any]:
+            raise AssertionError("all places were looked at")
+
+        monkeypatch.setattr(view._Step, "_all", passed_over)
+        await session.pop_item()
+        await session.pop_item()
+        await session.add_items(said("d"))
+        while len(shown) != 2 or shown != await session.entries():
+            carry_out([await next_of(changes)], shown)
+        # Said and taken back between two looks: nothing to tell.
+        await session.add_items(said("e"))
+        await session.pop_item()
+        assert (await next_of(changes)).kind == "synced"
+        assert await is_quiet(changes)
+
+
 async def test_words_of_other_sessions_are_nobodys_news(place: str) -> None:
     """Who follows one session hears nothing of its neighbours."""
     async with SessionCache(place, options=LOOKING) as cache:
