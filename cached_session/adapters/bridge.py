@@ -120,7 +120,12 @@ class Bridge:
         portal = self._running()
         if self._thread is threading.current_thread():
             raise WouldBlock("the bridge's loop would wait for itself: await the call instead")
-        return portal.call(call, *args)
+        try:
+            return portal.call(call, *args)
+        except (concurrent.futures.CancelledError, RuntimeError) as error:
+            if not self._closed:
+                raise
+            raise SessionClosed("the bridge was closed in the middle of this call") from error
 
     def _is_running(self) -> bool:
         # In a forked child the parent's thread is not there, and is not waited for.

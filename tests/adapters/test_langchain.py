@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +80,19 @@ async def test_people_and_search_see_what_was_said() -> None:
             (None, "Aye"),
         ]
         assert [entry.rank for entry in await session.search("sunny")] == [4, 3]
+
+
+def test_the_command_line_shows_the_conversation(tmp_path: Path, bridge: Bridge) -> None:
+    """`cached-session show` prints who said what, and no framework is needed for it."""
+    with bridge.enter(CachedSession("user-1", journal=tmp_path / "a.db")) as session:
+        CachedChatMessageHistory(session, bridge=bridge).add_messages(CONVERSATION[:3])
+    command = [sys.executable, "-m", "cached_session", "show", "user-1", "--journal"]
+    done = subprocess.run([*command, tmp_path / "a.db"], capture_output=True, text=True, check=True)
+    assert [line.split("  ")[-1].strip() for line in done.stdout.splitlines()] == [
+        "system: You are brief.",
+        "user: Where is this? [image_url]",
+        'assistant: weather({"city": "Ōsaka"})',
+    ]
 
 
 async def test_what_is_added_in_one_call_is_one_batch() -> None:

@@ -135,6 +135,22 @@ def test_closing_cancels_what_runs_and_what_is_entered(bridge: Bridge) -> None:
     assert left == [True]
 
 
+def test_a_call_that_is_cut_off_by_closing_says_so(bridge: Bridge) -> None:
+    """Whoever waits in another thread gets an error of ours, and nobody waits for ever."""
+    begun = threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(bridge.run, wait)
+        assert begun.wait(30)
+        bridge.close()
+        with pytest.raises(SessionClosed, match="in the middle of this call"):
+            waiting.result(30)
+
+
 def test_a_session_is_used_by_synchronous_code(bridge: Bridge, tmp_path: object) -> None:
     """`enter` opens and closes it; what was written is there the next time."""
     journal = f"{tmp_path}/agent.db"
