@@ -273,6 +273,21 @@ def test_the_page_for_3_a_m_quotes_the_code(words: str) -> None:
     assert any(words in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
 
 
+def test_the_map_of_the_house_names_every_place() -> None:
+    """Each module and package at the top has its row, and none has a row that is gone."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([a-z_.]+/?)`", row)}
+    package = Path(cached_session.__file__).parent
+    there = {
+        path.name
+        for path in package.iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.name[0] != "_"
+    }
+    assert there - named == set()
+    assert {name for name in named - there if "." in name or (package / name).is_dir()} == set()
+
+
 def test_figures_are_those_of_the_code() -> None:
     """Defaults and limits that a page names are the ones that the library goes by."""
     options = SyncOptions()

@@ -69,9 +69,20 @@ async def diagnose(
         )
     else:
         names = sorted(status.sessions) if status is not None else []
+        if status is not None and status.last_server not in (None, spec.server):
+            found.append(_moved(str(status.last_server), spec.server))
         found += await ask(spec, names, timeout)
     return found
 
 
 def _index(conn: sqlite3.Connection) -> bool | None:
     return fulltext.is_sound(conn) if fulltext.is_kept(conn) else None
+
+
+def _moved(last: str, server: str) -> Finding:
+    return Finding(
+        "server",
+        "warn",
+        f"the journal synced last with {last}, not with {server}",
+        "if it is to move, everything that it holds is sent there, too; if not, mend the address",
+    )

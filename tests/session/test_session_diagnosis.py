@@ -345,3 +345,17 @@ async def test_a_clock_years_off_is_told_in_years(journal: Path, server: DevServ
         await session.sync(10)
     found = {one.message for one in await diagnose(journal, **where) if one.check == "clock"}
     assert any("20 years ahead" in message for message in found)
+
+
+async def test_another_server_than_the_last_is_told(journal: Path, server: DevServer) -> None:
+    """A mistyped address would have everything sent to a stranger; moving is said as what it is."""
+    where = {"url": server.url, "api_key": "key-root"}
+    async with CachedSession.from_url("talk", journal=journal, **where) as session:
+        await session.sync(10)
+    with DevServer(api_key="key-root") as other:
+        found = await diagnose(journal, url=other.url, api_key="key-root")
+    (moved,) = [one for one in found if one.check == "server" and one.level == "warn"]
+    assert server.url in moved.message
+    assert other.url in moved.message
+    same = await diagnose(journal, **where)
+    assert [one for one in same if one.level != "ok"] == []
