@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,3 +159,30 @@ def items_on(server: DevServer, agent: str = AGENT) -> list[str]:
 def kinds_on(server: DevServer, agent: str = AGENT) -> list[str]:
     """The kinds of operation that the server's memories belong to, sorted."""
     return sorted(memory["metadata"]["cs_op"] for memory in server.memories(agent))
+
+
+OTHER = Path(__file__).parent / "other_process.py"
+
+
+@asynccontextmanager
+async def process(
+    journal: Path, url: str, *words: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process on a journal, ready; killed in the end."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(OTHER),
+        str(journal),
+        url,
+        *words,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert running.stdout is not None
+        assert await asyncio.wait_for(running.stdout.readline(), 20) == b"ready\n"
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.wait()

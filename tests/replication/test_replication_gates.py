@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from devices import (
     Devices,
     items_on,
     one_history,
+    process,
     said,
     texts,
     until,
@@ -389,3 +391,103 @@ async def test_a_queue_that_nobody_sends_is_an_error(server: DevServer, tmp_path
         holder.release()
         await until(lambda: session.status().pending == 0)
         assert session.status().last_error is None
+
+
+async def test_a_second_session_told_to_wait_makes_all_wait(
+    server: DevServer, tmp_path: Path
+) -> None:
+    """The first 429 pauses its session; the second says that the limit is everybody's: a third
+    session sends nothing, and its status says for how long and why."""
+    server.faults.too_many(3600, route=BATCH)
+    async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:
+        one, two, three = (cache.session(name, hydrate=False) for name in ("one", "two", "three"))
+        await one.add_items([said("1")])
+        await until(lambda: one.status().retry_in)
+        assert three.status().retry_in is None
+        await two.add_items([said("2")])
+        await until(lambda: three.status().retry_in)
+        await three.add_items([said("3")])
+        await asyncio.sleep(0.3)
+        assert server.requests.count(BATCH) == 2
+        status = three.status()
+        assert status.state == "offline"
+        assert (status.retry_in or 0) > 3000
+        assert "429" in str(status.last_error)
+
+
+async def test_a_pause_outlives_a_kill_and_ends_by_its_row(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """A process is killed while it waits as long as the server asked: the next one knows how long
+    and why from the row alone, keeps the pause, and goes on by itself when its time is over."""
+    server.faults.unavailable(3600, route=BATCH)
+    journal = tmp_path / "a.db"
+    async with process(journal, server.url, "one") as other:
+        await until(lambda: _gates(journal))
+        other.kill()
+        await other.wait()
+    again = device.new("a", options=QUICK, hydrate=False)
+    status = again.status()
+    assert (status.state, status.pending) == ("offline", 1)
+    assert (status.retry_in or 0) > 3000
+    assert "503" in str(status.last_error)
+    await again.get_items()
+    await asyncio.sleep(0.3)
+    assert server.requests.count(BATCH) == 1
+    await again.close()
+    server.faults.clear()
+    later = Runtime(wall_ms=lambda: int(time.time() * 1000) + 4000 * 1000)
+    last = device.new("a", options=QUICK, hydrate=False, runtime=later)
+    await last.get_items()
+    await until(lambda: items_on(server) == ["one"])
+    await until(lambda: _gates(journal) == [] and last.status().state == "online")
+
+
+def _gates(journal: Path) -> list[tuple[int, int]]:
+    """The rows that every pause is derived from."""
+    try:
+        with closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as conn:
+            return conn.execute("SELECT session, until_ms FROM gates").fetchall()
+    except sqlite3.OperationalError:
+        return []  # not made yet
+
+
+async def test_a_process_killed_while_it_asks_leaves_nothing_shut(
+    device: Devices, server: DevServer, tmp_path: Path
+) -> None:
+    """A kill in the middle of a request leaves no pause behind: the next process sends at once,
+    and what had arrived is there once."""
+    fault = server.faults.latency(20, after_commit=True, route=BATCH, count=1)
+    journal = tmp_path / "a.db"
+    async with process(journal, server.url, "one") as other:
+        await until(lambda: fault.fired)
+        other.kill()
+        await other.wait()
+    assert _gates(journal) == []
+    again = device.new("a", options=QUICK, hydrate=False)
+    began = time.monotonic()
+    await again.get_items()
+    await until(lambda: again.status().pending == 0)
+    assert time.monotonic() - began < 5.0
+    assert await one_history(again, device.new("late")) == ["one"]
+
+
+async def test_a_key_that_is_rotated_under_way(device: Devices, server: DevServer) -> None:
+    """The old key stops working between two requests: nothing is lost or parked, the state says
+    so, and a session with the new key sends what waits."""
+    server.add_key("old")
+    a = device.new("a", api_key="old", options=QUICK)
+    for number in range(5):
+        await a.add_items([said(f"{number}")])
+        if number == 2:
+            await until(lambda: a.status().pending == 0)
+            server.add_key("new")
+            server.remove_key("old")
+    await until(lambda: a.status().state == "unauthorized")
+    assert (a.status().pending, a.status().parked) == (2, 0)
+    assert texts(await a.get_items()) == ["0", "1", "2", "3", "4"]
+    await a.close()
+    again = device.new("a", api_key="new", options=QUICK)
+    await again.get_items()
+    await until(lambda: items_on(server) == ["0", "1", "2", "3", "4"])
+    await until(lambda: again.status().state == "online")

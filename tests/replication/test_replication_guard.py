@@ -13,6 +13,7 @@ from devices import (
 )
 
 from cached_session.devserver import DevServer
+from cached_session.devserver.policy import checked_policy
 
 NAMESPACE = f"_dakera_agent_{AGENT}"
 DAY = 86_400
@@ -47,8 +48,6 @@ async def test_fields_of_others_are_kept(device: Devices, server: DevServer) -> 
     """What the guard has no business with stays as the operator set it."""
     with server.state.lock:
         server.state.agent(AGENT)
-        from cached_session.devserver.policy import checked_policy
-
         own = {
             "rate_limit_enabled": True,
             "rate_limit_stores_per_minute": 1000,
@@ -165,3 +164,46 @@ async def test_no_dakera_session_is_started(device: Devices, server: DevServer) 
     await a.close()
     assert server.requests.count("* /v1/sessions*") == 0
     assert all("session_id" not in memory for memory in server.memories(AGENT))
+
+
+async def put_policy(server: DevServer, **fields: object) -> None:
+    """An operator sets the policy, over the guard's."""
+    with server.state.lock:
+        server.state.set_policy(NAMESPACE, checked_policy({**policy(server), **fields}))
+
+
+WAYS = {
+    "expiry": (51 * 365, {}),
+    "decay": (365, {"procedural_decay": "exponential"}),
+    "consolidation": (2, {"consolidation_enabled": True}),
+    "autopilot": (2, {}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_a_server_forgets_on_its_moved_clock_is_put_back(
+    device: Devices, server: DevServer, way: str
+) -> None:
+    """Where the guard was undone, memories expire, decay or are merged as the server's clock goes
+    on; an audit puts each back, near-duplicates included, and what was removed stays removed."""
+    a, b = await device("a"), await device("b")
+    words = ["ok", "Ok.", "ok", "yes", "ok"]
+    for word in words:
+        await a.add_items([said(word)])
+    await a.add_items([said("removed")])
+    await a.pop_item()
+    await settle(a, b)
+    days, fields = WAYS[way]
+    await put_policy(server, **fields)
+    if way == "autopilot":
+        server.state.autopilot.update(enabled=True, dedup_mode="merge")
+    for _ in range(2):
+        server.memories(AGENT)  # the server looks after itself when it is asked
+        server.clock.advance(days / 2 * DAY)
+    lost = len(words) - len(items_on(server))
+    assert lost >= (3 if way in ("consolidation", "autopilot") else 5)
+    server.state.autopilot.update(enabled=False)
+    await put_policy(server, procedural_decay="flat", consolidation_enabled=False)
+    assert (await b.audit()).healed >= lost
+    assert items_on(server) == words
+    assert await one_history(device.new("late"), a, b) == words

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from devices import (
     Devices,
     items_on,
     one_history,
+    process,
     said,
     texts,
     until,
@@ -34,32 +32,6 @@ from cached_session import (
     SyncTimeout,
 )
 from cached_session.devserver import DevServer
-
-OTHER = Path(__file__).parent / "other_process.py"
-
-
-@asynccontextmanager
-async def process(
-    journal: Path, url: str, *words: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Another process on a journal, ready; killed in the end."""
-    running = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(OTHER),
-        str(journal),
-        url,
-        *words,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert running.stdout is not None
-        assert await asyncio.wait_for(running.stdout.readline(), 20) == b"ready\n"
-        yield running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
 
 
 async def test_one_process_pushes_for_all_and_another_takes_over(

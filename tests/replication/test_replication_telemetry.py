@@ -16,11 +16,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from cached_session import SyncTimeout, telemetry
+from cached_session import SyncError, SyncTimeout, telemetry
 from cached_session.testing import FaultLab
 
 READER = InMemoryMetricReader()
 SPANS = InMemorySpanExporter()
+KEY = "canary-0f5a8c21d3"
 SECRET = "correct horse battery staple"
 
 
@@ -35,7 +36,7 @@ def providers() -> None:
 
 @pytest.fixture
 def lab() -> Iterator[FaultLab]:
-    with FaultLab(api_key="the-key") as made:
+    with FaultLab(api_key=KEY) as made:
         SPANS.clear()
         yield made
 
@@ -150,3 +151,23 @@ def test_without_the_package_nothing_is_told(monkeypatch: pytest.MonkeyPatch) ->
         pass
     assert telemetry._instruments is None
     assert SPANS.get_finished_spans() == ()
+
+
+async def test_the_key_is_in_no_metric_and_no_span(lab: FaultLab) -> None:
+    """After a yes, a 503 and a 401 that quotes it, no attribute, event or name has the key."""
+    async with lab.session("talk") as session:
+        await session.add_items([{"role": "user", "content": "one"}])
+        await session.sync(timeout=20)
+        for status in (503, 401):
+            words = f"Bearer {KEY} is not welcome"
+            with lab.faults.status(status, message=words):
+                await session.add_items([{"role": "user", "content": "more"}])
+                with pytest.raises(SyncError):
+                    await session.sync(timeout=0.3)
+    told = "".join(span.to_json() for span in SPANS.get_finished_spans())
+    assert "cached_session.push" in told
+    data = READER.get_metrics_data()
+    assert data is not None
+    told += data.to_json()
+    assert "step.duration" in told
+    assert KEY not in told

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import stat
+import traceback
 import warnings
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from cached_session import (
     SessionCache,
     SessionClosed,
     SyncOptions,
+    Unauthorized,
 )
 from cached_session.devserver import DevServer
 
@@ -57,8 +60,12 @@ async def test_a_terminated_process_keeps_what_it_acknowledged(journal: Path) ->
     assert len(found) - len(told) in (0, 1)
 
 
-async def test_files_are_the_owners_only_and_hold_no_key(journal: Path, server: DevServer) -> None:
-    """The journal, its log, its index and the lock, under umask 0, after a yes and a 503."""
+async def test_files_are_the_owners_only_and_hold_no_key(
+    journal: Path, server: DevServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal, its log, its index and the lock, under umask 0, after a yes, a 503 and a 401;
+    and no log line down to DEBUG, no traceback of what is raised then and no status has the key."""
+    caplog.set_level(logging.DEBUG)
     before = os.umask(0)
     try:
         async with CachedSession.from_url(
@@ -73,6 +80,16 @@ async def test_files_are_the_owners_only_and_hold_no_key(journal: Path, server: 
                     break
                 await asyncio.sleep(0.01)
             assert session.status().last_error is not None
+            server.faults.clear()
+            server.add_key("another")
+            told = []
+            for call in (session.sync, session.flush, session.audit):
+                with pytest.raises(Unauthorized) as caught:
+                    await call()
+                told.append("".join(traceback.format_exception(caught.value)))
+            told.append(repr(session.status()))
+            assert "401" in told[0]
+            assert CANARY not in "".join([*told, caplog.text])
             files = {path.name: path for path in journal.parent.iterdir()}
             assert set(files) == {"agent.db", "agent.db-wal", "agent.db-shm", "agent.db.lock"}
             for path in files.values():

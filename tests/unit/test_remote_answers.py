@@ -35,11 +35,14 @@ def remote_that(
     return DakeraRemote(client, SyncOptions(), owned=True)
 
 
-async def failure_of(answer: Callable[[httpx.Request], httpx.Response]) -> RemoteError:
+async def failure_of(
+    answer: Callable[[httpx.Request], httpx.Response], *, storing: bool = False
+) -> RemoteError:
     remote = remote_that(answer)
     try:
         with pytest.raises(RemoteError) as caught:
-            await remote.page("cs-x", offset=0, limit=10)
+            # To a listing an absence is an empty page, to a store it is none.
+            await (remote.store("cs-x", []) if storing else remote.page("cs-x", offset=0, limit=10))
     finally:
         await remote.aclose()
     return caught.value
@@ -49,11 +52,17 @@ async def failure_of(answer: Callable[[httpx.Request], httpx.Response]) -> Remot
 ROWS = [
     (400, "INVALID_REQUEST", Verdict.REFUSED, Scope.SESSION),
     (400, "DIMENSION_MISMATCH", Verdict.REFUSED, Scope.SESSION),
+    (400, "EMPTY_VECTOR", Verdict.REFUSED, Scope.SESSION),
     (401, "AUTHENTICATION_REQUIRED", Verdict.DENIED, Scope.SERVER),
     (401, "INVALID_API_KEY", Verdict.DENIED, Scope.SERVER),
     (401, "API_KEY_EXPIRED", Verdict.DENIED, Scope.SERVER),
     (403, "INSUFFICIENT_SCOPE", Verdict.DENIED, Scope.SESSION),
     (403, "NAMESPACE_ACCESS_DENIED", Verdict.DENIED, Scope.SESSION),
+    (403, "CROSS_ORIGIN_REQUEST_REFUSED", Verdict.DENIED, Scope.SESSION),
+    (404, "NAMESPACE_NOT_FOUND", Verdict.ABSENT, Scope.SESSION),
+    (404, "VECTOR_NOT_FOUND", Verdict.ABSENT, Scope.SESSION),
+    (404, "JOB_NOT_FOUND", Verdict.ABSENT, Scope.SESSION),
+    (404, "API_KEY_NOT_FOUND", Verdict.ABSENT, Scope.SESSION),
     (404, "ROUTE_NOT_FOUND", Verdict.DENIED, Scope.SERVER),
     (405, "METHOD_NOT_ALLOWED", Verdict.DENIED, Scope.SERVER),
     (408, "REQUEST_TIMEOUT", Verdict.UNREACHABLE, Scope.SERVER),
@@ -65,11 +74,13 @@ ROWS = [
     (422, "UNPROCESSABLE_CONTENT", Verdict.REFUSED, Scope.SESSION),
     (429, "RATE_LIMIT_EXCEEDED", Verdict.BUSY, Scope.SESSION),
     (500, "STORAGE_ERROR", Verdict.UNREACHABLE, Scope.SERVER),
+    (500, "INTERNAL_ERROR", Verdict.UNREACHABLE, Scope.SERVER),
     (501, "FEATURE_DISABLED", Verdict.DENIED, Scope.SERVER),
     (501, "NOT_IMPLEMENTED", Verdict.DENIED, Scope.SERVER),
     (502, "INTERNAL_ERROR", Verdict.UNREACHABLE, Scope.SERVER),
     (503, "SERVICE_UNAVAILABLE", Verdict.BUSY, Scope.SERVER),
     (504, "QUERY_TIMEOUT", Verdict.UNREACHABLE, Scope.SERVER),
+    (504, "EXTRACTION_TIMEOUT", Verdict.UNREACHABLE, Scope.SERVER),
     (418, "SOMETHING_NEW", Verdict.UNREACHABLE, Scope.SERVER),
 ]
 
@@ -82,7 +93,7 @@ async def test_each_row_of_the_reference_has_its_verdict(
     the server's words and the pause that it asks for, whatever the status."""
     body = {"error": "no", "code": code, "details": "why"}
     found = await failure_of(
-        lambda _: httpx.Response(status, json=body, headers={"Retry-After": "7"})
+        lambda _: httpx.Response(status, json=body, headers={"Retry-After": "7"}), storing=True
     )
     assert (found.verdict, found.scope, found.status) == (verdict, scope, status)
     assert found.retry_after == 7.0

@@ -1,0 +1,205 @@
+"""A server that means harm, on a real socket: what it can make a device do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from devices import MANUAL, QUICK, SESSION, Devices, said, until
+
+from cached_session import SyncTimeout
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.remote.exchange import MEMORY_BYTES, MOST_BYTES
+from cached_session.remote.wire import memories_of
+from cached_session.replication import pull
+
+CANARY = "canary-b9d7c1f0a2e4"
+SOCKET_BYTES = 8 * 1024 * 1024
+"""What may lie in the buffers of two sockets, unread."""
+
+
+@dataclass
+class Asked:
+    """A request, and where its answer goes."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    writer: asyncio.StreamWriter
+
+    def answer(self, body: object, status: str = "200 OK", **headers: str) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in head.items())
+        self.writer.write(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + data)
+
+
+@dataclass
+class Hostile:
+    """Answers each request as it likes."""
+
+    answer: Callable[[Asked], Awaitable[None]]
+    asked: list[Asked] = field(default_factory=list)
+    url: str = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                method, target, _ = line.decode().split(" ")
+                headers = {}
+                while (header := await reader.readline()) not in (b"\r\n", b""):
+                    name, _, value = header.decode().partition(":")
+                    headers[name.lower()] = value.strip()
+                await reader.readexactly(int(headers.get("content-length", 0)))
+                self.asked.append(Asked(method, target, headers, writer))
+                await self.answer(self.asked[-1])
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the device has had enough
+        finally:
+            writer.transport.abort()
+
+    def listings(self) -> int:
+        return sum(asked.target.split("?")[0].endswith("/memories") for asked in self.asked)
+
+
+@asynccontextmanager
+async def hostile(answer: Callable[[Asked], Awaitable[None]]) -> AsyncIterator[Hostile]:
+    """A server that answers like this."""
+    found = Hostile(answer)
+    serving = await asyncio.start_server(found.serve, "127.0.0.1", 0)
+    found.url = f"http://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
+    try:
+        yield found
+    finally:
+        serving.close()
+
+
+def memory(number: int) -> dict[str, Any]:
+    """One of our memories, of a writer that nobody has heard of, as good as real."""
+    payload = json.dumps({"role": "user", "content": str(number)}, separators=(",", ":"))
+    dot = Dot(f"{number:024x}".translate(str.maketrans("0123456789", "ghijklmnop")), 1)
+    op = Operation(dot, Kind.APPEND, 1 << 60, 1_700_000_000_000, (payload,))
+    (made,) = memories_of(op, op.digest(session_key(SESSION)), SESSION)
+    return {**made, "created_at": 1_700_000_000}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
+    device: Devices, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """A server that makes up ever new memories is asked for so many pages and no more; one whose
+    memories are not even ours, for twenty. Neither listing counts as the whole history."""
+    monkeypatch.setattr(pull, "MOST_PAGES", 40)
+
+    async def answer(asked: Asked) -> None:
+        query = parse_qs(urlsplit(asked.target).query)
+        start, size = int(query["offset"][0]), 5
+        if ours:
+            asked.answer([memory(number) for number in range(start, start + size)])
+        else:
+            asked.answer([{"id": f"x{n}", "content": "x"} for n in range(start, start + size)])
+
+    async with hostile(answer) as server:
+        a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
+        report = await a.sync(timeout=60)
+        most = 41 if ours else pull.STRANGE_PAGES
+        assert most <= server.listings() <= 2 * most  # the first look, and the sync
+        assert report.pulled == 0 or ours
+        assert not a.status().hydrated
+        await a.add_items([said("goes on")])
+        assert (await a.get_items())[-1] == said("goes on") or ours
+        await a.close()
+
+
+def test_the_page_limit_is_the_one_that_is_told() -> None:
+    """Ten million memories in the largest pages that we ask for: what SECURITY.md says."""
+    assert pull.MOST_PAGES == 20_000
+    assert pull.MOST_PAGES * MANUAL.page_size == 10_000_000
+
+
+async def test_an_answer_without_end_is_cut_off_on_the_socket(device: Devices) -> None:
+    """A body that never ends is read up to the limit, and the connection is dropped: the server
+    gets rid of no more than that and what sockets hold."""
+    sent = 0
+
+    async def answer(asked: Asked) -> None:
+        nonlocal sent
+        asked.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            asked.writer.write(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+            await asked.writer.drain()
+            sent += 65_536
+
+    async with hostile(answer) as server:
+        a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
+        with pytest.raises(SyncTimeout):
+            await a.sync(timeout=3)
+        assert "too long" in str(a.status().last_error)
+        most = MOST_BYTES + MANUAL.first_page_size * MEMORY_BYTES + SOCKET_BYTES
+        assert sent <= most * len(server.asked)
+        await a.close()
+
+
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
+async def test_the_key_is_carried_to_no_other_host(device: Devices, status: str) -> None:
+    """Whatever is asked, by the event stream too, a redirect to another host is reported and not
+    followed: nobody there is asked for anything."""
+
+    async def never(asked: Asked) -> None:
+        asked.answer([])
+
+    async with hostile(never) as thief:
+
+        async def answer(asked: Asked) -> None:
+            asked.answer(b"", status, Location=f"{thief.url}{asked.target}")
+
+        async with hostile(answer) as server:
+            options = replace(QUICK, listen=True)
+            a = device.new("a", url=server.url, api_key=CANARY, options=options, hydrate=False)
+            await a.add_items([said("one")])
+            for call in (a.sync, a.flush):
+                with pytest.raises(SyncTimeout):
+                    await call(timeout=0.3)
+            await until(lambda: any("/events/" in asked.target for asked in server.asked))
+            assert {asked.method for asked in server.asked} >= {"GET", "POST"}
+            assert all(CANARY in asked.headers["authorization"] for asked in server.asked)
+            assert status[:3] in str(a.status().last_error)
+            assert thief.asked == []
+            await a.close()
+
+
+async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: Devices) -> None:
+    """Answers full of other sessions' names, SQL and wrong types leave the schema as it is and
+    make no session that nobody asked for."""
+    evil = "x'); DROP TABLE ops; --"
+
+    async def answer(asked: Asked) -> None:
+        found, page = memory(1), []
+        for name in found["metadata"]:
+            page.append({**found, "metadata": {**found["metadata"], name: evil}})
+            page.append({**found, "id": evil, "agent_id": evil, "tags": [evil]})
+        asked.answer([*page, {"id": evil, "metadata": {evil: evil}}, evil, None, 7, [[]]])
+
+    async with hostile(answer) as server:
+        a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
+        await a.add_items([said("one")])
+        path = a._core.path
+        with closing(sqlite3.connect(path)) as conn:
+            before = conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+        with pytest.raises(SyncTimeout):
+            await a.sync(timeout=1)
+        assert [item for item in await a.get_items() if item != said("1")] == [said("one")]
+        with closing(sqlite3.connect(path)) as conn:
+            assert conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
+            assert conn.execute("SELECT session_id FROM sessions").fetchall() == [(SESSION,)]
+            assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        await a.close()
