@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -48,3 +49,21 @@ async def test_an_empty_message_is_refused(tmp_path: Path) -> None:
     async with service.router.lifespan_context(service), client_of(service) as client:
         assert (await client.post("/users/ada/messages", json={"text": ""})).status_code == 422
         assert (await client.get("/users/ada/messages")).json()["messages"] == []
+
+
+async def test_a_page_is_told_what_changes_until_the_service_ends(tmp_path: Path) -> None:
+    """At once what there is, then what is said by anybody on this journal; the end is no error."""
+    service = create_service(tmp_path / "chat.db", url=None)
+    (route,) = [route for route in service.routes if getattr(route, "path", "").endswith("/events")]
+    async with service.router.lifespan_context(service), client_of(service) as client:
+        response = await route.endpoint("ada")  # type: ignore[attr-defined]
+        assert response.media_type == "text/event-stream"
+        events = response.body_iterator
+        assert '"messages": []' in await anext(events)
+        await client.post("/users/ada/messages", json={"text": "hello"})
+        shown = ""
+        while "heard 1 from you" not in shown:
+            shown = await asyncio.wait_for(anext(events), 20)
+        waiting = asyncio.ensure_future(anext(events, "the end"))
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(waiting, 20) == "the end"
