@@ -183,6 +183,29 @@ def test_a_message_in_the_middle_is_changed_where_it_stands(
         repository.update_message("user-1", "helper", a_message("nowhere", 1))
 
 
+def test_words_that_were_redacted_are_kept_nowhere(
+    repository: CachedSessionRepository, bridge: Bridge
+) -> None:
+    """Strands may hand over the original beside what replaces it: only the latter is stored."""
+    repository.create_session(Session("user-1", SessionType.AGENT))
+    message = a_message("swordfish")
+    repository.create_message("user-1", "helper", message)
+    message.redact_message = {"role": "user", "content": [{"text": "(struck out)"}]}
+    repository.update_message("user-1", "helper", message)
+    (found,) = repository.list_messages("user-1", "helper")
+    assert texts([found.to_message()]) == ["(struck out)"]
+    assert "swordfish" not in str(items(repository, bridge))
+
+
+def test_pictures_come_back_byte_for_byte(repository: CachedSessionRepository) -> None:
+    """What is no text is kept as Strands itself writes it down."""
+    picture: Any = {"image": {"format": "png", "source": {"bytes": b"\x00\xff\x10"}}}
+    message = SessionMessage.from_message({"role": "user", "content": [picture]}, 0)
+    repository.create_message("user-1", "helper", message)
+    (found,) = repository.list_messages("user-1", "helper")
+    assert found.to_message() == {"role": "user", "content": [picture]}
+
+
 def test_a_repository_behaves_as_strands_own(
     repository: CachedSessionRepository, tmp_path: Any
 ) -> None:
@@ -201,14 +224,14 @@ def test_a_repository_behaves_as_strands_own(
         assert one.read_agent("user-1", "helper") is None
         with pytest.raises(SessionException, match="does not exist"):
             one.update_agent("user-1", SessionAgent("helper", {}, {}))
-        one.create_agent("user-1", SessionAgent("helper", {"a": 1}, {"b": b"\x00\xff"}))
+        one.create_agent("user-1", SessionAgent("helper", {"a": 1}, {"b": [None]}))
         made = one.read_agent("user-1", "helper")
         assert made is not None
         one.update_agent("user-1", SessionAgent("helper", {"a": 2}, {}))
         changed = one.read_agent("user-1", "helper")
         assert changed is not None
         assert (made.state, changed.state) == ({"a": 1}, {"a": 2})
-        assert made.conversation_manager_state == {"b": b"\x00\xff"}
+        assert made.conversation_manager_state == {"b": [None]}
         assert made.created_at == changed.created_at
         for number in range(4):
             one.create_message("user-1", "helper", a_message(str(number), number))
