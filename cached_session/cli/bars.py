@@ -69,16 +69,19 @@ class SyncBars:
 
 
 class ImportBars:
-    """A bar for each session that comes in."""
+    """A bar for each session that comes in, and one while the source is only read."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        if progress is not None:
+            self._reading = progress.add_task("reading", total=None, detail="")
 
     def __call__(self, news: ImportProgress) -> None:
         """Told by the import after each batch."""
         if self._progress is None:
             return
+        self._progress.update(self._reading, visible=False)
         if news.session_id not in self._tasks:
             self._tasks[news.session_id] = self._progress.add_task(
                 safe_id(news.session_id), total=news.total, detail=""

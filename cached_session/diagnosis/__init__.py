@@ -59,14 +59,7 @@ async def diagnose(
         except JournalError as error:
             found.append(broken(error))
     if spec is None:
-        found.append(
-            Finding(
-                "server",
-                "warn",
-                "none is configured: nothing leaves this device",
-                "name one with --url, DAKERA_URL or the configuration file",
-            )
-        )
+        found.append(_unasked(status))
     else:
         names = sorted(status.sessions) if status is not None else []
         if status is not None and status.last_server not in (None, spec.server):
@@ -85,4 +78,21 @@ def _moved(last: str, server: str) -> Finding:
         "warn",
         f"the journal synced last with {last}, not with {server}",
         "if it is to move, everything that it holds is sent there, too; if not, mend the address",
+    )
+
+
+def _unasked(status: Status | None) -> Finding:
+    last = status.last_server if status is not None else None
+    if last:
+        return Finding(
+            "server",
+            "warn",
+            f"not looked at: none is named here; the journal synced last with {last}",
+            f"cached-session doctor --url {last}, with its key in DAKERA_API_KEY",
+        )
+    return Finding(
+        "server",
+        "warn",
+        "none is configured: nothing leaves this device",
+        "name one with --url, DAKERA_URL or the configuration file",
     )

@@ -430,6 +430,33 @@ def test_a_database_of_the_agents_sdk_moves_in(terminal: Run, tmp_path: Path) ->
     assert "3 sessions, 1200 items" in piped(tmp_path, "status", "-j", journal).stdout
 
 
+def test_a_direct_session_moves_in_with_a_bar(
+    terminal: Run, tmp_path: Path, server: DevServer
+) -> None:
+    """A sign of life while the listing is read, then how far it is; piped, the result alone."""
+    from dakera import AsyncDakeraClient
+
+    async def store() -> None:
+        client = AsyncDakeraClient(server.url, api_key="secret-key")
+        memories = [
+            {"content": json.dumps(QUESTION), "metadata": {"seq": n}, "tags": ["oai-session"]}
+            for n in range(450)
+        ]
+        body = {"agent_id": "direct-eve", "memories": memories}
+        await client._request("POST", "/v1/memories/store/batch", body)
+        await client.close()
+
+    asyncio.run(store())
+    env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
+    command = ["import", "direct-eve", "--from", "server", "--session", "eve"]
+    screen = terminal(*command, "-j", tmp_path / "j.db", **env)
+    assert screen.wait() == 0, screen.plain
+    assert screen.plain.index("reading") < screen.plain.index("450 added")
+    assert "━" in screen.plain
+    again = piped(tmp_path, *command, "-j", tmp_path / "j.db", **env)
+    assert again.stdout == "eve: 0 items added, 450 were here already\n"
+
+
 def test_an_import_with_lines_that_cannot_be_read_says_so_by_its_code(tmp_path: Path) -> None:
     """1, after everything else was brought in."""
     (tmp_path / "x.jsonl").write_text('{"a":1}\n{"b":\n')

@@ -359,3 +359,18 @@ async def test_another_server_than_the_last_is_told(journal: Path, server: DevSe
     assert other.url in moved.message
     same = await diagnose(journal, **where)
     assert [one for one in same if one.level != "ok"] == []
+
+
+async def test_a_server_that_is_not_named_is_no_server_that_is_not_there(
+    journal: Path, server: DevServer
+) -> None:
+    """An application may sync with one that whoever looks has not named; the journal knows it."""
+    alone = await look(journal)
+    assert "nothing leaves" in alone["server"].message
+    async with CachedSession.from_url(
+        "talk", journal=journal, url=server.url, api_key="key-root"
+    ) as session:
+        await session.sync(10)
+    found = await look(journal)
+    assert "nothing leaves" not in found["server"].message
+    assert f"--url {server.url}" in found["server"].advice
