@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from workload import Work, said, words
 
 from cached_session import CachedSession, JournalError, SyncOptions
 
 OPTIONS = SyncOptions(durability="normal", busy_timeout=0.1)
+STRIDE = int(os.environ.get("STRIDE", "5"))
+"""Every so many statements, from another one for each kind of failure; `make faults` takes all."""
 
 
 class Fault:
-    """Fails the Nth statement of every connection together; for good: all after it as well."""
+    """Fails the Nth statement of all connections together, before or after it has had its effect;
+    for good: all behind it as well."""
 
     def __init__(self) -> None:
-        self.left, self.for_good, self.hit = 0, False, False
+        self.left, self.for_good, self.late = 0, False, False
+        self.hit: str | None = None
 
-    def set(self, nth: int, for_good: bool) -> None:
-        self.left, self.for_good, self.hit = nth, for_good, False
+    def set(self, nth: int, *, for_good: bool, late: bool) -> None:
+        self.left, self.for_good, self.late, self.hit = nth, for_good, late, None
 
     def heal(self) -> None:
         self.left, self.for_good = 0, False
 
-    def passing(self) -> None:
-        if self.left > 0:
-            self.left -= 1
-            if self.left == 0:
-                self.hit = True
-                raise sqlite3.OperationalError("disk I/O error")
-        elif self.for_good and self.hit:
-            raise sqlite3.OperationalError("disk I/O error")
+    def passing(self, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        self.left -= 1
+        if self.left == 0:
+            self.hit = sql
+            if self.late:
+                run()
+        elif not (self.for_good and self.hit):
+            return run()
+        raise sqlite3.OperationalError("disk I/O error")
 
 
 @pytest.fixture
@@ -44,13 +52,13 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
     fault = Fault()
 
     class Faulty(sqlite3.Connection):
-        def execute(self, *arguments: Any) -> sqlite3.Cursor:
-            fault.passing()
-            return super().execute(*arguments)
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            run = super().execute
+            return fault.passing(sql, lambda: run(sql, *arguments))
 
-        def executemany(self, *arguments: Any) -> sqlite3.Cursor:
-            fault.passing()
-            return super().executemany(*arguments)
+        def executemany(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            run = super().executemany
+            return fault.passing(sql, lambda: run(sql, *arguments))
 
     connect: Any = sqlite3.connect
     monkeypatch.setattr(
@@ -59,70 +67,67 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
     return fault
 
 
-def said(*words: str) -> list[Any]:
-    return [{"role": "user", "content": word} for word in words]
-
-
-async def words(session: CachedSession) -> list[str]:
-    return [str(item["content"]) for item in await session.get_items()]  # type: ignore[index,typeddict-item]
-
-
-async def work(session: CachedSession) -> tuple[list[str], int]:
-    """Add, pop, read and clear: what the calls that returned have left, and how many raised."""
-    state: list[str] = []
-    failed = 0
-
-    async def pop() -> None:
-        item: Any = await session.pop_item()
-        assert (item and item["content"]) == (state[-1] if state else None)
-
-    async def read() -> None:
-        assert await words(session) == state
-
-    calls: list[tuple[Callable[[], Awaitable[None]], Callable[[], list[str]]]] = [
-        (lambda: session.add_items(said("a", "b")), lambda: [*state, "a", "b"]),
-        (pop, lambda: state[:-1]),
-        (read, lambda: state),
-        (session.clear_session, list),
-        (lambda: session.add_items(said("c", "d", "e")), lambda: [*state, "c", "d", "e"]),
-        (pop, lambda: state[:-1]),
-        (read, lambda: state),
-    ]
-    for call, after in calls:
-        try:
-            await call()
-        except JournalError:
-            failed += 1
-        else:
-            state = after()
-    return state, failed
-
-
-@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("for_good", "late"),
+    [(False, False), (True, False), (False, True)],
+    ids=["once", "for good", "once, after its effect"],
+)
 async def test_whichever_statement_fails_nothing_acknowledged_is_lost(
-    tmp_path: Path, fault: Fault, for_good: bool
+    tmp_path: Path, fault: Fault, for_good: bool, late: bool
 ) -> None:
-    """Each call succeeds whole or is a JournalError that leaves nothing; once the cause is gone
-    the same session goes on, and the file is sound."""
-    failures = 0
-    for nth in count(1):
+    """Adds, pops, clears, reads, searches, pages of other devices and compactions: each call
+    succeeds whole or is a JournalError that leaves nothing; once the cause is gone the same session
+    goes on, and the file is sound. Only of a commit that took effect and then reported an error may
+    the call have had its effect, and then once."""
+    failures = runs = 0
+    for nth in count(1 + (for_good + 2 * late) % STRIDE, STRIDE):
         journal = tmp_path / f"{nth}.db"
         session = CachedSession("s", journal=journal, options=OPTIONS)
-        fault.set(nth, for_good)
+        work = Work(session, is_unsure=lambda: late and fault.hit == "COMMIT")
+        fault.set(nth, for_good=for_good, late=late)
         try:
-            state, failed = await work(session)
+            await work.everything()
         finally:
             fault.heal()
-        failures += failed
-        assert await words(session) == state, nth
-        await session.add_items(said("after"))
+        await work.goes_on()
         await session.close()
         async with CachedSession("s", journal=journal, options=OPTIONS) as again:
-            assert await words(again) == [*state, "after"], nth
+            assert [await words(again)] == work.possible, nth
         with closing(sqlite3.connect(journal)) as conn:
             assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",), nth
-        if not fault.hit:
+        journal.unlink()
+        failed = sum(work.failed.values())
+        failures += failed
+        runs += 1
+        if fault.hit is None:
             assert failed == 0
             break
-    assert nth > 50
-    assert failures > 30
+    print(f"{runs} runs up to statement {nth}, {failures} calls failed")
+    assert nth > 300
+    assert failures > runs // 2
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its effect", "after its effect"])
+async def test_calls_that_share_a_commit_never_have_their_effect_twice(
+    tmp_path: Path, fault: Fault, late: bool
+) -> None:
+    """Whichever statement fails under ten adds at once: what was acknowledged is there, and nothing
+    is there twice."""
+    for nth in range(1, 61, 4 if STRIDE > 1 else 1):
+        journal = tmp_path / f"{nth}.db"
+        async with CachedSession("s", journal=journal, options=OPTIONS) as session:
+            await session.add_items(said("first"))
+            fault.set(nth, for_good=False, late=late)
+            asked = [str(number) for number in range(10)]
+            answers = await asyncio.gather(
+                *(session.add_items(said(word)) for word in asked), return_exceptions=True
+            )
+            fault.heal()
+            assert all(answer is None or isinstance(answer, JournalError) for answer in answers)
+            found = await words(session)
+            kept = [word for word, answer in zip(asked, answers, strict=True) if answer is None]
+            assert len(found) == len(set(found)), nth
+            assert set(kept) <= set(found) <= {"first", *asked}, nth
+            if fault.hit != "COMMIT":
+                assert found == ["first", *kept], nth

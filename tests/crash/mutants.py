@@ -1,0 +1,110 @@
+"""``python -m tests.crash.mutants``: break the library one way at a time; does a kill show it?
+
+Each mutant is one replacement of text in a copy of the library. What stands in `docs/testing.md` is
+what this prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    "a call returns before its commit": (
+        "journal/connection.py",
+        "                _commit(conn)\n            except",
+        (
+            "                for job, result in zip(group, results, strict=True):\n"
+            "                    job.done(result, None)\n"
+            "                _commit(conn)\n            except"
+        ),
+    ),
+    "an operation and its effect are no transaction": (
+        "journal/connection.py",
+        '            conn.execute("BEGIN IMMEDIATE")\n            try:\n                # Under',
+        "            try:\n                # Under",
+    ),
+    "ack: written before the operation is sent": (
+        "replication/push.py",
+        "    try:\n        unkept = await store(",
+        (
+            "    early = [parcel.outgoing.seq for parcel in group]\n"
+            "    await link.journal.write(lambda conn: outbox.ack(conn, early))\n"
+            "    try:\n        unkept = await store("
+        ),
+    ),
+    "outbox: what is taken from it is struck off before the answer": (
+        "journal/outbox.py",
+        'f"UPDATE ops SET state = {SENT} WHERE seq = ? AND state = {PENDING}"',
+        'f"UPDATE ops SET state = {ACKED} WHERE seq = ? AND state = {PENDING}"',
+    ),
+    "outbox: what was under way when the process died is not sent again": (
+        "journal/outbox.py",
+        'f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?"',
+        'f"AND state <> 2 AND state = {PENDING} ORDER BY seq LIMIT ?"',
+    ),
+}
+
+
+class Changed(Exception):
+    """The text that a mutant replaces is not there."""
+
+
+def attempt(module: str, old: str, new: str, kills: int, seed: int) -> tuple[int | None, str]:
+    """After how many kills a mutant is caught (None: never), and by which complaint."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "cached_session", root / "cached_session", ignore=skip)
+        shutil.copytree(ROOT / "tests/crash", root / "tests/crash", ignore=skip)
+        path = root / "cached_session" / module
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise Changed(module)
+        path.write_text(text.replace(old, new))
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "tests.crash.campaign"),
+                *("--kills", str(kills), "--seed", str(seed)),
+            ],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if not done.returncode:
+        return None, ""
+    found = re.search(r"Lost: seed \d+, (?:after )?kill (\d+)(?: \([^)]*\))?: (.*)", done.stderr)
+    if found is None:
+        return 0, done.stderr.strip().splitlines()[-1][:90]
+    return int(found[1]) + 1, found[2][:90].replace("|", "/")
+
+
+def main() -> int:
+    """Try every mutant; 1 if one of them survives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="mutants whose name contains this")
+    given = parser.parse_args()
+    survivors = 0
+    print("| what is broken | caught after | says |\n|---|---|---|")
+    for name, change in MUTANTS.items():
+        if given.only not in name:
+            continue
+        kills, says = attempt(*change, given.kills, given.seed)
+        survivors += kills is None
+        after = "**not caught**" if kills is None else f"{kills} kills"
+        print(f"| {name} | {after} | {says} |", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
