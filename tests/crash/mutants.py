@@ -28,8 +28,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "an operation and its effect are no transaction": (
         "journal/connection.py",
-        '            conn.execute("BEGIN IMMEDIATE")\n            try:\n                # Under',
-        "            try:\n                # Under",
+        "            try:\n                # Under the lock",
+        (
+            '            conn.execute("COMMIT")\n'
+            "            _commit = lambda _: None\n"
+            "            try:\n                # Under the lock"
+        ),
     ),
     "ack: written before the operation is sent": (
         "replication/push.py",
