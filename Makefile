@@ -6,6 +6,7 @@ ARGS ?=
 SECONDS ?= 600
 START ?= 0
 KILLS ?= 3000
+STRIDE ?= 1
 SEED ?= 0
 
 # The newest Python from 3.10 on that can make a virtual environment; PYTHON=... overrides the choice.
@@ -16,8 +17,8 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page test-adapters check-adapters test-package docs check soak crash fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
-.PHONY: help demo test test-page docs check soak crash fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page test-adapters check-adapters test-package docs check soak crash faults fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page docs check soak crash faults fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -54,6 +55,11 @@ soak: $(VENV)/.dev ## simulate whole replicas, seed after seed, for SECONDS=600 
 
 crash: $(VENV)/.dev ## kill writing processes, KILLS=3000 of them, and look for what is lost; SEED=0
 	$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
+
+faults: $(VENV)/.dev ## fail every file operation (needs cc), statement and byte of a log; STRIDE=1
+	$(BIN)/python tests/faults/files.py --stride $(STRIDE) --seed $(SEED)
+	STRIDE=$(STRIDE) $(BIN)/python -m pytest -q -s tests/faults/test_nth_statement.py \
+		tests/faults/test_torn_log.py
 
 fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600
 	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \

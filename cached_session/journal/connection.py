@@ -410,7 +410,7 @@ class Journal:
                     self._aside.execute("PRAGMA query_only = ON")
                 _end_transaction(self._aside)
                 return run(self._aside)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._suspect(error)
                 raise self._mapped(error) from error
 
@@ -450,7 +450,7 @@ class Journal:
                 yield fetch
             finally:
                 await settle(asyncio.ensure_future(_let_go(db, asking)))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._suspect(error)
             raise self._mapped(error) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 from cached_session import CachedSession
 
 STRIDE = int(os.environ.get("STRIDE", "97"))
-"""Every so many bytes: prime, so that all places within a frame come up; `make torn` takes all."""
+"""Every so many bytes: prime, so that all places within a frame come up; `make faults` takes all."""
 
 
 def said(word: str) -> list[Any]:
@@ -30,6 +30,7 @@ async def test_a_torn_last_transaction_takes_nothing_else_with_it(tmp_path: Path
         await session.add_items(said("c"))
         whole, file = log.read_bytes(), journal.read_bytes()
     assert len(whole) > began
+    print(f"{len(whole) - began} bytes of the last transaction, every {STRIDE} of them")
     cuts = [*range(began, len(whole), STRIDE), len(whole) - 1, len(whole)]
     for cut in cuts:
         torn.write_bytes(file)
