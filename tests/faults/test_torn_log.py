@@ -11,7 +11,7 @@ from typing import Any
 from cached_session import CachedSession
 
 STRIDE = int(os.environ.get("STRIDE", "97"))
-"""Every so many bytes: prime, so that all places within a frame come up; `make faults` takes all."""
+"""Every so many bytes: prime, so that all places in a frame come up; `make faults` takes all."""
 
 
 def said(word: str) -> list[Any]:
