@@ -10,7 +10,6 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -42,8 +41,6 @@ class View:
     revision: int = UNKNOWN
     upto: int | None = None
     """The `seq` of the last operation that was looked at."""
-    unreadable: AbstractSet[Place] = frozenset()
-    """Where items stand that cannot be decoded: never told of."""
     unsent: Mapping[Dot, bool] | None = None
     """Operations that the server has not acknowledged; whether each is parked."""
     pending: int | None = None
@@ -105,10 +102,9 @@ class _Step:
         self.changes: list[Change] = []
 
     def taken(self, view: View) -> tuple[View, list[Change]]:
-        same_file = view.file == self.file
         if not view.coming and not self._is_of(view):
             view = self._compared(view)
-        view = self._settled(self._shown(view), same_file=same_file)
+        view = self._settled(self._shown(view))
         return replace(view, is_behind=view.is_behind or not self._is_of(view)), self.changes
 
     def _is_of(self, view: View) -> bool:
@@ -120,19 +116,17 @@ class _Step:
         """What has gone is told; what has come is noted, to be told a part at a time."""
         same_file = view.file == self.file and view.upto is not None
         coming = self._applied_after(view.upto) if same_file else []
-        shown, unreadable = view.places, view.unreadable
+        shown = view.places
         if shown is None:
             fresh = set(coming)
             shown = [place for place in self._all() if place not in fresh]
         else:
             gone = self._popped_after(view.upto, shown) if same_file else []
-            left = len(shown) + len(unreadable) + len(coming) - len(gone)
-            if not same_file or left != self.count:
+            if not same_file or len(shown) + len(coming) - len(gone) != self.count:
                 everything = self._all()
-                there, known = set(everything), {*shown, *unreadable}
+                there, known = set(everything), set(shown)
                 coming = [place for place in everything if place not in known]
                 gone = [rank for rank, place in enumerate(shown) if place not in there]
-                unreadable = unreadable & there
             if gone:
                 self._tell("removed", self._gone((rank, shown[rank]) for rank in gone))
                 shown = list(shown)
@@ -146,27 +140,23 @@ class _Step:
             file=self.file,
             revision=self.revision,
             upto=self.last,
-            unreadable=unreadable,
             coming=coming,
         )
 
     def _shown(self, view: View) -> View:
-        """Some of what has come is told. What is decoded at that moment counts: one that has gone
-        since is missed by the next comparison, like one that nobody can read."""
+        """Some of what has come is told: not what nobody can read, nor what has gone again."""
         if not view.coming:
             return view
-        places, unreadable, entries = list(view.places or ()), set(view.unreadable), list[Entry]()
+        places, entries = list(view.places or ()), list[Entry]()
         for place in view.coming[:MOST]:
             rank = bisect_left(places, place)
             found = reads.entry_at(self.conn, self.session, place, rank)
             if found:
                 places.insert(rank, place)
                 entries += found
-            else:
-                unreadable.add(place)
         if entries:
             self._tell("appended", entries)
-        return replace(view, places=places, unreadable=unreadable, coming=view.coming[MOST:])
+        return replace(view, places=places, coming=view.coming[MOST:])
 
     def _all(self) -> list[Place]:
         return self.conn.execute(
@@ -227,7 +217,7 @@ class _Step:
         ).fetchone()
         return int(count)
 
-    def _settled(self, view: View, *, same_file: bool) -> View:
+    def _settled(self, view: View) -> View:
         """What the server has acknowledged, or refuses, or is to be sent again."""
         # Of what was looked at only: what comes after it is found with its items.
         upto = view.upto or 0
@@ -238,8 +228,8 @@ class _Step:
         for dot in moved[:MOST]:
             row = self._op(dot)
             if dot not in now:
-                # Without a row: acknowledged, and not needed any more; or given up.
-                self.acked += row.state == ACKED if row else same_file and not before[dot]
+                # Without a row: given up; or acknowledged long ago, and not needed any more.
+                self.acked += row is not None and row.state == ACKED
             if row:
                 places += _places_of(view, dot, row.stamp)
         entries = self._entries(view, sorted(places))

@@ -26,6 +26,7 @@ from cached_session import (
 )
 from cached_session.devserver import DevServer, Modes
 from cached_session.journal import view
+from cached_session.runtime import Runtime
 
 WOKEN = SyncOptions(
     watch_interval=3600.0,
@@ -363,10 +364,13 @@ async def test_closing_in_the_middle_of_a_step_ends_the_iteration(place: str, tu
     assert await anext(changes, None) is None
 
 
-@pytest.mark.parametrize("turns", range(16))
-async def test_a_cancelled_step_loses_nothing(place: str, turns: int) -> None:
-    """Wherever it is cut: the next step tells it, and nobody waits any more."""
-    async with CachedSession("s", journal=place, options=WOKEN) as session:
+@pytest.mark.parametrize("threaded", [True, False])
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_cancelled_step_loses_nothing(place: str, turns: int, threaded: bool) -> None:
+    """Wherever it is cut: the next step tells it, and nobody waits any more. Without threads each
+    turn of the event loop is another place."""
+    runtime = Runtime(threaded=threaded)
+    async with CachedSession("s", journal=place, options=WOKEN, runtime=runtime) as session:
         changes = session.changes(())
         await session.add_items(said("a"))
         task = asyncio.ensure_future(anext(changes))
