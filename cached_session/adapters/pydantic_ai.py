@@ -50,7 +50,7 @@ class CachedMessageHistory:
         session_id = self.session.session_id
         found = [MESSAGE.unwrap(item, session_id) for item in await self.session.get_items()]
         try:
-            # As JSON: only there does the framework read bytes from base64.
+            # As JSON, the form that it was written in: bytes are base64 there.
             messages: list[ModelMessage] = ModelMessagesTypeAdapter.validate_json(json.dumps(found))
         except ValueError as error:
             raise MESSAGE.unreadable(session_id, error) from error

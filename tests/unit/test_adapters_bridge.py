@@ -176,7 +176,10 @@ def test_a_bridge_that_nobody_closed_warns(bridge: Bridge) -> None:
 SCRIPT = """
 import os, sys
 from cached_session import CachedSession
-from cached_session.adapters.bridge import shared
+from cached_session.adapters.bridge import Bridge, shared
+async def one(): return 1
+own = Bridge()
+assert own.run(one) == 1
 session = CachedSession.from_url("a", url="http://127.0.0.1:9", journal=sys.argv[1])
 shared().run(session.add_items, [{"role": "user", "content": "Hi"}])
 assert shared() is shared()
@@ -189,7 +192,10 @@ if "fork" in sys.argv:
         other = CachedSession("a", journal=sys.argv[1])
         assert shared().run(other.get_items) == [{"role": "user", "content": "Hi"}]
         shared().run(other.close)
+        assert own.run(one) == 1
+        own.close()
         sys.exit(0)
+own.close()
 print("end")
 """
 
