@@ -151,6 +151,8 @@ class Line:
                 return
             if mode == "loris":
                 for byte in piece:
+                    if writer.is_closing():
+                        return
                     writer.write(bytes([byte]))
                     await asyncio.sleep(DRIP_SECONDS)
                 continue

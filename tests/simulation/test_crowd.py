@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Iterable
 from math import ceil, log2
 from typing import Any
 
 import pytest
 
+from cached_session.errors import JournalFull
 from cached_session.options import SyncOptions
 from cached_session.remote.naming import agent_id
 
@@ -57,9 +60,11 @@ class Limited(SimServer):
 
     limit = 60
     together = False
+    asked = 0
     refused = 0
 
     def store(self, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
+        self.asked += 1
         batch = list(memories)
         minute, whose = int(self._now() // 60), "" if self.together else agent
         self.taken: dict[tuple[int, str], int]
@@ -87,8 +92,100 @@ def test_a_rate_limit_smaller_than_a_batch_is_found_and_used() -> None:
             await asyncio.sleep(1.0)
             assert crowd.loop.time() - began < 3600, session.status()
         minutes = (crowd.loop.time() - began) / 60
-        print(f"600 memories at 60 a minute: {minutes:.1f} minutes, {server.refused} refused")
+        print(
+            f"600 memories at 60 a minute: {minutes:.1f} minutes, {server.asked} store requests, "
+            f"{server.refused} of them refused"
+        )
         assert minutes <= 20
         assert server.refused <= 3 * minutes + 5
 
     in_simulation(3, work)
+
+
+class Sink(SimServer):
+    """Takes so many memories a second, says yes, and keeps none: the test's own memory must not
+    grow with what was sent."""
+
+    rate = 1
+    taken = 0
+    _room = 20.0
+    _since = 0.0
+
+    def store(self, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
+        ids = [memory["id"] for memory in memories]
+        self._room = min(20.0, self._room + (self._now() - self._since) * self.rate)
+        self._since = self._now()
+        if len(ids) > self._room:
+            raise failure(429, "so many a second", (len(ids) - self._room) / self.rate)
+        self._room -= len(ids)
+        self.taken += len(ids)
+        return set(ids)
+
+
+SECONDS = 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when_full", ["block", "reject"])
+def test_a_writer_a_hundred_times_too_fast_stays_bounded(when_full: Any) -> None:
+    """Five minutes of writers that have a hundred items a second for a server that takes one: what
+    is unsent never goes over its limits, Python's memory does not grow after the first two, and
+    each item that was accepted is sent."""
+    options = SyncOptions(
+        max_pending_items=100,
+        max_pending_bytes=12_000,
+        when_full=when_full,
+        full_timeout=2.0,
+        audit_interval=0.0,
+        poll_interval=60.0,
+        prune_interval=60.0,
+    )
+    seen = {"accepted": 0, "refused": 0, "items": 0, "bytes": 0}
+    memory: list[int] = []
+
+    async def work(crowd: Crowd) -> None:
+        crowd.server.__class__ = Sink
+        server: Any = crowd.server
+        session = crowd.session(0, "talk")
+        began = crowd.loop.time()
+
+        async def write(number: int) -> None:
+            while crowd.loop.time() - began < SECONDS:
+                batch = [{"role": "user", "content": f"{number} " + "x" * 40} for _ in range(5)]
+                try:
+                    await session.add_items(batch)
+                    seen["accepted"] += len(batch)
+                except JournalFull:
+                    seen["refused"] += len(batch)
+                await asyncio.sleep(0.2)
+
+        async def watch() -> None:
+            while crowd.loop.time() - began < SECONDS:
+                await asyncio.sleep(5.0)
+                items, size = session._core.journal.read_blocking(
+                    lambda conn: conn.execute(
+                        "SELECT coalesce(sum(count), 0), coalesce(sum(bytes), 0) FROM ops "
+                        "WHERE state < 2"
+                    ).fetchone()
+                )
+                seen["items"], seen["bytes"] = max(seen["items"], items), max(seen["bytes"], size)
+                gc.collect()
+                memory.append(tracemalloc.get_traced_memory()[0])
+
+        await asyncio.gather(watch(), *(write(number) for number in range(4)))
+        await session.flush(timeout=3600)
+        assert server.taken == seen["accepted"]
+        assert len(await session.get_items()) == seen["accepted"]
+
+    tracemalloc.start()
+    try:
+        in_simulation(4, work, options)
+    finally:
+        tracemalloc.stop()
+    early, late = max(memory[24:36]), max(memory[-12:])
+    print(f"{when_full}: {seen}, {early / 1e6:.1f} MB after 3 minutes, {late / 1e6:.1f} MB after 5")
+    assert 80 < seen["items"] <= 100
+    assert seen["bytes"] <= 12_000
+    assert seen["accepted"] >= 0.8 * SECONDS * Sink.rate
+    assert seen["refused"] > seen["accepted"] or when_full == "block"
+    assert late - early < 500_000
