@@ -53,8 +53,8 @@ class SyncOptions:
     poll_interval_listening: float = 300.0
     """Between pulls, one session at a time, while the stream is up: events may be missed."""
     watch_interval: float = 0.5
-    """How often the process that replicates looks for writes of other processes, and how often
-    the others try to take over from one that died."""
+    """How often the process that replicates, and whoever follows `changes`, looks for writes of
+    other processes, and how often the others try to take over from one that died."""
     backoff_base: float = 0.5
     """The first retry comes within this time; each failure doubles it."""
     backoff_max: float = 60.0

@@ -143,6 +143,23 @@ async def test_without_a_stream_polling_goes_on(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+async def test_a_followed_session_is_polled_at_the_pace_of_use(
+    device: Devices, server: DevServer
+) -> None:
+    """To watch is to use: without a stream, pulls do not become rare while somebody follows."""
+    options = replace(QUICK, poll_interval_idle=3600.0, watch_interval=0.02)
+    first = await device("first", options=options)
+    second = await device("second")
+    following = asyncio.ensure_future(anext(first.changes()))
+    server.requests.clear()
+    await until(lambda: pulls(server) >= 12)
+    plan = first._core.home.replicator()._schedules["talk"]  # type: ignore[union-attr]
+    assert plan.interval <= 2 * options.poll_interval
+    await second.add_items([said("hello")])
+    await second.flush(timeout=20)
+    assert texts([entry.item for entry in (await following).entries]) == ["hello"]
+
+
 class Mute:
     """A server whose stream never comes about; what it said instead."""
 
