@@ -10,7 +10,7 @@ import pytest
 from files import SCENES
 from shim import FAULTS, build
 
-STRIDE = 61
+STRIDE = 97
 """Every so many operations: `make faults` takes them all."""
 
 
