@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,9 @@ from replicas import Replica
 from test_property_machine import JOURNALS, Exchange, names, which
 
 from cached_session import Change, Entry
-from cached_session.journal import outbox, view
+from cached_session.journal import outbox, view, writes
 from cached_session.journal.view import View
+from cached_session.journal.writes import Author
 
 SMALL = 1
 """Entries of one change in these tests, so that most steps leave something to tell."""
@@ -177,3 +179,63 @@ Followed.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 class TestFollowed(Followed.TestCase):
     """Who carries out the changes shows what `entries` gives, whenever it looks and however late:
     removed last to first, appended first to last, each at its rank."""
+
+
+@pytest.fixture
+def follower() -> Iterator[Follower]:
+    """Of an empty session."""
+    with closing(Replica()) as replica:
+        yield Follower(replica, "aaaawriter", View.since(0, 0))
+
+
+def add(follower: Follower, count: int = 1) -> None:
+    """One operation of so many items."""
+    author = Author(follower.writer, 1_700_000_000_000, 600_000)
+    encoded = [('{"is":0}', 0)] * count
+    follower.replica.journal.write_blocking(
+        lambda conn: writes.append(conn, author, SESSION, encoded, private=False)
+    )
+
+
+def answer(follower: Follower) -> None:
+    """The server acknowledges everything that waits."""
+    write = follower.replica.journal.write_blocking
+    limits = {"after": 0, "upto": 1 << 40, "most_ops": 100, "most_bytes": 1 << 20}
+    seqs = write(lambda conn: outbox.take(conn, SESSION, **limits))
+    write(lambda conn: outbox.ack(conn, seqs))
+
+
+def test_many_answers_are_told_a_part_at_a_time(follower: Follower) -> None:
+    """Each operation once, until all entries show it."""
+    for _ in range(5):
+        add(follower, 2)
+    follower.catch_up()
+    answer(follower)
+    follower.catch_up()
+    assert follower.operations == 5
+    assert {entry.sync_state for entry in follower.shown} == {"acked"}
+
+
+def test_what_is_written_while_a_follower_is_behind_counts_once(follower: Follower) -> None:
+    """Though a step passes between its write and its answer that tells of something older."""
+    add(follower, 3)
+    follower.step()
+    assert follower.view.is_behind
+    add(follower)
+    follower.step()
+    answer(follower)
+    follower.catch_up()
+    assert follower.operations == 2
+    assert follower.pending == 0
+
+
+def test_what_is_given_up_unseen_is_not_acknowledged(follower: Follower) -> None:
+    """Refused and dropped between two looks: it is removed, and no more."""
+    add(follower)
+    follower.catch_up()
+    write = follower.replica.journal.write_blocking
+    write(lambda conn: outbox.park(conn, 1, "refused"))
+    (one,) = write(lambda conn: outbox.parked(conn, SESSION))
+    assert write(lambda conn: outbox.drop_parked(conn, SESSION, [one.dot])) == 1
+    follower.catch_up()
+    assert (follower.shown, follower.operations, follower.pending) == ([], 0, 0)
