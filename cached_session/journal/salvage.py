@@ -117,7 +117,7 @@ def mend(
     try:
         with FileLock(real + LOCK, timeout=patience, mode=0o600, thread_local=False):
             _undo(real)
-            found = _damage(real, path, patience)
+            found = _damage(real, path, patience) if Path(real).exists() else None
             if found is None:
                 return None
             return _mend(real, f"{why} ({found})", patience, connect, writers, own)

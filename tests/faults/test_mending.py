@@ -85,6 +85,21 @@ async def test_what_others_write_while_a_mend_is_unfinished_is_kept(
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+async def test_a_journal_deleted_while_a_mend_is_unfinished_is_a_new_one(journal: Path) -> None:
+    """Somebody gave it up: the next opening begins anew, as private as ever."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    overwrite(journal, "gates")
+    with child(MEND, journal, "before the log is moved") as dying:
+        assert dying.wait(30) == 9
+    journal.unlink()
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("b"))
+        assert await words(session) == ["b"]
+    assert journal.stat().st_mode & 0o777 == 0o600
+    assert not Path(f"{journal}.salvaged").exists()
+
+
 def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
     """Where damage keeps a mender from locking others out, they may commit after it has read the
     file: that goes over when they notice, and the report still tells of the mending."""
