@@ -21,7 +21,7 @@ EXTRAS |= {"langchain", "llama-index", "otel", "pydantic-ai", "strands", "testin
 
 
 def tracked(*under: str) -> set[str]:
-    """Files that git knows, where this is a checkout; else those that an unpacked archive has."""
+    """Files that git knows: this is about what leaves a checkout."""
     done = subprocess.run(
         ["git", "ls-files", "-z", "--", *under],
         cwd=ROOT,
