@@ -89,6 +89,24 @@ class Exchange(RuleBasedStateMachine):
             )
             self._wrote(who)
 
+    @rule(
+        who=which,
+        opening=st.integers(0, 1),
+        clock=st.sampled_from(sorted(CLOCKS)),
+        at=st.integers(0, 9),
+    )
+    def remove(self, who: int, opening: int, clock: str, at: int) -> None:
+        """Take out an item wherever it stands."""
+        author = self._author(who, opening, clock)
+        entries = self.replicas[who].entries()
+        if entries:
+            entry = entries[at % len(entries)]
+            place = (Dot(entry.writer, entry.counter), entry.index)
+            self.replicas[who].journal.write_blocking(
+                lambda conn: writes.remove(conn, author, SESSION, [place])
+            )
+            self._wrote(who)
+
     # -- what its replicator does ----------------------------------------------------------------
 
     @rule(who=which, most=st.integers(1, 5), cut=st.integers(0, 6), answered=st.booleans())
