@@ -189,6 +189,8 @@ def test_sync_fetches_a_session_that_the_journal_has_never_met(
     screen = terminal("sync", "--session", "carol", "-j", tmp_path / "new.db", **env)
     assert screen.wait() == 0, screen.plain
     assert "700 items fetched" in screen.plain
+    (report,) = [line for line in screen.plain.splitlines() if line.startswith("synced carol")]
+    assert "700 items fetched" in report  # also what came before the call that waits for it
     out = piped(tmp_path, "show", "carol", "--raw", "-j", tmp_path / "new.db").stdout
     assert [json.loads(line) for line in out.splitlines()] == history
 
