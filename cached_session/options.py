@@ -47,7 +47,8 @@ class SyncOptions:
     """Between pulls of a session where nothing happens; the interval grows towards it."""
     audit_interval: float = 86_400.0
     """About how often each session is compared with the server unasked, and what the server lost is
-    put back; 0 for never. Sessions and devices are spread over it, restarts included."""
+    put back; 0 for never. Sessions and devices are spread over it, restarts included. At most 96 in
+    this time, so that a cache with more sessions compares each of them more rarely."""
     listen: bool = True
     """Whether to hold one event stream open, by which the server says when to pull."""
     poll_interval_listening: float = 300.0

@@ -109,7 +109,13 @@ def queue_forgets(conn: sqlite3.Connection, session_id: str, forgets: Sequence[F
 
 
 def next_due(
-    conn: sqlite3.Connection, now_ms: int, interval_ms: int, who: str, besides: Collection[str]
+    conn: sqlite3.Connection,
+    now_ms: int,
+    interval_ms: int,
+    who: str,
+    besides: Collection[str],
+    *,
+    only_suspects: bool = False,
 ) -> tuple[str | None, int]:
     """The session that has waited longest for its audit, if its time has come, and how many
     milliseconds there are until the next one is due.
@@ -117,6 +123,7 @@ def next_due(
     The mark of the last audit is a row, so that a restart neither repeats an audit nor puts it off.
     A session without one gets a mark somewhere in the interval that has just passed: by the
     device and the session, so that all the sessions of all devices do not come at one time.
+    ``only_suspects``: nobody's time has come, except that of those that `suspect` has named.
     """
     names = session_ids(
         conn.execute(
@@ -136,6 +143,8 @@ def next_due(
         if last > now_ms:  # none yet, or set by a clock that has been moved since
             last = now_ms - int(interval_ms * _place(who, name))
             write_meta(conn, **{key: str(last)})
+        if only_suspects and last:
+            continue
         # Each session at a pace of its own, a tenth slower or quicker: none stay together.
         at = last + int(interval_ms * (0.9 + 0.2 * _place("pace", name)))
         if due is None or at < due[0]:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 from filelock import BaseFileLock, Timeout
@@ -36,6 +37,9 @@ LEFT_MOST = 10_000
 SUSPICION = 1 / 24
 """Of the audit interval (an hour of a day): audits of one session that were not due, or failed, are
 not closer than this."""
+MOST_AUDITS = 96
+"""Of a cache in an audit interval (four an hour of a day): what is asked for when nothing happens
+does not grow with the sessions. Those that are suspected do not wait for it."""
 LONGEST_LOOK = 60.0
 """Seconds between looks at what audit is due: another process may have made one."""
 GROWTH = 1.5
@@ -379,14 +383,20 @@ class Replicator:
         options, clock = self.link.options, self.link.runtime.monotonic
         interval = options.audit_interval
         put_off: dict[str, float] = {}
+        rests_until = -math.inf
         while True:
             wait = options.watch_interval
             if self.is_leader:
                 put_off = {name: until for name, until in put_off.items() if until > clock()}
                 now = self.link.runtime.wall_ms()
                 session_id, left_ms = await self.link.journal.write(
-                    lambda conn, now=now, besides=frozenset(put_off): audits.next_due(  # type: ignore[misc]
-                        conn, now, int(1000 * interval), self.link.writer, besides
+                    partial(
+                        audits.next_due,
+                        now_ms=now,
+                        interval_ms=int(1000 * interval),
+                        who=self.link.writer,
+                        besides=frozenset(put_off),
+                        only_suspects=clock() < rests_until,
                     )
                 )
                 wait = min(max(left_ms / 1000, options.watch_interval), LONGEST_LOOK)
@@ -395,6 +405,7 @@ class Replicator:
                         if await self.link.wait_ms(session_id):
                             raise RemoteError(Verdict.BUSY, "its gate is shut")
                         await self.audit_now(session_id)
+                        rests_until = clock() + interval / MOST_AUDITS
                     except RemoteError as error:
                         # The next one in the line must not wait for it.
                         put_off[session_id] = clock() + max(

@@ -98,6 +98,15 @@ def test_idle_requests_are_exact(measured: dict[str, Any], module: Any, tmp_path
     assert again["turn"] == measured["parts"]["idle"]["turn"]
 
 
+def test_many_idle_sessions_ask_no_more_than_one(module: Any) -> None:
+    """A cache to which nothing happens asks fewer than twenty times an hour, however many sessions
+    it has open, audits included."""
+    idle = module("idle")
+    for sessions in (1, 600):
+        _, an_hour = idle._in_no_time(idle._silence(sessions, 3, listen=True))
+        assert 0 < sum(an_hour.values()) < 20
+
+
 def test_what_was_not_measured_is_not_called_met(measured: dict[str, Any], module: Any) -> None:
     """A target about ten thousand items says nothing of a run with sixty."""
     targets = module("targets")

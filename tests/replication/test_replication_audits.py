@@ -121,3 +121,20 @@ async def test_a_session_that_cannot_be_audited_holds_up_no_other(
         cache.session("s1")
         await cache.session("s1").get_items()
         await until(lambda: all(items_on(server, agent) == ["x"] for agent in agents[1:]))
+
+
+async def test_a_suspicion_does_not_wait_for_the_rest_between_audits(
+    server: DevServer, journal: Path
+) -> None:
+    """While a cache rests, nobody's turn comes, except that of a session which the server seems to
+    have lost something of."""
+    await _filled(journal, server.url, 3)
+    with sqlite3.connect(journal) as conn:
+        later = 4_000_000_000_000
+        for number in range(3):
+            audits.note_audit(conn, f"s{number}", later - 3 * DAY_MS)
+        assert audits.next_due(conn, later, DAY_MS, "w", ())[0] is not None
+        assert audits.next_due(conn, later, DAY_MS, "w", (), only_suspects=True)[0] is None
+        audits.suspect(conn, "s1", later, 1000)
+        assert audits.next_due(conn, later, DAY_MS, "w", (), only_suspects=True) == ("s1", 0)
+    conn.close()
