@@ -20,7 +20,7 @@ from cached_session.home import Home
 from cached_session.journal import gates, reads, writes
 from cached_session.journal.connection import MEMORY, Journal
 from cached_session.journal.room import Room
-from cached_session.journal.tails import Tails
+from cached_session.journal.tails import Appended, Tails
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.place import default_journal
@@ -177,9 +177,9 @@ class Core:
         private: bool,
         leaves: bool,
         instead_of: Sequence[tuple[Dot, int]] = (),
-    ) -> int:
-        """Append a batch, in place of the items named; the session's revision after it. One that
-        leaves for a server is held up or refused where the outbox is full.
+    ) -> Appended:
+        """Append a batch, in place of the items named. One that leaves for a server is held up or
+        refused where the outbox is full.
 
         Raises:
             JournalFull: there was no room in time; nothing of the batch is stored.
@@ -187,7 +187,7 @@ class Core:
         room = self._room if leaves and self._room.is_limited else None
         size = sum(len(text.encode(errors="replace")) for text, _ in encoded) if room else 0
 
-        def job(conn: sqlite3.Connection) -> int | None:
+        def job(conn: sqlite3.Connection) -> Appended | None:
             if room is not None and not room.admits(conn, len(encoded), size):
                 return None
             writes.remove(conn, author, session_id, instead_of)
@@ -197,9 +197,9 @@ class Core:
         until = self.runtime.monotonic() + options.full_timeout
         while True:
             author = self.author()
-            revision = await self.journal.write(job)
-            if revision is not None:
-                return revision
+            appended = await self.journal.write(job)
+            if appended is not None:
+                return appended
             if room is not None and not room.could_ever_hold(len(encoded), size):
                 why = "is larger than the limit on unsent work; split it, or raise the limit"
             elif options.when_full == "reject" or self.runtime.monotonic() >= until:

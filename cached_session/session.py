@@ -234,10 +234,10 @@ class CachedSession:
             return
         encoded = encode_items(list(items))
         core = await self._ready()
-        revision = await core.append(
+        appended = await core.append(
             self.session_id, encoded, private=self._private, leaves=self._spec is not None
         )
-        core.tails.appended(self.session_id, revision, encoded)
+        core.tails.appended(self.session_id, appended, encoded)
         self._wrote()
 
     async def pop_item(self) -> TResponseInputItem | None:

@@ -20,6 +20,13 @@ from cached_session.journal.codec import codec_of
 __all__ = ["ACKED", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
 
 PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
+RARE = ("above", "cleared", "popped", "holes", "parts")
+"""Tables in which most sessions have no row: those need no look-ups."""
+BEGIN = (
+    "SELECT id, stamp, last_writer, "
+    + ", ".join(f"EXISTS (SELECT 1 FROM {table} WHERE session = s.id)" for table in RARE)
+    + " FROM sessions s WHERE session_id = ?"
+)
 
 
 def stored_id(session_id: str) -> str | bytes:
@@ -68,6 +75,8 @@ class SessionTransaction:
     stamp: int
     last_writer: str
     applied: Applied = field(default_factory=Applied)
+    revision: int = 0
+    """Of the session, once this transaction is finished."""
     _known: dict[str, _Known] = field(default_factory=dict)
     _ops: list[tuple[object, ...]] = field(default_factory=list)
     _items: list[tuple[object, ...]] = field(default_factory=list)
@@ -76,11 +85,12 @@ class SessionTransaction:
     @classmethod
     def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
         """The transaction of a session; None if the journal does not know it."""
-        row = conn.execute(
-            "SELECT id, stamp, last_writer FROM sessions WHERE session_id = ?",
-            (stored_id(session_id),),
-        ).fetchone()
-        return None if row is None else cls(conn, row[0], session_key(session_id), row[1], row[2])
+        row = conn.execute(BEGIN, (stored_id(session_id),)).fetchone()
+        if row is None:
+            return None
+        session, stamp, last_writer, *has = row
+        there = {table: bool(rows) for table, rows in zip(RARE, has, strict=True)}
+        return cls(conn, session, session_key(session_id), stamp, last_writer, _any=there)
 
     @classmethod
     def create(cls, conn: sqlite3.Connection, session_id: str, now_ms: int) -> SessionTransaction:
@@ -524,12 +534,13 @@ class SessionTransaction:
             f"INSERT INTO {table} VALUES (?, ?, ?, ?)", [(*key, *pair) for pair in ranges]
         )
 
-    def finish(self, *, index: bool = True) -> Applied:
-        """Write everything back; what became of the operations. Pages leave the index to later."""
+    def finish(self) -> Applied:
+        """Write everything back; what became of the operations. Searching them comes later
+        (journal/fulltext.py)."""
         self.flush()
-        self.conn.execute(
+        (self.revision,) = self.conn.execute(
             "UPDATE sessions SET stamp = ?, last_writer = ?, items = items + ?, "
-            "revision = revision + 1, conflicts = conflicts + ? WHERE id = ?",
+            "revision = revision + 1, conflicts = conflicts + ? WHERE id = ? RETURNING revision",
             (
                 self.stamp,
                 self.last_writer,
@@ -537,9 +548,5 @@ class SessionTransaction:
                 self.applied.conflicts,
                 self.session,
             ),
-        )
-        reached = fulltext.reach(self.conn) if index else None
-        if reached is not None:
-            # Bounded: one word must not wait for the index of a whole history.
-            fulltext.catch_up(self.conn, reached, fulltext.BEHIND, 2 * fulltext.BEHIND)
+        ).fetchone()
         return self.applied

@@ -102,7 +102,7 @@ def apply_page(
                 "ON CONFLICT DO UPDATE SET explained = 1",
                 (tx.session, writer, counter, now_ms, now_ms),
             )
-    applied = tx.finish(index=False)
+    applied = tx.finish()
     result.new, result.conflicts = applied.new, applied.conflicts
     result.known += applied.known
     return result

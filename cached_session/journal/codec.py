@@ -15,7 +15,15 @@ import orjson
 
 from cached_session.errors import InvalidArgument
 
-__all__ = ["EXACT", "FAST", "codec_of", "decode_rows", "encode_item", "encode_items"]
+__all__ = [
+    "EXACT",
+    "FAST",
+    "codec_of",
+    "decode_joined",
+    "decode_rows",
+    "encode_item",
+    "encode_items",
+]
 
 FAST = 0
 """The row was written by the fast library and reads back through it unchanged."""
@@ -119,13 +127,22 @@ def decode_rows(rows: Iterable[tuple[bytes, int]]) -> list[Any]:
     rows = list(rows)
     if not any(codec for _, codec in rows):
         try:
-            items: list[Any] = orjson.loads(b"[" + b",".join([data for data, _ in rows]) + b"]")
-            # A damaged row could still fit between its neighbours' commas.
-            if len(items) == len(rows):
-                return items
-        except (ValueError, TypeError):
-            pass
+            items = decode_joined(b",".join([data for data, _ in rows]), len(rows))
+        except TypeError:  # one of them is no bytes at all
+            items = None
+        if items is not None:
+            return items
     return [item for row in rows for item in _decode_one(*row)]
+
+
+def decode_joined(texts: bytes, count: int) -> list[Any] | None:
+    """The items of so many texts, joined by commas; None if one of them is damaged."""
+    try:
+        items: list[Any] = orjson.loads(b"[" + texts + b"]")
+    except ValueError:
+        return None
+    # A damaged row could still fit between its neighbours' commas.
+    return items if len(items) == count else None
 
 
 def _decode_one(data: bytes, codec: int) -> list[Any]:

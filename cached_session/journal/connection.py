@@ -6,7 +6,7 @@ commit its job is in. A job must be repeatable: when one of a group fails, the g
 and each job runs again in a transaction of its own.
 
 Short reads run on the caller's own thread over a second connection (a tail read costs less than
-handing it over); long ones take a connection of their own through aiosqlite, off the event loop.
+handing it over); long ones take a connection of their own, off the event loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,7 +29,8 @@ import aiosqlite
 from cached_session.errors import CachedSessionError, JournalError, SessionClosed
 from cached_session.journal import fulltext, salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
-from cached_session.journal.outcome import is_locked, is_passing, journal_error, settle
+from cached_session.journal.outcome import Outcome, is_locked, is_passing, journal_error, settle
+from cached_session.journal.tails import Seen, seen
 from cached_session.journal.threads import Threads
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
@@ -47,6 +48,10 @@ READ_PATIENCE = 0.005
 """Seconds that a short read waits for another thread's short read before it is handed over."""
 IDLE = 0.1
 """Seconds without a job after which the writing thread indexes a slice of what waits for it."""
+
+UNINDEXED_MOST = fulltext.SLICE
+"""Jobs after which a thread that is never idle indexes a slice all the same: what waits for it must
+not grow without end."""
 
 
 @dataclass
@@ -96,12 +101,15 @@ class Journal:
         self._threads = Threads()
         self._ended: Future[None] = Future()
         """The writing thread has closed everything; done just before its own end."""
+        self._writing = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
         self._on_replaced = on_replaced
         self._file: salvage.FileId | None = None
         self._suspicion: str | None = None
         """What SQLite said when it found the file damaged: looked into before the next job."""
+        self._unindexed = 0
+        """Jobs since the search index was last looked after."""
         self._stale = False
         """SQLite falls back to reading where a file cannot be written to, and never tries again: a
         connection that has said so is replaced before the next job."""
@@ -159,7 +167,7 @@ class Journal:
         alone: bool = False,
     ) -> asyncio.Future[T]:
         loop = loop or asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: Outcome[T] = Outcome(loop=loop)
 
         def settle_future(result: T | None, error: BaseException | None) -> None:
             if future.done():
@@ -232,6 +240,7 @@ class Journal:
 
     def _index(self) -> bool:
         """Index some of the operations that wait for it; whether to look again when idle."""
+        self._unindexed = 0
         try:
             conn = self._writer
             if conn is None or self._must_open():
@@ -307,6 +316,9 @@ class Journal:
             return
         for job, result in zip(group, results, strict=True):
             job.done(result, None)
+        self._unindexed += len(group)
+        if self._unindexed >= UNINDEXED_MOST:
+            self._index()
 
     def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
         with self._exclusive():
@@ -339,10 +351,10 @@ class Journal:
         log.warning("the search index is given up, and built anew at the next opening: %s", error)
         return True
 
-    def _exclusive(self) -> threading.Lock | _NoLock:
+    def _exclusive(self) -> threading.Lock:
         # In memory there is one connection for reading and writing: a reader must not see
         # the middle of a transaction.
-        return self._reading if self.in_memory else _NO_LOCK
+        return self._reading if self.in_memory else self._writing
 
     def _mapped(self, error: BaseException) -> BaseException:
         return journal_error(error, self.path)
@@ -385,6 +397,21 @@ class Journal:
         finally:
             self._reading.release()
 
+    def version(self) -> Seen | None:
+        """What changes with every commit, by this process or another; None while a write is under
+        way, or if it cannot be told. For a caller that has just asked whether the journal is open.
+        """
+        conn, lock = self._writer, self._exclusive()
+        if conn is None or os.getpid() != self._pid or not lock.acquire(blocking=False):
+            return None
+        try:
+            return None if conn.in_transaction else seen(conn)
+        except sqlite3.Error:
+            # Whoever reads next meets the same trouble, and says what it is.
+            return None
+        finally:
+            lock.release()
+
     async def offload(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do something that would hold the event loop up in a thread (or in turn)."""
         if not self._threaded:
@@ -413,6 +440,43 @@ class Journal:
             except (sqlite3.Error, OSError) as error:
                 self._suspect(error)
                 raise self._mapped(error) from error
+
+    async def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
+        """Run a query of any length in a thread, over a connection of its own. ``run`` is told
+        whether anybody still waits for it; a caller that is cancelled waits until it has ended."""
+        if self.in_memory or not self._threaded:
+            return await self.read_aside(lambda conn: run(conn, lambda: True))
+        self._check_process()
+        if self._must_open():
+            await settle(self._submit(_nothing, alone=True))
+        given_up = threading.Event()
+        reading: asyncio.Future[T] = asyncio.ensure_future(
+            self._threads.run(self._read_long, run, lambda: not given_up.is_set())
+        )
+        try:
+            await asyncio.wait([reading])
+        except asyncio.CancelledError:
+            given_up.set()
+            await settle(asyncio.ensure_future(asyncio.wait([reading])))
+            if not reading.cancelled():
+                reading.exception()  # seen: nobody waits for it
+            raise
+        return reading.result()
+
+    def _read_long(
+        self,
+        run: Callable[[sqlite3.Connection, Callable[[], bool]], T],
+        is_wanted: Callable[[], bool],
+    ) -> T:
+        try:
+            with closing(
+                sqlite3.connect(self.path, timeout=self._busy_ms / 1000, isolation_level=None)
+            ) as conn:
+                conn.execute("PRAGMA query_only = ON")
+                return run(conn, is_wanted)
+        except sqlite3.Error as error:
+            self._suspect(error)
+            raise self._mapped(error) from error
 
     @asynccontextmanager
     async def rows(
@@ -665,15 +729,6 @@ class _Uncommitted(Exception):
 
 class _Busy(Exception):
     """A short read would have had to wait."""
-
-
-class _NoLock:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-_NO_LOCK = _NoLock()
 
 
 def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:

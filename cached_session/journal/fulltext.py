@@ -10,10 +10,9 @@ Japanese, Korean, Thai, emoji), each of them is written once more between separa
 single one, and each pair, is a run of three too. A mark of three characters names the session.
 
 Indexing one operation costs SQLite more than storing it, and many at a time cost a tenth of that
-each. So the latest few operations wait: the transaction that writes the `BEHIND`-th of them indexes
-them all, and until then search looks at them themselves. Pulled pages, and a file that gets its
-index, leave all to later: the journal's writing thread indexes a slice at a time while it has
-nothing else to do, and a write of one's own takes a few along.
+each. So no write indexes anything: the journal's writing thread indexes a slice at a time while it
+has nothing else to do, or after so many writes without a pause. Until then search looks at what
+waits itself.
 
 Up to which `seq` it reaches is written in the file (`meta`, key `search_index`). A SQLite without
 FTS5 that opens it takes that away, as does whoever finds the index damaged; and whoever opens it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -36,6 +36,7 @@ __all__ = [
     "run_of",
     "session_ids",
     "session_row",
+    "slices",
     "snapshot",
     "tail",
 ]
@@ -52,6 +53,15 @@ BACKWARDS = (
 )
 """The same, latest first."""
 TAIL = f"{BACKWARDS} LIMIT ?"
+FORWARD = (
+    "FROM items WHERE session = ? AND (stamp, writer, counter, idx) > (?, ?, ?, ?) "
+    "ORDER BY session, stamp, writer, counter, idx LIMIT ?"
+)
+JOINED = (
+    "SELECT CAST(group_concat(payload) AS BLOB), count(*), max(codec) "
+    f"FROM (SELECT payload, codec {FORWARD})"
+)
+"""A slice as one text: a row of Python's for each item costs as much again as all of SQLite."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,36 @@ def tail(
         rows += more
     cursor.close()
     return None
+
+
+@dataclass
+class Slice:
+    """Neighbouring items, their texts joined by commas."""
+
+    joined: bytes
+    count: int
+    is_fast: bool
+    """Whether all of them were written by the fast library."""
+    rows: Callable[[], list[tuple[bytes, int]]]
+    """The same one by one."""
+
+
+def slices(conn: sqlite3.Connection, session: int, most: int) -> Iterator[Slice]:
+    """All items of a session in order, so many at a time; inside a snapshot."""
+    place: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
+    while place is not None:
+        key = (session, *place, most)
+        joined, count, codec = conn.execute(JOINED, key).fetchone()
+        if not count:
+            return
+
+        def rows(key: tuple[Any, ...] = key) -> list[tuple[bytes, int]]:
+            return conn.execute(f"SELECT CAST(payload AS BLOB), codec {FORWARD}", key).fetchall()
+
+        yield Slice(joined, count, not codec, rows)
+        place = conn.execute(
+            f"SELECT stamp, writer, counter, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
+        ).fetchone()
 
 
 Place = tuple[int, str, int, int]

@@ -1,34 +1,61 @@
 """The ends of histories in use, kept as JSON text: valid until their session changes.
 
-An agent reads the tail of its history at each turn. Asking SQLite whether it changed costs a sixth
-of reading 20 items from it, and a caller still gets fresh objects, decoded from the text.
+An agent reads the tail of its history at each turn, and nearly always nobody but itself has written
+since. Asking SQLite whether that is so costs a sixth of reading 20 items from it, and a caller
+still gets fresh objects, decoded from the text.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cached_session.journal.codec import FAST
 
-__all__ = ["Tail", "Tails", "Version"]
+__all__ = ["Appended", "Seen", "Tail", "Tails", "Version", "seen"]
 
-MOST_SESSIONS = 256
+MOST_SESSIONS = 128
 MOST_ITEMS = 256
-MOST_BYTES = 64 * 1024
+MOST_BYTES = 128 * 1024
 """Of one tail: at most 16 MiB in all."""
 
 Version = tuple[int, int, int]
 """What SQLite says of the whole file: nothing was committed while this stays the same."""
 
 
+Seen = tuple[sqlite3.Connection, int, int]
+"""What the connection that writes knows of the file: the first number changes with the commits of
+others, the second with its own. Any other connection cannot tell whose a commit was; and another
+one, after the file was opened again, counts anew."""
+
+
+def seen(conn: sqlite3.Connection) -> Seen:
+    """What this connection has seen of the file."""
+    (others,) = conn.execute("PRAGMA data_version").fetchone()
+    return conn, others, conn.total_changes
+
+
+class Appended(NamedTuple):
+    """What an append tells those who keep the tail of its session."""
+
+    revision: int
+    """Of the session, after it."""
+    version: Seen
+    """What the journal has seen after its commit, if nothing else shares that commit."""
+
+
 @dataclass(frozen=True)
 class Tail:
     """The latest items of a session at one revision, oldest first."""
 
-    version: Version
+    file: int
+    """`Tails.file` when it was read."""
+    version: Seen | None
+    """Nothing was committed while this stays the same; None if it could not be asked."""
     revision: int
     texts: tuple[bytes, ...]
     whole: bool
@@ -59,7 +86,7 @@ class Tails:
     def get(self, session_id: str) -> Tail | None:
         """What is kept of a session. Whether it is still true is for the caller to find out."""
         tail = self._tails.get(session_id)
-        return tail if tail is not None and tail.version[0] == self.file else None
+        return tail if tail is not None and tail.file == self.file else None
 
     def put(self, session_id: str, tail: Tail) -> None:
         """Keep a tail, in place of the one that was kept longest."""
@@ -70,14 +97,16 @@ class Tails:
                 if len(self._tails) > MOST_SESSIONS:
                     self._tails.popitem(last=False)
 
-    def appended(self, session_id: str, revision: int, encoded: Sequence[tuple[str, int]]) -> None:
+    def appended(
+        self, session_id: str, appended: Appended, encoded: Sequence[tuple[str, int]]
+    ) -> None:
         """A batch was appended here, which made the session's revision what it is now: a tail of
         the revision before it goes on with the batch, and any other one is let go of."""
         with self._lock:
             tail = self._tails.pop(session_id, None)
             if (
                 tail is None
-                or tail.revision != revision - 1
+                or tail.revision != appended.revision - 1
                 or any(codec != FAST for _, codec in encoded)
             ):
                 return
@@ -85,4 +114,6 @@ class Tails:
             kept = texts[-MOST_ITEMS:]
             if sum(map(len, kept)) <= MOST_BYTES:
                 whole = tail.whole and len(kept) == len(texts)
-                self._tails[session_id] = Tail(tail.version, revision, kept, whole)
+                self._tails[session_id] = Tail(
+                    tail.file, appended.version, appended.revision, kept, whole
+                )

@@ -20,7 +20,8 @@ __all__ = ["Threads"]
 T = TypeVar("T")
 
 MOST = 4
-"""Reads take turns on one connection; what else is handed in here is short."""
+"""Short reads take turns on one connection, and long ones have a thread each: a read waits for
+another one only beside three of a whole history."""
 
 
 class Threads:

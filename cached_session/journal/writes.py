@@ -19,6 +19,7 @@ from cached_session.history.ops import (
 )
 from cached_session.journal.apply import PENDING, SessionTransaction
 from cached_session.journal.codec import decode_rows
+from cached_session.journal.tails import Appended, seen
 
 __all__ = ["RETIRED", "Author", "append", "clear", "last_item", "pop", "pop_ref", "remove"]
 
@@ -44,8 +45,8 @@ def append(
     encoded: Sequence[tuple[str, int]],
     *,
     private: bool,
-) -> int:
-    """Append a batch of items as one operation; the session's revision after it.
+) -> Appended:
+    """Append a batch of items as one operation.
 
     The items are the last of the history: their stamp is larger than any seen here, or goes on in
     a run into which nothing has come since.
@@ -55,10 +56,7 @@ def append(
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
     tx.finish()
-    (revision,) = conn.execute(
-        "SELECT revision FROM sessions WHERE id = ?", (tx.session,)
-    ).fetchone()
-    return int(revision)
+    return Appended(tx.revision, seen(conn))
 
 
 def pop(conn: sqlite3.Connection, author: Author, session_id: str) -> tuple[bytes, int] | None:

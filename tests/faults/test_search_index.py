@@ -38,6 +38,8 @@ async def spoiled(path: Path, sql: str) -> None:
         for word in WORDS:
             await session.add_items(said(word))
     with closing(sqlite3.connect(path)) as conn:
+        fulltext.slice_up(conn)
+        conn.commit()
         conn.execute(sql)
         conn.commit()
         assert conn.execute("PRAGMA quick_check").fetchone() == ("ok",)

@@ -242,6 +242,7 @@ def test_a_damaged_index_keeps_no_word_from_being_written(
     conn.execute("UPDATE words_data SET block = x'ffffffff'")
     monkeypatch.setattr(fulltext, "BEHIND", 0)
     add(conn, "talk", "word two")
+    fulltext.slice_up(conn)
     assert not fulltext.is_kept(conn)
     assert "given up" in caplog.text
     assert [entry.item["content"] for entry in found(conn, "talk", "word")] == [
@@ -257,14 +258,23 @@ def test_what_no_text_can_hold_is_not_found(conn: sqlite3.Connection, query: str
     assert found(conn, "talk", query) == []
 
 
-def test_no_more_than_a_few_operations_wait(conn: sqlite3.Connection) -> None:
-    """The write that makes them too many indexes all of them, in its own transaction."""
-    for number in range(fulltext.BEHIND):
-        add(conn, "talk", f"word {number}")
-    assert fulltext.reach(conn) == 0
-    add(conn, "talk", "word last")
-    assert fulltext.reach(conn) == fulltext.BEHIND + 1
-    assert len(found(conn, "talk", "word")) == fulltext.BEHIND + 1
+def test_a_thread_that_is_never_idle_indexes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No write waits for the index of its own words, and what waits for it stays bounded."""
+    monkeypatch.setattr(connection, "IDLE", 3600)
+    journal = Journal(tmp_path / "journal.db")
+    journal.open_blocking()
+    try:
+        most = 0
+        for number in range(2 * connection.UNINDEXED_MOST):
+            journal.write_blocking(lambda conn, word=f"word {number}": add(conn, "talk", word))  # type: ignore[misc]
+            reached = journal.read_blocking(fulltext.reach) or 0
+            most = max(most, number + 1 - reached)
+        assert most <= connection.UNINDEXED_MOST + fulltext.BEHIND
+        assert reached >= connection.UNINDEXED_MOST - fulltext.BEHIND
+    finally:
+        journal.close_blocking()
 
 
 def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
@@ -278,17 +288,13 @@ def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
     assert arrivals.apply_page(conn, "talk", parts, [], counter).new == most
 
 
-def test_a_write_takes_only_a_few_of_a_hydration_along(conn: sqlite3.Connection) -> None:
-    """Pages index nothing, each own write after them a bounded number, and search finds all."""
+def test_neither_pages_nor_writes_index_what_waits(conn: sqlite3.Connection) -> None:
+    """Both leave it to the journal's idle thread, and search finds all meanwhile."""
     hydrate(conn, 1, 1000)
+    add(conn, "talk", "word own")
     assert fulltext.reach(conn) == 0
-    add(conn, "talk", "word own")
-    assert fulltext.reach(conn) == 2 * fulltext.BEHIND
-    add(conn, "talk", "word own")
-    assert fulltext.reach(conn) == 4 * fulltext.BEHIND
     assert len(found(conn, "talk", "word")) == 1000
     assert found(conn, "talk", "word") == scanned(conn, "talk", "word")
-    assert indexed(conn) == 1002
 
 
 def test_large_operations_make_a_slice_short(conn: sqlite3.Connection) -> None:
