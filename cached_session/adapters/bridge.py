@@ -151,7 +151,13 @@ def _serve(begun: concurrent.futures.Future[BlockingPortal]) -> None:
             begun.set_result(portal)
             await portal.sleep_until_stopped()
 
-    anyio.run(serve)
+    try:
+        anyio.run(serve)
+    except RuntimeError:
+        # Its tasks have ended by now. The loop wants a thread to end its pool, and Python 3.12
+        # starts none any more while it exits.
+        if not _exits:
+            raise
 
 
 def shared() -> Bridge:
@@ -174,6 +180,7 @@ def _refuse_running_loop() -> None:
     )
 
 
+_exits = False
 _shared: Bridge | None = None
 _shared_guard = threading.Lock()
 
@@ -190,6 +197,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _close_shared() -> None:
+    global _exits  # noqa: PLW0603 - there is one exit
+    _exits = True
     if _shared is not None:
         _shared.close()
 
