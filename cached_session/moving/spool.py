@@ -39,14 +39,12 @@ class Spool:
         name, text = memory.get("id"), memory.get("content")
         if not (numbered or tagged) or not isinstance(name, str) or not isinstance(text, str):
             return False
-        created = memory.get("created_at")
-        when = created if isinstance(created, (int, float, str)) else 0
         self._conn.execute(
             "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?)",
             (
                 name.encode("utf-8", "surrogatepass"),
                 int(seq) if numbered and seq is not None and abs(seq) < 1 << 62 else 0,
-                when,
+                _when(memory.get("created_at")),
                 text.encode("utf-8", "surrogatepass"),
             ),
         )
@@ -71,3 +69,11 @@ class Spool:
     def close(self) -> None:
         """Let go of the temporary database."""
         self._conn.close()
+
+
+def _when(created: object) -> int | float | str:
+    """A server's word for when a memory was stored, as SQLite can keep and sort it."""
+    if isinstance(created, str):
+        return created.encode("utf-8", "replace").decode()
+    # No other number is a time: neither NaN, nor one that needs more than 64 bits.
+    return created if isinstance(created, (int, float)) and abs(created) < 1 << 62 else 0

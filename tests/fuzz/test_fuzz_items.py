@@ -220,10 +220,16 @@ def test_no_database_breaks_an_import(data: bytes) -> None:
         assert report.added == 40
 
 
+def _direct(**more: Any) -> dict[str, Any]:
+    """An item of a direct session, of which something is strange."""
+    return {"id": "m", "content": "{}", "tags": [TAG], "metadata": {"seq": 1}, **more}
+
+
 FIELDS = ["id", "content", "tags", "metadata", "created_at", "seq"]
 LISTED = st.dictionaries(st.sampled_from(FIELDS), JSON | TEXT, max_size=6)
 
 
+@example(memories=[_direct(created_at=strange) for strange in ("\ud800", 1 << 70, math.nan, None)])
 @settings(max_examples=EXAMPLES)
 @given(memories=st.lists(LISTED, max_size=5))
 def test_no_memory_of_a_direct_session_breaks_the_spool(memories: list[dict[str, Any]]) -> None:
