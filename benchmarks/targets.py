@@ -122,8 +122,8 @@ def _at_least(what: str, bound: float, measure: Callable[[Parts], float], why: s
 
 HOPS = (
     "A write hands its job to the writing thread and gets its answer through the loop. These two "
-    "hops, and the rows that the history has and a bare table has not (the operation, its place in "
-    "the order, the words for the search), are what it costs beyond the floor."
+    "hops, and the rows that the history has and a bare table has not (the operation, its writer's "
+    "frontier, the session), are what it costs beyond the floor."
 )
 TARGETS: tuple[Target, ...] = (
     _at_most(
@@ -155,7 +155,8 @@ TARGETS: tuple[Target, ...] = (
         "read all 10,000, longest hold of the event loop, ms",
         5,
         _held,
-        "The interpreter's lock changes hands when a slice has been decoded.",
+        "A slice is decoded in one piece, in a thread that has the interpreter's lock meanwhile; "
+        "where others use the cores too, the loop then waits for its turn.",
     ),
     _at_most(
         "read 20 after a write, exponent from 100 items to 1,000,000",
@@ -167,8 +168,8 @@ TARGETS: tuple[Target, ...] = (
         "read 20 at p99 while a backlog is pushed, beside idle",
         1.5,
         _busy,
-        "The replicator shares the interpreter's lock with the read: what it encodes in between "
-        "holds the read up for as long as a switch takes.",
+        "The replicator encodes in a thread, and shares the interpreter's lock with the read: one "
+        "that finds it taken waits for the interpreter's switch interval. The median does not.",
     ),
     _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
