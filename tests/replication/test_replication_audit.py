@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,9 @@ from devices import (
 
 from cached_session import CachedSession, Unauthorized
 from cached_session.devserver import DevServer
+from cached_session.replication import audit
+from cached_session.replication.link import Link
+from cached_session.replication.push import Packed
 
 
 async def talk(a: CachedSession, b: CachedSession) -> list[str]:
@@ -149,6 +153,28 @@ async def test_an_audit_with_a_refused_key(device: Devices, server: DevServer) -
     a = await device("a")
     with server.faults.status(401), pytest.raises(Unauthorized):
         await a.audit()
+
+
+async def test_what_is_removed_while_an_audit_puts_it_back_goes_again(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item that the server lost, and that another device pops just before an audit stores it
+    again, does not stay on the server."""
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("one"), said("two")])
+    await settle(a, b)
+    assert server.evict(AGENT, lambda memory: memory["content"] == "two") == 1
+    put_back = audit.store
+
+    async def late(link: Link, session_id: str, memories: Sequence[Packed]) -> set[str]:
+        assert await b.pop_item() == said("two")
+        await b.sync(timeout=10)
+        return await put_back(link, session_id, memories)
+
+    monkeypatch.setattr(audit, "store", late)
+    assert (await a.audit()).healed == 1
+    assert items_on(server) == ["one"]
+    assert await one_history(a, b, device.new("late")) == ["one"]
 
 
 async def test_a_damaged_memory_is_healed(device: Devices, server: DevServer) -> None:
