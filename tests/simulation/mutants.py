@@ -179,9 +179,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        return now",
     ),
     "a warm tail outlives another process's write": (
-        "journal/items.py",
-        "version = (tails.file, changed, conn.total_changes)",
-        "version = (tails.file, 0, conn.total_changes)",
+        "journal/tails.py",
+        "return conn, others, conn.total_changes",
+        "return conn, 0, conn.total_changes",
     ),
 }
 PRELUDE = {
