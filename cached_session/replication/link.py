@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 import anyio
@@ -28,8 +29,27 @@ __all__ = ["Link"]
 T = TypeVar("T")
 
 RATE_LIMITED = 429
+SENT_MOST = 10_000
+"""Ids remembered: ten of the largest requests. The stream is behind by less than that, or the
+session is pulled once for nothing."""
 
 log = logging.getLogger("cached_session.replication")
+
+
+class Sent:
+    """Ids of memories that were sent lately."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._ids
+
+    def add(self, identities: Iterable[str]) -> None:
+        """Before they are sent: the stream may be quicker than the answer."""
+        self._ids.update(dict.fromkeys(identities))
+        for identity in list(islice(self._ids, max(0, len(self._ids) - SENT_MOST))):
+            del self._ids[identity]
 
 
 @dataclass
@@ -46,6 +66,8 @@ class Link:
     """Confirmed pops whose answer is being waited for right now."""
     taken: dict[str, set[str]] = field(default_factory=dict)
     """Memories of a store that was broken off which the server has acknowledged, by session."""
+    sent: Sent = field(default_factory=Sent)
+    """What the event stream tells of that is no news here."""
     _most: dict[str, int] = field(default_factory=dict)
     """Memories in one store request where a rate limit has refused more, by session."""
     _locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = field(

@@ -12,6 +12,7 @@ from contextlib import aclosing
 import anyio
 
 from cached_session.remote.base import Listenable
+from cached_session.remote.naming import version_of
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.link import Link, log
@@ -52,15 +53,13 @@ class Listener:
 
     async def _listen(self, remote: Listenable) -> RemoteError:
         """Hand on the events of one stream; why it ended."""
-        own = f"-{self._link.writer}-"
         try:
             async with aclosing(remote.events()) as events:
                 async for event in events:
                     self.is_up = True
                     if event is None:
                         self._hint(None)
-                    elif own not in event[1]:
-                        # What was written here is known here.
+                    elif self._is_news(event[1]):
                         self._hint(event[0])
         except RemoteError as error:
             return error
@@ -69,3 +68,8 @@ class Listener:
                 self.is_up = False
                 self._down()
         return RemoteError(Verdict.UNREACHABLE, "the server closed it")
+
+    def _is_news(self, memory: str) -> bool:
+        """Not what was sent from here, whoever wrote it: a backlog would be listed again and again
+        while it is being sent. Not what no pull reads, as notes and sentences of memories."""
+        return not memory or (version_of(memory) is not None and memory not in self._link.sent)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import orjson
 
 from cached_session.history.ids import session_key
 from cached_session.journal import gates, outbox, reads
+from cached_session.journal.connection import settle
 from cached_session.journal.outbox import Forget, Outgoing
 from cached_session.remote.naming import agent_id, memory_id, placeholder_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
@@ -76,28 +79,16 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
     result = PushResult()
     last = EVERYTHING if upto is None else upto
     async with link.lock("push", session_id):
-        after = 0
         if await link.journal.read(lambda conn: reads.has_unsent(conn, session_id)):
             await _guard(link, session_id)
-            while True:
-                seqs = await link.journal.write(
-                    lambda conn, after=after: outbox.take(  # type: ignore[misc]
-                        conn,
-                        session_id,
-                        after=after,
-                        upto=last,
-                        most_ops=TAKE_OPS,
-                        most_bytes=TAKE_BYTES,
-                    )
-                )
-                if not seqs:
-                    break
-                parcels = await link.journal.read_aside(
-                    lambda conn, seqs=seqs: _prepare(conn, session_id, seqs)  # type: ignore[misc]
-                )
-                for group in _groups(parcels, link, session_id):
-                    await _deliver(link, session_id, group, result)
-                after = seqs[-1]
+            waiting: list[_Parcel] = []
+            async with _taking(link, session_id, last) as following:
+                while parcels := await following():
+                    *full, waiting = _groups([*waiting, *parcels], link, session_id)
+                    for group in full:
+                        await _deliver(link, session_id, group, result)
+                if waiting:
+                    await _deliver(link, session_id, waiting, result)
         await _forget(link, session_id, result)
     if result.unkept:
         raise RemoteError(
@@ -107,6 +98,48 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
             scope=Scope.SESSION,
         )
     return result
+
+
+@asynccontextmanager
+async def _taking(
+    link: Link, session_id: str, last: int
+) -> AsyncIterator[Callable[[], Awaitable[list[_Parcel]]]]:
+    """What is to be sent, some at a time, in order; nothing at the end. The next is taken and
+    encoded while its caller sends."""
+
+    async def take(after: int) -> tuple[int, list[_Parcel]]:
+        seqs = await link.journal.write(
+            lambda conn: outbox.take(
+                conn,
+                session_id,
+                after=after,
+                upto=last,
+                most_ops=TAKE_OPS,
+                most_bytes=TAKE_BYTES,
+            )
+        )
+        if not seqs:
+            return after, []
+        return seqs[-1], await link.journal.read_aside(
+            lambda conn: _prepare(conn, session_id, seqs)
+        )
+
+    ahead = asyncio.ensure_future(take(0))
+
+    async def following() -> list[_Parcel]:
+        nonlocal ahead
+        after, parcels = await ahead
+        if parcels:
+            ahead = asyncio.ensure_future(take(after))
+        return parcels
+
+    try:
+        yield following
+    finally:
+        ahead.cancel()
+        await settle(asyncio.ensure_future(asyncio.wait([ahead])))
+        if not ahead.cancelled():
+            ahead.exception()  # seen: whoever waits has it, or has failed already
 
 
 def _prepare(conn: sqlite3.Connection, session_id: str, seqs: Sequence[int]) -> list[_Parcel]:
@@ -231,6 +264,7 @@ async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]])
     """Store a batch; the ids that the server did not keep. What it holds already, whether it
     refuses to hear of it again or keeps silent, is looked up by one listing, not one by one."""
     agent = agent_id(session_id)
+    link.sent.add(memory["id"] for memory in batch)
     try:
         stored = await link.remote.store(agent, batch)
     except RemoteError as error:
@@ -289,8 +323,10 @@ async def _park(
     """Set one operation aside. The placeholder proves that it is the operation that is at fault:
     a server that refuses even that refuses everything."""
     op = parcel.outgoing.op
+    note = placeholder(op, session_id)
+    link.sent.add([note["id"]])
     try:
-        await link.remote.store(agent_id(session_id), [placeholder(op, session_id)])
+        await link.remote.store(agent_id(session_id), [note])
     except RemoteError as refusal:
         if refusal.verdict is Verdict.REFUSED:
             raise RemoteError(

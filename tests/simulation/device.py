@@ -383,6 +383,7 @@ class Device:
     async def _do_audit(self, process: Process, name: str, args: dict[str, Any]) -> None:
         try:
             report = await process.session(name).audit()
+            self.world.oracle.healed |= bool(report.healed)
         except SyncError as error:
             self.world.note(f"{process.name} audit: {type(error).__name__}")
         else:

@@ -87,6 +87,9 @@ class Oracle:
         """Operations that a restored backup did not have."""
         self.needs_audit = False
         """Whether something happened that only an audit can heal."""
+        self.healed = False
+        """Whether an audit stored something again: a replica that lags may have shown it what was
+        there before a removal."""
         self.doubled = False
         """Whether a journal was copied or restored."""
         self.shared: set[Name] = set()

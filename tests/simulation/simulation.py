@@ -324,9 +324,11 @@ class World:
         if not (self.oracle.needs_audit or self.network.late_commits):
             self._newcomer()
             await self._converge("without an audit")
-            # Who got no answer, a copy, and what was restored send again what somebody else may
+            # Who got no answer, an audit, a copy, and what was restored send again what others may
             # have removed meanwhile: it stays on the server until an audit.
-            self._check_server(exact=not (self.oracle.doubled or self.network.unanswered))
+            oracle = self.oracle
+            sent_again = oracle.doubled or oracle.healed or self.network.unanswered
+            self._check_server(exact=not sent_again)
         for number in [*sorted(self.devices), *sorted(self.devices)]:
             for which, _ in enumerate(self.names):
                 self.devices[number].do("audit", {"session": which})
