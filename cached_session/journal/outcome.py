@@ -98,7 +98,7 @@ def journal_error(error: BaseException, path: str) -> BaseException:
         mapped = JournalError(
             f"the journal {path} is read-only ({text}): check the file's and the directory's mode"
         )
-    elif "unable to open" in lowered:
+    elif "unable to open" in lowered or (isinstance(error, OSError) and error.errno == errno.ELOOP):
         mapped = JournalError(
             f"the journal {path} cannot be opened ({text}): check that its directory exists "
             "and is writable, or pass another path"
