@@ -142,7 +142,8 @@ def _open(path: str | os.PathLike[str], messages: str) -> Iterator[sqlite3.Conne
                     "if its tables have other names, say which"
                 )
             yield conn
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # The second where SQLite quotes a damaged schema in what it says is wrong.
         raise InvalidArgument(
             f"{path} cannot be read as a database of an SQLiteSession: {error}"
         ) from error
