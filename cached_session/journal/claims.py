@@ -57,8 +57,9 @@ class Claim:
     is_visible: bool = True
 
 
-def reserve(conn: sqlite3.Connection, author: Author, session_id: str) -> Claim | None:
-    """Reserve the latest item that nobody here claims.
+def reserve(conn: sqlite3.Connection, author: Author, session_id: str, now_ms: int) -> Claim | None:
+    """Reserve the latest item that nobody here claims; ``now_ms`` by the clock that its age is
+    judged by, which goes on where the wall clock stands still.
 
     One that was never sent no other device has: it is popped at once, in the same transaction, so
     that it is not sent meanwhile.
@@ -77,7 +78,7 @@ def reserve(conn: sqlite3.Connection, author: Author, session_id: str) -> Claim 
         return Claim(ref, row, is_ours=True, is_in_flight=False)
     conn.execute(
         "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (tx.session, *ref.dot, ref.index, author.writer, author.now_ms, Doubt.RESERVED),
+        (tx.session, *ref.dot, ref.index, author.writer, now_ms, Doubt.RESERVED),
     )
     return Claim(
         ref,

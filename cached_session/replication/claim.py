@@ -61,9 +61,11 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
     if in_doubt:
         raise _unconfirmed(session_id, "an earlier pop is still being settled")
     while True:
-        author = link.author()
+        author, now = link.author(), link.now_ms()
         claim = await link.journal.write(
-            lambda conn, author=author: claims.reserve(conn, author, session_id)  # type: ignore[misc]
+            lambda conn, author=author, now=now: (  # type: ignore[misc]
+                claims.reserve(conn, author, session_id, now)
+            )
         )
         if claim is None:
             return None
