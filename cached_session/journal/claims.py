@@ -92,15 +92,17 @@ def reserve(conn: sqlite3.Connection, author: Author, session_id: str, now_ms: i
 
 def note(
     conn: sqlite3.Connection, session_id: str, claim: Claim, doubt: Doubt, now_ms: int
-) -> None:
-    """How a claim stands from now on."""
+) -> bool:
+    """How a claim stands from now on; False if it has been settled meanwhile."""
     tx = SessionTransaction.begin(conn, session_id)
-    if tx is not None:
-        conn.execute(
-            "UPDATE claims SET asked = ?, since_ms = ? WHERE session = ? AND writer = ? "
-            "AND counter = ? AND idx = ?",
-            (doubt, now_ms, tx.session, *claim.ref.dot, claim.ref.index),
-        )
+    if tx is None:
+        return False
+    noted = conn.execute(
+        "UPDATE claims SET asked = ?, since_ms = ? WHERE session = ? AND writer = ? "
+        "AND counter = ? AND idx = ?",
+        (doubt, now_ms, tx.session, *claim.ref.dot, claim.ref.index),
+    )
+    return noted.rowcount > 0
 
 
 def release(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:

@@ -61,18 +61,20 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
     if in_doubt:
         raise _unconfirmed(session_id, "an earlier pop is still being settled")
     while True:
-        author, now = link.author(), link.now_ms()
-        claim = await link.journal.write(
-            lambda conn, author=author, now=now: (  # type: ignore[misc]
-                claims.reserve(conn, author, session_id, now)
+        # Not while somebody settles: until it is known to be alive here it would be taken for dead.
+        async with link.lock("claim", session_id):
+            author, now = link.author(), link.now_ms()
+            claim = await link.journal.write(
+                lambda conn, author=author, now=now: (  # type: ignore[misc]
+                    claims.reserve(conn, author, session_id, now)
+                )
             )
-        )
-        if claim is None:
-            return None
-        if claim.is_ours:
-            return claim.row
-        live = (session_id, claim.ref.dot, claim.ref.index)
-        link.live_claims.add(live)
+            if claim is None:
+                return None
+            if claim.is_ours:
+                return claim.row
+            live = (session_id, claim.ref.dot, claim.ref.index)
+            link.live_claims.add(live)
         try:
             won = await _won(link, session_id, claim)
             author, now = link.author(), link.now_ms()
@@ -106,9 +108,11 @@ async def _won(link: Link, session_id: str, claim: Claim) -> bool:
             await push(link, session_id)
         await _leave_note(link, session_id, claim)
         now = link.now_ms()
-        await link.journal.write(
+        if not await link.journal.write(
             lambda conn: claims.note(conn, session_id, claim, Doubt.ASKED, now)
-        )
+        ):
+            # Nothing has been asked for, and another process may be claiming it by now.
+            return False
         deleted = await link.remote.forget(agent, [memory_id(key, claim.ref.dot, claim.ref.index)])
         # One memory may be several rows of the server's, its derived sentences. What the server
         # refused, it need not hold: then the notes alone tell.
@@ -192,6 +196,11 @@ async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> 
     Raises:
         RemoteError: the server cannot be asked yet.
     """
+    async with link.lock("claim", session_id):
+        return await _settle_all(link, session_id, eager)
+
+
+async def _settle_all(link: Link, session_id: str, eager: bool) -> int:
     found = await link.journal.read(lambda conn: claims.open_claims(conn, session_id))
     in_doubt = 0
     for claim in found:

@@ -94,7 +94,7 @@ class Link:
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
 
     def lock(self, kind: str, session_id: str) -> anyio.Lock:
-        """At most one push, and one pull, of a session at a time."""
+        """At most one push, one pull and one look at its claims of a session at a time."""
         lock = self._locks.get((kind, session_id))
         if lock is None:
             lock = self._locks[kind, session_id] = anyio.Lock()

@@ -23,6 +23,7 @@ from devices import (
 
 from cached_session import PopUnconfirmed, SyncTimeout
 from cached_session.devserver import DevServer
+from cached_session.journal.claims import Claim
 from cached_session.replication import claim
 from cached_session.runtime import Runtime
 
@@ -71,6 +72,34 @@ async def test_many_pops_on_one_device_share_out(device: Devices, server: DevSer
     found = [item for item in popped if item is not None]
     assert sorted(texts(found)) == [str(number) for number in range(8)]
     assert popped.count(None) == 2
+
+
+async def test_a_claim_just_reserved_is_not_taken_for_dead(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that looks for claims of the dead passes over one whose owner, a task beside it, has
+    not heard yet that it was written down."""
+    a = await device("a", pop="confirmed")
+    await a.add_items([said("one")])
+    await a.add_items([said("two")])
+    await a.sync()
+    journal = a._core.journal
+    write, reserved, goes_on = journal.write, asyncio.Event(), asyncio.Event()
+
+    async def slow(run: Any) -> Any:
+        result = await write(run)
+        if isinstance(result, Claim) and not reserved.is_set():
+            reserved.set()
+            await goes_on.wait()
+        return result
+
+    monkeypatch.setattr(journal, "write", slow)
+    first = asyncio.ensure_future(a.pop_item())
+    await reserved.wait()
+    second = asyncio.ensure_future(a.pop_item())
+    await asyncio.wait([second], timeout=0.3)
+    goes_on.set()
+    assert [await first, await second] == [said("two"), said("one")]
 
 
 async def test_a_device_that_lost_the_race_takes_the_next(

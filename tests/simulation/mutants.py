@@ -69,8 +69,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: the intent says that nothing was asked": (
         "replication/claim.py",
-        "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        )\n        deleted",
-        "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        )\n        deleted",
+        "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        ):",
+        "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        ):",
     ),
     "claim: nothing is written down before the server is asked": (
         "journal/claims.py",
