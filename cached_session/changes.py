@@ -14,11 +14,13 @@ import anyio
 from cached_session.core import Core
 from cached_session.errors import SessionClosed
 from cached_session.journal import view
-from cached_session.journal.tails import Version
 from cached_session.journal.view import View
 from cached_session.status import Change
 
 __all__ = ["Changes"]
+
+Version = tuple[int, int, int]
+"""What a connection says of the whole file: nothing was committed while this stays the same."""
 
 
 class Changes(AsyncIterator[Change]):

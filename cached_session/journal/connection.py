@@ -1,4 +1,4 @@
-"""One journal file: its connections, its writing thread, and who waits for what.
+"""One journal: its writing thread, and who waits for what.
 
 Every change is a *job*: a function over a SQLite connection, run inside a transaction by the one
 thread that writes. Jobs that wait at the same moment share a commit; each caller returns after the
@@ -26,9 +26,10 @@ from typing import Any, Generic, TypeVar
 
 import aiosqlite
 
-from cached_session.errors import CachedSessionError, JournalError, SessionClosed
-from cached_session.journal import fulltext, salvage, schema
-from cached_session.journal.opening import MEMORY, connect, create_private
+from cached_session.errors import JournalError, SessionClosed
+from cached_session.journal import fulltext
+from cached_session.journal.file import File
+from cached_session.journal.opening import MEMORY
 from cached_session.journal.outcome import Outcome, is_locked, is_passing, journal_error, settle
 from cached_session.journal.tails import Seen, seen
 from cached_session.journal.threads import Threads
@@ -41,9 +42,6 @@ log = logging.getLogger("cached_session.journal")
 
 GROUP_MOST = 256
 """Jobs that share one commit: bounds how long the first of them waits for the last."""
-OPEN_PAUSE_MS = 250
-"""How long a short read waits on its caller's thread for a lock before it is handed over. SQLite
-locks readers out of a WAL journal only while it recovers one after a crash."""
 READ_PATIENCE = 0.005
 """Seconds that a short read waits for another thread's short read before it is handed over."""
 IDLE = 0.1
@@ -86,33 +84,26 @@ class Journal:
         Called on the writing thread.
         """
         self.path = MEMORY if os.fspath(path) == MEMORY else os.fspath(Path(path))
-        self._durability = durability
         self._busy_ms = int(busy_timeout * 1000)
+        self._file = File(
+            self.path,
+            durability=durability,
+            busy_ms=self._busy_ms,
+            search_index=search_index,
+            on_replaced=on_replaced,
+        )
         self._threaded = threaded
-        self._search_index = search_index
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._state = threading.Lock()
-        self._reading = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._writer: sqlite3.Connection | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._aside: sqlite3.Connection | None = None
-        self._asides = threading.Lock()
         self._threads = Threads()
         self._ended: Future[None] = Future()
         """The writing thread has closed everything; done just before its own end."""
         self._writing = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
-        self._on_replaced = on_replaced
-        self._file: salvage.FileId | None = None
-        self._suspicion: str | None = None
-        """What SQLite said when it found the file damaged: looked into before the next job."""
         self._unindexed = 0
         """Jobs since the search index was last looked after."""
-        self._stale = False
-        """SQLite falls back to reading where a file cannot be written to, and never tries again: a
-        connection that has said so is replaced before the next job."""
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -120,12 +111,12 @@ class Journal:
     @property
     def in_memory(self) -> bool:
         """Whether the journal vanishes with this object."""
-        return self.path == MEMORY
+        return self._file.in_memory
 
     @property
     def is_open(self) -> bool:
         """Whether the file is open and still the one of its name."""
-        return self._writer is not None and not self._closed and not self._must_open()
+        return self._file.writer is not None and not self._closed and not self._file.must_open()
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -231,7 +222,7 @@ class Journal:
                 continue
             if job is None:
                 # Here, not on the event loop: closing checkpoints, which waits for the disk.
-                self._close_connections()
+                self._file.close()
                 return
             self._run_with_followers(job)
             behind = True
@@ -242,8 +233,8 @@ class Journal:
         """Index some of the operations that wait for it; whether to look again when idle."""
         self._unindexed = 0
         try:
-            conn = self._writer
-            if conn is None or self._must_open():
+            conn = self._file.writer
+            if conn is None or self._file.must_open():
                 return False
             with self._exclusive():
                 if not fulltext.is_behind(conn):
@@ -261,7 +252,7 @@ class Journal:
             if is_locked(error):
                 return True
             # Nobody waits for it: the next job meets the same trouble, and tells its caller.
-            self._suspect(error.error if isinstance(error, _Uncommitted) else error)
+            self._file.suspect(error.error if isinstance(error, _Uncommitted) else error)
             log.warning("the search index waits for the next write: %s", error)
             return False
         return True
@@ -285,7 +276,7 @@ class Journal:
 
     def _run_group(self, group: list[_Job[Any]]) -> None:
         try:
-            conn = self._open()
+            conn = self._file.current()
             if group[0].alone:
                 with self._exclusive():
                     _end_transaction(conn)
@@ -297,7 +288,7 @@ class Journal:
             return
         except _Uncommitted as failed:
             # No job is at fault, and none is run again: it could have taken effect all the same.
-            self._suspect(failed.error)
+            self._file.suspect(failed.error)
             if self._gives_up_index(failed.error):
                 self._run_group(group)
                 return
@@ -305,7 +296,7 @@ class Journal:
                 job.done(None, self._mapped(failed.error))
             return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
-            self._suspect(error)
+            self._file.suspect(error)
             if len(group) == 1 or is_locked(error):
                 # A lock that one has waited for in vain is not waited for again by each.
                 for job in group:
@@ -326,7 +317,7 @@ class Journal:
             conn.execute("BEGIN IMMEDIATE")
             try:
                 # Under the lock: who puts another file here holds it, or did not ask anybody.
-                if self._is_moved():
+                if self._file.is_moved():
                     raise _Moved
                 results = [job.run(conn) for job in group]
                 _commit(conn)
@@ -341,7 +332,7 @@ class Journal:
         """Whether a commit may have failed for the search index's sake: what is to be written to it
         SQLite writes then. It is given up, and everything is written without it."""
         try:
-            conn = self._writer
+            conn = self._file.writer
             if conn is None or is_passing(error) or not fulltext.is_kept(conn):
                 return False
             self._transaction(conn, [_Job(fulltext.give_up, _untold)])
@@ -354,7 +345,7 @@ class Journal:
     def _exclusive(self) -> threading.Lock:
         # In memory there is one connection for reading and writing: a reader must not see
         # the middle of a transaction.
-        return self._reading if self.in_memory else self._writing
+        return self._file.reading if self.in_memory else self._writing
 
     def _mapped(self, error: BaseException) -> BaseException:
         return journal_error(error, self.path)
@@ -366,7 +357,7 @@ class Journal:
 
         Where the file is locked (recovery after a crash) the query is handed to the writing thread.
         """
-        if self._must_open():
+        if self._file.must_open():
             await settle(self._submit(_nothing, alone=True))
         try:
             return self.read_blocking(run, wait=False)
@@ -376,13 +367,13 @@ class Journal:
     def read_blocking(self, run: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
         """Like `read`, without an event loop. The journal must be open."""
         self._check_process()
-        if wait and self._reader is not None and not self._closed and self._must_open():
+        if wait and self._file.reader is not None and not self._closed and self._file.must_open():
             self.open_blocking()
-        if not self._reading.acquire(timeout=-1 if wait else READ_PATIENCE):
+        if not self._file.reading.acquire(timeout=-1 if wait else READ_PATIENCE):
             raise _Busy
         try:
             with self._state:
-                conn = self._reader
+                conn = self._file.reader
                 if self._closed or conn is None:
                     raise SessionClosed(f"the journal {self.path} is not open")
             _end_transaction(conn)
@@ -392,16 +383,16 @@ class Journal:
                 raise _Busy from error
             raise self._mapped(error) from error
         except sqlite3.Error as error:
-            self._suspect(error)
+            self._file.suspect(error)
             raise self._mapped(error) from error
         finally:
-            self._reading.release()
+            self._file.reading.release()
 
     def version(self) -> Seen | None:
         """What changes with every commit, by this process or another; None while a write is under
         way, or if it cannot be told. For a caller that has just asked whether the journal is open.
         """
-        conn, lock = self._writer, self._exclusive()
+        conn, lock = self._file.writer, self._exclusive()
         if conn is None or os.getpid() != self._pid or not lock.acquire(blocking=False):
             return None
         try:
@@ -423,22 +414,20 @@ class Journal:
         self._check_process()
         if self.in_memory or not self._threaded:
             return await settle(self._submit(run, alone=True))
-        if self._must_open():
+        if self._file.must_open():
             await settle(self._submit(_nothing, alone=True))
         return await settle(asyncio.ensure_future(self._threads.run(self._read_aside, run)))
 
     def _read_aside(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        with self._asides:
+        with self._file.asides:
             if self._closed:
                 raise SessionClosed(f"the journal {self.path} is closed")
             try:
-                if self._aside is None:
-                    self._aside = self._connect(self._busy_ms)
-                    self._aside.execute("PRAGMA query_only = ON")
-                _end_transaction(self._aside)
-                return run(self._aside)
+                conn = self._file.aside()
+                _end_transaction(conn)
+                return run(conn)
             except (sqlite3.Error, OSError) as error:
-                self._suspect(error)
+                self._file.suspect(error)
                 raise self._mapped(error) from error
 
     async def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
@@ -447,7 +436,7 @@ class Journal:
         if self.in_memory or not self._threaded:
             return await self.read_aside(lambda conn: run(conn, lambda: True))
         self._check_process()
-        if self._must_open():
+        if self._file.must_open():
             await settle(self._submit(_nothing, alone=True))
         given_up = threading.Event()
         reading: asyncio.Future[T] = asyncio.ensure_future(
@@ -475,7 +464,7 @@ class Journal:
                 conn.execute("PRAGMA query_only = ON")
                 return run(conn, is_wanted)
         except sqlite3.Error as error:
-            self._suspect(error)
+            self._file.suspect(error)
             raise self._mapped(error) from error
 
     @asynccontextmanager
@@ -499,7 +488,7 @@ class Journal:
 
             yield take
             return
-        if self._must_open():
+        if self._file.must_open():
             await settle(self._submit(_nothing, alone=True))
         try:
             db = await self._open_long()
@@ -515,7 +504,7 @@ class Journal:
             finally:
                 await settle(asyncio.ensure_future(_let_go(db, asking)))
         except (sqlite3.Error, OSError) as error:
-            self._suspect(error)
+            self._file.suspect(error)
             raise self._mapped(error) from error
 
     async def _open_long(self) -> aiosqlite.Connection:
@@ -554,117 +543,6 @@ class Journal:
         if error is not None:
             raise error
 
-    def _open(self) -> sqlite3.Connection:
-        """The connection that writes, to the file that has the journal's name now."""
-        if self._writer is not None and not self._must_open():
-            return self._writer
-        if self._writer is not None and self._is_moved():
-            return self._follow(self._writer)
-        if self._suspicion is not None or (not self.in_memory and salvage.is_unfinished(self.path)):
-            self._mend(self._suspicion or "a process died while it mended the journal")
-        self._release()
-        self._stale = False
-        try:
-            return self._adopt(*self._opened())
-        except sqlite3.DatabaseError as error:
-            if self.in_memory or not salvage.is_damage(error):
-                raise
-            self._mend(str(error))
-        return self._adopt(*self._opened())
-
-    def _adopt(
-        self, writer: sqlite3.Connection, reader: sqlite3.Connection, file: salvage.FileId | None
-    ) -> sqlite3.Connection:
-        with self._state:
-            self._writer, self._reader, self._file = writer, reader, file
-        return writer
-
-    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection, salvage.FileId | None]:
-        """A connection to write and one to read, and which file they are of."""
-        if self.in_memory:
-            writer = self._connect(self._busy_ms)
-            schema.prepare(writer, self.path, search_index=self._search_index)
-            return writer, writer, None
-        while True:
-            create_private(self.path)
-            file = salvage.file_id(self.path)
-            opened: list[sqlite3.Connection] = []
-            try:
-                opened.append(self._connect(self._busy_ms))
-                schema.prepare(opened[0], self.path, search_index=self._search_index)
-                opened.append(self._connect(OPEN_PAUSE_MS))
-                opened[1].execute("PRAGMA query_only = ON")
-            except BaseException:
-                _drop(opened, salvage.is_another(self.path, file))
-                raise
-            if file is not None and salvage.file_id(self.path) == file:
-                return opened[0], opened[1], file
-            # Another process has just put another file here.
-            _drop(opened, True)
-
-    def _connect(self, busy_ms: int, path: str | None = None) -> sqlite3.Connection:
-        return connect(path or self.path, busy_ms, self._durability)
-
-    # -- another file in its place ---------------------------------------------------------------
-
-    def _must_open(self) -> bool:
-        return (
-            self._reader is None or self._suspicion is not None or self._stale or self._is_moved()
-        )
-
-    def _is_moved(self) -> bool:
-        """Whether the open file is no longer the one of its name: one system call."""
-        return self._file is not None and salvage.file_id(self.path) != self._file
-
-    def _suspect(self, error: BaseException) -> None:
-        if self.in_memory or not isinstance(error, sqlite3.Error):
-            return
-        if salvage.is_damage(error):
-            self._suspicion = str(error)
-        elif "readonly" in str(error):
-            self._stale = True
-
-    def _mend(self, why: str) -> None:
-        """Have the damaged file replaced, unless it turns out to be whole."""
-        retired, writer = self._on_replaced()
-        report = salvage.mend(
-            self.path,
-            why,
-            self._busy_ms / 1000,
-            lambda path: self._connect(self._busy_ms, path),
-            salvage.Writers(retired, writer),
-            self._writer,
-        )
-        self._suspicion = None
-        if report is not None:
-            log.error("the journal %s was damaged. %s", self.path, report.sentence())
-
-    def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
-        """Somebody took the file away, or put another one here. What was acknowledged is still in
-        the one that is open: it goes on in the one of the name. While that one cannot be opened,
-        calls fail and the old one is kept."""
-        writer, reader, file = self._opened()
-        try:
-            retired, fresh = self._on_replaced()
-            report = salvage.follow(
-                old, writer, self._file, self.path, salvage.Writers(retired, fresh)
-            )
-        except BaseException:
-            _drop([writer, reader], False)
-            raise
-        log.error("the journal %s was replaced under its session. %s", self.path, report.sentence())
-        self._release()
-        return self._adopt(writer, reader, file)
-
-    def _release(self) -> None:
-        """Let go of every connection."""
-        with self._reading, self._asides:
-            conns = {self._aside, self._reader, self._writer} - {None}
-            moved = self._file is not None and salvage.is_another(self.path, self._file)
-            with self._state:
-                self._aside = self._reader = self._writer = self._file = None
-            _drop([conn for conn in conns if conn is not None], moved)
-
     async def close(self) -> None:
         """Finish the jobs that were handed in, checkpoint and close. Idempotent."""
         if not self._mark_closed():
@@ -677,7 +555,7 @@ class Journal:
             finally:
                 thread.join()  # it has said its last word
         else:
-            self._close_connections()
+            self._file.close()
 
     def close_blocking(self) -> None:
         """`close` for the end of the process, where no event loop is left."""
@@ -687,32 +565,13 @@ class Journal:
             self._jobs.put(None)
             self._thread.join()
         else:
-            self._close_connections()
+            self._file.close()
 
     def _mark_closed(self) -> bool:
         with self._state:
             was_open, self._closed = not self._closed, True
         # After a fork the connections belong to the parent: closing them here could drop its locks.
         return was_open and os.getpid() == self._pid
-
-    def _close_connections(self) -> None:
-        try:
-            moved = self._writer is not None and self._is_moved()
-        except JournalError as error:
-            # Another opening will say why, if it goes on: what was acknowledged is in the file.
-            log.warning("closing without a look at the file: %s", error)
-            moved = False
-        if moved:
-            try:
-                self._open()
-            except (CachedSessionError, sqlite3.Error, OSError) as error:
-                log.error(
-                    "the journal %s was taken away and cannot be made again (%s): what was unsent "
-                    "in it is lost",
-                    self.path,
-                    error,
-                )
-        self._release()
 
 
 class _Moved(Exception):
@@ -729,14 +588,6 @@ class _Uncommitted(Exception):
 
 class _Busy(Exception):
     """A short read would have had to wait."""
-
-
-def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
-    for conn in conns:
-        if moved:
-            salvage.abandon(conn)
-        else:
-            conn.close()
 
 
 def _commit(conn: sqlite3.Connection) -> None:

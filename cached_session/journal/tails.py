@@ -16,16 +16,12 @@ from typing import NamedTuple
 
 from cached_session.journal.codec import FAST
 
-__all__ = ["Appended", "Seen", "Tail", "Tails", "Version", "seen"]
+__all__ = ["Appended", "Seen", "Tail", "Tails", "seen"]
 
 MOST_SESSIONS = 128
 MOST_ITEMS = 256
 MOST_BYTES = 128 * 1024
 """Of one tail: at most 16 MiB in all."""
-
-Version = tuple[int, int, int]
-"""What SQLite says of the whole file: nothing was committed while this stays the same."""
-
 
 Seen = tuple[sqlite3.Connection, int, int]
 """What the connection that writes knows of the file: the first number changes with the commits of

@@ -20,7 +20,7 @@ if sys.argv[2] == "before the log is moved":
     os.link = lambda *_: os._exit(9)
 else:
     salvage._sync_directory = lambda _: os._exit(9)
-session._core.journal._suspicion = "somebody says so"
+session._core.journal._file.suspicion = "somebody says so"
 await words(session)
 """
 LOOK = """

@@ -1,0 +1,202 @@
+"""The file that has the journal's name, and this process's connections to it.
+
+It is replaced under an open session now and then: by whoever mends it when it is damaged, or by
+somebody who took it away or put another one there. What was acknowledged goes on in the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+
+from cached_session.errors import CachedSessionError, JournalError
+from cached_session.journal import salvage, schema
+from cached_session.journal.opening import MEMORY, connect, create_private
+
+__all__ = ["File"]
+
+log = logging.getLogger("cached_session.journal")
+
+OPEN_PAUSE_MS = 250
+"""How long a short read waits on its caller's thread for a lock before it is handed over. SQLite
+locks readers out of a WAL journal only while it recovers one after a crash."""
+
+
+class File:
+    """One connection that writes, one for short reads, one for those beside them.
+
+    Opened, replaced and closed by the thread that writes, and by no other.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: str,
+        busy_ms: int,
+        search_index: bool,
+        on_replaced: Callable[[], tuple[str, str]],
+    ) -> None:
+        self.path = path
+        self.in_memory = path == MEMORY
+        self._durability = durability
+        self._busy_ms = busy_ms
+        self._search_index = search_index
+        self._on_replaced = on_replaced
+        self.reading = threading.Lock()
+        """Held while `reader` is in use."""
+        self.asides = threading.Lock()
+        """Held while the connection of `aside` is in use."""
+        self.writer: sqlite3.Connection | None = None
+        self.reader: sqlite3.Connection | None = None
+        self._aside: sqlite3.Connection | None = None
+        self._id: salvage.FileId | None = None
+        self.suspicion: str | None = None
+        """What SQLite said when it found the file damaged: looked into before the next job."""
+        self._stale = False
+        """SQLite falls back to reading where a file cannot be written to, and never tries again: a
+        connection that has said so is replaced before the next job."""
+
+    def aside(self) -> sqlite3.Connection:
+        """A connection for reads of some milliseconds; under `asides`."""
+        if self._aside is None:
+            self._aside = self._connect(self._busy_ms)
+            self._aside.execute("PRAGMA query_only = ON")
+        return self._aside
+
+    def current(self) -> sqlite3.Connection:
+        """The connection that writes, to the file that has the journal's name now."""
+        if self.writer is not None and not self.must_open():
+            return self.writer
+        if self.writer is not None and self.is_moved():
+            return self._follow(self.writer)
+        if self.suspicion is not None or (not self.in_memory and salvage.is_unfinished(self.path)):
+            self._mend(self.suspicion or "a process died while it mended the journal")
+        self._release()
+        self._stale = False
+        try:
+            return self._adopt(*self._opened())
+        except sqlite3.DatabaseError as error:
+            if self.in_memory or not salvage.is_damage(error):
+                raise
+            self._mend(str(error))
+        return self._adopt(*self._opened())
+
+    def _adopt(
+        self, writer: sqlite3.Connection, reader: sqlite3.Connection, file: salvage.FileId | None
+    ) -> sqlite3.Connection:
+        self.writer, self.reader, self._id = writer, reader, file
+        return writer
+
+    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection, salvage.FileId | None]:
+        """A connection to write and one to read, and which file they are of."""
+        if self.in_memory:
+            writer = self._connect(self._busy_ms)
+            schema.prepare(writer, self.path, search_index=self._search_index)
+            return writer, writer, None
+        while True:
+            create_private(self.path)
+            file = salvage.file_id(self.path)
+            opened: list[sqlite3.Connection] = []
+            try:
+                opened.append(self._connect(self._busy_ms))
+                schema.prepare(opened[0], self.path, search_index=self._search_index)
+                opened.append(self._connect(OPEN_PAUSE_MS))
+                opened[1].execute("PRAGMA query_only = ON")
+            except BaseException:
+                _drop(opened, salvage.is_another(self.path, file))
+                raise
+            if file is not None and salvage.file_id(self.path) == file:
+                return opened[0], opened[1], file
+            # Another process has just put another file here.
+            _drop(opened, True)
+
+    def _connect(self, busy_ms: int, path: str | None = None) -> sqlite3.Connection:
+        return connect(path or self.path, busy_ms, self._durability)
+
+    def must_open(self) -> bool:
+        """Whether `current` has more to do than to say which connection writes."""
+        return self.reader is None or self.suspicion is not None or self._stale or self.is_moved()
+
+    def is_moved(self) -> bool:
+        """Whether the open file is no longer the one of its name: one system call."""
+        return self._id is not None and salvage.file_id(self.path) != self._id
+
+    def suspect(self, error: BaseException) -> None:
+        """An error was met: where it tells of damage, the next `current` looks into it."""
+        if self.in_memory or not isinstance(error, sqlite3.Error):
+            return
+        if salvage.is_damage(error):
+            self.suspicion = str(error)
+        elif "readonly" in str(error):
+            self._stale = True
+
+    def _mend(self, why: str) -> None:
+        """Have the damaged file replaced, unless it turns out to be whole."""
+        retired, writer = self._on_replaced()
+        report = salvage.mend(
+            self.path,
+            why,
+            self._busy_ms / 1000,
+            lambda path: self._connect(self._busy_ms, path),
+            salvage.Writers(retired, writer),
+            self.writer,
+        )
+        self.suspicion = None
+        if report is not None:
+            log.error("the journal %s was damaged. %s", self.path, report.sentence())
+
+    def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
+        """Somebody took the file away, or put another one here. What was acknowledged is still in
+        the one that is open: it goes on in the one of the name. While that one cannot be opened,
+        calls fail and the old one is kept."""
+        writer, reader, file = self._opened()
+        try:
+            retired, fresh = self._on_replaced()
+            report = salvage.follow(
+                old, writer, self._id, self.path, salvage.Writers(retired, fresh)
+            )
+        except BaseException:
+            _drop([writer, reader], False)
+            raise
+        log.error("the journal %s was replaced under its session. %s", self.path, report.sentence())
+        self._release()
+        return self._adopt(writer, reader, file)
+
+    def _release(self) -> None:
+        """Let go of every connection."""
+        with self.reading, self.asides:
+            conns = {self._aside, self.reader, self.writer} - {None}
+            moved = self._id is not None and salvage.is_another(self.path, self._id)
+            self._aside = self.reader = self.writer = self._id = None
+            _drop([conn for conn in conns if conn is not None], moved)
+
+    def close(self) -> None:
+        """Let go of every connection; what was taken away is made again first, if it can be."""
+        try:
+            moved = self.writer is not None and self.is_moved()
+        except JournalError as error:
+            # Another opening will say why, if it goes on: what was acknowledged is in the file.
+            log.warning("closing without a look at the file: %s", error)
+            moved = False
+        if moved:
+            try:
+                self.current()
+            except (CachedSessionError, sqlite3.Error, OSError) as error:
+                log.error(
+                    "the journal %s was taken away and cannot be made again (%s): what was unsent "
+                    "in it is lost",
+                    self.path,
+                    error,
+                )
+        self._release()
+
+
+def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
+    for conn in conns:
+        if moved:
+            salvage.abandon(conn)
+        else:
+            conn.close()
