@@ -29,7 +29,7 @@ import aiosqlite
 from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import fulltext
 from cached_session.journal.file import File
-from cached_session.journal.opening import MEMORY
+from cached_session.journal.opening import MEMORY, there
 from cached_session.journal.outcome import Outcome, is_locked, is_passing, journal_error, settle
 from cached_session.journal.tails import Seen, seen
 from cached_session.journal.threads import Threads
@@ -459,7 +459,9 @@ class Journal:
     ) -> T:
         try:
             with closing(
-                sqlite3.connect(self.path, timeout=self._busy_ms / 1000, isolation_level=None)
+                sqlite3.connect(
+                    there(self.path), uri=True, timeout=self._busy_ms / 1000, isolation_level=None
+                )
             ) as conn:
                 conn.execute("PRAGMA query_only = ON")
                 return run(conn, is_wanted)
@@ -512,7 +514,7 @@ class Journal:
 
         async def connect() -> aiosqlite.Connection:
             db = await aiosqlite.connect(
-                self.path, timeout=self._busy_ms / 1000, isolation_level=None
+                there(self.path), uri=True, timeout=self._busy_ms / 1000, isolation_level=None
             )
             await db.execute_fetchall("PRAGMA query_only = ON")
             return db

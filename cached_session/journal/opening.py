@@ -13,7 +13,7 @@ from cached_session.errors import JournalError
 from cached_session.history.parts import part_count
 from cached_session.journal import schema
 
-__all__ = ["MEMORY", "connect", "create_private", "teach"]
+__all__ = ["MEMORY", "connect", "create_private", "teach", "there"]
 
 MEMORY = ":memory:"
 CACHE_KIB = 8 * 1024
@@ -49,6 +49,12 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         conn.close()
         raise
     return conn
+
+
+def there(path: str) -> str:
+    """A journal's file as SQLite opens it with ``uri=True`` if it is there, and never makes it: for
+    a further connection to a file that may have been taken away a moment ago."""
+    return f"{Path(path).absolute().as_uri()}?mode=rw"
 
 
 def teach(conn: sqlite3.Connection) -> None:

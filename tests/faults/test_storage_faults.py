@@ -270,3 +270,23 @@ async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
         assert found[0] == "a"
         assert sorted(found) == ["a", "b", "c"]
     assert len(asides(journal)) == 1
+
+
+@pytest.mark.parametrize("name", ["j.db", "a b%20?mode=ro#c 漢.db"])
+async def test_a_long_read_makes_no_file(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is taken away between the look at it and a long read is not made anew, empty and
+    for everybody to read: the read fails, and the next call carries over what there was."""
+    journal = tmp_path / name
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items([{"role": "user", "content": str(n)} for n in range(400)])
+        assert len(await session.get_items()) == 400
+        for file in tmp_path.iterdir():
+            file.rename(file.with_name(f"gone-{file.name}"))
+        with monkeypatch.context() as patch:
+            patch.setattr(session._core.journal._file, "must_open", lambda: False)
+            with pytest.raises(JournalError):
+                await session.get_items()
+            assert not journal.exists()
+        assert len(await session.get_items()) == 400
