@@ -64,6 +64,27 @@ async def test_own_words_cause_no_pull(device: Devices) -> None:
     assert plan.wanted == wanted
 
 
+async def test_words_of_an_earlier_opening_cause_no_pull(
+    device: Devices, server: DevServer
+) -> None:
+    """Nor is the event of what is sent from here and was written by a process before this one: a
+    backlog would be listed again and again while it is being sent."""
+    before = await device("first")
+    second = await device("second", options=LISTENING)
+    with server.faults.down(route="POST /v1/memories/store/batch"):
+        await before.add_items([said("left over")])
+        await before.close()
+        first = device.new("first", options=LISTENING)
+        await first.get_items()
+        await until(lambda: _up(first) and _up(second))
+        plan = first._core.home.replicator()._schedules["talk"]  # type: ignore[union-attr]
+        await until(lambda: plan.fresh >= plan.wanted)
+        wanted = plan.wanted
+    await first.flush(timeout=20)
+    await until(lambda: _has(second, 1))
+    assert plan.wanted == wanted
+
+
 async def test_a_lagging_stream_misses_nothing(device: Devices, server: DevServer) -> None:
     """Where events were dropped, as the server says, everything is pulled."""
     first = await device("first", options=LISTENING)
