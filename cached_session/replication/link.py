@@ -29,8 +29,8 @@ __all__ = ["Link"]
 T = TypeVar("T")
 
 RATE_LIMITED = 429
-SENT_MOST = 10_000
-"""Ids remembered: ten of the largest requests. The stream is behind by less than that, or the
+SENT_MOST = 2000
+"""Ids remembered: two of the largest requests. The stream is behind by less than that, or the
 session is pulled once for nothing."""
 
 log = logging.getLogger("cached_session.replication")
