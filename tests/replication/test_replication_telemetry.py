@@ -26,12 +26,15 @@ SECRET = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def providers() -> None:
-    """A process sets its providers once."""
+def providers() -> Iterator[None]:
+    """A process sets its providers once; the spans of later tests are not to be collected."""
     traces = TracerProvider()
     traces.add_span_processor(SimpleSpanProcessor(SPANS))
     trace.set_tracer_provider(traces)
     metrics.set_meter_provider(MeterProvider(metric_readers=[READER]))
+    yield
+    SPANS.shutdown()
+    SPANS.clear()
 
 
 @pytest.fixture
