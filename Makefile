@@ -17,8 +17,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page test-adapters check-adapters test-package docs check soak crash faults fuzz lint format bench bench-report bench-scaling bench-apply build lowest clean screens
-.PHONY: help demo test test-page docs check soak crash faults fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test test-page test-adapters check-adapters test-package docs check soak crash faults fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \

@@ -163,11 +163,17 @@ def test_a_session_is_used_by_synchronous_code(bridge: Bridge, tmp_path: object)
 
 
 def test_a_bridge_that_nobody_closed_warns(bridge: Bridge) -> None:
-    """Its thread would stay: the warning names it."""
+    """Its thread stays, as the warning says; here it ends with the test."""
     forgotten = Bridge()
     forgotten.run(double, 1)
+    portal, thread = forgotten._portal, forgotten._thread
+    assert portal is not None
+    assert thread is not None
     with pytest.warns(ResourceWarning, match="never closed"):
         del forgotten
+    assert thread.is_alive()
+    portal.call(portal.stop)
+    thread.join()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         del bridge
