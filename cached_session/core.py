@@ -239,7 +239,7 @@ class Core:
 
     async def _settle_in(self, spec: RemoteSpec) -> Replicator:
         await self.journal.open()
-        remote = await spec.open(self.options)
+        remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
         link = Link(self.journal, remote, self.options, self.runtime, self.writer)
         replicator = Replicator(

@@ -12,7 +12,7 @@ from cached_session import telemetry
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
 from cached_session.remote.address import check_url, is_private
-from cached_session.remote.dakera import DakeraRemote, check_client, connect
+from cached_session.remote.dakera import DakeraRemote, Offload, check_client, connect
 
 __all__ = ["RemoteSpec", "without"]
 
@@ -60,14 +60,17 @@ class RemoteSpec:
         """Whether both use one injected client, which its owner may close at any time."""
         return other is not None and self.client is not None and self.client is other.client
 
-    async def open(self, options: SyncOptions) -> DakeraRemote:
-        """A remote for the running event loop."""
-        # The SDK's import takes a while: not on the event loop.
-        await asyncio.to_thread(__import__, "dakera")
-        await asyncio.to_thread(telemetry.load)
+    async def open(
+        self, options: SyncOptions, offload: Offload = asyncio.to_thread
+    ) -> DakeraRemote:
+        """A remote for the running event loop. ``offload`` runs in a thread what would hold that
+        loop up."""
+        # The SDK's import takes a while.
+        await offload(__import__, "dakera")
+        await offload(telemetry.load)
         if self.client is not None:
-            return DakeraRemote(self.client, options, owned=False)
-        return connect(self.server, self.api_key, options)
+            return DakeraRemote(self.client, options, offload, owned=False)
+        return connect(self.server, self.api_key, options, offload)
 
 
 def without(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:

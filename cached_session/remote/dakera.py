@@ -22,14 +22,14 @@ from cached_session.remote import lifecycle, probe, wire
 from cached_session.remote.address import check_url
 from cached_session.remote.base import GuardReport
 from cached_session.remote.events import Events
-from cached_session.remote.exchange import Exchange
+from cached_session.remote.exchange import Exchange, Offload
 from cached_session.remote.probe import ServerFacts
 from cached_session.remote.verdicts import RemoteError, Verdict, judge
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
 
-__all__ = ["DakeraRemote", "check_client", "connect"]
+__all__ = ["DakeraRemote", "Offload", "check_client", "connect"]
 
 MOST_LISTED = 1000
 """Rows of one page; the server gives at most 1000, whatever it is asked for."""
@@ -52,10 +52,12 @@ def check_client(client: Any) -> str:
     return check_url(client.base_url)
 
 
-def connect(url: str, api_key: str | None, options: SyncOptions) -> DakeraRemote:
+def connect(url: str, api_key: str | None, options: SyncOptions, offload: Offload) -> DakeraRemote:
     """A remote with a client of its own, for use on the running event loop."""
     # Imported here: the SDK takes longer to import than all the rest, and offline use needs none.
     from dakera import AsyncDakeraClient
+
+    from cached_session.remote.lookups import look_up_aside
 
     client = AsyncDakeraClient(
         url,
@@ -64,16 +66,19 @@ def connect(url: str, api_key: str | None, options: SyncOptions) -> DakeraRemote
         connect_timeout=options.connect_timeout,
         max_retries=1,
     )
-    return DakeraRemote(client, options, owned=True)
+    look_up_aside(client._client)
+    return DakeraRemote(client, options, offload, owned=True)
 
 
 class DakeraRemote:
     """A Dakera server behind one SDK client."""
 
-    def __init__(self, client: AsyncDakeraClient, options: SyncOptions, *, owned: bool) -> None:
+    def __init__(
+        self, client: AsyncDakeraClient, options: SyncOptions, offload: Offload, *, owned: bool
+    ) -> None:
         self._owner = client if owned else None
         self._client = client
-        self._http = Exchange(client, options.request_timeout)
+        self._http = Exchange(client, options.request_timeout, offload)
 
     def __repr__(self) -> str:
         return f"DakeraRemote({self.server!r})"

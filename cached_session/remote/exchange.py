@@ -10,7 +10,7 @@ import asyncio
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,7 +23,10 @@ from cached_session.remote.verdicts import RemoteError, Verdict, judge
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Offload"]
+
+Offload = Callable[..., Awaitable[Any]]
+"""Runs a function with its arguments where it does not hold the event loop up."""
 
 OFF_LOOP_BYTES = 64 * 1024
 """A body larger than this is decoded in a thread: a few hundred microseconds of work."""
@@ -42,10 +45,11 @@ class Exchange:
     """Requests over one SDK client. The SDK's own retries are off: its caller decides when to send
     again."""
 
-    def __init__(self, client: AsyncDakeraClient, deadline: float) -> None:
-        """``deadline``: seconds for a whole exchange."""
+    def __init__(self, client: AsyncDakeraClient, deadline: float, offload: Offload) -> None:
+        """``deadline``: seconds for a whole exchange. ``offload`` runs something in a thread."""
         self.client = client
         self._deadline = deadline
+        self._offload = offload
         self.answered = 0
         """How many 2xx answers have come."""
 
@@ -114,7 +118,7 @@ class Exchange:
             raise self._refused(response.status_code, told, asked)
         try:
             large = len(data) > OFF_LOOP_BYTES
-            answer = await asyncio.to_thread(_decode, data) if large else _decode(data)
+            answer = await self._offload(_decode, data) if large else _decode(data)
             self.answered += 1
             return answer, response.headers
         except (ValueError, RecursionError) as error:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +15,7 @@ import pytest
 from devices import QUICK, Devices, items_on, one_history, said, until
 from fault_lines import FAULTS, NAME, Fault, Line, Names
 
-from cached_session import CachedSession
+from cached_session import CachedSession, SyncTimeout
 from cached_session.devserver import DevServer
 
 SHORT = replace(QUICK, request_timeout=0.8, connect_timeout=0.8, audit_interval=0.3)
@@ -95,27 +97,98 @@ async def test_a_fault_of_the_network_holds_up_no_call_and_loses_nothing(
         assert await one_history(a, device.new("late")) == wanted
 
 
-async def test_a_resolver_that_hangs_uses_up_no_thread_of_ours(
+async def test_a_resolver_that_hangs_takes_no_thread_of_the_programs(
     device: Devices, server: DevServer
 ) -> None:
-    """Names are looked up in threads of which a loop has a few, and which nobody can end: when each
-    waits for a name, calls that read in a thread are as quick as ever, and close works."""
+    """However often a name is looked up in vain, and whoever has the journal open: one thread waits
+    for it, none of the event loop's pool does, and close waits for nobody."""
     with Names().patched() as names:
         async with Line(server).running() as line:
-            a = device.new("a", options=SHORT, url=line.url(NAME))
+            a = device.new("a", options=replace(SHORT, connect_timeout=0.4), url=line.url(NAME))
             await _calls(a, 0, 5)
             await a.sync(timeout=20)
             names.mode = "hangs"
             line.cut()
             await a.add_items([said("apart")])
-            loop = asyncio.get_running_loop()
-            for _ in range(40):
-                loop.run_in_executor(None, names.waiting.wait, 60)
-            taken = await _calls(a, 5, 5)
-            assert max(taken) < HELD_UP_SECONDS, max(taken)
-            assert len(await a.search("apart")) == 1
+            await until(lambda: a.status().last_error)
+            for _ in range(2):
+                with pytest.raises(SyncTimeout):
+                    await a.sync(timeout=1)
+            assert "looking up localhost" in str(a.status().last_error)
+            assert names.hanging == 1
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 20) == "free"
             await a.close()
-            names.waiting.set()
+            assert names.hanging == 1
+
+
+async def test_a_pool_that_is_used_up_holds_up_neither_calls_nor_a_sync(
+    device: Devices, server: DevServer
+) -> None:
+    """The threads that an event loop brings along are the program's: while its tools use all of
+    them up, calls are as quick as ever, and a sync with large answers goes on."""
+    done = threading.Event()
+    a = device.new("a", options=SHORT)
+    b = device.new("b", options=SHORT)
+    await b.add_items([said(f"{number} " + "x" * 1000) for number in range(100)])
+    await b.sync(timeout=20)
+    loop = asyncio.get_running_loop()
+    tools = [loop.run_in_executor(None, done.wait, 60) for _ in range(40)]
+    try:
+        await a.sync(timeout=20)
+        assert len(await a.get_items()) == 100
+        taken = await _calls(a, 5, 5)
+        assert max(taken) < HELD_UP_SECONDS, max(taken)
+        assert len(await a.search("popped")) == 0
+        await a.close()
+    finally:
+        done.set()
+        await asyncio.gather(*tools)
+
+
+ENDS = """
+import asyncio, socket, sys, threading, time
+from cached_session import CachedSession, SyncOptions
+
+def never(*_, **__):
+    print("asked", flush=True)
+    threading.Event().wait()
+
+socket.getaddrinfo = never
+OPTIONS = SyncOptions(connect_timeout=0.2, backoff_base=0.05, backoff_max=0.1, close_timeout=0.2)
+
+async def main():
+    session = CachedSession.from_url(
+        "s", url="http://server.example", journal=sys.argv[1], options=OPTIONS, hydrate=False
+    )
+    await session.add_items([{"role": "user", "content": "kept"}])
+    while session.status().last_error is None:
+        await asyncio.sleep(0.01)
+    if sys.argv[2] == "closed":
+        await session.close()
+    print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "left open"])
+async def test_a_process_ends_while_its_resolver_hangs(tmp_path: Path, how: str) -> None:
+    """A lookup that never returns holds up neither the end of the event loop nor that of the
+    process, and what was acknowledged is there."""
+    journal = tmp_path / "a.db"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ENDS, journal, how, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert out.split() == [b"asked", b"done"]
+    async with CachedSession("s", journal=journal) as session:
+        assert await session.get_items() == [said("kept")]
 
 
 async def test_connections_cut_again_and_again_are_made_anew(

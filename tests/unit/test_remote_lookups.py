@@ -1,0 +1,189 @@
+"""Names are looked up in threads that nobody waits for, one a name."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+
+from cached_session.options import SyncOptions
+from cached_session.remote import lookups
+from cached_session.remote.dakera import connect
+
+NAME = "server.example"
+Tried = list[str]
+
+
+def resolver(*addresses: str) -> Callable[..., Any]:
+    """One that knows these addresses of `NAME`."""
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        assert host == NAME
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (address, port))
+            for family, address in zip(families, addresses, strict=True)
+        ]
+
+    return getaddrinfo
+
+
+class Scripted(httpcore.AsyncNetworkBackend):
+    """Addresses that answer, refuse or say nothing."""
+
+    def __init__(self, **answers: str) -> None:
+        self.answers = answers
+        self.tried: Tried = []
+        self.made: list[httpcore.AsyncMockStream] = []
+
+    async def connect_tcp(self, host: str, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        self.tried.append(host)
+        answer = self.answers[f"to_{host[-1]}"]
+        if answer == "silent":
+            await asyncio.sleep(3600)
+        if answer == "refuses":
+            raise httpcore.ConnectError(f"{host} refuses")
+        self.made.append(httpcore.AsyncMockStream([host.encode()]))
+        return self.made[-1]
+
+
+async def connected(backend: Scripted, timeout: float | None = 5.0) -> str:
+    """The address that a connection was made to."""
+    stream = await lookups._Backend(backend).connect_tcp(NAME, 80, timeout)
+    return (await stream.read(100)).decode()
+
+
+def test_the_connections_of_a_remote_look_names_up_here() -> None:
+    """Those of our own client, whatever its SDK and its HTTP library make of them."""
+    remote = connect("http://server.example", None, SyncOptions(), asyncio.to_thread)
+    transport: Any = remote._client._client._transport
+    assert isinstance(transport, httpx.AsyncHTTPTransport)
+    assert isinstance(transport._pool._network_backend, lookups._Backend)
+
+
+def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy has a name as well."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    remote = connect("http://server.example", None, SyncOptions(), asyncio.to_thread)
+    mounted: Any = [one for one in remote._client._client._mounts.values() if one is not None]
+    assert mounted
+    assert all(isinstance(one._pool._network_backend, lookups._Backend) for one in mounted)
+
+
+async def test_an_address_is_looked_up_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no name there is no lookup."""
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    backend = Scripted(to_1="answers")
+    stream = await lookups._Backend(backend).connect_tcp("192.0.2.1", 80, 5.0)
+    assert await stream.read(100) == b"192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("answers", "made", "tried"),
+    [
+        ({"to_1": "answers"}, "2001:db8::1", ["2001:db8::1"]),
+        ({"to_1": "refuses", "to_5": "answers"}, "192.0.2.5", ["2001:db8::1", "192.0.2.5"]),
+        ({"to_1": "silent", "to_5": "answers"}, "192.0.2.5", ["2001:db8::1", "192.0.2.5"]),
+        (
+            {"to_1": "silent", "to_5": "refuses", "to_2": "answers"},
+            "2001:db8::2",
+            ["2001:db8::1", "192.0.2.5", "2001:db8::2"],
+        ),
+    ],
+)
+async def test_the_first_address_that_answers_is_taken(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], made: str, tried: Tried
+) -> None:
+    """Families in turn; one that says nothing holds the next up for a moment, and no longer."""
+    resolve = resolver("2001:db8::1", "2001:db8::2", "192.0.2.5")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    backend = Scripted(**answers)
+    assert await connected(backend) == made
+    assert backend.tried == tried
+
+
+async def test_a_name_without_an_answer_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused everywhere, silent everywhere, unknown: the errors of the library below, with what
+    was waited for in words."""
+    monkeypatch.setattr(socket, "getaddrinfo", resolver("192.0.2.1", "192.0.2.2"))
+    with pytest.raises(httpcore.ConnectError, match=r"192\.0\.2\.1 refuses"):
+        await connected(Scripted(to_1="refuses", to_2="refuses"))
+    silent = Scripted(to_1="silent", to_2="silent")
+    with pytest.raises(httpcore.ConnectTimeout, match=r"connecting to 192\.0\.2\.1 192"):
+        await connected(silent, timeout=0.05)
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(httpcore.ConnectError, match="not known"):
+        await connected(Scripted())
+    monkeypatch.setattr(socket, "getaddrinfo", resolver())
+    with pytest.raises(httpcore.ConnectError, match="no address"):
+        await connected(Scripted())
+
+
+async def test_those_who_ask_at_once_share_a_lookup_and_none_takes_it_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One thread for a name, whoever asks and gives up; when it answers, those who still wait have
+    it, and the next one asks anew. One that hangs has another beside it after a while."""
+    asked, answer = 0, threading.Event()
+    second = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    known = resolver("192.0.2.1")
+
+    def slow(*words: Any, **more: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            loop.call_soon_threadsafe(second.set)
+        answer.wait(20)
+        return known(*words, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with pytest.raises(httpcore.ConnectTimeout, match=f"looking up {NAME}"):
+        await connected(Scripted(), timeout=0.01)
+    waiting = [asyncio.ensure_future(connected(Scripted(to_1="answers"))) for _ in range(20)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    assert asked == 1
+    assert sum(thread.name == "cached-session-lookup" for thread in threading.enumerate()) == 1
+    (going,) = lookups._going.values()
+    going.began -= going.patience
+    waiting.append(asyncio.ensure_future(connected(Scripted(to_1="answers"))))
+    await second.wait()
+    (newer,) = lookups._going.values()
+    assert newer.patience == 2 * going.patience
+    answer.set()
+    assert await asyncio.gather(*waiting[1:]) == ["192.0.2.1"] * 20
+    assert lookups._going == {}
+    assert await connected(Scripted(to_1="answers")) == "192.0.2.1"
+    assert asked == 3
+
+
+async def test_two_connections_at_one_moment_leave_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made too late is closed."""
+    monkeypatch.setattr(socket, "getaddrinfo", resolver("192.0.2.1", "192.0.2.2"))
+    monkeypatch.setattr(lookups, "STAGGER", 0.0)
+    both = asyncio.Event()
+
+    class Together(Scripted):
+        async def connect_tcp(self, host: str, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+            self.tried.append(host)
+            if len(self.tried) == 2:
+                both.set()
+            await both.wait()
+            self.made.append(httpcore.AsyncMockStream([host.encode()]))
+            return self.made[-1]
+
+    backend = Together()
+    assert await connected(backend) in ("192.0.2.1", "192.0.2.2")
+    assert sorted(stream._closed for stream in backend.made) == [False, True]
