@@ -8,6 +8,7 @@ START ?= 0
 KILLS ?= 3000
 STRIDE ?= 1
 SEED ?= 0
+ROUND ?= $(shell date +%s)
 
 # The newest Python from 3.10 on that can make a virtual environment; PYTHON=... overrides the choice.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.10 python3 python; do \
@@ -60,9 +61,11 @@ faults: $(VENV)/.dev ## fail every file operation (needs cc), statement and byte
 	STRIDE=$(STRIDE) $(BIN)/python -m pytest -q -s tests/faults/test_nth_statement.py \
 		tests/faults/test_torn_log.py
 
-fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600
-	end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
-		FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz $(ARGS) || exit 1; done
+fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600; ROUND=... again
+	@end=$$(($$(date +%s) + $(SECONDS))); round=$(ROUND); while [ $$(date +%s) -lt $$end ]; do \
+		echo "round $$round"; FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz \
+		-o faulthandler_timeout=0 --hypothesis-seed=$$round $(ARGS) || exit 1; \
+		round=$$((round + 1)); done
 
 contract: $(VENV)/.dev ## ask a Dakera server what replication relies on: URL=http://host:3000 KEY=...
 	CONTRACT_URL="$(URL)" CONTRACT_KEY="$(KEY)" $(BIN)/python -m pytest -s tests/contract $(ARGS)

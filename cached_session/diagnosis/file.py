@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
-from cached_session.journal import schema
+from cached_session.journal import schema, shape
 from cached_session.wording import size
 
 __all__ = ["broken", "look_at"]
@@ -44,9 +44,11 @@ def _integrity(path: str) -> Finding:
             current = schema.identify(conn, path)
             (version,) = conn.execute("PRAGMA user_version").fetchone()
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
+            if problems == ["ok"] and current and not shape.is_whole(conn):
+                problems = ["its schema is not a journal's"]
     except CachedSessionError as error:
         return broken(error)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         problems, current, version = [str(error)], False, 0
     if problems != ["ok"]:
         return Finding(

@@ -20,7 +20,7 @@ from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTr
 from cached_session.journal.outcome import is_passing
 from cached_session.journal.reads import session_ids
 
-__all__ = ["Salvage", "Writers", "carry", "is_damage", "record", "report_of"]
+__all__ = ["Salvage", "Writers", "carry", "record", "report_of"]
 
 LOST_MOST = 100
 """Losses that a report names one by one; the others are counted."""
@@ -81,11 +81,6 @@ def report_of(meta: dict[str, str]) -> Salvage | None:
         return None
     found = json.loads(text)
     return Salvage(**{**found, "lost": tuple(found["lost"])})
-
-
-def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that the file itself is broken: not the disk, a lock or a statement."""
-    return isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error)
 
 
 def record(conn: sqlite3.Connection, report: Salvage) -> None:

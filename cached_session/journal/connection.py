@@ -30,7 +30,14 @@ from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import fulltext
 from cached_session.journal.file import File
 from cached_session.journal.opening import MEMORY, there
-from cached_session.journal.outcome import Outcome, is_locked, is_passing, journal_error, settle
+from cached_session.journal.outcome import (
+    FOREIGN,
+    Outcome,
+    is_locked,
+    is_passing,
+    journal_error,
+    settle,
+)
 from cached_session.journal.tails import Seen, seen
 from cached_session.journal.threads import Threads
 
@@ -378,11 +385,9 @@ class Journal:
                     raise SessionClosed(f"the journal {self.path} is not open")
             _end_transaction(conn)
             return run(conn)
-        except sqlite3.OperationalError as error:
-            if not wait and "locked" in str(error):
+        except FOREIGN as error:
+            if not wait and is_locked(error):
                 raise _Busy from error
-            raise self._mapped(error) from error
-        except sqlite3.Error as error:
             self._file.suspect(error)
             raise self._mapped(error) from error
         finally:
@@ -426,7 +431,7 @@ class Journal:
                 conn = self._file.aside()
                 _end_transaction(conn)
                 return run(conn)
-            except (sqlite3.Error, OSError) as error:
+            except FOREIGN as error:
                 self._file.suspect(error)
                 raise self._mapped(error) from error
 
@@ -465,7 +470,7 @@ class Journal:
             ) as conn:
                 conn.execute("PRAGMA query_only = ON")
                 return run(conn, is_wanted)
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             self._file.suspect(error)
             raise self._mapped(error) from error
 
@@ -505,7 +510,7 @@ class Journal:
                 yield fetch
             finally:
                 await settle(asyncio.ensure_future(_let_go(db, asking)))
-        except (sqlite3.Error, OSError) as error:
+        except FOREIGN as error:
             self._file.suspect(error)
             raise self._mapped(error) from error
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from cached_session.errors import CachedSessionError, JournalError
 from cached_session.journal import salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
+from cached_session.journal.outcome import FOREIGN, is_damage
 
 __all__ = ["File"]
 
@@ -78,8 +79,8 @@ class File:
         self._stale = False
         try:
             return self._adopt(*self._opened())
-        except sqlite3.DatabaseError as error:
-            if self.in_memory or not salvage.is_damage(error):
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if self.in_memory or not is_damage(error):
                 raise
             self._mend(str(error))
         return self._adopt(*self._opened())
@@ -126,11 +127,11 @@ class File:
 
     def suspect(self, error: BaseException) -> None:
         """An error was met: where it tells of damage, the next `current` looks into it."""
-        if self.in_memory or not isinstance(error, sqlite3.Error):
+        if self.in_memory:
             return
-        if salvage.is_damage(error):
+        if is_damage(error):
             self.suspicion = str(error)
-        elif "readonly" in str(error):
+        elif isinstance(error, sqlite3.Error) and "readonly" in str(error):
             self._stale = True
 
     def _mend(self, why: str) -> None:
@@ -184,7 +185,7 @@ class File:
         if moved:
             try:
                 self.current()
-            except (CachedSessionError, sqlite3.Error, OSError) as error:
+            except (CachedSessionError, *FOREIGN) as error:
                 log.error(
                     "the journal %s was taken away and cannot be made again (%s): what was unsent "
                     "in it is lost",

@@ -11,7 +11,7 @@ import anyio
 
 from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
 
-__all__ = ["Outcome", "is_locked", "is_passing", "journal_error", "settle"]
+__all__ = ["FOREIGN", "Outcome", "is_damage", "is_locked", "is_passing", "journal_error", "settle"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,17 @@ PASSING = (
     "out of memory",
     "interrupted",
 )
+DAMAGE = (
+    "malformed",
+    "decode to UTF-8",
+    "no such table",
+    "no such column",
+    "has no column named",
+    "no such index",
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FOREIGN = (sqlite3.Error, OSError, UnicodeDecodeError)
+"""What SQLite and the file system raise: mapped onto our tree before it leaves a call."""
 
 
 class Outcome(asyncio.Future[T]):
@@ -68,10 +78,19 @@ def is_passing(error: BaseException) -> bool:
     return any(sign in str(error) for sign in PASSING)
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether the file itself may be broken: not the disk, a lock or a value. Our statements never
+    change, so one that names what is not there speaks of a spoiled schema. What SQLite quotes of
+    such a one Python may not even be able to read."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in DAMAGE)
+
+
 def journal_error(error: BaseException, path: str) -> BaseException:
     """The error of our tree for one of SQLite's or of the file system's; anything else is passed
     through."""
-    if isinstance(error, CachedSessionError) or not isinstance(error, (sqlite3.Error, OSError)):
+    if isinstance(error, CachedSessionError) or not isinstance(error, FOREIGN):
         return error
     text = str(error)
     lowered = text.lower()
@@ -83,7 +102,7 @@ def journal_error(error: BaseException, path: str) -> BaseException:
             f"{path} is not a journal: it is no SQLite file ({text}); "
             "choose another path (the file was left untouched)"
         )
-    elif "malformed" in lowered or "corrupt" in lowered:
+    elif is_damage(error):
         mapped = JournalCorrupt(
             f"the journal {path} is damaged ({text}): the next call sets it aside and carries over "
             "what can be read; what the server has comes back by itself"

@@ -22,15 +22,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cached_session.errors import JournalCorrupt, JournalError
-from cached_session.journal import gates, schema
+from cached_session.journal import gates, schema, shape
 from cached_session.journal.carry import (
     Salvage,
     Writers,
     carry,
-    is_damage,
     record,
     report_of,
 )
+from cached_session.journal.outcome import is_damage, is_passing
 
 __all__ = [
     "FileId",
@@ -40,7 +40,6 @@ __all__ = [
     "file_id",
     "follow",
     "is_another",
-    "is_damage",
     "is_unfinished",
     "mend",
     "report_of",
@@ -152,11 +151,18 @@ def _damage(real: str, path: str, patience: float) -> str | None:
             conn.execute("PRAGMA query_only = ON")
             (application,) = conn.execute("PRAGMA application_id").fetchone()
             (version,) = conn.execute("PRAGMA user_version").fetchone()
-            if application != schema.APPLICATION_ID or not 1 <= version <= schema.FORMAT:
+            if application != schema.APPLICATION_ID or version > schema.FORMAT:
                 schema.identify(conn, path)
                 return None
+            if version < 1:
+                return f"it names format {version}, which never was"
             rows = conn.execute("PRAGMA quick_check(3)").fetchall()
-        except sqlite3.DatabaseError as error:
+            if version == schema.FORMAT and not shape.is_whole(conn):
+                return "its schema is not a journal's"
+            if rows == [("ok",)] and version == schema.FORMAT:
+                # SQLite does not look at what is in a text.
+                shape.read_all(conn)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if is_damage(error):
                 return str(error)
             raise
@@ -185,7 +191,8 @@ def _mend(
             if not is_damage(error):
                 raise
             # Whoever can begin all the same carries over what they commit: see `follow`.
-        sources = [old] if own is None else [own, old]
+        is_restored = _restore(old)
+        sources = [old] if own is None else [old, own] if is_restored else [own, old]
         report = _fill(real, sources, report, connect, writers)
     except BaseException:
         old.close()
@@ -197,6 +204,19 @@ def _mend(
         if old.in_transaction:
             old.execute("ROLLBACK")
     return report
+
+
+def _restore(old: sqlite3.Connection) -> bool:
+    """Whether its schema was spoiled, and is restored for as long as its transaction lasts."""
+    try:
+        if old.in_transaction and not shape.is_whole(old):
+            shape.restore(old)
+            return True
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # What can be read of it without is carried over.
+        if is_passing(error):
+            raise
+    return False
 
 
 def _fill(

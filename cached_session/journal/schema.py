@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-from cached_session.errors import JournalCorrupt, JournalError, JournalTooNew
+from cached_session.errors import JournalError, JournalTooNew
 from cached_session.journal import fulltext
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
@@ -261,6 +261,7 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
     Raises:
         JournalTooNew: a newer version wrote it.
         JournalError: it is another program's database.
+        sqlite3.DatabaseError: it is damaged.
     """
     application, version, tables = _header(conn)
     if application == APPLICATION_ID:
@@ -270,7 +271,7 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
                 "upgrade cached-session (the file was left untouched)"
             )
         if version < 1:
-            raise JournalCorrupt(f"the journal {path} names format {version}, which never was")
+            raise sqlite3.DatabaseError(f"malformed header: format {version} never was")
         return version == FORMAT
     if application != 0 or version != 0 or tables is not None:
         raise JournalError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,50 @@ async def test_damage_found_on_opening_is_mended_at_once(journal: Path) -> None:
         assert "losses" in str(session.status().salvaged)
     (aside,) = asides(journal)
     assert aside.read_bytes() == bytes(data)
+
+
+SCHEMA_DAMAGE = {
+    "another column": (b"digest TEXT NOT NULL, ", b"dogest TEXT NOT NULL, "),
+    "a column that is no text": (
+        b"digest TEXT NOT NULL, ",
+        b"\x80\xff\x80\xff\x80\xff TEXT NOT NULL, ",
+    ),
+    "no statement": (b"CREATE TABLE ops (", b"CREATE TABLE ops )"),
+    "another table's name": (b"opsops", b"opqops"),
+}
+
+
+@pytest.mark.parametrize("what", SCHEMA_DAMAGE)
+async def test_a_spoiled_schema_loses_nothing(journal: Path, what: str) -> None:
+    """One word of the schema is another: what is in the tables is read as they were made, and all
+    of it goes on in a fresh file."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        await session.add_items(said("b"))
+    before, after = SCHEMA_DAMAGE[what]
+    data = journal.read_bytes()
+    assert data.count(before) == 1
+    spoiled = data.replace(before, after)
+    journal.write_bytes(spoiled)
+    async with CachedSession("s", journal=journal) as session:
+        # A column that is not there is met by the first call, all else by the opening.
+        with pytest.raises(JournalCorrupt) if "column" in what else nullcontext():
+            await session.add_items(said("c"))
+        assert (await words(session))[:2] == ["a", "b"]
+        assert "nothing unsent was lost" in str(session.status().salvaged)
+    (aside,) = asides(journal)
+    assert aside.read_bytes() == spoiled
+
+
+async def test_a_format_that_never_was_is_damage(journal: Path) -> None:
+    """The header of a journal names format 0: every operation goes on in a fresh file."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    with closing(sqlite3.connect(journal)) as conn:
+        conn.execute("PRAGMA user_version = 0")
+    async with CachedSession("s", journal=journal) as session:
+        assert await words(session) == ["a"]
+        assert "format 0, which never was" in str(session.status().salvaged)
 
 
 async def test_what_a_damaged_journal_lost_comes_back_from_the_server(journal: Path) -> None:

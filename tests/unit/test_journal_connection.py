@@ -254,7 +254,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[CachedSessionError], str]] 
     "a text file": (lambda p: p.write_text("dear diary, " * 500), JournalError, "not a journal"),
     "a short text file": (lambda p: p.write_text("hello"), JournalError, "not a journal"),
     "a newer format": (_versioned(schema.FORMAT + 1), JournalTooNew, "upgrade"),
-    "a format that never was": (_versioned(0), JournalCorrupt, "never was"),
 }
 
 

@@ -1,0 +1,159 @@
+"""A used journal of which any bytes are anything: its session goes on, or says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from test_fuzz import EXAMPLES
+
+from cached_session import CachedSession, JournalError, SyncOptions
+from cached_session.journal import outbox
+
+TRIES = 6
+"""Calls until one succeeds: damage is found page by page, and each may be met by another call."""
+OPTIONS = SyncOptions(durability="normal", busy_timeout=0.5)
+Cuts = list[tuple[int, bytes]]
+
+
+def said(*words: str) -> list[Any]:
+    return [{"role": "user", "content": word} for word in words]
+
+
+def _acknowledge(conn: sqlite3.Connection) -> None:
+    seqs = [outgoing.seq for outgoing in outbox.load(conn, "seq <= 5", ())]
+    outbox.ack(conn, seqs)
+    outbox.park(conn, 6, "refused")
+
+
+def _used() -> dict[str, bytes]:
+    """The files of a journal with every kind of row: while it is open, its last words in the log,
+    and closed."""
+
+    async def use(path: Path) -> dict[str, bytes]:
+        async with CachedSession("s", journal=path, options=OPTIONS) as session:
+            for number in range(12):
+                await session.add_items(said(f"{number} {'x' * 300}", f"{number}b"))
+            await session.pop_item()
+            await session.add_items(said("y" * 9000))
+        async with (
+            CachedSession("s", journal=path, options=OPTIONS) as session,
+            CachedSession("other", journal=path, options=OPTIONS) as other,
+        ):
+            await other.add_items(said("cleared"))
+            await other.clear_session()
+            await session.add_items(said("sent"))
+            await session._core.journal.write(_acknowledge)
+            await session.add_items(said("last"))
+            used = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in LOGS}
+            used["open"] = path.read_bytes()
+        used["closed"] = path.read_bytes()
+        return used
+
+    with tempfile.TemporaryDirectory() as directory:
+        return asyncio.run(use(Path(directory) / "j.db"))
+
+
+LOGS = ["-wal", "-shm"]
+USED = _used()
+WORDS = [b'"last"', b'"sent"', b'"0b"', b'"11 x', b'"yyyyyy']
+HEADER = 100
+"""Bytes by which a journal is told from other files."""
+
+
+def _mangled(data: bytes, cuts: Cuts, length: int | None) -> bytes:
+    mangled = bytearray(data)
+    for where, piece in cuts:
+        start = where % len(mangled)
+        mangled[start : start + len(piece)] = piece[: len(mangled) - start]
+    return bytes(mangled if length is None else mangled[: length % (len(data) + 1)])
+
+
+def _bytes(path: Path) -> bytes:
+    """A journal and its log, of which SQLite may move one into the other."""
+    log = path.with_name(f"{path.name}-wal")
+    return path.read_bytes() + (log.read_bytes() if log.exists() else b"")
+
+
+async def _tried(call: Any) -> Any:
+    """What a call gives, tried again as often as damage may take."""
+    for attempt in range(TRIES):
+        try:
+            return await call()
+        except JournalError:
+            if attempt + 1 == TRIES:
+                raise
+    raise AssertionError
+
+
+async def _goes_on(path: Path) -> bool:
+    """Whether each kind of call works in the end, and shows what is written now."""
+    session = CachedSession("s", journal=path, options=OPTIONS)
+    try:
+        try:
+            await _tried(lambda: session.add_items(said("on")))
+        except JournalError:
+            return False
+        found = await _tried(session.get_items)
+        assert found[-1] == said("on")[0]
+        for call in (session.entries, session.parked, lambda: session.search("last")):
+            await _tried(call)
+        session.status()
+        await _tried(lambda: session._core.journal.read(lambda c: outbox.load(c, "state <> 2", ())))
+        assert await _tried(session.pop_item) == said("on")[0]
+        await _tried(session.clear_session)
+        await session.add_items(said("after"))
+        assert await session.get_items() == said("after")
+        return True
+    finally:
+        await session.close()
+
+
+CUTS = st.lists(
+    st.tuples(st.integers(0, 1 << 18), st.binary(min_size=1, max_size=64)), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=max(30, EXAMPLES // 3))
+@example(which="closed", cuts=[(223466, b"\x01\x01")], length=None)  # the schema: another column
+@example(which="closed", cuts=[(223468, b"0\x80")], length=None)  # the schema: no text
+@example(which="closed", cuts=[(223468, b"\x80")], length=None)  # a name that is no text
+@example(which="closed", cuts=[(60, bytes(4))], length=None)  # a format that never was
+@given(
+    which=st.sampled_from(["closed", "open", *LOGS]),
+    cuts=CUTS,
+    length=st.none() | st.integers(0, 1 << 18),
+)
+def test_whatever_is_spoiled_a_session_goes_on_or_is_refused(
+    which: str, cuts: Cuts, length: int | None
+) -> None:
+    """Any bytes of a journal, of its log or of the log's index are anything, or its end is missing:
+    each call of a session raises nothing but our errors, and after a few of them works again, over
+    a sound file if damage was met; or the file no longer says that it is a journal, and every word
+    in it is left where it is."""
+    logging.getLogger("cached_session").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "j.db"
+        files = {**USED, which: _mangled(USED[which], cuts, length)}
+        path.write_bytes(files["closed" if which == "closed" else "open"])
+        for suffix in LOGS if which != "closed" else []:
+            Path(f"{path}{suffix}").write_bytes(files[suffix])
+        before = _bytes(path)
+        if asyncio.run(_goes_on(path)):
+            is_fresh = any(".damaged-" in found.name for found in path.parent.iterdir())
+            with closing(sqlite3.connect(path)) as conn:
+                assert not is_fresh or conn.execute("PRAGMA integrity_check").fetchall() == [
+                    ("ok",)
+                ]
+        else:
+            assert path.read_bytes()[:HEADER] != USED["closed"][:HEADER]
+            assert {word for word in WORDS if word in _bytes(path)} == {
+                word for word in WORDS if word in before
+            }
