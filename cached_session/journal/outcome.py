@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import sqlite3
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -36,6 +38,13 @@ DAMAGE = (
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FOREIGN = (sqlite3.Error, OSError, UnicodeDecodeError)
 """What SQLite and the file system raise: mapped onto our tree before it leaves a call."""
+
+
+UNTOLD = ("unable to open", "disk i/o")
+"""What SQLite says where it cannot make, or lengthen, what it keeps beside the file: whatever the
+reason is, a full disk among them."""
+LEAST_ROOM = 64 * 1024
+"""Bytes that the log of a journal and its index need to begin with."""
 
 
 class Outcome(asyncio.Future[T]):
@@ -87,6 +96,19 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in DAMAGE)
 
 
+def _wanting(path: str) -> str:
+    """What to do so that something can be made beside a file; empty where there is room for it, or
+    nobody can tell."""
+    try:
+        disk = os.statvfs(Path(path).absolute().parent)
+    except (OSError, AttributeError):  # not POSIX
+        return ""
+    if disk.f_files and not disk.f_favail:
+        return "remove some files, its file system can have no more (df -i)"
+    blocks = disk.f_bavail if os.geteuid() else disk.f_bfree
+    return "free some space" if blocks * disk.f_frsize < LEAST_ROOM else ""
+
+
 def journal_error(error: BaseException, path: str) -> BaseException:
     """The error of our tree for one of SQLite's or of the file system's; anything else is passed
     through."""
@@ -95,8 +117,12 @@ def journal_error(error: BaseException, path: str) -> BaseException:
     text = str(error)
     lowered = text.lower()
     mapped: JournalError
-    if "full" in lowered or (isinstance(error, OSError) and error.errno in FULL):
-        mapped = JournalFull(f"the disk of the journal {path} is full ({text}): free some space")
+    wanting = ""
+    is_full = "full" in lowered or (isinstance(error, OSError) and error.errno in FULL)
+    if is_full or any(sign in lowered for sign in UNTOLD):
+        wanting = _wanting(path) or ("free some space" if is_full else "")
+    if wanting:
+        mapped = JournalFull(f"the disk of the journal {path} is full ({text}): {wanting}")
     elif "not a database" in lowered:
         mapped = JournalError(
             f"{path} is not a journal: it is no SQLite file ({text}); "

@@ -152,10 +152,11 @@ async def test_a_limit_on_file_sizes_is_an_error_and_no_loss(journal: Path) -> N
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a mebibyte, with room for ten files."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk],
+        ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=11", "tmpfs", disk],
         capture_output=True,
         text=True,
         check=False,
@@ -194,6 +195,41 @@ async def test_a_disk_that_is_full_says_so_and_goes_on_with_room(small_disk: Pat
     assert is_sound(journal)
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == [*state, "b"]
+
+
+@pytest.mark.parametrize("free", [0, 4096, 16_384, 32_768, 40_960, "no name"])
+async def test_no_room_for_the_log_is_a_full_disk_too(small_disk: Path, free: int | str) -> None:
+    """Where SQLite cannot even make what it keeps beside the file, and does not say why, the call
+    does: JournalFull; with room the same session goes on."""
+    journal, ballast = small_disk / "agent.db", small_disk / "ballast"
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    others = [ballast]
+    if isinstance(free, str):
+        others = [small_disk / f"{number}" for number in range(9)]
+        for other in others:
+            other.touch()
+    else:
+        disk = os.statvfs(small_disk)
+        ballast.write_bytes(b"x" * (disk.f_bavail * disk.f_frsize - free))
+    session = CachedSession("s", journal=journal)
+    kept = []
+    for number in range(20):
+        try:
+            await session.add_items(said(f"{number}"))
+        except JournalError as error:
+            assert type(error) is JournalFull  # noqa: PT017 - each of them
+            wanted = "remove some files" if free == "no name" else "free some space"
+            assert wanted in str(error)  # noqa: PT017
+            continue
+        kept.append(f"{number}")
+    assert len(kept) < 20
+    for other in others:
+        other.unlink()
+    await session.add_items(said("b"))
+    assert await words(session) == ["a", *kept, "b"]
+    await session.close()
+    assert is_sound(journal)
 
 
 # -- cut short -------------------------------------------------------------------------------------
