@@ -49,6 +49,9 @@ log = logging.getLogger("cached_session.journal")
 
 GROUP_MOST = 256
 """Jobs that share one commit: bounds how long the first of them waits for the last."""
+TOLD_MOST = 32
+"""Outcomes that an event loop is told of at a time: their tasks go on one after the other, and
+everybody else waits meanwhile."""
 READ_PATIENCE = 0.005
 """Seconds that a short read waits for another thread's short read before it is handed over."""
 IDLE = 0.1
@@ -65,6 +68,12 @@ class _Job(Generic[T]):
     done: Callable[[T | None, BaseException | None], None]
     alone: bool = False
     """Not in a transaction: opening, closing, checkpoints."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where `done` is to be called; None: on any thread."""
+
+
+Told = tuple[_Job[Any], Any, BaseException | None]
+"""A job, and its result or error."""
 
 
 class Journal:
@@ -166,26 +175,7 @@ class Journal:
     ) -> asyncio.Future[T]:
         loop = loop or asyncio.get_running_loop()
         future: Outcome[T] = Outcome(loop=loop)
-
-        def settle_future(result: T | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)  # type: ignore[arg-type]
-            else:
-                future.set_exception(error)
-
-        def done(result: T | None, error: BaseException | None) -> None:
-            if threading.current_thread() is not self._thread:
-                settle_future(result, error)
-                return
-            try:
-                loop.call_soon_threadsafe(settle_future, result, error)
-            except RuntimeError:
-                # The caller's loop is closed: the change stands, and nobody is left to tell.
-                pass
-
-        self._enqueue(_Job(run, done, alone))
+        self._enqueue(_Job(run, future.tell, alone, loop))
         return future
 
     def _enqueue(self, job: _Job[Any]) -> None:
@@ -299,24 +289,39 @@ class Journal:
             if self._gives_up_index(failed.error):
                 self._run_group(group)
                 return
-            for job in group:
-                job.done(None, self._mapped(failed.error))
+            self._tell([(job, None, self._mapped(failed.error)) for job in group])
             return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
             self._file.suspect(error)
             if len(group) == 1 or is_locked(error):
                 # A lock that one has waited for in vain is not waited for again by each.
-                for job in group:
-                    job.done(None, self._mapped(error))
+                self._tell([(job, None, self._mapped(error)) for job in group])
             else:
                 for job in group:
                     self._run_group([job])
             return
-        for job, result in zip(group, results, strict=True):
-            job.done(result, None)
+        self._tell([(job, result, None) for job, result in zip(group, results, strict=True)])
         self._unindexed += len(group)
         if self._unindexed >= UNINDEXED_MOST:
             self._index()
+
+    def _tell(self, outcomes: list[Told]) -> None:
+        """Tell each caller what became of its job. Those of one event loop are told in one call:
+        waking it up costs more than all that it is told."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Told]] = {}
+        for told in outcomes:
+            loop = told[0].loop
+            if loop is None or not self._threaded:
+                _tell_all([told])
+            else:
+                by_loop.setdefault(loop, []).append(told)
+        for loop, those in by_loop.items():
+            try:
+                for start in range(0, len(those), TOLD_MOST):
+                    loop.call_soon_threadsafe(_tell_all, those[start : start + TOLD_MOST])
+            except RuntimeError:
+                # That loop is closed: the changes stand, and nobody is left to tell.
+                continue
 
     def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
         with self._exclusive():
@@ -623,6 +628,11 @@ def _end_transaction(conn: sqlite3.Connection) -> None:
     other can begin while it is open."""
     if conn.in_transaction:
         conn.execute("ROLLBACK")
+
+
+def _tell_all(outcomes: list[Told]) -> None:
+    for job, result, error in outcomes:
+        job.done(result, error)
 
 
 def _untold(_: object, __: object) -> None:

@@ -56,6 +56,13 @@ class Outcome(asyncio.Future[T]):
         """Nothing: the job goes on."""
         return False
 
+    def tell(self, result: T | None, error: BaseException | None) -> None:
+        """What became of the job; on the thread of the future's loop."""
+        if error is None:
+            self.set_result(result)  # type: ignore[arg-type]
+        else:
+            self.set_exception(error)
+
 
 async def settle(future: asyncio.Future[T]) -> T:
     """Await an outcome that must be known: a cancellation waits until it is, then goes on."""
