@@ -20,8 +20,8 @@ from cached_session.home import Home
 from cached_session.journal import gates, reads, writes
 from cached_session.journal.connection import MEMORY, Journal
 from cached_session.journal.room import Room
-from cached_session.journal.tails import Appended, Tails
-from cached_session.journal.writes import Author
+from cached_session.journal.tails import Tails
+from cached_session.journal.writes import Author, LastWrite, Popped, Written
 from cached_session.options import SyncOptions
 from cached_session.place import default_journal
 from cached_session.reach import RemoteSpec, without
@@ -56,6 +56,7 @@ class Core:
             on_replaced=self._replaced,
         )
         self.tails = Tails()
+        self._last_write = LastWrite()
         self._room = Room(options.max_pending_items, options.max_pending_bytes)
         self._guard = threading.RLock()
         self._users = 0
@@ -166,6 +167,7 @@ class Core:
             replicator.link.writer = self.writer
         self._met.clear()
         self.tails.forget()
+        self._last_write = LastWrite()
         self._room = Room(self.options.max_pending_items, self.options.max_pending_bytes)
         return retired, self.writer
 
@@ -177,7 +179,7 @@ class Core:
         private: bool,
         leaves: bool,
         instead_of: Sequence[tuple[Dot, int]] = (),
-    ) -> Appended:
+    ) -> None:
         """Append a batch, in place of the items named. One that leaves for a server is held up or
         refused where the outbox is full.
 
@@ -187,19 +189,23 @@ class Core:
         room = self._room if leaves and self._room.is_limited else None
         size = sum(len(text.encode(errors="replace")) for text, _ in encoded) if room else 0
 
-        def job(conn: sqlite3.Connection) -> Appended | None:
+        def job(conn: sqlite3.Connection) -> Written | None:
             if room is not None and not room.admits(conn, len(encoded), size):
                 return None
             writes.remove(conn, author, session_id, instead_of)
-            return writes.append(conn, author, session_id, encoded, private=private)
+            return writes.append(
+                conn, author, session_id, encoded, private=private, last=self._last_write
+            )
 
         options = self.options
         until = self.runtime.monotonic() + options.full_timeout
         while True:
             author = self.author()
-            appended = await self.journal.write(job)
-            if appended is not None:
-                return appended
+            written = await self.journal.write(job)
+            if written is not None:
+                self._last_write.keep(written)
+                self.tails.appended(session_id, written.revision, written.version, encoded)
+                return
             if room is not None and not room.could_ever_hold(len(encoded), size):
                 why = "is larger than the limit on unsent work; split it, or raise the limit"
             elif options.when_full == "reject" or self.runtime.monotonic() >= until:
@@ -213,6 +219,21 @@ class Core:
                 f"(max_pending_items={options.max_pending_items}, "
                 f"max_pending_bytes={options.max_pending_bytes})"
             )
+
+    async def pop(self, session_id: str) -> tuple[bytes, int] | None:
+        """Remove the latest item; its row, or None where there is none."""
+        author = self.author()
+
+        def job(conn: sqlite3.Connection) -> Popped | None:
+            return writes.pop(conn, author, session_id, self._last_write)
+
+        popped = await self.journal.write(job)
+        if popped is None:
+            return None
+        self._last_write.keep(popped.written)
+        if popped.was_last:
+            self.tails.popped(session_id, popped.written.revision, popped.written.version)
+        return popped.row
 
     async def open(self) -> None:
         """Open the journal, with the directory of the default place if need be."""

@@ -131,17 +131,17 @@ async def _append(
     after: Mark,
 ) -> None:
     author = core.author()
-    appended = await core.journal.write(
+    written = await core.journal.write(
         lambda conn: imports.append_marked(
             conn, author, session_id, fresh, private=private, key=key, before=before, after=after
         )
     )
-    if appended is None:
+    if written is None:
         raise JournalError(
             f"another import of the same source into {session_id!r} is under way: nothing of this "
             "batch was stored. Run it again when that one has finished"
         )
-    core.tails.appended(session_id, appended, fresh)
+    core.tails.appended(session_id, written.revision, written.version, fresh)
     core.news.wake(session_id)
     if core.spec is not None:
         core.wrote()

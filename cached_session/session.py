@@ -234,10 +234,9 @@ class CachedSession:
             return
         encoded = encode_items(list(items))
         core = await self._ready()
-        appended = await core.append(
+        await core.append(
             self.session_id, encoded, private=self._private, leaves=self._spec is not None
         )
-        core.tails.appended(self.session_id, appended, encoded)
         self._wrote()
 
     async def pop_item(self) -> TResponseInputItem | None:
@@ -258,8 +257,7 @@ class CachedSession:
         if self._confirmed:
             row = await syncing.pop_confirmed(core, self.session_id)
         else:
-            author = core.author()
-            row = await core.journal.write(lambda conn: writes.pop(conn, author, self.session_id))
+            row = await core.pop(self.session_id)
         if row is None:
             return None
         self._wrote()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
@@ -23,7 +24,7 @@ PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
 RARE = ("above", "cleared", "popped", "holes", "parts")
 """Tables in which most sessions have no row: those need no look-ups."""
 BEGIN = (
-    "SELECT id, stamp, last_writer, "
+    "SELECT id, stamp, last_writer, revision, "
     + ", ".join(f"EXISTS (SELECT 1 FROM {table} WHERE session = s.id)" for table in RARE)
     + " FROM sessions s WHERE session_id = ?"
 )
@@ -51,6 +52,15 @@ class _Known:
     cleared_changed: bool = False
 
 
+class _Place(NamedTuple):
+    """Where an operation stands in the journal."""
+
+    seq: int | None
+    """None where its items are here and it is not: a journal that was damaged."""
+    stamp: int
+    state: int
+
+
 @dataclass
 class Applied:
     """What became of the operations handed to one transaction."""
@@ -66,7 +76,8 @@ class Applied:
 class SessionTransaction:
     """One session inside one transaction; `finish` writes back what was gathered.
 
-    Make one a transaction and throw it away: it caches what the transaction has read.
+    Make one a transaction and throw it away: it caches what the transaction has read. A write may
+    hand it on to the next one, which goes on from there (`writes.LastWrite`).
     """
 
     conn: sqlite3.Connection
@@ -74,9 +85,11 @@ class SessionTransaction:
     key: str
     stamp: int
     last_writer: str
+    revision: int
+    """Of the session: before this transaction, and after it once it is finished."""
     applied: Applied = field(default_factory=Applied)
-    revision: int = 0
-    """Of the session, once this transaction is finished."""
+    author: str = ""
+    """The writer of ours that is known not to be retired."""
     _known: dict[str, _Known] = field(default_factory=dict)
     _ops: list[tuple[object, ...]] = field(default_factory=list)
     _items: list[tuple[object, ...]] = field(default_factory=list)
@@ -88,9 +101,9 @@ class SessionTransaction:
         row = conn.execute(BEGIN, (stored_id(session_id),)).fetchone()
         if row is None:
             return None
-        session, stamp, last_writer, *has = row
-        there = {table: bool(rows) for table, rows in zip(RARE, has, strict=True)}
-        return cls(conn, session, session_key(session_id), stamp, last_writer, _any=there)
+        session, stamp, last_writer, revision, *has = row
+        there = dict(zip(RARE, has, strict=True))
+        return cls(conn, session, session_key(session_id), stamp, last_writer, revision, _any=there)
 
     @classmethod
     def create(cls, conn: sqlite3.Connection, session_id: str, now_ms: int) -> SessionTransaction:
@@ -98,11 +111,13 @@ class SessionTransaction:
         known = cls.begin(conn, session_id)
         if known is not None:
             return known
-        number = conn.execute(
-            "INSERT INTO sessions (session_id, created_ms) VALUES (?, ?) RETURNING id",
+        row = conn.execute(
+            "INSERT INTO sessions (session_id, created_ms) VALUES (?, ?)",
             (stored_id(session_id), now_ms),
-        ).fetchone()[0]
-        return cls(conn, number, session_key(session_id), 0, "")
+        )
+        # No session is ever deleted: no table has any row of this number yet.
+        none = dict.fromkeys((*RARE, "frontier"), False)
+        return cls(conn, row.lastrowid or 0, session_key(session_id), 0, "", 0, _any=none)
 
     # -- what is known ---------------------------------------------------------------------------
 
@@ -111,11 +126,14 @@ class SessionTransaction:
         known = self._known.get(writer)
         if known is None:
             key = (self.session, writer)
-            row = self.conn.execute(
-                "SELECT upto, run_stamp, last_ms FROM frontier WHERE session = ? AND writer = ?",
-                key,
-            ).fetchone() or (0, 0, 0)
-            upto, run_stamp, last_ms = row
+            row = None
+            if self._any.get("frontier", True):
+                row = self.conn.execute(
+                    "SELECT upto, run_stamp, last_ms FROM frontier "
+                    "WHERE session = ? AND writer = ?",
+                    key,
+                ).fetchone()
+            upto, run_stamp, last_ms = row or (0, 0, 0)
             applied = Ranges([(1, upto)] if upto else [])
             for first, last in self._ranges("above", key):
                 applied.add(first, last)
@@ -322,9 +340,9 @@ class SessionTransaction:
         return live
 
     def _pop(self, ref: ItemRef, by: Dot | None) -> None:
-        stamp = self._stamp_of(ref.dot)
-        if stamp is not None:
-            self._remove(stamp, ref.dot, ref.index, by)
+        place = self._place(ref.dot)
+        if place is not None:
+            self._remove(place, ref.dot, ref.index, by)
             return
         self.conn.execute(
             "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
@@ -348,7 +366,8 @@ class SessionTransaction:
         ).fetchall()
         for stamp, writer, counter in shown:
             if (writer, counter) in covered:
-                self._remove(stamp, Dot(writer, counter), None, by)
+                dot = Dot(writer, counter)
+                self._remove(self._place(dot) or _Place(None, stamp, ACKED), dot, None, by)
 
     def settle(self, covered: Frontier) -> None:
         """The server has acknowledged that these are cleared."""
@@ -386,7 +405,7 @@ class SessionTransaction:
             "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
             (self.session,),
         ):
-            if kind == Kind.CLEAR.value or self._stamp_of(popped_by(body).dot) is None:
+            if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:
                 needed.append((writer, counter))
         return needed
 
@@ -430,30 +449,26 @@ class SessionTransaction:
     def withdraw(self, dot: Dot) -> None:
         """Take the items of an operation that never reached the server out of the history."""
         self.flush()
-        self._remove(self._stamp_of(dot), dot, None, None)
+        place = self._place(dot)
+        if place is not None:
+            self._remove(place, dot, None, None)
 
-    def _stamp_of(self, dot: Dot) -> int | None:
-        """The stamp of an operation that is here."""
+    def _place(self, dot: Dot) -> _Place | None:
+        """Where an operation stands that is here."""
         row = self.conn.execute(
-            "SELECT stamp FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            "SELECT seq, stamp, state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
             (self.session, *dot),
         ).fetchone()
-        return None if row is None else int(row[0])
+        return None if row is None else _Place(*row)
 
-    def _is_unacked(self, dot: Dot) -> bool:
-        row = self.conn.execute(
-            "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-            (self.session, *dot),
-        ).fetchone()
-        return row is not None and row[0] in (PENDING, SENT)
-
-    def _remove(self, stamp: int | None, dot: Dot, index: int | None, by: Dot | None) -> None:
+    def _remove(self, place: _Place, dot: Dot, index: int | None, by: Dot | None) -> None:
         """Take the visible items of an operation away, or one of them; ``by`` is the own operation
         that does so, after whose ack the server is asked to forget them."""
-        one = "" if index is None else f" AND idx = {index:d}"
-        where = f"session = ? AND stamp = ? AND writer = ? AND counter = ?{one}"
-        key = (self.session, stamp, *dot)
-        if by is None and self._is_unacked(dot):
+        where = "session = ? AND stamp = ? AND writer = ? AND counter = ?"
+        key: tuple[object, ...] = (self.session, place.stamp, *dot)
+        if index is not None:
+            where, key = f"{where} AND idx = ?", (*key, index)
+        if by is None and place.state in (PENDING, SENT):
             # Somebody else has removed what this journal is still to send, or sends again after an
             # answer that was lost: it would be on the server for good.
             by = Dot("", 0)
@@ -463,12 +478,12 @@ class SessionTransaction:
                 f"part_count(CAST(payload AS BLOB)), ?, ? FROM items WHERE {where}",
                 (*by, *key),
             )
-        indexed = self._document(stamp, dot)
+        indexed = self._document(place, dot)
         gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
         if gone:
             if indexed is not None:
                 fulltext.remove(self.conn, [indexed])
-                left = self._document(stamp, dot)
+                left = self._document(place, dot)
                 fulltext.add(self.conn, [left] if left is not None else [])
             self.conn.execute(
                 "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
@@ -476,24 +491,20 @@ class SessionTransaction:
             )
             self.applied.items -= gone
 
-    def _document(self, stamp: int | None, dot: Dot) -> tuple[int, str] | None:
+    def _document(self, place: _Place, dot: Dot) -> tuple[int, str] | None:
         """An operation as the index has it; None if it has nothing of it."""
         reached = fulltext.reach(self.conn)
-        if reached is None:
+        if reached is None or place.seq is None or place.seq > reached:
             return None
-        row = self.conn.execute(
-            "SELECT seq FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-            (self.session, *dot),
-        ).fetchone()
         payloads = self.conn.execute(
             "SELECT CAST(payload AS BLOB) FROM items "
             "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx",
-            (self.session, stamp, *dot),
+            (self.session, place.stamp, *dot),
         ).fetchall()
-        if row is None or row[0] > reached or not payloads:
+        if not payloads:
             return None
         texts = [payload.decode(errors="replace") for (payload,) in payloads]
-        return row[0], fulltext.document(self.session, texts)
+        return place.seq, fulltext.document(self.session, texts)
 
     # -- writing back ----------------------------------------------------------------------------
 
@@ -524,6 +535,7 @@ class SessionTransaction:
             "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms",
             (*key, upto, known.run_stamp, known.last_ms),
         )
+        self.mark("frontier")
         if self.has("above") or len(known.applied) > bool(upto):
             self._replace("above", key, [pair for pair in known.applied if pair[0] > 1])
 
@@ -538,15 +550,11 @@ class SessionTransaction:
         """Write everything back; what became of the operations. Searching them comes later
         (journal/fulltext.py)."""
         self.flush()
-        (self.revision,) = self.conn.execute(
+        self.revision += 1
+        applied, self.applied = self.applied, Applied()
+        self.conn.execute(
             "UPDATE sessions SET stamp = ?, last_writer = ?, items = items + ?, "
-            "revision = revision + 1, conflicts = conflicts + ? WHERE id = ? RETURNING revision",
-            (
-                self.stamp,
-                self.last_writer,
-                self.applied.items,
-                self.applied.conflicts,
-                self.session,
-            ),
-        ).fetchone()
-        return self.applied
+            "revision = revision + 1, conflicts = conflicts + ? WHERE id = ?",
+            (self.stamp, self.last_writer, applied.items, applied.conflicts, self.session),
+        )
+        return applied

@@ -68,7 +68,7 @@ def reserve(conn: sqlite3.Connection, author: Author, session_id: str, now_ms: i
     found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
-    ref, row = found
+    ref, row, _ = found
     (state,) = conn.execute(
         "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
         (tx.session, *ref.dot),

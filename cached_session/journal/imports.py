@@ -14,8 +14,7 @@ from hashlib import sha256
 
 from cached_session.history.ids import session_key
 from cached_session.journal import writes
-from cached_session.journal.tails import Appended
-from cached_session.journal.writes import Author
+from cached_session.journal.writes import Author, Written
 
 __all__ = ["NOTHING", "Mark", "append_marked", "chained", "mark_key", "mark_of"]
 
@@ -63,7 +62,7 @@ def append_marked(
     key: str,
     before: Mark,
     after: Mark,
-) -> Appended | None:
+) -> Written | None:
     """Append a batch and move the mark, both or neither.
 
     None, and nothing is written, if the mark is no longer where the caller saw it: somebody else
@@ -71,9 +70,9 @@ def append_marked(
     """
     if mark_of(conn, key) != before:
         return None
-    appended = writes.append(conn, author, session_id, encoded, private=private)
+    written = writes.append(conn, author, session_id, encoded, private=private)
     conn.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
         (key, f"{after.count}:{after.chain}"),
     )
-    return appended
+    return written

@@ -62,8 +62,9 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
         if len(items) == len(found.rows):
             if not any(codec for _, codec in found.rows):
                 texts = tuple([text for text, _ in found.rows])
-                whole = len(texts) == found.count
-                tails.put(session_id, Tail(file, found.version, found.revision, texts, whole))
+                whole, size = len(texts) == found.count, sum(map(len, texts))
+                tail = Tail(file, found.version, found.revision, texts, whole, size)
+                tails.put(session_id, tail)
             return items
         # Some could not be decoded: the limit counts those that can.
         if limit is None or found.count <= limit:

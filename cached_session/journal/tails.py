@@ -12,11 +12,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cached_session.journal.codec import FAST
 
-__all__ = ["Appended", "Seen", "Tail", "Tails", "seen"]
+__all__ = ["Seen", "Tail", "Tails", "seen"]
 
 MOST_SESSIONS = 128
 MOST_ITEMS = 256
@@ -35,15 +34,6 @@ def seen(conn: sqlite3.Connection) -> Seen:
     return conn, others, conn.total_changes
 
 
-class Appended(NamedTuple):
-    """What an append tells those who keep the tail of its session."""
-
-    revision: int
-    """Of the session, after it."""
-    version: Seen
-    """What the journal has seen after its commit, if nothing else shares that commit."""
-
-
 @dataclass(frozen=True)
 class Tail:
     """The latest items of a session at one revision, oldest first."""
@@ -56,6 +46,8 @@ class Tail:
     texts: tuple[bytes, ...]
     whole: bool
     """Whether these are all there are."""
+    size: int
+    """Bytes of the texts."""
 
     def latest(self, limit: int | None) -> Sequence[bytes] | None:
         """The latest ``limit`` texts; None if this tail cannot tell."""
@@ -88,28 +80,48 @@ class Tails:
         """Keep a tail, in place of the one that was kept longest."""
         with self._lock:
             self._tails.pop(session_id, None)
-            if sum(map(len, tail.texts)) <= MOST_BYTES:
+            if tail.size <= MOST_BYTES:
                 self._tails[session_id] = tail
                 if len(self._tails) > MOST_SESSIONS:
                     self._tails.popitem(last=False)
 
     def appended(
-        self, session_id: str, appended: Appended, encoded: Sequence[tuple[str, int]]
+        self,
+        session_id: str,
+        revision: int,
+        version: Seen,
+        encoded: Sequence[tuple[str, int]],
     ) -> None:
-        """A batch was appended here, which made the session's revision what it is now: a tail of
-        the revision before it goes on with the batch, and any other one is let go of."""
+        """A batch was appended here, which made the session's revision this one: a tail of the
+        revision before it goes on with the batch, and any other one is let go of.
+
+        ``version`` is what the journal has seen then, if nothing else shares the commit."""
         with self._lock:
-            tail = self._tails.pop(session_id, None)
-            if (
-                tail is None
-                or tail.revision != appended.revision - 1
-                or any(codec != FAST for _, codec in encoded)
-            ):
+            tail = self._before(session_id, revision)
+            if tail is None or any(codec != FAST for _, codec in encoded):
                 return
-            texts = (*tail.texts, *(text.encode() for text, _ in encoded))
-            kept = texts[-MOST_ITEMS:]
-            if sum(map(len, kept)) <= MOST_BYTES:
-                whole = tail.whole and len(kept) == len(texts)
+            added = [text.encode() for text, _ in encoded]
+            texts = (*tail.texts, *added)
+            gone = texts[:-MOST_ITEMS]
+            size = tail.size + sum(map(len, added)) - sum(map(len, gone))
+            if size <= MOST_BYTES:
+                whole = tail.whole and not gone
                 self._tails[session_id] = Tail(
-                    tail.file, appended.version, appended.revision, kept, whole
+                    tail.file, version, revision, texts[len(gone) :], whole, size
                 )
+
+    def popped(self, session_id: str, revision: int, version: Seen) -> None:
+        """The last item of all was popped here: as `appended`, without that item."""
+        with self._lock:
+            tail = self._before(session_id, revision)
+            if tail is not None and tail.texts:
+                *texts, last = tail.texts
+                size = tail.size - len(last)
+                self._tails[session_id] = Tail(
+                    tail.file, version, revision, tuple(texts), tail.whole, size
+                )
+
+    def _before(self, session_id: str, revision: int) -> Tail | None:
+        """The tail of the revision before this one; it is let go of, as is any other one."""
+        tail = self._tails.pop(session_id, None)
+        return tail if tail is not None and tail.revision == revision - 1 else None

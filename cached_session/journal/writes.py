@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cached_session.errors import JournalError
 from cached_session.history.clock import next_run
@@ -19,9 +20,21 @@ from cached_session.history.ops import (
 )
 from cached_session.journal.apply import PENDING, SessionTransaction
 from cached_session.journal.codec import decode_rows
-from cached_session.journal.tails import Appended, seen
+from cached_session.journal.tails import Seen, seen
 
-__all__ = ["RETIRED", "Author", "append", "clear", "last_item", "pop", "pop_ref", "remove"]
+__all__ = [
+    "RETIRED",
+    "Author",
+    "LastWrite",
+    "Popped",
+    "Written",
+    "append",
+    "clear",
+    "last_item",
+    "pop",
+    "pop_ref",
+    "remove",
+]
 
 RETIRED = "retired:"
 """Before a writer id in `meta`: another journal file was here when it was in use."""
@@ -38,6 +51,49 @@ class Author:
     run_gap_ms: int
 
 
+class Written(NamedTuple):
+    """A session as a write has left it, for those who remember it: true once that is committed."""
+
+    session_id: str
+    tx: SessionTransaction
+    revision: int
+    version: Seen
+    """What the journal has seen then, if nothing else shares the commit."""
+
+
+class LastWrite:
+    """What the last append or pop knew of its session when it had ended: the next one to that
+    session goes on from there, and asks for none of it again.
+
+    It holds as long as nothing was committed since, by whomever. Whatever takes it takes it away,
+    so that a transaction which is rolled back leaves nothing of itself. Safe to use from several
+    threads: what one of them takes from another is only looked up once more.
+    """
+
+    def __init__(self) -> None:
+        self._last: Written | None = None
+
+    def keep(self, written: Written) -> None:
+        """A write was committed."""
+        self._last = written
+
+    def take(self, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
+        """The transaction to go on with, inside of another; None if there is none that holds."""
+        last, self._last = self._last, None
+        if last is None or last.session_id != session_id or last.version != seen(conn):
+            return None
+        return last.tx
+
+
+class Popped(NamedTuple):
+    """What a pop took away."""
+
+    row: tuple[bytes, int]
+    was_last: bool
+    """Whether no item stood behind it, such as one that is claimed."""
+    written: Written
+
+
 def append(
     conn: sqlite3.Connection,
     author: Author,
@@ -45,29 +101,36 @@ def append(
     encoded: Sequence[tuple[str, int]],
     *,
     private: bool,
-) -> Appended:
+    last: LastWrite | None = None,
+) -> Written:
     """Append a batch of items as one operation.
 
     The items are the last of the history: their stamp is larger than any seen here, or goes on in
     a run into which nothing has come since.
     """
-    tx = SessionTransaction.create(conn, session_id, author.now_ms)
-    payloads = tuple(text for text, _ in encoded)
+    tx = last.take(conn, session_id) if last is not None else None
+    if tx is None:
+        tx = SessionTransaction.create(conn, session_id, author.now_ms)
+    payloads = tuple([text for text, _ in encoded])
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
     tx.finish()
-    return Appended(tx.revision, seen(conn))
+    return Written(session_id, tx, tx.revision, seen(conn))
 
 
-def pop(conn: sqlite3.Connection, author: Author, session_id: str) -> tuple[bytes, int] | None:
-    """Remove the latest item; its row, or None where there is none."""
-    tx = SessionTransaction.begin(conn, session_id)
+def pop(
+    conn: sqlite3.Connection, author: Author, session_id: str, last: LastWrite | None = None
+) -> Popped | None:
+    """Remove the latest item; None where there is none."""
+    tx = last.take(conn, session_id) if last is not None else None
+    if tx is None:
+        tx = SessionTransaction.begin(conn, session_id)
     found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
-    ref, row = found
-    _pop(tx, author, ref)
-    return row
+    _pop(tx, author, found.ref)
+    written = Written(session_id, tx, tx.revision, seen(conn))
+    return Popped(found.row, found.is_last, written)
 
 
 def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: ItemRef) -> None:
@@ -103,30 +166,36 @@ def _pop(tx: SessionTransaction, author: Author, ref: ItemRef) -> None:
     tx.finish()
 
 
+class LastItem(NamedTuple):
+    """The latest item that may be popped."""
+
+    ref: ItemRef
+    row: tuple[bytes, int]
+    is_last: bool
+    """Whether no item stands behind it."""
+
+
+LATEST = (
+    "SELECT i.writer, i.counter, i.idx, CAST(i.payload AS BLOB), i.codec, o.count, "
+    "EXISTS (SELECT 1 FROM claims c WHERE c.session = i.session AND c.writer = i.writer "
+    "AND c.counter = i.counter AND c.idx = i.idx) "
+    "FROM items i LEFT JOIN ops o ON o.session = i.session AND o.writer = i.writer "
+    "AND o.counter = i.counter WHERE i.session = ? "
+    "ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC"
+)
+
+
 def last_item(
     conn: sqlite3.Connection, tx: SessionTransaction, skip: frozenset[tuple[Dot, int]] = frozenset()
-) -> tuple[ItemRef, tuple[bytes, int]] | None:
+) -> LastItem | None:
     """The latest item that can be decoded and is neither claimed nor in ``skip``."""
-    rows = conn.execute(
-        "SELECT writer, counter, idx, CAST(payload AS BLOB), codec FROM items WHERE session = ? "
-        "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC",
-        (tx.session,),
-    )
-    for writer, counter, index, payload, codec in rows:
+    rows = conn.execute(LATEST, (tx.session,))
+    for behind, (writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
         dot = Dot(writer, counter)
-        if (dot, index) in skip or not decode_rows([(payload, codec)]):
+        if claimed or count is None or (dot, index) in skip:
             continue
-        claimed = conn.execute(
-            "SELECT 1 FROM claims WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
-            (tx.session, writer, counter, index),
-        ).fetchone()
-        if claimed:
-            continue
-        (count,) = conn.execute(
-            "SELECT count FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-            (tx.session, writer, counter),
-        ).fetchone()
-        return ItemRef(dot, index, count), (payload, codec)
+        if decode_rows([(payload, codec)]):
+            return LastItem(ItemRef(dot, index, count), (payload, codec), not behind)
     return None
 
 
@@ -147,11 +216,14 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
 def _operation(
     tx: SessionTransaction, author: Author, kind: Kind, payloads: tuple[str, ...], private: bool
 ) -> Operation:
-    if tx.conn.execute("SELECT 1 FROM meta WHERE key = ?", (RETIRED + author.writer,)).fetchone():
-        # Its counters may be lost in part: to take one twice would be two operations of one name.
-        raise JournalError(
-            "the journal was replaced in the middle of this call: nothing was stored, try again"
-        )
+    if tx.author != author.writer:
+        retired = RETIRED + author.writer
+        if tx.conn.execute("SELECT 1 FROM meta WHERE key = ?", (retired,)).fetchone():
+            # Its counters may be lost in part: one taken twice would be two operations of a name.
+            raise JournalError(
+                "the journal was replaced in the middle of this call: nothing was stored, try again"
+            )
+        tx.author = author.writer
     mine = tx.writer(author.writer)
     run = next_run(
         now_ms=author.now_ms,

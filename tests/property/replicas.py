@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Sequence
 
 from histories import SESSION, frontier_of
@@ -10,8 +11,9 @@ from histories import SESSION, frontier_of
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
 from cached_session.history.visibility import visible
-from cached_session.journal import arrivals, outbox, reads
+from cached_session.journal import arrivals, outbox, reads, writes
 from cached_session.journal.apply import SessionTransaction
+from cached_session.journal.codec import codec_of
 from cached_session.journal.connection import MEMORY, Journal
 
 
@@ -21,6 +23,7 @@ class Replica:
     def __init__(self) -> None:
         self.journal = Journal(MEMORY, threaded=False)
         self.journal.open_blocking()
+        self.last = writes.LastWrite()
 
     def close(self) -> None:
         self.journal.close_blocking()
@@ -29,6 +32,35 @@ class Replica:
         return self.journal.write_blocking(
             lambda conn: arrivals.apply_page(conn, SESSION, parts, [], 0)
         )
+
+    def append(self, author: writes.Author, texts: Sequence[str], fails: str = "") -> None:
+        """Append as a session does; or have it fail at its first statement that writes, or at its
+        end, and all of it rolled back."""
+        encoded = [(text, codec_of(text)) for text in texts]
+
+        def job(conn: sqlite3.Connection) -> writes.Written:
+            conn.set_authorizer(_read_only if fails == "first" else _anything)
+            try:
+                written = writes.append(
+                    conn, author, SESSION, encoded, private=False, last=self.last
+                )
+            finally:
+                conn.set_authorizer(_anything)
+            if fails == "last":
+                raise OSError("the disk has had enough")
+            return written
+
+        self.last.keep(self.journal.write_blocking(job))
+
+    def pop(self, author: writes.Author) -> str | None:
+        """Pop as a session does; the item's text."""
+        popped = self.journal.write_blocking(
+            lambda conn: writes.pop(conn, author, SESSION, self.last)
+        )
+        if popped is None:
+            return None
+        self.last.keep(popped.written)
+        return popped.row[0].decode()
 
     def row(self, sql: str, *key: object) -> tuple:
         return self.journal.read_blocking(lambda conn: conn.execute(sql, key).fetchone())
@@ -95,3 +127,12 @@ class Replica:
         assert found == live
         if frontier:
             assert self.frontier() == frontier_of(ops)
+
+
+def _anything(*_: object) -> int:
+    return sqlite3.SQLITE_OK
+
+
+def _read_only(action: int, *_: object) -> int:
+    is_write = action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
+    return sqlite3.SQLITE_DENY if is_write else sqlite3.SQLITE_OK

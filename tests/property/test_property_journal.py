@@ -22,7 +22,6 @@ from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_
 from cached_session.history.parts import Part, split
 from cached_session.history.visibility import order, visible
 from cached_session.journal import reads, writes
-from cached_session.journal.codec import codec_of
 
 History = dict[Dot, Operation]
 
@@ -167,16 +166,13 @@ def _write(
     before = replica.row("SELECT count(*) FROM ops")[0]
     shown = visible(applied)
     mine = sum(op.dot.writer == author.writer for op in applied)
-    write = replica.journal.write_blocking
     if what == "append":
         texts = [payload(Dot(author.writer, mine + 1), i, size) for i in range(1 + size % 3)]
-        encoded = [(text, codec_of(text)) for text in texts]
-        write(lambda conn: writes.append(conn, author, SESSION, encoded, private=False))
+        replica.append(author, texts)
     elif what == "pop":
-        row = write(lambda conn: writes.pop(conn, author, SESSION))
-        assert (row and row[0].decode()) == (shown[-1][2] if shown else None)
+        assert replica.pop(author) == (shown[-1][2] if shown else None)
     else:
-        write(lambda conn: writes.clear(conn, author, SESSION))
+        replica.journal.write_blocking(lambda conn: writes.clear(conn, author, SESSION))
     if what != "append" and not shown:
         assert replica.row("SELECT count(*) FROM ops")[0] == before
         return None

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from replicas import Replica
 
+from cached_session.errors import JournalError
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by
 from cached_session.history.parts import Part, part_count
 from cached_session.history.visibility import order, visible
 from cached_session.journal import arrivals, audits, compaction, outbox, writes
-from cached_session.journal.codec import codec_of
 from cached_session.remote.naming import memory_id
 from cached_session.remote.wire import decode, memories_of
 
@@ -65,19 +66,24 @@ class Exchange(RuleBasedStateMachine):
     def append(self, who: int, opening: int, clock: str, count: int, size: int) -> None:
         author = self._author(who, opening, clock)
         texts = [payload(Dot(author.writer, self.ticks), i, size) for i in range(count)]
-        encoded = [(text, codec_of(text)) for text in texts]
-        self.replicas[who].journal.write_blocking(
-            lambda conn: writes.append(conn, author, SESSION, encoded, private=False)
-        )
+        self.replicas[who].append(author, texts)
         self._wrote(who)
+
+    @rule(
+        who=which,
+        opening=st.integers(0, 1),
+        clock=st.sampled_from(sorted(CLOCKS)),
+        fails=st.sampled_from(["first", "last"]),
+    )
+    def append_in_vain(self, who: int, opening: int, clock: str, fails: str) -> None:
+        """Begin to append, and have all of it taken back."""
+        with pytest.raises(JournalError):
+            self.replicas[who].append(self._author(who, opening, clock), ['"lost"'], fails)
 
     @rule(who=which, opening=st.integers(0, 1), clock=st.sampled_from(sorted(CLOCKS)))
     def pop(self, who: int, opening: int, clock: str) -> None:
         author = self._author(who, opening, clock)
-        row = self.replicas[who].journal.write_blocking(
-            lambda conn: writes.pop(conn, author, SESSION)
-        )
-        if row is not None:
+        if self.replicas[who].pop(author) is not None:
             self._wrote(who)
 
     @rule(who=which, opening=st.integers(0, 1), clock=st.sampled_from(sorted(CLOCKS)))

@@ -26,8 +26,8 @@ def add(conn: sqlite3.Connection, *items: object, session: str = S) -> None:
 
 
 def pop(conn: sqlite3.Connection) -> object:
-    row = writes.pop(conn, author(), S)
-    return row and json.loads(row[0])
+    popped = writes.pop(conn, author(), S)
+    return popped and json.loads(popped.row[0])
 
 
 def states(conn: sqlite3.Connection) -> list[int]:

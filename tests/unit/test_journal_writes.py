@@ -1,0 +1,180 @@
+"""What a write may take over from the one before it, and what a tail may."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cached_session import CachedSession
+from cached_session.errors import JournalError
+from cached_session.journal import gates, writes
+from cached_session.journal.codec import encode_items
+from cached_session.journal.connection import Journal
+from cached_session.journal.writes import Author, LastWrite, Written
+
+ME, OTHER = "me", "other"
+
+
+def author(writer: str = ME) -> Author:
+    return Author(writer, 1, 600_000)
+
+
+def add(conn: sqlite3.Connection, last: LastWrite, word: str, who: Author | None = None) -> Written:
+    encoded = encode_items([word])
+    return writes.append(conn, who or author(), "s", encoded, private=False, last=last)
+
+
+def pop(conn: sqlite3.Connection, last: LastWrite) -> Written:
+    popped = writes.pop(conn, author(), "s", last)
+    assert popped is not None
+    return popped.written
+
+
+def dots(conn: sqlite3.Connection) -> list[tuple[str, int]]:
+    return conn.execute("SELECT writer, counter FROM ops ORDER BY seq").fetchall()
+
+
+def selects(journal: Journal, job: object) -> list[str]:
+    """The queries that a job makes."""
+    asked: list[str] = []
+
+    def traced(conn: sqlite3.Connection) -> Written:
+        conn.set_trace_callback(asked.append)
+        try:
+            return job(conn)  # type: ignore[operator, no-any-return]
+        finally:
+            conn.set_trace_callback(None)
+
+    journal.write_blocking(traced)
+    return [statement for statement in asked if statement.startswith("SELECT")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    journal = Journal(path, threaded=False)
+    yield journal
+    journal.close_blocking()
+
+
+@pytest.fixture
+def last(journal: Journal) -> LastWrite:
+    """What is known after one append."""
+    last = LastWrite()
+    last.keep(journal.write_blocking(lambda conn: add(conn, last, "a")))
+    return last
+
+
+def test_an_append_after_an_append_asks_for_nothing(journal: Journal, last: LastWrite) -> None:
+    """Where nothing was committed in between, all that it needs is known."""
+    assert selects(journal, lambda conn: add(conn, last, "b")) == []
+    assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
+
+
+def test_an_append_after_a_pop_asks_for_nothing(journal: Journal, last: LastWrite) -> None:
+    """A pop leaves what the next append needs."""
+    last.keep(journal.write_blocking(lambda conn: pop(conn, last)))
+    assert selects(journal, lambda conn: add(conn, last, "b")) == []
+    assert journal.read_blocking(dots) == [(ME, 1), (ME, 2), (ME, 3)]
+
+
+def test_a_write_that_failed_leaves_nothing_of_itself(journal: Journal, last: LastWrite) -> None:
+    """Not even where it failed before it had changed any row: no counter is left out."""
+
+    def fail(conn: sqlite3.Connection) -> None:
+        conn.set_authorizer(lambda action, *_: int(action == sqlite3.SQLITE_INSERT))
+        try:
+            add(conn, last, "lost")
+        finally:
+            conn.set_authorizer(lambda *_: sqlite3.SQLITE_OK)
+
+    with pytest.raises(JournalError, match="not authorized"):
+        journal.write_blocking(fail)
+    journal.write_blocking(lambda conn: add(conn, last, "b"))
+    assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
+
+
+def test_an_uncommitted_write_is_not_gone_on_with(journal: Journal, last: LastWrite) -> None:
+    """One that was rolled back after it had ended has not happened."""
+
+    def fail(conn: sqlite3.Connection) -> None:
+        add(conn, last, "lost")
+        raise OSError("the disk has had enough")
+
+    with pytest.raises(JournalError):
+        journal.write_blocking(fail)
+    journal.write_blocking(lambda conn: add(conn, last, "b"))
+    assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
+
+
+def test_a_write_of_another_process_is_seen(journal: Journal, last: LastWrite, path: Path) -> None:
+    """It ends the run: what is written after it sorts behind it."""
+    other = Journal(path, threaded=False)
+    other.write_blocking(lambda conn: add(conn, LastWrite(), "b", author(OTHER)))
+    other.close_blocking()
+    assert selects(journal, lambda conn: add(conn, last, "c")) != []
+    assert journal.read_blocking(dots) == [(ME, 1), (OTHER, 1), (ME, 2)]
+    items = journal.read_blocking(
+        lambda conn: conn.execute("SELECT payload FROM items ORDER BY session, stamp").fetchall()
+    )
+    assert [json.loads(payload) for (payload,) in items] == ["a", "b", "c"]
+
+
+def test_another_change_of_this_process_is_seen(journal: Journal, last: LastWrite) -> None:
+    """Whatever it changed: who goes on from what was known must not have to judge that."""
+    journal.write_blocking(lambda conn: gates.write_meta(conn, fact="x"))
+    assert selects(journal, lambda conn: add(conn, last, "b")) != []
+
+
+def test_a_retired_writer_cannot_go_on(journal: Journal, last: LastWrite) -> None:
+    """A writer that comes new to a kept transaction is asked for, as in any other one."""
+    journal.write_blocking(lambda conn: gates.write_meta(conn, **{writes.RETIRED + OTHER: ""}))
+    last.keep(journal.write_blocking(lambda conn: add(conn, last, "b")))
+    with pytest.raises(JournalError, match="replaced in the middle"):
+        journal.write_blocking(lambda conn: add(conn, last, "c", author(OTHER)))
+    assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
+
+
+async def test_a_read_after_a_pop_is_warm(path: Path) -> None:
+    """The tail goes on without the item; what is kept is what the journal says."""
+    async with CachedSession("s", journal=path) as session:
+        await session.add_items([{"n": n} for n in range(5)])
+        await session.get_items(3)
+        await session.pop_item()
+        reader = session._core.journal._file.reader
+        assert reader is not None
+        asked: list[str] = []
+        reader.set_trace_callback(asked.append)
+        assert await session.get_items(2) == [{"n": 2}, {"n": 3}]
+        assert asked == []
+        reader.set_trace_callback(None)
+        assert await session.get_items(3) == [{"n": 1}, {"n": 2}, {"n": 3}]
+        assert await session.get_items() == [{"n": n} for n in range(4)]
+
+
+async def test_a_tail_does_not_lose_what_a_pop_passed_over(path: Path) -> None:
+    """An item that is claimed stands behind the one that was popped, and is read on."""
+    async with CachedSession("s", journal=path) as session:
+        await session.add_items([{"n": 1}])
+        await session.add_items([{"n": 2}])
+        await session.get_items(5)
+        (latest,) = await session.entries(1)
+        claim = (latest.writer, latest.counter, latest.index, "x", 0, 1)
+        await session._core.journal.write(
+            lambda conn: (
+                conn.execute(
+                    "INSERT INTO claims SELECT id, ?, ?, ?, ?, ?, ? FROM sessions", claim
+                ).rowcount
+            )
+        )
+        assert await session.get_items(5) == [{"n": 1}, {"n": 2}]
+        assert await session.pop_item() == {"n": 1}
+        assert await session.get_items(5) == [{"n": 2}]
