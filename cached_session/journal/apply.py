@@ -197,7 +197,8 @@ class SessionTransaction:
         writer, counter = op.dot
         known = self.writer(writer)
         digest = digest or op.digest(self.key)
-        if counter in known.applied and self.seen(op.dot, digest):
+        is_known = counter in known.applied
+        if is_known and self.seen(op.dot, digest):
             return False
         live = self._effect(op, known, codecs, state, own)
         self._ops.append(
@@ -229,7 +230,9 @@ class SessionTransaction:
                 (self.session, writer, counter),
             )
         self.stamp = max(self.stamp, op.stamp)
-        self.last_writer = writer
+        if own or not is_known:
+            # What was let go of and comes once more is no news, and ends and continues no run.
+            self.last_writer = writer
         self.applied.new += 1
         return True
 

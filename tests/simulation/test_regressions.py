@@ -135,6 +135,35 @@ FOUND = {
             ),
         ),
     ),
+    # An own operation that a clear covers had been let go of; a replica that lags listed it once
+    # more, behind another's news, and what was said then went on in the run from before the news.
+    "what is said after news stands behind them, whatever comes with them": Schedule(
+        600146,
+        Plan(
+            devices=3,
+            skews=(0.0, 300_000.0, 0.0),
+            options={
+                **QUICK,
+                "push_delay": 0.0,
+                "poll_interval": 5.0,
+                "first_page_size": 5,
+                "page_size": 5,
+                "max_batch_memories": 1,
+                "prune_interval": 7.0,
+            },
+        ),
+        (
+            Step(13.0, "lag", 0, {"lasts": 50.0, "seconds": 5.0}),
+            Step(15.9, "add", 2, {"items": 1}),
+            Step(19.3, "add", 2, {"items": 3}),
+            Step(19.3, "add", 2, {"items": 4}),
+            Step(20.3, "add", 1, {"items": 2}),
+            Step(20.8, "clear", 2),
+            Step(20.81, "sync", 2, {"timeout": 2.0}),
+            Step(21.8, "sync", 2, {"timeout": 2.0}),
+            Step(23.3, "add", 2, {"items": 4}),
+        ),
+    ),
 }
 
 

@@ -120,6 +120,35 @@ def test_a_pruned_operation_that_comes_again_stays_hidden(journal: Journal) -> N
     assert prune(journal) == 1
 
 
+def test_what_was_pruned_and_comes_again_continues_no_run(journal: Journal) -> None:
+    """A listing shows an own operation once more behind another's news: what is said next stands
+    behind that news all the same."""
+    say(journal, "a")
+    (own,) = journal.read_blocking(lambda c: outbox.load(c, "counter = 1", ()))
+    clear(journal)
+    sync(journal)
+    assert prune(journal) == 1
+    receive(journal, Operation(Dot(PEER, 1), Kind.APPEND, 1 << 50, 0, ('"news"',)))
+    receive(journal, own.op)
+    say(journal, "answer")
+    assert shown(journal) == ["news", "answer"]
+
+
+def test_what_was_pruned_and_comes_again_ends_no_run(journal: Journal) -> None:
+    """It is no news either: what is said before and after it stays one stretch."""
+    say(journal, "a")
+    (own,) = journal.read_blocking(lambda c: outbox.load(c, "counter = 1", ()))
+    clear(journal)
+    sync(journal)
+    say(journal, "b")
+    assert prune(journal) == 1
+    receive(journal, own.op)
+    say(journal, "c")
+    entries = journal.read_blocking(lambda c: reads.entries(c, SESSION, None))
+    assert [e.item for e in entries] == ["b", "c"]
+    assert entries[0].run == entries[1].run
+
+
 def test_counters_go_on_after_what_was_pruned(journal: Journal) -> None:
     """A dot is never given twice: the frontier remembers what its rows no longer tell."""
     say(journal, "a")
