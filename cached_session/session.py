@@ -500,8 +500,10 @@ class CachedSession:
     async def drop_parked(self, *dots: tuple[str, int]) -> int:
         """Give up the parked appends named by their dots; how many there were.
 
-        A dropped append leaves this history as well: no other replica will ever show it. A parked
-        pop or clear cannot be dropped, because what it removed is gone here: retry it.
+        A dropped append leaves this history as well: no other replica will ever show it. Where the
+        server holds it all the same, because an earlier answer was lost, it comes back from there,
+        since others have it. A parked pop or clear cannot be dropped, because what it removed is
+        gone here: retry it.
 
         Raises:
             InvalidArgument: none was named.

@@ -143,16 +143,18 @@ def confirm(conn: sqlite3.Connection, author: Author, session_id: str, claim: Cl
 
 
 def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
-    """Every claim that is not settled, without the item's payload."""
+    """Every claim that is not settled, without the item's payload. That of an operation which has
+    been given up since is one of an item that is not visible."""
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
         return []
     rows = conn.execute(
-        "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, o.count, o.state, "
+        "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, "
+        "coalesce(o.count, c.idx + 1), coalesce(o.state, 2), "
         "EXISTS (SELECT 1 FROM items i WHERE i.session = c.session AND i.stamp = o.stamp "
         "AND i.writer = c.writer AND i.counter = c.counter AND i.idx = c.idx) "
         "FROM claims c "
-        "JOIN ops o ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
+        "LEFT JOIN ops o ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
         "WHERE c.session = ?",
         (tx.session,),
     ).fetchall()

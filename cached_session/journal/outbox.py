@@ -215,6 +215,8 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
 
     A dropped append leaves the local history too, so that all replicas stay equal. Its placeholder
     goes on explaining the hole. Pops and clears are not dropped: what they removed is gone here.
+    The next pull lists everything: where an earlier answer was lost, the server holds the append
+    all the same, and others show it.
     """
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
@@ -232,6 +234,8 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
             (tx.session, writer, counter),
         )
         dropped += 1
+    if dropped:
+        conn.execute("UPDATE sessions SET ground = 0, ground_ms = 0 WHERE id = ?", (tx.session,))
     tx.finish()
     return dropped
 

@@ -14,6 +14,7 @@ from devices import (
     MANUAL,
     Devices,
     items_on,
+    kinds_on,
     one_history,
     said,
     settle,
@@ -453,6 +454,27 @@ async def test_a_parked_item_that_is_tried_again_goes_to_one(
     with pytest.raises(PopUnconfirmed):
         await a.pop_item()
     assert await one_history(b, a) == []
+
+
+async def test_a_claim_of_what_is_given_up_is_settled(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who drops a parked operation of which an item is claimed, without an answer so far, ends the
+    claim: its row goes, and so does its note."""
+    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    a = await device("a", pop="confirmed")
+    await a.add_items([said("the one")])
+    server.faults.status(400, route=BATCH, count=1)
+    await a.sync(timeout=10)
+    (parked,) = await a.parked()
+    with server.faults.lose_response(route=FORGET), pytest.raises(PopUnconfirmed):
+        await a.pop_item()
+    assert kinds_on(server) == ["claim", "void"]
+    assert await a.drop_parked(parked.dot) == 1
+    await a.sync(timeout=10)
+    core = await a._ready()
+    assert await core.journal.read(lambda c: c.execute("SELECT * FROM claims").fetchall()) == []
+    assert kinds_on(server) == ["void"]
 
 
 @pytest.mark.parametrize("is_told", [False, True])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from devices import (
     AGENT,
@@ -117,6 +119,28 @@ async def test_a_dropped_operation_is_gone_everywhere(device: Devices, server: D
     assert await a.parked() == []
     await a.add_items([said("3")])
     assert await one_history(a, b, device.new("late")) == ["0", "2", "3"]
+
+
+async def test_what_is_dropped_and_held_all_the_same_comes_back(
+    device: Devices, server: DevServer
+) -> None:
+    """An operation that arrived without an answer and was refused when it was sent again is on
+    other devices: dropped, it is on all of them soon, however far down the listing it stands."""
+    short = replace(MANUAL, first_page_size=5, page_size=5)
+    a, b = await device("a", options=short), await device("b")
+    await a.add_items([said("the one")])
+    server.faults.lose_response(route=BATCH, count=1)
+    server.faults.status(400, route=BATCH, skip=1, count=1)
+    await a.sync(timeout=10)
+    (parked,) = await a.parked()
+    for number in range(30):
+        server.clock.advance(60)
+        await a.add_items([said(f"{number}")])
+        await settle(a, b)
+    assert await a.drop_parked(parked.dot) == 1
+    assert len(await a.get_items()) == 30
+    expected = ["the one", *(f"{number}" for number in range(30))]
+    assert await one_history(b, a, device.new("late")) == expected
 
 
 async def test_a_parked_batch_stays_whole(device: Devices, server: DevServer) -> None:
