@@ -154,7 +154,8 @@ def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
         "EXISTS (SELECT 1 FROM items i WHERE i.session = c.session AND i.stamp = o.stamp "
         "AND i.writer = c.writer AND i.counter = c.counter AND i.idx = c.idx) "
         "FROM claims c "
-        "LEFT JOIN ops o ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
+        "LEFT JOIN ops o "
+        "ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
         "WHERE c.session = ?",
         (tx.session,),
     ).fetchall()

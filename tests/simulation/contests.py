@@ -38,6 +38,12 @@ def contested(seed: int) -> Schedule:
     at = 2.0
     for _ in range(random.randint(2, 4)):
         at = _round(random, steps, at, plan.devices)
+    # What is parked is given up, although the server may hold it: an earlier answer was lost.
+    given_up = Random(f"{seed}/given up")
+    if given_up.random() < 0.4:
+        for _ in range(given_up.randint(1, 3)):
+            who = given_up.randrange(plan.devices)
+            steps.append(Step(given_up.uniform(5.0, at), "drop", who, {}))
     steps.sort(key=lambda step: step.at)
     return Schedule(seed, plan, tuple(steps))
 

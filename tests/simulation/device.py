@@ -85,7 +85,8 @@ class Process:
         )
         # Not by `Core.acquire`: each simulated process has a core of its own over the same file.
         self.core = Core(str(device.path), device.options, runtime)
-        self.spec: Any = SimSpec(world.network, device.name)
+        hides = device.number in world.schedule.plan.hides
+        self.spec: Any = SimSpec(world.network, device.name, hides=hides)
         self.core.join(self.spec)
         self._sessions: dict[tuple[str, bool], CachedSession] = {}
 
@@ -324,6 +325,54 @@ class Device:
         if server.had(agent_id(name), identity) and not server.forgot(identity, since):
             raise Broken(f"{add.keys[index]} was given to {self.name}, and not by the server")
 
+    async def _do_replace(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        world, oracle = self.world, self.world.oracle
+        session = process.session(name)
+        core = await session._ready()
+        entries = await session.entries()
+        if not entries:
+            return
+        chosen = {int(place * len(entries)): None for place in args["places"]}
+        stale = [entries[place] for place in chosen]
+        if args["after"]:
+            # Some of them may be gone by then, or in other places.
+            await asyncio.sleep(args["after"])
+        if not process.is_alive:
+            return
+        items, keys = world.new_items(args["items"], 0, False)
+        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        applied = core.journal.read_blocking(_applied)
+        wall, step = self.clock.wall_ms(), world.loop.steps
+        await session.replace_items(stale, items)
+        self._was_local(step)
+        named = [oracle.key(name, Dot(e.writer, e.counter), e.index) for e in stale]
+        gone = [key for key in named if key in before]
+        written = core.journal.read_blocking(
+            lambda conn: conn.execute(
+                "SELECT writer, counter, kind, body FROM ops WHERE seq > ? ORDER BY seq", (applied,)
+            ).fetchall()
+        )
+        pops = [popped_by(body) for _, _, kind, body in written if kind == "pop"]
+        if [oracle.key(name, ref.dot, ref.index) for ref in pops] != gone:
+            raise Broken(f"replacing {gone} recorded {pops}")
+        if [kind for _, _, kind, _ in written] != ["pop"] * len(gone) + ["append"] * bool(keys):
+            raise Broken(f"replacing {len(gone)} items by {len(keys)} wrote {written}")
+        for (writer, counter, *_), key in zip(written, gone, strict=False):
+            dot = Dot(writer, counter)
+            oracle.removal(self.lineage, Removal(name, dot, frozenset({key})))
+        kept = [key for key in before if key not in gone]
+        if keys:
+            dot = Dot(*written[-1][:2])
+            run = (process.number + 1000 * self.number, applied + len(gone), wall)
+            oracle.adds[name, dot] = add = Add(world.adds, name, keys, dot, frozenset(kept), run)
+            after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+            oracle.added(self.lineage, add, kept, after)
+        else:
+            after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+            if after != kept:
+                raise Broken(f"replacing {gone} by nothing left {after} of {before}")
+        world.note(f"{process.name} replaced {' '.join(gone)} by {' '.join(keys)}")
+
     async def _do_clear(self, process: Process, name: str, args: dict[str, Any]) -> None:
         world, oracle = self.world, self.world.oracle
         session = process.session(name)
@@ -337,7 +386,9 @@ class Device:
             raise Broken(f"{after} survived a clear in its own journal")
         if before:
             dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
-            oracle.removal(self.lineage, Removal(name, dot, frozenset(before)))
+            # What was given up here counts as seen here, wherever else it has come to.
+            named = frozenset(before) | self.lineage.dropped.get(name, set())
+            oracle.removal(self.lineage, Removal(name, dot, named))
         world.note(f"{process.name} cleared {len(before)}")
 
     async def _do_read(self, process: Process, name: str, args: dict[str, Any]) -> None:
@@ -394,6 +445,20 @@ class Device:
         self.retried += moved
         if moved:
             self.world.note(f"{process.name} retries {moved}")
+
+    async def _do_drop(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        oracle = self.world.oracle
+        session = process.session(name)
+        parked = await session.parked()
+        dots = [found.dot for found in parked if found.kind == "append"]
+        if not dots:
+            return
+        dropped = await session.drop_parked(*dots)
+        if dropped != len(dots):
+            raise Broken(f"{dropped} of {len(dots)} parked appends were dropped")
+        for dot in dots:
+            oracle.drop(self.lineage, name, dot)
+        self.world.note(f"{process.name} drops {dropped}")
 
     def _claimed(self, conn: sqlite3.Connection, name: str) -> set[str]:
         rows = conn.execute(

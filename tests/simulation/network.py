@@ -227,8 +227,9 @@ def _brief(result: Any) -> str:
 class SimRemote:
     """`remote.base.Remote` over the simulated network."""
 
-    def __init__(self, network: Network, device: str, options: SyncOptions) -> None:
+    def __init__(self, network: Network, device: str, options: SyncOptions, hides: bool) -> None:
         self._network = network
+        self._hides = hides
         self._device = device
         self._timeout = options.request_timeout
         self.closed = False
@@ -265,7 +266,7 @@ class SimRemote:
     async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._ask(
             f"page {agent[3:9]} {offset}+{limit}",
-            lambda lag: self._network.server.page(agent, offset, limit, lag),
+            lambda lag: self._network.server.page(agent, offset, limit, lag, hides=self._hides),
         )
         return found
 
@@ -322,6 +323,8 @@ class SimSpec:
     server: str = SERVER
     client: None = None
     api_key: None = None
+    hides: bool = False
+    """Whether listings never show it some of what it can have by id."""
 
     def agrees(self, other: Any) -> bool:
         return isinstance(other, SimSpec) and other.server == self.server
@@ -330,4 +333,4 @@ class SimSpec:
         return False
 
     async def open(self, options: SyncOptions) -> SimRemote:
-        return SimRemote(self.network, self.device, options)
+        return SimRemote(self.network, self.device, options, self.hides)

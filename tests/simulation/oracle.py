@@ -18,7 +18,17 @@ from cached_session.history.ops import Dot, Kind, Operation, popped_by
 from cached_session.history.visibility import visible
 from cached_session.journal.apply import PENDING
 
-__all__ = ["Add", "Broken", "Lineage", "Oracle", "Removal", "last_dot", "names_of", "unsent_of"]
+__all__ = [
+    "Add",
+    "Broken",
+    "Lineage",
+    "Oracle",
+    "Removal",
+    "held_by",
+    "last_dot",
+    "names_of",
+    "unsent_of",
+]
 
 Key = str
 Name = tuple[str, Dot]
@@ -60,6 +70,8 @@ class Lineage:
     seen: dict[str, set[Key]] = field(default_factory=dict)
     gone: dict[str, set[Key]] = field(default_factory=dict)
     """What was removed here: it never comes back."""
+    dropped: dict[str, set[Key]] = field(default_factory=dict)
+    """What was parked and given up."""
     returned: set[Key] = field(default_factory=set)
     """What `pop_item` gave away."""
 
@@ -85,6 +97,9 @@ class Oracle:
         """Confirmed pops without an answer: each may pop one item that nobody gets."""
         self.discarded: set[Name] = set()
         """Operations that a restored backup did not have."""
+        self.dropped: set[Name] = set()
+        """Parked operations that were given up somewhere. Where the server holds one all the same,
+        or a copy of the journal, it stays."""
         self.needs_audit = False
         """Whether something happened that only an audit can heal."""
         self.healed = False
@@ -118,6 +133,13 @@ class Oracle:
             if again:
                 raise Broken(f"{sorted(again)} was popped twice from one journal")
             lineage.returned |= removal.keys
+
+    def drop(self, lineage: Lineage, session: str, dot: Dot) -> None:
+        """A parked append was given up."""
+        self.dropped.add((session, dot))
+        keys = set(self.adds[session, dot].keys)
+        lineage.seen.setdefault(session, set()).difference_update(keys)
+        lineage.dropped.setdefault(session, set()).update(keys)
 
     # -- what a journal shows --------------------------------------------------------------------
 
@@ -234,12 +256,18 @@ class Oracle:
 
     # -- once the faults have stopped ------------------------------------------------------------
 
-    def expected(self, session: str, applied: set[Name], settled: set[Key]) -> set[Key]:
+    def expected(
+        self, session: str, applied: set[Name], held: set[Name], settled: set[Key]
+    ) -> set[Key]:
         """What every replica must show in the end. ``applied``: the operations that live journals
-        hold; what a restored backup took away need not be among them."""
+        hold or have let go of; what a restored backup took away need not be among them.
+        ``held``: those that they hold; what was given up need not be among those."""
 
         def counts(dot: Dot) -> bool:
-            return (session, dot) not in self.discarded or (session, dot) in applied
+            name = (session, dot)
+            if name in self.dropped and name not in held:
+                return False
+            return name not in self.discarded or name in applied
 
         keys = {
             key
@@ -284,6 +312,14 @@ def unsent_of(conn: sqlite3.Connection) -> set[Name]:
     rows = conn.execute(
         "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session "
         f"WHERE o.state = {PENDING}"
+    )
+    return {(session, Dot(writer, counter)) for session, writer, counter in rows}
+
+
+def held_by(conn: sqlite3.Connection) -> set[Name]:
+    """The operations that a journal holds."""
+    rows = conn.execute(
+        "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session"
     )
     return {(session, Dot(writer, counter)) for session, writer, counter in rows}
 

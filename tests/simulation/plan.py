@@ -43,6 +43,8 @@ class Plan:
     picky: bool = False
     """Whether it takes them at first, and refuses them only now and then: it may hold what it
     refuses."""
+    hides: tuple[int, ...] = ()
+    """Devices to which the listing never shows some memories that can be had by id."""
     skews: tuple[float, ...] = ()
     """By how many seconds the clock of each device is off."""
     private: tuple[int, ...] = ()

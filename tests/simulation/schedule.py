@@ -66,6 +66,11 @@ def make(seed: int) -> Schedule:
     if formats.random() < 0.3:
         old = tuple(who for who in range(devices) if formats.random() < 0.6)
         plan = replace(plan, old=old)
+    hidden = Random(f"{seed}/hides")
+    if hidden.random() < 0.12:
+        # One sees all: what nobody lists, no audit finds.
+        hides = tuple(who for who in range(1, devices) if hidden.random() < 0.7)
+        plan = replace(plan, hides=hides)
     steps: list[Step] = []
     births = dict.fromkeys(range(devices), 0.0)
     if some(0.15):
@@ -95,8 +100,44 @@ def make(seed: int) -> Schedule:
         for who in plan.old:
             at = formats.uniform(length * 0.3, length)
             steps.append(Step(at, "reopen", who, {}))
+    _rewrite(Random(f"{seed}/rewrites"), steps, births, length, plan)
+    if plan.poison:
+        _give_up(Random(f"{seed}/parked"), steps, births, length, plan)
+    past = Random(f"{seed}/past")
+    if past.random() < 0.06:
+        args = {"seconds": past.choice((3.0, 15.0, 60.0))}
+        steps.append(Step(past.uniform(5.0, length), "rewind", 0, args))
     steps.sort(key=lambda step: step.at)
     return Schedule(seed, plan, tuple(steps))
+
+
+def _rewrite(
+    random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
+) -> None:
+    """Somebody replaces items, as a compaction does; perhaps some that are gone by then."""
+    if random.random() >= 0.3:
+        return
+    for _ in range(random.randint(1, 5)):
+        who = random.choice(list(births))
+        args = {
+            "places": [random.random() for _ in range(random.randint(1, 4))],
+            "items": random.choice((0, 1, 2)),
+            "after": random.choice((0.0, 0.0, 1.0)),
+            "session": random.randrange(plan.sessions),
+            "which": random.randrange(2),
+        }
+        steps.append(Step(random.uniform(births[who], length), "replace", who, args))
+
+
+def _give_up(
+    random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
+) -> None:
+    """What is parked is tried again, while it is refused still, or given up."""
+    for _ in range(random.randint(0, 5)):
+        who = random.choice(list(births))
+        what = random.choice(("retry", "drop"))
+        args = {"session": random.randrange(plan.sessions), "which": random.randrange(2)}
+        steps.append(Step(random.uniform(births[who], length), what, who, args))
 
 
 def _copies(

@@ -96,21 +96,54 @@ class SimServer:
             self._past[agent][identity].append((self._now(), 0, None))
             self.evicted.add(identity)
 
+    def rewind(self, seconds: float) -> int:
+        """Be as of some seconds ago, as after the restore of a backup; how many memories changed.
+        What was lost so counts as evicted; what was deleted since is back."""
+        moment, changed = self._now() - seconds, 0
+        for agent, held in self._past.items():
+            for identity, versions in held.items():
+                now, then = self._read(agent, identity, 0.0), self._read(agent, identity, seconds)
+                if now == then:
+                    continue
+                changed += 1
+                if then is None:
+                    self.evicted.add(identity)
+                kept = [version for version in versions if version[0] <= moment]
+                versions.append((self._now(), *(kept[-1][1:] if kept else (0, None))))
+        return changed
+
     def fetch(self, agent: str, identity: str, lag: float) -> dict[str, Any] | None:
         """One memory, as of ``lag`` seconds ago."""
         found = self._read(agent, identity, lag)
         return None if found is None else orjson.loads(found[1])
 
-    def page(self, agent: str, offset: int, limit: int, lag: float) -> list[dict[str, Any]]:
-        """A listing page, as of ``lag`` seconds ago."""
+    def page(
+        self, agent: str, offset: int, limit: int, lag: float, *, hides: bool = False
+    ) -> list[dict[str, Any]]:
+        """A listing page, as of ``lag`` seconds ago. ``hides``: without some operations, but not
+        without any writer's last one, which would leave no hole."""
         found = []
+        hidden = self._hidden(agent) if hides else ()
         for identity in self._past.get(agent, {}):
             memory = self._read(agent, identity, lag)
-            if memory is not None:
+            if memory is not None and _name(identity) not in hidden:
                 chance = self._random.random() if self._shuffles else _mixed(identity)
                 found.append((-memory[0], chance, memory[1]))
         found.sort(key=lambda row: row[:2])
         return [orjson.loads(memory) for _, _, memory in found[offset : offset + limit]]
+
+    def _hidden(self, agent: str) -> frozenset[tuple[str, int]]:
+        """Operations that some readers are never shown: one in three, and none that is the last of
+        its writer's on the server."""
+        names = {_name(identity) for identity in self.ids(agent) if not identity.startswith("csn")}
+        last: dict[str, int] = {}
+        for writer, counter in names:
+            last[writer] = max(last.get(writer, 0), counter)
+        return frozenset(
+            (writer, counter)
+            for writer, counter in names
+            if counter < last[writer] and _mixed(f"{writer}-{counter}") % 3 == 0
+        )
 
     def tagged(self, agent: str, tag: str, lag: float) -> list[dict[str, Any]]:
         """Memories with a tag, as of ``lag`` seconds ago."""
@@ -159,6 +192,12 @@ class SimServer:
             if since <= moment:
                 return None if memory is None else (created, memory)
         return None
+
+
+def _name(identity: str) -> tuple[str, int]:
+    """The writer and the counter of the operation that a memory is of."""
+    _, _, writer, counter, *_ = identity.split("-")
+    return writer, int(counter)
 
 
 def _mixed(identity: str) -> float:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
 import traceback
@@ -30,7 +31,7 @@ from cached_session.replication import pull
 from .device import Device, Process
 from .loop import OWNER, SimLoop, Stuck, deterministic
 from .network import Network
-from .oracle import Broken, Lineage, Oracle, names_of, unsent_of
+from .oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
 from .schedule import Schedule, Step
 from .server import SimServer
 
@@ -203,6 +204,10 @@ class World:
         elif step.what == "picky":
             self.server.poison = "POISON"
             self._later(args["lasts"], lambda: setattr(self.server, "poison", None))
+        elif step.what == "rewind":
+            changed = self.server.rewind(args["seconds"])
+            self.oracle.needs_audit |= bool(changed)
+            self.note(f"rewound {changed}")
         elif step.what == "evict":
             self._evict(args.get("share", 0.0), newest=args.get("newest", False))
         elif device is None:
@@ -379,13 +384,14 @@ class World:
                     ("ops", "state IN (0, 1)"),
                     ("forgets", "1"),
                     ("claims", "1"),
-                    ("holes", "0" if self.oracle.discarded else "1"),
                 ):
                     (count,) = conn.execute(
                         f"SELECT count(*) FROM {table} WHERE {where}"
                     ).fetchone()
                     if count:
                         return f"{device.name} has {count} {table} left"
+                if holes := self._holes(conn):
+                    return f"{device.name} has {len(holes)} holes left"
                 for name in self.names:
                     keys = self.oracle.keys_of(conn, name)
                     first = views.setdefault(name, keys)
@@ -395,17 +401,28 @@ class World:
                 conn.close()
         return None
 
+    def _holes(self, conn: sqlite3.Connection) -> list[Dot]:
+        """What a journal misses, and need not miss."""
+        rows = conn.execute(
+            "SELECT s.session_id, h.writer, h.counter FROM holes h "
+            "JOIN sessions s ON s.id = h.session"
+        ).fetchall()
+        if self.oracle.discarded:
+            return []
+        return [Dot(*dot) for name, *dot in rows if (name, Dot(*dot)) not in self.oracle.dropped]
+
     def _check_final(self) -> None:
         conns = {n: device.look() for n, device in sorted(self.devices.items())}
         try:
             applied = {dot for conn in conns.values() for dot in names_of(conn)}
+            held = {dot for conn in conns.values() for dot in held_by(conn)}
             gap_ms = int(self.devices[0].options.run_gap * 1000)
             popped = 0
             for name in self.names:
                 settled = set().union(*(self.oracle.settled(c, name) for c in conns.values()))
                 popped += len(settled - self.oracle.removed.get(name, set()))
                 keys = self.oracle.keys_of(conns[0], name)
-                wanted = self.oracle.expected(name, applied, settled)
+                wanted = self.oracle.expected(name, applied, held, settled)
                 if set(keys) != wanted:
                     raise Broken(
                         f"lost: {sorted(wanted - set(keys))}, "
@@ -428,8 +445,7 @@ class World:
                         raise Broken(f"d{number} does not find what it has")
                 if conflicts or unreadable:
                     raise Broken(f"d{number} has {conflicts} conflicts, {unreadable} unreadable")
-                holes = conn.execute("SELECT writer, counter FROM holes").fetchall()
-                if holes and not self.oracle.discarded:
+                if holes := self._holes(conn):
                     raise Broken(f"d{number} misses {holes}")
         finally:
             for conn in conns.values():
@@ -437,15 +453,21 @@ class World:
 
     def _check_server(self, *, exact: bool = True) -> None:
         """The server holds what the visible history needs, the pops and clears, and no more."""
-        conn = self.devices[min(self.devices)].look()
+        conns = [self.devices[number].look() for number in sorted(self.devices)]
+        conn = conns[0]
         try:
             for name in self.names:
                 key, wanted = session_key(name), set()
-                removals = conn.execute(
-                    "SELECT o.writer, o.counter, o.body FROM ops o JOIN sessions s "
-                    "ON s.id = o.session WHERE s.session_id = ? AND o.kind <> 'append'",
-                    (name,),
-                ).fetchall()
+                # Not every journal has every one: what a clear covers nobody looks for.
+                removals = {
+                    row
+                    for each in conns
+                    for row in each.execute(
+                        "SELECT o.writer, o.counter, o.body FROM ops o JOIN sessions s "
+                        "ON s.id = o.session WHERE s.session_id = ? AND o.kind <> 'append'",
+                        (name,),
+                    )
+                }
                 rows = conn.execute(
                     "SELECT i.writer, i.counter, i.idx, i.payload FROM items i JOIN sessions s "
                     "ON s.id = i.session WHERE s.session_id = ?",
@@ -460,7 +482,7 @@ class World:
                 # The notes of claims stay, as the pops do.
                 held = {i for i in self.server.ids(agent_id(name)) if not i.startswith("csn")}
                 allowed = set()
-                for whose, dot in self.oracle.discarded:
+                for whose, dot in self.oracle.discarded | self.oracle.dropped:
                     if whose != name:
                         continue
                     mark = f"-{dot.writer}-{dot.counter}-"
@@ -472,7 +494,8 @@ class World:
                 if held and agent_id(name) not in self.server.guarded:
                     raise Broken("the namespace was never guarded")
         finally:
-            conn.close()
+            for conn in conns:
+                conn.close()
 
 
 class _Errors(logging.Handler):

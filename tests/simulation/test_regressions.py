@@ -164,6 +164,36 @@ FOUND = {
             Step(23.3, "add", 2, {"items": 4}),
         ),
     ),
+    # Its row was looked up by way of the operation's, which was no longer there.
+    "a claim of what is given up meanwhile is settled": Schedule(
+        114,
+        Plan(
+            devices=3,
+            existing="ignore",
+            confirmed=True,
+            poison=True,
+            picky=True,
+            options={
+                **QUICK,
+                "push_delay": 0.0,
+                "poll_interval": 5.0,
+                "poll_interval_idle": 20.0,
+                "request_timeout": 10.0,
+                "max_batch_memories": 1,
+                "claim_patience": 0.0,
+            },
+        ),
+        (
+            Step(2.1, "add", 2, {"items": 1, "poison": False}),
+            Step(24.0, "deaf", 2, {"lasts": 1.2}),
+            Step(24.1, "add", 2, {"items": 2, "poison": True}),
+            Step(24.7, "picky", 0, {"lasts": 9.0}),
+            Step(25.5, "sync", 0, {"timeout": 2.0}),
+            Step(28.4, "pop", 2, {"confirmed": True}),
+            Step(28.401, "crash", 2, {"after": 7, "down": 1.0, "which": 0}),
+            Step(42.1, "drop", 2),
+        ),
+    ),
 }
 
 
