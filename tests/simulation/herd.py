@@ -98,7 +98,7 @@ class _CrowdedRemote(SimRemote):
 class _CrowdedSpec(SimSpec):
     door: Any = None
 
-    async def open(self, options: SyncOptions) -> SimRemote:
+    async def open(self, options: SyncOptions, offload: Any = None) -> SimRemote:
         remote = _CrowdedRemote(self.network, self.device, options)
         remote.door = self.door
         return remote

@@ -227,7 +227,9 @@ def _brief(result: Any) -> str:
 class SimRemote:
     """`remote.base.Remote` over the simulated network."""
 
-    def __init__(self, network: Network, device: str, options: SyncOptions, hides: bool) -> None:
+    def __init__(
+        self, network: Network, device: str, options: SyncOptions, *, hides: bool = False
+    ) -> None:
         self._network = network
         self._hides = hides
         self._device = device
@@ -332,5 +334,5 @@ class SimSpec:
     def shares_client(self, other: Any) -> bool:
         return False
 
-    async def open(self, options: SyncOptions) -> SimRemote:
-        return SimRemote(self.network, self.device, options, self.hides)
+    async def open(self, options: SyncOptions, offload: Any = None) -> SimRemote:
+        return SimRemote(self.network, self.device, options, hides=self.hides)
