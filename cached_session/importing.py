@@ -94,11 +94,13 @@ async def carry(
     """
     key, mark, chain = "", NOTHING, ""
     position = added = known = unreadable = 0
+    first_unreadable: int | None = None
     async for batch in batches:
         fresh: list[tuple[str, int]] = []
         for row in batch:
             if row is None:
                 unreadable += 1
+                first_unreadable = first_unreadable or position + unreadable
                 continue
             if not key:
                 key = imports.mark_key(session_id, source, row[0])
@@ -118,7 +120,7 @@ async def carry(
             on_progress(ImportProgress(session_id, position + unreadable, added, total))
     if position < known:
         raise _changed(session_id, known)
-    return ImportReport(session_id, added, known, unreadable)
+    return ImportReport(session_id, added, known, unreadable, first_unreadable=first_unreadable)
 
 
 async def _append(

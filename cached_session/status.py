@@ -186,3 +186,6 @@ class ImportReport:
     """What the source holds and JSON cannot carry, or that is no item: left out."""
     skipped: int = 0
     """Memories of a Dakera namespace that belong to no session."""
+    first_unreadable: int | None = None
+    """Which of the values of a file, a database or an iterable is the first of the unreadable,
+    counted from 1; None where nothing is, and for memories."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 from cached_session import CachedSession, Changes, Entry, Status, SyncReport, diagnose
 from cached_session.cli import bars, histories, outcomes, output, statuses
 from cached_session.cli.config import Settings
-from cached_session.cli.running import existing, online
-from cached_session.cli.safe import safe_id
-from cached_session.errors import CachedSessionError
+from cached_session.cli.running import chosen, existing, online
+from cached_session.errors import CachedSessionError, SyncError
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 0.5
 """Between two looks at the journal, for those who watch it."""
 BAR_SECONDS = 0.1
+TRY_SECONDS = 5.0
+"""Until a person who follows a session is told that the server does not answer."""
 TOGETHER = 4
 """Sessions that sync side by side."""
 
@@ -67,20 +70,43 @@ async def show(
 ) -> None:
     """Print one session's history; with ``follow``, what comes after it too."""
     async with existing(settings, syncing=follow) as cache:
+        if not follow:
+            await chosen(cache, [session_id])
         session = cache.session(session_id, hydrate=False)
         # Before the history is read: what is said meanwhile is in one of the two, or in both.
         changes = session.changes()
         entries = await session.entries(limit)
-        if not entries and not follow:
-            if not raw:
-                output.say(
-                    f"{safe_id(session_id)}: nothing is known of it here; "
-                    "cached-session sync --session fetches one that the server has"
-                )
-            return
         _print(entries, raw=raw, unfold=unfold)
-        if follow:
-            await _follow(changes, entries, raw=raw, unfold=unfold)
+        if not follow:
+            if not entries and limit != 0:
+                output.complain(f"{session_id!r} has no items")
+            return
+
+        async def try_now() -> None:
+            # Whoever starts to follow wants it now: no pause after an earlier failure is for them.
+            if settings.url:
+                try:
+                    await session.sync(TRY_SECONDS)
+                except SyncError as error:
+                    output.complain(f"until the server answers, only this journal is seen: {error}")
+
+        await _beside(try_now, _follow(changes, entries, raw=raw, unfold=unfold))
+
+
+async def _beside(other: Callable[[], Coroutine[Any, Any, None]], work: Awaitable[T]) -> T:
+    """Do the work while the other runs, which ends with it; what the work raises is raised as it
+    is, outside of the group of the two."""
+    failure: CachedSessionError | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(other)
+        try:
+            result = await work
+        except CachedSessionError as error:
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
 
 
 async def _follow(changes: Changes, shown: list[Entry], *, raw: bool, unfold: bool) -> None:
@@ -107,8 +133,9 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
         SyncError: the server did not take or give everything in the time given.
     """
     started = time.monotonic()
-    async with online(settings) as cache:
-        names = list(dict.fromkeys(session_ids)) or await cache.sessions()
+    async with online(settings, new=bool(session_ids)) as cache:
+        known = await cache.sessions()
+        names = list(dict.fromkeys(session_ids)) or known
         reports: dict[str, SyncReport] = {}
         errors: list[CachedSessionError] = []
         limiter = anyio.CapacityLimiter(TOGETHER)
@@ -140,7 +167,12 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
                 outcomes.print_report(reports[name], name)
         if errors:
             raise errors[0]
-        if not session_ids:
+        for name in reports.keys() - set(known):
+            if not cache.session(name, hydrate=False).status().items:
+                output.complain(f"the server has nothing of {name!r} either: is the id right?")
+        if not names:
+            output.complain("this journal has no session; --session ID fetches one of the server's")
+        elif not session_ids:
             outcomes.print_report(_sum(reports, time.monotonic() - started), "all sessions")
         found = cache.status()
         statuses.print_status(found)
@@ -154,18 +186,7 @@ async def _synced(session: CachedSession, timeout: float, drawn: bars.SyncBars) 
             drawn.moved(session.session_id, session.status())
             await anyio.sleep(BAR_SECONDS)
 
-    failure: CachedSessionError | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(draw)
-        try:
-            report = await session.sync(timeout)
-        except CachedSessionError as error:
-            # Raised outside of the group, as itself.
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return report
+    return await _beside(draw, session.sync(timeout))
 
 
 def _sum(reports: Mapping[str, SyncReport], seconds: float) -> SyncReport:
@@ -191,14 +212,16 @@ async def search(
 ) -> None:
     """Print the items that hold the words, or that the server finds near in meaning."""
     found: list[dict[str, Any]] = []
+    is_local = False
     async with online(settings) if recall else existing(settings) as cache:
-        for name in session_ids or await cache.sessions():
+        for name in await chosen(cache, session_ids):
             session = cache.session(name, hydrate=False)
             if recall:
                 answer = await session.recall(query, limit)
                 entries = answer.entries
-                if answer.source == "local":
+                if answer.source == "local" and not is_local:
                     output.complain("the server cannot be asked: this is what the words say")
+                    is_local = True
             else:
                 entries = await session.search(query, limit)
             if not as_json:
@@ -230,7 +253,7 @@ async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) ->
     """Compare the server with the journal and mend both."""
     reports: dict[str, Any] = {}
     async with online(settings) as cache:
-        for name in session_ids or await cache.sessions():
+        for name in await chosen(cache, session_ids):
             async with cache.session(name, hydrate=False) as session:
                 reports[name] = await session.audit()
             if not as_json:

@@ -2,7 +2,7 @@
 
 0   it was done
 1   it failed, or `doctor` found something broken: the message says what to do
-2   it was called wrongly (an unknown option, a session without a server to sync with)
+2   it was called wrongly (an unknown option, a session that the journal does not know, no server)
 3   the server did not take or give everything in the time given; the journal is intact
 130 interrupted by the keyboard; nothing is lost
 

@@ -21,7 +21,16 @@ from cached_session.cli import bars, outcomes, output
 from cached_session.cli.config import Settings
 from cached_session.cli.kinds import kind_of
 from cached_session.cli.main import FAILED
-from cached_session.cli.running import ApiKey, Journal, Url, existing, online, run, settings_of
+from cached_session.cli.running import (
+    ApiKey,
+    Journal,
+    Url,
+    chosen,
+    existing,
+    online,
+    run,
+    settings_of,
+)
 from cached_session.cli.safe import safe_id
 from cached_session.errors import InvalidArgument
 from cached_session.wording import count
@@ -98,10 +107,7 @@ def import_(
 async def _export(session_id: str, target: str, settings: Settings) -> None:
     """Write a session to a file, or to standard output."""
     async with existing(settings) as cache:
-        if session_id not in await cache.sessions():
-            raise InvalidArgument(
-                f"nothing is known of {session_id!r} here; cached-session sync --session fetches it"
-            )
+        await chosen(cache, [session_id])
         session = cache.session(session_id, hydrate=False)
         if target == "-":
             await export_jsonl(session, sys.stdout.buffer)
@@ -126,7 +132,8 @@ async def _import(
         kind = kind_of(source)
     if session_id is None and kind != "sqlite":
         raise InvalidArgument("say which session it goes into: --session ID")
-    async with online(settings) if kind == "server" else SessionCache(settings.journal) as cache:
+    direct = kind == "server"
+    async with online(settings, new=True) if direct else SessionCache(settings.journal) as cache:
         with bars.import_bars() as drawn:
             if session_id is None:
                 reports = await import_sqlite(
@@ -143,7 +150,7 @@ async def _import(
                         messages_table=table,
                         on_progress=drawn,
                     )
-                elif kind == "server":
+                elif direct:
                     report = await import_dakera_session(session, source, on_progress=drawn)
                 elif kind == "dakera":
                     report = await import_dakera_export(session, source, on_progress=drawn)

@@ -37,6 +37,7 @@ def print_import(report: ImportReport) -> None:
         f"{safe_id(report.session_id)}: {count(report.added, 'item')} added"
         + (f", {report.known} were here already" if report.known else "")
         + (f", {report.unreadable} could not be read" if report.unreadable else "")
+        + (f" (the first: number {report.first_unreadable})" if report.first_unreadable else "")
         + (f", {report.skipped} of its memories are no items" if report.skipped else "")
     )
 

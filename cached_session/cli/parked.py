@@ -158,9 +158,8 @@ def _named(found: Sequence[Parked], operations: Sequence[str]) -> list[Parked]:
         exact = [one for one in found if _name(one) == typed]
         near = exact or [one for one in found if _name(one).startswith(typed)]
         if len(near) != 1:
-            raise InvalidArgument(
-                f"{typed!r} names {len(near)} parked operations; see cached-session parked list"
-            )
+            meant = f"{len(near)} parked operations" if near else "no parked operation"
+            raise InvalidArgument(f"{typed!r} names {meant}; see cached-session parked list")
         chosen += near
     return chosen
 

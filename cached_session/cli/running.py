@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -80,20 +81,45 @@ def run(command: Coroutine[Any, Any, T]) -> T:
 
 def existing(settings: Settings, *, syncing: bool = False) -> SessionCache:
     """A cache over a journal that is there: looking at nothing must not create something."""
+    if syncing and settings.url:
+        return online(settings)
+    return SessionCache(_there(settings))
+
+
+def online(settings: Settings, *, new: bool = False) -> SessionCache:
+    """A cache that syncs with the server that was named; ``new``: its journal may be made."""
+    if not settings.url:
+        raise InvalidArgument(
+            "say which server: --url http://..., DAKERA_URL in the environment, "
+            "or url in the configuration file"
+        )
+    path = settings.journal if new else _there(settings)
+    return SessionCache(path, url=settings.url, api_key=settings.api_key)
+
+
+def _there(settings: Settings) -> str:
     path = journal_path(settings.journal)
     if not Path(path).exists():
         raise JournalError(
             f"there is no journal at {path}; name another with --journal, "
             "or CACHED_SESSION_JOURNAL in the environment"
         )
-    return online(settings) if syncing and settings.url else SessionCache(path)
+    return path
 
 
-def online(settings: Settings) -> SessionCache:
-    """A cache that syncs with the server that was named."""
-    if not settings.url:
-        raise InvalidArgument(
-            "say which server: --url http://..., DAKERA_URL in the environment, "
-            "or url in the configuration file"
-        )
-    return SessionCache(settings.journal, url=settings.url, api_key=settings.api_key)
+async def chosen(cache: SessionCache, session_ids: Sequence[str]) -> list[str]:
+    """The sessions that were named, or all of the journal.
+
+    Raises:
+        InvalidArgument: the journal knows nothing of one of them.
+    """
+    known = await cache.sessions()
+    for name in session_ids:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" (is it {near[0]!r}?)" if near else ""
+            raise InvalidArgument(
+                f"nothing is known of {name!r} here{hint}; cached-session status lists what is, "
+                "sync --session fetches what the server has"
+            )
+    return list(dict.fromkeys(session_ids)) or known

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 KINDS = frozenset(
     {
@@ -103,12 +103,21 @@ class Fault:
     """Requests hit so far."""
 
     def __post_init__(self) -> None:
+        for name, wanted in _SETTINGS.items():
+            value = getattr(self, name)
+            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+                kinds = _SPOKEN[next(kind for kind in wanted if kind in _SPOKEN)]
+                raise ValueError(f"{name}={value!r} is no {kinds}")
         if self.kind not in KINDS:
             raise ValueError(f"unknown fault kind {self.kind!r}; one of {', '.join(sorted(KINDS))}")
         if self.body not in GARBLED:
             raise ValueError(f"unknown body {self.body!r}; one of {', '.join(sorted(GARBLED))}")
         if self.every < 1:
             raise ValueError("every must be at least 1")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability={self.probability!r} is not between 0 and 1")
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"status={self.status!r} is no status of an answer")
         self._random = random.Random(self.seed)
         self._born = time.monotonic()
         self._plan: FaultPlan | None = None
@@ -160,6 +169,18 @@ class Fault:
 
     def __exit__(self, *exc: object) -> None:
         self.remove()
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    kinds = get_args(hint) or (hint,)
+    return (*kinds, int) if float in kinds else kinds
+
+
+_SETTINGS = {
+    item.name: _kinds(get_type_hints(Fault)[item.name]) for item in fields(Fault) if item.init
+}
+"""Of what kind each setting's value is: a plan may come from a command line or over HTTP."""
+_SPOKEN = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
 class FaultPlan:

@@ -158,4 +158,5 @@ async def _policies(remote: DakeraRemote, sessions: list[str]) -> Finding:
     if not known:
         return Finding("policy", "ok", "no namespace of these sessions is on the server yet")
     more = f" (of {len(sessions)})" if len(sessions) > POLICIES else ""
-    return Finding("policy", "ok", f"{known} namespaces{more} keep what they are given")
+    keep = "keeps" if known == 1 and not more else "keep"
+    return Finding("policy", "ok", f"{count(known, 'namespace')}{more} {keep} what they are given")

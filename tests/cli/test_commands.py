@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from cached_session import CachedSession
+from cached_session import CachedSession, SessionCache
 from cached_session.cli.arguments import app
 from cached_session.devserver import DevServer
 
@@ -108,11 +108,43 @@ def test_show_raw_gives_the_items_back(journal: Path) -> None:
     assert [json.loads(line) for line in lines] == TURN[1:]
 
 
-def test_show_of_an_unknown_session_says_so(journal: Path) -> None:
-    """No error: nothing is known of it."""
-    result = run("show", "carol", "--journal", journal)
-    assert result.exit_code == 0
-    assert "nothing is known" in result.output
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "alise"),
+        ("show", "alise", "--raw"),
+        ("export", "alise", "-"),
+        ("search", "flight", "--session", "alise"),
+        ("search", "flight", "--recall", "--session", "alise"),
+        ("audit", "--session", "alise"),
+    ],
+    ids=" ".join,
+)
+def test_a_session_that_the_journal_does_not_know_is_called_wrongly(
+    journal: Path, server: DevServer, command: tuple[str, ...]
+) -> None:
+    """2, on standard error, with the id that is like it; and it is not made by the way."""
+    result = run(*command, "--journal", journal, DAKERA_URL=server.url)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "nothing is known of 'alise' here (is it 'alice'?)" in result.stderr
+    assert "sync --session" in result.stderr
+    found = json.loads(run("status", "--journal", journal, "--json").output)
+    assert set(found["sessions"]) == {"alice", "bob/2"}
+
+
+def test_a_session_without_items_is_no_unknown_one(journal: Path) -> None:
+    """Cleared, it says that it has none; asked for none, it says nothing."""
+
+    async def clear() -> None:
+        async with CachedSession("alice", journal=journal) as session:
+            await session.clear_session()
+
+    nothing = run("show", "alice", "--limit", "0", "--journal", journal)
+    assert (nothing.exit_code, nothing.output) == (0, "")
+    asyncio.run(clear())
+    empty = run("show", "alice", "--journal", journal)
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert "'alice' has no items" in empty.stderr
 
 
 def test_sync_wants_a_server(journal: Path) -> None:
@@ -134,6 +166,41 @@ def test_sync_sends_every_session_of_the_journal(journal: Path, server: DevServe
             return await other.get_items()
 
     assert asyncio.run(read()) == TURN
+
+
+@pytest.mark.parametrize("command", [("sync",), ("audit",), ("search", "x", "--recall")])
+def test_a_journal_is_made_only_for_a_session_that_is_named(
+    tmp_path: Path, server: DevServer, command: tuple[str, ...]
+) -> None:
+    """A mistyped path is an error, not an empty journal that is synced."""
+    result = run(*command, "--journal", tmp_path / "none.db", "--url", server.url)
+    assert result.exit_code == 1
+    assert "there is no journal at" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sync_of_an_empty_journal_says_how_to_fetch(tmp_path: Path, server: DevServer) -> None:
+    """Nothing was synced, and it does not say so."""
+
+    async def open_one() -> None:
+        async with SessionCache(tmp_path / "j.db"):
+            pass
+
+    asyncio.run(open_one())
+    result = run("sync", "--journal", tmp_path / "j.db", "--url", server.url)
+    assert result.exit_code == 0
+    assert "--session ID" in result.stderr
+    assert "synced" not in result.stdout
+
+
+def test_sync_of_an_id_that_nobody_knows_asks_whether_it_is_right(
+    tmp_path: Path, server: DevServer
+) -> None:
+    """Neither the server nor the journal has anything of it."""
+    where = ("--journal", tmp_path / "j.db", "--url", server.url)
+    result = run("sync", "--session", "alise", *where)
+    assert result.exit_code == 0, result.output
+    assert "the server has nothing of 'alise' either" in result.stderr
 
 
 def test_sync_with_no_server_there_is_told_by_the_exit_code(journal: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pty_support import ANSI, Terminal, piped
 
-from cached_session import CachedSession, SyncOptions
+from cached_session import CachedSession, SyncError, SyncOptions
 from cached_session.devserver import DevServer
 
 QUESTION = {"role": "user", "content": "Is there a [red]direct[/red] flight?"}
@@ -139,6 +139,32 @@ def test_show_follows_another_device_where_a_server_is_named(
     write(tmp_path / "other.db", "bob", [ANSWER], url=server.url, api_key="secret-key")
     screen.wait(lambda text: "HAT088" in text)
     assert screen.interrupt() == 130
+
+
+def test_following_tries_at_once_and_says_when_no_server_answers(
+    terminal: Run, journal: Path, server: DevServer, tmp_path: Path
+) -> None:
+    """However long the pause that earlier failures left: whoever starts to follow wants it now."""
+    env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
+    write(tmp_path / "other.db", "bob", [ANSWER], url=server.url, api_key="secret-key")
+
+    async def fail() -> None:
+        long = SyncOptions(backoff_base=86400.0, backoff_max=86400.0)
+        where = {"url": server.url, "api_key": "secret-key", "options": long}
+        async with CachedSession.from_url("bob", journal=journal, **where) as session:
+            with pytest.raises(SyncError):
+                await session.sync(1)
+
+    server.stop()
+    asyncio.run(fail())
+    screen = terminal("show", "bob", "--follow", "-j", journal, **env)
+    screen.wait(lambda text: "until the server answers, only this journal is seen" in text)
+    assert screen.interrupt() == 130
+    server.start()
+    screen = terminal("show", "bob", "--follow", "-j", journal, **env)
+    screen.wait(lambda text: "HAT088" in text)
+    assert screen.interrupt() == 130
+    assert "Traceback" not in screen.text
 
 
 def test_an_id_made_to_harm_is_shown_harmlessly(
@@ -464,7 +490,7 @@ def test_an_import_with_lines_that_cannot_be_read_says_so_by_its_code(tmp_path: 
     (tmp_path / "x.jsonl").write_text('{"a":1}\n{"b":\n')
     done = piped(tmp_path, "import", tmp_path / "x.jsonl", "-s", "x", "-j", tmp_path / "j.db")
     assert done.returncode == 1
-    assert done.stdout == "x: 1 item added, 1 could not be read\n"
+    assert done.stdout == "x: 1 item added, 1 could not be read (the first: number 2)\n"
 
 
 def test_compact_gives_space_back(tmp_path: Path, journal: Path, server: DevServer) -> None:
@@ -506,6 +532,26 @@ def test_a_server_started_with_faults_fails_as_told(terminal: Run, tmp_path: Pat
     wrong = piped(tmp_path, "devserver", "--port", "0", "--fault", "weather")
     assert wrong.returncode == 2
     assert "weather" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ("status,status=teapot", "status='teapot' is no whole number"),
+        ("status,status=9", "status=9 is no status of an answer"),
+        ("status,count=true", "count=True is no whole number"),
+        ("drop,after_commit=1", "after_commit=1 is no true or false"),
+        ("latency,seconds", "seconds='' is no number"),
+        ("drop,probability=20", "probability=20 is not between 0 and 1"),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_called_wrongly(
+    tmp_path: Path, fault: str, complaint: str
+) -> None:
+    """Before the server listens: a fault that never fires would look like a server without one."""
+    done = piped(tmp_path, "devserver", "--port", "0", "--fault", fault)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
 
 
 def test_every_command_explains_itself(tmp_path: Path) -> None:
