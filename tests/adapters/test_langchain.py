@@ -131,6 +131,23 @@ async def test_runnable_with_message_history_remembers(
     assert said == ["one", "answer 0", "three", "answer 2"]
 
 
+async def test_a_streamed_answer_is_kept_whole(device: Callable[[str], SessionCache]) -> None:
+    """`astream` hands out pieces; the history has one message of them, once the stream ended."""
+    ada: Any = {"configurable": {"session_id": "ada"}}
+    async with device("phone") as cache:
+        history = CachedChatMessageHistory(cache.session("ada"))
+        chain = RunnableWithMessageHistory(answering([]), lambda session_id: history)
+        pieces = []
+        async for chunk in chain.astream([HumanMessage("one")], config=ada):
+            assert await history.aget_messages() == []
+            pieces.append(chunk.content)
+        assert pieces == ["answer", " ", "0"]
+        kept = await history.aget_messages()
+        assert [str(message.content) for message in kept] == ["one", "answer 0"]
+        roles = [item["role"] for item in await cache.session("ada").get_items()]  # type: ignore[typeddict-item]
+        assert roles == ["user", "assistant"]
+
+
 def test_synchronous_code_remembers_too(
     device: Callable[[str], SessionCache], bridge: Bridge
 ) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage, ImageBlock, MessageRole, MockLLM, TextBlock
+from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.tools import FunctionTool
 
 from cached_session import SessionCache, UnreadableItem, WouldBlock
 from cached_session.adapters import Bridge
@@ -181,6 +184,64 @@ async def test_an_asynchronous_engine_needs_no_bridge(
         assert len(await store.aget_messages("a")) == 2
         with pytest.raises(WouldBlock):
             store.get_messages("a")
+
+
+async def test_a_streamed_answer_is_kept_whole(device: Callable[[str], SessionCache]) -> None:
+    """`astream_chat` writes the answer when its stream has been read."""
+    async with device("phone") as cache:
+        store = CachedChatStore(cache)
+        memory = ChatMemoryBuffer.from_defaults(
+            token_limit=10_000, chat_store=store, chat_store_key="a", tokenizer_fn=str.split
+        )
+        engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory)
+        answer = await engine.astream_chat("Hello")
+        streamed = "".join([piece async for piece in answer.async_response_gen()])
+        assert words(await store.aget_messages("a")) == ["Hello", streamed.strip()]
+
+
+def test_a_synchronous_streamed_answer_is_kept_whole(
+    device: Callable[[str], SessionCache], bridge: Bridge
+) -> None:
+    """`stream_chat` writes from a thread of its own, and waits for the bridge there."""
+    with bridge.enter(device("phone")) as cache:
+        store = CachedChatStore(cache, bridge=bridge)
+        memory = ChatMemoryBuffer.from_defaults(
+            token_limit=10_000, chat_store=store, chat_store_key="a", tokenizer_fn=str.split
+        )
+        engine = SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory)
+        streamed = "".join(engine.stream_chat("Hello").response_gen)
+        assert words(store.get_messages("a")) == ["Hello", streamed.strip()]
+
+
+# LlamaIndex looks at every attribute of its agents, those that Pydantic has deprecated too.
+@pytest.mark.filterwarnings("ignore:The `__fields:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Accessing the .model_:DeprecationWarning")
+async def test_an_agent_with_tools_keeps_its_memory(device: Callable[[str], SessionCache]) -> None:
+    """`FunctionAgent.run(memory=...)`: question, call, result and answer are in the chat, in order;
+    the next run, of another agent, has them before its own."""
+
+    def seats(flight: str = "X1") -> str:
+        return f"{flight}: 12A"
+
+    def memory(store: CachedChatStore) -> ChatMemoryBuffer:
+        return ChatMemoryBuffer.from_defaults(
+            token_limit=10_000, chat_store=store, chat_store_key="a", tokenizer_fn=str.split
+        )
+
+    async with device("phone") as cache:
+        store = CachedChatStore(cache)
+        for question in ("Any seats?", "And now?"):
+            agent = FunctionAgent(
+                tools=[FunctionTool.from_defaults(seats)], llm=MockFunctionCallingLLM()
+            )
+            await agent.run(question, memory=memory(store))
+        roles = [message.role.value for message in await store.aget_messages("a")]
+        said = words(await store.aget_messages("a"))
+        items = await cache.session("a").get_items()
+    # This model calls no tool where a result is in sight: the second run saw the first one's.
+    assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert [said[0], said[2], said[4]] == ["Any seats?", "X1: 12A", "And now?"]
+    assert "seats(" in str(items[1])
 
 
 async def test_devices_that_set_and_delete_apart_agree(

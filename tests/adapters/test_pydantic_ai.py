@@ -106,6 +106,21 @@ async def test_an_agent_goes_on_where_it_was(device: Callable[[str], SessionCach
     assert any(isinstance(part, ToolReturnPart) for part in parts)
 
 
+async def test_a_streamed_run_is_kept_whole(device: Callable[[str], SessionCache]) -> None:
+    """`run_stream`: once the text has been read to its end, `new_messages()` has the run."""
+    agent = Agent(TestModel(custom_output_text="It is sunny."))
+    async with device("phone") as cache:
+        history = CachedMessageHistory(cache.session("user-1"))
+        for words in ("Hello", "And tomorrow?"):
+            before = await history.messages()
+            async with agent.run_stream(words, message_history=before) as result:
+                pieces = [piece async for piece in result.stream_text(delta=True)]
+            assert "".join(pieces) == "It is sunny."
+            await history.add(result.new_messages())
+            assert await history.messages() == result.all_messages()
+        assert len(await history.messages()) == 4
+
+
 @pytest.fixture
 def loop() -> Iterator[None]:
     """`run_sync` takes the thread's loop, or leaves one behind."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from strands import Agent, tool
+from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.models import Model
 from strands.multiagent import GraphBuilder
 from strands.session import RepositorySessionManager
@@ -129,6 +130,27 @@ async def test_an_agent_in_a_running_loop_remembers_too(
             again = agent(repository, Scripted())
             assert texts(again.messages) == ["Hi", "Hello"]
         await cache.flush(timeout=30)
+
+
+async def test_a_streamed_answer_is_kept_and_a_window_is_restored(
+    device: Callable[[str], SessionCache],
+) -> None:
+    """`stream_async`; and an agent with a sliding window begins again with what the window showed,
+    while the session has everything."""
+    async with device("phone") as cache:
+        with Bridge() as bridge:
+            repository = CachedSessionRepository(cache, bridge=bridge)
+            window = SlidingWindowConversationManager(window_size=4)
+            first = agent(repository, Scripted("a", "b", "c", "d"), conversation_manager=window)
+            for number in range(4):
+                events = [event async for event in first.stream_async(f"q{number}")]
+                assert [event["data"] for event in events if "data" in event] == ["abcd"[number]]
+            window = SlidingWindowConversationManager(window_size=4)
+            again = agent(repository, Scripted(), conversation_manager=window)
+            assert texts(again.messages) == texts(first.messages)
+            assert len(again.messages) == 4
+            whole = [one.message for one in repository.list_messages("user-1", "helper")]
+            assert texts(whole) == ["q0", "a", "q1", "b", "q2", "c", "q3", "d"]
 
 
 def test_state_is_kept_once_and_restored(
