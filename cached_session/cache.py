@@ -30,7 +30,11 @@ DEFAULTS = SyncOptions()
 
 
 class SessionCache:
-    """The sessions of a device. Making one is cheap and does no I/O; the first call opens."""
+    """The sessions of a device: one journal, one connection, one replicator.
+
+    Making one is cheap and does no I/O; the first awaited call opens. Safe to use from several
+    tasks, event loops and threads. Cancellation, units and durability are as of `CachedSession`.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,11 @@ class SessionCache:
 
         Args:
             journal: the SQLite file; None: a default place; ``":memory:"``: kept nowhere.
+            url: the server's address; None, and no ``client``: local only.
+            api_key: for ``url``; None if the server asks for none.
+            client: an ``AsyncDakeraClient`` instead of ``url``; the caller keeps and closes it.
+            options: intervals, limits, timeouts, durability, for all sessions.
+            runtime: clock, randomness and ids; for tests.
 
         Raises:
             InvalidArgument: an argument makes no sense.
@@ -101,7 +110,7 @@ class SessionCache:
         return session
 
     async def sessions(self) -> list[str]:
-        """The ids of every session that the journal knows.
+        """The ids of every session that the journal knows, in the order in which it met them.
 
         Raises:
             SessionClosed: the cache was closed.
@@ -111,12 +120,22 @@ class SessionCache:
         return await self._core.journal.read(reads.all_sessions)
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
-        """`CachedSession.sync` for every session of the journal, and every one that is open."""
+        """`CachedSession.sync` for every session of the journal, and every one that is open, one
+        after the other; the report counts all of them.
+
+        Raises:
+            SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.sync`. The
+                sessions that were done until then are synced.
+        """
         await self._ready()
         return await syncing.sync(self._core, await self._names(), timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """`CachedSession.flush` for every session of the journal."""
+        """`CachedSession.flush` for every session of the journal, and every one that is open.
+
+        Raises:
+            SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.flush`.
+        """
         await self._ready()
         await syncing.flush(self._core, await self._names(), timeout)
 
@@ -148,7 +167,8 @@ class SessionCache:
         return await compaction.compact(self._core.journal)
 
     async def close(self) -> None:
-        """Close every session and the journal. Idempotent, and it always finishes.
+        """Close every session and the journal. Idempotent, and it always finishes: if cancelled,
+        everything is closed before the cancellation goes on.
 
         Waits at most ``close_timeout`` for unsent operations, and not at all while the server is
         out of reach.

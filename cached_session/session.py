@@ -52,6 +52,10 @@ class CachedSession:
 
     Safe to use from several tasks, event loops and threads; two objects over the same journal in
     one process share what is underneath. Close it, or use ``async with``.
+
+    Times are seconds. A call that is cancelled leaves the journal usable: a read has changed
+    nothing, a write is entirely in or entirely out (its outcome is awaited before the cancellation
+    goes on), and a call that waits for the server leaves done what was done.
     """
 
     session_id: str
@@ -247,9 +251,13 @@ class CachedSession:
         ``pop="confirmed"`` the server is asked first, and no two devices get the same item as far
         as the server's delete is atomic.
 
+        If cancelled, nothing is returned: the item is still there, or it is gone, as for any write.
+        In confirmed mode a claim that was under way is settled later, as after a crash.
+
         Raises:
             PopUnconfirmed: confirmed mode, and the server did not answer, or its yes could not be
                 written down; nothing is returned.
+            Unauthorized, SyncError: confirmed mode, and the server refuses; nothing is popped.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is popped.
         """
@@ -265,8 +273,9 @@ class CachedSession:
         return item
 
     async def clear_session(self) -> None:
-        """Remove everything that this journal has of the session, here now and elsewhere once
-        synced. What another device added meanwhile, unseen here, survives.
+        """Remove everything that this journal has of the session. On return it is gone here, and
+        durably so; elsewhere it goes once synced. What another device added meanwhile, unseen here,
+        survives. If cancelled, all of it is gone or nothing.
 
         Raises:
             SessionClosed: the session was closed.
@@ -285,7 +294,8 @@ class CachedSession:
 
         Each removal is a recorded pop of that very item, so it merges as one does: an item that
         another device has removed too is removed once, and what came in between stays. The new
-        items stand at the end. With ``pop="confirmed"`` nobody is asked: nothing is handed out.
+        items stand at the end. With ``pop="confirmed"`` nobody is asked: nothing is handed out. If
+        cancelled, all of it is done or nothing.
 
         Args:
             entries: what to remove; those that are gone already are passed over.
@@ -356,8 +366,9 @@ class CachedSession:
     async def sync(self, timeout: float | None = None) -> SyncReport:
         """Push and pull until both are done, trying again while the server is out of reach.
 
-        On return everything acknowledged before the call is on the server and everything that the
-        server listed is in the journal.
+        On return everything acknowledged before the call is on the server, but for what is parked,
+        and everything that the server listed is in the journal. If cancelled, what was sent and
+        fetched until then stays so, and the rest goes on in the background.
 
         Args:
             timeout: seconds; None waits as long as it takes.
@@ -372,7 +383,11 @@ class CachedSession:
         return await syncing.sync(core, [self.session_id], timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything acknowledged so far is on the server.
+        """Wait until everything acknowledged so far is on the server. If cancelled, it goes on in
+        the background.
+
+        Args:
+            timeout: as of `sync`.
 
         Raises:
             SyncTimeout, Unauthorized, SessionClosed: as `sync`.
@@ -382,7 +397,10 @@ class CachedSession:
         await syncing.flush(core, [self.session_id], timeout)
 
     def status(self) -> Status:
-        """How things stand, from the journal alone; opens it if need be.
+        """How things stand, from the journal alone; opens it if need be. Works when closed, too.
+
+        It is no coroutine and holds the caller up for some short queries, or, where another process
+        holds the file locked while it is opened, for at most ``busy_timeout``.
 
         Raises:
             JournalError: the journal cannot be opened or read.
@@ -394,9 +412,14 @@ class CachedSession:
         """Compare the server with the journal, put back what the server lost, fetch what was
         missed, have it forget what was removed.
 
+        On return each memory that the server listed was compared; what was put back is on the
+        server. It lists the whole session, so it takes as long as that takes. If cancelled, what
+        was mended until then stays so.
+
         Raises:
             Unauthorized, SyncError: the server cannot be asked; running it again goes on.
             SessionClosed: the session was closed.
+            JournalError: the journal cannot be read or written; running it again goes on.
         """
         core = await self._ready()
         return await syncing.audit(core, self.session_id)
@@ -404,7 +427,11 @@ class CachedSession:
     # -- looking closer --------------------------------------------------------------------------
 
     async def entries(self, limit: int | None = None) -> list[Entry]:
-        """The latest ``limit`` items (all by default) with their place in the one history.
+        """The latest ``limit`` items (all by default) with their place in the one history, in
+        chronological order. One snapshot; never waits for the network, and fetches nothing.
+
+        Args:
+            limit: zero or less gives an empty list. ``session_settings`` do not count here.
 
         Raises:
             SessionClosed: the session was closed.
@@ -448,11 +475,18 @@ class CachedSession:
 
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
         """Items that contain every word of ``query``, whatever the case; latest first. Local: works
-        offline, and costs a pass over the session.
+        offline. With the index it costs what it finds; without one, or where the words are too
+        short for it, a pass over the session.
+
+        Args:
+            query: words in any script, with spaces between them; each may stand anywhere in the
+                text, inside a longer word too.
+            limit: the most that is found; zero or less finds nothing.
 
         Raises:
-            InvalidArgument: ``query`` has no word.
+            InvalidArgument: ``query`` has no word, or ``limit`` is no whole number.
             SessionClosed: the session was closed.
+            JournalError: the journal cannot be read.
         """
         core = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
@@ -463,9 +497,17 @@ class CachedSession:
         finds where the server cannot be asked, or has not got the text (``content="none"``).
         ``source`` says which.
 
+        It waits for the server at most ``request_timeout``, and not while the server is known to be
+        out of reach. What the server finds and this journal does not hold is left out.
+
+        Args:
+            query: what it shall be near to.
+            limit: the most that is found; zero or less finds nothing.
+
         Raises:
-            InvalidArgument: ``query`` has no word.
+            InvalidArgument: ``query`` has no word, or ``limit`` is no whole number.
             SessionClosed: the session was closed.
+            JournalError: the journal cannot be read.
         """
         core = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
@@ -479,15 +521,20 @@ class CachedSession:
 
         Raises:
             SessionClosed: the session was closed.
+            JournalError: the journal cannot be read.
         """
         core = await self._ready()
         return await core.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
-        """Put parked operations (all, or those named by their dots) back in the queue; how many.
+        """Put parked operations (all, or those named by their dots) back in the queue; how many. On
+        return that is durable; the background sends them, under the ids that they had. Those that
+        are not parked (any more) are passed over.
 
         Raises:
+            InvalidArgument: what was passed names no operation.
             SessionClosed: the session was closed.
+            JournalError: the journal cannot be written; nothing is put back.
         """
         core = await self._ready()
         named = None if dots is None else _dots(dots)
@@ -503,11 +550,13 @@ class CachedSession:
         A dropped append leaves this history as well: no other replica will ever show it. Where the
         server holds it all the same, because an earlier answer was lost, it comes back from there,
         since others have it. A parked pop or clear cannot be dropped, because what it removed is
-        gone here: retry it.
+        gone here: retry it. Dropping cannot be undone, and is durable on return; if cancelled, all
+        were dropped or none.
 
         Raises:
-            InvalidArgument: none was named.
+            InvalidArgument: none was named, or what was passed names no operation.
             SessionClosed: the session was closed.
+            JournalError: the journal cannot be written; nothing is dropped.
         """
         if not dots:
             raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
@@ -522,10 +571,12 @@ class CachedSession:
     # -- opening and closing ---------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the session. Idempotent, and it always finishes.
+        """Close the session. Idempotent, and it always finishes: if cancelled, no task, thread or
+        file of it is left before the cancellation goes on.
 
         Waits at most ``close_timeout`` for unsent operations to leave, and not at all while the
-        server is out of reach; the rest stays in the journal for the next time.
+        server is out of reach; the rest stays in the journal for the next time. Raises nothing for
+        the server's sake.
         """
         if self._closed:
             return

@@ -320,6 +320,27 @@ def test_figures_are_those_of_the_code() -> None:
     assert not any(missing.values()), missing
 
 
+def test_the_comparison_names_every_session_of_the_sdk() -> None:
+    """The one that is installed; and the wrapper's default that surprises is as the pages tell."""
+    from agents import memory
+    from agents.extensions import memory as extensions
+
+    page = (DOCS / "comparison.md").read_text(encoding="utf-8")
+    interfaces = {"OpenAIResponsesCompactionAwareSession", "Session", "SessionABC"}
+    theirs = {
+        name
+        for module in (memory, extensions)
+        for name in module.__all__
+        if name.endswith("Session") and name not in interfaces
+    }
+    assert len(theirs) > 5
+    assert [name for name in sorted(theirs) if f"`{name}`" not in page] == []
+    ttl = inspect.signature(extensions.EncryptedSession.__init__).parameters["ttl"].default
+    assert ttl == 600
+    assert "its default is ten minutes" in page
+    assert "empty after ten minutes" in (DOCS / "faq.md").read_text(encoding="utf-8")
+
+
 def test_the_alerts_name_metrics_that_prometheus_gets(tmp_path: Path) -> None:
     """The recipe is run, and what it serves has every name that an alert asks for."""
     page = of_page(DOCS / "observability.md")

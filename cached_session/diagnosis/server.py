@@ -158,5 +158,5 @@ async def _policies(remote: DakeraRemote, sessions: list[str]) -> Finding:
     if not known:
         return Finding("policy", "ok", "no namespace of these sessions is on the server yet")
     more = f" (of {len(sessions)})" if len(sessions) > POLICIES else ""
-    keep = "keeps" if known == 1 and not more else "keep"
-    return Finding("policy", "ok", f"{count(known, 'namespace')}{more} {keep} what they are given")
+    keep = "keeps what it is given" if known == 1 else "keep what they are given"
+    return Finding("policy", "ok", f"{count(known, 'namespace')}{more} {keep}")

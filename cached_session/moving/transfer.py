@@ -62,7 +62,13 @@ async def import_jsonl(
 ) -> ImportReport:
     """Add the items of a file with one JSON value a line; `export_jsonl` gives the same bytes back.
 
-    A line that is no JSON is left out and counted.
+    A line that is no JSON is left out and counted. The file is read in a thread, bounded in memory.
+    If cancelled, whole batches are in, and the next call goes on behind them.
+
+    Args:
+        session: where the items go.
+        path: the file.
+        on_progress: told after each batch; what it raises ends the import, behind that batch.
 
     Raises:
         InvalidArgument: the file cannot be read, or was rewritten since an earlier import.
@@ -115,6 +121,9 @@ async def import_sqlite(
     on_progress: OnProgress | None = None,
 ) -> list[ImportReport]:
     """`import_sqlite_session` for every session of a database, each under its own id.
+
+    Returns:
+        A report for each session, in the order of the imports. If cancelled, those before are in.
 
     Raises:
         InvalidArgument, SessionClosed, JournalError: as `import_sqlite_session`.
@@ -220,7 +229,9 @@ async def import_dakera_export(
 async def export_jsonl(session: CachedSession, target: str | os.PathLike[str] | IO[bytes]) -> int:
     """Write the session's items, one JSON value a line, byte for byte as they are stored; how many.
 
-    It is one snapshot. A file appears whole or not at all, and only its owner can read it.
+    It is one snapshot, in chronological order, of what this journal has: nothing is fetched. A file
+    appears whole or not at all, also if cancelled, and only its owner can read it. An open stream
+    is written to as it goes, and stays the caller's to flush and close.
 
     Raises:
         InvalidArgument: the file cannot be written.
