@@ -10,7 +10,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind
 from cached_session.history.parts import part_count
 from cached_session.journal import outbox
-from cached_session.journal.apply import ACKED, SessionTransaction
+from cached_session.journal.apply import ACKED, PARKED, SessionTransaction
 from cached_session.journal.gates import write_meta
 from cached_session.journal.outbox import Forget, Outgoing
 from cached_session.journal.reads import session_ids
@@ -28,6 +28,15 @@ class Plan:
     resend: list[int] = field(default_factory=list)
     """`seq` of operations to store again."""
     forget: list[Forget] = field(default_factory=list)
+    explain: list[int] = field(default_factory=list)
+    """`seq` of parked operations whose placeholder is to be stored again."""
+
+    def miss(self, seq: int, state: int, *, is_explained: bool) -> None:
+        """The server does not hold all of an operation."""
+        if state == ACKED:
+            self.resend.append(seq)
+        elif not is_explained:
+            self.explain.append(seq)
 
 
 def compare(
@@ -36,7 +45,7 @@ def compare(
     present: Present,
     explained: Collection[Dot] = (),
 ) -> Plan:
-    """Compare what the server lists with every acknowledged operation of a session.
+    """Compare what the server lists with every acknowledged or parked operation of a session.
 
     ``explained``: dots of which a placeholder says that the server refuses them.
     """
@@ -45,19 +54,19 @@ def compare(
     if tx is None:
         return plan
     rows = conn.execute(
-        "SELECT seq, writer, counter, kind, stamp, body FROM ops "
-        "WHERE session = ? AND state = ? ORDER BY seq",
-        (tx.session, ACKED),
+        "SELECT seq, writer, counter, kind, stamp, body, state FROM ops "
+        f"WHERE session = ? AND state IN ({ACKED}, {PARKED}) ORDER BY seq",
+        (tx.session,),
     ).fetchall()
-    for seq, writer, counter, kind, stamp, body in rows:
+    for seq, writer, counter, kind, stamp, body, state in rows:
         dot = Dot(writer, counter)
         places = present.get(dot, {})
-        if dot in explained:
+        if state == ACKED and dot in explained:
             # It got through after all: by a retry of which a restored backup knows nothing.
             plan.forget.append(Forget(dot, -1, 1))
         if kind != Kind.APPEND.value:
             if len(places) < part_count(body):
-                plan.resend.append(seq)
+                plan.miss(seq, state, is_explained=dot in explained)
             continue
         visible = dict(
             conn.execute(
@@ -71,7 +80,9 @@ def compare(
             (index, part) in places for index, parts in visible.items() for part in range(parts)
         )
         if not whole:
-            plan.resend.append(seq)
+            plan.miss(seq, state, is_explained=dot in explained)
+        if state == PARKED:
+            continue
         # Any part tells: the first one may be forgotten already, and a later one sent twice.
         gone = {index: parts for (index, _), parts in places.items() if index not in visible}
         plan.forget.extend(Forget(dot, index, parts) for index, parts in gone.items())

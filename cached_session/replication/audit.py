@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import orjson
+
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
 from cached_session.journal import audits
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
-from cached_session.remote.wire import Explained, Unreadable, decode
+from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
 from cached_session.replication.link import Link
 from cached_session.replication.pull import pull
 from cached_session.replication.push import pack, push, store
@@ -33,7 +35,8 @@ class AuditReport:
     listed: int
     """Memories of ours on the server."""
     healed: int
-    """Operations that the server had lost in whole or in part, sent again."""
+    """Operations that the server had lost in whole or in part, or the placeholders of parked ones,
+    sent again."""
     applied: int
     """Operations that the journal had missed."""
     forgotten: int
@@ -78,6 +81,15 @@ async def audit(link: Link, session_id: str) -> AuditReport:
                     f"the server did not keep {len(unkept)} memories that were sent again",
                     scope=Scope.SESSION,
                 )
+        if plan.explain:
+            # Others would report as absent what its writer has parked.
+            notes = await link.journal.read_aside(
+                lambda conn: [
+                    placeholder(outgoing.op, session_id)
+                    for outgoing in audits.operations(conn, plan.explain)
+                ]
+            )
+            await store(link, session_id, [(note, len(orjson.dumps(note))) for note in notes])
         forget = plan.forget
         if plan.resend:
             # Another device may have removed some of it since the first pull and had it forgotten
@@ -95,7 +107,7 @@ async def audit(link: Link, session_id: str) -> AuditReport:
     await link.journal.write(lambda conn: audits.note_audit(conn, session_id, now))
     return AuditReport(
         listed=sum(len(places) for places in present.values()),
-        healed=len(plan.resend),
+        healed=len(plan.resend) + len(plan.explain),
         applied=pulled.new,
         forgotten=pushed.forgotten,
     )

@@ -367,7 +367,8 @@ def _next_look_ms(link: Link, hole: Hole, found: int) -> int:
 
 
 async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str, Any]], bool]:
-    """The memories of an operation that can be had by id; and whether its writer parked it."""
+    """The memories of an operation that can be had by id; and whether its writer parked it, which
+    says nothing against some of it being there."""
     agent, key = agent_id(session_id), session_key(session_id)
     have, heads = set(hole.have), dict(hole.heads)
     got: list[dict[str, Any]] = []
@@ -387,20 +388,23 @@ async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str
         heads[decoded.index] = decoded.parts
         return decoded
 
+    async def is_explained() -> bool:
+        note = await link.remote.fetch(agent, placeholder_id(key, hole.dot))
+        return note is not None
+
     count = hole.count
     if not count:
         first = await get(0, 0)
         if first is None:
-            note = await link.remote.fetch(agent, placeholder_id(key, hole.dot))
-            return [], note is not None
+            return [], await is_explained()
         count = first.count
     for index in range(count):
         if index in hole.popped:
             continue
         if index not in heads and await get(index, 0) is None:
             # One part that is not there keeps the whole from being shown: no use asking on.
-            return got, False
+            return got, await is_explained()
         for part in range(heads.get(index, 1)):
             if (index, part) not in have and await get(index, part) is None:
-                return got, False
+                return got, await is_explained()
     return got, False

@@ -121,6 +121,49 @@ async def test_a_dropped_operation_is_gone_everywhere(device: Devices, server: D
     assert await one_history(a, b, device.new("late")) == ["0", "2", "3"]
 
 
+async def test_a_batch_stored_in_part_and_parked_is_a_hole_explained(
+    device: Devices, server: DevServer
+) -> None:
+    """Of a batch with one item that the server refuses it may hold others: another device, however
+    often it looks for the rest, is told that its writer has parked it."""
+    server.modes = STRICT
+    impatient = replace(MANUAL, hole_patience=0.0)
+    a, b = await device("a"), await device("b", options=impatient)
+    await a.add_items([said("one"), said(HUGE), said("three")])
+    await a.add_items([said("four")])
+    await a.sync(timeout=30)
+    assert kinds_on(server) == ["append", "append", "void"]
+    late = device.new("late", options=impatient)
+    for session in (b, late):
+        for _ in range(3):
+            await session.sync()
+            assert texts(await session.get_items()) == ["four"]
+            assert session.status().absent == 0
+
+
+async def test_a_placeholder_that_the_server_lost_is_put_back(
+    device: Devices, server: DevServer
+) -> None:
+    """An audit stores again what explains a parked operation, and leaves it alone where it is."""
+    server.modes = STRICT
+    impatient = replace(MANUAL, hole_patience=0.0)
+    a = await device("a")
+    await talk(a, 2, huge_at=0)
+    await a.sync(timeout=30)
+    server.evict(AGENT, lambda memory: memory["metadata"]["cs_op"] == "void")
+    b = await device("b", options=impatient)
+    assert b.status().absent == 1
+    assert (await a.audit()).healed == 1
+    assert kinds_on(server) == ["append", "void"]
+    assert (await a.audit()).healed == 0
+    await b.sync()
+    assert b.status().absent == 0
+    server.modes = Modes()
+    await a.retry_parked()
+    assert await one_history(a, b, device.new("late")) == [HUGE, "1"]
+    assert kinds_on(server) == ["append", "append"]
+
+
 async def test_what_is_dropped_and_held_all_the_same_comes_back(
     device: Devices, server: DevServer
 ) -> None:
