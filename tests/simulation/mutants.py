@@ -57,6 +57,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "clear_payload(tx.unsettled())",
         "clear_payload(_all_of(tx.frontier()))",
     ),
+    "clear: earlier clears are named": (
+        "journal/apply.py",
+        "if kind == Kind.CLEAR.value or self._stamp_of(popped_by(body).dot) is None:",
+        "if kind == Kind.POP.value and self._stamp_of(popped_by(body).dot) is None:",
+    ),
+    "clear: a pop whose item is not here is named": (
+        "journal/apply.py",
+        "if kind == Kind.CLEAR.value or self._stamp_of(popped_by(body).dot) is None:",
+        "if kind == Kind.CLEAR.value:",
+    ),
     "claim: whatever the server says, the item is ours": (
         "replication/claim.py",
         "if (deleted >= 1 or claim.is_parked)",
@@ -134,6 +144,22 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "history/clock.py",
         "current is not None and last_was_mine and",
         "current is not None and",
+    ),
+    "run: goes on after what was let go of and comes again": (
+        "journal/apply.py",
+        "        if own or not is_known:\n",
+        "        if True:\n",
+    ),
+    "parked: a batch stored in part is not explained": (
+        "replication/pull.py",
+        "no use asking on.\n            return got, await is_explained()",
+        "no use asking on.\n            return got, False",
+    ),
+    "dropped: its claim stays": ("journal/claims.py", "LEFT JOIN ops o", "JOIN ops o"),
+    "dropped: known ground stays known": (
+        "journal/outbox.py",
+        "    if dropped:\n",
+        "    if False:\n",
     ),
     "stamp: the wall clock alone": (
         "history/clock.py",

@@ -404,12 +404,18 @@ class World:
     def _holes(self, conn: sqlite3.Connection) -> list[Dot]:
         """What a journal misses, and need not miss."""
         rows = conn.execute(
-            "SELECT s.session_id, h.writer, h.counter FROM holes h "
+            "SELECT s.session_id, h.writer, h.counter, h.explained FROM holes h "
             "JOIN sessions s ON s.id = h.session"
         ).fetchall()
         if self.oracle.discarded:
             return []
-        return [Dot(*dot) for name, *dot in rows if (name, Dot(*dot)) not in self.oracle.dropped]
+        # What was given up is explained by its placeholder, unless the server has lost that.
+        return [
+            Dot(writer, counter)
+            for name, writer, counter, explained in rows
+            if (name, Dot(writer, counter)) not in self.oracle.dropped
+            or not (explained or self.oracle.needs_audit)
+        ]
 
     def _check_final(self) -> None:
         conns = {n: device.look() for n, device in sorted(self.devices.items())}
