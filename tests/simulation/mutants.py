@@ -59,12 +59,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "clear: earlier clears are named": (
         "journal/apply.py",
-        "if kind == Kind.CLEAR.value or self._stamp_of(popped_by(body).dot) is None:",
-        "if kind == Kind.POP.value and self._stamp_of(popped_by(body).dot) is None:",
+        "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
+        "if kind == Kind.POP.value and self._place(popped_by(body).dot) is None:",
     ),
     "clear: a pop whose item is not here is named": (
         "journal/apply.py",
-        "if kind == Kind.CLEAR.value or self._stamp_of(popped_by(body).dot) is None:",
+        "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
         "if kind == Kind.CLEAR.value:",
     ),
     "claim: whatever the server says, the item is ours": (

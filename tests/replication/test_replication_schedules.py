@@ -1,0 +1,240 @@
+"""Schedules written by hand against real processes and a real socket: several things at one moment
+of which each alone has its test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devices import BATCH, FORGET, items_on, kinds_on, until
+
+from cached_session.devserver import DevServer, Modes
+
+STRICT = Modes(metadata_max_bytes=2000)
+HUGE = "x" * 5000
+COMMANDED = Path(__file__).parent / "commanded.py"
+
+Start = Callable[[str], Awaitable["Peer"]]
+
+
+class Peer:
+    """A process on a journal."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self._calls = 0
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            number, told = json.loads(line)
+            self._waiting.pop(number).set_result(told)
+        for call in self._waiting.values():
+            call.cancel()
+
+    def call(self, do: str, *words: Any) -> asyncio.Future[Any]:
+        """Let it do something, at once; what comes of it."""
+        assert self.process.stdin is not None
+        self._calls += 1
+        told = self._waiting[self._calls] = asyncio.get_running_loop().create_future()
+        self.process.stdin.write(json.dumps([self._calls, do, words]).encode() + b"\n")
+        return told
+
+    async def kill(self) -> None:
+        """``kill -9``."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await self._reader
+
+
+@pytest.fixture
+async def start(server: DevServer, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts processes on journals by name; kills them in the end."""
+    peers: list[Peer] = []
+
+    async def new(name: str) -> Peer:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(COMMANDED), str(tmp_path / f"{name}.db"), server.url),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        peers.append(Peer(process))
+        await asyncio.wait_for(peers[-1].call("items"), 30)
+        return peers[-1]
+
+    yield new
+    for peer in peers:
+        await peer.kill()
+
+
+async def agreed(server: DevServer, *peers: Peer, seconds: float = 20.0) -> list[str]:
+    """Once all is well again: every process shows the same, and the server holds it."""
+
+    async def same() -> list[str] | bool:
+        shown = [await peer.call("items") for peer in peers]
+        states = [await peer.call("status") for peer in peers]
+        settled = all(state == [0, 0, 0, 0, 0] for state in states)
+        held = sorted(items_on(server)) == sorted(shown[0])
+        return [shown[0]] if settled and held and all(s == shown[0] for s in shown) else False
+
+    try:
+        (found,) = await until(same, seconds)
+    except AssertionError:
+        raise AssertionError(
+            [
+                items_on(server),
+                *[(await peer.call("items"), await peer.call("status")) for peer in peers],
+            ]
+        ) from None
+    return list(found)
+
+
+def back_up(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as conn, closing(sqlite3.connect(target)) as other:
+        conn.backup(other)
+
+
+async def sync(*peers: Peer) -> None:
+    for _ in range(2):
+        for peer in peers:
+            await peer.call("sync")
+
+
+async def test_a_clear_a_claim_and_a_retry_at_one_moment(server: DevServer, start: Start) -> None:
+    """One device clears, another claims the last item on the server, and a second process of the
+    first takes up what was parked: nothing that the clear had seen is left, the claimed item went
+    to one at most, and all agree."""
+    a, a2, b = await start("a"), await start("a"), await start("b")
+    server.modes = STRICT
+    await a.call("add", "one", "two")
+    await a2.call("add", "kept back", HUGE)
+    await sync(a, a2, b)
+    assert (await a.call("status"))[1] == 1
+    await b.call("add", "last")
+    await sync(b, a)
+    server.modes = Modes()
+    slow = server.faults.latency(0.02, route=FORGET)
+    got = await asyncio.gather(b.call("claim"), a.call("clear"), a2.call("retry"), b.call("claim"))
+    slow.remove()
+    await b.call("add", "afterwards")
+    shown = await agreed(server, a, a2, b)
+    given = [item for item in (got[0], got[3]) if isinstance(item, str)]
+    assert shown == ["afterwards"]
+    assert max(Counter(given).values(), default=1) == 1
+    assert set(given) <= {"one", "two", "last", "kept back", HUGE}
+
+
+async def test_a_journal_copied_in_the_middle_of_a_push(
+    server: DevServer, start: Start, tmp_path: Path
+) -> None:
+    """A copy of a journal taken by SQLite's backup while its requests are under way, whose original
+    is killed then, goes on beside the original's next process: every word is there once."""
+    a = await start("a")
+    await a.call("add", "before")
+    await a.call("sync")
+    slow = server.faults.latency(0.4, after_commit=True, route=BATCH)
+    lost = server.faults.lose_response(route=BATCH, skip=1, count=1)
+    await asyncio.gather(*(a.call("add", f"word {number}") for number in range(20)))
+    await asyncio.sleep(0.2)  # a request is under way
+    back_up(tmp_path / "a.db", tmp_path / "copy.db")
+    await a.kill()
+    again, copy = await start("a"), await start("copy")
+    await asyncio.gather(
+        again.call("add", "the original goes on"), copy.call("add", "the copy goes on")
+    )
+    popped, also = await asyncio.gather(again.call("pop"), copy.call("pop"))
+    slow.remove()
+    lost.remove()
+    shown = await agreed(server, again, copy, await start("late"))
+    assert {popped, also} <= {"the original goes on", "the copy goes on"}
+    expected = {"before", *(f"word {number}" for number in range(20))}
+    assert Counter(shown) == Counter(
+        expected | {"the original goes on", "the copy goes on"} - {popped, also}
+    )
+    assert not set(await again.call("writers")) - set(await copy.call("writers"))
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+async def test_killed_between_the_claim_and_its_tombstone(
+    server: DevServer, start: Start, *, carried_out: bool
+) -> None:
+    """The process that replicates is killed while the server is asked for an item; another process
+    of the journal takes over, and other devices want the same item: it goes to one at most, and
+    nobody waits for the dead."""
+    a, a2, b = await start("a"), await start("a"), await start("b")
+    await a.call("add", "one", "two")
+    await sync(a, b)
+    fault = server.faults.latency(2.5, after_commit=carried_out, route=FORGET, count=1)
+    pending = a.call("claim")
+    await until(lambda: kinds_on(server).count("claim") == 1)
+    if carried_out:
+        await until(lambda: items_on(server) == ["one"])
+    await a.kill()
+    assert pending.cancelled()
+    fault.remove()
+    got = []
+    for _ in range(4):
+        got += await asyncio.gather(b.call("claim"), a2.call("claim"))
+        await a2.call("add", "more")
+        await asyncio.sleep(0.1)
+    given = [item for item in got if item in ("one", "two")]
+    assert max(Counter(given).values(), default=1) == 1
+    shown = await agreed(server, a2, b, await start("late"))
+    assert not set(given) & set(shown)
+    assert Counter(shown)["one"] + Counter(given)["one"] <= 1
+
+
+async def test_dropped_here_and_retried_there(
+    server: DevServer, start: Start, tmp_path: Path
+) -> None:
+    """Two copies of a journal with a parked operation: one gives it up, the other sends it once the
+    server takes it. It is shown by both, as it is on the server."""
+    a = await start("a")
+    server.modes = STRICT
+    await a.call("add", "one")
+    await a.call("add", HUGE)
+    await a.call("sync")
+    assert (await a.call("status"))[:2] == [0, 1]
+    back_up(tmp_path / "a.db", tmp_path / "copy.db")
+    copy = await start("copy")
+    server.modes = Modes()
+    dropped, _ = await asyncio.gather(a.call("drop"), copy.call("retry"))
+    assert dropped == 1
+    assert await agreed(server, a, copy, await start("late")) == ["one", HUGE]
+
+
+async def test_a_server_gone_back_in_time_while_all_go_on(server: DevServer, start: Start) -> None:
+    """A server restored from an old backup while one device claims, one replaces items and one
+    clears nothing: after an audit of each, at one moment, nothing that was removed is back, and
+    nothing that was said is lost."""
+    a, b, c = await start("a"), await start("b"), await start("c")
+    await a.call("add", "1", "2", "3", "4")
+    await sync(a, b, c)
+    old = server.snapshot()
+    taken = await b.call("claim")
+    await c.call("add", "5")
+    await sync(b, c, a)
+    replaced = await a.call("replace", 2, "summary")
+    await sync(a, b, c)
+    server.restore(old)
+    also, _ = await asyncio.gather(c.call("claim"), a.call("add", "6"))
+    for _ in range(3):
+        await asyncio.gather(a.call("audit"), b.call("audit"), c.call("audit"))
+        await sync(a, b, c)
+    shown = await agreed(server, a, b, c, await start("late"))
+    assert taken == "4"
+    assert taken != also
+    assert replaced == ["1", "2"]
+    gone = {taken, also, *replaced}
+    assert Counter(shown) == Counter({"3", "5", "summary", "6"} - gone)
