@@ -16,6 +16,7 @@ from cached_session import (
     import_jsonl,
     import_sqlite,
     import_sqlite_session,
+    sqlite_sessions,
 )
 from cached_session.cli import bars, outcomes, output
 from cached_session.cli.config import Settings
@@ -34,6 +35,9 @@ from cached_session.cli.running import (
 from cached_session.cli.safe import safe_id
 from cached_session.errors import InvalidArgument
 from cached_session.wording import count
+
+SOME = 5
+"""Sessions of a database that a complaint names."""
 
 
 def export(
@@ -117,6 +121,21 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
             output.say(f"{safe_id(session_id)}: {count(written, 'item')} written to {target}")
 
 
+def _check_source(path: str, session: str, table: str) -> None:
+    """A session that is imported under another id is to be named: nothing would come of it.
+
+    Raises:
+        InvalidArgument: the database has no such session.
+    """
+    there = sqlite_sessions(path, table)
+    if session not in there:
+        some = ", ".join(repr(name) for name in there[:SOME]) + (" ..." if there[SOME:] else "")
+        raise InvalidArgument(
+            f"{path} has no items of a session {session!r}; it has {some or 'none at all'}: name "
+            "the one to import with --source-session"
+        )
+
+
 async def _import(
     source: str,
     session_id: str | None,
@@ -142,6 +161,7 @@ async def _import(
             else:
                 session = cache.session(session_id, hydrate=False)
                 if kind == "sqlite":
+                    _check_source(source, source_session or session_id, table)
                     report = await import_sqlite_session(
                         session,
                         source,

@@ -74,9 +74,37 @@ class FileJournal:
     """
 
     def __init__(self, path: str | Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            ValueError: it cannot be opened, or is somebody else's, a session's journal perhaps; it
+                is left as it was.
+        """
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # The server's thread and a test's thread both write; the state's lock serialises them.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._puts: dict[tuple[str, str], bytes | None] = {}
+        self._wiped = False
+        try:
+            # The server's thread and a test's thread both write; the state's lock serialises them.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise ValueError(f"{path} cannot keep the server's data: {error}") from error
+        try:
+            self._prepare(path)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise ValueError(f"{path} cannot keep the server's data: {error}") from error
+        except ValueError:
+            self._db.close()
+            raise
+
+    def _prepare(self, path: str | Path) -> None:
+        # Before anything that writes.
+        tables = {name for (name,) in self._db.execute("SELECT tbl_name FROM sqlite_master")}
+        if tables - {"records"}:
+            raise ValueError(
+                f"{path} is another program's database, with the table {min(tables)!r}; "
+                "choose another file for the server's data"
+            )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         # Purpose: the latest value of everything the server must know after a restart.
@@ -85,8 +113,6 @@ class FileJournal:
             "CREATE TABLE IF NOT EXISTS records"
             " (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (kind, key))"
         )
-        self._puts: dict[tuple[str, str], bytes | None] = {}
-        self._wiped = False
 
     def load(self, kind: str) -> Iterator[tuple[str, Any]]:
         """Yield every (key, value) of a kind, in the order the keys were first put."""

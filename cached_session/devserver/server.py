@@ -98,7 +98,8 @@ class DevServer:
     Args:
         host: Address to bind; loopback by default, and without `api_key` it should stay that.
         port: Port to bind; 0 for a free one.
-        data: File that keeps the data across processes; None for memory only.
+        data: File that keeps the data across processes; None for memory only. One that is no such
+            file is refused with `ValueError`, and left as it was.
         api_key: Root key; None switches authentication off.
         version: Version to report and to behave like, such as "0.12.3" or "0.11.108".
         modes: How undocumented behaviours are settled.

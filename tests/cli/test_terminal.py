@@ -458,6 +458,22 @@ def test_a_database_of_the_agents_sdk_moves_in(terminal: Run, tmp_path: Path) ->
     assert "3 sessions, 1200 items" in piped(tmp_path, "status", "-j", journal).stdout
 
 
+def test_a_session_that_a_database_has_not_is_told_with_those_that_it_has(tmp_path: Path) -> None:
+    """`--session` alone names both ends: a new id would import nothing, and look as if it had."""
+    from agents import SQLiteSession
+
+    source = SQLiteSession("ada", tmp_path / "agents.db")
+    asyncio.run(source.add_items([{"role": "user", "content": "Hi"}]))
+    source.close()
+    command = ("import", tmp_path / "agents.db", "-s", "new", "-j", tmp_path / "j.db")
+    wrong = piped(tmp_path, *command)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "has no items of a session 'new'; it has 'ada'" in wrong.stderr
+    assert "--source-session" in wrong.stderr
+    right = piped(tmp_path, *command, "--source-session", "ada")
+    assert (right.returncode, right.stdout) == (0, "new: 1 item added\n")
+
+
 def test_a_direct_session_moves_in_with_a_bar(
     terminal: Run, tmp_path: Path, server: DevServer
 ) -> None:
@@ -532,6 +548,20 @@ def test_a_server_started_with_faults_fails_as_told(terminal: Run, tmp_path: Pat
     wrong = piped(tmp_path, "devserver", "--port", "0", "--fault", "weather")
     assert wrong.returncode == 2
     assert "weather" in wrong.stderr
+
+
+def test_a_server_keeps_its_data_in_no_file_of_somebody_else(tmp_path: Path, journal: Path) -> None:
+    """A session's journal, a text, a directory: each is left as it was, and said in a line."""
+    (tmp_path / "notes.txt").write_text("not a database, but long enough to be taken for one " * 40)
+    (tmp_path / "made").mkdir()
+    for name in (journal.name, "notes.txt", "made"):
+        at = tmp_path / name
+        before = at.read_bytes() if at.is_file() else None
+        done = piped(tmp_path, "devserver", "--port", "0", "--data", at)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert str(at) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert before is None or at.read_bytes() == before
 
 
 @pytest.mark.parametrize(
