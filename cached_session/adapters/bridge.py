@@ -33,10 +33,8 @@ class Bridge:
 
     The thread starts with the first call and ends with `close`. As long as it lives, so does its
     loop, and with it the background sync of the sessions that were first used through it. Safe to
-    use from many threads; their calls run side by side.
-
-        with Bridge() as bridge, bridge.enter(SessionCache("agent.db", url=url)) as cache:
-            bridge.run(cache.flush, 30)
+    use from many threads; their calls run side by side, in no promised order: whoever needs one
+    waits for the first call before the next.
     """
 
     def __init__(self) -> None:

@@ -47,8 +47,10 @@ ROLES: tuple[tuple[type[BaseMessage], Role], ...] = (
 class CachedChatMessageHistory(BaseChatMessageHistory):
     """The messages of one session, one message an item; what is added in one call is one batch.
 
-    The asynchronous methods run on the caller's loop. The synchronous ones run on the bridge's
-    thread and raise `WouldBlock` where an event loop runs. The session stays the caller's to close.
+    The asynchronous methods run on the caller's loop; what they promise on return and leave when
+    cancelled is as of the session's method that each names. The synchronous ones run on the
+    bridge's thread and raise `WouldBlock` where an event loop runs. The session stays the caller's
+    to close.
     """
 
     def __init__(self, session: CachedSession, *, bridge: Bridge | None = None) -> None:
@@ -89,7 +91,11 @@ class CachedChatMessageHistory(BaseChatMessageHistory):
 
     async def aclear(self) -> None:
         """Remove all messages, as `CachedSession.clear_session`: what another device added
-        meanwhile survives."""
+        meanwhile survives.
+
+        Raises:
+            SessionClosed, JournalError: as `CachedSession.clear_session`; nothing is removed.
+        """
         await self.session.clear_session()
 
     @property

@@ -44,8 +44,10 @@ ROLES: dict[str, Role] = {
 class CachedChatStore(BaseChatStore):
     """The chats of one cache, one message an item.
 
-    The asynchronous methods run on the caller's loop. The synchronous ones run on the bridge's
-    thread and raise `WouldBlock` where an event loop runs. The cache stays the caller's to close.
+    The asynchronous methods run on the caller's loop; what they promise on return and leave when
+    cancelled is as of the session's method that each names. The synchronous ones run on the
+    bridge's thread and raise `WouldBlock` where an event loop runs. The cache stays the caller's to
+    close.
 
     The store is where the messages are, not a copy of them: dumping a memory that uses it
     (``memory.to_string()``) dumps no messages.
@@ -112,7 +114,12 @@ class CachedChatStore(BaseChatStore):
 
     async def adelete_messages(self, key: str) -> list[ChatMessage] | None:
         """Remove all messages of a chat, as `CachedSession.clear_session`, and return them; None if
-        there are none."""
+        there are none.
+
+        Raises:
+            UnreadableItem: the session holds what LlamaIndex did not write; nothing is removed.
+            SessionClosed, JournalError: as `CachedSession.clear_session`; nothing is removed.
+        """
         session = self._session(key)
         found = [_read(item, key) for item in await session.get_items()]
         await session.clear_session()
@@ -122,6 +129,10 @@ class CachedChatStore(BaseChatStore):
         """Remove the message at an index of this device's history, and return it; None if there is
         none. The message is removed, not the index: on a device where it stands elsewhere, that
         very message goes.
+
+        Raises:
+            UnreadableItem: the session holds what LlamaIndex did not write; nothing is removed.
+            SessionClosed, JournalError: as `CachedSession.replace_items`; nothing is removed.
         """
         session = self._session(key)
         entries = await _entries(session)
@@ -133,7 +144,12 @@ class CachedChatStore(BaseChatStore):
 
     async def adelete_last_message(self, key: str) -> ChatMessage | None:
         """Remove the last message and return it, as `CachedSession.pop_item`; None if there is
-        none."""
+        none.
+
+        Raises:
+            UnreadableItem: the last item is none of LlamaIndex's; nothing is removed.
+            SessionClosed, JournalError: as `CachedSession.pop_item`; nothing is removed.
+        """
         session = self._session(key)
         for item in await session.get_items(1):
             _read(item, key)  # what is not ours is refused before it is popped
@@ -141,8 +157,12 @@ class CachedChatStore(BaseChatStore):
         return None if popped is None else _read(popped, key)
 
     async def aget_keys(self) -> list[str]:
-        """The keys of all chats that this device has messages of; sessions of other frameworks in
-        the same journal are passed over."""
+        """The keys of all chats that this device has messages of, in the order in which it met
+        them; sessions of other frameworks in the same journal are passed over.
+
+        Raises:
+            SessionClosed, JournalError: as `SessionCache.sessions`.
+        """
         keys = []
         for key in await self._cache.sessions():
             # A listing waits for no history.

@@ -28,8 +28,9 @@ class CachedMessageHistory:
     """The messages of one session, one message an item; what is added in one call is one batch.
 
     Pydantic AI keeps no history of its own and asks for none: a run takes the messages before it
-    and gives back its own. The session stays the caller's to close. For ``agent.run_sync``, pass
-    the methods to a `Bridge`: ``bridge.run(history.messages)``.
+    and gives back its own. What a method promises on return and leaves when cancelled is as of the
+    session's method that it names. The session stays the caller's to close. For
+    ``agent.run_sync``, pass the methods to a `Bridge`: ``bridge.run(history.messages)``.
     """
 
     def __init__(self, session: CachedSession) -> None:
@@ -69,7 +70,11 @@ class CachedMessageHistory:
 
     async def clear(self) -> None:
         """Remove all messages, as `CachedSession.clear_session`: what another device added
-        meanwhile survives."""
+        meanwhile survives.
+
+        Raises:
+            SessionClosed, JournalError: as `CachedSession.clear_session`; nothing is removed.
+        """
         await self.session.clear_session()
 
 

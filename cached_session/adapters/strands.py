@@ -72,8 +72,12 @@ class CachedSessionRepository(SessionRepository):
 
     Strands calls a repository synchronously, also from its agent's event loop: that loop stands
     still for one transaction of the journal (and, once, for the first read of a session that this
-    journal has never met). What is done runs on the bridge's thread. The cache stays the caller's
-    to close.
+    journal has never met). What is done runs on the bridge's thread. When a method returns, its
+    change is in the journal, durable and whole. The cache stays the caller's to close.
+
+    Every method may raise `UnreadableItem` (Strands did not write something in the session; nothing
+    is changed), `InvalidArgument` (JSON cannot carry what is to be stored), `SessionClosed`,
+    `JournalError`, and `WouldBlock` on the bridge's own thread.
     """
 
     def __init__(self, cache: SessionCache, *, bridge: Bridge | None = None) -> None:

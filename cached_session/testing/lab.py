@@ -94,17 +94,30 @@ class FaultLab:
         return self._networks[device]
 
     def journal(self, device: str = "laptop") -> Path:
-        """The file that a device keeps its sessions in."""
+        """The file that a device keeps its sessions in.
+
+        Raises:
+            RuntimeError: the lab is not open.
+        """
         if not self._is_open or self._directory is None:
             raise RuntimeError("the lab is not open; use 'with FaultLab() as lab'")
         return self._directory / f"{device}.db"
 
     def session(self, session_id: str, device: str = "laptop", **more: Any) -> CachedSession:
-        """A session of a device; ``more`` are keywords of `CachedSession.from_url`."""
+        """A session of a device, which the caller closes; ``more`` are keywords of
+        `CachedSession.from_url`.
+
+        Raises:
+            RuntimeError: the lab is not open.
+        """
         return CachedSession.from_url(session_id, **self._arguments(device), **more)
 
     def cache(self, device: str = "laptop") -> SessionCache:
-        """All sessions of a device."""
+        """All sessions of a device, in a cache that the caller closes.
+
+        Raises:
+            RuntimeError: the lab is not open.
+        """
         return SessionCache(**self._arguments(device))
 
     def _arguments(self, device: str) -> dict[str, Any]:
@@ -119,13 +132,20 @@ class FaultLab:
         return given
 
     def restart(self) -> None:
-        """Restart the server: connections break, data stays."""
+        """Restart the server: connections break, data stays. On return it listens again, at the
+        same address."""
         self.server.restart()
 
     def havoc(
         self, *, seed: int = 0, pause: float = 0.2, faults: tuple[str, ...] = FAULTS
     ) -> contextlib.AbstractContextManager[Havoc]:
-        """Break the lines of the devices met so far, and the server, at random; see `havoc`."""
+        """Break the lines of the devices met so far, and the server, at random; see `havoc`. Make
+        the devices' sessions before. ``pause`` is in seconds.
+
+        Raises:
+            ValueError: a fault is not known.
+            RuntimeError: the lab is not open.
+        """
         self.network()
         return havoc(
             self.server, list(self._networks.values()), seed=seed, pause=pause, faults=faults

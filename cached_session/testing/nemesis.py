@@ -21,8 +21,11 @@ class Havoc:
     """What a nemesis did: printed by a failing test, it is the story of that test."""
 
     seed: int
+    """What it was made with: the same one takes the same steps."""
     done: list[str] = field(default_factory=list)
+    """Each step so far, in order: the fault, the line, and how long it lasts."""
     failed: BaseException | None = None
+    """What went wrong in the nemesis itself; raised at the end of its ``with``."""
 
 
 @contextlib.contextmanager
