@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
 from cached_session.journal import gates, reads, salvage
@@ -59,20 +59,41 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 
 def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
     """One session, or all of the journal with each of its sessions."""
-    row = None if session_id is None else reads.session_row(conn, session_id)
-    meta = gates.read_meta(conn)
-    number = None if session_id is None else (row[0] if row else -1)
-    facts = reads.facts(conn, number, at.now, at.hole_patience)
-    own = [gates.gate_of(conn, None), gates.gate_of(conn, session_id)]
-    every = own if session_id is not None else [*own, *reads.all_gates(conn)]
-    shut = [gate for gate in every if gate is not None]
+    meta, server = gates.read_meta(conn), gates.gate_of(conn, None)
+    salvaged = salvage.report_of(meta)
+    told = None if salvaged is None else salvaged.sentence()
+    if session_id is not None:
+        row = reads.session_row(conn, session_id)
+        facts = reads.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
+        gate = gates.gate_of(conn, session_id)
+        return _status(session_id, facts, meta, told, [server, gate], at)
+    each = reads.facts_of_each(conn, None, at.now, at.hole_patience)
+    shut = reads.all_gates(conn)
+    sessions = {
+        name: _status(name, each[number], meta, told, [server, shut.get(number)], at)
+        for number, name in reads.numbered_sessions(conn).items()
+    }
+    total = _status(None, reads.in_all(each.values()), meta, told, [server, *shut.values()], at)
+    return replace(total, sessions=sessions)
+
+
+def _status(
+    session_id: str | None,
+    facts: reads.SessionFacts,
+    meta: dict[str, str],
+    salvaged: str | None,
+    gates_before: list[gates.Gate | None],
+    at: Viewpoint,
+) -> Status:
+    """``gates_before``: the server's first."""
+    server = gates_before[0]
+    shut = [gate for gate in gates_before if gate is not None]
     waits = [gate.wait_ms(at.now) for gate in shut]
     ahead = stamp_ms(facts.stamp) - at.now
     success = meta.get("last_success_ms")
-    salvaged = salvage.report_of(meta)
     error = shut[-1].reason if shut else _stall(facts, meta, at, session_id)
     return Status(
-        state=_state(own, shut, session_id, at, has_answered=bool(success)),
+        state=_state(server, shut, session_id, at, has_answered=bool(success)),
         items=facts.items,
         pending=facts.pending,
         parked=facts.parked,
@@ -90,17 +111,14 @@ def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> S
         clock_ahead=ahead / 1000 if ahead > CLOCK_AHEAD_MS else None,
         unreadable=facts.unreadable,
         unguarded=facts.guard or None,
-        salvaged=salvaged.sentence() if salvaged else None,
+        salvaged=salvaged,
         hydrated=facts.hydrated,
         last_server=meta.get("server"),
-        sessions={}
-        if session_id is not None
-        else {name: report(conn, name, at) for name in reads.all_sessions(conn)},
     )
 
 
 def _state(
-    own: list[gates.Gate | None],
+    server: gates.Gate | None,
     shut: list[gates.Gate],
     session_id: str | None,
     at: Viewpoint,
@@ -113,7 +131,7 @@ def _state(
         return "local"
     if _is_refused(shut):
         return "unauthorized"
-    if own[0] is not None or (session_id is not None and shut):
+    if server is not None or (session_id is not None and shut):
         return "offline"
     return "online" if has_answered else "connecting"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, stored_id
 from cached_session.journal.codec import decode_rows
-from cached_session.journal.gates import Gate
+from cached_session.journal.gates import SERVER, Gate
 from cached_session.status import Entry
 
 __all__ = [
@@ -27,10 +27,13 @@ __all__ = [
     "entries_backwards",
     "entry_at",
     "facts",
+    "facts_of_each",
     "forget_server",
     "has_unsent",
+    "in_all",
     "is_whole_tail",
     "note_met",
+    "numbered_sessions",
     "pending_sessions",
     "ranked",
     "run_of",
@@ -303,13 +306,25 @@ def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
 
 
 def pending_sessions(conn: sqlite3.Connection) -> list[str]:
-    """Sessions with something to send, to have forgotten or to settle."""
-    rows = conn.execute(
-        "SELECT session_id FROM sessions WHERE id IN (SELECT DISTINCT session FROM ops "
-        f"WHERE state <> 2 AND state <> {PARKED} UNION SELECT session FROM forgets "
-        "UNION SELECT session FROM claims)"
-    ).fetchall()
-    return list(session_ids(rows))
+    """Sessions with something to send, to have forgotten or to settle. Cost: those sessions, and
+    what of them is parked; not how much waits in each."""
+    return list(session_ids(conn.execute(WAITING).fetchall()))
+
+
+def _stepping(table: str, rows: str = "1") -> str:
+    """The session numbers in a table, each once: from one to the next by its index."""
+    least = f"SELECT min(session) FROM {table} WHERE {rows}"
+    return f"{least} UNION ALL SELECT ({least} AND session > s) FROM {{name}} WHERE s IS NOT NULL"
+
+
+WAITING = (
+    "WITH RECURSIVE "
+    f"unacked(s) AS ({_stepping('ops', 'state <> 2').format(name='unacked')}), "
+    f"forgetting(s) AS ({_stepping('forgets').format(name='forgetting')}) "
+    "SELECT session_id FROM sessions WHERE id IN (SELECT s FROM unacked WHERE EXISTS "
+    f"(SELECT 1 FROM ops WHERE session = s AND state <> 2 AND state <> {PARKED}) "
+    "UNION SELECT s FROM forgetting UNION SELECT session FROM claims)"
+)
 
 
 def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
@@ -328,46 +343,81 @@ def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
 def facts(
     conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
 ) -> SessionFacts:
-    """Counts for a status. Cost: the outbox and the holes, never the history."""
+    """Counts for a status, of one session or of all together. Cost: the outbox and the holes, never
+    the history."""
+    return in_all(facts_of_each(conn, session, now_ms, patience_ms).values())
+
+
+def facts_of_each(
+    conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
+) -> dict[int, SessionFacts]:
+    """The same session by session, in the order of their numbers: of one, or (None) of all. As many
+    queries for a thousand as for one."""
     of, key = ("session = ? AND", (session,)) if session is not None else ("", ())
-    pending, oldest = conn.execute(
-        f"SELECT count(*), min(said_ms) FROM ops WHERE {of} state <> 2 "
-        f"AND state IN ({PENDING}, {SENT})",
-        key,
-    ).fetchone()
-    (parked,) = conn.execute(
-        f"SELECT count(*) FROM ops WHERE {of} state <> 2 AND state = {PARKED}", key
-    ).fetchone()
-    absent, explained = conn.execute(
-        f"SELECT coalesce(sum(since_ms <= ? AND NOT explained), 0), coalesce(sum(explained), 0) "
-        f"FROM holes WHERE {of} 1",
-        (now_ms - patience_ms, *key),
-    ).fetchone()
-    (incomplete,) = conn.execute(
-        f"SELECT count(*) FROM (SELECT DISTINCT session, writer, counter FROM parts WHERE {of} 1)",
-        key,
-    ).fetchone()
+
+    def grouped(what: str, rows: str, *before: int) -> dict[int, tuple[Any, ...]]:
+        sql = f"SELECT session, {what} FROM {rows} GROUP BY session"
+        return {number: tuple(found) for number, *found in conn.execute(sql, (*before, *key))}
+
+    waiting = grouped(
+        "count(*), min(said_ms)",
+        f"ops WHERE {of} state <> 2 AND state IN ({PENDING}, {SENT})",
+    )
+    parked = grouped("count(*)", f"ops WHERE {of} state <> 2 AND state = {PARKED}")
+    holes = grouped(
+        "sum(since_ms <= ? AND NOT explained), sum(explained)",
+        f"holes WHERE {of} 1",
+        now_ms - patience_ms,
+    )
+    incomplete = grouped(
+        "count(*)", f"(SELECT DISTINCT session, writer, counter FROM parts WHERE {of} 1)"
+    )
     of = "WHERE id = ?" if session is not None else ""
-    items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp = conn.execute(
-        "SELECT coalesce(sum(items), 0), coalesce(sum(conflicts), 0), "
-        "coalesce(sum(unreadable), 0), coalesce(max(guard), ''), coalesce(min(hydrated), 0), "
-        f"coalesce(max(pulled_ms), 0), coalesce(max(stamp), 0) FROM sessions {of}",
+    rows = conn.execute(
+        "SELECT id, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp "
+        f"FROM sessions {of} ORDER BY id",
         key,
-    ).fetchone()
+    )
+    found = {}
+    for number, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp in rows:
+        pending, oldest = waiting.get(number, (0, None))
+        absent, explained = holes.get(number, (0, 0))
+        found[number] = SessionFacts(
+            items=items,
+            pending=pending,
+            parked=parked.get(number, (0,))[0],
+            absent=absent,
+            explained=explained,
+            incomplete=incomplete.get(number, (0,))[0],
+            oldest_pending_ms=oldest,
+            conflicts=conflicts,
+            unreadable=unreadable,
+            guard=guard,
+            hydrated=bool(hydrated),
+            pulled_ms=pulled_ms,
+            stamp=stamp,
+        )
+    return found
+
+
+def in_all(each: Iterable[SessionFacts]) -> SessionFacts:
+    """Of several sessions together; of none, nothing."""
+    every = list(each)
+    oldest = [one.oldest_pending_ms for one in every if one.oldest_pending_ms is not None]
     return SessionFacts(
-        items=items,
-        pending=pending,
-        parked=parked,
-        absent=absent,
-        explained=explained,
-        incomplete=incomplete,
-        oldest_pending_ms=oldest,
-        conflicts=conflicts,
-        unreadable=unreadable,
-        guard=guard,
-        hydrated=bool(hydrated),
-        pulled_ms=pulled_ms,
-        stamp=stamp,
+        items=sum(one.items for one in every),
+        pending=sum(one.pending for one in every),
+        parked=sum(one.parked for one in every),
+        absent=sum(one.absent for one in every),
+        explained=sum(one.explained for one in every),
+        incomplete=sum(one.incomplete for one in every),
+        oldest_pending_ms=min(oldest, default=None),
+        conflicts=sum(one.conflicts for one in every),
+        unreadable=sum(one.unreadable for one in every),
+        guard=max((one.guard for one in every), default=""),
+        hydrated=bool(every) and all(one.hydrated for one in every),
+        pulled_ms=max((one.pulled_ms for one in every), default=0),
+        stamp=max((one.stamp for one in every), default=0),
     )
 
 
@@ -376,15 +426,21 @@ def all_sessions(conn: sqlite3.Connection) -> list[str]:
     return list(session_ids(conn.execute("SELECT session_id FROM sessions ORDER BY id")))
 
 
-def all_gates(conn: sqlite3.Connection) -> list[Gate]:
-    """Every gate before a session."""
-    return [
-        Gate(*row)
-        for row in conn.execute(
-            "SELECT failures, pause_ms, until_ms, kind, reason, since_ms FROM gates "
-            "WHERE session <> 0"
+def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
+    """The same by their numbers."""
+    rows = conn.execute("SELECT session_id, id FROM sessions ORDER BY id").fetchall()
+    return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
+
+
+def all_gates(conn: sqlite3.Connection) -> dict[int, Gate]:
+    """Every gate before a session, by its number."""
+    return {
+        number: Gate(*row)
+        for number, *row in conn.execute(
+            "SELECT session, failures, pause_ms, until_ms, kind, reason, since_ms FROM gates "
+            f"WHERE session <> {SERVER}"
         )
-    ]
+    }
 
 
 def note_met(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from session_support import (
 
 from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed
 from cached_session.devserver import DevServer
+from cached_session.journal.connection import MEMORY
 
 
 async def test_a_cache_keeps_many_sessions_apart(place: str) -> None:
@@ -53,6 +56,37 @@ async def test_a_status_counts_all_and_each(place: str) -> None:
         assert {name: s.items for name, s in status.sessions.items()} == {"a": 2, "b": 0}
         assert {name: s.pending for name, s in status.sessions.items()} == {"a": 1, "b": 2}
         assert status.oldest_pending_age is not None
+
+
+async def test_a_status_of_many_sessions_is_each_ones_own_for_as_many_questions() -> None:
+    """Each session's status among the others is the one that it tells itself; the journal is asked
+    no more often for three hundred than for three: the event loop waits for it meanwhile."""
+    asked: list[str] = []
+    questions = []
+    async with SessionCache(MEMORY) as cache:
+
+        def note(conn: sqlite3.Connection) -> None:
+            conn.set_trace_callback(asked.append)
+
+        for most in (3, 300):
+            for number in range(most):
+                session = cache.session(f"{number}")
+                await session.add_items(said(*range(number % 7)))
+                if number % 5 == 0:
+                    await session.pop_item()
+                if number % 11 == 0:
+                    await session.clear_session()
+            await cache._core.journal.write(note)
+            asked.clear()
+            status = cache.status()
+            questions.append(len(asked))
+            assert len(status.sessions) > most * 0.8 - 1
+            for name, one in status.sessions.items():
+                own = cache.session(name).status()
+                assert replace(one, oldest_pending_age=0.0) == replace(own, oldest_pending_age=0.0)
+            assert status.items == sum(one.items for one in status.sessions.values())
+            assert status.pending == sum(one.pending for one in status.sessions.values())
+    assert questions[0] == questions[1] > 3
 
 
 async def test_a_status_can_be_had_before_the_first_call(journal: Path) -> None:

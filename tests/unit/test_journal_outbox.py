@@ -479,3 +479,51 @@ def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
     reads.forget_server(conn)
     assert states(conn) == [SENT, SENT, SENT, PENDING]
     assert gates.gate_of(conn, None) is None
+
+
+def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
+    conn: sqlite3.Connection,
+) -> None:
+    """Sessions with something unsent, unforgotten or unsettled, each once, whatever else is parked;
+    the question, asked on the event loop at each write, takes the same steps for a queue of
+    ten thousand as for one of ten."""
+    for number in range(12):
+        for item in range(number % 4):
+            add(conn, item, session=f"{number}")
+    for number in range(3):
+        add(conn, "parked", session=f"{number}")
+    for seq, name in conn.execute(
+        "SELECT o.seq, s.session_id FROM ops o JOIN sessions s ON s.id = o.session"
+    ).fetchall():
+        if int(name) % 3 == 1:
+            outbox.ack(conn, [seq])
+        elif int(name) in (0, 2):
+            outbox.park(conn, seq, "no")
+    conn.execute("INSERT INTO forgets SELECT id, 'w', 1, 0, 1, '', 0 FROM sessions WHERE id = 2")
+    conn.execute("INSERT INTO claims SELECT id, 'w', 1, 0, 'c', 0, 0 FROM sessions WHERE id = 5")
+    wanted = {
+        name
+        for (name,) in conn.execute(
+            "SELECT session_id FROM sessions WHERE id IN (2, 5) OR id IN "
+            f"(SELECT session FROM ops WHERE state NOT IN ({ACKED}, {PARKED}))"
+        )
+    }
+    assert len(wanted) == 6
+    steps = []
+    for _ in range(2):
+        taken = 0
+
+        def step() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        conn.set_progress_handler(step, 1)
+        found = reads.pending_sessions(conn)
+        conn.set_progress_handler(None, 0)
+        assert len(found) == len(set(found))
+        assert set(found) == wanted
+        steps.append(taken)
+        for item in range(10_000):
+            add(conn, item, session="3")
+    assert steps[0] == steps[1]
