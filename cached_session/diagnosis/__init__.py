@@ -50,7 +50,8 @@ async def diagnose(
             cache = SessionCache(path)
             try:
                 status = await asyncio.to_thread(cache.status)
-                found += contents(status, is_asked=spec is not None)
+                is_kept = any(finding.check == "set aside" for finding in found)
+                found += contents(status, is_asked=spec is not None, is_kept=is_kept)
                 if not any(finding.level == "fail" for finding in found):
                     # It takes the write lock, for which nobody is made to wait in vain.
                     found.append(search_index(await cache._core.journal.write(_index)))

@@ -14,12 +14,18 @@ OLD_SECONDS = 3600.0
 """What waits for longer does so for a reason that somebody should look at."""
 
 
-def contents(status: Status, *, is_asked: bool) -> list[Finding]:
+def contents(status: Status, *, is_asked: bool, is_kept: bool = True) -> list[Finding]:
     """One finding for each thing that waits, is missing or makes no sense.
 
-    ``is_asked``: the server is looked at as well, and answers for itself.
+    ``is_asked``: the server is looked at as well, and answers for itself. ``is_kept``: a damaged
+    journal is still beside this one.
     """
-    return [*_queue(status, is_asked), *_refused(status), *_missing(status), *_salvaged(status)]
+    return [
+        *_queue(status, is_asked),
+        *_refused(status),
+        *_missing(status),
+        *_salvaged(status, is_kept),
+    ]
 
 
 def _queue(status: Status, is_asked: bool) -> Iterator[Finding]:
@@ -94,9 +100,12 @@ def _missing(status: Status) -> Iterator[Finding]:
         )
 
 
-def _salvaged(status: Status) -> Iterator[Finding]:
+def _salvaged(status: Status, is_kept: bool) -> Iterator[Finding]:
     if status.salvaged is not None:
         lost = "losses:" in status.salvaged
+        if not lost and not is_kept:
+            yield Finding("salvaged", "ok", status.salvaged)
+            return
         yield Finding(
             "salvaged",
             "warn",

@@ -12,6 +12,7 @@ from pathlib import Path
 from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
 from cached_session.journal import schema, shape
+from cached_session.journal.outcome import FOREIGN, is_damage, journal_error
 from cached_session.wording import size
 
 __all__ = ["broken", "look_at"]
@@ -48,15 +49,18 @@ def _integrity(path: str) -> Finding:
                 problems = ["its schema is not a journal's"]
     except CachedSessionError as error:
         return broken(error)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
+    except FOREIGN as error:
+        mapped = journal_error(error, path)
+        if isinstance(mapped, CachedSessionError) and not is_damage(error):
+            return broken(mapped)  # the disk, a mode, a lock: the file may be whole
         problems, current, version = [str(error)], False, 0
     if problems != ["ok"]:
         return Finding(
             "journal",
             "fail",
-            f"{path} is damaged: {'; '.join(problems)[:200]}",
-            "keep a copy of the file, then open a session: what can be read is carried over, the "
-            "rest comes back from the server",
+            f"{path} is damaged: {' '.join('; '.join(problems).split())[:200]}",
+            "cached-session status, twice: what can be read goes on in a fresh file, the damaged "
+            "one is kept beside it; the rest comes back from the server",
         )
     form = f"format {version}" if current else f"format {version}, moved forward when next opened"
     return Finding("journal", "ok", f"{path} is whole ({form})")

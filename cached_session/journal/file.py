@@ -175,20 +175,23 @@ class File:
             _drop([conn for conn in conns if conn is not None], moved)
 
     def close(self) -> None:
-        """Let go of every connection; what was taken away is made again first, if it can be."""
+        """Let go of every connection. What was taken away is made again first, if it can be, and
+        what is damaged is mended: a program that ends at its first error makes no next call."""
         try:
             moved = self.writer is not None and self.is_moved()
         except JournalError as error:
             # Another opening will say why, if it goes on: what was acknowledged is in the file.
             log.warning("closing without a look at the file: %s", error)
             moved = False
-        if moved:
+        if moved or (self.writer is not None and self.suspicion is not None):
             try:
                 self.current()
             except (CachedSessionError, *FOREIGN) as error:
                 log.error(
                     "the journal %s was taken away and cannot be made again (%s): what was unsent "
-                    "in it is lost",
+                    "in it is lost"
+                    if moved
+                    else "the journal %s is damaged and cannot be mended now: %s",
                     self.path,
                     error,
                 )

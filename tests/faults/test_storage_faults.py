@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,42 @@ async def test_a_format_that_never_was_is_damage(journal: Path) -> None:
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == ["a"]
         assert "format 0, which never was" in str(session.status().salvaged)
+
+
+@pytest.mark.parametrize("how", ["closed", "left open"])
+async def test_a_program_that_ends_at_its_first_error_leaves_a_mended_journal(
+    journal: Path, how: str
+) -> None:
+    """A process that makes no second call, as each command does that is tried again and again, has
+    the journal mended all the same, whether it closes or not."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    overwrite(journal, "outbox")
+    code = """
+import asyncio, sys
+from cached_session import CachedSession
+async def main():
+    session = CachedSession("s", journal=sys.argv[1])
+    try:
+        await session.add_items([{"role": "user", "content": "refused"}])
+    finally:
+        if sys.argv[2] == "closed":
+            await session.close()
+asyncio.run(main())
+"""
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code, journal, how],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "JournalCorrupt" in ended.stderr
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("b"))
+        assert await words(session) == ["a", "b"]
+        assert "nothing unsent was lost" in str(session.status().salvaged)
+    assert len(asides(journal)) == 1
 
 
 async def test_what_a_damaged_journal_lost_comes_back_from_the_server(journal: Path) -> None:
