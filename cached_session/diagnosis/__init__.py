@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 
 from cached_session.cache import SessionCache
-from cached_session.diagnosis.contents import contents, search_index
+from cached_session.diagnosis.contents import LATE_SECONDS, audits_due, contents, search_index
 from cached_session.diagnosis.file import broken, look_at
 from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.server import ask
 from cached_session.diagnosis.use import in_use
 from cached_session.errors import JournalError
-from cached_session.journal import fulltext
+from cached_session.journal import audits, fulltext
 from cached_session.journal.connection import MEMORY
 from cached_session.place import journal_path
 from cached_session.reach import RemoteSpec
@@ -52,6 +53,14 @@ async def diagnose(
                 status = await asyncio.to_thread(cache.status)
                 is_kept = any(finding.check == "set aside" for finding in found)
                 found += contents(status, is_asked=spec is not None, is_kept=is_kept)
+                now = time.time_ns() // 1_000_000
+                longest = int(LATE_SECONDS * 1000)
+                found += audits_due(
+                    await cache._core.journal.read(
+                        lambda conn: audits.standing(conn, now, longest)
+                    ),
+                    now,
+                )
                 if not any(finding.level == "fail" for finding in found):
                     # It takes the write lock, for which nobody is made to wait in vain.
                     found.append(search_index(await cache._core.journal.write(_index)))
@@ -65,12 +74,23 @@ async def diagnose(
         names = sorted(status.sessions) if status is not None else []
         if status is not None and status.last_server not in (None, spec.server):
             found.append(_moved(str(status.last_server), spec.server))
-        found += await ask(spec, names, timeout)
+        found += await ask(spec, names, _taken(status, spec.server), timeout)
     return found
 
 
 def _index(conn: sqlite3.Connection) -> bool | None:
     return fulltext.is_sound(conn) if fulltext.is_kept(conn) else None
+
+
+def _taken(status: Status | None, server: str) -> set[str]:
+    """Sessions with items, all of which this server has acknowledged."""
+    if status is None or status.last_server != server:
+        return set()
+    return {
+        name
+        for name, one in status.sessions.items()
+        if one.items and not (one.pending or one.parked)
+    }
 
 
 def _moved(last: str, server: str) -> Finding:

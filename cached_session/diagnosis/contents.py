@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cached_session.diagnosis.finding import Finding
+from cached_session.journal.audits import Standing
 from cached_session.status import Status
 from cached_session.wording import count, lasting
 
-__all__ = ["contents", "search_index"]
+__all__ = ["LATE_SECONDS", "audits_due", "contents", "search_index"]
 
+LATE_SECONDS = 2 * 86_400.0
+"""Twice as long as an audit of a session takes to come round, unless there are very many."""
 OLD_SECONDS = 3600.0
 """What waits for longer does so for a reason that somebody should look at."""
 
@@ -115,6 +118,35 @@ def _salvaged(status: Status, is_kept: bool) -> Iterator[Finding]:
             if lost
             else "once nothing is missed, delete the old file",
         )
+
+
+def audits_due(standing: Standing, now_ms: int) -> list[Finding]:
+    """Whether the journal and the server have been compared lately."""
+    found = []
+    if standing.suspected:
+        found.append(
+            Finding(
+                "audit",
+                "warn",
+                f"the server seems to have lost something of "
+                f"{count(standing.suspected, 'session')}",
+                "cached-session audit puts it back; a process that syncs does so within the hour",
+            )
+        )
+    if standing.late:
+        waited = lasting((now_ms - standing.oldest_ms) / 1000)
+        found.append(
+            Finding(
+                "audit",
+                "warn",
+                f"not compared with the server for longer than {lasting(LATE_SECONDS)}: "
+                f"{standing.late} of {count(standing.sessions, 'session')}, one of them for "
+                f"{waited}",
+                "cached-session audit compares them now; a process that syncs does so with four an "
+                "hour",
+            )
+        )
+    return found
 
 
 def search_index(is_sound: bool | None) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.options import SyncOptions
@@ -24,8 +25,11 @@ POLICIES = 20
 """Namespaces whose policy is asked for; they are set alike, one after the other."""
 
 
-async def ask(spec: RemoteSpec, sessions: list[str], timeout: float) -> list[Finding]:
-    """Ask the server about itself; nothing is changed there."""
+async def ask(
+    spec: RemoteSpec, sessions: list[str], taken: Collection[str], timeout: float
+) -> list[Finding]:
+    """Ask the server about itself; nothing is changed there. ``taken``: sessions with items, all of
+    which a server has acknowledged."""
     options = SyncOptions(request_timeout=timeout, connect_timeout=timeout)
     remote = await spec.open(options)
     try:
@@ -37,7 +41,7 @@ async def ask(spec: RemoteSpec, sessions: list[str], timeout: float) -> list[Fin
             _version(spec.server, facts),
             _key(facts, sessions),
             _clock(facts),
-            await _policies(remote, sessions),
+            *await _policies(remote, sessions, taken),
         ]
     finally:
         await remote.aclose()
@@ -137,17 +141,36 @@ def _clock(facts: ServerFacts) -> Finding:
     return Finding("clock", "ok", "agrees with the server's")
 
 
-async def _policies(remote: DakeraRemote, sessions: list[str]) -> Finding:
+async def _policies(
+    remote: DakeraRemote, sessions: list[str], taken: Collection[str]
+) -> list[Finding]:
     wrong: list[str] = []
-    known = 0
+    known = empty = 0
     for session_id in sessions[:POLICIES]:
         try:
             why = await remote.kept(agent_id(session_id))
         except RemoteError as error:
-            return Finding("policy", "warn", f"cannot be read: {error.reason}", "see the key above")
+            why_not = f"cannot be read: {error.reason}"
+            return [Finding("policy", "warn", why_not, "see the key above")]
         known += why is not None
+        empty += why is None and session_id in taken
         if why:
             wrong.append(why)
+    found = [_policy(wrong, known, len(sessions))]
+    if empty:
+        found.append(
+            Finding(
+                "memories",
+                "warn",
+                f"the server has nothing of {count(empty, 'session')} of which it had acknowledged "
+                "everything: it was emptied",
+                "cached-session audit puts it back",
+            )
+        )
+    return found
+
+
+def _policy(wrong: list[str], known: int, sessions: int) -> Finding:
     if wrong:
         return Finding(
             "policy",
@@ -157,6 +180,6 @@ async def _policies(remote: DakeraRemote, sessions: list[str]) -> Finding:
         )
     if not known:
         return Finding("policy", "ok", "no namespace of these sessions is on the server yet")
-    more = f" (of {len(sessions)})" if len(sessions) > POLICIES else ""
+    more = f" (of {sessions})" if sessions > POLICIES else ""
     keep = "keeps what it is given" if known == 1 else "keep what they are given"
     return Finding("policy", "ok", f"{count(known, 'namespace')}{more} {keep}")

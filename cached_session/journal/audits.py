@@ -15,7 +15,17 @@ from cached_session.journal.gates import write_meta
 from cached_session.journal.outbox import Forget, Outgoing
 from cached_session.journal.reads import session_ids
 
-__all__ = ["Plan", "compare", "next_due", "note_audit", "operations", "queue_forgets", "suspect"]
+__all__ = [
+    "Plan",
+    "Standing",
+    "compare",
+    "next_due",
+    "note_audit",
+    "operations",
+    "queue_forgets",
+    "standing",
+    "suspect",
+]
 
 Present = Mapping[Dot, Mapping[tuple[int, int], int]]
 """Of each operation: which (payload, part) are there, and how many parts that payload has."""
@@ -136,17 +146,9 @@ def next_due(
     device and the session, so that all the sessions of all devices do not come at one time.
     ``only_suspects``: nobody's time has come, except that of those that `suspect` has named.
     """
-    names = session_ids(
-        conn.execute(
-            "SELECT session_id FROM sessions s WHERE EXISTS "
-            f"(SELECT 1 FROM ops WHERE session = s.id AND state = {ACKED})"
-        ).fetchall()
-    )
-    marks = dict(
-        conn.execute("SELECT key, value FROM meta WHERE key >= 'audit:' AND key < 'audit;'")
-    )
+    marks = _marks(conn)
     due: tuple[int, str] | None = None
-    for name in names:
+    for name in _acknowledged(conn):
         if name in besides:
             continue
         key = _mark(name)
@@ -163,6 +165,46 @@ def next_due(
     if due is None:
         return None, interval_ms
     return (due[1], 0) if due[0] <= now_ms else (None, due[0] - now_ms)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How long ago the sessions of a journal were compared with the server."""
+
+    sessions: int
+    """Those of which the server has acknowledged something."""
+    suspected: int
+    """Of these, how many the server seems to have lost something of, since their last audit."""
+    late: int
+    """How many have waited for longer than asked for."""
+    oldest_ms: int
+    """When the one that has waited longest was audited; 0 if none has waited too long."""
+
+
+def standing(conn: sqlite3.Connection, now_ms: int, longest_ms: int) -> Standing:
+    """What an audit would have to do; ``longest_ms``: after which a session has waited too long."""
+    names = _acknowledged(conn)
+    marks = _marks(conn)
+    known = [int(marks[key]) for key in map(_mark, names) if key in marks]
+    late = [mark for mark in known if 0 < mark < now_ms - longest_ms]
+    return Standing(len(names), known.count(0), len(late), min(late, default=0))
+
+
+def _acknowledged(conn: sqlite3.Connection) -> list[str]:
+    return list(
+        session_ids(
+            conn.execute(
+                "SELECT session_id FROM sessions s WHERE EXISTS "
+                f"(SELECT 1 FROM ops WHERE session = s.id AND state = {ACKED})"
+            ).fetchall()
+        )
+    )
+
+
+def _marks(conn: sqlite3.Connection) -> dict[str, str]:
+    return dict(
+        conn.execute("SELECT key, value FROM meta WHERE key >= 'audit:' AND key < 'audit;'")
+    )
 
 
 def note_audit(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:

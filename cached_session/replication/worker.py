@@ -355,10 +355,6 @@ class Replicator:
             if result.new
             else min(plan.interval * GROWTH, max(options.poll_interval, options.poll_interval_idle))
         )
-        if result.went_back and options.audit_interval:
-            now, grace = self.link.runtime.wall_ms(), int(1000 * options.audit_interval * SUSPICION)
-            await self.link.journal.write(lambda conn: audits.suspect(conn, session_id, now, grace))
-            self._audit_wake.set()
         plan.last = clock()
         plan.fresh = plan.started
         self._on_pulled(session_id)
@@ -478,9 +474,15 @@ class Replicator:
                 progress(new)
 
         with telemetry.step("pull", session_id, self.link.runtime.monotonic):
-            return await self.link.attempt(
+            result = await self.link.attempt(
                 session_id, lambda: pull(self.link, session_id, moved, all_holes=all_holes)
             )
+        interval = self.link.options.audit_interval
+        if result.went_back and interval:
+            now, grace = self.link.runtime.wall_ms(), int(1000 * interval * SUSPICION)
+            await self.link.journal.write(lambda conn: audits.suspect(conn, session_id, now, grace))
+            self._audit_wake.set()
+        return result
 
 
 def _data_version(conn: object) -> object:

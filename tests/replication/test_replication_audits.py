@@ -6,7 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devices import AGENT, BATCH, LISTING, QUICK, Devices, items_on, one_history, said, until
+from devices import (
+    AGENT,
+    BATCH,
+    LISTING,
+    MANUAL,
+    QUICK,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    until,
+)
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
@@ -50,6 +61,19 @@ async def test_a_server_that_restarts_empty_is_filled_at_once(
     conn.close()
     server.evict(AGENT, lambda _: True)
     await until(lambda: items_on(server) == ["0", "1", "2", "3", "4"])
+
+
+async def test_a_sync_that_finds_less_than_before_has_it_put_back(
+    device: Devices, server: DevServer
+) -> None:
+    """What a sync lists is held against what was seen before, as by any other pull."""
+    a = device.new("a", options=replace(MANUAL, audit_interval=86_400.0))
+    await a.add_items([said("one")])
+    await a.sync(timeout=20)
+    await a.sync(timeout=20)
+    server.evict(AGENT, lambda _: True)
+    await a.sync(timeout=20)
+    await until(lambda: items_on(server) == ["one"])
 
 
 async def test_an_audit_of_a_whole_server_is_cheap(device: Devices, server: DevServer) -> None:

@@ -27,6 +27,7 @@ from cached_session import (
 )
 from cached_session.devserver import DevServer, Key
 from cached_session.diagnosis import holders
+from cached_session.journal import audits
 from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.naming import agent_id, namespace
 from cached_session.remote.probe import ServerFacts
@@ -374,3 +375,42 @@ async def test_a_server_that_is_not_named_is_no_server_that_is_not_there(
     found = await look(journal)
     assert "nothing leaves" not in found["server"].message
     assert f"--url {server.url}" in found["server"].advice
+
+
+async def test_a_server_that_was_emptied_is_told(journal: Path, server: DevServer) -> None:
+    """Nothing waits and the server answers, and yet nothing is there: that is said, and the command
+    that is named puts it back."""
+    where: dict[str, Any] = {"url": server.url, "api_key": "key-root"}
+    async with CachedSession.from_url("talk", journal=journal, **where) as session:
+        await session.flush(10)
+        assert (await look(journal, **where)).get("memories") is None
+        server.evict(agent_id("talk"), lambda _: True)
+        found = await look(journal, **where)
+        assert "nothing of 1 session" in found["memories"].message
+        assert found["memories"].advice.startswith("cached-session audit")
+        assert (await session.audit()).healed == 1
+    assert (await look(journal, **where)).get("memories") is None
+
+
+async def test_audits_that_are_due_are_told(journal: Path, server: DevServer) -> None:
+    """A session that no process has compared with the server for days, and one that a pull has
+    found to be shorter than before; an audit of it ends both."""
+    where: dict[str, Any] = {"url": server.url, "api_key": "key-root"}
+    async with CachedSession.from_url("talk", journal=journal, **where) as session:
+        await session.sync(10)
+        await session.sync(10)
+        assert (await look(journal, **where)).get("audit") is None
+        old = time.time_ns() // 1_000_000 - 5 * 86_400_000
+        await session._core.journal.write(lambda conn: audits.note_audit(conn, "talk", old))
+        found = await look(journal, **where)
+        assert (
+            "longer than 2 days: 1 of 1 session, one of them for 5 days" in found["audit"].message
+        )
+    with closing(sqlite3.connect(journal)) as conn:
+        audits.suspect(conn, "talk", time.time_ns() // 1_000_000, 1000)
+        conn.commit()
+    found = await look(journal, **where)
+    assert "lost something of 1 session" in found["audit"].message
+    async with CachedSession.from_url("talk", journal=journal, **where) as session:
+        await session.audit()
+    assert (await look(journal, **where)).get("audit") is None
