@@ -65,7 +65,7 @@ def _refused(status: Status) -> Iterator[Finding]:
             "parked",
             "warn",
             f"refused by the server for good: {count(status.parked, 'operation')}",
-            "cached-session parked list says why; then parked retry, or parked drop",
+            "cached-session parked list says why; once that is mended, parked retry --all",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -102,8 +103,9 @@ def _modes(file: Path) -> Finding:
     ]
     if open_ones:
         names = " ".join(part.name for part in open_ones)
+        typed = " ".join(shlex.quote(str(part.absolute())) for part in open_ones)
         return Finding(
-            "access", "warn", f"others on this machine may read {names}", f"chmod 600 {names}"
+            "access", "warn", f"others on this machine may read {names}", f"chmod 600 {typed}"
         )
     if not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK):
         return Finding(
