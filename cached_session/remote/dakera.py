@@ -79,6 +79,7 @@ class DakeraRemote:
         self._owner = client if owned else None
         self._client = client
         self._http = Exchange(client, options.request_timeout, offload)
+        self._made: set[str] = set()
 
     def __repr__(self) -> str:
         return f"DakeraRemote({self.server!r})"
@@ -220,7 +221,7 @@ class DakeraRemote:
 
     async def guard(self, agent: str) -> GuardReport:
         """See `Remote.guard`."""
-        return await lifecycle.guard(self._http.json, agent)
+        return await lifecycle.guard(self._http.json, agent, self._made)
 
     async def probe(self) -> ServerFacts:
         """Who answers, and what it says of itself and of the key; nothing is changed there.

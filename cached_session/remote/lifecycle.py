@@ -31,16 +31,28 @@ POLICY: dict[str, Any] = {
 Request = Callable[[str, str, bytes | None], Awaitable[Any]]
 
 
-async def guard(request: Request, agent: str) -> GuardReport:
+async def guard(request: Request, agent: str, made: set[str]) -> GuardReport:
     """Set the namespace's policy: read, edit, write, read again and compare.
+
+    ``made`` holds the agents whose guard was broken off behind its first step, and is this
+    function's to change: the next attempt goes on there. Else a server that fails each third
+    request would never let one through.
 
     Raises:
         RemoteError: the server could not be asked (unreachable or busy); nothing is known.
     """
-    # The policy route answers 404 until the namespace exists; older servers know no such route.
-    await _unless_denied(
-        request, "POST", "/v1/agents", orjson.dumps({"agent_id": agent}), later=True
-    )
+    if agent not in made:
+        # The policy route answers 404 until the namespace exists; older servers know no such route.
+        await _unless_denied(
+            request, "POST", "/v1/agents", orjson.dumps({"agent_id": agent}), later=True
+        )
+        made.add(agent)
+    report = await _set_policy(request, agent)
+    made.discard(agent)
+    return report
+
+
+async def _set_policy(request: Request, agent: str) -> GuardReport:
     path = f"/v1/namespaces/{namespace(agent)}/memory_policy"
     found, why = await _unless_denied(request, "GET", path, None)
     if not isinstance(found, dict):

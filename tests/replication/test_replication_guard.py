@@ -44,6 +44,20 @@ async def test_the_policy_is_set_on_first_contact_and_once(
     assert a.status().unguarded is None
 
 
+async def test_a_guard_that_is_broken_off_goes_on_where_it_was(
+    device: Devices, server: DevServer
+) -> None:
+    """Its four requests need not succeed in a row: a server that fails each third one is guarded
+    and gets what is said."""
+    server.faults.status(503, every=3, skip=2)
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync(timeout=60)
+    assert policy(server)["episodic_decay"] == "flat"
+    assert a.status().pending == 0
+    assert a.status().unguarded is None
+
+
 async def test_fields_of_others_are_kept(device: Devices, server: DevServer) -> None:
     """What the guard has no business with stays as the operator set it."""
     with server.state.lock:
