@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import orjson
+
 from cached_session import CachedSession, SyncOptions
 from cached_session.core import Core
 from cached_session.reach import RemoteSpec
-from cached_session.remote.base import GuardReport
+from cached_session.remote.base import Encoded, GuardReport
 from cached_session.runtime import Runtime
 from corpus import history
 from measure import Numbers, say
@@ -86,14 +88,14 @@ class _Remote:
         self.answered += 1
         return self._server.agents.setdefault(agent, {})
 
-    async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
         held = self._ask("store", agent)
         now = EPOCH_MS // 1000 + int(self._server.loop.time())
         for memory in memories:
-            held[memory["id"]] = {**memory, "agent_id": agent, "created_at": now}
+            held[memory.id] = {**orjson.loads(memory.data), "agent_id": agent, "created_at": now}
             for stream in self._server.streams:
-                stream.put_nowait((agent, memory["id"]))
-        return {memory["id"] for memory in memories}
+                stream.put_nowait((agent, memory.id))
+        return {memory.id for memory in memories}
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
         return self._ask("fetch", agent).get(memory)

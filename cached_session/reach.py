@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,12 @@ from cached_session import telemetry
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
 from cached_session.remote.address import check_url, is_private
-from cached_session.remote.dakera import DakeraRemote, Offload, check_client, connect
+from cached_session.remote.dakera import DakeraRemote, check_client, connect
 
-__all__ = ["RemoteSpec", "without"]
+__all__ = ["Offload", "RemoteSpec", "without"]
+
+Offload = Callable[..., Awaitable[Any]]
+"""Runs a function with its arguments where it does not hold the event loop up."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class RemoteSpec:
         await offload(__import__, "dakera")
         await offload(telemetry.load)
         if self.client is not None:
-            return DakeraRemote(self.client, options, offload, owned=False)
-        return connect(self.server, self.api_key, options, offload)
+            return DakeraRemote(self.client, options, owned=False)
+        return connect(self.server, self.api_key, options)
 
 
 def without(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind
 from cached_session.history.parts import part_count
-from cached_session.journal import outbox
 from cached_session.journal.apply import ACKED, PARKED, SessionTransaction
 from cached_session.journal.gates import write_meta
-from cached_session.journal.outbox import Forget, Outgoing
+from cached_session.journal.outbox import Forget
 from cached_session.journal.reads import session_ids
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "compare",
     "next_due",
     "note_audit",
-    "operations",
     "queue_forgets",
     "standing",
     "suspect",
@@ -112,11 +110,6 @@ def _remains(conn: sqlite3.Connection, tx: SessionTransaction, present: Present)
         if dot not in known and dot.counter in tx.writer(dot.writer).cleared
         for index, parts in {index: parts for (index, _), parts in places.items()}.items()
     ]
-
-
-def operations(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:
-    """Operations by `seq`, whole."""
-    return [found for seq in seqs for found in outbox.load(conn, "seq = ?", (seq,))]
 
 
 def queue_forgets(conn: sqlite3.Connection, session_id: str, forgets: Sequence[Forget]) -> None:

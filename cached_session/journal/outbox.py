@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by
@@ -25,7 +25,11 @@ __all__ = [
     "parked",
     "retry_parked",
     "take",
+    "whole",
 ]
+
+PARAMETERS = 500
+"""Values in one statement: older builds of SQLite take fewer than a thousand."""
 
 
 @dataclass(frozen=True)
@@ -138,20 +142,34 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
     return found
 
 
-def ack(conn: sqlite3.Connection, seqs: Iterable[int]) -> None:
+def whole(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:
+    """Operations by `seq`, as `load` gives them."""
+    return [
+        found
+        for some in _few(seqs)
+        for found in load(conn, f"seq IN ({', '.join('?' * len(some))})", tuple(some))
+    ]
+
+
+def ack(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
     """The server holds these whole."""
-    for seq in seqs:
-        name, kind, body = conn.execute(
-            "SELECT s.session_id, o.kind, o.body FROM ops o JOIN sessions s ON s.id = o.session "
-            "WHERE o.seq = ?",
-            (seq,),
-        ).fetchone()
-        conn.execute(f"UPDATE ops SET state = {ACKED}, error = NULL WHERE seq = ?", (seq,))
-        if kind == Kind.CLEAR.value:
+    for some in _few(seqs):
+        among = f"seq IN ({', '.join('?' * len(some))})"
+        conn.execute(f"UPDATE ops SET state = {ACKED}, error = NULL WHERE {among}", some)
+        clears = conn.execute(
+            "SELECT s.session_id, o.body FROM ops o JOIN sessions s ON s.id = o.session "
+            f"WHERE o.{among} AND o.kind = '{Kind.CLEAR.value}'",
+            some,
+        ).fetchall()
+        for name, body in clears:
             (session_id,) = session_ids([(name,)])
             tx = SessionTransaction.begin(conn, session_id)
             if tx is not None:
                 tx.settle(cleared_by(body))
+
+
+def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (seqs[start : start + PARAMETERS] for start in range(0, len(seqs), PARAMETERS))
 
 
 def park(conn: sqlite3.Connection, seq: int, error: str) -> None:

@@ -10,7 +10,37 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["GuardReport", "Listenable", "Remote"]
+import orjson
+
+__all__ = ["Encoded", "GuardReport", "Listenable", "Remote"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A memory as it goes into a store request: encoded once, and small to keep until it is sent.
+
+    What its metadata says of whose it is stays at hand, to tell whether a server holds it."""
+
+    id: str
+    data: bytes
+    dot: tuple[object, object]
+    seal: tuple[object, ...]
+
+    @classmethod
+    def of(cls, memory: Mapping[str, Any]) -> Encoded:
+        """The encoded form of a memory."""
+        metadata = memory["metadata"]
+        dot = metadata.get("cs_w"), metadata.get("cs_c")
+        return cls(memory["id"], orjson.dumps(memory), dot, _seal(metadata))
+
+    def is_held(self, memory: Mapping[str, Any] | None) -> bool:
+        """Whether what a server has under this id is this memory."""
+        metadata = memory.get("metadata") if memory else None
+        return isinstance(metadata, dict) and _seal(metadata) == self.seal
+
+
+def _seal(metadata: Mapping[str, Any]) -> tuple[object, ...]:
+    return tuple(metadata.get(field) for field in ("cs_d", "cs_e", "cs_j"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +75,7 @@ class Remote(Protocol):
         """How many requests have had a plain yes: tells a success from having asked nothing."""
         ...
 
-    async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
         """Store memories under their own ids; the ids that the server says it holds now.
 
         Safe to repeat. Without an answer any prefix, all or nothing may be stored.

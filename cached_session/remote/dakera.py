@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,16 +20,16 @@ from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
 from cached_session.remote import lifecycle, probe, wire
 from cached_session.remote.address import check_url
-from cached_session.remote.base import GuardReport
+from cached_session.remote.base import Encoded, GuardReport
 from cached_session.remote.events import Events
-from cached_session.remote.exchange import Exchange, Offload
+from cached_session.remote.exchange import Exchange
 from cached_session.remote.probe import ServerFacts
 from cached_session.remote.verdicts import RemoteError, Verdict, judge
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
 
-__all__ = ["DakeraRemote", "Offload", "check_client", "connect"]
+__all__ = ["DakeraRemote", "check_client", "connect"]
 
 MOST_LISTED = 1000
 """Rows of one page; the server gives at most 1000, whatever it is asked for."""
@@ -52,7 +52,7 @@ def check_client(client: Any) -> str:
     return check_url(client.base_url)
 
 
-def connect(url: str, api_key: str | None, options: SyncOptions, offload: Offload) -> DakeraRemote:
+def connect(url: str, api_key: str | None, options: SyncOptions) -> DakeraRemote:
     """A remote with a client of its own, for use on the running event loop."""
     # Imported here: the SDK takes longer to import than all the rest, and offline use needs none.
     from dakera import AsyncDakeraClient
@@ -67,18 +67,16 @@ def connect(url: str, api_key: str | None, options: SyncOptions, offload: Offloa
         max_retries=1,
     )
     look_up_aside(client._client)
-    return DakeraRemote(client, options, offload, owned=True)
+    return DakeraRemote(client, options, owned=True)
 
 
 class DakeraRemote:
     """A Dakera server behind one SDK client."""
 
-    def __init__(
-        self, client: AsyncDakeraClient, options: SyncOptions, offload: Offload, *, owned: bool
-    ) -> None:
+    def __init__(self, client: AsyncDakeraClient, options: SyncOptions, *, owned: bool) -> None:
         self._owner = client if owned else None
         self._client = client
-        self._http = Exchange(client, options.request_timeout, offload)
+        self._http = Exchange(client, options.request_timeout)
         self._made: set[str] = set()
 
     def __repr__(self) -> str:
@@ -99,9 +97,10 @@ class DakeraRemote:
         if self._owner is not None:
             await self._owner.close()
 
-    async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
         """See `Remote.store`."""
-        body = orjson.dumps({"agent_id": agent, "memories": list(memories)})
+        entries = b",".join([memory.data for memory in memories])
+        body = b'{"agent_id":%b,"memories":[%b]}' % (orjson.dumps(agent), entries)
         answer = await self._http.json(
             "POST", "/v1/memories/store/batch", body, memories=len(memories)
         )

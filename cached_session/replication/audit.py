@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
-from cached_session.journal import audits
+from cached_session.journal import audits, outbox
+from cached_session.remote.base import Encoded
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
 from cached_session.replication.link import Link
 from cached_session.replication.pull import pull
-from cached_session.replication.push import pack, push, store
+from cached_session.replication.push import packed, push, store
 
 __all__ = ["AuditReport", "audit"]
 
@@ -67,13 +66,11 @@ async def audit(link: Link, session_id: str) -> AuditReport:
         )
         for start in range(0, len(plan.resend), HEAL_OPS):
             seqs = plan.resend[start : start + HEAL_OPS]
-            memories = await link.journal.read_aside(
-                lambda conn, seqs=seqs: [  # type: ignore[misc]
-                    packed
-                    for outgoing in audits.operations(conn, seqs)
-                    for packed in pack(outgoing, session_id)
-                ]
+            found = await link.journal.read_aside(
+                lambda conn, seqs=seqs: outbox.whole(conn, seqs)  # type: ignore[misc]
             )
+            parcels = await packed(link, found, session_id)
+            memories = [memory for parcel in parcels for memory in parcel.memories]
             unkept = await store(link, session_id, memories)
             if unkept:
                 raise RemoteError(
@@ -83,13 +80,9 @@ async def audit(link: Link, session_id: str) -> AuditReport:
                 )
         if plan.explain:
             # Others would report as absent what its writer has parked.
-            notes = await link.journal.read_aside(
-                lambda conn: [
-                    placeholder(outgoing.op, session_id)
-                    for outgoing in audits.operations(conn, plan.explain)
-                ]
-            )
-            await store(link, session_id, [(note, len(orjson.dumps(note))) for note in notes])
+            parked = await link.journal.read_aside(lambda conn: outbox.whole(conn, plan.explain))
+            notes = [Encoded.of(placeholder(outgoing.op, session_id)) for outgoing in parked]
+            await store(link, session_id, notes)
         forget = plan.forget
         if plan.resend:
             # Another device may have removed some of it since the first pull and had it forgotten

@@ -26,6 +26,7 @@ from cached_session.history.ids import session_key
 from cached_session.journal import claims
 from cached_session.journal.claims import Claim, Doubt
 from cached_session.journal.writes import Author
+from cached_session.remote.base import Encoded
 from cached_session.remote.naming import agent_id, claim_id, memory_id
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.remote.wire import claim_note, claim_tag, claimers
@@ -133,7 +134,7 @@ async def _leave_note(link: Link, session_id: str, claim: Claim) -> None:
         session_id, claim.ref.dot, claim.ref.index, claim.claimer, link.runtime.wall_ms()
     )
     try:
-        stored = await link.remote.store(agent_id(session_id), [note])
+        stored = await link.remote.store(agent_id(session_id), [Encoded.of(note)])
     except RemoteError as error:
         if error.verdict is not Verdict.CONFLICT:  # it stands there already
             raise

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 from cached_session.history.ids import session_key
 from cached_session.journal import gates, outbox, reads
 from cached_session.journal.connection import settle
 from cached_session.journal.outbox import Forget, Outgoing
+from cached_session.remote.base import Encoded
 from cached_session.remote.naming import agent_id, memory_id, placeholder_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import memories_of, placeholder
 from cached_session.replication.link import Link, log
+from cached_session.replication.pace import Pace
 
-__all__ = ["PushResult", "push", "store"]
+__all__ = ["Parcel", "PushResult", "packed", "push", "store"]
 
 FORGETS_A_REQUEST = 500
 """Ids in one forget request."""
@@ -36,6 +35,11 @@ RATE_LIMITED = 429
 TAKE_OPS = 1000
 TAKE_BYTES = 256 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
+SLICE_BYTES = 8 * 1024
+"""Memories encoded on the event loop at a time: some two hundred microseconds of work."""
+LARGE_BYTES = 128 * 1024
+"""An operation with more payload is cut and encoded in a thread: one item of it may be that large,
+and cannot be done in slices."""
 
 
 @dataclass
@@ -51,20 +55,17 @@ class PushResult:
     """Operations that the server took and did not keep: they stay in the outbox."""
 
 
-Packed = tuple[dict[str, Any], int]
-"""A memory and its encoded size, counted off the event loop."""
-
-
 @dataclass
-class _Parcel:
+class Parcel:
     """An operation and its memories, ready to be sent."""
 
     outgoing: Outgoing
-    memories: list[Packed]
+    memories: list[Encoded]
 
     @property
     def size(self) -> int:
-        return sum(size for _, size in self.memories)
+        """Encoded bytes."""
+        return sum(len(memory.data) for memory in self.memories)
 
 
 async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushResult:
@@ -81,7 +82,7 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
     async with link.lock("push", session_id):
         if await link.journal.read(lambda conn: reads.has_unsent(conn, session_id)):
             await _guard(link, session_id)
-            waiting: list[_Parcel] = []
+            waiting: list[Parcel] = []
             async with _taking(link, session_id, last) as following:
                 while parcels := await following():
                     *full, waiting = _groups([*waiting, *parcels], link, session_id)
@@ -103,11 +104,11 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
 @asynccontextmanager
 async def _taking(
     link: Link, session_id: str, last: int
-) -> AsyncIterator[Callable[[], Awaitable[list[_Parcel]]]]:
+) -> AsyncIterator[Callable[[], Awaitable[list[Parcel]]]]:
     """What is to be sent, some at a time, in order; nothing at the end. The next is taken and
     encoded while its caller sends."""
 
-    async def take(after: int) -> tuple[int, list[_Parcel]]:
+    async def take(after: int) -> tuple[int, list[Parcel]]:
         seqs = await link.journal.write(
             lambda conn: outbox.take(
                 conn,
@@ -120,13 +121,12 @@ async def _taking(
         )
         if not seqs:
             return after, []
-        return seqs[-1], await link.journal.read_aside(
-            lambda conn: _prepare(conn, session_id, seqs)
-        )
+        found = await link.journal.read_aside(lambda conn: outbox.whole(conn, seqs))
+        return seqs[-1], await packed(link, found, session_id)
 
     ahead = asyncio.ensure_future(take(0))
 
-    async def following() -> list[_Parcel]:
+    async def following() -> list[Parcel]:
         nonlocal ahead
         after, parcels = await ahead
         if parcels:
@@ -142,23 +142,30 @@ async def _taking(
             ahead.exception()  # seen: whoever waits has it, or has failed already
 
 
-def _prepare(conn: sqlite3.Connection, session_id: str, seqs: Sequence[int]) -> list[_Parcel]:
-    return [
-        _Parcel(outgoing, pack(outgoing, session_id))
-        for seq in seqs
-        for outgoing in outbox.load(conn, "seq = ?", (seq,))
-    ]
+async def packed(link: Link, found: Sequence[Outgoing], session_id: str) -> list[Parcel]:
+    """Operations with their memories."""
+    pace = Pace(SLICE_BYTES)
+    parcels = []
+    for outgoing in found:
+        pieces = _memories(outgoing, session_id)
+        if sum(map(len, outgoing.op.payloads)) > LARGE_BYTES:
+            memories: list[Encoded] = await link.journal.offload(list, pieces)
+        else:
+            memories = []
+            for memory in pieces:
+                memories.append(memory)
+                await pace.spent(len(memory.data))
+        parcels.append(Parcel(outgoing, memories))
+    return parcels
 
 
-def pack(outgoing: Outgoing, session_id: str) -> list[Packed]:
-    """An operation's memories with their sizes. Takes a while: not for the event loop."""
-    memories = memories_of(outgoing.op, outgoing.digest, session_id)
-    return [(memory, len(orjson.dumps(memory))) for memory in memories]
+def _memories(outgoing: Outgoing, session_id: str) -> Iterator[Encoded]:
+    return map(Encoded.of, memories_of(outgoing.op, outgoing.digest, session_id))
 
 
-def _groups(parcels: Sequence[_Parcel], link: Link, session_id: str) -> list[list[_Parcel]]:
+def _groups(parcels: Sequence[Parcel], link: Link, session_id: str) -> list[list[Parcel]]:
     """Neighbours that fit one request; an operation too large for one goes alone."""
-    groups: list[list[_Parcel]] = []
+    groups: list[list[Parcel]] = []
     size = count = 0
     most = link.batch_most(session_id)
     for parcel in parcels:
@@ -177,7 +184,7 @@ def _groups(parcels: Sequence[_Parcel], link: Link, session_id: str) -> list[lis
 
 
 async def _deliver(
-    link: Link, session_id: str, group: Sequence[_Parcel], result: PushResult
+    link: Link, session_id: str, group: Sequence[Parcel], result: PushResult
 ) -> None:
     """Send a group and settle it; a refusal is bisected down to the operation at fault.
 
@@ -201,7 +208,7 @@ async def _deliver(
     kept = [
         parcel.outgoing.seq
         for parcel in group
-        if not any(memory["id"] in unkept for memory, _ in parcel.memories)
+        if not any(memory.id in unkept for memory in parcel.memories)
     ]
     now = link.runtime.wall_ms()
 
@@ -216,7 +223,7 @@ async def _deliver(
     result.unkept += len(group) - len(kept)
 
 
-async def store(link: Link, session_id: str, memories: Sequence[Packed]) -> set[str]:
+async def store(link: Link, session_id: str, memories: Sequence[Encoded]) -> set[str]:
     """Store memories, in requests of legal size; the ids of those that the server did not keep.
 
     Where a server takes only so many a minute, what it has taken of a large operation is not sent
@@ -228,7 +235,7 @@ async def store(link: Link, session_id: str, memories: Sequence[Packed]) -> set[
     taken = link.taken.setdefault(session_id, set())
     unkept: set[str] = set()
     for batch in _batches(memories, link, session_id, taken):
-        ids = {memory["id"] for memory in batch}
+        ids = {memory.id for memory in batch}
         try:
             missing = await _store_batch(link, session_id, batch)
         except RemoteError as error:
@@ -243,28 +250,28 @@ async def store(link: Link, session_id: str, memories: Sequence[Packed]) -> set[
 
 
 def _batches(
-    memories: Sequence[Packed], link: Link, session_id: str, taken: set[str]
-) -> list[list[dict[str, Any]]]:
-    batches: list[list[dict[str, Any]]] = []
+    memories: Sequence[Encoded], link: Link, session_id: str, taken: set[str]
+) -> list[list[Encoded]]:
+    batches: list[list[Encoded]] = []
     size = 0
     most = link.batch_most(session_id)
-    for memory, length in memories:
-        if memory["id"] in taken:
+    for memory in memories:
+        if memory.id in taken:
             continue
         full = not batches or len(batches[-1]) >= most
-        if full or size + length > link.options.max_batch_bytes:
+        if full or size + len(memory.data) > link.options.max_batch_bytes:
             batches.append([])
             size = 0
         batches[-1].append(memory)
-        size += length
+        size += len(memory.data)
     return batches
 
 
-async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]]) -> set[str]:
+async def _store_batch(link: Link, session_id: str, batch: list[Encoded]) -> set[str]:
     """Store a batch; the ids that the server did not keep. What it holds already, whether it
     refuses to hear of it again or keeps silent, is looked up by one listing, not one by one."""
     agent = agent_id(session_id)
-    link.sent.add(memory["id"] for memory in batch)
+    link.sent.add(memory.id for memory in batch)
     try:
         stored = await link.remote.store(agent, batch)
     except RemoteError as error:
@@ -273,7 +280,7 @@ async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]])
             raise
         conflict = error.verdict is Verdict.CONFLICT
         stored = await _listed(link, agent, batch) if conflict and len(batch) > SAMPLES else set()
-        rest = [memory for memory in batch if memory["id"] not in stored]
+        rest = [memory for memory in batch if memory.id not in stored]
         if stored:
             return await _store_batch(link, session_id, rest) if rest else set()
         if len(batch) > 1 and (conflict or _is_one_operation(batch)):
@@ -282,49 +289,39 @@ async def _store_batch(link: Link, session_id: str, batch: list[dict[str, Any]])
             return unkept | await _store_batch(link, session_id, batch[middle:])
         if not conflict:
             raise
-    unsaid = [memory for memory in batch if memory["id"] not in stored]
+    unsaid = [memory for memory in batch if memory.id not in stored]
     if len(unsaid) > SAMPLES:
         held = await _listed(link, agent, unsaid)
-        unsaid = [memory for memory in unsaid if memory["id"] not in held]
+        unsaid = [memory for memory in unsaid if memory.id not in held]
     unkept = set()
     for memory in unsaid:
         if len(unkept) >= SAMPLES:
             # A server that keeps nothing is not asked a thousand times. All of it is sent again.
-            return {memory["id"] for memory in unsaid}
-        if not _is_same(await link.remote.fetch(agent, memory["id"]), memory):
-            unkept.add(memory["id"])
+            return {memory.id for memory in unsaid}
+        if not memory.is_held(await link.remote.fetch(agent, memory.id)):
+            unkept.add(memory.id)
     return unkept
 
 
-async def _listed(link: Link, agent: str, memories: Sequence[dict[str, Any]]) -> set[str]:
+async def _listed(link: Link, agent: str, memories: Sequence[Encoded]) -> set[str]:
     """Those of these memories that stand, as they are, among the newest on the server."""
     found = await link.remote.page(agent, offset=0, limit=LISTED)
     theirs = {memory["id"]: memory for memory in found if isinstance(memory.get("id"), str)}
-    return {m["id"] for m in memories if _is_same(theirs.get(m["id"]), m)}
+    return {memory.id for memory in memories if memory.is_held(theirs.get(memory.id))}
 
 
-def _is_one_operation(batch: list[dict[str, Any]]) -> bool:
-    dots = {(memory["metadata"]["cs_w"], memory["metadata"]["cs_c"]) for memory in batch}
-    return len(dots) == 1
-
-
-def _is_same(held: dict[str, Any] | None, memory: dict[str, Any]) -> bool:
-    """Whether what the server holds under this id is this memory."""
-    theirs = held.get("metadata") if held else None
-    if not isinstance(theirs, dict):
-        return False
-    mine = memory["metadata"]
-    return all(theirs.get(field) == mine.get(field) for field in ("cs_d", "cs_e", "cs_j"))
+def _is_one_operation(batch: list[Encoded]) -> bool:
+    return len({memory.dot for memory in batch}) == 1
 
 
 async def _park(
-    link: Link, session_id: str, parcel: _Parcel, error: RemoteError, result: PushResult
+    link: Link, session_id: str, parcel: Parcel, error: RemoteError, result: PushResult
 ) -> None:
     """Set one operation aside. The placeholder proves that it is the operation that is at fault:
     a server that refuses even that refuses everything."""
     op = parcel.outgoing.op
-    note = placeholder(op, session_id)
-    link.sent.add([note["id"]])
+    note = Encoded.of(placeholder(op, session_id))
+    link.sent.add([note.id])
     try:
         await link.remote.store(agent_id(session_id), [note])
     except RemoteError as refusal:

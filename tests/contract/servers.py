@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ import orjson
 from cached_session.devserver import DevServer
 from cached_session.devserver.modes import Modes
 from cached_session.options import SyncOptions
-from cached_session.remote.base import GuardReport, Remote
+from cached_session.remote.base import Encoded, GuardReport, Remote
 from cached_session.remote.dakera import connect
 from tests.simulation.server import SimServer
 
@@ -81,8 +81,8 @@ class Simulated:
     def __init__(self) -> None:
         self._server = SimServer(lambda: 1_700_000_000.0, Random(0), "replace", shuffles=True)
 
-    async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
-        return self._server.store(agent, orjson.loads(orjson.dumps(list(memories))))
+    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+        return self._server.store(agent, [orjson.loads(memory.data) for memory in memories])
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
         return self._server.fetch(agent, memory, 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import pytest
 from cached_session import CachedSession
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
-from cached_session.remote.base import Listenable, Remote
+from cached_session.remote.base import Encoded, Listenable, Remote
 from cached_session.remote.naming import agent_id, version_of
 from cached_session.remote.verdicts import RemoteError
 from cached_session.remote.wire import claim_note, claim_tag, decode, memories_of
@@ -59,6 +59,11 @@ def memories(session_id: str, *operations: Operation) -> list[dict[str, Any]]:
     return [memory for op in operations for memory in memories_of(op, op.digest(key), session_id)]
 
 
+async def store(remote: Remote, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
+    """Store them in one request; what the server says that it holds."""
+    return await remote.store(agent, [Encoded.of(memory) for memory in memories])
+
+
 async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
     """The first answer that holds; at the end of all patience the last one."""
     until = time.monotonic() + PATIENCE
@@ -75,7 +80,7 @@ async def test_what_is_stored_is_read_back_whole(remote: Remote, session_id: str
     text = '{"role":"user","content":"a\\u0000b \\ud83d\\ude00 naïve 漢字 \\n\\t end "}'
     op = operation(1, text, '{"n":12345678901234567890,"f":1.10,"big":"' + "x" * 50_000 + '"}')
     sent = memories(session_id, op)
-    assert await remote.store(agent, sent) == {memory["id"] for memory in sent}
+    assert await store(remote, agent, sent) == {memory["id"] for memory in sent}
     for memory in sent:
         name = memory["id"]
         found = await eventually(lambda name=name: remote.fetch(agent, name), bool)  # type: ignore[misc]
@@ -89,9 +94,9 @@ async def test_a_repeat_stores_nothing_twice(remote: Remote, session_id: str) ->
     agent = agent_id(session_id)
     sent = memories(session_id, *(operation(counter, '{"a":1}') for counter in range(1, 6)))
     ids = {memory["id"] for memory in sent}
-    await remote.store(agent, sent)
+    await store(remote, agent, sent)
     try:
-        assert await remote.store(agent, sent) == ids
+        assert await store(remote, agent, sent) == ids
         print("an id that exists: taken again")
     except RemoteError as error:
         # Allowed: whoever is refused looks the memory up by its id.
@@ -111,7 +116,7 @@ async def test_pages_show_everything_in_the_end(remote: Remote, session_id: str)
     """Pages of 100 over 250 memories show each of them, and an empty one is the end."""
     agent = agent_id(session_id)
     sent = memories(session_id, *(operation(counter, '{"a":1}') for counter in range(1, 251)))
-    await remote.store(agent, sent)
+    await store(remote, agent, sent)
 
     async def listing() -> set[str]:
         found: set[str] = set()
@@ -146,7 +151,7 @@ async def test_a_delete_counts_once(remote: Remote, session_id: str) -> None:
     """Of two deletes of one id in turn the first is told 1, the second 0; then it is gone."""
     agent = agent_id(session_id)
     (memory,) = memories(session_id, operation(1, '{"a":1}'))
-    await remote.store(agent, [memory])
+    await store(remote, agent, [memory])
     await eventually(lambda: remote.fetch(agent, memory["id"]), bool)
     assert await remote.forget(agent, [memory["id"]]) == 1
     assert await remote.forget(agent, [memory["id"]]) == 0
@@ -166,7 +171,7 @@ async def test_of_many_deletes_at_once_one_wins(remote: Remote, session_id: str)
     rounds = 20
     for counter in range(1, rounds + 1):
         (memory,) = memories(session_id, operation(counter, '{"a":1}'))
-        await remote.store(agent, [memory])
+        await store(remote, agent, [memory])
         await eventually(lambda memory=memory: remote.fetch(agent, memory["id"]), bool)  # type: ignore[misc]
         counts = await asyncio.gather(*(remote.forget(agent, [memory["id"]]) for _ in range(16)))
         assert sorted(counts) == [0] * 15 + [1], (
@@ -181,7 +186,7 @@ async def test_a_note_is_found_by_its_tag(remote: Remote, session_id: str) -> No
         claim_note(session_id, dot, 0, claimer, 1_700_000_000_000) for claimer in ("aaaa", "bbbb")
     ]
     other = claim_note(session_id, dot, 1, "aaaa", 1_700_000_000_000)
-    await remote.store(agent, [*notes, other])
+    await store(remote, agent, [*notes, other])
     found = await eventually(
         lambda: remote.tagged(agent, claim_tag(dot, 0)), lambda rows: len(rows) == 2
     )
@@ -193,7 +198,7 @@ async def test_a_guarded_namespace_says_so_twice(remote: Remote, session_id: str
     agent = agent_id(session_id)
     report = await remote.guard(agent)
     print("guard:", report.unguarded or "the policy keeps the history")
-    await remote.store(agent, memories(session_id, operation(1, '{"a":1}')))
+    await store(remote, agent, memories(session_id, operation(1, '{"a":1}')))
     assert await remote.guard(agent) == report
 
 
@@ -206,7 +211,7 @@ async def test_a_session_of_any_name_has_a_place(remote: Remote, name: str) -> N
     agent = agent_id(unique)
     (memory,) = memories(unique, operation(1, '{"a":1}'))
     try:
-        assert await remote.store(agent, [memory]) == {memory["id"]}
+        assert await store(remote, agent, [memory]) == {memory["id"]}
         assert await eventually(lambda: remote.fetch(agent, memory["id"]), bool)
     finally:
         await remote.forget(agent, [memory["id"]])
@@ -219,7 +224,7 @@ async def test_another_device_is_told(remote: Remote, session_id: str) -> None:
     agent = agent_id(session_id)
     events = remote.events()
     assert await anext(events) is None
-    await remote.store(agent, memories(session_id, operation(1, '{"a":1}')))
+    await store(remote, agent, memories(session_id, operation(1, '{"a":1}')))
 
     async def told() -> None:
         async for event in events:

@@ -20,9 +20,9 @@ from devices import (
 
 from cached_session import CachedSession, Unauthorized
 from cached_session.devserver import DevServer
+from cached_session.remote.base import Encoded
 from cached_session.replication import audit
 from cached_session.replication.link import Link
-from cached_session.replication.push import Packed
 
 
 async def talk(a: CachedSession, b: CachedSession) -> list[str]:
@@ -166,7 +166,7 @@ async def test_what_is_removed_while_an_audit_puts_it_back_goes_again(
     assert server.evict(AGENT, lambda memory: memory["content"] == "two") == 1
     put_back = audit.store
 
-    async def late(link: Link, session_id: str, memories: Sequence[Packed]) -> set[str]:
+    async def late(link: Link, session_id: str, memories: Sequence[Encoded]) -> set[str]:
         assert await b.pop_item() == said("two")
         await b.sync(timeout=10)
         return await put_back(link, session_id, memories)

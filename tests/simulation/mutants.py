@@ -41,8 +41,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "ack: the ids in the answer are not compared": (
         "replication/push.py",
-        'unsaid = [memory for memory in batch if memory["id"] not in stored]',
-        "unsaid: list[dict[str, Any]] = []",
+        "unsaid = [memory for memory in batch if memory.id not in stored]",
+        "unsaid: list[Encoded] = []",
     ),
     "ack: an answer without a yes counts as one": (
         "replication/push.py",

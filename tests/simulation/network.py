@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from random import Random
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from cached_session.options import SyncOptions
-from cached_session.remote.base import GuardReport
+from cached_session.remote.base import Encoded, GuardReport
 from cached_session.remote.verdicts import RemoteError
 
 from .loop import OWNER, SimLoop
@@ -241,10 +241,9 @@ class SimRemote:
     def server(self) -> str:
         return SERVER
 
-    async def store(self, agent: str, memories: Sequence[Mapping[str, Any]]) -> set[str]:
-        # Bytes, as on a wire: what is stored shares nothing with what is in memory.
-        body = orjson.dumps(list(memories))
-        ids = [str(memory["id"]) for memory in memories]
+    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+        body = b"[%b]" % b",".join(memory.data for memory in memories)
+        ids = [memory.id for memory in memories]
         server = self._network.server
 
         def partly() -> set[str]:

@@ -41,7 +41,7 @@ def items(conn: sqlite3.Connection) -> list[object]:
 def take(conn: sqlite3.Connection, **limits: int) -> list[outbox.Outgoing]:
     limits = {"after": 0, "upto": 1 << 40, "most_ops": 1000, "most_bytes": 1 << 20, **limits}
     seqs = outbox.take(conn, S, **limits)
-    return [out for seq in seqs for out in outbox.load(conn, "seq = ?", (seq,))]
+    return outbox.whole(conn, seqs)
 
 
 def ack_all(conn: sqlite3.Connection) -> None:

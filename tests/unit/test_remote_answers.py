@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import gzip
 import json
@@ -33,7 +32,7 @@ def remote_that(
     client._client = httpx.AsyncClient(
         headers=client._client.headers, transport=httpx.MockTransport(answer)
     )
-    return DakeraRemote(client, SyncOptions(), asyncio.to_thread, owned=True)
+    return DakeraRemote(client, SyncOptions(), owned=True)
 
 
 async def failure_of(

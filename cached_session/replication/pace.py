@@ -1,0 +1,29 @@
+"""Work of the processor, in slices on the event loop.
+
+Code in a thread keeps the loop waiting longer than the same code on the loop in slices: whoever
+runs Python holds the interpreter's lock, and a thread that finds it free, as it is for a moment in
+every read of the journal, keeps it for up to the interpreter's switch interval, or for a whole call
+into a library that never lets go of it.
+"""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Lets the event loop turn after each slice. What work costs is counted, not timed: the same
+    work has the same slices everywhere."""
+
+    def __init__(self, slice_: int) -> None:
+        self._slice = self._left = slice_
+
+    async def spent(self, cost: int) -> None:
+        """So much of the slice has been used."""
+        self._left -= cost
+        if self._left <= 0:
+            self._left = self._slice
+            await anyio.lowlevel.checkpoint()
