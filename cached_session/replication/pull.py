@@ -21,11 +21,10 @@ from cached_session.remote.naming import agent_id, memory_id, placeholder_id
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.replication.link import Link, log
 from cached_session.replication.pace import Pace
+from cached_session.replication.pages import Pages, step
 
-__all__ = ["PullResult", "pull"]
+__all__ = ["PullResult", "pull", "repair"]
 
-OVERLAP = 20
-"""Rows that neighbouring pages share: a delete between two requests moves rows across the edge."""
 LAST_SECOND = 1 << 40
 """No server's clock is beyond this; NaN and infinity are not below it."""
 STRANGE_PAGES = 20
@@ -35,6 +34,10 @@ MOST_PAGES = 20_000
 for ever."""
 LARGEST_PAGE = 1000
 """The server's own limit."""
+AHEAD = 2
+"""Pages for each request that may be under way: some are applied while others travel."""
+AHEAD_BYTES = 4 * 1024 * 1024
+"""Payload of the pages that are asked for ahead, if they are like the last one."""
 MOST_PASSES = 4
 """Passes over a listing whose pages do not continue each other; the rest is for later pulls."""
 GROUND_SECONDS = 120
@@ -97,14 +100,17 @@ async def pull(
     async with link.lock("pull", session_id):
         before = await link.journal.read(lambda conn: arrivals.ground_of(conn, session_id))
         result = PullResult()
-        newest = await _list(
+        listing = _Listing(
             link,
             session_id,
             result,
             progress,
             ground=None if whole or not before.is_hydrated else before,
             seen=seen,
+            is_first=not before.is_hydrated,
         )
+        await listing.go_through()
+        newest = listing.newest
         result.went_back = result.finished and newest < before.second
         if before.is_known or result.new or result.unreadable:
             await _repair(link, session_id, result, all_holes)
@@ -126,120 +132,136 @@ async def pull(
         return result
 
 
-def _reaches(link: Link, page: _Page, ground: Ground, newest: int) -> bool:
-    """Whether a page of known memories goes so far down that nothing new lies below it."""
-    age_ms = link.now_ms() - ground.since_ms
-    if newest <= ground.second and age_ms > 1000 * GROUND_SECONDS:
-        # Nothing has come for so long that whatever was late is here: any known page is ground.
-        # Not so above it: what is known there was sent from here, over what others sent before.
-        return True
-    return page.oldest < ground.second - GROUND_SECONDS
+async def repair(link: Link, session_id: str) -> PullResult:
+    """Look for everything that is known to be missing, by id.
 
-
-async def _list(
-    link: Link,
-    session_id: str,
-    result: PullResult,
-    progress: Callable[[int], None] | None,
-    *,
-    ground: Ground | None,
-    seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None,
-) -> int:
-    """List from the newest memory down to known ground, or to the end; the newest second seen.
-
-    A listing may change its order between two requests, within one second or because somebody has
-    deleted. What then slips through between two pages leaves a hole, unless it is a writer's last
-    operation: so where a page does not continue the one before, all is listed once more, in the
-    largest pages, until they do or until a pass brings nothing.
+    Raises:
+        RemoteError: the first failure; what came before it is applied.
     """
-    newest, is_torn = await _pass(
-        link,
-        session_id,
-        result,
-        progress,
-        ground=ground,
-        seen=seen,
-        sizes=(link.options.first_page_size, link.options.page_size),
-    )
-    for _ in range(MOST_PASSES - 1):
-        if not (is_torn and result.finished):
-            break
-        found = result.new
-        second, is_torn = await _pass(
-            link,
-            session_id,
-            result,
-            progress,
-            ground=ground,
-            seen=seen,
-            sizes=(LARGEST_PAGE, LARGEST_PAGE),
-        )
-        newest = max(newest, second)
-        is_torn = is_torn and result.new > found
-    return newest
+    async with link.lock("pull", session_id):
+        result = PullResult()
+        await _repair(link, session_id, result, all_holes=True)
+        return result
 
 
-async def _pass(
-    link: Link,
-    session_id: str,
-    result: PullResult,
-    progress: Callable[[int], None] | None,
-    *,
-    ground: Ground | None,
-    seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None,
-    sizes: tuple[int, int],
-) -> tuple[int, bool]:
-    """One pass: the newest second seen, and whether a page did not continue the one before.
-    ``sizes``: of the first page, and of those that follow."""
-    agent, key = agent_id(session_id), session_key(session_id)
-    offset, newest = 0, 0
-    limit, following = sizes
-    before: tuple[str, ...] = ()
-    whole: tuple[str, ...] = ()
-    is_torn = False
-    strange = 0
-    while True:
-        memories = await link.remote.page(agent, offset=offset, limit=limit)
-        result.pages += 1
-        if result.pages > MOST_PAGES:
-            log.warning("%s lists more pages than any history has", link.remote.server)
-            return newest, False
-        if not memories:
-            result.finished = True
-            return newest, is_torn
-        page = await _decoded(memories, key)
-        if page.ids == before and offset:
-            # The same page again for another offset: a server from before there were offsets. The
-            # largest page is all that it can give; what lies below is found by the holes it
-            # leaves, and where it leaves none the history does not count as hydrated.
-            if len(memories) == limit < LARGEST_PAGE:
-                limit, before = LARGEST_PAGE, ()
-                continue
-            log.warning("the server at %s ignores offsets in listings", link.remote.server)
-            result.finished = len(memories) < limit
-            return newest, False
-        is_torn = is_torn or not _continues(whole, page.ids)
-        before = page.ids
-        if seen is not None:
-            seen(page.parts, page.explained)
-        newest = max(newest, page.newest)
-        applied = await _apply(link, session_id, page, result)
-        if progress is not None:
-            progress(applied.new)
-        is_ours = bool(page.parts or page.explained)
-        strange = 0 if is_ours else strange + 1
-        if strange >= STRANGE_PAGES:
-            log.warning("%s lists page after page without a memory of ours", link.remote.server)
-            return newest, False
-        short = len(memories) < limit
-        is_ground = applied.is_ground and is_ours
-        if ground is not None and is_ground and (short or _reaches(link, page, ground, newest)):
-            result.finished = True
-            return newest, is_torn
-        # A short page may still not be the last: only an empty one is.
-        offset += len(memories) if short else len(memories) - min(OVERLAP, limit // 2)
-        whole = () if short or limit < 2 else page.ids
-        limit = following
+@dataclass
+class _Listing:
+    """A session's memories on the server, gone through from the newest one on."""
+
+    link: Link
+    session_id: str
+    result: PullResult
+    progress: Callable[[int], None] | None
+    ground: Ground | None
+    """Where it may end; None goes to the very end."""
+    seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None
+    is_first: bool
+    """Whether nearly all of it will be new."""
+    newest: int = 0
+    """The newest second that was seen."""
+
+    async def go_through(self) -> None:
+        """Down to known ground, or to the end.
+
+        A listing may change its order between two requests, within one second or because
+        somebody has deleted. What then slips through between two pages leaves a hole, unless it is
+        a writer's last operation: so where a page does not continue the one before, all is listed
+        once more, in the largest pages and one after the other, until they do or until a pass
+        brings nothing.
+        """
+        options = self.link.options
+        pages = Pages(self.link, agent_id(self.session_id))
+        try:
+            is_torn = await self._pass(
+                pages, options.first_page_size, options.page_size, ahead=self._ahead()
+            )
+            for _ in range(MOST_PASSES - 1):
+                if not (is_torn and self.result.finished):
+                    break
+                found = self.result.new
+                is_torn = await self._pass(pages, LARGEST_PAGE, LARGEST_PAGE, ahead=1)
+                is_torn = is_torn and self.result.new > found
+        finally:
+            await pages.aclose()
+
+    async def _pass(self, pages: Pages, limit: int, following: int, ahead: int) -> bool:
+        """From the top; whether a page did not continue the one before. ``limit``: of the first
+        page; ``following``: of the others; ``ahead``: how many may be asked for side by side."""
+        link, result = self.link, self.result
+        key = session_key(self.session_id)
+        offset = 0
+        before: tuple[str, ...] = ()
+        whole: tuple[str, ...] = ()
+        is_torn = False
+        strange = 0
+        # Most listings end on the first page.
+        width = 1
+        while True:
+            memories = await pages.page(offset, limit, following=following, width=width)
+            result.pages += 1
+            if result.pages > MOST_PAGES:
+                log.warning("%s lists more pages than any history has", link.remote.server)
+                return False
+            if not memories:
+                result.finished = True
+                return is_torn
+            page = await _decoded(memories, key)
+            if page.ids == before and offset:
+                # The same page again for another offset: a server from before there were offsets.
+                # The largest page is all that it can give; what lies below is found by the holes it
+                # leaves, and where it leaves none the history does not count as hydrated.
+                if len(memories) == limit < LARGEST_PAGE:
+                    limit, before, width = LARGEST_PAGE, (), 1
+                    continue
+                log.warning("the server at %s ignores offsets in listings", link.remote.server)
+                result.finished = len(memories) < limit
+                return False
+            is_torn = is_torn or not _continues(whole, page.ids)
+            before = page.ids
+            if self.seen is not None:
+                self.seen(page.parts, page.explained)
+            self.newest = max(self.newest, page.newest)
+            applied = await _apply(link, self.session_id, page, result)
+            if self.progress is not None:
+                self.progress(applied.new)
+            is_ours = bool(page.parts or page.explained)
+            strange = 0 if is_ours else strange + 1
+            if strange >= STRANGE_PAGES:
+                log.warning("%s lists page after page without a memory of ours", link.remote.server)
+                return False
+            short = len(memories) < limit
+            if applied.is_ground and is_ours and self._is_ground(page, short=short):
+                result.finished = True
+                return is_torn
+            # A short page may still not be the last: only an empty one is.
+            offset += len(memories) if short else step(limit)
+            whole = () if short or limit < 2 else page.ids
+            if short:
+                # It gives less than it is asked for: where a page begins, the one before it tells.
+                ahead = 1
+            if page.oldest == self.newest:
+                # Within a second a listing has any order: no end is whole before all of it is here.
+                following = min(2 * link.options.page_size, LARGEST_PAGE)
+            limit = following
+            size = sum(len(part.text) for part in page.parts) * limit // len(memories)
+            width = max(1, min(ahead, AHEAD_BYTES // max(1, size)))
+
+    def _ahead(self) -> int:
+        """Pages that may be held or under way at a time: of a history that is all new; known ground
+        is likely to be near, and what was asked for below it in vain."""
+        return AHEAD * self.link.options.parallel_requests if self.is_first else 1
+
+    def _is_ground(self, page: _Page, *, short: bool) -> bool:
+        """Whether a page of known memories goes so far down that nothing new lies below it."""
+        ground = self.ground
+        if ground is None or short:
+            return ground is not None
+        age_ms = self.link.now_ms() - ground.since_ms
+        if self.newest <= ground.second and age_ms > 1000 * GROUND_SECONDS:
+            # Nothing has come for so long that whatever was late is here: any known page is ground.
+            # Not so above it: what is known there was sent from here, over what others sent before.
+            return True
+        return page.oldest < ground.second - GROUND_SECONDS
 
 
 def _continues(above: Sequence[str], below: Sequence[str]) -> bool:

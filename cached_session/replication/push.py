@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from cached_session.history.ids import session_key
 from cached_session.journal import gates, outbox, reads
-from cached_session.journal.connection import settle
 from cached_session.journal.outbox import Forget, Outgoing
 from cached_session.remote.base import Encoded
 from cached_session.remote.naming import agent_id, memory_id, placeholder_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import memories_of, placeholder
+from cached_session.replication.ahead import give_up
 from cached_session.replication.link import Link, log
 from cached_session.replication.pace import Pace
 
@@ -136,10 +136,7 @@ async def _taking(
     try:
         yield following
     finally:
-        ahead.cancel()
-        await settle(asyncio.ensure_future(asyncio.wait([ahead])))
-        if not ahead.cancelled():
-            ahead.exception()  # seen: whoever waits has it, or has failed already
+        await give_up([ahead])
 
 
 async def packed(link: Link, found: Sequence[Outgoing], session_id: str) -> list[Parcel]:

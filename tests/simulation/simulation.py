@@ -26,7 +26,7 @@ from cached_session.history.parts import part_count
 from cached_session.journal import items, search
 from cached_session.journal.schema import FORMAT
 from cached_session.remote.naming import agent_id, memory_id
-from cached_session.replication import pull
+from cached_session.replication import pages, pull
 
 from .device import Device, Process
 from .loop import OWNER, SimLoop, Stuck, deterministic
@@ -533,9 +533,13 @@ def run(schedule: Schedule) -> Outcome:
         handler = _Errors(world)
         log.addHandler(handler)
         propagates, log.propagate = log.propagate, False
-        tuned = pull.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS
+        tuned = pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS
         plan = schedule.plan
-        pull.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = plan.overlap, plan.ground, plan.short
+        pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = (
+            plan.overlap,
+            plan.ground,
+            plan.short,
+        )
         try:
             loop.run_until_complete(world.live())
             world.check()
@@ -548,7 +552,7 @@ def run(schedule: Schedule) -> Outcome:
         finally:
             log.removeHandler(handler)
             log.propagate = propagates
-            pull.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
+            pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
             _bury(world, loop)
             shutil.rmtree(directory, ignore_errors=True)
     outcome.hash, outcome.history = world.digest(), world.history

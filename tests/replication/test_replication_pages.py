@@ -1,0 +1,104 @@
+"""The pages of a first listing are asked for side by side, and come in order."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cached_session import SyncOptions
+from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.replication.pages import Pages, step
+
+
+class Server:
+    """Lists numbers, when it is let to."""
+
+    def __init__(self, length: int, most: int = 1000) -> None:
+        self.length = length
+        self.most = most
+        self.asked: list[tuple[int, int]] = []
+        self.under_way = self.side_by_side = 0
+        self.two = asyncio.Event()
+        self.breaks_at = -1
+
+    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+        self.asked.append((offset, limit))
+        self.under_way += 1
+        self.side_by_side = max(self.side_by_side, self.under_way)
+        if self.under_way > 1:
+            self.two.set()
+        try:
+            await asyncio.sleep(0.001)
+        finally:
+            self.under_way -= 1
+        if offset == self.breaks_at:
+            raise RemoteError(Verdict.UNREACHABLE, "no")
+        end = min(self.length, offset + min(limit, self.most))
+        return [{"id": number} for number in range(offset, end)]
+
+
+def pages_of(server: Server) -> Pages:
+    return Pages(SimpleNamespace(remote=server, options=SyncOptions()), "agent")  # type: ignore[arg-type]
+
+
+async def read(server: Server, width: int, limit: int = 100) -> list[int]:
+    pages, found, offset = pages_of(server), list[int](), 0
+    try:
+        while rows := await pages.page(offset, limit, following=limit, width=width):
+            found += [row["id"] for row in rows]
+            offset += len(rows) if len(rows) < limit else step(limit)
+    finally:
+        await pages.aclose()
+    return found
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+@pytest.mark.parametrize("most", [1000, 70])
+async def test_all_of_a_listing_comes_in_order(width: int, most: int) -> None:
+    """However far ahead it is asked, also of a server that gives less than it is asked for."""
+    server = Server(1000, most)
+    found = await read(server, width)
+    assert sorted(set(found)) == list(range(1000))
+    assert found == sorted(found) or most == 1000
+    assert server.side_by_side <= min(width, SyncOptions().parallel_requests)
+
+
+async def test_requests_travel_side_by_side() -> None:
+    """As many as the options allow, though more pages are held."""
+    server = Server(5000)
+    await read(server, 8)
+    assert server.side_by_side == SyncOptions().parallel_requests
+
+
+async def test_little_is_asked_for_beyond_the_end() -> None:
+    """Once a page was not full, no further one is asked for ahead."""
+    server = Server(150)
+    await read(server, 8)
+    assert len(server.asked) <= 1 + 2 + SyncOptions().parallel_requests
+
+
+async def test_a_page_that_fails_fails_when_its_turn_comes() -> None:
+    """Those before it are handed out, and nothing is left under way."""
+    server = Server(1000)
+    server.breaks_at = 160
+    pages = pages_of(server)
+    for offset in (0, 80):
+        assert len(await pages.page(offset, 100, following=100, width=4)) == 100
+    with pytest.raises(RemoteError):
+        await pages.page(160, 100, following=100, width=4)
+    await pages.aclose()
+    assert server.under_way == 0
+
+
+async def test_a_cancelled_reader_leaves_nothing_under_way() -> None:
+    """Cancelling and closing end every request."""
+    server = Server(10_000)
+    reading = asyncio.ensure_future(read(server, 8))
+    await server.two.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert server.under_way == 0
