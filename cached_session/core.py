@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import sqlite3
@@ -18,7 +19,7 @@ from cached_session.errors import InvalidArgument, JournalError, JournalFull, Se
 from cached_session.history.ops import Dot
 from cached_session.home import Home
 from cached_session.journal import gates, reads, writes
-from cached_session.journal.connection import MEMORY, Journal
+from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.room import Room
 from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author, LastWrite, Popped, Written
@@ -333,14 +334,25 @@ class Core:
             while not await self._has_met(session_id, limit, moment, on_progress):
                 await event.wait()
                 event.clear()
-        await self.have_met(session_id)
+        if session_id not in self._met:
+            # Not waited for: it would stand in line behind the pages that are being applied.
+            self._note_met(session_id).add_done_callback(self._is_noted)
+            self._met.add(session_id)
 
     async def have_met(self, session_id: str) -> None:
         """The first read of this session has nothing to wait for (any more)."""
         if session_id not in self._met:
-            now = self.runtime.wall_ms()
-            await self.journal.write(lambda conn: reads.note_met(conn, session_id, now))
+            await settle(self._note_met(session_id))
             self._met.add(session_id)
+
+    def _note_met(self, session_id: str) -> asyncio.Future[None]:
+        now = self.runtime.wall_ms()
+        loop = asyncio.get_running_loop()
+        return self.journal.write_soon(lambda conn: reads.note_met(conn, session_id, now), loop)
+
+    def _is_noted(self, noted: asyncio.Future[None]) -> None:
+        if not noted.cancelled() and noted.exception() is not None:
+            log.warning("the next opening waits for the first read again: %s", noted.exception())
 
     async def _has_met(
         self,

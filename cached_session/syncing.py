@@ -46,7 +46,7 @@ async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> Sy
     async def step(replicator: Replicator, session_id: str) -> None:
         pushed = await replicator.push_now(session_id, upto=upto)
         tally.pushed += pushed.acked
-        pulled = await replicator.pull_now(session_id, all_holes=True)
+        pulled = await replicator.pull_since(session_id, started)
         tally.pulled += pulled.new
         await core.have_met(session_id)
 

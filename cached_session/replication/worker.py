@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import anyio
@@ -27,7 +28,7 @@ from cached_session.replication.backoff import growing
 from cached_session.replication.claim import settle_claims
 from cached_session.replication.link import Link, log
 from cached_session.replication.listen import Listener
-from cached_session.replication.pull import PullResult, pull
+from cached_session.replication.pull import PullResult, pull, repair
 from cached_session.replication.push import PushResult, push
 
 __all__ = ["Replicator"]
@@ -58,6 +59,20 @@ class _Schedule:
     """When the last pull that succeeded began: what was on the server then is here."""
     wanted: float = -math.inf
     """A pull that begins after this is wanted at once, also if one is under way."""
+    hoped: float = -math.inf
+    """The same, but it waits for the end of a push of the session, which every page would show."""
+    brought: PullResult = field(default_factory=PullResult)
+    """By the last pull that succeeded."""
+
+
+@dataclass
+class _Pull:
+    """A pull under way."""
+
+    began: float
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    result: PullResult | None = None
+    """None while it is under way, and if it failed."""
 
 
 class Replicator:
@@ -80,6 +95,8 @@ class Replicator:
         self._pull_wake = anyio.Event()
         self._schedules: dict[str, _Schedule] = {}
         self._left: dict[str, _Schedule] = {}
+        self._pulls: dict[str, _Pull] = {}
+        self._pushing: Counter[str] = Counter()
         self._touched: set[str] = set()
         self._agents: dict[str, str] = {}
         self._troubles: dict[str, tuple[int, str]] = {}
@@ -118,12 +135,25 @@ class Replicator:
             plan.wanted = moment
             self._pull_wake.set()
 
+    def _freshen_some_time(self, session_id: str) -> None:
+        """Pull this session soon, or after the push that is under way: nothing says that there is
+        anything new but what the push has stored."""
+        moment = self.link.runtime.monotonic()
+        if session_id in self._pushing:
+            plan = self._schedules[session_id]
+            plan.hoped = moment
+            # A long push must not keep others' words away.
+            plan.due = min(plan.due, moment + self.link.options.poll_interval)
+        else:
+            self.freshen(session_id, moment)
+
     def _hinted(self, agent: str | None) -> None:
         """Something was stored for an agent, or (None) anything may have been for any."""
-        names = list(self._schedules) if agent is None else [self._agents.get(agent)]
-        for name in names:
-            if name is not None:
-                self.freshen(name, self.link.runtime.monotonic())
+        if agent is None:
+            for name in list(self._schedules):
+                self._freshen_some_time(name)
+        elif agent in self._agents:
+            self.freshen(self._agents[agent], self.link.runtime.monotonic())
 
     def _deaf(self) -> None:
         """The stream is down: poll at the usual pace again."""
@@ -335,9 +365,11 @@ class Replicator:
         if wait:
             plan.due = clock() + wait
             return math.inf
-        plan.started = clock()
         try:
-            result = await self.pull_now(session_id)
+            # Whoever calls `sync` may be at it already.
+            result = await self._joined(session_id, plan.wanted)
+            if result is None:
+                result = await self.pull_now(session_id)
         except RemoteError:
             self._on_pulled(session_id)
             plan.due = clock() + max(0.05, await self.link.wait_ms(session_id) / 1000)
@@ -356,15 +388,16 @@ class Replicator:
             else min(plan.interval * GROWTH, max(options.poll_interval, options.poll_interval_idle))
         )
         plan.last = clock()
-        plan.fresh = plan.started
-        self._on_pulled(session_id)
         # Jitter by a fifth, so that devices that started together do not stay together.
         interval = plan.interval
         if self.listener.is_up:
             # One session at a time, however many are open.
             interval = max(interval, options.poll_interval_listening * len(self._schedules))
         plan.due = plan.last + interval * (0.9 + 0.2 * self.link.runtime.random.random())
-        if plan.wanted > plan.started:
+        if (
+            max(plan.wanted, -math.inf if session_id in self._pushing else plan.hoped)
+            > plan.started
+        ):
             plan.due = 0.0
         return math.inf
 
@@ -428,14 +461,26 @@ class Replicator:
             result.unsettled = in_doubt
             return result
 
+        self._pushing[session_id] += 1
         try:
             with telemetry.step("push", session_id, self.link.runtime.monotonic):
                 result = await self.link.attempt(session_id, work)
         finally:
             # Some of it may have been acknowledged before it failed.
             self._on_pushed(session_id)
+            self._end_push(session_id)
         self._troubles.pop(session_id, None)
         return result
+
+    def _end_push(self, session_id: str) -> None:
+        self._pushing[session_id] -= 1
+        if self._pushing[session_id]:
+            return
+        del self._pushing[session_id]
+        plan = self._schedules.get(session_id)
+        if plan is not None and plan.hoped > plan.started:
+            plan.due = 0.0
+            self._pull_wake.set()
 
     async def audit_now(self, session_id: str) -> AuditReport:
         """Audit one session whatever its gates say.
@@ -455,34 +500,67 @@ class Replicator:
         self._on_pulled(session_id)
         return report
 
-    async def pull_now(
-        self,
-        session_id: str,
-        progress: Callable[[int], None] | None = None,
-        *,
-        all_holes: bool = False,
-    ) -> PullResult:
+    async def pull_now(self, session_id: str, *, all_holes: bool = False) -> PullResult:
         """Pull one session whatever its gates say.
 
         Raises:
             RemoteError: after the gate was shut.
         """
-
-        def moved(new: int) -> None:
-            self._on_pulled(session_id)
-            if progress is not None:
-                progress(new)
-
-        with telemetry.step("pull", session_id, self.link.runtime.monotonic):
-            result = await self.link.attempt(
-                session_id, lambda: pull(self.link, session_id, moved, all_holes=all_holes)
-            )
+        one = self._pulls[session_id] = _Pull(self.link.runtime.monotonic())
+        plan = self._schedules.get(session_id)
+        if plan is not None:
+            plan.started = one.began
+        try:
+            with telemetry.step("pull", session_id, self.link.runtime.monotonic):
+                result = await self.link.attempt(
+                    session_id,
+                    lambda: pull(
+                        self.link,
+                        session_id,
+                        lambda _: self._on_pulled(session_id),
+                        all_holes=all_holes,
+                    ),
+                )
+            one.result = result
+        finally:
+            if self._pulls.get(session_id) is one:
+                del self._pulls[session_id]
+            one.ended.set()
         interval = self.link.options.audit_interval
         if result.went_back and interval:
             now, grace = self.link.runtime.wall_ms(), int(1000 * interval * SUSPICION)
             await self.link.journal.write(lambda conn: audits.suspect(conn, session_id, now, grace))
             self._audit_wake.set()
+        if plan is not None:
+            plan.fresh, plan.brought = max(plan.fresh, one.began), result
+        self._on_pulled(session_id)
         return result
+
+    async def pull_since(self, session_id: str, moment: float) -> PullResult:
+        """What a pull that began after the moment (monotonic) brought, and what can be found of
+        all that is missing. None is begun where one has been, or is under way.
+
+        Raises:
+            RemoteError: after the gate was shut.
+        """
+        result = await self._joined(session_id, moment)
+        plan = self._schedules.get(session_id)
+        if result is None and plan is not None and plan.fresh > moment:
+            result = plan.brought
+        if result is None:
+            return await self.pull_now(session_id, all_holes=True)
+        found = await self.link.attempt(session_id, lambda: repair(self.link, session_id))
+        self._on_pulled(session_id)
+        return replace(result, new=result.new + found.new)
+
+    async def _joined(self, session_id: str, moment: float) -> PullResult | None:
+        """The end of a pull under way that began after the moment; None if there is none, or it
+        failed."""
+        one = self._pulls.get(session_id)
+        if one is None or one.began <= moment:
+            return None
+        await one.ended.wait()
+        return one.result
 
 
 def _data_version(conn: object) -> object:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import replace
 
@@ -144,7 +145,7 @@ async def test_the_tail_has_no_gaps(device: Devices, server: DevServer) -> None:
 
 async def test_progress_is_told(device: Devices, server: DevServer) -> None:
     """The callback hears of growing numbers of items, and in the end that it is done."""
-    await fill(await device("a"), 200, batch=10)
+    await fill(await device("a"), 200, batch=1)
     heard: list[Progress] = []
     options = replace(PATIENT, first_page_size=30, page_size=60)
     b = device.new("b", options=options, on_progress=heard.append)
@@ -165,6 +166,49 @@ async def test_a_long_history_arrives_whole(device: Devices, server: DevServer) 
     assert b.status().hydrated
     await b.sync(timeout=30)
     assert server.requests.count(LISTING) <= 20
+
+
+async def test_a_sync_lists_a_new_device_once(device: Devices, server: DevServer) -> None:
+    """The pull that opening a session begins is the one that `sync` waits for."""
+    expected = await fill(await device("a"), 300, batch=30)
+    server.requests.clear()
+    b = device.new("b")
+    report = await b.sync(timeout=20)
+    assert report.pulled == 10
+    assert texts(await b.get_items()) == expected
+    # 100 rows, the rest, the end; and what was asked for ahead of that.
+    assert server.requests.count(LISTING) <= 3 + b._core.options.parallel_requests
+
+
+async def test_each_sync_sees_what_was_there_before_it(device: Devices) -> None:
+    """A pull that began before the call does not count."""
+    a, b = await device("a"), await device("b")
+    for number in range(5):
+        await a.add_items([said(str(number))])
+        await a.sync(timeout=20)
+        await b.sync(timeout=20)
+        assert len(await b.get_items()) == number + 1
+
+
+async def test_the_first_read_does_not_wait_for_a_write(device: Devices) -> None:
+    """That a session has been met is noted after whatever is being written."""
+    session = await device("a")
+    other = session._core
+    other._met.clear()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def long(_: object) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    writing = asyncio.ensure_future(other.journal.write(long))
+    await asyncio.to_thread(begun.wait, 20)
+    try:
+        await asyncio.wait_for(session.get_items(), 10)
+        assert not writing.done()
+    finally:
+        go_on.set()
+        await writing
 
 
 @pytest.mark.parametrize("limit", [0, -1])

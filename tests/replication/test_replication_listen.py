@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
-from devices import MANUAL, QUICK, Devices, said, texts, until
+from devices import BATCH, LISTING, MANUAL, QUICK, Devices, said, texts, until
 
-from cached_session import SessionCache, SyncOptions
+from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.devserver import DevServer
 from cached_session.remote import dakera, events
 from cached_session.remote.events import Events
@@ -47,6 +47,48 @@ async def test_a_write_reaches_another_device_at_once(device: Devices) -> None:
 
 async def _has(session: object, count: int) -> bool:
     return len(await session.get_items()) == count  # type: ignore[attr-defined]
+
+
+async def test_what_is_no_news_waits_for_the_push(device: Devices, server: DevServer) -> None:
+    """A stream that opens while a backlog is sent says that anything may be new. The session is
+    listed for it when the backlog is there, not between its requests; and then it is."""
+    async with CachedSession("talk", journal=device.root / "first.db", options=LISTENING) as apart:
+        await apart.add_items([said("from before")])
+    sending = server.faults.latency(0.5, route=BATCH)
+    first = device.new("first", options=LISTENING, hydrate=False)
+    flushing = asyncio.ensure_future(first.flush(timeout=20))
+    await until(lambda: _up(first))
+    await asyncio.sleep(0.1)
+    listed = server.requests.count(LISTING)
+    assert not flushing.done()
+    assert listed <= 1
+    await flushing
+    sending.remove()
+    await until(lambda: _more(server, listed))
+
+
+async def test_news_does_not_wait_for_a_push(device: Devices, server: DevServer) -> None:
+    """What another device says is fetched while a request of this one is under way."""
+    first = await device("first", options=LISTENING)
+    second = await device("second", options=LISTENING)
+    await until(lambda: _up(first) and _up(second))
+    await first.add_items([said("mine")])
+    await until(lambda: _has(second, 1))
+    with server.faults.latency(5.0, route=BATCH, count=1) as slow:
+        await first.add_items([said("slow")])
+        await until(lambda: slow.fired)
+        await second.add_items([said("theirs")])
+        await until(lambda: _has(first, 3))
+        assert await _pushing(first)
+
+
+async def _more(server: DevServer, listed: int) -> bool:
+    return server.requests.count(LISTING) > listed
+
+
+async def _pushing(session: CachedSession) -> bool:
+    replicator = session._core.home.replicator()
+    return replicator is not None and "talk" in replicator._pushing
 
 
 async def test_own_words_cause_no_pull(device: Devices) -> None:
