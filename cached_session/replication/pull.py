@@ -408,6 +408,8 @@ async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str
         return decoded
 
     async def is_explained() -> bool:
+        if len(got) >= FETCHES_A_LOOK:
+            return False  # the look ended, not what is there
         note = await link.remote.fetch(agent, placeholder_id(key, hole.dot))
         return note is not None
 
