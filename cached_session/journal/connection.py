@@ -271,9 +271,13 @@ class Journal:
         if tail:
             self._run_group(tail)
 
-    def _run_group(self, group: list[_Job[Any]]) -> None:
+    def _run_group(self, group: list[_Job[Any]], *, moved: bool = False) -> None:
         try:
-            conn = self._file.current()
+            # A transaction asks itself, under the lock, whether the file is still the one of its
+            # name: it need not be asked before.
+            conn = self._file.writer if self._file.is_ready else None
+            if conn is None or moved or group[0].alone:
+                conn = self._file.current()
             if group[0].alone:
                 with self._exclusive():
                     _end_transaction(conn)
@@ -281,7 +285,7 @@ class Journal:
             else:
                 results = self._transaction(conn, group)
         except _Moved:
-            self._run_group(group)
+            self._run_group(group, moved=True)
             return
         except _Uncommitted as failed:
             # No job is at fault, and none is run again: it could have taken effect all the same.

@@ -117,9 +117,15 @@ class File:
     def _connect(self, busy_ms: int, path: str | None = None) -> sqlite3.Connection:
         return connect(path or self.path, busy_ms, self._durability)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is open, and nothing was met that must be looked into. Whether it is still the
+        one of its name is not asked."""
+        return self.reader is not None and self.suspicion is None and not self._stale
+
     def must_open(self) -> bool:
         """Whether `current` has more to do than to say which connection writes."""
-        return self.reader is None or self.suspicion is not None or self._stale or self.is_moved()
+        return not self.is_ready or self.is_moved()
 
     def is_moved(self) -> bool:
         """Whether the open file is no longer the one of its name: one system call."""
