@@ -57,9 +57,10 @@ READ_PATIENCE = 0.005
 IDLE = 0.1
 """Seconds without a job after which the writing thread indexes a slice of what waits for it."""
 
-UNINDEXED_MOST = fulltext.SLICE
-"""Jobs after which a thread that is never idle indexes a slice all the same: what waits for it must
-not grow without end."""
+UNINDEXED_MOST = 4096
+"""Jobs after which a thread that is never idle begins to index all the same, a slice for each slice
+that is written: what waits for it must not grow without end. Most bursts are over before: of what
+it costs to write an item in each of 1,000 sessions, the index was a ninth."""
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Journal:
         self._closed = False
         self._pid = os.getpid()
         self._unindexed = 0
-        """Jobs since the search index was last looked after."""
+        """Jobs of which the search index may know nothing yet."""
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -228,7 +229,7 @@ class Journal:
 
     def _index(self) -> bool:
         """Index some of the operations that wait for it; whether to look again when idle."""
-        self._unindexed = 0
+        waiting, self._unindexed = self._unindexed, 0
         try:
             conn = self._file.writer
             if conn is None or self._file.must_open():
@@ -252,6 +253,7 @@ class Journal:
             self._file.suspect(error.error if isinstance(error, _Uncommitted) else error)
             log.warning("the search index waits for the next write: %s", error)
             return False
+        self._unindexed = max(0, waiting - fulltext.SLICE)
         return True
 
     def _run_with_followers(self, job: _Job[Any]) -> None:
