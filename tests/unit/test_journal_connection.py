@@ -26,7 +26,7 @@ from cached_session.errors import (
     SessionClosed,
 )
 from cached_session.journal import schema
-from cached_session.journal.connection import GROUP_MOST, Journal, journal_error
+from cached_session.journal.connection import GROUP_MOST, TOLD_MOST, Journal, journal_error
 
 Job = Callable[[sqlite3.Connection], Any]
 KEYS = "SELECT key FROM meta WHERE key <> 'search_index' ORDER BY key"
@@ -104,6 +104,33 @@ async def test_a_group_is_bounded(tmp_path: Path) -> None:
         assert set(results) == {1}
         assert gate.commits() == 3
         assert len(on_disk(tmp_path / "j.db")) == 2 * GROUP_MOST + 1
+
+
+async def test_each_loop_of_a_group_is_told_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs of several event loops share a commit: a loop that is gone keeps no other from being
+    told, and between its callers everybody else on a loop gets a turn."""
+    gone, here = asyncio.new_event_loop(), asyncio.get_running_loop()
+    told: list[int] = []
+    soon = here.call_soon_threadsafe
+
+    def counted(callback: Callable[..., Any], *arguments: Any, **more: Any) -> asyncio.Handle:
+        told.append(len(arguments[0]))
+        return soon(callback, *arguments, **more)
+
+    async with opened(tmp_path / "j.db") as journal:
+        gate = Gatekeeper(journal)
+        journal.write_soon(setting("gone"), gone)
+        gone.close()
+        doing = [journal.write_soon(setting(f"{n:04d}"), here) for n in range(2 * TOLD_MOST + 1)]
+        with monkeypatch.context() as patch:
+            patch.setattr(here, "call_soon_threadsafe", counted)
+            gate.let_go()
+            assert set(await asyncio.gather(*doing)) == {1}
+        assert gate.commits() == 1
+        assert told == [1, TOLD_MOST, TOLD_MOST, 1]  # the first of them is the gate's own
+        assert len(on_disk(tmp_path / "j.db")) == 2 * TOLD_MOST + 2
 
 
 @pytest.mark.parametrize("threaded", [True, False])
