@@ -144,7 +144,7 @@ class _Spec:
     client: None = None
     api_key: None = None
 
-    async def open(self, _: SyncOptions) -> _Remote:
+    async def open(self, _: SyncOptions, __: Any = None) -> _Remote:
         return _Remote(self.counting, self.device)
 
 
