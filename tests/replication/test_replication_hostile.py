@@ -48,7 +48,11 @@ def put(server: DevServer, memories: list[dict[str, Any]]) -> None:
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("stamp", [(int(time.time() * 1000) + 70 * YEAR_MS) << 16, LAST_WALL_STAMP])
+@pytest.mark.parametrize(
+    "stamp",
+    [(int(time.time() * 1000) + 70 * YEAR_MS) << 16, LAST_WALL_STAMP],
+    ids=["seventy years", "the last that a clock makes"],
+)
 async def test_a_stamp_years_ahead_is_reported_and_changes_no_order(
     device: Devices, server: DevServer, stamp: int
 ) -> None:
