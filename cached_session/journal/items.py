@@ -18,7 +18,7 @@ from cached_session.journal.tails import Seen, Tail, Tails
 
 __all__ = ["history"]
 
-SHORT_ITEMS = 256
+SHORT_ITEMS = 512
 """Up to this many items are read and decoded on the caller's thread ..."""
 SHORT_BYTES = 256 * 1024
 """... if they are no larger than this: about two milliseconds of work."""

@@ -17,10 +17,12 @@ from cached_session.journal.codec import FAST
 
 __all__ = ["Seen", "Tail", "Tails", "seen"]
 
-MOST_SESSIONS = 128
-MOST_ITEMS = 256
-MOST_BYTES = 128 * 1024
-"""Of one tail: at most 16 MiB in all."""
+MOST_ITEMS = 512
+MOST_BYTES = 256 * 1024
+"""Of one tail: what a read does on the spot (`items.SHORT_ITEMS`)."""
+MOST_BYTES_IN_ALL = 16 * 1024 * 1024
+MOST_SESSIONS = 1024
+"""However small they are."""
 
 Seen = tuple[sqlite3.Connection, int, int]
 """What the connection that writes knows of the file: the first number changes with the commits of
@@ -62,6 +64,7 @@ class Tails:
     def __init__(self) -> None:
         self._tails: OrderedDict[str, Tail] = OrderedDict()
         self._lock = threading.Lock()
+        self._size = 0
         self.file = 0
         """Counts the files that have had the journal's name: part of every version."""
 
@@ -70,6 +73,7 @@ class Tails:
         with self._lock:
             self.file += 1
             self._tails.clear()
+            self._size = 0
 
     def get(self, session_id: str) -> Tail | None:
         """What is kept of a session. Whether it is still true is for the caller to find out."""
@@ -77,13 +81,10 @@ class Tails:
         return tail if tail is not None and tail.file == self.file else None
 
     def put(self, session_id: str, tail: Tail) -> None:
-        """Keep a tail, in place of the one that was kept longest."""
+        """Keep a tail, in place of those that were kept longest."""
         with self._lock:
-            self._tails.pop(session_id, None)
-            if tail.size <= MOST_BYTES:
-                self._tails[session_id] = tail
-                if len(self._tails) > MOST_SESSIONS:
-                    self._tails.popitem(last=False)
+            self._drop(session_id)
+            self._keep(session_id, tail)
 
     def appended(
         self,
@@ -104,11 +105,9 @@ class Tails:
             texts = (*tail.texts, *added)
             gone = texts[:-MOST_ITEMS]
             size = tail.size + sum(map(len, added)) - sum(map(len, gone))
-            if size <= MOST_BYTES:
-                whole = tail.whole and not gone
-                self._tails[session_id] = Tail(
-                    tail.file, version, revision, texts[len(gone) :], whole, size
-                )
+            whole = tail.whole and not gone
+            grown = Tail(tail.file, version, revision, texts[len(gone) :], whole, size)
+            self._keep(session_id, grown)
 
     def popped(self, session_id: str, revision: int, version: Seen) -> None:
         """The last item of all was popped here: as `appended`, without that item."""
@@ -117,11 +116,25 @@ class Tails:
             if tail is not None and tail.texts:
                 *texts, last = tail.texts
                 size = tail.size - len(last)
-                self._tails[session_id] = Tail(
-                    tail.file, version, revision, tuple(texts), tail.whole, size
-                )
+                shrunk = Tail(tail.file, version, revision, tuple(texts), tail.whole, size)
+                self._keep(session_id, shrunk)
 
     def _before(self, session_id: str, revision: int) -> Tail | None:
         """The tail of the revision before this one; it is let go of, as is any other one."""
-        tail = self._tails.pop(session_id, None)
+        tail = self._drop(session_id)
         return tail if tail is not None and tail.revision == revision - 1 else None
+
+    def _drop(self, session_id: str) -> Tail | None:
+        tail = self._tails.pop(session_id, None)
+        if tail is not None:
+            self._size -= tail.size
+        return tail
+
+    def _keep(self, session_id: str, tail: Tail) -> None:
+        if tail.size > MOST_BYTES:
+            return
+        self._tails[session_id] = tail
+        self._size += tail.size
+        while self._size > MOST_BYTES_IN_ALL or len(self._tails) > MOST_SESSIONS:
+            _, oldest = self._tails.popitem(last=False)
+            self._size -= oldest.size

@@ -56,7 +56,7 @@ class Plan:
     """Rows that neighbouring listing pages share."""
     ground: int = 300
     """Seconds that a pull goes below known ground; more than a replica lags."""
-    short: int = 256
+    short: int = 512
     """Items up to which a history is read in one go."""
 
 
