@@ -61,7 +61,7 @@ async def connected(backend: Scripted, timeout: float | None = 5.0) -> str:
 
 def test_the_connections_of_a_remote_look_names_up_here() -> None:
     """Those of our own client, whatever its SDK and its HTTP library make of them."""
-    remote = connect("http://server.example", None, SyncOptions(), asyncio.to_thread)
+    remote = connect("http://server.example", None, SyncOptions())
     transport: Any = remote._client._client._transport
     assert isinstance(transport, httpx.AsyncHTTPTransport)
     assert isinstance(transport._pool._network_backend, lookups._Backend)
@@ -70,7 +70,7 @@ def test_the_connections_of_a_remote_look_names_up_here() -> None:
 def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy has a name as well."""
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
-    remote = connect("http://server.example", None, SyncOptions(), asyncio.to_thread)
+    remote = connect("http://server.example", None, SyncOptions())
     mounted: Any = [one for one in remote._client._client._mounts.values() if one is not None]
     assert mounted
     assert all(isinstance(one._pool._network_backend, lookups._Backend) for one in mounted)
