@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import pytest
 from devices import MANUAL, QUICK, SESSION, Devices, said, until
 
@@ -203,3 +204,46 @@ async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: De
             assert conn.execute("SELECT session_id FROM sessions").fetchall() == [(SESSION,)]
             assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         await a.close()
+
+
+ALL_SECONDS = 30.0
+"""For hundreds of calls; one that waited for the server would wait for its time-out alone."""
+
+
+async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close(
+    device: Devices,
+) -> None:
+    """A stream that ends in the middle of an event and stays open, and a server that then answers
+    nobody: every call of two hundred open sessions goes on, and each close waits no longer than it
+    is allowed to, with requests under way."""
+    silent = asyncio.Event()
+
+    async def answer(asked: Asked) -> None:
+        if asked.target == "/v1/events/stream":
+            asked.answer(b"", Content_Type="text/event-stream", Content_Length="1000")
+            asked.writer.write(b'event: stored\ndata: {"event_type": "stored", "agent_')
+        if silent.is_set() or asked.target == "/v1/events/stream":
+            await asked.writer.drain()
+            await asyncio.sleep(3600)
+        asked.answer([] if asked.method == "GET" else {"stored": []})
+
+    options = replace(QUICK, listen=True, request_timeout=60.0, close_timeout=0.2)
+    async with hostile(answer) as server:
+        first = device.new("a", options=options, url=server.url)
+        await first.add_items([said("before")])
+        await until(lambda: any(one.target == "/v1/events/stream" for one in server.asked))
+        silent.set()
+        others = [
+            device.new("a", f"{number}", options=options, url=server.url, hydrate=False)
+            for number in range(200)
+        ]
+        with anyio.fail_after(ALL_SECONDS):
+            for session in [first, *others]:
+                await session.add_items([said("one"), said("two")])
+                assert await session.pop_item() == said("two")
+            for session in [first, *others]:
+                assert (await session.get_items())[-1] == said("one")
+                assert (await session.entries(1))[0].item == said("one")
+                assert session.status().pending >= 1
+        with anyio.fail_after(ALL_SECONDS):
+            await asyncio.gather(*(session.close() for session in [first, *others]))
