@@ -53,8 +53,8 @@ SHELL = f"""
 make() {{ command make --dry-run -C '{ROOT}' "$@" >/dev/null; }}
 pip() {{ '{sys.executable}' '{Path(__file__).parent / "installable.py"}' "$@"; }}
 python() {{
-    [[ "$1 $2" == "-m tests."* ]] || {{ command python "$@"; return; }}
-    local help word; help=$(cd '{ROOT}'; command python -m "$2" --help)
+    [[ "$1 $2" == "-m "@(tests|benchmarks).* ]] || {{ command python "$@"; return; }}
+    local help word; help=$(cd '{ROOT}'; command python -m "$2" --help) || return 1
     for word in "$@"; do [[ $word != --* ]] || grep -q -e "$word" <<<"$help" || return 1; done
 }}
 """
