@@ -103,6 +103,11 @@ def make(seed: int) -> Schedule:
     _rewrite(Random(f"{seed}/rewrites"), steps, births, length, plan)
     if plan.poison:
         _give_up(Random(f"{seed}/parked"), steps, births, length, plan)
+    strange = Random(f"{seed}/strange")
+    if strange.random() < 0.08:
+        for _ in range(strange.randint(1, 4)):
+            args = {"session": strange.randrange(plan.sessions)}
+            steps.append(Step(strange.uniform(0, length), "nonsense", 0, args))
     past = Random(f"{seed}/past")
     if past.random() < 0.06:
         args = {"seconds": past.choice((3.0, 15.0, 60.0))}

@@ -34,6 +34,7 @@ from .network import Network
 from .oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
 from .schedule import Schedule, Step
 from .server import SimServer
+from .strangers import is_stranger, nonsense
 
 __all__ = ["Outcome", "World", "run"]
 
@@ -70,6 +71,8 @@ class World:
         self.oracle = Oracle()
         self.adds = 0
         self.ending = False
+        self.has_nonsense = False
+        """Whether somebody else has stored something under our names."""
         plan = schedule.plan
         self.names = ["talk-ü", "other"][: plan.sessions]
         self.server = SimServer(
@@ -204,6 +207,11 @@ class World:
         elif step.what == "picky":
             self.server.poison = "POISON"
             self._later(args["lasts"], lambda: setattr(self.server, "poison", None))
+        elif step.what == "nonsense":
+            random = Random(f"{self.seed}/nonsense/{step.at}")
+            name = self.names[args["session"]]
+            self.server.store(agent_id(name), [nonsense(random, name)])
+            self.has_nonsense = True
         elif step.what == "rewind":
             changed = self.server.rewind(args["seconds"])
             self.oracle.needs_audit |= bool(changed)
@@ -409,12 +417,16 @@ class World:
         ).fetchall()
         if self.oracle.discarded:
             return []
-        # What was given up is explained by its placeholder, unless the server has lost that.
+        # What was given up is explained by its placeholder, unless the server has lost that; what a
+        # stranger began never comes.
         return [
             Dot(writer, counter)
             for name, writer, counter, explained in rows
-            if (name, Dot(writer, counter)) not in self.oracle.dropped
-            or not (explained or self.oracle.needs_audit)
+            if not is_stranger(writer)
+            and (
+                (name, Dot(writer, counter)) not in self.oracle.dropped
+                or not (explained or self.oracle.needs_audit)
+            )
         ]
 
     def _check_final(self) -> None:
@@ -449,7 +461,7 @@ class World:
                     wanted = search.scan(conn, name, search.words("hello"), 1000)
                     if search.find(conn, name, search.words("hello"), 1000) != wanted:
                         raise Broken(f"d{number} does not find what it has")
-                if conflicts or unreadable:
+                if conflicts or (unreadable and not self.has_nonsense):
                     raise Broken(f"d{number} has {conflicts} conflicts, {unreadable} unreadable")
                 if holes := self._holes(conn):
                     raise Broken(f"d{number} misses {holes}")
@@ -486,7 +498,11 @@ class World:
                     for part in range(part_count(payload)):
                         wanted.add(memory_id(key, Dot(writer, counter), index, part))
                 # The notes of claims stay, as the pops do.
-                held = {i for i in self.server.ids(agent_id(name)) if not i.startswith("csn")}
+                held = {
+                    identity
+                    for identity in self.server.ids(agent_id(name))
+                    if not (identity.startswith("csn") or is_stranger(identity.split("-")[2]))
+                }
                 allowed = set()
                 for whose, dot in self.oracle.discarded | self.oracle.dropped:
                     if whose != name:

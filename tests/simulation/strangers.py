@@ -1,0 +1,43 @@
+"""What somebody else stores under our names, by malice, by a bug, or with a version to come."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.remote.naming import memory_id
+from cached_session.remote.wire import memories_of
+
+__all__ = ["is_stranger", "nonsense"]
+
+HUGE = (1 << 31) - 1
+
+
+def is_stranger(writer: str) -> bool:
+    """Whether no device has this name."""
+    return writer.startswith("stranger")
+
+
+def nonsense(random: Random, session: str) -> dict[str, Any]:
+    """A memory with a valid tag of an operation that never was: one that cannot be read, one of a
+    later version, one of which the rest never comes, or one that a seal does not fit."""
+    key = session_key(session)
+    dot = Dot("stranger" + random.choice("abcdefgh") * 16, random.randint(1, 1 << 20))
+    op = Operation(dot, Kind.APPEND, 1 << 50, 0, ('"never said"',))
+    (memory,) = memories_of(op, op.digest(key), session)
+    said = memory["metadata"]
+    what = random.choice(("unreadable", "later", "endless", "parts", "unsealed"))
+    if what == "unreadable":
+        said["cs_s"] = random.choice(("", "zz", 17, None, []))
+    elif what == "later":
+        said["cs_v"] = 2
+        memory["id"] = memory_id(key, dot, 0).replace("cs1-", "cs2-", 1)
+    elif what == "endless":
+        said["cs_n"] = HUGE
+    elif what == "parts":
+        said["cs_p"] = HUGE
+    else:
+        said["cs_x"] = '"something else"'
+    return memory
