@@ -32,6 +32,8 @@ class Exchange(RuleBasedStateMachine):
         self.arrived: list[list[Part]] = [[] for _ in range(JOURNALS)]
         self.ops: dict[Dot, Operation] = {}
         self.server: dict[str, dict] = {}
+        self.ever: dict[str, dict] = {}
+        """What the server held at some time."""
         self.ticks = 0
 
     def teardown(self) -> None:
@@ -131,6 +133,7 @@ class Exchange(RuleBasedStateMachine):
             memories = memories[:cut]
         for memory in memories:
             self.server.setdefault(memory["id"], memory)
+            self.ever[memory["id"]] = memory
         if answered:
             write(lambda conn: outbox.ack(conn, [out.seq for out in taken]))
 
@@ -149,11 +152,18 @@ class Exchange(RuleBasedStateMachine):
         """Let go of what nothing needs any more."""
         self.replicas[who].journal.write_blocking(lambda conn: compaction.prune(conn, most))
 
-    @rule(who=which, seed=st.integers(0, 1 << 20), share=st.sampled_from([0.2, 0.6, 1.0]))
-    def pull(self, who: int, seed: int, share: float) -> None:
-        """Get some of what the server lists, in any order."""
+    @rule(
+        who=which,
+        seed=st.integers(0, 1 << 20),
+        share=st.sampled_from([0.2, 0.6, 1.0]),
+        lags=st.booleans(),
+    )
+    def pull(self, who: int, seed: int, share: float, lags: bool) -> None:
+        """Get some of what the server lists, in any order; or a replica of it that lags, and lists
+        what is forgotten by now."""
         chance = random.Random(seed)
-        listed = [m for m in self.server.values() if chance.random() < share]
+        held = self.ever if lags else self.server
+        listed = [m for m in held.values() if chance.random() < share]
         chance.shuffle(listed)
         self._deliver(who, listed)
 
