@@ -16,7 +16,7 @@ from typing import Any
 
 from anyio._backends import _asyncio as backend
 
-__all__ = ["OWNER", "Owner", "SimLoop", "Stuck", "deterministic"]
+__all__ = ["OWNER", "Owner", "SimLoop", "Stuck", "deterministic", "forget_tasks"]
 
 
 class Stuck(Exception):
@@ -82,6 +82,13 @@ def deterministic() -> Iterator[None]:
         yield
     finally:
         backend.CancelScope.__init__ = original  # type: ignore[method-assign]
+
+
+def forget_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """What anyio notes about a task holds the task, until it ends: those of the killed never do."""
+    for task in list(backend._task_states):
+        if task.get_loop() is loop:
+            del backend._task_states[task]
 
 
 class SimLoop(asyncio.BaseEventLoop):

@@ -29,7 +29,7 @@ from cached_session.remote.naming import agent_id, memory_id
 from cached_session.replication import pages, pull
 
 from .device import Device, Process
-from .loop import OWNER, SimLoop, Stuck, deterministic
+from .loop import OWNER, SimLoop, Stuck, deterministic, forget_tasks
 from .network import Network
 from .oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
 from .schedule import Schedule, Step
@@ -589,6 +589,7 @@ def _bury(world: World, loop: SimLoop) -> None:
         loop._ready.clear()  # type: ignore[attr-defined]
         loop._scheduled.clear()  # type: ignore[attr-defined]
         loop.set_exception_handler(lambda *_: None)
+        forget_tasks(loop)
         asyncio.set_event_loop(None)
         loop.close()
 
