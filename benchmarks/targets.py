@@ -175,8 +175,10 @@ TARGETS: tuple[Target, ...] = (
         "read 20 at p99 while a backlog is pushed, beside idle",
         1.5,
         _busy,
-        "The replicator encodes in a thread, and shares the interpreter's lock with the read: one "
-        "that finds it taken waits for the interpreter's switch interval. The median does not.",
+        "Encoding and decoding are slices on the event loop, between which a read runs undisturbed. "
+        "But a read lets go of the interpreter's lock at every row, and the threads that read the "
+        "outbox and commit acknowledgements take it then, for a moment each; where the machine has "
+        "no core to spare, the read waits for its turn besides.",
     ),
     _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
@@ -196,17 +198,18 @@ TARGETS: tuple[Target, ...] = (
         "push of 10,000 items at 20 ms, times as fast as one request an item",
         200,
         _push,
-        "Latency is a small part of a push whose requests carry hundreds of items: encoding the "
-        "memories here and storing them there is the rest. And the session's own first pull runs "
-        "beside it: pages shift while it lists, and it lists again.",
+        "Requests that carry hundreds of items each follow each other, so that operations arrive in "
+        "order. Beside their latency it is the storing there and the encoding here; and the event "
+        "stream tells the device of each of its own memories, which it has to read.",
     ),
     _at_most(
         "first 200 of 100,000 items readable on a new device, round trips at 20 ms",
         3,
         _trips,
-        "The tail is in the journal after two or three pages, as the cells with more latency show. "
-        "The read that waits for it looks again between the pages that follow, whose applying "
-        "keeps the journal's threads and the interpreter's lock busy.",
+        "Within a second the server lists in any order, and this history was stored in a few: that "
+        "the tail is whole is known when nearly all of the newest second is here, thousands of "
+        "items. Its pages are asked for side by side; those for which there is no room yet follow "
+        "as others are applied, and count as further round trips.",
     ),
     _at_most(
         "hydration of 100,000 at 20 ms, the device's own share of the time",
