@@ -8,6 +8,8 @@ START ?= 0
 KILLS ?= 3000
 STRIDE ?= 1
 SEED ?= 0
+# As many processes as there are cores; one where the tests' own words are asked for.
+JOBS ?= $(if $(findstring -s,$(ARGS)),0,auto)
 ROUND ?= $(shell date +%s)
 
 # The newest Python from 3.10 on that can make a virtual environment; PYTHON=... overrides the choice.
@@ -27,8 +29,8 @@ help: ## what can be made
 demo: $(VENV)/.demo ## see a conversation survive: no server, a second device, a server that dies
 	$(BIN)/python examples/offline_first.py $(ARGS)
 
-test: $(VENV)/.dev ## run the tests; ARGS='-k journal -x' goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run the tests; ARGS='-k journal -x' goes to pytest; JOBS=0: in one process
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages chromium, chromium-driver)
 	$(BIN)/python -m pytest -m page tests/page $(ARGS)
@@ -99,7 +101,7 @@ build: $(VENV)/.dev ## build the wheel and the source archive into dist/
 
 # Old packages warn of the new ones below them: those warnings are not ours.
 lowest: .venv-lowest/.dev ## run the tests on the lowest versions of the dependencies that we promise
-	.venv-lowest/bin/python -m pytest -W default $(ARGS)
+	.venv-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal -W default $(ARGS)
 
 clean: ## remove what was made, environments included
 	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
