@@ -175,10 +175,10 @@ TARGETS: tuple[Target, ...] = (
         "read 20 at p99 while a backlog is pushed, beside idle",
         1.5,
         _busy,
-        "Encoding and decoding are slices on the event loop, between which a read runs undisturbed. "
-        "But a read lets go of the interpreter's lock at every row, and the threads that read the "
-        "outbox and commit acknowledgements take it then, for a moment each; where the machine has "
-        "no core to spare, the read waits for its turn besides.",
+        "Encoding and decoding are slices on the event loop, between which a read runs "
+        "undisturbed. But a read lets go of the interpreter's lock at every row, and the "
+        "threads that read the outbox and commit acknowledgements take it then, for a moment "
+        "each; where the machine has no core to spare, the read waits for its turn besides.",
     ),
     _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
@@ -198,9 +198,10 @@ TARGETS: tuple[Target, ...] = (
         "push of 10,000 items at 20 ms, times as fast as one request an item",
         200,
         _push,
-        "Requests that carry hundreds of items each follow each other, so that operations arrive in "
-        "order. Beside their latency it is the storing there and the encoding here; and the event "
-        "stream tells the device of each of its own memories, which it has to read.",
+        "Requests that carry hundreds of items each follow each other, so that operations "
+        "arrive in order. Beside their latency it is the storing there and the encoding here; "
+        "and the event stream tells the device of each of its own memories, which it has to "
+        "read.",
     ),
     _at_most(
         "first 200 of 100,000 items readable on a new device, round trips at 20 ms",
