@@ -174,9 +174,11 @@ class Child:
 
     def kill(self) -> list[list[Any]]:
         """End it as a power cut does; the whole lines that were left."""
+        assert self.process.stdout is not None
         self.process.kill()
-        out, _ = self.process.communicate(timeout=CHILD_SECONDS)
-        return [json.loads(line) for line in out.splitlines(keepends=True) if line.endswith("\n")]
+        # Not `communicate`: it passes over what `told` has read ahead.
+        lines = self.process.stdout.readlines()
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def __enter__(self) -> Child:
         return self
