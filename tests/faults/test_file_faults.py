@@ -16,7 +16,7 @@ import pytest
 from children import left_by_a_killed
 from workload import said, words
 
-from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull
+from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
 
 NOBODY = 65534
 
@@ -230,6 +230,19 @@ async def test_no_room_for_the_log_is_a_full_disk_too(small_disk: Path, free: in
     assert await words(session) == ["a", *kept, "b"]
     await session.close()
     assert is_sound(journal)
+
+
+async def test_a_full_disk_is_not_called_damage(small_disk: Path) -> None:
+    """Whoever looks closer is told to free some space, and not to have the file mended."""
+    journal, ballast = small_disk / "agent.db", small_disk / "ballast"
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+    disk = os.statvfs(small_disk)
+    ballast.write_bytes(b"x" * (disk.f_bavail * disk.f_frsize))
+    found = {finding.check: finding for finding in await diagnose(journal)}
+    assert "is full" in found["journal"].message
+    assert "free some space" in found["journal"].advice
+    assert found["disk"].level == "fail"
 
 
 # -- cut short -------------------------------------------------------------------------------------

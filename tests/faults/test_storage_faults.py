@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull
+from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
 from cached_session.devserver import DevServer
 
 
@@ -147,6 +147,12 @@ async def test_a_spoiled_schema_loses_nothing(journal: Path, what: str) -> None:
         assert "nothing unsent was lost" in str(session.status().salvaged)
     (aside,) = asides(journal)
     assert aside.read_bytes() == spoiled
+    before_and_after = []
+    for _ in range(2):
+        found = {finding.check: finding for finding in await diagnose(journal)}
+        before_and_after.append((found["salvaged"].level, "set aside" in found))
+        aside.unlink(missing_ok=True)
+    assert before_and_after == [("warn", True), ("ok", False)]
 
 
 async def test_a_format_that_never_was_is_damage(journal: Path) -> None:
