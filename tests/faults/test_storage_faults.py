@@ -368,8 +368,8 @@ async def test_a_long_read_makes_no_file(
     for everybody to read: the read fails, and the next call carries over what there was."""
     journal = tmp_path / name
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items([{"role": "user", "content": str(n)} for n in range(400)])
-        assert len(await session.get_items()) == 400
+        await session.add_items([{"role": "user", "content": str(n)} for n in range(1000)])
+        assert len(await session.get_items()) == 1000
         for file in tmp_path.iterdir():
             file.rename(file.with_name(f"gone-{file.name}"))
         with monkeypatch.context() as patch:
@@ -377,4 +377,4 @@ async def test_a_long_read_makes_no_file(
             with pytest.raises(JournalError):
                 await session.get_items()
             assert not journal.exists()
-        assert len(await session.get_items()) == 400
+        assert len(await session.get_items()) == 1000
