@@ -101,7 +101,7 @@ async def test_files_are_the_owners_only_and_hold_no_key(
 
 async def _used(session: CachedSession) -> None:
     """Whatever makes a task, a thread, a lock, a connection or a file of ours."""
-    await session.add_items(said(*range(300)))
+    await session.add_items(said(*range(600)))
     await session.get_items()
     await session.entries()
     await session.sync(timeout=20)
@@ -155,7 +155,7 @@ async def test_a_cancelled_close_leaves_nothing_either(
         await session.close()
     assert left_over(journal, server) == {}
     async with CachedSession("s", journal=journal) as again:
-        assert len(await again.get_items()) == 301 + (fault == "hangs")
+        assert len(await again.get_items()) == 601 + (fault == "hangs")
 
 
 async def test_a_close_while_writes_and_a_push_are_under_way_leaves_nothing(
