@@ -14,10 +14,10 @@ from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
 from cached_session.journal import audits, outbox
 from cached_session.remote.base import Encoded
-from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
 from cached_session.replication.link import Link
+from cached_session.replication.pages import page
 from cached_session.replication.pull import pull
 from cached_session.replication.push import packed, push, store
 
@@ -111,12 +111,12 @@ async def _present(
 ) -> tuple[dict[Dot, dict[tuple[int, int], int]], set[Dot]]:
     """What the server lists: of each operation the parts, and how many their payload has; and the
     operations that have a placeholder."""
-    agent, key = agent_id(session_id), session_key(session_id)
+    key = session_key(session_id)
     present: dict[Dot, dict[tuple[int, int], int]] = {}
     explained: set[Dot] = set()
     offset, before = 0, ""
     while True:
-        memories = await link.remote.page(agent, offset=offset, limit=link.options.page_size)
+        memories = await page(link, session_id, offset, link.options.page_size)
         if not memories or (offset and str(memories[0].get("id")) == before):
             return present, explained
         before = str(memories[0].get("id"))

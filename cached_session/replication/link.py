@@ -52,6 +52,20 @@ class Sent:
             del self._ids[identity]
 
 
+@dataclass(frozen=True)
+class Reached:
+    """How far down the first listing of a session had come when it was broken off."""
+
+    offset: int
+    limit: int
+    above: tuple[str, ...]
+    """The ids right above, at most a hundred: what is found there must continue them."""
+    newest: int
+    """The newest second at its top."""
+    is_torn: bool
+    """Whether a page had not continued the one before."""
+
+
 @dataclass
 class Link:
     """One journal and one server. All of it belongs to one event loop."""
@@ -68,6 +82,8 @@ class Link:
     """Memories of a store that was broken off which the server has acknowledged, by session."""
     sent: Sent = field(default_factory=Sent)
     """What the event stream tells of that is no news here."""
+    reached: dict[str, Reached] = field(default_factory=dict)
+    """First listings that go on where they were broken off, by session."""
     _most: dict[str, int] = field(default_factory=dict)
     """Memories in one store request where a rate limit has refused more, by session."""
     _locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = field(
@@ -181,7 +197,7 @@ class Link:
             await self.meet_server(session_id)
             result = await work()
         except RemoteError as error:
-            await self._shut(session_id, error)
+            await self.shut(session_id, error)
             raise
         except CachedSessionError:
             raise
@@ -193,13 +209,15 @@ class Link:
                 f"unforeseen while syncing: {type(error).__name__}: {error}"[:300],
                 scope=Scope.SESSION,
             )
-            await self._shut(session_id, stumble)
+            await self.shut(session_id, stumble)
             raise stumble from error
         if self.remote.answered > answered:
-            await self._open(session_id)
+            await self.reopen(session_id)
         return result
 
-    async def _shut(self, session_id: str, error: RemoteError) -> None:
+    async def shut(self, session_id: str, error: RemoteError) -> float:
+        """Shut the gate that a failure shuts, for everybody behind it; seconds until it may be
+        tried again."""
         now = self.now_ms()
         whose = None if error.scope is Scope.SERVER else session_id
         if whose is not None and error.status == RATE_LIMITED:
@@ -232,8 +250,10 @@ class Link:
             error.reason,
             extra={"session": session_id, "verdict": kind, "pause": pause},
         )
+        return pause
 
-    async def _open(self, session_id: str) -> None:
+    async def reopen(self, session_id: str) -> None:
+        """Something was answered and brought the session on: failures are counted anew."""
         now = self.now_ms()
         busy = Verdict.BUSY.value
 

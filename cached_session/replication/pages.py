@@ -9,13 +9,22 @@ from typing import Any
 
 import anyio
 
+from cached_session.remote.naming import agent_id
+from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.ahead import give_up
+from cached_session.replication.backoff import growing
 from cached_session.replication.link import Link
 
-__all__ = ["Pages", "step"]
+__all__ = ["Pages", "page", "step"]
 
 OVERLAP = 20
 """Rows that neighbouring pages share: a delete between two requests moves rows across the edge."""
+TRIES = 3
+"""Of a page, once the server has given one: before that, asking tells whether it is there."""
+QUICK = 1.0
+"""Seconds within which a failure is one that the server told, or its host."""
+PATIENCE = 5.0
+"""Seconds that a listing waits in its middle because the server asks it to."""
 
 Memories = list[dict[str, Any]]
 
@@ -25,12 +34,43 @@ def step(limit: int) -> int:
     return limit - min(OVERLAP, limit // 2)
 
 
-class Pages:
-    """Of one agent. `aclose` when no more is wanted."""
+async def page(
+    link: Link, session_id: str, offset: int, limit: int, tries: int = TRIES
+) -> Memories:
+    """A page of a listing, asked for again after a pause where the server stumbles or asks for a
+    moment: a listing that got so far should not have to begin anew.
 
-    def __init__(self, link: Link, agent: str) -> None:
+    Raises:
+        RemoteError: as `Remote.page` does.
+    """
+    agent, clock = agent_id(session_id), link.runtime.monotonic
+    for failures in range(tries - 1):
+        began = clock()
+        try:
+            found = await link.remote.page(agent, offset=offset, limit=limit)
+        except RemoteError as error:
+            if error.verdict is Verdict.BUSY and (error.retry_after or 0.0) <= PATIENCE:
+                # Everybody waits, not this listing alone.
+                pause = await link.shut(session_id, error)
+            elif error.verdict is Verdict.UNREACHABLE and clock() - began < QUICK:
+                pause = growing(failures, link.options, link.runtime.random)
+            else:
+                raise
+            await anyio.sleep(pause)
+            continue
+        if failures:
+            await link.reopen(session_id)
+        return found
+    return await link.remote.page(agent, offset=offset, limit=limit)
+
+
+class Pages:
+    """Of one session. `aclose` when no more is wanted."""
+
+    def __init__(self, link: Link, session_id: str) -> None:
         self._link = link
-        self._agent = agent
+        self._session_id = session_id
+        self._is_met = False
         self._limiter = anyio.CapacityLimiter(link.options.parallel_requests)
         self._asked: deque[tuple[tuple[int, int], asyncio.Future[Memories | None]]] = deque()
         self._end = math.inf
@@ -65,7 +105,11 @@ class Pages:
         return found
 
     async def _page(self, offset: int, limit: int) -> Memories:
-        return await self._link.remote.page(self._agent, offset=offset, limit=limit)
+        found = await page(
+            self._link, self._session_id, offset, limit, TRIES if self._is_met else 1
+        )
+        self._is_met = True
+        return found
 
     async def aclose(self) -> None:
         """Give up what was asked for and not taken."""

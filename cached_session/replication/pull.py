@@ -18,8 +18,9 @@ from cached_session.history.parts import Part
 from cached_session.journal import arrivals, gates
 from cached_session.journal.arrivals import Ground, Hole, PageResult
 from cached_session.remote.naming import agent_id, memory_id, placeholder_id
+from cached_session.remote.verdicts import RemoteError
 from cached_session.remote.wire import Explained, Unreadable, decode
-from cached_session.replication.link import Link, log
+from cached_session.replication.link import Link, Reached, log
 from cached_session.replication.pace import Pace
 from cached_session.replication.pages import Pages, step
 
@@ -47,6 +48,8 @@ HOLES_A_PULL = 200
 FETCHES_A_LOOK = 1000
 """Memories fetched by id in one look for one operation, and held before they are applied: a count
 that somebody made up bounds nothing. What is left of a longer operation is for the next look."""
+SEAM = 100
+"""Ids kept of what stands above the place where a listing was broken off."""
 SLICE = 16
 """Memories decoded on the event loop at a time: some three hundred microseconds of work."""
 
@@ -94,41 +97,26 @@ async def pull(
         all_holes: look for every hole now, also those whose next look is far off.
         seen: given what each page of the listing holds, known or new.
 
+    The first listing of a session, which may be long, goes on where an earlier pull failed: what
+    had come until then is here.
+
     Raises:
         RemoteError: the first failure; what came before it is applied.
     """
     async with link.lock("pull", session_id):
-        before = await link.journal.read(lambda conn: arrivals.ground_of(conn, session_id))
         result = PullResult()
-        listing = _Listing(
-            link,
-            session_id,
-            result,
-            progress,
-            ground=None if whole or not before.is_hydrated else before,
-            seen=seen,
-            is_first=not before.is_hydrated,
-        )
-        await listing.go_through()
-        newest = listing.newest
-        result.went_back = result.finished and newest < before.second
-        if before.is_known or result.new or result.unreadable:
-            await _repair(link, session_id, result, all_holes)
-        now = link.runtime.wall_ms()
-
-        def finish(conn: Any) -> None:
-            arrivals.note_pull(
-                conn,
-                session_id,
-                now_ms=now,
-                ground=newest,
-                is_same_ground=newest == before.second,
-                hydrated=result.finished,
-                unreadable=result.unreadable,
-            )
-            gates.note_success(conn, now)
-
-        await link.journal.write(finish)
+        listing = _Listing(link, session_id, result, progress, seen)
+        try:
+            if await listing.go_down(whole=whole):
+                # What came since it was broken off stands above the place where it went on.
+                await listing.go_down()
+            if listing.before.is_known or result.new or result.unreadable:
+                await _repair(link, session_id, result, all_holes)
+        except RemoteError:
+            if result.new:
+                await link.reopen(session_id)
+            raise
+        await listing.note()
         return result
 
 
@@ -152,16 +140,18 @@ class _Listing:
     session_id: str
     result: PullResult
     progress: Callable[[int], None] | None
-    ground: Ground | None
-    """Where it may end; None goes to the very end."""
     seen: Callable[[Sequence[Part], Sequence[Dot]], None] | None
-    is_first: bool
+    before: Ground = field(default_factory=Ground)
+    ground: Ground | None = None
+    """Where it may end; None goes to the very end."""
+    is_first: bool = False
     """Whether nearly all of it will be new."""
     newest: int = 0
     """The newest second that was seen."""
 
-    async def go_through(self) -> None:
-        """Down to known ground, or to the end.
+    async def go_down(self, *, whole: bool = False) -> bool:
+        """Down to known ground, or to the end; whether it went on from where an earlier one had
+        been broken off, and came to the end.
 
         A listing may change its order between two requests, within one second or because
         somebody has deleted. What then slips through between two pages leaves a hole, unless it is
@@ -169,30 +159,61 @@ class _Listing:
         once more, in the largest pages and one after the other, until they do or until a pass
         brings nothing.
         """
-        options = self.link.options
-        pages = Pages(self.link, agent_id(self.session_id))
+        link, result, options = self.link, self.result, self.link.options
+        before = await link.journal.read(lambda conn: arrivals.ground_of(conn, self.session_id))
+        self.before, self.newest, result.finished = before, 0, False
+        self.is_first = not before.is_hydrated
+        self.ground = None if whole or self.is_first else before
+        reached = link.reached.get(self.session_id) if self.is_first and not whole else None
+        top = Reached(0, options.first_page_size, (), 0, is_torn=False)
+        pages = Pages(link, self.session_id)
         try:
             is_torn = await self._pass(
-                pages, options.first_page_size, options.page_size, ahead=self._ahead()
+                pages, reached or top, options.page_size, ahead=self._ahead()
             )
+            went_on = reached is not None and result.finished and not is_torn
+            top = Reached(0, LARGEST_PAGE, (), 0, is_torn=False)
             for _ in range(MOST_PASSES - 1):
-                if not (is_torn and self.result.finished):
+                if not (is_torn and result.finished):
                     break
-                found = self.result.new
-                is_torn = await self._pass(pages, LARGEST_PAGE, LARGEST_PAGE, ahead=1)
-                is_torn = is_torn and self.result.new > found
+                found = result.new
+                is_torn = await self._pass(pages, top, LARGEST_PAGE, ahead=1)
+                is_torn = is_torn and result.new > found
+            link.reached.pop(self.session_id, None)
         finally:
             await pages.aclose()
+        result.went_back = result.finished and self.newest < before.second
+        if went_on:
+            await self.note()
+        return went_on
 
-    async def _pass(self, pages: Pages, limit: int, following: int, ahead: int) -> bool:
-        """From the top; whether a page did not continue the one before. ``limit``: of the first
-        page; ``following``: of the others; ``ahead``: how many may be asked for side by side."""
+    async def note(self) -> None:
+        """Write down how far it came."""
+        now, result = self.link.runtime.wall_ms(), self.result
+
+        def finish(conn: Any) -> None:
+            arrivals.note_pull(
+                conn,
+                self.session_id,
+                now_ms=now,
+                ground=self.newest,
+                is_same_ground=self.newest == self.before.second,
+                hydrated=result.finished,
+                unreadable=result.unreadable,
+            )
+            gates.note_success(conn, now)
+
+        await self.link.journal.write(finish)
+
+    async def _pass(self, pages: Pages, start: Reached, following: int, ahead: int) -> bool:
+        """From a place on, mostly the top; whether a page did not continue the one before.
+        ``following``: the limit of the pages after the first; ``ahead``: how many may be asked for
+        side by side."""
         link, result = self.link, self.result
         key = session_key(self.session_id)
-        offset = 0
+        offset, limit, whole, is_torn = start.offset, start.limit, start.above, start.is_torn
+        self.newest = max(self.newest, start.newest)
         before: tuple[str, ...] = ()
-        whole: tuple[str, ...] = ()
-        is_torn = False
         strange = 0
         # Most listings end on the first page.
         width = 1
@@ -204,7 +225,8 @@ class _Listing:
                 return False
             if not memories:
                 result.finished = True
-                return is_torn
+                # It has become shorter than it was, if this is where it goes on.
+                return is_torn or offset == start.offset > 0
             page = await _decoded(memories, key)
             if page.ids == before and offset:
                 # The same page again for another offset: a server from before there were offsets.
@@ -243,6 +265,10 @@ class _Listing:
                 # Within a second a listing has any order: no end is whole before all of it is here.
                 following = min(2 * link.options.page_size, LARGEST_PAGE)
             limit = following
+            if self.is_first and whole:
+                link.reached[self.session_id] = Reached(
+                    offset, limit, whole[-SEAM:], self.newest, is_torn
+                )
             size = sum(len(part.text) for part in page.parts) * limit // len(memories)
             width = max(1, min(ahead, AHEAD_BYTES // max(1, size)))
 
@@ -352,13 +378,16 @@ async def _repair(link: Link, session_id: str, result: PullResult, all_holes: bo
         page = await _decoded(held, session_key(session_id))
         await _apply(link, session_id, page, result)
 
-    await _all(look, due)
+    failure = await _all(look, due)
+    # What was found is found, whatever became of the others.
     await apply()
     await link.journal.write(lambda conn: arrivals.note_hole_tries(conn, session_id, tried))
+    if failure is not None:
+        raise failure
 
 
-async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> None:
-    """Every look side by side; the first failure as itself, not wrapped in a group."""
+async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> Exception | None:
+    """Every look side by side; the first failure, after which none begins."""
     failures: list[Exception] = []
 
     async def one(hole: Hole) -> None:
@@ -366,14 +395,13 @@ async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> None:
             return
         try:
             await look(hole)
-        except Exception as error:  # noqa: BLE001 - raised as itself below
+        except Exception as error:  # noqa: BLE001 - returned below
             failures.append(error)
 
     async with anyio.create_task_group() as group:
         for hole in due:
             group.start_soon(one, hole)
-    if failures:
-        raise failures[0]
+    return failures[0] if failures else None
 
 
 def _next_look_ms(link: Link, hole: Hole, found: int) -> int:
