@@ -38,7 +38,7 @@ async def test_a_listing_outlives_a_server_that_fails_again_and_again(
         for text in expected:
             await a.add_items([said(text)])
         await a.sync(timeout=20)
-    server.faults.status(503, retry_after=asks, every=3)
+    server.faults.status(500 if asks is None else 503, retry_after=asks, every=3)
     b = device.new("b", options=replace(PAGES, hydrate_timeout=0.0))
     assert (await b.sync(timeout=20)).pulled == 60
     assert texts(await b.get_items()) == expected
