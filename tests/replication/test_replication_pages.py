@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +43,12 @@ class Server:
 
 
 def pages_of(server: Server) -> Pages:
-    return Pages(SimpleNamespace(remote=server, options=SyncOptions()), "agent")  # type: ignore[arg-type]
+    link = SimpleNamespace(
+        remote=server,
+        options=SyncOptions(backoff_base=0.001),
+        runtime=SimpleNamespace(monotonic=time.monotonic, random=random.Random(0)),
+    )
+    return Pages(link, "session")  # type: ignore[arg-type]
 
 
 async def read(server: Server, width: int, limit: int = 100) -> list[int]:
