@@ -69,10 +69,12 @@ Row = tuple[int, str, str, str, str | None]
 
 
 def _shape(conn: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
-    # As bytes: a name may be no text any more.
+    # As bytes: a name may be no text any more. Without the search index (a virtual table has no
+    # page of its own), which cannot even be asked for its columns where it is damaged.
     columns = conn.execute(
         "SELECT CAST(m.name AS BLOB), c.cid, CAST(c.name AS BLOB), CAST(c.type AS BLOB), c.pk "
-        "FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'"
+        "FROM sqlite_master m, pragma_table_xinfo(m.name) c "
+        "WHERE m.type = 'table' AND m.rootpage <> 0"
     ).fetchall()
     indexes = conn.execute(
         "SELECT CAST(m.name AS BLOB), CAST(m.tbl_name AS BLOB), c.seqno, CAST(c.name AS BLOB) "
