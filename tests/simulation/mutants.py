@@ -132,7 +132,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "pages that do not continue each other are taken for whole": (
         "replication/pull.py",
-        "                if not (is_torn and self.result.finished):\n",
+        "                if not (is_torn and result.finished):\n",
         "                if True:\n",
     ),
     "seals are not checked": (
