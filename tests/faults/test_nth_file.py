@@ -22,6 +22,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.mark.promise(number=1)
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", SCENES)
 def test_whichever_file_operation_fails_nothing_acknowledged_is_lost(

@@ -71,6 +71,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
     return fault
 
 
+@pytest.mark.promise(number=1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("for_good", "late"),

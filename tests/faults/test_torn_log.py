@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cached_session import CachedSession
 
 STRIDE = int(os.environ.get("STRIDE", "97"))
@@ -18,6 +20,7 @@ def said(word: str) -> list[Any]:
     return [{"role": "user", "content": word}]
 
 
+@pytest.mark.promise(number=1)
 async def test_a_torn_last_transaction_takes_nothing_else_with_it(tmp_path: Path) -> None:
     """Wherever the log is cut inside the last transaction, the ones before it are all there, the
     last one is not there in part, and the file is sound."""

@@ -32,6 +32,7 @@ clocks = st.one_of(
 stamps = st.one_of(st.integers(0, 1000), st.integers(0, MAX_STAMP), st.just(MAX_STAMP - 1))
 
 
+@pytest.mark.promise(number=4)
 @given(now=clocks, seen=stamps, mine=st.booleans(), last=clocks, gap=st.integers(0, 10**6))
 def test_a_new_run_is_later_than_everything_seen(now, seen, mine, last, gap) -> None:
     """Whatever the wall clock says, a run that starts carries a larger stamp than any seen, within
@@ -221,6 +222,7 @@ def test_a_pop_names_its_item(writer, counter, index, more) -> None:
     assert popped_by(pop_payload(ref)) == ref
 
 
+@pytest.mark.promise(number=4)
 @given(histories(), st.integers(0, 1 << 20))
 def test_visibility_asks_for_neither_order_nor_number(ops, seed) -> None:
     """The reference itself shows the same whatever order operations come in, and however often."""
@@ -229,6 +231,7 @@ def test_visibility_asks_for_neither_order_nor_number(ops, seed) -> None:
     assert visible(again) == visible(ops.values())
 
 
+@pytest.mark.promise(number=5)
 @given(histories())
 def test_what_is_shown_is_whole_batches_minus_what_was_named(ops) -> None:
     """Ten lines that share nothing with the reference agree with it: sort, then filter."""

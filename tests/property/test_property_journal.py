@@ -3,6 +3,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
+import pytest
 from histories import (
     CLOCKS,
     GAP_MS,
@@ -26,6 +27,7 @@ from cached_session.journal import reads, writes
 History = dict[Dot, Operation]
 
 
+@pytest.mark.promise(number=4)
 @settings(max_examples=200)
 @given(histories(), deliveries())
 def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History, delivery) -> None:
@@ -39,6 +41,7 @@ def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History,
             replica.check(complete(arrived, [], ops))
 
 
+@pytest.mark.promise(number=4)
 @given(histories(), deliveries(lost=0), deliveries(lost=0))
 def test_the_order_of_arrival_leaves_no_trace(ops: History, one, other) -> None:
     """Two journals that got the same operations by different ways are equal row for row."""
@@ -58,6 +61,7 @@ def test_the_order_of_arrival_leaves_no_trace(ops: History, one, other) -> None:
     assert states[0] == states[1]
 
 
+@pytest.mark.promise(number=3)
 @given(histories(), deliveries(lost=0))
 def test_an_operation_seen_twice_is_applied_once(ops: History, delivery) -> None:
     """A second delivery of a whole history changes nothing and reports nothing new."""
@@ -72,6 +76,7 @@ def test_an_operation_seen_twice_is_applied_once(ops: History, delivery) -> None
         assert replica.state() == before
 
 
+@pytest.mark.promise(number=10)
 @given(histories(), st.integers(0, 30))
 def test_a_tail_is_the_end_of_the_history(ops: History, limit: int) -> None:
     """The latest n rows, the latest n entries and their ranks agree with the whole history."""

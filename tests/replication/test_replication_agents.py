@@ -238,6 +238,7 @@ async def pair(device: Devices, wrap: Any = None, **more: Any) -> tuple[Talker, 
 WRAPPERS = pytest.mark.parametrize("wrap", [None, encrypted], ids=["plain", "encrypted"])
 
 
+@pytest.mark.promise(number=5)
 @WRAPPERS
 @pytest.mark.parametrize("streamed", [False, True], ids=["run", "streamed"])
 async def test_runners_that_talked_apart_share_one_history(
@@ -296,6 +297,7 @@ async def test_a_partition_may_come_and_go_many_times(device: Devices, wrap: Any
         assert all(order.index(earlier) < order.index(turn) for earlier in before)
 
 
+@pytest.mark.promise(number=5)
 @WRAPPERS
 async def test_news_in_the_middle_of_a_turn_splits_no_call(device: Devices, wrap: Any) -> None:
     """Another device's turns that arrive while this one's tool runs come neither between a call and
@@ -416,6 +418,7 @@ async def two(device: Devices) -> tuple[Talker, Talker, Compactor, Compactor]:
     return a, b, clients["a"], clients["b"]
 
 
+@pytest.mark.promise(number=6)
 async def test_a_compaction_keeps_what_another_device_said_meanwhile(
     two: tuple[Talker, Talker, Compactor, Compactor],
 ) -> None:

@@ -24,6 +24,8 @@ from cached_session.remote.base import Encoded
 from cached_session.replication import audit
 from cached_session.replication.link import Link
 
+pytestmark = pytest.mark.promise(number=8)
+
 
 async def talk(a: CachedSession, b: CachedSession) -> list[str]:
     """A conversation of two devices with pops, large items, and a clear at its beginning."""

@@ -25,6 +25,8 @@ from cached_session.journal import audits
 from cached_session.journal.gates import read_meta
 from cached_session.remote.naming import agent_id
 
+pytestmark = pytest.mark.promise(number=8)
+
 DAY_MS = 86_400_000
 OFTEN = replace(QUICK, audit_interval=0.3, poll_interval=3600.0, poll_interval_idle=3600.0)
 DAILY = replace(QUICK, audit_interval=86_400.0)

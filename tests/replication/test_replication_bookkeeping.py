@@ -73,6 +73,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
 HOW = ["disk full", "I/O error", "refused at the end", "done, and said to have failed"]
 
 
+@pytest.mark.promise(number=3)
 @pytest.mark.parametrize("how", HOW)
 async def test_what_the_server_took_is_acknowledged_later_and_stands_there_once(
     device: Devices, server: DevServer, book: Book, how: str

@@ -28,6 +28,8 @@ from cached_session import CachedSession, SyncTimeout
 from cached_session.devserver import DevServer
 from cached_session.runtime import Runtime
 
+pytestmark = pytest.mark.promise(number=9)
+
 BESIDE = ("-wal", "-shm")
 """What SQLite keeps beside a file that is open."""
 
@@ -190,6 +192,7 @@ async def test_both_copies_pop_what_neither_has_sent(
     assert items_on(server) == ["keep"]
 
 
+@pytest.mark.promise(number=6)
 @WAYS
 async def test_a_clear_on_one_copy_spares_the_other(
     device: Devices, server: DevServer, copy: Copy

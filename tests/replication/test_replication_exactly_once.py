@@ -26,6 +26,8 @@ from devices import (
 from cached_session.devserver import DevServer, FaultPlan, Modes
 from cached_session.devserver.faults import GARBLED
 
+pytestmark = pytest.mark.promise(number=3)
+
 LOSSES: dict[str, Callable[[FaultPlan], object]] = {
     "request lost": lambda plan: plan.lose_request(route=BATCH, count=3),
     "answer lost": lambda plan: plan.lose_response(route=BATCH, count=3),

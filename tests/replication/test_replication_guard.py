@@ -151,6 +151,7 @@ async def test_an_interrupted_guard_is_repeated(device: Devices, server: DevServ
     assert policy(server)["procedural_decay"] == "flat"
 
 
+@pytest.mark.promise(number=8)
 @pytest.mark.parametrize("guarded", [True, False])
 async def test_nothing_expires_in_sixty_days(
     device: Devices, server: DevServer, guarded: bool

@@ -210,6 +210,7 @@ ALL_SECONDS = 30.0
 """For hundreds of calls; one that waited for the server would wait for its time-out alone."""
 
 
+@pytest.mark.promise(number=2)
 async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close(
     device: Devices,
 ) -> None:

@@ -28,6 +28,7 @@ async def say(session: CachedSession, *words: str) -> None:
         await session.add_items([said(word)])
 
 
+@pytest.mark.promise(number=4)
 async def test_what_two_devices_said_apart_becomes_one_history(device: Devices) -> None:
     """Two devices that wrote apart show equal items, ranks and stamps once both have synced."""
     a, b = await device("a"), await device("b")
@@ -36,6 +37,7 @@ async def test_what_two_devices_said_apart_becomes_one_history(device: Devices) 
     assert sorted(await one_history(a, b)) == ["a1", "a2", "b1", "b2"]
 
 
+@pytest.mark.promise(number=4)
 @pytest.mark.parametrize("order", list(permutations("abc")))
 async def test_the_order_of_syncing_changes_nothing(
     device: Devices, order: tuple[str, ...]
@@ -86,6 +88,7 @@ async def test_a_clock_that_lies_keeps_cause_before_effect(device: Devices) -> N
     assert await one_history(a, b) == ["question", "answer", "thanks"]
 
 
+@pytest.mark.promise(number=5)
 async def test_batches_stay_contiguous(device: Devices) -> None:
     """Batches that two devices added at the same time are contiguous in the one history."""
     a, b = await device("a"), await device("b")
@@ -118,6 +121,7 @@ async def test_a_clear_reaches_the_other_device(device: Devices) -> None:
     assert kinds_on(device.server) == ["clear"]
 
 
+@pytest.mark.promise(number=6)
 async def test_an_append_survives_a_concurrent_clear(device: Devices) -> None:
     """A clear removes what its device had seen and leaves what another one added meanwhile."""
     a, b = await device("a"), await device("b")
@@ -129,6 +133,7 @@ async def test_an_append_survives_a_concurrent_clear(device: Devices) -> None:
     assert items_on(device.server) == ["new"]
 
 
+@pytest.mark.promise(number=6)
 async def test_clears_pops_and_words_at_the_same_time(device: Devices) -> None:
     """Two devices clear and a third one pops while apart, each having said something of its own
     that the others had not seen: what is left is what was said after the clears, and what no clear
@@ -304,6 +309,7 @@ async def test_devices_keep_each_other_up_to_date_by_themselves(device: Devices)
     await until(lambda: a.status().items == 0)
 
 
+@pytest.mark.promise(number=4)
 @pytest.mark.parametrize("seed", range(6))
 async def test_any_mixture_of_changes_and_syncs_converges(device: Devices, seed: int) -> None:
     """After random adds, pops, clears and syncs on three devices, all show exactly what was added

@@ -50,6 +50,7 @@ async def test_a_read_right_after_a_write_waits_too(device: Devices, server: Dev
     assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.promise(number=2)
 async def test_hydrate_false_never_waits(device: Devices, server: DevServer) -> None:
     """With hydrate=False the first read answers at once, and the history comes later."""
     expected = await fill(await device("a"), 3)
@@ -65,6 +66,7 @@ async def test_hydrate_false_never_waits(device: Devices, server: DevServer) -> 
     await until(shows)
 
 
+@pytest.mark.promise(number=2)
 async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
     device: Devices, server: DevServer
 ) -> None:
@@ -80,6 +82,7 @@ async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
     assert time.monotonic() - began < 0.2
 
 
+@pytest.mark.promise(number=2)
 async def test_a_server_known_to_be_gone_costs_no_first_read(
     device: Devices, server: DevServer
 ) -> None:

@@ -60,6 +60,7 @@ async def done(outcome: Any) -> None:
         await outcome
 
 
+@pytest.mark.promise(number=2)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 async def test_a_fault_of_the_network_holds_up_no_call_and_loses_nothing(
     device: Devices,
@@ -121,6 +122,7 @@ async def test_a_resolver_that_hangs_takes_no_thread_of_the_programs(
             assert names.hanging == 1
 
 
+@pytest.mark.promise(number=2)
 async def test_a_pool_that_is_used_up_holds_up_neither_calls_nor_a_sync(
     device: Devices, server: DevServer
 ) -> None:

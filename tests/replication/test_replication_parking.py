@@ -21,6 +21,8 @@ from devices import (
 from cached_session import CachedSession, InvalidArgument, SyncError, SyncTimeout
 from cached_session.devserver import DevServer, Modes
 
+pytestmark = pytest.mark.promise(number=7)
+
 STRICT = Modes(metadata_max_bytes=2000)
 """A server that takes small items only: what is larger is refused for good, by its content."""
 HUGE = "x" * 5000

@@ -203,6 +203,7 @@ async def test_a_patient_device_does_not_call_a_young_hole_absent(
     assert server.requests.count(GET) > 0
 
 
+@pytest.mark.promise(number=5)
 async def test_an_incomplete_batch_is_never_shown(device: Devices, server: DevServer) -> None:
     """A batch of which one memory is missing is not shown in part, and whole once it is there."""
     a, b = await device("a"), await device("b")
@@ -218,6 +219,7 @@ async def test_an_incomplete_batch_is_never_shown(device: Devices, server: DevSe
     assert await one_history(b, a) == ["before", "0", "1", "2", "3", "4", "after"]
 
 
+@pytest.mark.promise(number=5)
 async def test_an_incomplete_large_item_is_never_shown(device: Devices, server: DevServer) -> None:
     """An item in parts of which one is missing waits for it, and is then byte for byte the same."""
     a, b = await device("a"), await device("b")

@@ -55,6 +55,7 @@ async def test_one_process_pushes_for_all_and_another_takes_over(
     assert texts(await a.get_items()) == ["theirs", "mine", "after"]
 
 
+@pytest.mark.promise(number=1)
 async def test_a_process_killed_in_the_middle_loses_nothing(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:

@@ -135,6 +135,7 @@ async def test_a_clear_a_claim_and_a_retry_at_one_moment(server: DevServer, star
     assert set(given) <= {"one", "two", "last", "kept back", HUGE}
 
 
+@pytest.mark.promise(number=9)
 async def test_a_journal_copied_in_the_middle_of_a_push(
     server: DevServer, start: Start, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ from cached_session.devserver import DevServer
 CANARY = "canary-9d1c5b0e7f2a"
 
 
+@pytest.mark.promise(number=1)
 async def test_a_terminated_process_keeps_what_it_acknowledged(journal: Path) -> None:
     """SIGTERM in the middle of writing: every word whose call had returned is there."""
     code = """

@@ -9,6 +9,8 @@ from session_support import Child, said, words
 from cached_session import CachedSession, InvalidArgument, JournalFull, SyncOptions
 from cached_session.devserver import DevServer
 
+pytestmark = pytest.mark.promise(number=10)
+
 NOBODY = "http://127.0.0.1:1"
 """Where no server listens."""
 

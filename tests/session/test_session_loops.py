@@ -319,6 +319,7 @@ async def test_a_long_read_is_one_snapshot(journal: Path) -> None:
         assert len(await session.get_items()) == 1120
 
 
+@pytest.mark.promise(number=5)
 @pytest.mark.parametrize("readers", [4])
 def test_readers_in_threads_never_see_a_half_batch(place: str, readers: int) -> None:
     """Short reads from other threads beside a writer see whole batches only."""

@@ -149,6 +149,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.promise(number=1)
 @pytest.mark.parametrize("after", [1, 20, 60])
 async def test_a_killed_process_loses_nothing_acknowledged(journal: Path, after: int) -> None:
     """Everything whose call had returned is there; of the one under way, all or nothing."""
@@ -176,6 +177,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.promise(number=1)
 async def test_a_killed_process_never_brings_back_what_it_popped(journal: Path) -> None:
     """A pop that had returned stays a pop."""
     async with CachedSession("s", journal=journal) as session:

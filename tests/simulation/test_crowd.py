@@ -17,6 +17,7 @@ from .crowd import Crowd, in_simulation
 from .server import SimServer, failure
 
 
+@pytest.mark.promise(number=7)
 @pytest.mark.slow
 def test_one_poisoned_operation_among_ten_thousand() -> None:
     """One operation of 10,000 that the server refuses is found in a logarithm of requests on top
@@ -125,6 +126,7 @@ class Sink(SimServer):
 SECONDS = 300
 
 
+@pytest.mark.promise(number=10)
 @pytest.mark.slow
 @pytest.mark.parametrize("when_full", ["block", "reject"])
 def test_a_writer_a_hundred_times_too_fast_stays_bounded(when_full: Any) -> None:

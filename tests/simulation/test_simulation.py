@@ -17,6 +17,8 @@ SECONDS = float(os.environ.get("SIMULATION_SECONDS", "60"))
 MOST = 10_000
 
 
+@pytest.mark.promise(number=3)
+@pytest.mark.promise(number=4)
 @pytest.mark.slow
 def test_every_seed_ends_in_one_history() -> None:
     """Whatever befalls them, replicas lose nothing, repeat nothing and agree in the end."""

@@ -348,6 +348,7 @@ async def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.promise(number=1)
 @pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
 async def test_durability_is_what_was_asked_for(
     tmp_path: Path, durability: str, level: int

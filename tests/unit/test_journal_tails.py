@@ -57,6 +57,7 @@ def test_a_tail_goes_on_only_from_the_revision_before(version: Seen) -> None:
     assert tails.get("a") is None
 
 
+@pytest.mark.promise(number=10)
 def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version: Seen) -> None:
     """In bytes and in number: those that were kept longest go, whichever way another one grows."""
     monkeypatch.setattr(module, "MOST_BYTES_IN_ALL", 100)

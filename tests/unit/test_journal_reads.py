@@ -1,0 +1,50 @@
+"""What a read costs, counted in SQLite's own steps."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cached_session import CachedSession
+from cached_session.journal import reads
+
+
+async def grown(path: Path, count: int) -> Path:
+    async with CachedSession("s", journal=path) as session:
+        for start in range(0, count, 500):
+            batch = range(start, min(count, start + 500))
+            await session.add_items([{"role": "user", "content": str(n)} for n in batch])
+    return path
+
+
+def steps(path: Path, limit: int) -> int:
+    """How many steps SQLite takes for the latest items."""
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.set_progress_handler(step, 1)
+        row = reads.session_row(conn, "s")
+        assert row is not None
+        rows = reads.tail(conn, row[0], limit, 1 << 20)
+        conn.set_progress_handler(None, 0)
+        assert rows is not None
+        assert len(rows) == limit
+    return count
+
+
+@pytest.mark.promise(number=10)
+async def test_a_tail_costs_what_is_asked_for_however_long_the_history_is(tmp_path: Path) -> None:
+    """The same number of steps in a history of a hundred items and of twenty thousand; twice as
+    many for twice the items."""
+    short = await grown(tmp_path / "short.db", 100)
+    long = await grown(tmp_path / "long.db", 20_000)
+    assert steps(long, 20) == steps(short, 20)
+    assert steps(long, 40) < 2.5 * steps(long, 20)
