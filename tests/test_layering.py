@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A layer may import from itself and from the layers named here. What stands at the top of the
 # package counts as a layer of its own, by its name; `history` is the bottom.
-SEAMS = {"errors", "options", "runtime", "status", "telemetry", "wording"}
+SEAMS = {"errors", "forks", "options", "runtime", "status", "telemetry", "wording"}
 REMOTE = {"remote.base", "remote.naming", "remote.verdicts", "remote.wire"}  # all without I/O
 ENGINE = SEAMS | REMOTE | {"history", "journal", "replication"}
 ALLOWED: dict[str, set[str]] = {
@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "status": set(),
     "options": {"errors"},
     "runtime": {"errors"},
-    "telemetry": set(),
+    "forks": set(),
+    "telemetry": {"forks"},
     "wording": set(),
     "history": {"errors", "runtime"},
     "journal": SEAMS | {"history"},

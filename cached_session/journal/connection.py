@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 import aiosqlite
 
+from cached_session import forks
 from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import fulltext
 from cached_session.journal.file import File
@@ -117,6 +118,7 @@ class Journal:
         self._ended: Future[None] = Future()
         """The writing thread has closed everything; done just before its own end."""
         self._writing = threading.Lock()
+        forks.wait_for(self, self._writing, self._file.reading, self._file.asides)
         self._closed = False
         self._pid = os.getpid()
         self._unindexed = 0

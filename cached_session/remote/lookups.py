@@ -25,6 +25,8 @@ import anyio
 import httpcore
 import httpx
 
+from cached_session import forks
+
 __all__ = ["look_up_aside"]
 
 STAGGER = 0.25
@@ -45,6 +47,7 @@ class _Lookup:
 _going: dict[tuple[int, str, int], _Lookup] = {}
 """The last lookup of a name that is under way, by process: a thread does not survive a fork."""
 _guard = threading.Lock()
+forks.wait_for(_guard, _guard)
 
 
 def look_up_aside(client: httpx.AsyncClient) -> None:
@@ -155,13 +158,6 @@ def _look_up(key: tuple[int, str, int], lookup: _Lookup) -> None:
         lookup.outcome.set_exception(error)
     else:
         lookup.outcome.set_result(found)
-
-
-if hasattr(os, "register_at_fork"):
-    # Another thread may hold the lock at the fork.
-    os.register_at_fork(
-        before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release
-    )
 
 
 def _in_turn(found: Sequence[tuple[int, str]]) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -13,8 +15,9 @@ from cached_session.journal.tails import MOST_BYTES, MOST_ITEMS, Seen, Tail, Tai
 
 
 @pytest.fixture
-def version() -> Seen:
-    return sqlite3.connect(":memory:"), 1, 1
+def version() -> Iterator[Seen]:
+    with closing(sqlite3.connect(":memory:")) as conn:
+        yield conn, 1, 1
 
 
 def tail(*texts: bytes, revision: int = 1, whole: bool = True) -> Tail:

@@ -1,0 +1,92 @@
+"""A fork waits for whoever is where the child could not go on."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cached_session import forks
+from cached_session.journal.connection import Journal
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
+
+
+class Owner:
+    """Somebody who has a lock."""
+
+
+def in_child(check: Callable[[], bool]) -> bool:
+    """What a check says in a child that is forked now."""
+    with warnings.catch_warnings():
+        # From Python 3.12 on: that there are threads is the point.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        os._exit(0 if check() else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free() -> None:
+    """In the parent and in the child."""
+    owner, lock, taken, done = Owner(), threading.Lock(), threading.Event(), list[bool]()
+    forks.wait_for(owner, lock)
+
+    def work() -> None:
+        with lock:
+            taken.set()
+            time.sleep(0.2)
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    taken.wait()
+    assert in_child(lambda: done == [True] and not lock.locked())
+    assert not lock.locked()
+    thread.join()
+
+
+def test_what_is_never_let_go_of_delays_a_fork_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the child finds it taken, as it would have."""
+    monkeypatch.setattr(forks, "PATIENCE", 0.05)
+    owner, lock = Owner(), threading.Lock()
+    forks.wait_for(owner, lock)
+    with lock:
+        assert in_child(lock.locked)
+        assert lock.locked()
+    assert in_child(lambda: not lock.locked())
+
+
+def test_nobody_waits_for_what_has_gone() -> None:
+    """A lock is waited for as long as its owner lives."""
+    owner, lock = Owner(), threading.Lock()
+    forks.wait_for(owner, lock)
+    del owner
+    with lock:
+        assert lock not in [one for locks in forks._locks.values() for one in locks]
+
+
+async def test_no_child_is_forked_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
+    """SQLite's own locks are taken in it, and the child could open no journal at all."""
+    journal = Journal(tmp_path / "j.db")
+    begun, done = threading.Event(), list[bool]()
+
+    def work(conn: sqlite3.Connection) -> None:
+        conn.execute("SELECT count(*) FROM sessions").fetchone()
+        begun.set()
+        time.sleep(0.2)
+        done.append(True)
+
+    await journal.open()
+    writing = threading.Thread(target=lambda: journal.write_blocking(work))
+    writing.start()
+    begun.wait()
+    assert in_child(lambda: done == [True])
+    writing.join()
+    await journal.close()
