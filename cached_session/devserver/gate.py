@@ -51,6 +51,11 @@ CODES = {
 Abort = Callable[[Scope], None]
 """Cuts the connection that a request came on."""
 
+Finish = Callable[[int | None, bool], None]
+"""Logs a request: the status that is sent, None for a cut, and whether the route ran.
+
+It comes before the last byte of the answer: a client that has its answer finds it in the log."""
+
 
 @dataclass(frozen=True)
 class LoggedRequest:
@@ -160,43 +165,49 @@ class Gate:
             return
         faults = self._state.faults.take(scope["method"], scope["path"])
         scope[FAULTS_SCOPE] = faults
-        status, committed = await self._handle(scope, receive, send, faults)
-        entry = LoggedRequest(
-            method=scope["method"],
-            path=scope["path"],
-            query=scope.get("query_string", b"").decode("latin-1"),
-            status=status,
-            committed=committed,
-            faults=tuple(fault.kind for fault in faults),
-        )
-        self._log.add(entry)
-        if self._on_request is not None:
-            self._on_request(entry)
+
+        def finish(status: int | None, committed: bool) -> None:
+            entry = LoggedRequest(
+                method=scope["method"],
+                path=scope["path"],
+                query=scope.get("query_string", b"").decode("latin-1"),
+                status=status,
+                committed=committed,
+                faults=tuple(fault.kind for fault in faults),
+            )
+            self._log.add(entry)
+            if self._on_request is not None:
+                self._on_request(entry)
+
+        await self._handle(scope, receive, send, faults, finish)
 
     async def _handle(
-        self, scope: Scope, receive: Receive, send: Send, faults: list[Fault]
-    ) -> tuple[int | None, bool]:
-        """Answer one request; return the status sent and whether the route ran."""
+        self, scope: Scope, receive: Receive, send: Send, faults: list[Fault], finish: Finish
+    ) -> None:
+        """Answer one request, and log it."""
         refusal = await self._before(scope, faults)
-        if refusal is None and _has(faults, "drop", after=False):
+        cut = refusal is None and _has(faults, "drop", after=False)
+        if cut or (refusal is not None and refusal.status_code == 0):
+            finish(None, False)
             self._abort(scope)
-            return None, False
+            return
         if refusal is not None:
-            if refusal.status_code == 0:
-                self._abort(scope)
-                return None, False
+            finish(refusal.status_code, False)
             await refusal(scope, receive, send)
-            return refusal.status_code, False
+            return
         if scope["path"] == EVENT_STREAM:
-            return await self._stream(scope, receive, send), True
+            # A stream has no last byte that it knows of: it is logged when it is over.
+            finish(await self._stream(scope, receive, send), True)
+            return
         try:
             body = await Request(scope, receive).body()
         except ClientDisconnect:
-            return None, False
+            finish(None, False)
+            return
         for _ in range(1 + sum(fault.kind == "duplicate" for fault in faults)):
             captured = Captured()
             await self._app(scope, _replay(body), captured.send)
-        return await self._after(scope, receive, send, faults, captured), True
+        await self._after(scope, receive, send, faults, captured, finish)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Pass an answer through as it is made; return its status."""
@@ -238,30 +249,34 @@ class Gate:
         send: Send,
         faults: list[Fault],
         captured: Captured,
-    ) -> int | None:
-        """Carry out what happens to the answer; return the status sent."""
+        finish: Finish,
+    ) -> None:
+        """Carry out what happens to the answer of a route that ran, and log it."""
         for fault in faults:
             if fault.kind == "latency" and fault.after_commit:
                 await asyncio.sleep(fault.seconds)
         for fault in faults:
             if fault.kind == "drop" and fault.after_commit:
+                finish(None, True)
                 self._abort(scope)
-                return None
+                return
             if fault.kind == "status" and fault.after_commit:
+                finish(fault.status, True)
                 await self._refusal(fault)(scope, receive, send)
-                return fault.status
+                return
             if fault.kind == "garbled":
+                finish(200, True)
                 media_type, nonsense = GARBLED[fault.body]
                 await Response(nonsense, media_type=media_type)(scope, receive, send)
-                return 200
+                return
+        finish(captured.status, True)
         if _has(faults, "truncated"):
             await captured.forward(send, cut=True)
             # One turn of the loop lets the first half leave before the connection does.
             await asyncio.sleep(0.01)
             self._abort(scope)
-            return captured.status
+            return
         await captured.forward(send)
-        return captured.status
 
     def _refusal(self, fault: Fault) -> Response:
         headers = {}

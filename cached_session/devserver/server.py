@@ -105,7 +105,8 @@ class DevServer:
         modes: How undocumented behaviours are settled.
         allowed_hosts: Further Host names that an open server answers to.
         keepalive: Seconds between comments on a quiet event stream.
-        on_request: Called on the server's thread with each finished request.
+        on_request: Called on the server's thread with each finished request, before the end
+            of its answer has left.
     """
 
     def __init__(

@@ -11,6 +11,9 @@ from dakera import AsyncDakeraClient
 from dakera.models import BatchStoreMemoryItem, BatchStoreMemoryRequest
 
 from cached_session.devserver import DevServer, Fault
+from cached_session.devserver.app import build_app
+from cached_session.devserver.gate import RequestLog
+from cached_session.devserver.state import State
 
 BATCH = "POST /v1/memories/store/batch"
 
@@ -110,6 +113,37 @@ async def test_official_client_retries_a_refusal(
         await patient.store_memories_batch(batch("a"))
     assert server.requests.count(BATCH) == 2
     assert server.requests.count(BATCH, status=503) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        Fault("status", status=503),
+        Fault("status", status=503, after_commit=True),
+        Fault("garbled", body="html"),
+        Fault("truncated"),
+        Fault("drop"),
+        Fault("drop", after_commit=True),
+    ],
+)
+async def test_the_log_has_a_request_before_its_client_has_the_answer(fault: Fault | None) -> None:
+    """Whoever has an answer, or sees the line cut, finds the request in the log: what a test
+    counts does not depend on which thread was faster."""
+    state, log, logged = State(), RequestLog(), []
+
+    async def send(_message: object) -> None:
+        logged.append(len(log))
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    app = build_app(state, log, abort=lambda _: logged.append(len(log)), break_soon=lambda *_: None)
+    if fault is not None:
+        state.faults.add(fault)
+    scope = {"type": "http", "method": "GET", "path": "/v1/agents", "query_string": b""}
+    await app({**scope, "headers": [(b"host", b"localhost")]}, receive, send)
+    assert set(logged) == {1}
 
 
 @pytest.mark.parametrize(("after_commit", "stored"), [(False, set()), (True, {"a"})])
