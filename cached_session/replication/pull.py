@@ -10,24 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
-
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal import arrivals, gates
-from cached_session.journal.arrivals import Ground, Hole, PageResult
-from cached_session.remote.naming import agent_id, memory_id, placeholder_id
+from cached_session.journal.arrivals import Ground
 from cached_session.remote.verdicts import RemoteError
-from cached_session.remote.wire import Explained, Unreadable, decode
+from cached_session.replication.holes import look_for_holes
+from cached_session.replication.incoming import Page, PullResult, apply_page, read_page
 from cached_session.replication.link import Link, Reached, log
-from cached_session.replication.pace import Pace
 from cached_session.replication.pages import Pages, step
 
-__all__ = ["PullResult", "pull", "repair"]
+__all__ = ["pull"]
 
-LAST_SECOND = 1 << 40
-"""No server's clock is beyond this; NaN and infinity are not below it."""
 STRANGE_PAGES = 20
 """Pages in a row without a memory of ours after which a listing is taken to have no end."""
 MOST_PAGES = 20_000
@@ -43,41 +38,8 @@ MOST_PASSES = 4
 """Passes over a listing whose pages do not continue each other; the rest is for later pulls."""
 GROUND_SECONDS = 120
 """A pull goes this far below what the last one had seen: nodes' clocks and late visibility."""
-HOLES_A_PULL = 200
-"""Holes that one pull looks for, the longest unseen first."""
-FETCHES_A_LOOK = 1000
-"""Memories fetched by id in one look for one operation, and held before they are applied: a count
-that somebody made up bounds nothing. What is left of a longer operation is for the next look."""
 SEAM = 100
 """Ids kept of what stands above the place where a listing was broken off."""
-SLICE = 16
-"""Memories decoded on the event loop at a time: some three hundred microseconds of work."""
-
-
-@dataclass
-class PullResult:
-    """What one pull brought."""
-
-    new: int = 0
-    conflicts: int = 0
-    unreadable: int = 0
-    pages: int = 0
-    finished: bool = False
-    went_back: bool = False
-    """The newest memory on the server is older than what an earlier pull saw: perhaps it has lost
-    some, perhaps a replica lags."""
-
-
-@dataclass
-class _Page:
-    """A listing page, decoded."""
-
-    parts: list[Part] = field(default_factory=list)
-    explained: list[Dot] = field(default_factory=list)
-    unreadable: int = 0
-    newest: int = 0
-    oldest: int = 0
-    ids: tuple[str, ...] = ()
 
 
 async def pull(
@@ -111,24 +73,12 @@ async def pull(
                 # What came since it was broken off stands above the place where it went on.
                 await listing.go_down()
             if listing.before.is_known or result.new or result.unreadable:
-                await _repair(link, session_id, result, all_holes)
+                await look_for_holes(link, session_id, result, all_holes)
         except RemoteError:
             if result.new:
                 await link.reopen(session_id)
             raise
         await listing.note()
-        return result
-
-
-async def repair(link: Link, session_id: str) -> PullResult:
-    """Look for everything that is known to be missing, by id.
-
-    Raises:
-        RemoteError: the first failure; what came before it is applied.
-    """
-    async with link.lock("pull", session_id):
-        result = PullResult()
-        await _repair(link, session_id, result, all_holes=True)
         return result
 
 
@@ -227,7 +177,7 @@ class _Listing:
                 result.finished = True
                 # It has become shorter than it was, if this is where it goes on.
                 return is_torn or offset == start.offset > 0
-            page = await _decoded(memories, key)
+            page = await read_page(memories, key)
             if page.ids == before and offset:
                 # The same page again for another offset: a server from before there were offsets.
                 # The largest page is all that it can give; what lies below is found by the holes it
@@ -243,7 +193,7 @@ class _Listing:
             if self.seen is not None:
                 self.seen(page.parts, page.explained)
             self.newest = max(self.newest, page.newest)
-            applied = await _apply(link, self.session_id, page, result)
+            applied = await apply_page(link, self.session_id, page, result)
             if self.progress is not None:
                 self.progress(applied.new)
             is_ours = bool(page.parts or page.explained)
@@ -277,7 +227,7 @@ class _Listing:
         is likely to be near, and what was asked for below it in vain."""
         return AHEAD * self.link.options.parallel_requests if self.is_first else 1
 
-    def _is_ground(self, page: _Page, *, short: bool) -> bool:
+    def _is_ground(self, page: Page, *, short: bool) -> bool:
         """Whether a page of known memories goes so far down that nothing new lies below it."""
         ground = self.ground
         if ground is None or short:
@@ -300,160 +250,3 @@ def _continues(above: Sequence[str], below: Sequence[str]) -> bool:
     except ValueError:
         return False
     return tuple(above[-shared:]) == tuple(below[:shared])
-
-
-def _second(memory: dict[str, Any]) -> int | None:
-    """When the server says that it stored this; None if it says something that is no time."""
-    created = memory.get("created_at")
-    is_time = isinstance(created, (int, float)) and 0 <= created < LAST_SECOND
-    return int(created) if is_time else None  # type: ignore[arg-type]
-
-
-async def _decoded(memories: Sequence[dict[str, Any]], key: str) -> _Page:
-    page = _Page(ids=tuple(str(memory.get("id")) for memory in memories))
-    seconds = [second for memory in memories if (second := _second(memory)) is not None]
-    page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
-    pace = Pace(SLICE)
-    for memory in memories:
-        await pace.spent(1)
-        try:
-            found = decode(memory, key)
-        except Unreadable as error:
-            page.unreadable += 1
-            log.debug("a memory cannot be read and is left alone: %s", error)
-            continue
-        if isinstance(found, Part):
-            page.parts.append(found)
-        elif isinstance(found, Explained):
-            page.explained.append(found.dot)
-    return page
-
-
-async def _apply(link: Link, session_id: str, page: _Page, result: PullResult) -> PageResult:
-    result.unreadable += page.unreadable
-    if not page.parts and not page.explained:
-        return PageResult()
-    now = link.runtime.wall_ms()
-    applied = await link.journal.write(
-        lambda conn: arrivals.apply_page(conn, session_id, page.parts, page.explained, now)
-    )
-    result.new += applied.new
-    result.conflicts += applied.conflicts
-    result.unreadable += applied.damaged
-    return applied
-
-
-async def _repair(link: Link, session_id: str, result: PullResult, all_holes: bool) -> None:
-    """Fetch what the frontier misses, by id; what is not there is looked for later again."""
-    now = link.now_ms()
-    if not await link.journal.write(lambda conn: arrivals.note_holes(conn, session_id, now)):
-        return
-    due = await link.journal.read(
-        lambda conn: arrivals.holes_due(
-            conn,
-            session_id,
-            now,
-            HOLES_A_PULL,
-            longest_ms=int(1000 * link.options.poll_interval_idle),
-            everything=all_holes,
-        )
-    )
-    if not due:
-        return
-    limiter = anyio.CapacityLimiter(link.options.parallel_requests)
-    found: list[dict[str, Any]] = []
-    tried: list[tuple[Dot, int, bool]] = []
-
-    async def look(hole: Hole) -> None:
-        async with limiter:
-            memories, explained = await _fetch(link, session_id, hole)
-            found.extend(memories)
-            # Whether it is whole is decided by applying it; if it is, its row is gone.
-            tried.append((hole.dot, now + _next_look_ms(link, hole, len(memories)), explained))
-            if len(found) >= FETCHES_A_LOOK:
-                await apply()
-
-    async def apply() -> None:
-        held, found[:] = found[:], ()
-        page = await _decoded(held, session_key(session_id))
-        await _apply(link, session_id, page, result)
-
-    failure = await _all(look, due)
-    # What was found is found, whatever became of the others.
-    await apply()
-    await link.journal.write(lambda conn: arrivals.note_hole_tries(conn, session_id, tried))
-    if failure is not None:
-        raise failure
-
-
-async def _all(look: Callable[[Hole], Any], due: Sequence[Hole]) -> Exception | None:
-    """Every look side by side; the first failure, after which none begins."""
-    failures: list[Exception] = []
-
-    async def one(hole: Hole) -> None:
-        if failures:
-            return
-        try:
-            await look(hole)
-        except Exception as error:  # noqa: BLE001 - returned below
-            failures.append(error)
-
-    async with anyio.create_task_group() as group:
-        for hole in due:
-            group.start_soon(one, hole)
-    return failures[0] if failures else None
-
-
-def _next_look_ms(link: Link, hole: Hole, found: int) -> int:
-    """Eagerly at first, as for a lagging replica; then as rarely as an idle session is polled. Of
-    what was too much for one look, the rest at once."""
-    if found >= FETCHES_A_LOOK:
-        return 0
-    eager = link.options.backoff_base * 2.0 ** min(hole.tries, 16)
-    return int(1000 * min(eager, link.options.poll_interval_idle))
-
-
-async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str, Any]], bool]:
-    """The memories of an operation that can be had by id; and whether its writer parked it, which
-    says nothing against some of it being there."""
-    agent, key = agent_id(session_id), session_key(session_id)
-    have, heads = set(hole.have), dict(hole.heads)
-    got: list[dict[str, Any]] = []
-
-    async def get(index: int, part: int) -> Part | None:
-        if len(got) >= FETCHES_A_LOOK:
-            return None
-        memory = await link.remote.fetch(agent, memory_id(key, hole.dot, index, part))
-        try:
-            decoded = decode(memory, key) if memory is not None else None
-        except Unreadable:
-            decoded = None
-        if not isinstance(decoded, Part) or memory is None:
-            return None
-        got.append(memory)
-        have.add((decoded.index, decoded.part))
-        heads[decoded.index] = decoded.parts
-        return decoded
-
-    async def is_explained() -> bool:
-        if len(got) >= FETCHES_A_LOOK:
-            return False  # the look ended, not what is there
-        note = await link.remote.fetch(agent, placeholder_id(key, hole.dot))
-        return note is not None
-
-    count = hole.count
-    if not count:
-        first = await get(0, 0)
-        if first is None:
-            return [], await is_explained()
-        count = first.count
-    for index in range(count):
-        if index in hole.popped:
-            continue
-        if index not in heads and await get(index, 0) is None:
-            # One part that is not there keeps the whole from being shown: no use asking on.
-            return got, await is_explained()
-        for part in range(heads.get(index, 1)):
-            if (index, part) not in have and await get(index, part) is None:
-                return got, await is_explained()
-    return got, False

@@ -26,9 +26,11 @@ from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
 from cached_session.replication.backoff import growing
 from cached_session.replication.claim import settle_claims
+from cached_session.replication.holes import repair
+from cached_session.replication.incoming import PullResult
 from cached_session.replication.link import Link, log
 from cached_session.replication.listen import Listener
-from cached_session.replication.pull import PullResult, pull, repair
+from cached_session.replication.pull import pull
 from cached_session.replication.push import PushResult, push
 
 __all__ = ["Replicator"]

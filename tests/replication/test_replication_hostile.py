@@ -19,8 +19,9 @@ from cached_session.journal.connection import Journal
 from cached_session.journal.reads import facts
 from cached_session.remote.naming import memory_id
 from cached_session.remote.wire import memories_of
+from cached_session.replication.holes import FETCHES_A_LOOK
 from cached_session.replication.link import Link
-from cached_session.replication.pull import FETCHES_A_LOOK, pull
+from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
 
 SESSION = "talk"

@@ -151,7 +151,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        if True:\n",
     ),
     "parked: a batch stored in part is not explained": (
-        "replication/pull.py",
+        "replication/holes.py",
         "no use asking on.\n            return got, await is_explained()",
         "no use asking on.\n            return got, False",
     ),
@@ -167,7 +167,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "max(wall, 1)",
     ),
     "holes are not repaired": (
-        "replication/pull.py",
+        "replication/holes.py",
         "    due = await link.journal.read(\n",
         "    return\n    due = await link.journal.read(\n",
     ),

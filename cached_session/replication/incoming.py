@@ -1,0 +1,94 @@
+"""What the server has given: decoded, and into the journal.
+
+What cannot be read is counted and left alone; it hides nothing beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cached_session.history.ops import Dot
+from cached_session.history.parts import Part
+from cached_session.journal import arrivals
+from cached_session.journal.arrivals import PageResult
+from cached_session.remote.wire import Explained, Unreadable, decode
+from cached_session.replication.link import Link, log
+from cached_session.replication.pace import Pace
+
+__all__ = ["Page", "PullResult", "apply_page", "read_page"]
+
+LAST_SECOND = 1 << 40
+"""No server's clock is beyond this; NaN and infinity are not below it."""
+SLICE = 16
+"""Memories decoded on the event loop at a time: some three hundred microseconds of work."""
+
+
+@dataclass
+class PullResult:
+    """What one pull brought."""
+
+    new: int = 0
+    conflicts: int = 0
+    unreadable: int = 0
+    pages: int = 0
+    finished: bool = False
+    went_back: bool = False
+    """The newest memory on the server is older than what an earlier pull saw: perhaps it has lost
+    some, perhaps a replica lags."""
+
+
+@dataclass
+class Page:
+    """Memories of one listing page, or fetched by id, taken apart."""
+
+    parts: list[Part] = field(default_factory=list)
+    explained: list[Dot] = field(default_factory=list)
+    unreadable: int = 0
+    newest: int = 0
+    oldest: int = 0
+    ids: tuple[str, ...] = ()
+
+
+async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
+    """Take memories apart, on the event loop in slices; ``key`` is the session's."""
+    page = Page(ids=tuple(str(memory.get("id")) for memory in memories))
+    seconds = [second for memory in memories if (second := _second(memory)) is not None]
+    page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
+    pace = Pace(SLICE)
+    for memory in memories:
+        await pace.spent(1)
+        try:
+            found = decode(memory, key)
+        except Unreadable as error:
+            page.unreadable += 1
+            log.debug("a memory cannot be read and is left alone: %s", error)
+            continue
+        if isinstance(found, Part):
+            page.parts.append(found)
+        elif isinstance(found, Explained):
+            page.explained.append(found.dot)
+    return page
+
+
+async def apply_page(link: Link, session_id: str, page: Page, result: PullResult) -> PageResult:
+    """Apply what was read, in one transaction; what it brought is added to the result."""
+    result.unreadable += page.unreadable
+    if not page.parts and not page.explained:
+        return PageResult()
+    now = link.runtime.wall_ms()
+    applied = await link.journal.write(
+        lambda conn: arrivals.apply_page(conn, session_id, page.parts, page.explained, now)
+    )
+    result.new += applied.new
+    result.conflicts += applied.conflicts
+    result.unreadable += applied.damaged
+    return applied
+
+
+def _second(memory: dict[str, Any]) -> int | None:
+    """When the server says that it stored this; None if it says something that is no time."""
+    created = memory.get("created_at")
+    is_time = isinstance(created, (int, float)) and 0 <= created < LAST_SECOND
+    return int(created) if is_time else None  # type: ignore[arg-type]
