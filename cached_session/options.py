@@ -68,8 +68,9 @@ class SyncOptions:
     """For reaching the server at all."""
     max_batch_memories: int = 1000
     """Memories in one store request; the server takes at most 1000."""
-    max_batch_bytes: int = 512 * 1024
-    """Encoded size of one store request (a single larger memory still goes, alone)."""
+    max_batch_bytes: int = 2 * 1024 * 1024
+    """Encoded size of one store request at most (a single larger memory still goes, alone). The
+    first have at most 512 KiB; they grow while answers are quick, and shrink where none come."""
     page_size: int = 500
     """Memories in one listing page when much is to be fetched (server maximum 1000)."""
     first_page_size: int = 100

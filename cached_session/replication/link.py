@@ -22,6 +22,7 @@ from cached_session.remote.base import Remote
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.replication.backoff import pause_after
+from cached_session.replication.body import Body
 from cached_session.runtime import Runtime
 
 __all__ = ["Link"]
@@ -84,6 +85,8 @@ class Link:
     """What the event stream tells of that is no news here."""
     reached: dict[str, Reached] = field(default_factory=dict)
     """First listings that go on where they were broken off, by session."""
+    body: Body = field(init=False)
+    """How large a store request may be."""
     _most: dict[str, int] = field(default_factory=dict)
     """Memories in one store request where a rate limit has refused more, by session."""
     _locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = field(
@@ -93,6 +96,7 @@ class Link:
     _has_met: bool = False
 
     def __post_init__(self) -> None:
+        self.body = Body(self.options)
         self._last_ms, self._last = self.runtime.wall_ms(), self.runtime.monotonic()
 
     def now_ms(self) -> int:

@@ -33,7 +33,7 @@ LISTED = 1000
 """Rows of the one listing that tells which of many memories are there already."""
 RATE_LIMITED = 429
 TAKE_OPS = 1000
-TAKE_BYTES = 256 * 1024
+TAKE_BYTES = 512 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
 SLICE_BYTES = 8 * 1024
 """Memories encoded on the event loop at a time: some two hundred microseconds of work."""
@@ -166,10 +166,7 @@ def _groups(parcels: Sequence[Parcel], link: Link, session_id: str) -> list[list
     size = count = 0
     most = link.batch_most(session_id)
     for parcel in parcels:
-        fits = (
-            size + parcel.size <= link.options.max_batch_bytes
-            and count + len(parcel.memories) <= most
-        )
+        fits = size + parcel.size <= link.body.most and count + len(parcel.memories) <= most
         if groups and fits:
             groups[-1].append(parcel)
         else:
@@ -233,12 +230,15 @@ async def store(link: Link, session_id: str, memories: Sequence[Encoded]) -> set
     unkept: set[str] = set()
     for batch in _batches(memories, link, session_id, taken):
         ids = {memory.id for memory in batch}
+        size, began = sum(len(memory.data) for memory in batch), link.runtime.monotonic()
         try:
             missing = await _store_batch(link, session_id, batch)
         except RemoteError as error:
+            link.body.failed(size, error)
             if error.status == RATE_LIMITED:
                 link.batch_refused(session_id, len(batch))
             raise
+        link.body.answered(size, link.runtime.monotonic() - began)
         link.batch_taken(session_id, len(batch))
         taken |= ids - missing
         unkept |= missing
@@ -256,7 +256,7 @@ def _batches(
         if memory.id in taken:
             continue
         full = not batches or len(batches[-1]) >= most
-        if full or size + len(memory.data) > link.options.max_batch_bytes:
+        if full or size + len(memory.data) > link.body.most:
             batches.append([])
             size = 0
         batches[-1].append(memory)
