@@ -310,7 +310,7 @@ class Core:
         """A session was used: poll it at the pace of use."""
         replicator = self.home.replicator()
         if replicator is not None:
-            replicator.touch(session_id)
+            replicator.schedule.use(session_id)
 
     # -- the first read --------------------------------------------------------------------------
 
@@ -373,7 +373,7 @@ class Core:
 
         items, done = await self.journal.read(ask)
         replicator = self.home.replicator()
-        done = done or (replicator is not None and replicator.fresh(session_id) >= moment)
+        done = done or (replicator is not None and replicator.schedule.fresh(session_id) >= moment)
         if on_progress is not None:
             on_progress(Progress(session_id, items, done))
         return done
@@ -404,7 +404,7 @@ class Core:
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.home.replicator()
-        return None if replicator is None else replicator.trouble(session_id)
+        return None if replicator is None else replicator.pusher.trouble(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

@@ -44,9 +44,9 @@ async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> Sy
     upto = await core.journal.read(outbox.newest)
 
     async def step(replicator: Replicator, session_id: str) -> None:
-        pushed = await replicator.push_now(session_id, upto=upto)
+        pushed = await replicator.pusher.push_now(session_id, upto=upto)
         tally.pushed += pushed.acked
-        pulled = await replicator.pull_since(session_id, started)
+        pulled = await replicator.puller.pull_since(session_id, started)
         tally.pulled += pulled.new
         await core.have_met(session_id)
 
@@ -67,7 +67,7 @@ async def flush(core: Core, sessions: Sequence[str], timeout: float | None) -> N
     upto = await core.journal.read(outbox.newest)
 
     async def step(replicator: Replicator, session_id: str) -> None:
-        await replicator.push_now(session_id, upto=upto)
+        await replicator.pusher.push_now(session_id, upto=upto)
 
     await _until_done(core, sessions, step, _Tally(), timeout, "flush")
     parked = sum(core.status(session_id, is_closed=False).parked for session_id in sessions)
@@ -147,7 +147,7 @@ async def drain(core: Core, sessions: Sequence[str] | None) -> None:
                 if await replicator.link.wait_ms(name):
                     continue
                 try:
-                    await replicator.push_now(name)
+                    await replicator.pusher.push_now(name)
                 except RemoteError:
                     # Reported by its gate, and still in the outbox.
                     continue
@@ -159,7 +159,7 @@ async def audit(core: Core, session_id: str) -> AuditReport:
     """See `CachedSession.audit`."""
 
     async def work(replicator: Replicator) -> AuditReport:
-        return await replicator.audit_now(session_id)
+        return await replicator.auditor.audit_now(session_id)
 
     try:
         return await core.home.do(work)

@@ -1,4 +1,6 @@
 """The journal and the server, brought together: push, pull, claim, audit, and who does it when.
 
-``link`` is what all of it works with; ``worker`` the loops; the rest are one idea each.
+``worker`` owns the tasks: ``pusher``, ``puller``, ``auditor`` and ``listen``. ``schedule`` decides
+when, ``leader`` which process. One round of one session is in ``push``, ``pull`` (with ``pages``,
+``incoming`` and ``holes``), ``claim`` and ``audit``. ``link`` is what all of it works with.
 """

@@ -100,7 +100,7 @@ async def test_a_success_under_way_does_not_cut_the_pause_short(
     the pause."""
     a = await device("a")
     server.faults.latency(0.4, route=LISTING)
-    pulling = asyncio.ensure_future(a._core.home.do(lambda home: home.pull_now("talk")))
+    pulling = asyncio.ensure_future(a._core.home.do(lambda home: home.puller.pull_now("talk")))
     await until(lambda: len(server.faults.active()) and server.faults.active()[0].fired)
     server.faults.unavailable(3600, route=BATCH)
     await a.add_items([said("one")])

@@ -22,6 +22,7 @@ from cached_session.remote.events import Events
 from cached_session.remote.verdicts import RemoteError, judge
 from cached_session.replication import listen
 from cached_session.replication.listen import Listener
+from cached_session.replication.schedule import Plan
 from cached_session.runtime import Runtime
 from cached_session.testing import ManualClock, Network
 
@@ -88,7 +89,15 @@ async def _more(server: DevServer, listed: int) -> bool:
 
 async def _pushing(session: CachedSession) -> bool:
     replicator = session._core.home.replicator()
-    return replicator is not None and "talk" in replicator._pushing
+    return replicator is not None and replicator.schedule.is_pushing("talk")
+
+
+def _plan(session: CachedSession) -> Plan:
+    """When the session is pulled next."""
+    replicator = session._core.home.replicator()
+    plan = replicator and replicator.schedule.plan("talk")
+    assert plan is not None
+    return plan
 
 
 async def test_own_words_cause_no_pull(device: Devices) -> None:
@@ -97,7 +106,7 @@ async def test_own_words_cause_no_pull(device: Devices) -> None:
     second = await device("second", options=LISTENING)
     await until(lambda: _up(first) and _up(second))
     await first.sync(timeout=20)
-    plan = first._core.home.replicator()._schedules["talk"]  # type: ignore[union-attr]
+    plan = _plan(first)
     wanted = plan.wanted
     for number in range(3):
         await first.add_items([said(f"word {number}")])
@@ -119,7 +128,7 @@ async def test_words_of_an_earlier_opening_cause_no_pull(
         first = device.new("first", options=LISTENING)
         await first.get_items()
         await until(lambda: _up(first) and _up(second))
-        plan = first._core.home.replicator()._schedules["talk"]  # type: ignore[union-attr]
+        plan = _plan(first)
         await until(lambda: plan.fresh >= plan.wanted)
         wanted = plan.wanted
     await first.flush(timeout=20)
@@ -216,7 +225,7 @@ async def test_a_followed_session_is_polled_at_the_pace_of_use(
     following = asyncio.ensure_future(anext(first.changes()))
     server.requests.clear()
     await until(lambda: pulls(server) >= 12)
-    plan = first._core.home.replicator()._schedules["talk"]  # type: ignore[union-attr]
+    plan = _plan(first)
     assert plan.interval <= 2 * options.poll_interval
     await second.add_items([said("hello")])
     await second.flush(timeout=20)
@@ -281,7 +290,7 @@ async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> N
         await until(lambda: _up(sessions[0]))
         replicator = sessions[0]._core.home.replicator()
         assert replicator is not None
-        plans = replicator._schedules.values()
+        plans = replicator.schedule.plans()
 
         async def turn() -> None:
             """Let pass what is due by now."""
@@ -297,14 +306,14 @@ async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> N
         assert 6 <= len(server.requests) < 20, server.requests.all()
 
 
-def _heard(session: object) -> bool:
+def _heard(session: CachedSession) -> bool:
     """Whether the stream is up and the pull that it asked for is over."""
-    plan = session._core.home.replicator()._schedules["talk"]  # type: ignore[attr-defined]
+    plan = _plan(session)
     return _up(session) and plan.fresh >= plan.wanted
 
 
-def _up(session: object) -> bool:
-    replicator = session._core.home.replicator()  # type: ignore[attr-defined]
+def _up(session: CachedSession) -> bool:
+    replicator = session._core.home.replicator()
     return replicator is not None and replicator.listener.is_up
 
 

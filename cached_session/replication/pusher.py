@@ -1,0 +1,152 @@
+"""Pushes the sessions with something unsent, side by side, as it is written."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from collections.abc import Callable
+
+import anyio
+
+from cached_session import telemetry
+from cached_session.errors import CachedSessionError, SessionClosed
+from cached_session.journal import reads
+from cached_session.remote.verdicts import RemoteError
+from cached_session.replication.backoff import growing
+from cached_session.replication.claim import settle_claims
+from cached_session.replication.link import Link, log
+from cached_session.replication.push import PushResult, push
+from cached_session.replication.schedule import PushSchedule
+
+__all__ = ["Pusher"]
+
+
+class Pusher:
+    """The pushes of all sessions of a journal."""
+
+    def __init__(
+        self, link: Link, *, on_began: Callable[[str], None], on_ended: Callable[[str], None]
+    ) -> None:
+        """``on_began`` and ``on_ended`` are told of each push of a session, well or badly ended."""
+        self._link = link
+        self._on_began = on_began
+        self._on_ended = on_ended
+        self._wake = anyio.Event()
+        self._troubles: dict[str, tuple[int, str]] = {}
+
+    def wake(self) -> None:
+        """Something was written."""
+        self._wake.set()
+
+    def trouble(self, session_id: str | None) -> str | None:
+        """Why the journal keeps a session (None: any) from being pushed, such as a full disk: no
+        row can tell, for none can be written. Safe from any thread."""
+        if session_id is not None:
+            return self._troubles.get(session_id, (0, None))[1]
+        return next((reason for _, reason in list(self._troubles.values())), None)
+
+    async def run(self) -> None:
+        """Push what is written, by whichever process, until cancelled."""
+        options, clock = self._link.options, self._link.runtime.monotonic
+        limiter = anyio.CapacityLimiter(options.parallel_sessions)
+        schedule = PushSchedule()
+        pushing: set[str] = set()
+
+        async def one(session_id: str) -> None:
+            try:
+                async with limiter:
+                    wait = await self._push_one(session_id)
+                if wait == math.inf and await self._link.journal.read(
+                    lambda conn: reads.has_unsent(conn, session_id)
+                ):
+                    wait = 0.0  # written while the push was ending
+                schedule.put_off(session_id, clock() + wait)
+                if wait < math.inf:
+                    self._wake.set()
+            finally:
+                pushing.discard(session_id)
+
+        async with anyio.create_task_group() as group:
+            while True:
+                # Asked before the outbox is read: what is written after that changes it.
+                version = await self._link.journal.read(_data_version)
+                waiting = await self._link.journal.read(reads.pending_sessions)
+                # A push under way is nobody else's business: a long one must not hold up others.
+                due, nearest = schedule.due(waiting, clock(), besides=pushing)
+                for name in due:
+                    pushing.add(name)
+                    group.start_soon(one, name)
+                wait = min(max(0.0, nearest - clock()), options.backoff_max)
+                if await self._woken(wait, version):
+                    # More words often follow the first at once: let them leave together.
+                    await anyio.sleep(options.push_delay)
+                    schedule.written()
+
+    async def _woken(self, delay: float, version: object) -> bool:
+        """Wait for a write here, a write of another process, or the delay; True for a write."""
+        until = self._link.runtime.monotonic() + delay
+        while True:
+            left = until - self._link.runtime.monotonic()
+            if left <= 0:
+                return False
+            with anyio.move_on_after(min(left, self._link.options.watch_interval)):
+                await self._wake.wait()
+            if self._wake.is_set():
+                self._wake = anyio.Event()
+                return True
+            if await self._link.journal.read(_data_version) != version:
+                return True
+
+    async def _push_one(self, session_id: str) -> float:
+        """Push a session unless its gate is shut; seconds until it wants to be tried again."""
+        wait = await self._link.wait_ms(session_id)
+        if wait:
+            return wait / 1000
+        try:
+            result = await self.push_now(session_id)
+        except RemoteError:
+            return max(0.05, await self._link.wait_ms(session_id) / 1000)
+        except SessionClosed:
+            raise
+        except CachedSessionError as error:
+            failures, _ = self._troubles.get(session_id, (0, ""))
+            self._troubles[session_id] = failures + 1, str(error)
+            log.log(
+                logging.DEBUG if failures else logging.ERROR,
+                "push of session %r failed: %s",
+                session_id,
+                error,
+                extra={"session": session_id},
+            )
+            # What the server took, and the journal could not note, is sent again each time.
+            return growing(failures, self._link.options, self._link.runtime.random)
+        return self._link.options.claim_patience if result.unsettled else math.inf
+
+    async def push_now(self, session_id: str, *, upto: int | None = None) -> PushResult:
+        """Push one session whatever its gates say, or what was written up to a point.
+
+        Raises:
+            RemoteError: after the gate was shut.
+        """
+
+        async def work() -> PushResult:
+            in_doubt = await settle_claims(self._link, session_id)
+            result = await push(self._link, session_id, upto=upto)
+            result.unsettled = in_doubt
+            return result
+
+        self._on_began(session_id)
+        try:
+            with telemetry.step("push", session_id, self._link.runtime.monotonic):
+                result = await self._link.attempt(session_id, work)
+        finally:
+            # Some of it may have been acknowledged before it failed.
+            self._on_ended(session_id)
+        self._troubles.pop(session_id, None)
+        return result
+
+
+def _data_version(conn: sqlite3.Connection) -> object:
+    # Changes whenever another connection, of this process or another, has committed.
+    return conn.execute("PRAGMA data_version").fetchone()
