@@ -1,0 +1,100 @@
+"""What the thread that writes does with the log while nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cached_session.journal import connection
+from cached_session.journal.connection import LOGGED_MOST, Journal
+
+CARRY = "PRAGMA wal_checkpoint(PASSIVE)"
+
+
+@pytest.fixture(autouse=True)
+def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "IDLE", 0.001)
+
+
+async def watched(journal: Journal, statement: str) -> threading.Event:
+    """Set once the thread that writes comes to this statement."""
+    came = threading.Event()
+
+    def trace(sql: str) -> None:
+        if sql == statement:
+            came.set()
+
+    await journal.maintain(lambda conn: conn.set_trace_callback(trace))
+    return came
+
+
+async def write(journal: Journal, first: int, most: int) -> None:
+    for number in range(first, first + most):
+        await journal.write(
+            lambda conn, key=f"k{number}": conn.execute("INSERT INTO meta VALUES (?, 'x')", (key,))
+        )
+
+
+def count(conn: sqlite3.Connection) -> int:
+    (found,) = conn.execute("SELECT count(*) FROM meta WHERE key GLOB 'k*'").fetchone()
+    return int(found)
+
+
+async def test_a_log_that_was_carried_over_begins_anew(tmp_path: Path) -> None:
+    """Some writes and a pause later, what is written needs no more of the disk."""
+    log = tmp_path / "j.db-wal"
+    journal = Journal(tmp_path / "j.db")
+    came = await watched(journal, CARRY)
+    await write(journal, 0, LOGGED_MOST)
+    assert await asyncio.to_thread(came.wait, 20)
+    # The next job comes after what the thread is at.
+    await journal.maintain(lambda conn: conn.set_trace_callback(None))
+    size = log.stat().st_size
+    await write(journal, LOGGED_MOST, LOGGED_MOST - 1)
+    assert log.stat().st_size == size
+    assert await journal.read(count) == 2 * LOGGED_MOST - 1
+    await journal.close()
+
+
+async def test_the_log_is_carried_over_under_a_reader(tmp_path: Path) -> None:
+    """Nobody waits for another program that reads, and it goes on seeing what it saw."""
+    journal = Journal(tmp_path / "j.db", busy_timeout=3600)
+    came = await watched(journal, CARRY)
+    await write(journal, 0, 1)
+    with closing(sqlite3.connect(tmp_path / "j.db", isolation_level=None)) as other:
+        other.execute("BEGIN")
+        assert count(other) == 1
+        await write(journal, 1, LOGGED_MOST)
+        assert await asyncio.to_thread(came.wait, 20)
+        await asyncio.wait_for(write(journal, LOGGED_MOST + 1, LOGGED_MOST), 20)
+        assert count(other) == 1
+        other.execute("COMMIT")
+        assert count(other) == await journal.read(count) == 2 * LOGGED_MOST + 1
+    await journal.close()
+
+
+async def test_a_log_that_cannot_be_carried_over_holds_nothing_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the thread goes on writing."""
+    journal = Journal(tmp_path / "j.db")
+    came = threading.Event()
+
+    def refuse(_: int, name: str | None, *__: str | None) -> int:
+        if name != "wal_checkpoint":
+            return sqlite3.SQLITE_OK
+        came.set()
+        return sqlite3.SQLITE_DENY
+
+    await journal.maintain(lambda conn: conn.set_authorizer(refuse))
+    await write(journal, 0, LOGGED_MOST)
+    assert await asyncio.to_thread(came.wait, 20)
+    await write(journal, LOGGED_MOST, 1)
+    assert "the idle journal" in caplog.text
+    assert await journal.read(count) == LOGGED_MOST + 1
+    await journal.close()
