@@ -39,6 +39,13 @@ def encode_items(items: Sequence[Any]) -> list[tuple[str, int]]:
     Raises:
         InvalidArgument: if JSON cannot carry one of them exactly; the whole batch is refused.
     """
+    try:
+        texts = [orjson.dumps(item) for item in items]
+        # As for each alone, and read back in one piece: that costs a fifth less.
+        if decode_joined(b",".join(texts), len(texts)) == items:
+            return [(text.decode(), FAST) for text in texts]
+    except (orjson.JSONEncodeError, RecursionError):
+        pass
     return [encode_item(item, position) for position, item in enumerate(items)]
 
 
