@@ -122,15 +122,17 @@ def _at_least(what: str, bound: float, measure: Callable[[Parts], float], why: s
 
 HOPS = (
     "The event loop must not wait for the disk, so a write hands its job to the writing thread and "
-    "gets its answer through the loop: two hops. The statements themselves are few, as it asks for "
-    "nothing that the write before it knew. What is left is the pages that a commit writes for the "
-    "rows which the history has and a bare table has not (the operation and its two indexes, its "
-    "writer's frontier, the session), and the Python around them, which runs in caches that have "
-    "gone cold since the last call."
+    "gets its answer through the loop: one wake-up each way, of a core that sleeps by then. The "
+    "statements are few, as it asks for nothing that the write before it knew; but a commit writes "
+    "a page for each row that the history has and a bare table has not (the operation, its number "
+    "and its two indexes, its writer's frontier, the session), and the disk takes longer for them. "
+    "The largest part beside the disk is code that runs cold: after a pause of some milliseconds "
+    "all of it, SQLite's, the event loop's and ours, takes several times as long as in a loop."
 )
 MANY = (
     "Jobs that wait together share a commit, and their callers a wake-up; what is left is the rows "
-    "of each, and the loop's own work for each of its tasks."
+    "of each, and the loop's own work for each of its tasks, which takes turns with them at the "
+    "interpreter's lock."
 )
 TARGETS: tuple[Target, ...] = (
     _at_most(
