@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -100,6 +100,6 @@ def piped(home: Path, *arguments: object, **env: str) -> subprocess.CompletedPro
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=PATIENCE,
         env=environment(home, **env),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -594,7 +593,7 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
         assert name in top.stdout
 
 
-def test_looking_is_quick(tmp_path: Path, journal: Path) -> None:
+def test_looking_loads_little(tmp_path: Path, journal: Path) -> None:
     """No command loads what it does not use: the client library is for those that ask a server."""
     import subprocess
     import sys
@@ -604,7 +603,5 @@ def test_looking_is_quick(tmp_path: Path, journal: Path) -> None:
         f"app(['status', '-j', {str(journal)!r}], standalone_mode=False); "
         "print([name for name in ('dakera', 'starlette', 'agents') if name in sys.modules])"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
-    assert time.monotonic() - started < 30

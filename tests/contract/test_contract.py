@@ -26,7 +26,7 @@ from .servers import KEY, SERVERS, URL, Simulated
 
 T = TypeVar("T")
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds for what a cluster may show late (a read from another node)."""
 WRITER = "contract22"
 

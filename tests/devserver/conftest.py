@@ -27,12 +27,12 @@ async def client(server: DevServer) -> AsyncIterator[AsyncDakeraClient]:
     """The official client, without retries: a test sees each failure once."""
     if SDK_VERSION < (0, 14, 1):
         pytest.skip("the wire is tested as the official client speaks it from 0.14.1 on")
-    async with AsyncDakeraClient(server.url, max_retries=1, timeout=5) as connected:
+    async with AsyncDakeraClient(server.url, max_retries=1, timeout=60) as connected:
         yield connected
 
 
 @pytest.fixture
 async def http(server: DevServer) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP, for what the official client cannot send."""
-    async with httpx.AsyncClient(base_url=server.url, timeout=5) as connected:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as connected:
         yield connected

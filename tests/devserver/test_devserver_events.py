@@ -22,7 +22,7 @@ class Listener:
 
     async def next(self) -> dict[str, Any]:
         """Wait for the next payload."""
-        return dict(orjson.loads(await asyncio.wait_for(anext(self._payloads), 5)))
+        return dict(orjson.loads(await asyncio.wait_for(anext(self._payloads), 60)))
 
     async def close(self) -> None:
         """Leave the stream."""
@@ -148,6 +148,10 @@ async def test_stream_ends_with_the_server(
     with pytest.raises(Exception, match=r".*"):
         await listener.next()
     await client.health()
+    for _ in range(6000):
+        if not server.state.events.subscribers:
+            break
+        await asyncio.sleep(0.01)
     assert server.state.events.subscribers == 0
 
 

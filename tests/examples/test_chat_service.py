@@ -63,7 +63,7 @@ async def test_a_page_is_told_what_changes_until_the_service_ends(tmp_path: Path
         await client.post("/users/ada/messages", json={"text": "hello"})
         shown = ""
         while "heard 1 from you" not in shown:
-            shown = await asyncio.wait_for(anext(events), 20)
+            shown = await asyncio.wait_for(anext(events), 60)
         waiting = asyncio.ensure_future(anext(events, "the end"))
         await asyncio.sleep(0)
-    assert await asyncio.wait_for(waiting, 20) == "the end"
+    assert await asyncio.wait_for(waiting, 60) == "the end"

@@ -119,7 +119,7 @@ def run(python: Path, *arguments: object, at: Path) -> subprocess.CompletedProce
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

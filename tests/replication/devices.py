@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cached_session import CachedSession, Entry, SyncOptions
+import pytest
+
+from cached_session import CachedSession, Entry, SyncOptions, SyncTimeout
 from cached_session.devserver import DevServer
 from cached_session.remote.naming import agent_id
 
@@ -23,6 +25,10 @@ LISTING = "GET /v1/agents/*/memories"
 GET = "GET /v1/memory/get/*"
 POLICY = "PUT /v1/namespaces/*/memory_policy"
 
+PATIENCE = 60.0
+"""The longest wait for what happens at once on a machine that does not stall: whoever waits this
+long waits in vain."""
+
 QUICK = SyncOptions(
     durability="normal",
     push_delay=0.005,
@@ -32,8 +38,9 @@ QUICK = SyncOptions(
     backoff_base=0.05,
     backoff_max=0.2,
     denied_retry=0.2,
-    request_timeout=5.0,
-    connect_timeout=2.0,
+    request_timeout=2 * PATIENCE,
+    connect_timeout=2 * PATIENCE,
+    hydrate_timeout=PATIENCE,
     close_timeout=0.5,
     claim_patience=0.0,
     audit_interval=0.0,
@@ -66,7 +73,7 @@ class Devices:
         """A session on a device whose first look at the server is over: from here on it is apart
         until it syncs."""
         session = self.new(name, **more)
-        await session.sync(timeout=20)
+        await session.sync(timeout=PATIENCE)
         return session
 
     def new(
@@ -94,7 +101,7 @@ async def settle(*sessions: CachedSession) -> None:
     """Sync until everybody has everything: once to bring, once to fetch."""
     for _ in range(2):
         for session in sessions:
-            await session.sync(timeout=20)
+            await session.sync(timeout=PATIENCE)
 
 
 def place(entry: Entry) -> tuple[Any, ...]:
@@ -129,8 +136,21 @@ async def one_history(*sessions: CachedSession) -> list[str]:
     return texts(items)
 
 
+async def in_vain(call: Callable[..., Awaitable[Any]], has_tried: Callable[[], Any]) -> SyncTimeout:
+    """Let a `sync` or `flush` time out, each time with more patience, until it has come as far as
+    it should: a machine that stalls may let the first ones pass without an attempt."""
+    seconds = 0.3
+    while True:
+        with pytest.raises(SyncTimeout) as failure:
+            await call(timeout=seconds)
+        if has_tried():
+            return failure.value
+        assert seconds < PATIENCE, f"{call} has not come so far: {has_tried}"
+        seconds *= 2
+
+
 async def until(
-    condition: Callable[[], Any] | Callable[[], Awaitable[Any]], seconds: float = 10.0
+    condition: Callable[[], Any] | Callable[[], Awaitable[Any]], seconds: float = PATIENCE
 ) -> Any:
     """Wait until something holds; a test that waits in vain fails here, and says for what."""
     deadline = time.monotonic() + seconds
@@ -180,7 +200,7 @@ async def process(
     )
     try:
         assert running.stdout is not None
-        assert await asyncio.wait_for(running.stdout.readline(), 20) == b"ready\n"
+        assert await asyncio.wait_for(running.stdout.readline(), PATIENCE) == b"ready\n"
         yield running
     finally:
         if running.returncode is None:

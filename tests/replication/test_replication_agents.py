@@ -15,7 +15,7 @@ from agents import Agent, ModelResponse, RunConfig, Runner, Usage, function_tool
 from agents.extensions.memory import EncryptedSession
 from agents.memory import OpenAIResponsesCompactionSession
 from agents.models.interface import Model
-from devices import AGENT, QUICK, Devices, place, settle, until
+from devices import AGENT, PATIENCE, QUICK, Devices, place, settle, until
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -290,7 +290,7 @@ async def test_a_partition_may_come_and_go_many_times(device: Devices, wrap: Any
             await talker.ask()
             shown[talker.model.turn_name] = before
             if (number + place_) % (place_ + 2) == 0:
-                await talker.below.sync(timeout=20)
+                await talker.below.sync(timeout=PATIENCE)
     names = [f"turn-{name}{turn}" for name in "abc" for turn in range(1, 7)]
     order = check_history(await same(*talkers), *names)
     for turn, before in shown.items():
@@ -304,11 +304,11 @@ async def test_news_in_the_middle_of_a_turn_splits_no_call(device: Devices, wrap
     its output nor between a thought and what it led to, on either device."""
     a, b = await pair(device, wrap)
     await b.talk(3)
-    await b.below.flush(timeout=20)
+    await b.below.flush(timeout=PATIENCE)
     came: list[int] = []
 
     async def news() -> None:
-        await a.below.sync(timeout=20)
+        await a.below.sync(timeout=PATIENCE)
         came.append(len(await a.below.get_items()))
 
     await a.ask()
@@ -320,7 +320,7 @@ async def test_news_in_the_middle_of_a_turn_splits_no_call(device: Devices, wrap
     check_calls(items)
     assert {turn_of(item) for item in items} == {f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3)}
     await b.ask()
-    await a.below.sync(timeout=20)
+    await a.below.sync(timeout=PATIENCE)
     await a.ask()
     check_calls(await same(a, b))
 
@@ -341,7 +341,7 @@ async def test_a_server_that_goes_and_returns_changes_no_turn(
         mine, other = await a.session.get_items(), await b.session.get_items()
         return len(mine) == len(other) > 0 and a.below.status().pending == 0
 
-    await until(is_one, seconds=20)
+    await until(is_one)
     check_history(await same(a, b), *(f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3)))
 
 
@@ -450,7 +450,7 @@ async def test_turns_taken_while_a_compaction_waits_survive_it(
 
     async def later() -> None:
         await b.ask()
-        await b.below.flush(timeout=20)
+        await b.below.flush(timeout=PATIENCE)
 
     client.meanwhile = later
     await a.session.run_compaction(FORCE)

@@ -9,6 +9,7 @@ from devices import (
     AGENT,
     BATCH,
     MANUAL,
+    PATIENCE,
     Devices,
     items_on,
     kinds_on,
@@ -170,7 +171,7 @@ async def test_what_is_removed_while_an_audit_puts_it_back_goes_again(
 
     async def late(link: Link, session_id: str, memories: Sequence[Encoded]) -> set[str]:
         assert await b.pop_item() == said("two")
-        await b.sync(timeout=10)
+        await b.sync(timeout=PATIENCE)
         return await put_back(link, session_id, memories)
 
     monkeypatch.setattr(audit, "store", late)

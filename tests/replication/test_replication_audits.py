@@ -11,6 +11,7 @@ from devices import (
     BATCH,
     LISTING,
     MANUAL,
+    PATIENCE,
     QUICK,
     Devices,
     items_on,
@@ -39,7 +40,7 @@ async def test_what_the_server_lost_comes_back_unasked(device: Devices, server: 
     for number in range(40):
         await a.add_items([said(str(number))])
     await a.pop_item()
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     before = items_on(server)
     assert server.evict(AGENT, lambda m: m["metadata"]["cs_c"] % 3 == 0)
     await until(lambda: items_on(server) == before)
@@ -55,8 +56,8 @@ async def test_a_server_that_restarts_empty_is_filled_at_once(
     a = device.new("a", options=DAILY)
     for number in range(5):
         await a.add_items([said(str(number))])
-    await a.sync(timeout=20)
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
+    await a.sync(timeout=PATIENCE)
     with sqlite3.connect(a._core.path) as conn:  # the last audit is two hours old
         now = a._core.runtime.wall_ms()
         audits.note_audit(conn, "talk", now - 7_200_000)
@@ -71,10 +72,10 @@ async def test_a_sync_that_finds_less_than_before_has_it_put_back(
     """What a sync lists is held against what was seen before, as by any other pull."""
     a = device.new("a", options=replace(MANUAL, audit_interval=86_400.0))
     await a.add_items([said("one")])
-    await a.sync(timeout=20)
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
+    await a.sync(timeout=PATIENCE)
     server.evict(AGENT, lambda _: True)
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     await until(lambda: items_on(server) == ["one"])
 
 
@@ -84,7 +85,7 @@ async def test_an_audit_of_a_whole_server_is_cheap(device: Devices, server: DevS
     a = await device("a")
     for number in range(0, 1000, 100):
         await a.add_items([said(str(n)) for n in range(number, number + 100)])
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     server.requests.clear()
     assert (await a.audit()).healed == 0
     pages = 1 + math.ceil((1000 - 80) / 480) + 1
@@ -101,7 +102,7 @@ async def _filled(journal: Path, url: str, sessions: int) -> None:
     async with SessionCache(journal, url=url, options=QUICK) as cache:
         for number in range(sessions):
             await cache.session(f"s{number}").add_items([said("x")])
-        await cache.flush(timeout=30)
+        await cache.flush(timeout=PATIENCE)
 
 
 async def test_audits_are_spread_and_neither_repeated_nor_starved(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from devices import BATCH, QUICK, Devices, items_on, kinds_on, one_history, said, texts, until
+from devices import (
+    BATCH,
+    PATIENCE,
+    QUICK,
+    Devices,
+    items_on,
+    kinds_on,
+    one_history,
+    said,
+    texts,
+    until,
+)
 
 from cached_session import CachedSession, JournalFull, PopUnconfirmed
 from cached_session.devserver import DevServer
@@ -83,7 +93,7 @@ async def test_what_the_server_took_is_acknowledged_later_and_stands_there_once(
     each once on the server and on another device."""
     a = await device("a", options=QUICK)
     await a.add_items([said("old")])
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     await a.clear_session()
     await a.add_items([said("one"), said("two"), said("three")])
     book.how = how
@@ -98,7 +108,7 @@ async def test_what_the_server_took_is_acknowledged_later_and_stands_there_once(
     assert texts(await a.get_items()) == ["one", "two", "four"]
     book.how = None
     await until(lambda: a.status().pending == 0)
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     assert a.status().parked == 0
     assert items_on(server) == ["one", "two", "four"]
     assert kinds_on(server).count("append") == 3
@@ -117,7 +127,7 @@ async def test_a_journal_that_is_locked_while_the_server_says_yes(
     with closing(sqlite3.connect(a._core.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         await until(lambda: items_on(server) == ["one"])
-        await asyncio.sleep(1.0)
+        await until(lambda: "locked" in str(a.status().last_error))
         assert (a.status().pending, a.status().parked) == (1, 0)
         assert texts(await a.get_items()) == ["one"]
         other.execute("ROLLBACK")
@@ -150,8 +160,8 @@ async def test_an_item_that_was_won_and_not_noted_is_given_to_nobody_else(
     a = await device("a", options=QUICK, pop="confirmed")
     b = await device("b", options=QUICK, pop="confirmed")
     await a.add_items([said("one"), said("two")])
-    await a.sync(timeout=20)
-    await b.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
+    await b.sync(timeout=PATIENCE)
     book.what, book.how = CLAIM, how
     with pytest.raises(PopUnconfirmed, match="disk is full") as caught:
         await a.pop_item()
@@ -159,8 +169,8 @@ async def test_an_item_that_was_won_and_not_noted_is_given_to_nobody_else(
     assert items_on(server) == ["one"]
     book.how = None
     given: list[CachedSession] = [a, b]
-    await a.sync(timeout=20)
-    await b.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
+    await b.sync(timeout=PATIENCE)
     got = [item for session in given if (item := await session.pop_item()) is not None]
     assert got == [said("one")]
     assert await one_history(a, b, device.new("late")) == []

@@ -11,6 +11,7 @@ from devices import (
     FORGET,
     LISTING,
     MANUAL,
+    PATIENCE,
     POLICY,
     QUICK,
     Devices,
@@ -63,7 +64,7 @@ async def test_each_operation_arrives_once(device: Devices, server: DevServer, l
         await a.add_items([said(f"{number}.{part}") for part in range(3)])
     await a.pop_item()
     expected = [f"{n}.{part}" for n in range(4) for part in range(3)][:-1]
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     assert (a.status().pending, a.status().parked) == (0, 0)
     assert items_on(server) == expected
     assert Counter(kinds_on(server)) == {"append": 11, "pop": 1}
@@ -89,11 +90,11 @@ async def test_forgetting_goes_on_after_a_loss(
     await a.sync()
     await a.pop_item()
     loss(server.faults)
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     assert items_on(server) == ["one", "two"]
     server.faults.clear()
     await a.clear_session()
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     assert items_on(server) == []
 
 
@@ -101,12 +102,12 @@ async def test_a_store_cut_off_by_the_clock_arrives_once(
     device: Devices, server: DevServer
 ) -> None:
     """A request whose answer comes too late is sent again, and its item is there once."""
-    a = await device("a", options=replace(MANUAL, request_timeout=0.2))
-    server.faults.latency(0.5, after_commit=True, route=BATCH, count=1)
+    a = await device("a", options=replace(MANUAL, request_timeout=0.5))
+    server.faults.latency(1.0, after_commit=True, route=BATCH, count=1)
     await a.add_items([said("slow")])
-    await a.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
     assert items_on(server) == ["slow"]
-    await until(lambda: server.requests.count(BATCH) == 2)
+    await until(lambda: server.requests.count(BATCH) >= 2)
 
 
 MODES = {
@@ -147,12 +148,12 @@ async def test_the_history_is_the_same_on_any_server(
     await a.add_items([said(f"{LONG}{number}") for number in range(5)])
     await a.add_items([said("zero \x00 inside"), said("ok", "assistant"), said("ok")])
     server.faults.lose_response(route=BATCH, count=1)
-    await a.sync(timeout=20)
-    await b.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
+    await b.sync(timeout=PATIENCE)
     await b.add_items([said("ok"), said("no")])
     server.faults.lose_response(route=BATCH, count=1)
-    await b.sync(timeout=20)
-    await a.sync(timeout=20)
+    await b.sync(timeout=PATIENCE)
+    await a.sync(timeout=PATIENCE)
     assert await a.pop_item() == said("no")
     server.faults.lose_response(route=FORGET, count=1)
     found = await one_history(a, b, device.new("late"))

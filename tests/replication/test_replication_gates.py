@@ -13,8 +13,10 @@ from devices import (
     BATCH,
     LISTING,
     MANUAL,
+    PATIENCE,
     QUICK,
     Devices,
+    in_vain,
     items_on,
     one_history,
     process,
@@ -29,7 +31,7 @@ from cached_session.devserver import DevServer
 from cached_session.remote.naming import agent_id
 from cached_session.runtime import Runtime
 
-SLOW_TO_RETRY = replace(QUICK, backoff_base=0.1, backoff_max=0.4)
+SLOW_TO_RETRY = replace(QUICK, backoff_base=0.1, backoff_max=1.0)
 
 
 async def test_a_dead_server_is_reported_and_seldom_asked(
@@ -48,7 +50,8 @@ async def test_a_dead_server_is_reported_and_seldom_asked(
     server.requests.clear()
     await asyncio.sleep(1.0)
     assert texts(await a.get_items()) == ["one"]
-    assert 1 <= len(server.requests) <= 20
+    assert len(server.requests) <= 20
+    await until(lambda: len(server.requests))
     server.faults.clear()
     await until(lambda: a.status().pending == 0)
     await until(lambda: a.status().state == "online")
@@ -57,20 +60,17 @@ async def test_a_dead_server_is_reported_and_seldom_asked(
 
 
 async def test_a_refused_connection_is_offline_too(device: Devices, server: DevServer) -> None:
-    """Where nothing listens the state is offline, and a sync by name works as soon as it does."""
-    a = await device("a")
+    """Where nothing listens the state is offline, and a sync by name works as soon as it does:
+    it waits for no pause of an hour."""
+    a = await device("a", options=replace(MANUAL, backoff_base=3600.0, backoff_max=3600.0))
     server.stop()
     await a.add_items([said("one")])
-    with pytest.raises(SyncTimeout) as failure:
-        await a.sync(timeout=0.3)
-    assert failure.value.__cause__ is not None
-    assert "not finish in 0.3 s" in str(failure.value)
-    assert server.url in str(failure.value)
-    assert a.status().state == "offline"
+    failure = await in_vain(a.sync, lambda: a.status().state == "offline")
+    assert failure.__cause__ is not None
+    assert "sync did not finish in " in str(failure)
+    assert server.url in str(failure)
     server.start()
-    began = time.monotonic()
-    assert (await a.sync(timeout=10)).pushed == 1
-    assert time.monotonic() - began < 1.0
+    assert (await a.sync(timeout=PATIENCE)).pushed == 1
     assert a.status().state == "online"
 
 
@@ -99,13 +99,12 @@ async def test_a_success_under_way_does_not_cut_the_pause_short(
     """A pull that began before the server asked for time, and succeeds after it did, does not end
     the pause."""
     a = await device("a")
-    server.faults.latency(0.4, route=LISTING)
+    slow = server.faults.latency(1.0, route=LISTING)
     pulling = asyncio.ensure_future(a._core.home.do(lambda home: home.puller.pull_now("talk")))
-    await until(lambda: len(server.faults.active()) and server.faults.active()[0].fired)
+    await until(lambda: slow.fired)
     server.faults.unavailable(3600, route=BATCH)
     await a.add_items([said("one")])
-    with pytest.raises(SyncTimeout):
-        await a.flush(timeout=0.2)
+    await in_vain(a.flush, lambda: server.requests.count(BATCH))
     await pulling
     assert (a.status().retry_in or 0) > 3000
     with pytest.raises(SyncTimeout):
@@ -165,9 +164,9 @@ async def test_a_real_key_that_is_withdrawn_and_given_again(
     server.remove_key("right")
     await a.add_items([said("two")])
     with pytest.raises(Unauthorized):
-        await a.sync(timeout=5)
+        await a.sync(timeout=PATIENCE)
     server.add_key("right")
-    await a.sync(timeout=5)
+    await a.sync(timeout=PATIENCE)
     assert items_on(server) == ["one", "two"]
 
 
@@ -230,15 +229,13 @@ async def test_a_slow_session_does_not_hold_up_another(
     other = await device("other", session_id="quick")
     await other.add_items([said("one")])
     await other.sync()
-    server.faults.latency(3.0, route=f"GET /v1/agents/{agent_id('slow')}/memories")
+    hanging = server.faults.latency(3600, route=f"GET /v1/agents/{agent_id('slow')}/memories")
     async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:  # type: ignore[operator]
         slow, quick = cache.session("slow", hydrate=False), cache.session("quick")
         await slow.get_items()
-        await until(lambda: slow._core.home.replicator() is not None)
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
+        await until(lambda: hanging.fired)
         assert texts(await quick.get_items()) == ["one"]
-        assert time.monotonic() - began < 1.5
+        assert not slow.status().hydrated
 
 
 async def test_a_slow_push_does_not_hold_up_another(
@@ -247,13 +244,13 @@ async def test_a_slow_push_does_not_hold_up_another(
     """While one session's store takes its time, another session's words arrive."""
     async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:  # type: ignore[operator]
         slow, quick = cache.session("slow", hydrate=False), cache.session("quick", hydrate=False)
-        await slow.sync(timeout=10)
-        await quick.sync(timeout=10)
-        fault = server.faults.latency(4.0, route=BATCH, count=1)
+        await slow.sync(timeout=PATIENCE)
+        await quick.sync(timeout=PATIENCE)
+        fault = server.faults.latency(3600, route=BATCH, count=1)
         await slow.add_items([said("slow")])
         await until(lambda: fault.fired)
         await quick.add_items([said("one")])
-        await until(lambda: items_on(server, agent_id("quick")) == ["one"], 2.0)
+        await until(lambda: items_on(server, agent_id("quick")) == ["one"])
         assert slow.status().pending == 1
 
 
@@ -331,6 +328,7 @@ async def test_something_that_is_not_dakera_parks_and_removes_nothing(
         await a.add_items([said("one"), said("two")])
         with pytest.raises(SyncTimeout):
             await a.sync(timeout=1.5)
+        await until(lambda: a.status().last_error)
         found = a.status()
         assert (found.pending, found.parked, found.items) == (1, 0, 2)
         assert found.last_error
@@ -361,13 +359,15 @@ async def test_offline_costs_no_more_than_online(device: Devices, server: DevSer
     """While the server hangs, reads and writes do not wait for it."""
     a = await device("a", options=QUICK)
     await a.get_items()
-    server.faults.latency(3.0)
-    began = time.monotonic()
+    hanging = server.faults.latency(3600)
+    await a.add_items([said("waits")])
+    await until(lambda: hanging.fired)
     for number in range(20):
         await a.add_items([said(str(number))])
         await a.get_items(limit=5)
         await a.pop_item()
-    assert time.monotonic() - began < 1.5
+    assert texts(await a.get_items()) == ["waits"]
+    assert a.status().pending > 0
 
 
 async def test_a_queue_that_nobody_sends_is_an_error(server: DevServer, tmp_path: Path) -> None:
@@ -465,10 +465,8 @@ async def test_a_process_killed_while_it_asks_leaves_nothing_shut(
         await other.wait()
     assert _gates(journal) == []
     again = device.new("a", options=QUICK, hydrate=False)
-    began = time.monotonic()
     await again.get_items()
     await until(lambda: again.status().pending == 0)
-    assert time.monotonic() - began < 5.0
     assert await one_history(again, device.new("late")) == ["one"]
 
 

@@ -1,16 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from devices import (
-    AGENT,
-    MANUAL,
-    POLICY,
-    Devices,
-    items_on,
-    one_history,
-    said,
-    settle,
-)
+from devices import AGENT, MANUAL, PATIENCE, POLICY, Devices, items_on, one_history, said, settle
 
 from cached_session.devserver import DevServer
 from cached_session.devserver.policy import checked_policy
@@ -52,7 +43,7 @@ async def test_a_guard_that_is_broken_off_goes_on_where_it_was(
     server.faults.status(503, every=3, skip=2)
     a = await device("a")
     await a.add_items([said("one")])
-    await a.sync(timeout=60)
+    await a.sync(timeout=PATIENCE)
     assert policy(server)["episodic_decay"] == "flat"
     assert a.status().pending == 0
     assert a.status().unguarded is None
@@ -146,7 +137,7 @@ async def test_an_interrupted_guard_is_repeated(device: Devices, server: DevServ
     server.faults.lose_response(route=POLICY, count=1)
     a = await device("a")
     await a.add_items([said("one")])
-    await a.sync(timeout=10)
+    await a.sync(timeout=PATIENCE)
     assert a.status().unguarded is None
     assert policy(server)["procedural_decay"] == "flat"
 

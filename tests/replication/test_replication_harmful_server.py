@@ -13,9 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import pytest
-from devices import MANUAL, QUICK, SESSION, Devices, said, until
+from devices import MANUAL, PATIENCE, QUICK, SESSION, Devices, in_vain, said, until
 
-from cached_session import SyncTimeout
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.exchange import MEMORY_BYTES, MOST_BYTES
@@ -111,7 +110,7 @@ async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
 
     async with hostile(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
-        report = await a.sync(timeout=60)
+        report = await a.sync(timeout=PATIENCE)
         most = 41 if ours else pull.STRANGE_PAGES
         assert most <= server.listings() <= 2 * most  # the first look, and the sync
         assert report.pulled == 0 or ours
@@ -142,9 +141,7 @@ async def test_an_answer_without_end_is_cut_off_on_the_socket(device: Devices) -
 
     async with hostile(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
-        with pytest.raises(SyncTimeout):
-            await a.sync(timeout=3)
-        assert "too long" in str(a.status().last_error)
+        await in_vain(a.sync, lambda: "too long" in str(a.status().last_error))
         most = MOST_BYTES + MANUAL.first_page_size * MEMORY_BYTES + SOCKET_BYTES
         assert sent <= most * len(server.asked)
         await a.close()
@@ -168,10 +165,9 @@ async def test_the_key_is_carried_to_no_other_host(device: Devices, status: str)
             a = device.new("a", url=server.url, api_key=CANARY, options=options, hydrate=False)
             await a.add_items([said("one")])
             for call in (a.sync, a.flush):
-                with pytest.raises(SyncTimeout):
-                    await call(timeout=0.3)
+                await in_vain(call, lambda: a.status().last_error)
             await until(lambda: any("/events/" in asked.target for asked in server.asked))
-            assert {asked.method for asked in server.asked} >= {"GET", "POST"}
+            await until(lambda: {asked.method for asked in server.asked} >= {"GET", "POST"})
             assert all(CANARY in asked.headers["authorization"] for asked in server.asked)
             assert status[:3] in str(a.status().last_error)
             assert thief.asked == []
@@ -196,8 +192,7 @@ async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: De
         path = a._core.path
         with closing(sqlite3.connect(path)) as conn:
             before = conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
-        with pytest.raises(SyncTimeout):
-            await a.sync(timeout=1)
+        await in_vain(a.sync, lambda: a.status().items == 2 or a.status().last_error)
         assert [item for item in await a.get_items() if item != said("1")] == [said("one")]
         with closing(sqlite3.connect(path)) as conn:
             assert conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
@@ -206,8 +201,8 @@ async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: De
         await a.close()
 
 
-ALL_SECONDS = 30.0
-"""For hundreds of calls; one that waited for the server would wait for its time-out alone."""
+ALL_SECONDS = 300.0
+"""For hundreds of calls; one that waited for the server would wait for its time-out of an hour."""
 
 
 @pytest.mark.promise(number=2)
@@ -228,7 +223,7 @@ async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close
             await asyncio.sleep(3600)
         asked.answer([] if asked.method == "GET" else {"stored": []})
 
-    options = replace(QUICK, listen=True, request_timeout=60.0, close_timeout=0.2)
+    options = replace(QUICK, listen=True, request_timeout=3600.0, close_timeout=0.2)
     async with hostile(answer) as server:
         first = device.new("a", options=options, url=server.url)
         await first.add_items([said("before")])

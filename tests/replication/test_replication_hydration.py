@@ -6,27 +6,20 @@ import time
 from dataclasses import replace
 
 import pytest
-from devices import (
-    LISTING,
-    MANUAL,
-    QUICK,
-    Devices,
-    said,
-    texts,
-    until,
-)
+from devices import LISTING, MANUAL, PATIENCE, QUICK, Devices, said, texts, until
 
 from cached_session import CachedSession, Progress
 from cached_session.devserver import DevServer
 
-PATIENT = replace(MANUAL, hydrate_timeout=5.0)
+PATIENT = MANUAL
+"""Its first read waits for the history as long as a test does."""
 HASTY = replace(MANUAL, hydrate_timeout=0.3)
 
 
 async def fill(session: CachedSession, count: int, batch: int = 1) -> list[str]:
     for start in range(0, count, batch):
         await session.add_items([said(str(n)) for n in range(start, min(count, start + batch))])
-    await session.sync(timeout=30)
+    await session.sync(timeout=PATIENCE)
     return [str(number) for number in range(count)]
 
 
@@ -42,23 +35,20 @@ async def test_a_read_right_after_a_write_waits_too(device: Devices, server: Dev
     for the next poll."""
     await fill(await device("a"), 1)
     b = device.new("b", options=PATIENT)
-    server.faults.latency(0.2, route=LISTING)
+    slow = server.faults.latency(0.2, route=LISTING)
     await b.add_items([said("mine")])
-    await asyncio.sleep(0.1)
-    began = time.monotonic()
+    await until(lambda: slow.fired)
     assert sorted(texts(await b.get_items())) == ["0", "mine"]
-    assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.promise(number=2)
 async def test_hydrate_false_never_waits(device: Devices, server: DevServer) -> None:
     """With hydrate=False the first read answers at once, and the history comes later."""
     expected = await fill(await device("a"), 3)
-    server.faults.latency(0.3)
-    b = device.new("b", options=QUICK, hydrate=False)
-    began = time.monotonic()
-    assert await b.get_items() == []
-    assert time.monotonic() - began < 0.25
+    b = device.new("b", options=replace(QUICK, request_timeout=1.0), hydrate=False)
+    with server.faults.latency(3600):
+        assert await b.get_items() == []
+        assert not b.status().hydrated
 
     async def shows() -> bool:
         return texts(await b.get_items()) == expected
@@ -71,15 +61,17 @@ async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
     device: Devices, server: DevServer
 ) -> None:
     """With a server that hangs, the first read takes hydrate_timeout, and no later one waits."""
-    server.faults.latency(5.0)
+    hanging = server.faults.latency(3600)
     b = device.new("b", options=HASTY)
     began = time.monotonic()
     assert await b.get_items() == []
-    assert 0.25 < time.monotonic() - began < 1.5
-    began = time.monotonic()
-    for _ in range(5):
-        await b.get_items()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began >= HASTY.hydrate_timeout
+    await until(lambda: hanging.fired)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(b._core, "options", replace(HASTY, hydrate_timeout=3600.0))
+        for _ in range(5):
+            assert await asyncio.wait_for(b.get_items(), PATIENCE) == []
+    assert b.status().state == "connecting"
 
 
 @pytest.mark.promise(number=2)
@@ -89,14 +81,12 @@ async def test_a_server_known_to_be_gone_costs_no_first_read(
     """Where nothing answers, the first read ends with the first failure, and once the server is
     known to be out of reach the first read of another session does not wait at all."""
     server.stop()
-    b = device.new("b", options=PATIENT)
-    began = time.monotonic()
-    assert await b.get_items() == []
-    assert time.monotonic() - began < 2.0
-    other = device.new("b", session_id="other", options=PATIENT)
-    began = time.monotonic()
-    assert await other.get_items() == []
-    assert time.monotonic() - began < 0.2
+    endless = replace(MANUAL, hydrate_timeout=3600.0)
+    b = device.new("b", options=endless)
+    assert await asyncio.wait_for(b.get_items(), PATIENCE) == []
+    other = device.new("b", session_id="other", options=endless)
+    assert await asyncio.wait_for(other.get_items(), PATIENCE) == []
+    assert other.status().state == "offline"
     server.start()
 
 
@@ -124,15 +114,16 @@ async def test_the_tail_comes_with_the_first_page(device: Devices, server: DevSe
         expected += [f"{part}.{number}" for number in range(30)]
         for text in expected[-30:]:
             await a.add_items([said(text)])
-        await a.sync(timeout=30)
+        await a.sync(timeout=PATIENCE)
         server.clock.advance(5)
-    server.faults.latency(1.5, route=LISTING, skip=1)
+    server.faults.latency(3600, route=LISTING, skip=1)
     b = device.new("b", options=replace(PATIENT, first_page_size=50, page_size=100))
-    began = time.monotonic()
     assert texts(await b.get_items(limit=20)) == expected[-20:]
-    assert time.monotonic() - began < 1.2
+    assert len(await b.get_items()) < len(expected)
+    await b.close()
     server.faults.clear()
-    await b.sync(timeout=30)
+    b = device.new("b")
+    await b.sync(timeout=PATIENCE)
     assert texts(await b.get_items()) == expected
 
 
@@ -167,7 +158,7 @@ async def test_a_long_history_arrives_whole(device: Devices, server: DevServer) 
     b = device.new("b", options=replace(MANUAL, hydrate_timeout=20.0))
     assert texts(await b.get_items()) == expected
     assert b.status().hydrated
-    await b.sync(timeout=30)
+    await b.sync(timeout=PATIENCE)
     assert server.requests.count(LISTING) <= 20
 
 
@@ -176,7 +167,7 @@ async def test_a_sync_lists_a_new_device_once(device: Devices, server: DevServer
     expected = await fill(await device("a"), 300, batch=30)
     server.requests.clear()
     b = device.new("b")
-    report = await b.sync(timeout=20)
+    report = await b.sync(timeout=PATIENCE)
     assert report.pulled == 10
     assert texts(await b.get_items()) == expected
     # 100 rows, the rest, the end; and what was asked for ahead of that.
@@ -188,8 +179,8 @@ async def test_each_sync_sees_what_was_there_before_it(device: Devices) -> None:
     a, b = await device("a"), await device("b")
     for number in range(5):
         await a.add_items([said(str(number))])
-        await a.sync(timeout=20)
-        await b.sync(timeout=20)
+        await a.sync(timeout=PATIENCE)
+        await b.sync(timeout=PATIENCE)
         assert len(await b.get_items()) == number + 1
 
 
@@ -202,12 +193,12 @@ async def test_the_first_read_does_not_wait_for_a_write(device: Devices) -> None
 
     def long(_: object) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(120)
 
     writing = asyncio.ensure_future(other.journal.write(long))
-    await asyncio.to_thread(begun.wait, 20)
+    await asyncio.to_thread(begun.wait, 120)
     try:
-        await asyncio.wait_for(session.get_items(), 10)
+        await asyncio.wait_for(session.get_items(), PATIENCE)
         assert not writing.done()
     finally:
         go_on.set()
@@ -219,11 +210,9 @@ async def test_a_read_of_nothing_does_not_wait(
     device: Devices, server: DevServer, limit: int
 ) -> None:
     """A limit of zero or less asks for nothing and waits for nothing."""
-    server.faults.latency(1.0)
-    b = device.new("b")
-    began = time.monotonic()
-    assert await b.get_items(limit=limit) == []
-    assert time.monotonic() - began < 0.5
+    server.faults.latency(3600)
+    b = device.new("b", options=replace(MANUAL, hydrate_timeout=3600.0))
+    assert await asyncio.wait_for(b.get_items(limit=limit), PATIENCE) == []
 
 
 async def test_a_known_session_is_read_at_once(device: Devices, server: DevServer) -> None:
@@ -232,15 +221,12 @@ async def test_a_known_session_is_read_at_once(device: Devices, server: DevServe
     await fill(a, 3)
     assert len(await a.get_items()) == 3
     await a.close()
-    server.faults.latency(1.0)
-    again = device.new("a", options=PATIENT)
-    began = time.monotonic()
-    assert texts(await again.get_items()) == ["0", "1", "2"]
-    assert time.monotonic() - began < 0.5
+    server.faults.latency(3600)
+    again = device.new("a", options=replace(MANUAL, hydrate_timeout=3600.0))
+    assert texts(await asyncio.wait_for(again.get_items(), PATIENCE)) == ["0", "1", "2"]
 
 
 async def test_an_empty_session_is_met_at_once(device: Devices, server: DevServer) -> None:
     """The first read of a session that exists nowhere ends with the server's answer."""
-    began = time.monotonic()
-    assert await device.new("a", options=PATIENT).get_items() == []
-    assert time.monotonic() - began < 2.0
+    a = device.new("a", options=replace(MANUAL, hydrate_timeout=3600.0))
+    assert await asyncio.wait_for(a.get_items(), PATIENCE) == []

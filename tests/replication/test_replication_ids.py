@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from devices import BATCH, QUICK, said
+from devices import BATCH, PATIENCE, QUICK, said
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
@@ -92,13 +92,13 @@ async def test_hostile_ids_arrive_and_harm_nothing(
             await session.add_items([said(kind), said("popped")])
             await session.pop_item()
             assert [entry.item for entry in await session.search("popped")] == []
-        await cache.flush(timeout=60)
+        await cache.flush(timeout=PATIENCE)
         assert await cache.sessions() == list(IDS.values())
         assert set(cache.status().sessions) == set(IDS.values())
     async with SessionCache(other / "j.db", url=server.url, options=QUICK) as cache:
         for kind, name in IDS.items():
             session = cache.session(name)
-            await session.sync(timeout=20)
+            await session.sync(timeout=PATIENCE)
             assert await session.get_items() == [said(kind)], kind
     assert set(server.agents()) == {agent_id(name) for name in IDS.values()}
     for request in server.requests:

@@ -4,29 +4,57 @@ import asyncio
 import re
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import QUICK, Devices, items_on, one_history, said, until
+from devices import PATIENCE, QUICK, Devices, in_vain, items_on, one_history, said, until
 from fault_lines import FAULTS, NAME, Fault, Line, Names
 
-from cached_session import CachedSession, SyncTimeout
+from cached_session import CachedSession
 from cached_session.devserver import DevServer
 
-SHORT = replace(QUICK, request_timeout=0.8, connect_timeout=0.8, audit_interval=0.3)
+SHORT = replace(QUICK, request_timeout=2.0, connect_timeout=2.0, audit_interval=0.3)
 HELD_UP_SECONDS = 0.75
-"""A call that waits for the network at all waits for a time-out, which is longer than this."""
+"""A call that waits for the network at all waits for a time-out, which is much longer than this."""
+
+
+class Awake:
+    """Counts the time in which this process could run: a machine that stalls stops it, and a call
+    that a stall has met is not taken for one that has waited."""
+
+    TICK_SECONDS = 0.01
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._count)
+
+    def _count(self) -> None:
+        while not self._over.wait(self.TICK_SECONDS):
+            self.seconds += self.TICK_SECONDS
+
+    def __enter__(self) -> Awake:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 async def _calls(session: CachedSession, first: int, count: int) -> list[float]:
     """Every kind of call, again and again: how long each took, in order."""
+    with Awake() as awake:
+        return await _timed(session, range(first, first + count), awake)
+
+
+async def _timed(session: CachedSession, numbers: Iterable[int], awake: Awake) -> list[float]:
     taken = []
-    for number in range(first, first + count):
+    for number in numbers:
         for call in (
             session.add_items([said(f"{number}"), said("popped")]),
             session.get_items(limit=5),
@@ -34,9 +62,9 @@ async def _calls(session: CachedSession, first: int, count: int) -> list[float]:
             session.get_items(),
             session.entries(limit=5),
         ):
-            began = time.perf_counter()
+            began = awake.seconds
             await call
-            taken.append(time.perf_counter() - began)
+            taken.append(awake.seconds - began)
         session.status()
     return taken
 
@@ -75,10 +103,10 @@ async def test_a_fault_of_the_network_holds_up_no_call_and_loses_nothing(
     async with broken(server, fault, tmp_path, monkeypatch) as (line, names):
         a = device.new("a", options=SHORT, url=line.url(fault.host))
         await _calls(a, 0, 10)
-        await a.sync(timeout=20)
+        await a.sync(timeout=PATIENCE)
         line.backup = server.snapshot()
         await _calls(a, 10, 5)
-        await a.sync(timeout=20)
+        await a.sync(timeout=PATIENCE)
         await done(fault.begin(line, names))
         taken = await _calls(a, 15, 5)
         if fault.says is not None:
@@ -92,8 +120,8 @@ async def test_a_fault_of_the_network_holds_up_no_call_and_loses_nothing(
         assert max(taken) < HELD_UP_SECONDS, max(taken)
         await done(fault.end(line, names))
         wanted = [f"{number}" for number in range(25)]
-        await until(lambda: a.status().pending == 0, 20)
-        await until(lambda: items_on(server) == wanted, 20)
+        await until(lambda: a.status().pending == 0)
+        await until(lambda: items_on(server) == wanted)
         await until(lambda: a.status().last_error is None)
         assert await one_history(a, device.new("late")) == wanted
 
@@ -105,17 +133,15 @@ async def test_a_resolver_that_hangs_takes_no_thread_of_the_programs(
     for it, none of the event loop's pool does, and close waits for nobody."""
     with Names().patched() as names:
         async with Line(server).running() as line:
-            a = device.new("a", options=replace(SHORT, connect_timeout=0.4), url=line.url(NAME))
+            options = replace(SHORT, connect_timeout=0.4, request_timeout=PATIENCE)
+            a = device.new("a", options=options, url=line.url(NAME))
             await _calls(a, 0, 5)
-            await a.sync(timeout=20)
+            await a.sync(timeout=PATIENCE)
             names.mode = "hangs"
             line.cut()
             await a.add_items([said("apart")])
-            await until(lambda: a.status().last_error)
             for _ in range(2):
-                with pytest.raises(SyncTimeout):
-                    await a.sync(timeout=1)
-            assert "looking up localhost" in str(a.status().last_error)
+                await in_vain(a.sync, lambda: "looking up localhost" in str(a.status().last_error))
             assert names.hanging == 1
             assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 20) == "free"
             await a.close()
@@ -132,11 +158,11 @@ async def test_a_pool_that_is_used_up_holds_up_neither_calls_nor_a_sync(
     a = device.new("a", options=SHORT)
     b = device.new("b", options=SHORT)
     await b.add_items([said(f"{number} " + "x" * 1000) for number in range(100)])
-    await b.sync(timeout=20)
+    await b.sync(timeout=PATIENCE)
     loop = asyncio.get_running_loop()
     tools = [loop.run_in_executor(None, done.wait, 60) for _ in range(40)]
     try:
-        await a.sync(timeout=20)
+        await a.sync(timeout=PATIENCE)
         assert len(await a.get_items()) == 100
         taken = await _calls(a, 5, 5)
         assert max(taken) < HELD_UP_SECONDS, max(taken)
@@ -201,7 +227,7 @@ async def test_connections_cut_again_and_again_are_made_anew(
         a = device.new("a", options=SHORT, url=line.url())
         for number in range(10):
             await a.add_items([said(f"{number}")])
-            await a.sync(timeout=20)
+            await a.sync(timeout=PATIENCE)
             line.cut()
         assert items_on(server) == [f"{number}" for number in range(10)]
 
@@ -219,7 +245,7 @@ async def test_a_server_without_tls_is_offline_until_its_address_is_put_right(
     assert len(await a.get_items()) == 1
     await a.close()
     again = device.new("a", options=SHORT)
-    await again.sync(timeout=20)
+    await again.sync(timeout=PATIENCE)
     assert items_on(server) == ["one"]
 
 
@@ -234,17 +260,17 @@ async def test_what_is_too_large_together_goes_in_smaller_requests(
         for number in range(40):
             await a.add_items([said(f"{number} " + "x" * 2000)])
         await a.add_items([said(f"one of many {number} " + "y" * 2000) for number in range(40)])
-        await a.sync(timeout=30)
+        await a.sync(timeout=PATIENCE)
         assert (a.status().pending, a.status().parked) == (0, 0)
         assert len(items_on(server)) == 80
         line.most_bytes = 5_000
         await a.add_items([said("z" * 4000)])
         await a.add_items([said("after it")])
-        await a.sync(timeout=30)
+        await a.sync(timeout=PATIENCE)
         (parked,) = await a.parked()
         assert "413" in parked.error
         assert items_on(server)[-1] == "after it"
         line.most_bytes = None
         assert await a.retry_parked() == 1
-        await a.sync(timeout=30)
+        await a.sync(timeout=PATIENCE)
         assert len(await one_history(a, device.new("late"))) == 82

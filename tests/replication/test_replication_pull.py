@@ -12,6 +12,7 @@ from devices import (
     GET,
     LISTING,
     MANUAL,
+    PATIENCE,
     Devices,
     items_on,
     one_history,
@@ -127,7 +128,7 @@ async def test_memories_that_arrive_between_pages_are_not_lost(
     pulling = asyncio.ensure_future(b.sync())
     for number in range(60, 70):
         await a.add_items([said(str(number))])
-        await a.flush(timeout=5)
+        await a.flush(timeout=PATIENCE)
     await pulling
     assert await one_history(b, a) == [str(number) for number in range(70)]
 
@@ -376,7 +377,7 @@ async def test_items_that_a_pull_brings_are_readable_at_once(
     b = await device("b", options=replace(MANUAL, poll_interval=0.05, poll_interval_idle=0.1))
     for number in range(3):
         await a.add_items([said(str(number))])
-        await a.flush(timeout=5)
+        await a.flush(timeout=PATIENCE)
 
         async def shows(number: int = number) -> bool:
             return texts(await b.get_items())[-1:] == [str(number)]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from devices import (
     AGENT,
     BATCH,
     MANUAL,
+    PATIENCE,
     QUICK,
     Devices,
+    in_vain,
     items_on,
     one_history,
     process,
@@ -29,7 +30,6 @@ from cached_session import (
     InvalidArgument,
     SessionCache,
     SessionClosed,
-    SyncTimeout,
 )
 from cached_session.devserver import DevServer
 
@@ -38,20 +38,18 @@ async def test_one_process_pushes_for_all_and_another_takes_over(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
     """What a second process writes is pushed by the one that replicates; when that one is killed,
-    the second takes over within two seconds."""
+    the second takes over by itself."""
     async with process(tmp_path / "a.db", server.url, "theirs") as other:
         await until(lambda: items_on(server) == ["theirs"])
         a = device.new("a", options=replace(QUICK, watch_interval=0.1), hydrate=False)
         await a.add_items([said("mine")])
-        await until(lambda: items_on(server) == ["theirs", "mine"], 3)
+        await until(lambda: items_on(server) == ["theirs", "mine"])
         replicator = a._core.home.replicator()
         assert replicator is None or not replicator.leader.is_leader
         other.kill()
         await other.wait()
-        began = time.monotonic()
         await a.add_items([said("after")])
         await until(lambda: items_on(server) == ["theirs", "mine", "after"])
-        assert time.monotonic() - began < 2.0
     assert texts(await a.get_items()) == ["theirs", "mine", "after"]
 
 
@@ -91,9 +89,7 @@ async def test_closing_leaves_the_rest_queued(device: Devices, server: DevServer
     a = device.new("a", options=QUICK, hydrate=False)
     server.stop()
     await a.add_items([said("one")])
-    began = time.monotonic()
-    await a.close()
-    assert time.monotonic() - began < 1.5
+    await asyncio.wait_for(a.close(), PATIENCE)
     with pytest.raises(SessionClosed):
         await a.get_items()
     server.start()
@@ -106,16 +102,15 @@ async def test_closing_leaves_the_rest_queued(device: Devices, server: DevServer
 async def test_closing_with_a_hanging_server_ends(device: Devices, server: DevServer) -> None:
     """Close waits for a server that hangs no longer than close_timeout."""
     a = await device("a", options=QUICK)
-    server.faults.latency(4.0)
+    hanging = server.faults.latency(3600)
     await a.add_items([said("one")])
-    began = time.monotonic()
-    await a.close()
-    assert time.monotonic() - began < 2.0
+    await until(lambda: hanging.fired)
+    await asyncio.wait_for(a.close(), PATIENCE)
 
 
 async def test_closing_sends_what_it_can(device: Devices, server: DevServer) -> None:
     """Close first sends what waits, where the server answers."""
-    a = await device("a")
+    a = await device("a", options=replace(MANUAL, close_timeout=PATIENCE))
     await a.add_items([said("one")])
     await a.close()
     assert items_on(server) == ["one"]
@@ -143,7 +138,7 @@ async def test_an_injected_client_stays_open(
             CachedSession("talk", client=client, journal=tmp_path / "own.db", options=QUICK)
         )
         await session.add_items([said("one")])
-        await session.flush(timeout=10)
+        await session.flush(timeout=PATIENCE)
         await session.close()
         assert len(await client.agent_memories(AGENT)) == 1
         assert client._retry_config.max_retries == 2
@@ -160,12 +155,12 @@ async def test_two_clients_over_one_journal(
     two = device.keep(CachedSession("two", client=second, journal=path, options=QUICK))
     await one.add_items([said("1")])
     await two.add_items([said("2")])
-    await one.flush(timeout=10)
-    await two.flush(timeout=10)
+    await one.flush(timeout=PATIENCE)
+    await two.flush(timeout=PATIENCE)
     await one.close()
     await first.close()
     await two.add_items([said("3")])
-    await two.flush(timeout=10)
+    await two.flush(timeout=PATIENCE)
     assert two.status().pending == 0
     await two.close()
     await second.close()
@@ -196,7 +191,7 @@ async def test_another_empty_server_gets_everything(device: Devices, server: Dev
     with DevServer() as fresh:
         moved = device.new("a", url=fresh.url)
         assert texts(await moved.get_items()) == ["theirs", "one"]
-        await moved.sync(timeout=20)
+        await moved.sync(timeout=PATIENCE)
         assert items_on(fresh) == ["theirs", "one"]
         late = device.new("late", url=fresh.url)
         assert await one_history(moved, late) == ["theirs", "one"]
@@ -229,8 +224,8 @@ async def test_large_items_round_trip(device: Devices, server: DevServer, letter
     size = 1_000_000 if letter == "x" else 200_000
     item = {**said(letter * size), "big": 2**70, "float": 1e-7, "keys": {"z": 1, "a": None}}
     await a.add_items([said("before"), item, said("after")])
-    await a.sync(timeout=20)
-    await b.sync(timeout=20)
+    await a.sync(timeout=PATIENCE)
+    await b.sync(timeout=PATIENCE)
     assert await b.get_items() == [said("before"), item, said("after")]
     assert list((await b.get_items())[1]["keys"]) == ["z", "a"]
 
@@ -261,9 +256,8 @@ async def test_the_key_is_told_to_nobody(
             error = error.__cause__ or error.__context__
     told.append(a.status())
     server.stop()
-    with pytest.raises(CachedSessionError) as lost:
-        await a.sync(timeout=0.2)
-    told += [lost.value, lost.value.__cause__, a.status()]
+    lost = await in_vain(a.sync, lambda: a.status().state == "offline")
+    told += [lost, lost.__cause__, a.status()]
     cache = SessionCache(tmp_path / "c.db", url=server.url, api_key=KEY)
     told.append(cache)
     await cache.close()
@@ -341,8 +335,8 @@ async def test_recall_shows_items_of_this_session_only(device: Devices, server: 
     other = device.new("a", session_id="other")
     await other.add_items([said("we removed an item")])
     await a.add_items([said("last")])
-    await other.sync(timeout=20)
-    await a.sync(timeout=20)
+    await other.sync(timeout=PATIENCE)
+    await a.sync(timeout=PATIENCE)
     found = await a.recall("removed an item", limit=1)
     assert found.source == "server"
     assert [(entry.rank, entry.item["content"]) for entry in found.entries] == [
@@ -389,7 +383,7 @@ async def test_a_server_that_cannot_recall_is_no_reason_to_pause(
         status_now = a.status()
         assert (status_now.state, status_now.last_error) == ("online", None)
         await a.add_items([said("more")])
-        await a.flush(timeout=5)
+        await a.flush(timeout=PATIENCE)
     assert (await a.recall("balloon")).source == "server"
 
 
@@ -413,12 +407,11 @@ async def test_recall_does_not_ask_a_server_that_is_known_to_be_away(
 
 
 async def test_writes_in_a_burst_leave_together(device: Devices, server: DevServer) -> None:
-    """Many words said in a moment leave in few requests."""
-    a = await device("a", options=replace(QUICK, push_delay=0.1))
-    for number in range(100):
-        await a.add_items([said(str(number))])
+    """Words said in a moment leave in one request."""
+    a = await device("a", options=replace(QUICK, push_delay=2.0, watch_interval=3600.0))
+    await asyncio.gather(*(a.add_items([said(str(number))]) for number in range(100)))
     await until(lambda: a.status().pending == 0)
-    assert server.requests.count(BATCH) <= 20
+    assert server.requests.count(BATCH) <= 2
     assert len(items_on(server)) == 100
 
 
@@ -430,7 +423,7 @@ async def test_many_sessions_share_one_replicator(
         sessions = [cache.session(f"user-{number}") for number in range(30)]
         for number, session in enumerate(sessions):
             await session.add_items([said(f"I am {number}")])
-        report = await cache.sync(timeout=20)
+        report = await cache.sync(timeout=PATIENCE)
         assert report.pending == 0
         assert len(server.agents()) == 30
         assert set(await cache.sessions()) == {f"user-{number}" for number in range(30)}
@@ -447,13 +440,12 @@ async def test_a_mistyped_address_costs_nothing(
     journal = tmp_path / "typo.db"
     async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:
         await session.add_items([said("one")])
-        await session.sync(timeout=10)
+        await session.sync(timeout=PATIENCE)
     nowhere = "http://127.0.0.1:9"
     async with CachedSession.from_url("typo", url=nowhere, journal=journal) as session:
-        with pytest.raises(SyncTimeout):
-            await session.sync(timeout=0.3)
+        await in_vain(session.sync, lambda: session.status().last_error)
         assert session.status().pending == 0
     stored = server.requests.count(BATCH)
     async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:
-        assert (await session.sync(timeout=10)).pushed == 0
+        assert (await session.sync(timeout=PATIENCE)).pushed == 0
     assert server.requests.count(BATCH) == stored

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import BATCH, FORGET, items_on, kinds_on, until
+from devices import BATCH, FORGET, PATIENCE, items_on, kinds_on, until
 
 from cached_session.devserver import DevServer, Modes
 
@@ -70,7 +70,7 @@ async def start(server: DevServer, tmp_path: Path) -> AsyncIterator[Start]:
             stdout=asyncio.subprocess.PIPE,
         )
         peers.append(Peer(process))
-        await asyncio.wait_for(peers[-1].call("items"), 30)
+        await asyncio.wait_for(peers[-1].call("items"), PATIENCE)
         return peers[-1]
 
     yield new
@@ -78,7 +78,7 @@ async def start(server: DevServer, tmp_path: Path) -> AsyncIterator[Start]:
         await peer.kill()
 
 
-async def agreed(server: DevServer, *peers: Peer, seconds: float = 20.0) -> list[str]:
+async def agreed(server: DevServer, *peers: Peer, seconds: float = PATIENCE) -> list[str]:
     """Once all is well again: every process shows the same, and the server holds it."""
 
     async def same() -> list[str] | bool:
@@ -147,7 +147,7 @@ async def test_a_journal_copied_in_the_middle_of_a_push(
     slow = server.faults.latency(0.4, after_commit=True, route=BATCH)
     lost = server.faults.lose_response(route=BATCH, skip=1, count=1)
     await asyncio.gather(*(a.call("add", f"word {number}") for number in range(20)))
-    await asyncio.sleep(0.2)  # a request is under way
+    await until(lambda: slow.fired)  # a request is under way
     back_up(tmp_path / "a.db", tmp_path / "copy.db")
     await a.kill()
     again, copy = await start("a"), await start("copy")

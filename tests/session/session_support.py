@@ -29,7 +29,7 @@ from openai.types.responses import (
 from cached_session.devserver import DevServer
 
 Item = dict[str, Any]
-CHILD_SECONDS = 30.0
+CHILD_SECONDS = 120.0
 """The longest that a child may take on a busy machine; it takes well under a second."""
 POLL_SECONDS = 0.01
 

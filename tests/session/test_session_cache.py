@@ -19,7 +19,7 @@ from session_support import (
     words,
 )
 
-from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed
+from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed, SyncOptions
 from cached_session.devserver import DevServer
 from cached_session.journal.connection import MEMORY
 
@@ -249,7 +249,7 @@ async def test_the_last_close_leaves_nothing(journal: Path, server: DevServer) -
         await session.add_items(said(*range(300)))
         await session.get_items()
         await session.entries()
-    await cache.sync(timeout=20)
+    await cache.sync(timeout=60)
     outside = CachedSession.from_url("more", url=server.url, journal=journal)
     await outside.get_items()
     assert len(replicators()) == 1
@@ -266,17 +266,17 @@ async def test_the_last_close_leaves_nothing(journal: Path, server: DevServer) -
 
 async def test_an_injected_client_stays_its_owners(journal: Path, server: DevServer) -> None:
     """Closing every session leaves the client open and working."""
-    async with AsyncDakeraClient(server.url, max_retries=1, timeout=5) as client:
+    async with AsyncDakeraClient(server.url, max_retries=1, timeout=60) as client:
         cache = SessionCache(journal, client=client)
         one, other = cache.session("a"), cache.session("b")
         await one.add_items(said("a"))
         await one.close()
         await other.add_items(said("b"))
-        await cache.flush(timeout=10)
+        await cache.flush(timeout=60)
         await cache.close()
         assert replicators() == set()
         again = CachedSession("a", client=client, journal=":memory:")
-        await again.sync(timeout=10)
+        await again.sync(timeout=60)
         assert words(await again.get_items()) == ["a"]
         await again.close()
 
@@ -288,7 +288,7 @@ async def test_the_last_session_with_a_server_ends_the_replicator(
     local = CachedSession("s", journal=journal)
     synced = CachedSession.from_url("s", url=server.url, journal=journal)
     await local.add_items(said("a"))
-    await synced.flush(timeout=10)
+    await synced.flush(timeout=60)
     await synced.close()
     assert replicators() == set()
     await local.add_items(said("b"))
@@ -298,7 +298,8 @@ async def test_the_last_session_with_a_server_ends_the_replicator(
 
 async def test_a_close_waits_for_words_that_can_leave(journal: Path, server: DevServer) -> None:
     """What was written just before a close is on the server after it."""
-    async with SessionCache(journal, url=server.url) as cache:
+    options = SyncOptions(close_timeout=60.0)
+    async with SessionCache(journal, url=server.url, options=options) as cache:
         for number in range(3):
             await cache.session(f"user-{number}").add_items(said(number))
     async with SessionCache(journal) as cache:
@@ -306,7 +307,7 @@ async def test_a_close_waits_for_words_that_can_leave(journal: Path, server: Dev
     async with SessionCache(":memory:", url=server.url) as elsewhere:
         for number in range(3):
             session = elsewhere.session(f"user-{number}")
-            await session.sync(timeout=10)
+            await session.sync(timeout=60)
             assert words(await session.get_items()) == [str(number)]
 
 

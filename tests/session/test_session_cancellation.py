@@ -238,10 +238,10 @@ async def test_a_close_in_a_cancelled_scope_closes_everything(
 
 async def test_a_server_that_hangs_holds_a_close_up_once(journal: Path, server: DevServer) -> None:
     """``close_timeout`` bounds the closing of a cache, however many sessions have words to send."""
-    options = SyncOptions(close_timeout=0.3)
+    options = SyncOptions(close_timeout=2.0)
     cache = SessionCache(journal, url=server.url, options=options)
     sessions = [cache.session(str(n), hydrate=False) for n in range(20)]
-    server.faults.latency(20)
+    server.faults.latency(3600)
     for session in sessions:
         await session.add_items(said("a"))
     loop = asyncio.get_running_loop()

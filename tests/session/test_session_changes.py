@@ -41,7 +41,7 @@ LOOKING = SyncOptions(watch_interval=0.02)
 
 async def next_of(changes: Changes) -> Change:
     """The next change; a test that waits in vain fails."""
-    return await asyncio.wait_for(anext(changes), 20)
+    return await asyncio.wait_for(anext(changes), 60)
 
 
 async def is_quiet(changes: Changes) -> bool:
@@ -246,7 +246,7 @@ async def test_acknowledged_operations_are_told(server: DevServer, journal: Path
     async with CachedSession.from_url(
         "s", url=server.url, journal=journal, options=WOKEN
     ) as session:
-        await session.sync(20)
+        await session.sync(60)
         server.faults.down()
         changes, shown = session.changes(()), list[Entry]()
         await session.add_items(said("a", "b"))
@@ -257,7 +257,7 @@ async def test_acknowledged_operations_are_told(server: DevServer, journal: Path
         waiting = asyncio.ensure_future(next_of(changes))
         await asyncio.sleep(0.05)
         server.faults.clear()
-        await session.flush(20)
+        await session.flush(60)
         told = [await waiting]
         while sum(change.operations for change in told) < 2:
             told.append(await next_of(changes))
@@ -275,10 +275,10 @@ async def test_what_was_acknowledged_unseen_counts(server: DevServer, journal: P
         "s", url=server.url, journal=journal, options=WOKEN
     ) as session:
         changes = session.changes()
-        await session.sync(20)
+        await session.sync(60)
         assert await is_quiet(changes)
         await session.add_items(said("a"))
-        await session.flush(20)
+        await session.flush(60)
         told = [await next_of(changes), await next_of(changes)]
         assert [(c.kind, c.operations, c.pending) for c in told] == [
             ("appended", 0, 0),
@@ -296,12 +296,12 @@ async def test_another_devices_words_wake_who_follows(server: DevServer, tmp_pat
     ):
         await there.add_items(said("earlier"))
         await here.add_items(said("mine"))
-        await there.flush(20)
+        await there.flush(60)
         shown = await here.entries()
         changes = here.changes(shown)
         waiting = asyncio.ensure_future(next_of(changes))
         await asyncio.sleep(0.05)
-        await here.sync(20)
+        await here.sync(60)
         carry_out([await waiting], shown)
         while len(shown) < 2:
             carry_out([await next_of(changes)], shown)
@@ -313,7 +313,7 @@ async def test_what_is_refused_and_given_up_is_told(server: DevServer, journal: 
     async with CachedSession.from_url(
         "s", url=server.url, journal=journal, options=WOKEN
     ) as session:
-        await session.sync(20)
+        await session.sync(60)
         changes, shown = session.changes(), list[Entry]()
         server.modes = Modes(metadata_max_bytes=2000)
         await session.add_items(said("a" * 5000))
@@ -342,7 +342,7 @@ async def test_closing_ends_the_iteration(place: str, closer: str, opened: bool)
     waiting = asyncio.ensure_future(anext(changes, None))
     await asyncio.sleep(0.05 if opened else 0)
     await (session if closer == "session" else cache).close()
-    assert await asyncio.wait_for(waiting, 20) is None
+    assert await asyncio.wait_for(waiting, 60) is None
     assert await anext(changes, None) is None
     with pytest.raises(SessionClosed):
         session.changes()
@@ -359,7 +359,7 @@ async def test_closing_in_the_middle_of_a_step_ends_the_iteration(place: str, tu
     for _ in range(turns):
         await asyncio.sleep(0)
     await session.close()
-    told = await asyncio.wait_for(task, 20)
+    told = await asyncio.wait_for(task, 60)
     assert told is None or told.kind == "appended"
     assert await anext(changes, None) is None
 

@@ -73,10 +73,10 @@ async def test_files_are_the_owners_only_and_hold_no_key(
             "s", url=server.url, api_key=CANARY, journal=journal
         ) as session:
             await session.add_items(said("a"))
-            await session.flush(timeout=10)
+            await session.flush(timeout=60)
             server.faults.status(503)
             await session.add_items(said("b"))
-            for _ in range(1000):
+            for _ in range(6000):
                 if session.status().last_error is not None:
                     break
                 await asyncio.sleep(0.01)
@@ -105,7 +105,7 @@ async def _used(session: CachedSession) -> None:
     await session.add_items(said(*range(600)))
     await session.get_items()
     await session.entries()
-    await session.sync(timeout=20)
+    await session.sync(timeout=60)
     await session.add_items(said("last"))
 
 
@@ -166,9 +166,9 @@ async def test_a_close_while_writes_and_a_push_are_under_way_leaves_nothing(
     cache = SessionCache(journal, url=server.url, options=SyncOptions(close_timeout=0.2))
     session = cache.session("s")
     await session.add_items(said("first"))
-    fault = server.faults.latency(20, route="POST /v1/memories/store/batch")
+    fault = server.faults.latency(3600, route="POST /v1/memories/store/batch")
     await session.add_items(said("being sent"))
-    for _ in range(500):
+    for _ in range(6000):
         if fault.fired:
             break
         await asyncio.sleep(0.01)
@@ -253,18 +253,18 @@ def test_a_terminated_process_leaves_its_lock_and_its_words(
     async def main():
         session = CachedSession.from_url("s", url=sys.argv[2], journal=sys.argv[1])
         await session.add_items(said("sent"))
-        await session.sync(timeout=20)
+        await session.sync(timeout=60)
         tell("ready")
         wait()
         await session.add_items(said("unsent"))
         tell("acknowledged")
-        await asyncio.sleep(60)
+        await asyncio.sleep(3600)
     asyncio.run(main())
     """
     with Child(code, journal, server.url) as child:
         assert child.told() == ["ready"]
         assert is_locked(journal)
-        server.faults.latency(20)
+        server.faults.latency(3600)
         child.go()
         assert child.told() == ["acknowledged"]
         child.process.send_signal(signal.SIGTERM)
@@ -275,9 +275,9 @@ def test_a_terminated_process_leaves_its_lock_and_its_words(
 
     async def next_one() -> list[str]:
         async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
-            await session.sync(timeout=20)
+            await session.sync(timeout=60)
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
-            await other.sync(timeout=20)
+            await other.sync(timeout=60)
             return words(await other.get_items())
 
     assert asyncio.run(next_one()) == ["sent", "unsent"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,24 @@ async def test_a_blocked_add_goes_on_when_the_server_has_taken_something(
     journal: Path, server: DevServer
 ) -> None:
     """A writer faster than the server is slowed to its pace, and everything arrives in order."""
-    options = {"max_pending_items": 5, "when_full": "block", "full_timeout": 30.0}
+    options = {"max_pending_items": 5, "when_full": "block", "full_timeout": 60.0}
     most = 0
     async with limited(journal, server.url, **options) as session:
-        for number in range(60):
-            await session.add_items(said(number))
-            most = max(most, session.status().pending)
-        await session.flush(timeout=30)
+
+        async def talk() -> None:
+            nonlocal most
+            for number in range(60):
+                await session.add_items(said(number))
+                most = max(most, session.status().pending)
+
+        with server.faults.unavailable(0, route="POST /v1/memories/store/batch"):
+            talking = asyncio.ensure_future(talk())
+            for _ in range(6000):
+                if session.status().pending == 5:
+                    break
+                await asyncio.sleep(0.01)
+        await talking
+        await session.flush(timeout=60)
         assert words(await session.get_items()) == [str(number) for number in range(60)]
     assert most == 5
 

@@ -62,7 +62,7 @@ def test_the_replicator_moves_house(server: DevServer, journal: Path) -> None:
 
     async def turn(word: str) -> None:
         await session.add_items(said(word))
-        await session.flush(timeout=10)
+        await session.flush(timeout=60)
         assert len(replicators()) == 1
 
     for word in "abc":
@@ -71,7 +71,7 @@ def test_the_replicator_moves_house(server: DevServer, journal: Path) -> None:
 
     async def elsewhere() -> list[str]:
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
-            await other.sync(timeout=10)
+            await other.sync(timeout=60)
             return words(await other.get_items())
 
     assert asyncio.run(elsewhere()) == ["a", "b", "c"]
@@ -84,7 +84,7 @@ def test_what_one_loop_left_unsent_the_next_one_sends(server: DevServer, journal
         asyncio.run(session.add_items(said(word)))
 
     async def finish() -> None:
-        await session.flush(timeout=10)
+        await session.flush(timeout=60)
         assert session.status().pending == 0
         await session.close()
 
@@ -100,7 +100,7 @@ def test_loops_in_turn_leave_one_replicator(server: DevServer, journal: Path) ->
             loop.run_until_complete(session.add_items(said(turn)))
 
     async def last() -> None:
-        await session.flush(timeout=10)
+        await session.flush(timeout=60)
         assert len(replicators()) == 1
         await session.close()
         assert replicators() == set()
@@ -111,7 +111,7 @@ def test_loops_in_turn_leave_one_replicator(server: DevServer, journal: Path) ->
         for _ in range(20):
             await asyncio.sleep(0)
         for task in replicators():
-            await asyncio.wait([task], timeout=5)
+            await asyncio.wait([task], timeout=60)
         assert replicators() == set()
 
     for loop in loops[1:]:
@@ -124,7 +124,7 @@ def test_loops_in_turn_leave_one_replicator(server: DevServer, journal: Path) ->
         # The lock must be free: only who holds it pushes by itself.
         async with CachedSession.from_url("s", url=server.url, journal=journal) as other:
             await other.add_items(said("after"))
-            until = asyncio.get_running_loop().time() + 10
+            until = asyncio.get_running_loop().time() + 60
             while other.status().pending:
                 assert asyncio.get_running_loop().time() < until
                 await asyncio.sleep(0.01)
@@ -199,7 +199,7 @@ def test_loops_in_threads_share_the_server(server: DevServer, journal: Path) -> 
     )
 
     async def finish() -> list[str]:
-        report = await session.sync(timeout=20)
+        report = await session.sync(timeout=60)
         assert report.pending == 0
         found = words(await session.get_items())
         await session.close()
@@ -210,7 +210,7 @@ def test_loops_in_threads_share_the_server(server: DevServer, journal: Path) -> 
 
     async def elsewhere() -> list[str]:
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
-            await other.sync(timeout=20)
+            await other.sync(timeout=60)
             return words(await other.get_items())
 
     assert asyncio.run(elsewhere()) == ours
@@ -231,8 +231,8 @@ def test_a_thread_may_wait_for_the_home_of_another(server: DevServer, journal: P
 
         async def work() -> None:
             await session.add_items(said("a"))
-            await session.flush(timeout=10)
-            assert (await session.sync(timeout=10)).pending == 0
+            await session.flush(timeout=60)
+            assert (await session.sync(timeout=60)).pending == 0
             await session.close()
             assert replicators() == set()
 

@@ -17,7 +17,8 @@ OPENS = """
 async def main():
     tell("ready")
     wait()
-    async with CachedSession("s", journal=sys.argv[1]) as session:
+    options = SyncOptions(busy_timeout=60)
+    async with CachedSession("s", journal=sys.argv[1], options=options) as session:
         await session.add_items(said(sys.argv[2], sys.argv[2]))
         assert sys.argv[2] in words(await session.get_items())
         tell("wrote")
@@ -196,9 +197,9 @@ async def test_another_processes_unsent_words_are_sent(journal: Path, server: De
     with Child(COMES_AND_GOES, journal, "offline") as child:
         child.end()
     async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
-        await session.flush(timeout=10)
+        await session.flush(timeout=60)
     async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
-        await other.sync(timeout=10)
+        await other.sync(timeout=60)
         assert words(await other.get_items()) == ["offline"]
 
 

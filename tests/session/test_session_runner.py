@@ -146,14 +146,14 @@ async def test_a_conversation_reaches_another_device(journal: Path, server: DevS
     """What a Runner wrote here a Runner there continues."""
     async with CachedSession.from_url("s", url=server.url, journal=journal) as here:
         await talk(here)
-        await here.flush(timeout=10)
+        await here.flush(timeout=60)
         model = ScriptedModel("on")
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as there:
-            await there.sync(timeout=10)
+            await there.sync(timeout=60)
             await Runner.run(Agent(name="a", model=model), "go on", session=there)
-            await there.flush(timeout=10)
+            await there.flush(timeout=60)
         assert kinds(model.seen[0]) == [*WHOLE, "user"]
-        await here.sync(timeout=10)
+        await here.sync(timeout=60)
         assert kinds(await here.get_items()) == [*WHOLE, "user", "assistant"]
 
 

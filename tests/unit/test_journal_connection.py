@@ -64,11 +64,11 @@ class Gatekeeper:
         self._entered, self._leave = threading.Event(), threading.Event()
         journal.write_soon(self._hold, asyncio.get_running_loop())
         # Only then: what is handed in before the thread has the gate would be of the gate's group.
-        assert self._entered.wait(30)
+        assert self._entered.wait(120)
 
     def _hold(self, conn: sqlite3.Connection) -> None:
         self._entered.set()
-        assert self._leave.wait(30)
+        assert self._leave.wait(120)
         conn.set_trace_callback(self.statements.append)
 
     def let_go(self) -> None:
@@ -199,7 +199,7 @@ async def test_a_cancelled_write_is_entirely_in_or_out(tmp_path: Path, committed
     def slow(conn: sqlite3.Connection) -> None:
         setting("first")(conn)
         started.set()
-        assert leave.wait(30)
+        assert leave.wait(120)
         setting("second")(conn)
         if not committed:
             raise InvalidArgument("no")
@@ -207,7 +207,7 @@ async def test_a_cancelled_write_is_entirely_in_or_out(tmp_path: Path, committed
     async with opened(tmp_path / "j.db") as journal:
         await journal.open()
         task = asyncio.ensure_future(journal.write(slow))
-        await asyncio.to_thread(started.wait, 30)
+        await asyncio.to_thread(started.wait, 120)
         task.cancel()
         await asyncio.sleep(0)
         assert not task.done()

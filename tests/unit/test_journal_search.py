@@ -327,7 +327,7 @@ def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.Monk
     journal.open_blocking()
     try:
         journal.write_blocking(lambda conn: hydrate(conn, 1, 1500))
-        assert done.wait(30)
+        assert done.wait(120)
         steps = [after - before for before, after in pairwise(reached)]
         assert max(steps) == fulltext.SLICE
         assert 1500 - fulltext.BEHIND <= reached[-1] <= 1500
@@ -361,15 +361,15 @@ async def test_an_idle_slice_waits_for_nobodys_lock(
     with closing(sqlite3.connect(tmp_path / "j.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         tried.clear()
-        assert await asyncio.to_thread(tried.wait, 20)
+        assert await asyncio.to_thread(tried.wait, 120)
         assert not sliced.is_set()
         free = asyncio.ensure_future(
             journal.maintain(lambda conn: conn.execute("PRAGMA busy_timeout").fetchone())
         )
-        done, _ = await asyncio.wait([free], timeout=10)
+        done, _ = await asyncio.wait([free], timeout=60)
         other.execute("ROLLBACK")
     assert done
     assert await free == (3600 * 1000,)
-    assert await asyncio.to_thread(sliced.wait, 20)
+    assert await asyncio.to_thread(sliced.wait, 120)
     await journal.close()
     assert caplog.records == []
