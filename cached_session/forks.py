@@ -16,6 +16,9 @@ __all__ = ["wait_for"]
 PATIENCE = 1.0
 """Seconds for each lock. A thread that waits for a locked file keeps its own for longer: then it
 sleeps, and holds none of SQLite's."""
+SLICE = 0.05
+"""Seconds of it at a time: a machine that stands still for longer than the patience lasts uses up
+one slice, and whoever has the lock still gets the rest to let it go."""
 
 _locks: weakref.WeakKeyDictionary[object, tuple[threading.Lock, ...]] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
@@ -31,7 +34,11 @@ def wait_for(owner: object, *locks: threading.Lock) -> None:
 def _hold() -> None:
     _guard.acquire()
     for locks in list(_locks.values()):
-        _held.extend(lock for lock in locks if lock.acquire(timeout=PATIENCE))
+        _held.extend(lock for lock in locks if _is_taken(lock))
+
+
+def _is_taken(lock: threading.Lock) -> bool:
+    return any(lock.acquire(timeout=SLICE) for _ in range(round(PATIENCE / SLICE)))
 
 
 def _let_go() -> None:

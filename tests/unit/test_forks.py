@@ -33,8 +33,11 @@ def in_child(check: Callable[[], bool]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free() -> None:
+def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In the parent and in the child."""
+    monkeypatch.setattr(forks, "PATIENCE", 60.0)
     owner, lock, taken, done = Owner(), threading.Lock(), threading.Event(), list[bool]()
     forks.wait_for(owner, lock)
 
@@ -63,6 +66,28 @@ def test_what_is_never_let_go_of_delays_a_fork_and_no_more(monkeypatch: pytest.M
     assert in_child(lambda: not lock.locked())
 
 
+def test_a_stall_of_the_machine_is_not_taken_for_patience() -> None:
+    """A wait that ended because nothing ran is followed by another one."""
+
+    class Stalled:
+        """Its holder gets no time to let it go before the first wait is over."""
+
+        waits = 0
+        released = False
+
+        def acquire(self, timeout: float) -> bool:
+            self.waits += 1
+            return self.waits == 2
+
+        def release(self) -> None:
+            self.released = True
+
+    owner, lock = Owner(), Stalled()
+    forks.wait_for(owner, lock)  # type: ignore[arg-type]
+    assert in_child(lambda: lock.waits == 2 and lock.released)
+    assert lock.released
+
+
 def test_nobody_waits_for_what_has_gone() -> None:
     """A lock is waited for as long as its owner lives."""
     owner, lock = Owner(), threading.Lock()
@@ -72,8 +97,11 @@ def test_nobody_waits_for_what_has_gone() -> None:
         assert lock not in [one for locks in forks._locks.values() for one in locks]
 
 
-async def test_no_child_is_forked_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
+async def test_no_child_is_forked_in_the_middle_of_a_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQLite's own locks are taken in it, and the child could open no journal at all."""
+    monkeypatch.setattr(forks, "PATIENCE", 60.0)
     journal = Journal(tmp_path / "j.db")
     begun, done = threading.Event(), list[bool]()
 
