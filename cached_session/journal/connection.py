@@ -281,11 +281,9 @@ class Journal:
 
     def _run_with_followers(self, job: _Job[Any]) -> None:
         group = [job]
-        while len(group) < GROUP_MOST and not group[-1].alone:
-            try:
-                following = self._jobs.get_nowait()
-            except queue.Empty:
-                break
+        # Nobody else takes jobs: what is there now stays there.
+        while len(group) < GROUP_MOST and not group[-1].alone and not self._jobs.empty():
+            following = self._jobs.get()
             if following is None:
                 self._jobs.put(None)
                 break
