@@ -1,8 +1,8 @@
 """An asyncio event loop on virtual time: no selector, no threads, no waiting.
 
 When nothing is ready, the clock jumps to the next timer. Callbacks belong to an *owner* (a
-simulated process) by their context; those of a dead owner never run, which is what ``kill -9``
-does.
+simulated process) by their context; those of a dead owner do not run, which is what ``kill -9``
+does. When all is over and nobody looks any more, `SimLoop.bury` lets them end.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, ContextVar
 from typing import Any
 
 from anyio._backends import _asyncio as backend
 
-__all__ = ["OWNER", "Owner", "SimLoop", "Stuck", "deterministic", "forget_tasks"]
+__all__ = ["OWNER", "Owner", "SimLoop", "Stuck", "deterministic"]
+
+
+ROUNDS = 5
+"""Of cancelling all tasks: in ending, one may begin others."""
+ROUND = 100.0
+"""Simulated seconds that they have for it."""
 
 
 class Stuck(Exception):
@@ -84,13 +91,6 @@ def deterministic() -> Iterator[None]:
         backend.CancelScope.__init__ = original  # type: ignore[method-assign]
 
 
-def forget_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """What anyio notes about a task holds the task, until it ends: those of the killed never do."""
-    for task in list(backend._task_states):
-        if task.get_loop() is loop:
-            del backend._task_states[task]
-
-
 class SimLoop(asyncio.BaseEventLoop):
     """See the module."""
 
@@ -101,6 +101,9 @@ class SimLoop(asyncio.BaseEventLoop):
         """Callbacks run so far."""
         self.failures: list[str] = []
         """What asyncio reported: exceptions that nobody retrieved, callbacks that raised."""
+        self._unrun: list[asyncio.Handle] = []
+        """What the dead would have run."""
+        self._buries = False
         self.set_task_factory(self._make_task)
         self.set_exception_handler(self._report)
 
@@ -110,6 +113,25 @@ class SimLoop(asyncio.BaseEventLoop):
     def run_for(self, main: Any) -> Any:
         """Run a coroutine to its end."""
         return self.run_until_complete(main)
+
+    def bury(self) -> set[asyncio.Task[Any]]:
+        """Cancel all tasks and let them end, each in its own task as anyio asks for, and those of
+        the dead too, which go on where they were killed; those that do not end."""
+        self._buries = True
+        self._ready.extend(self._unrun)  # type: ignore[attr-defined]
+        self._unrun.clear()
+        for _ in range(ROUNDS):
+            tasks = asyncio.all_tasks(self)
+            if not tasks:
+                break
+            for task in tasks:
+                # One that has not begun would leave what it was to await behind, never awaited.
+                if inspect.getcoroutinestate(task.get_coro()) != inspect.CORO_CREATED:  # type: ignore[arg-type]
+                    task.cancel()
+            with contextlib.suppress(Stuck):
+                self.run_until_complete(asyncio.wait(tasks, timeout=ROUND))
+        self.run_until_complete(self.shutdown_asyncgens())
+        return asyncio.all_tasks(self)
 
     @staticmethod
     def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyncio.Task[Any]:
@@ -146,13 +168,15 @@ class SimLoop(asyncio.BaseEventLoop):
                 continue
             owner = handle._context.get(OWNER)
             if owner is not None:
-                if owner.dead:
+                if owner.dead and not self._buries:
+                    self._unrun.append(handle)
                     continue
                 if owner.fuse is not None:
                     owner.fuse -= 1
                     if owner.fuse < 0:
                         owner.fuse = None
                         owner.on_fuse()
+                        self._unrun.append(handle)
                         continue
             self.steps += 1
             handle._run()

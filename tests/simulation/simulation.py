@@ -29,7 +29,7 @@ from cached_session.remote.naming import agent_id, memory_id
 from cached_session.replication import pages, pull
 
 from .device import Device, Process
-from .loop import OWNER, SimLoop, Stuck, deterministic, forget_tasks
+from .loop import OWNER, SimLoop, Stuck, deterministic
 from .network import Network
 from .oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
 from .schedule import Schedule, Step
@@ -569,29 +569,26 @@ def run(schedule: Schedule) -> Outcome:
             log.removeHandler(handler)
             log.propagate = propagates
             pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
-            _bury(world, loop)
+            with _silence():
+                for process in world.processes:
+                    process.kill()
+            outcome.hash, outcome.history = world.digest(), world.history[:]
+            outcome.seconds = loop.time() - 1000
+            outcome.requests, outcome.checks = world.network.requests, world.oracle.checks
+            left = _bury(loop)
             shutil.rmtree(directory, ignore_errors=True)
-    outcome.hash, outcome.history = world.digest(), world.history
-    outcome.seconds = loop.time() - 1000
-    outcome.requests, outcome.checks = world.network.requests, world.oracle.checks
+    if left and outcome.error is None:
+        outcome.error = f"cancelled, and not ended: {left}"
     return outcome
 
 
-def _bury(world: World, loop: SimLoop) -> None:
-    """Let go of everything that was dropped on the way, without a word."""
+def _bury(loop: SimLoop) -> list[str]:
+    """Let everything that was dropped on the way end, without a word; what does not."""
     with _silence():
-        for process in world.processes:
-            process.kill()
-        for task in asyncio.all_tasks(loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            with contextlib.suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr]
-        loop._ready.clear()  # type: ignore[attr-defined]
-        loop._scheduled.clear()  # type: ignore[attr-defined]
-        loop.set_exception_handler(lambda *_: None)
-        forget_tasks(loop)
+        left = sorted(str(task.get_coro()) for task in loop.bury())
         asyncio.set_event_loop(None)
         loop.close()
+    return left
 
 
 @contextlib.contextmanager
