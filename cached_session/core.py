@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 from filelock import BaseFileLock, FileLock
 
-from cached_session import reporting, telemetry
+from cached_session import forks, reporting, telemetry
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.home import Home
@@ -48,6 +48,9 @@ class Core:
         self.runtime = runtime
         self.writer = runtime.writer()
         self._opened_ms = runtime.wall_ms()
+        self._pid = os.getpid()
+        self._guard = threading.RLock()
+        forks.wait_for(self, self._guard)
         self.journal = Journal(
             path,
             durability=options.durability,
@@ -59,7 +62,6 @@ class Core:
         self.tails = Tails()
         self._last_write = LastWrite()
         self._room = Room(options.max_pending_items, options.max_pending_bytes)
-        self._guard = threading.RLock()
         self._users = 0
         self._specs: list[RemoteSpec] = []
         self._hole_patience_ms = int(options.hole_patience * 1000)
@@ -143,8 +145,9 @@ class Core:
         finally:
             if last:
                 telemetry.unwatch(self)
-                if self._file_lock is not None:
-                    # By force: a home whose event loop went away never let go of its share.
+                if self._file_lock is not None and self._pid == os.getpid():
+                    # By force: a home whose event loop went away never let go of its share. Not in
+                    # a forked child: the lock is the parent's, which would lose it.
                     self._file_lock.release(force=True)
                 await self.journal.close()
             elif self.spec is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from typing import Protocol
 
 __all__ = ["wait_for"]
 
@@ -20,13 +21,22 @@ SLICE = 0.05
 """Seconds of it at a time: a machine that stands still for longer than the patience lasts uses up
 one slice, and whoever has the lock still gets the rest to let it go."""
 
-_locks: weakref.WeakKeyDictionary[object, tuple[threading.Lock, ...]] = weakref.WeakKeyDictionary()
+
+class _Lock(Protocol):
+    """Of `threading`: a lock, or one that its thread may take again."""
+
+    def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...
+    def release(self) -> None: ...
+
+
+_locks: weakref.WeakKeyDictionary[object, tuple[_Lock, ...]] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
-_held: list[threading.Lock] = []
+_held: list[_Lock] = []
 
 
-def wait_for(owner: object, *locks: threading.Lock) -> None:
-    """Take these before each fork, in this order, as long as their owner lives."""
+def wait_for(owner: object, *locks: _Lock) -> None:
+    """Take these before each fork, in this order, as long as their owner lives; owners in the order
+    in which they said so. Not for a lock under which somebody else may become an owner."""
     with _guard:
         _locks[owner] = locks
 

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "reach": SEAMS
     | {"remote.address", "remote.dakera"},  # the one place that names a concrete server
     "home": ENGINE | {"reach"},
-    "waiters": set(),
+    "waiters": {"forks"},
     "core": ENGINE | {"home", "place", "reach", "reporting", "waiters"},
     "changes": ENGINE | {"core"},
     "syncing": ENGINE | {"core"},

@@ -124,7 +124,7 @@ class Journal:
         self._ended: Future[None] = Future()
         """The writing thread has closed everything; done just before its own end."""
         self._writing = threading.Lock()
-        forks.wait_for(self, self._writing, self._file.reading, self._file.asides)
+        forks.wait_for(self, self._writing, self._file.reading, self._file.asides, self._state)
         self._closed = False
         self._pid = os.getpid()
         self._logged = 0

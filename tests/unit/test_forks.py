@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
@@ -11,9 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
-from cached_session import forks
+from cached_session import SyncOptions, forks
+from cached_session.adapters.bridge import Bridge
+from cached_session.core import Core
 from cached_session.journal.connection import Journal
+from cached_session.runtime import Runtime
+from cached_session.waiters import Waiters
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
 
@@ -118,3 +124,46 @@ async def test_no_child_is_forked_in_the_middle_of_a_transaction(
     assert in_child(lambda: done == [True])
     writing.join()
     await journal.close()
+
+
+def locks_of(owner: object) -> list[forks._Lock]:
+    return [lock for name, lock in vars(owner).items() if name in ("_guard", "_state")]
+
+
+@pytest.mark.parametrize(
+    "make", [Bridge, Waiters, lambda: Journal(":memory:"), lambda: core(":memory:")]
+)
+def test_what_a_child_may_call_is_free_in_it(make: Callable[[], object]) -> None:
+    """Whatever a thread of the parent was in the middle of: a bridge starts anew, and an inherited
+    session closes, or says that it cannot be used."""
+    owner = make()
+    (lock,) = locks_of(owner)
+    taken = threading.Event()
+
+    def work() -> None:
+        with lock:  # type: ignore[attr-defined]
+            taken.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    taken.wait()
+    assert in_child(lambda: lock.acquire(timeout=5.0))
+    thread.join()
+
+
+def core(path: str) -> Core:
+    return Core(path, SyncOptions(), Runtime())
+
+
+def test_a_child_that_closes_leaves_the_parents_lock_alone(tmp_path: Path) -> None:
+    """A lock of a file is shared with the child: to let go of it there is to let go of it here."""
+    path = tmp_path / "j.db"
+    parents = core(str(path))
+    parents.join(None)
+    lock = parents._lock_file()
+    assert lock is not None
+    with lock:
+        assert in_child(lambda: asyncio.run(parents.release(None)) is None)
+        with pytest.raises(Timeout):
+            FileLock(f"{path}.lock").acquire(blocking=False)
