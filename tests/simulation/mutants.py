@@ -135,6 +135,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "                if not (is_torn and result.finished):\n",
         "                if True:\n",
     ),
+    "a listing that goes on need not continue what stood above": (
+        "replication/pull.py",
+        "offset, limit, whole[-SEAM:], self.newest, is_torn",
+        "offset, limit, (), self.newest, is_torn",
+    ),
+    "what came above a listing that goes on is not looked at": (
+        "replication/pull.py",
+        "            if await listing.go_down(whole=whole):\n",
+        "            if await listing.go_down(whole=whole) and False:\n",
+    ),
     "seals are not checked": (
         "history/parts.py",
         "if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:",
