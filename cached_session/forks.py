@@ -47,7 +47,7 @@ def _hold() -> None:
         _held.extend(lock for lock in locks if _is_taken(lock))
 
 
-def _is_taken(lock: threading.Lock) -> bool:
+def _is_taken(lock: _Lock) -> bool:
     return any(lock.acquire(timeout=SLICE) for _ in range(round(PATIENCE / SLICE)))
 
 

@@ -133,9 +133,12 @@ def locks_of(owner: object) -> list[forks._Lock]:
 @pytest.mark.parametrize(
     "make", [Bridge, Waiters, lambda: Journal(":memory:"), lambda: core(":memory:")]
 )
-def test_what_a_child_may_call_is_free_in_it(make: Callable[[], object]) -> None:
+def test_what_a_child_may_call_is_free_in_it(
+    make: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever a thread of the parent was in the middle of: a bridge starts anew, and an inherited
     session closes, or says that it cannot be used."""
+    monkeypatch.setattr(forks, "PATIENCE", 60.0)
     owner = make()
     (lock,) = locks_of(owner)
     taken = threading.Event()
