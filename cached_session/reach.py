@@ -73,7 +73,9 @@ class RemoteSpec:
         await offload(telemetry.load)
         if self.client is not None:
             return DakeraRemote(self.client, options, owned=False)
-        return connect(self.server, self.api_key, options)
+        # So does its client, which reads all certificates that the system trusts.
+        remote: DakeraRemote = await offload(connect, self.server, self.api_key, options)
+        return remote
 
 
 def without(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
