@@ -77,7 +77,7 @@ class SyncOptions:
     """Memories in the first page of a pull: small, so that the tail is readable soonest."""
     parallel_sessions: int = 4
     """Sessions pushed or pulled side by side."""
-    parallel_requests: int = 4
+    parallel_requests: int = 8
     """Requests of one session under way at once, where order does not matter."""
     claim_patience: float = 10.0
     """A memory that is gone after a confirmed pop without an answer is believed to be gone when it

@@ -1,4 +1,4 @@
-"""The pages of one listing, asked for side by side and handed out in order."""
+"""The pages of one listing, asked for side by side, taken apart as they come, handed out in order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import anyio
 
+from cached_session.history.ids import session_key
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.ahead import give_up
 from cached_session.replication.backoff import growing
+from cached_session.replication.incoming import Page, read_page
 from cached_session.replication.link import Link
 
 __all__ = ["Pages", "page", "step"]
@@ -70,13 +72,16 @@ class Pages:
     def __init__(self, link: Link, session_id: str) -> None:
         self._link = link
         self._session_id = session_id
+        self._key = session_key(session_id)
         self._is_met = False
         self._limiter = anyio.CapacityLimiter(link.options.parallel_requests)
-        self._asked: deque[tuple[tuple[int, int], asyncio.Future[Memories | None]]] = deque()
+        self._reading = anyio.Lock()
+        """One page at a time is taken apart: slices of several would hold the loop up together."""
+        self._asked: deque[tuple[tuple[int, int], asyncio.Future[Page | None]]] = deque()
         self._end = math.inf
         """The offset of a page that was not full: what lies beyond it is not asked for ahead."""
 
-    async def page(self, offset: int, limit: int, *, following: int, width: int) -> Memories:
+    async def page(self, offset: int, limit: int, *, following: int, width: int) -> Page:
         """This page; up to ``width`` pages from it on are asked for, those after it with the limit
         ``following``, as if all were full. What then turns out not to be what follows is asked for
         again.
@@ -93,23 +98,27 @@ class Pages:
             wanted = wanted[0] + step(wanted[1]), following
         _, asking = self._asked.popleft()
         found = await asking
-        return await self._page(offset, limit) if found is None else found
+        return await self._read(await self._listed(offset, limit)) if found is None else found
 
-    async def _ask(self, offset: int, limit: int) -> Memories | None:
+    async def _ask(self, offset: int, limit: int) -> Page | None:
         async with self._limiter:
             if offset > self._end:
                 return None
-            found = await self._page(offset, limit)
+            found = await self._listed(offset, limit)
         if len(found) < limit:
             self._end = min(self._end, offset)
-        return found
+        return await self._read(found)
 
-    async def _page(self, offset: int, limit: int) -> Memories:
+    async def _listed(self, offset: int, limit: int) -> Memories:
         found = await page(
             self._link, self._session_id, offset, limit, TRIES if self._is_met else 1
         )
         self._is_met = True
         return found
+
+    async def _read(self, memories: Memories) -> Page:
+        async with self._reading:
+            return await read_page(memories, self._key)
 
     async def aclose(self) -> None:
         """Give up what was asked for and not taken."""

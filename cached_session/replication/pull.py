@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal import arrivals, gates
 from cached_session.journal.arrivals import Ground
 from cached_session.remote.verdicts import RemoteError
 from cached_session.replication.holes import look_for_holes
-from cached_session.replication.incoming import Page, PullResult, apply_page, read_page
+from cached_session.replication.incoming import Page, PullResult, apply_page
 from cached_session.replication.link import Link, Reached, log
 from cached_session.replication.pages import Pages, step
 
@@ -160,7 +159,6 @@ class _Listing:
         ``following``: the limit of the pages after the first; ``ahead``: how many may be asked for
         side by side."""
         link, result = self.link, self.result
-        key = session_key(self.session_id)
         offset, limit, whole, is_torn = start.offset, start.limit, start.above, start.is_torn
         self.newest = max(self.newest, start.newest)
         before: tuple[str, ...] = ()
@@ -168,25 +166,25 @@ class _Listing:
         # Most listings end on the first page.
         width = 1
         while True:
-            memories = await pages.page(offset, limit, following=following, width=width)
+            page = await pages.page(offset, limit, following=following, width=width)
+            listed = len(page.ids)
             result.pages += 1
             if result.pages > MOST_PAGES:
                 log.warning("%s lists more pages than any history has", link.remote.server)
                 return False
-            if not memories:
+            if not listed:
                 result.finished = True
                 # It has become shorter than it was, if this is where it goes on.
                 return is_torn or offset == start.offset > 0
-            page = await read_page(memories, key)
             if page.ids == before and offset:
                 # The same page again for another offset: a server from before there were offsets.
                 # The largest page is all that it can give; what lies below is found by the holes it
                 # leaves, and where it leaves none the history does not count as hydrated.
-                if len(memories) == limit < LARGEST_PAGE:
+                if listed == limit < LARGEST_PAGE:
                     limit, before, width = LARGEST_PAGE, (), 1
                     continue
                 log.warning("the server at %s ignores offsets in listings", link.remote.server)
-                result.finished = len(memories) < limit
+                result.finished = listed < limit
                 return False
             is_torn = is_torn or not _continues(whole, page.ids)
             before = page.ids
@@ -201,12 +199,12 @@ class _Listing:
             if strange >= STRANGE_PAGES:
                 log.warning("%s lists page after page without a memory of ours", link.remote.server)
                 return False
-            short = len(memories) < limit
+            short = listed < limit
             if applied.is_ground and is_ours and self._is_ground(page, short=short):
                 result.finished = True
                 return is_torn
             # A short page may still not be the last: only an empty one is.
-            offset += len(memories) if short else step(limit)
+            offset += listed if short else step(limit)
             whole = () if short or limit < 2 else page.ids
             if short:
                 # It gives less than it is asked for: where a page begins, the one before it tells.
@@ -219,7 +217,7 @@ class _Listing:
                 link.reached[self.session_id] = Reached(
                     offset, limit, whole[-SEAM:], self.newest, is_torn
                 )
-            size = sum(len(part.text) for part in page.parts) * limit // len(memories)
+            size = sum(len(part.text) for part in page.parts) * limit // listed
             width = max(1, min(ahead, AHEAD_BYTES // max(1, size)))
 
     def _ahead(self) -> int:

@@ -54,9 +54,9 @@ def pages_of(server: Server) -> Pages:
 async def read(server: Server, width: int, limit: int = 100) -> list[int]:
     pages, found, offset = pages_of(server), list[int](), 0
     try:
-        while rows := await pages.page(offset, limit, following=limit, width=width):
-            found += [row["id"] for row in rows]
-            offset += len(rows) if len(rows) < limit else step(limit)
+        while ids := (await pages.page(offset, limit, following=limit, width=width)).ids:
+            found += map(int, ids)
+            offset += len(ids) if len(ids) < limit else step(limit)
     finally:
         await pages.aclose()
     return found
@@ -76,7 +76,7 @@ async def test_all_of_a_listing_comes_in_order(width: int, most: int) -> None:
 async def test_requests_travel_side_by_side() -> None:
     """As many as the options allow, though more pages are held."""
     server = Server(5000)
-    await read(server, 8)
+    await read(server, 2 * SyncOptions().parallel_requests)
     assert server.side_by_side == SyncOptions().parallel_requests
 
 
@@ -93,7 +93,7 @@ async def test_a_page_that_fails_fails_when_its_turn_comes() -> None:
     server.breaks_at = 160
     pages = pages_of(server)
     for offset in (0, 80):
-        assert len(await pages.page(offset, 100, following=100, width=4)) == 100
+        assert len((await pages.page(offset, 100, following=100, width=4)).ids) == 100
     with pytest.raises(RemoteError):
         await pages.page(160, 100, following=100, width=4)
     await pages.aclose()
