@@ -82,6 +82,7 @@ EVENT_LAST = 9_999_999_999
 MOST = 1 << 31
 """Counts above this are nonsense."""
 
+_KINDS = {kind.value: kind for kind in Kind}
 _WRITER = re.compile(r"[a-z2-7]{8,64}")
 
 
@@ -222,10 +223,10 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Explained | None:
         if identity != placeholder_id(key, dot):
             raise Unreadable(f"{identity} is not the id of its own content")
         return Explained(dot)
-    try:
-        kind = Kind(metadata.get("cs_op"))
-    except ValueError as error:
-        raise Unreadable(f"{identity} is of unknown kind {metadata.get('cs_op')!r}") from error
+    said = metadata.get("cs_op")
+    kind = _KINDS.get(said) if isinstance(said, str) else None
+    if kind is None:
+        raise Unreadable(f"{identity} is of unknown kind {said!r}")
     count = _integer(metadata, "cs_n", 1, MOST, identity)
     parts = _integer(metadata, "cs_p", 1, MOST, identity)
     part = Part(
@@ -258,6 +259,8 @@ def _integer(
     metadata: Mapping[str, Any], field: str, lowest: int, below: int, identity: object
 ) -> int:
     value = metadata.get(field)
+    if type(value) is int and lowest <= value < below:
+        return value
     # A server may keep numbers as floats, or as text.
     is_float = isinstance(value, float) and value.is_integer()
     is_text = isinstance(value, str) and len(value) < 20 and value.lstrip("-").isdecimal()
@@ -272,6 +275,8 @@ def _string(metadata: Mapping[str, Any], field: str, most: int, identity: object
     value = metadata.get(field)
     if not isinstance(value, str) or len(value) > most:
         raise Unreadable(f"{identity} has no usable {field}")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:
