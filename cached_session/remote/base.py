@@ -15,11 +15,12 @@ import orjson
 __all__ = ["Encoded", "GuardReport", "Listenable", "Remote"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Encoded:
     """A memory as it goes into a store request: encoded once, and small to keep until it is sent.
 
-    What its metadata says of whose it is stays at hand, to tell whether a server holds it."""
+    What its metadata says of whose it is stays at hand, to tell whether a server holds it. Nobody
+    changes one; as with `Part`, to freeze it would cost more than the rest of making it."""
 
     id: str
     data: bytes
@@ -40,7 +41,7 @@ class Encoded:
 
 
 def _seal(metadata: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(metadata.get(field) for field in ("cs_d", "cs_e", "cs_j"))
+    return metadata.get("cs_d"), metadata.get("cs_e"), metadata.get("cs_j")
 
 
 @dataclass(frozen=True)
