@@ -1,4 +1,4 @@
-"""The pages of one listing, asked for side by side, taken apart as they come, handed out in order."""
+"""Pages of one listing: asked for side by side, taken apart as they come, given out in order."""
 
 from __future__ import annotations
 
