@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,35 +14,53 @@ from devices import PATIENCE, in_vain
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cached_session import Unauthorized, telemetry
 from cached_session.testing import FaultLab
 
+
+class Spans(InMemorySpanExporter):
+    """Keeps what ends while a test of this module runs."""
+
+    is_wanted = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return super().export(spans) if self.is_wanted else SpanExportResult.SUCCESS
+
+
 READER = InMemoryMetricReader()
-SPANS = InMemorySpanExporter()
+SPANS = Spans()
 KEY = "canary-0f5a8c21d3"
 SECRET = "correct horse battery staple"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def providers() -> Iterator[None]:
-    """A process sets its providers once; the spans of later tests are not to be collected."""
+@cache
+def providers() -> None:
+    """A process sets its providers once, also one that is given some tests of this module, some of
+    others, and some of this one again."""
     traces = TracerProvider()
     traces.add_span_processor(SimpleSpanProcessor(SPANS))
     trace.set_tracer_provider(traces)
     metrics.set_meter_provider(MeterProvider(metric_readers=[READER]))
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """The spans of other tests are not to be collected."""
+    providers()
+    SPANS.clear()
+    SPANS.is_wanted = True
     yield
-    SPANS.shutdown()
+    SPANS.is_wanted = False
     SPANS.clear()
 
 
 @pytest.fixture
 def lab() -> Iterator[FaultLab]:
     with FaultLab(api_key=KEY) as made:
-        SPANS.clear()
         yield made
 
 
