@@ -144,10 +144,14 @@ class Puller:
             if self._pulls.get(session_id) is one:
                 del self._pulls[session_id]
             one.ended.set()
+            is_last = plan is not None and plan.started == one.began
+            if one.result is None and is_last and self._schedule.given_up(session_id):
+                self.wake()
         if result.went_back:
             await self._on_went_back(session_id)
         if plan is not None:
             plan.fresh, plan.brought = max(plan.fresh, one.began), result
+            plan.started = max(plan.started, plan.fresh)
         self._on_pulled(session_id)
         return result
 

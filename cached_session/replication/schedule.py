@@ -54,6 +54,7 @@ class Plan:
     due: float = 0.0
     last: float = -math.inf
     started: float = -math.inf
+    """When the last pull began that is under way or has succeeded."""
     fresh: float = -math.inf
     """When the last pull that succeeded began: what was on the server then is here."""
     wanted: float = -math.inf
@@ -186,9 +187,23 @@ class PullSchedule:
             interval = max(interval, options.poll_interval_listening * len(self._plans))
         # Jitter by a fifth, so that devices that started together do not stay together.
         plan.due = now + interval * (0.9 + 0.2 * self._chance.random())
-        wanted = plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.hoped)
-        if wanted > plan.started:
+        if self._wanted(session_id, plan) > plan.started:
             plan.due = 0.0
+
+    def given_up(self, session_id: str) -> bool:
+        """The pull that began last has failed, or whoever asked for it has gone: it has seen
+        nothing. Whether another one is wanted at once by those who relied on it."""
+        plan = self._plans.get(session_id)
+        if plan is None:
+            return False
+        plan.started = plan.fresh
+        if self._wanted(session_id, plan) <= plan.started:
+            return False
+        plan.due = 0.0
+        return True
+
+    def _wanted(self, session_id: str, plan: Plan) -> float:
+        return plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.hoped)
 
     # -- what is to be done ----------------------------------------------------------------------
 

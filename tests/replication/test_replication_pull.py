@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -397,3 +398,48 @@ async def test_a_device_does_not_send_back_what_it_was_sent(
     await b.sync()
     assert server.requests.count(BATCH) == stores
     assert items_on(server) == ["one"]
+
+
+async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
+    device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """News comes while a pull is under way; a `sync` begins one that will see it, and is cancelled.
+    The session is pulled for the news all the same, an hour before its next poll."""
+    a, b = await device("a"), await device("b")
+    replicator = b._core.home.replicator()
+    assert replicator is not None
+    plan = replicator.schedule.plan("talk")
+    assert plan is not None
+    remote, is_sync = replicator.link.remote, ContextVar("is_sync", default=False)
+    asks, go_on, syncs = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    page = remote.page
+
+    async def held(agent: str, **more: Any) -> Any:
+        asks.set()
+        await go_on.wait()
+        if is_sync.get():
+            syncs.set()
+            await asyncio.Event().wait()
+        return await page(agent, **more)
+
+    async def sync() -> None:
+        is_sync.set(True)
+        await b.sync()
+
+    monkeypatch.setattr(remote, "page", held)
+    replicator.freshen("talk", replicator.link.runtime.monotonic())
+    await asks.wait()
+    await a.add_items([said("news")])
+    await a.flush(timeout=PATIENCE)
+    news = replicator.link.runtime.monotonic()
+    replicator.freshen("talk", news)
+    syncing = asyncio.ensure_future(sync())
+    await until(lambda: plan.started > news)
+    # The one that began before the news comes to its end; what it saw is not what was asked for.
+    go_on.set()
+    await syncs.wait()
+    await until(lambda: plan.due > news)
+    assert plan.fresh < news
+    syncing.cancel()
+    await until(lambda: plan.fresh > news)
+    assert texts(await b.get_items()) == ["news"]
