@@ -96,6 +96,26 @@ async def test_a_listing_that_shrank_while_it_was_broken_off_begins_anew(
     assert await one_history(a, b) == [str(number) for number in range(60)]
 
 
+async def test_what_moved_up_past_the_place_where_a_listing_goes_on_is_found(
+    device: Devices, server: DevServer
+) -> None:
+    """What it would go on with does not continue what stood above it: it begins anew. No hole
+    tells of a writer's only word."""
+    a, alone = await device("a"), await device("alone")
+    await spread(a, server, 10)
+    server.clock.advance(300)
+    await alone.add_items([said("alone")])
+    await alone.sync(timeout=PATIENCE)
+    await spread(a, server, 50)
+    b = device.new("b", options=PAGES)
+    with server.faults.status(500, route=LISTING, skip=9):
+        await in_vain(b.sync, lambda: server.requests.count(LISTING, status=500))
+    assert "alone" not in texts(await b.get_items())
+    server.evict(AGENT, [memory["id"] for memory in server.memories(AGENT)][:10])
+    await b.sync(timeout=PATIENCE)
+    assert "alone" in texts(await b.get_items())
+
+
 async def test_all_sessions_wait_while_the_server_asks_for_a_moment(
     device: Devices, server: DevServer
 ) -> None:
