@@ -17,6 +17,7 @@ from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, clea
 from cached_session.history.ranges import Ranges
 from cached_session.journal import fulltext
 from cached_session.journal.codec import codec_of
+from cached_session.journal.tails import changing
 
 __all__ = ["ACKED", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
 
@@ -553,6 +554,7 @@ class SessionTransaction:
         """Write everything back; what became of the operations. Searching them comes later
         (journal/fulltext.py)."""
         self.flush()
+        changing(self.conn)
         self.revision += 1
         applied, self.applied = self.applied, Applied()
         self.conn.execute(

@@ -18,8 +18,9 @@ from cached_session.errors import InvalidArgument
 __all__ = [
     "EXACT",
     "FAST",
+    "array_of",
     "codec_of",
-    "decode_joined",
+    "decode_array",
     "decode_rows",
     "encode_item",
     "encode_items",
@@ -134,7 +135,7 @@ def decode_rows(rows: Iterable[tuple[bytes, int]]) -> list[Any]:
     rows = list(rows)
     if not any(codec for _, codec in rows):
         try:
-            items = decode_joined(b",".join([data for data, _ in rows]), len(rows))
+            items = decode_array(array_of([data for data, _ in rows]), len(rows))
         except TypeError:  # one of them is no bytes at all
             items = None
         if items is not None:
@@ -142,10 +143,15 @@ def decode_rows(rows: Iterable[tuple[bytes, int]]) -> list[Any]:
     return [item for row in rows for item in _decode_one(*row)]
 
 
-def decode_joined(texts: bytes, count: int) -> list[Any] | None:
-    """The items of so many texts, joined by commas; None if one of them is damaged."""
+def array_of(texts: Iterable[bytes]) -> bytes:
+    """One JSON array of these texts."""
+    return b"[%b]" % b",".join(texts)
+
+
+def decode_array(array: bytes, count: int) -> list[Any] | None:
+    """The items of an array of so many texts; None if one of them is damaged."""
     try:
-        items: list[Any] = orjson.loads(b"[" + texts + b"]")
+        items: list[Any] = orjson.loads(array)
     except ValueError:
         return None
     # A damaged row could still fit between its neighbours' commas.

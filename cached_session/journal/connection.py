@@ -39,7 +39,7 @@ from cached_session.journal.outcome import (
     journal_error,
     settle,
 )
-from cached_session.journal.tails import Seen, seen
+from cached_session.journal.tails import Version, version_of
 from cached_session.journal.threads import Threads
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
@@ -123,8 +123,12 @@ class Journal:
         self._threads = Threads()
         self._ended: Future[None] = Future()
         """The writing thread has closed everything; done just before its own end."""
-        self._writing = threading.Lock()
-        forks.wait_for(self, self._writing, self._file.reading, self._file.asides, self._state)
+        # In memory there is one connection for reading and writing: a reader must not see
+        # the middle of a transaction.
+        self._exclusive = self._file.reading if self.in_memory else threading.Lock()
+        """Held while the connection that writes is in use."""
+        locks = (self._exclusive, self._file.reading, self._file.asides, self._state)
+        forks.wait_for(self, *dict.fromkeys(locks))
         self._closed = False
         self._pid = os.getpid()
         self._logged = 0
@@ -257,7 +261,7 @@ class Journal:
     def _index(self, conn: sqlite3.Connection) -> bool:
         """Index some of the operations that wait for it."""
         waiting, self._unindexed = self._unindexed, 0
-        with self._exclusive():
+        with self._exclusive:
             if not fulltext.is_behind(conn):
                 return False
         # No lock is waited for: a write that comes meanwhile would wait behind this, and only then
@@ -275,7 +279,7 @@ class Journal:
         What somebody still reads in the log stays there, and nobody is waited for."""
         if self._logged >= LOGGED_MOST:
             self._logged = 0
-            with self._exclusive():
+            with self._exclusive:
                 conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return False
 
@@ -302,7 +306,7 @@ class Journal:
             if conn is None or moved or group[0].alone:
                 conn = self._file.current()
             if group[0].alone:
-                with self._exclusive():
+                with self._exclusive:
                     _end_transaction(conn)
                     results = [group[0].run(conn)]
             else:
@@ -351,7 +355,7 @@ class Journal:
                 continue
 
     def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
-        with self._exclusive():
+        with self._exclusive:
             _end_transaction(conn)
             conn.execute("BEGIN IMMEDIATE")
             try:
@@ -381,11 +385,6 @@ class Journal:
             return False
         log.warning("the search index is given up, and built anew at the next opening: %s", error)
         return True
-
-    def _exclusive(self) -> threading.Lock:
-        # In memory there is one connection for reading and writing: a reader must not see
-        # the middle of a transaction.
-        return self._file.reading if self.in_memory else self._writing
 
     def _mapped(self, error: BaseException) -> BaseException:
         return journal_error(error, self.path)
@@ -426,15 +425,15 @@ class Journal:
         finally:
             self._file.reading.release()
 
-    def version(self) -> Seen | None:
-        """What changes with every commit, by this process or another; None while a write is under
-        way, or if it cannot be told. For a caller that has just asked whether the journal is open.
-        """
-        conn, lock = self._file.writer, self._exclusive()
+    def version(self) -> Version | None:
+        """What changes with every commit of another process, and with each of this one that changes
+        a history; None while a write is under way, or if it cannot be told. For a caller that has
+        just asked whether the journal is open."""
+        conn, lock = self._file.writer, self._exclusive
         if conn is None or os.getpid() != self._pid or not lock.acquire(blocking=False):
             return None
         try:
-            return None if conn.in_transaction else seen(conn)
+            return None if conn.in_transaction else version_of(conn)
         except sqlite3.Error:
             # Whoever reads next meets the same trouble, and says what it is.
             return None

@@ -125,7 +125,10 @@ class File:
 
     def must_open(self) -> bool:
         """Whether `current` has more to do than to say which connection writes."""
-        return not self.is_ready or self.is_moved()
+        # At every call of a session: what `is_ready` asks is asked here once more.
+        if self.reader is None or self.suspicion is not None or self._stale:
+            return True
+        return self._id is not None and salvage.file_id(self.path) != self._id
 
     def is_moved(self) -> bool:
         """Whether the open file is no longer the one of its name: one system call."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from cached_session.journal import reads
-from cached_session.journal.codec import decode_joined, decode_rows
+from cached_session.journal.codec import array_of, decode_array, decode_rows
 from cached_session.journal.connection import Journal
-from cached_session.journal.tails import Seen, Tail, Tails
+from cached_session.journal.tails import MOST_BYTES_OF_ONE, Block, Tail, Tails, Version
 
 __all__ = ["history"]
 
@@ -23,20 +23,20 @@ SHORT_ITEMS = 512
 SHORT_BYTES = 256 * 1024
 """... if they are no larger than this: about two milliseconds of work."""
 SLICE_ITEMS = 512
-"""Items decoded at a time, off the event loop: decoding holds the interpreter's lock."""
+"""Items read and decoded at a time, off the event loop, ..."""
+SLICE_BYTES = 256 * 1024
+"""... and their bytes, nearly: decoding holds the interpreter's lock."""
 
 
 @dataclass
 class _Found:
-    """What the short way found: texts that are known to be good, or rows, or neither."""
+    """What the short way found."""
 
-    file: int
-    version: Seen | None
-    texts: Sequence[bytes] | None = None
-    session: int | None = None
-    count: int = 0
-    revision: int = 0
-    rows: list[tuple[bytes, int]] | None = None
+    session: int
+    count: int
+    revision: int
+    rows: list[tuple[bytes, int]] | None
+    """None where they are too many, or too large, to be read on the spot."""
 
 
 async def history(journal: Journal, tails: Tails, session_id: str, limit: int | None) -> list[Any]:
@@ -44,76 +44,150 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
 
     Reads one snapshot: a write that commits meanwhile is in the result entirely or not at all.
     """
-    file, version = tails.file, journal.version()
-    tail = tails.get(session_id)
-    if version is not None and tail is not None and tail.version == version:
+    # The version is asked for before all else: a commit after that makes it out of date, and never
+    # what is kept with it.
+    file, version, tail = tails.file, journal.version(), tails.get(session_id)
+    if tail is not None and (version is None or version != tail.version):
+        tail = await _unchanged(journal, tails, session_id, version)
+    if tail is not None:
         texts = tail.latest(limit)
         if texts is not None:
-            return _warm(texts)
-    found = await journal.read(
-        lambda conn: _short(conn, tails, session_id, limit, _Found(file, version))
-    )
-    if found.texts is not None:
-        return _warm(found.texts)
-    if found.session is None:
+            items: list[Any] = orjson.loads(array_of(texts))
+            return items
+        arrays = tail.arrays(limit)
+        if arrays is not None:
+            return await _decoded(journal, *arrays)
+    return await _cold(journal, tails, session_id, limit, file, version)
+
+
+async def _unchanged(
+    journal: Journal, tails: Tails, session_id: str, version: Version | None
+) -> Tail | None:
+    """What is kept of a session, if that holds: something was committed, but not to it."""
+
+    def ask(conn: sqlite3.Connection) -> Tail | None:
+        # Looked up here, where the connection is to the file that has the journal's name now.
+        tail = tails.get(session_id)
+        if tail is None or tail.revision != reads.revision_of(conn, session_id):
+            return None
+        return tail
+
+    tail = await journal.read(ask)
+    if tail is not None and version is not None:
+        tails.put(session_id, replace(tail, version=version))
+    return tail
+
+
+async def _cold(
+    journal: Journal,
+    tails: Tails,
+    session_id: str,
+    limit: int | None,
+    file: int,
+    version: Version | None,
+) -> list[Any]:
+    """The items from the file; what is read of a session's end, or all of it, is kept."""
+    found = await journal.read(lambda conn: _short(conn, session_id, limit))
+    if found is None:
         return []
     if found.rows is not None:
         items = decode_rows(found.rows)
         if len(items) == len(found.rows):
             if not any(codec for _, codec in found.rows):
-                texts = tuple([text for text, _ in found.rows])
-                whole, size = len(texts) == found.count, sum(map(len, texts))
-                tail = Tail(file, found.version, found.revision, texts, whole, size)
-                tails.put(session_id, tail)
+                texts, whole = [text for text, _ in found.rows], len(items) == found.count
+                tails.put(session_id, Tail.of(file, version, found.revision, texts, whole=whole))
             return items
         # Some could not be decoded: the limit counts those that can.
         if limit is None or found.count <= limit:
             return items
     session = found.session
-    return await journal.read_long(lambda conn, is_wanted: _long(conn, session, limit, is_wanted))
+    if limit is not None and limit < found.count:
+        return await journal.read_long(
+            lambda conn, is_wanted: _latest(conn, session, limit, is_wanted)
+        )
+    everything, whole_tail = await journal.read_long(
+        lambda conn, is_wanted: _whole(conn, session_id, session, file, version, is_wanted)
+    )
+    if whole_tail is not None:
+        tails.put(session_id, whole_tail)
+    return everything if limit is None else everything[-limit:]
 
 
-def _warm(texts: Sequence[bytes]) -> list[Any]:
-    items: list[Any] = orjson.loads(b"[" + b",".join(texts) + b"]")
-    return items
-
-
-def _short(
-    conn: sqlite3.Connection, tails: Tails, session_id: str, limit: int | None, found: _Found
-) -> _Found:
+def _short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Found | None:
     # One snapshot for the revision and the rows: rows of a later revision, kept under this one,
-    # would be joined by a batch that they hold already. The version was asked for before it: a
-    # commit in between makes it out of date, and never this tail.
+    # would be joined by a batch that they hold already.
     with reads.snapshot(conn):
         row = reads.session_row(conn, session_id)
         if row is None:
-            return found
-        found.session, found.count, _, _, found.revision = row
-        tail = tails.get(session_id)
-        texts = tail.latest(limit) if tail is not None else None
-        if tail is not None and tail.revision == found.revision and texts is not None:
-            # Something was committed, but not to this session.
-            tails.put(session_id, replace(tail, version=found.version))
-            found.texts = texts
-        elif (found.count if limit is None else min(limit, found.count)) <= SHORT_ITEMS:
+            return None
+        session, count, _, _, revision = row
+        rows = None
+        if (count if limit is None else min(limit, count)) <= SHORT_ITEMS:
             most = SHORT_ITEMS if limit is None else limit
-            found.rows = reads.tail(conn, found.session, most, SHORT_BYTES)
+            rows = reads.tail(conn, session, most, SHORT_BYTES)
+    return _Found(session, count, revision, rows)
+
+
+async def _decoded(journal: Journal, blocks: Sequence[Block], before: int) -> list[Any]:
+    """The items of these arrays but for so many before them."""
+    if sum([len(block.array) for block in blocks]) <= SHORT_BYTES:
+        items = _joined(blocks)
+    else:
+        items = await journal.offload(_joined, blocks)
+    return items[before:] if before else items
+
+
+def _joined(blocks: Sequence[Block]) -> list[Any]:
+    found: list[Any] = []
+    for block in blocks:
+        found += orjson.loads(block.array)
+        # Let the event loop's thread have the interpreter between them.
+        time.sleep(0)
     return found
 
 
-def _long(
-    conn: sqlite3.Connection, session: int, limit: int | None, is_wanted: Callable[[], bool]
-) -> list[Any]:
-    """A long history, in a thread; no matter what, once nobody wants it any more."""
-    if limit is None:
-        found: list[Any] = []
-        for items in _slices(conn, session):
+def _whole(
+    conn: sqlite3.Connection,
+    session_id: str,
+    session: int,
+    file: int,
+    version: Version | None,
+    is_wanted: Callable[[], bool],
+) -> tuple[list[Any], Tail | None]:
+    """A long history, in a thread, and what is kept of it; no matter what, once nobody wants it any
+    more."""
+    found: list[Any] = []
+    blocks: list[Block] = []
+    keeps, size = True, 0
+    with reads.snapshot(conn):
+        revision = reads.revision_of(conn, session_id)
+        for slice_ in reads.slices(conn, session, SLICE_ITEMS, SLICE_BYTES):
+            items = decode_array(slice_.array, slice_.count) if slice_.is_fast else None
+            size += len(slice_.array)
+            if items is None or size > MOST_BYTES_OF_ONE:
+                keeps = False
+                blocks.clear()
+            if items is None:
+                # A damaged row, or one for the other library: each by itself.
+                items = decode_rows(slice_.rows())
             found += items
-            # Let the event loop's thread have the interpreter between slices.
+            if keeps:
+                blocks.append(Block(slice_.array, slice_.count))
             time.sleep(0)
             if not is_wanted():
+                keeps = False
                 break
-        return found
+        if not keeps or not blocks or revision is None:
+            return found, None
+        # The last are kept one by one: for what is popped, and for short reads.
+        last = [text for text, _ in slice_.rows()]
+    return found, Tail.of(file, version, revision, last, whole=True, blocks=blocks[:-1])
+
+
+def _latest(
+    conn: sqlite3.Connection, session: int, limit: int, is_wanted: Callable[[], bool]
+) -> list[Any]:
+    """The latest of a long history, as `_whole`."""
     rows = conn.execute(reads.BACKWARDS, (session,))
     parts: list[list[Any]] = []
     left = limit
@@ -125,12 +199,3 @@ def _long(
         left -= len(parts[-1])
         time.sleep(0)
     return [item for part in reversed(parts) for item in part]
-
-
-def _slices(conn: sqlite3.Connection, session: int) -> Iterator[list[Any]]:
-    """All items, some at a time."""
-    with reads.snapshot(conn):
-        for slice_ in reads.slices(conn, session, SLICE_ITEMS):
-            items = decode_joined(slice_.joined, slice_.count) if slice_.is_fast else None
-            # A damaged row, or one for the other library: each by itself.
-            yield decode_rows(slice_.rows()) if items is None else items

@@ -12,6 +12,7 @@ from pathlib import Path
 from cached_session.errors import JournalError
 from cached_session.history.parts import part_count
 from cached_session.journal import schema
+from cached_session.journal.tails import Connection
 
 __all__ = ["MEMORY", "connect", "create_private", "teach", "there"]
 
@@ -30,7 +31,11 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         create_private(path)
         _unlock_logs(path)
     conn = sqlite3.connect(
-        path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
+        path,
+        timeout=busy_ms / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=Connection,
     )
     try:
         # Which file is this? Asked before anything that could write to it.

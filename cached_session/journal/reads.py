@@ -36,6 +36,7 @@ __all__ = [
     "numbered_sessions",
     "pending_sessions",
     "ranked",
+    "revision_of",
     "run_of",
     "session_ids",
     "session_row",
@@ -105,6 +106,14 @@ def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, in
     return row
 
 
+def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
+    """The revision of a session the journal knows: one statement, and so one snapshot."""
+    row = conn.execute(
+        "SELECT revision FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
     """Whether nothing is known to be missing among the latest ``limit`` items: where a listing's
     order says little, its first page holds some of many turns rather than the last ones."""
@@ -145,9 +154,10 @@ def tail(
 
 @dataclass
 class Slice:
-    """Neighbouring items, their texts joined by commas."""
+    """Neighbouring items."""
 
-    joined: bytes
+    array: bytes
+    """All of them, as JSON."""
     count: int
     is_fast: bool
     """Whether all of them were written by the fast library."""
@@ -155,9 +165,12 @@ class Slice:
     """The same one by one."""
 
 
-def slices(conn: sqlite3.Connection, session: int, most: int) -> Iterator[Slice]:
-    """All items of a session in order, so many at a time; inside a snapshot."""
+def slices(
+    conn: sqlite3.Connection, session: int, most_items: int, most_bytes: int
+) -> Iterator[Slice]:
+    """All items of a session in order, so many at a time, and about so much; inside a snapshot."""
     place: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
+    most = most_items
     while place is not None:
         key = (session, *place, most)
         joined, count, codec = conn.execute(JOINED, key).fetchone()
@@ -167,10 +180,12 @@ def slices(conn: sqlite3.Connection, session: int, most: int) -> Iterator[Slice]
         def rows(key: tuple[Any, ...] = key) -> list[tuple[bytes, int]]:
             return conn.execute(f"SELECT CAST(payload AS BLOB), codec {FORWARD}", key).fetchall()
 
-        yield Slice(joined, count, not codec, rows)
+        yield Slice(b"[%b]" % joined, count, not codec, rows)
         place = conn.execute(
             f"SELECT stamp, writer, counter, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
         ).fetchone()
+        # The next items are likely as large as these.
+        most = max(1, min(most_items, count * most_bytes // max(1, len(joined))))
 
 
 Place = tuple[int, str, int, int]

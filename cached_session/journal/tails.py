@@ -1,8 +1,9 @@
-"""The ends of histories in use, kept as JSON text: valid until their session changes.
+"""The ends of histories in use, or the whole of them, as JSON text: valid until their session
+changes.
 
-An agent reads the tail of its history at each turn, and nearly always nobody but itself has written
-since. Asking SQLite whether that is so costs a sixth of reading 20 items from it, and a caller
-still gets fresh objects, decoded from the text.
+An agent reads its history at each turn, its tail or all of it, and nearly always nobody but itself
+has written since. Asking SQLite whether that is so costs a sixth of reading 20 items from it, and a
+caller still gets fresh objects, decoded from the text.
 """
 
 from __future__ import annotations
@@ -10,30 +11,69 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from cached_session.journal.codec import FAST
+from cached_session.journal.codec import FAST, array_of
 
-__all__ = ["Seen", "Tail", "Tails", "seen"]
+__all__ = ["Block", "Connection", "Tail", "Tails", "Version", "changing", "version_of"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
-"""Of one tail: what a read does on the spot (`items.SHORT_ITEMS`)."""
+"""Of the latest items, which are kept one by one: what a read does on the spot
+(`items.SHORT_ITEMS`)."""
+BLOCK_ITEMS = 256
+BLOCK_BYTES = 128 * 1024
+"""Of those before them that are put together as one array once there are more."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
+MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
+"""A history that is larger than this is not kept as a whole: the others need room, too."""
 MOST_SESSIONS = 1024
 """However small they are."""
 
-Seen = tuple[sqlite3.Connection, int, int]
-"""What the connection that writes knows of the file: the first number changes with the commits of
-others, the second with its own. Any other connection cannot tell whose a commit was; and another
-one, after the file was opened again, counts anew."""
+
+class Connection(sqlite3.Connection):
+    """A connection that counts the transactions in which it may have changed a history."""
+
+    histories = 0
+    _asking: sqlite3.Cursor | None = None
+
+    def data_version(self) -> int:
+        """Changes with the commits of others."""
+        # A cursor of its own: making one each time is a tenth of what the question costs.
+        if self._asking is None:
+            self._asking = self.cursor()
+        (version,) = self._asking.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
 
-def seen(conn: sqlite3.Connection) -> Seen:
-    """What this connection has seen of the file."""
+Version = tuple[sqlite3.Connection, int, int]
+"""What the connection that writes knows of all histories: the first number changes with the commits
+of others, the second with its own that concern one. Any other connection cannot tell whose a commit
+was; and another one, after the file was opened again, counts anew."""
+
+
+def version_of(conn: sqlite3.Connection) -> Version:
+    """What this connection knows by now."""
+    if isinstance(conn, Connection):
+        return conn, conn.data_version(), conn.histories
+    # Not a journal's own: whatever it has written counts.
     (others,) = conn.execute("PRAGMA data_version").fetchone()
     return conn, others, conn.total_changes
+
+
+def changing(conn: sqlite3.Connection) -> None:
+    """This transaction changes a history, unless it is rolled back."""
+    if isinstance(conn, Connection):
+        conn.histories += 1
+
+
+class Block(NamedTuple):
+    """Neighbouring items as one JSON array, which is decoded in one go."""
+
+    array: bytes
+    items: int
 
 
 @dataclass(frozen=True)
@@ -42,20 +82,107 @@ class Tail:
 
     file: int
     """`Tails.file` when it was read."""
-    version: Seen | None
-    """Nothing was committed while this stays the same; None if it could not be asked."""
+    version: Version | None
+    """No history was changed while this stays the same; None if it could not be asked."""
     revision: int
+    blocks: tuple[Block, ...]
     texts: tuple[bytes, ...]
+    """The last of them, one by one."""
     whole: bool
     """Whether these are all there are."""
     size: int
-    """Bytes of the texts."""
+    """Bytes of all of it ..."""
+    size_of_texts: int
+    """... and of the last."""
+
+    @classmethod
+    def of(
+        cls,
+        file: int,
+        version: Version | None,
+        revision: int,
+        texts: Sequence[bytes],
+        *,
+        whole: bool,
+        blocks: Iterable[Block] = (),
+    ) -> Tail:
+        """Of these items."""
+        kept = tuple(blocks)
+        size = sum([len(block.array) for block in kept])
+        before = cls(file, version, revision, kept, (), whole, size, 0)
+        return before.followed(revision, version, texts)
 
     def latest(self, limit: int | None) -> Sequence[bytes] | None:
-        """The latest ``limit`` texts; None if this tail cannot tell."""
+        """The latest ``limit`` texts; None if they are not kept one by one."""
         if limit is not None and limit <= len(self.texts):
             return self.texts[len(self.texts) - limit :]
-        return self.texts if self.whole else None
+        return self.texts if self.whole and not self.blocks else None
+
+    def arrays(self, limit: int | None) -> tuple[list[Block], int] | None:
+        """The latest ``limit`` items, and how many there are before them in the first array; None
+        if this tail cannot tell."""
+        first, before = 0, 0
+        if limit is not None:
+            first, before = len(self.blocks), len(self.texts) - limit
+            while before < 0 and first:
+                first -= 1
+                before += self.blocks[first].items
+        if before < 0 or limit is None:
+            if not self.whole:
+                return None
+            before = 0
+        last = Block(array_of(self.texts), len(self.texts))
+        return [*self.blocks[first:], last], before
+
+    def followed(self, revision: int, version: Version | None, added: Sequence[bytes]) -> Tail:
+        """With what was appended since. The oldest go into blocks; what is not the whole history
+        lets go of those that a short read does not need."""
+        texts = (*self.texts, *added)
+        before, last = self.size - self.size_of_texts, self.size_of_texts + sum(map(len, added))
+        blocks, start = list(self.blocks), 0
+        while len(texts) - start > MOST_ITEMS or last > MOST_BYTES:
+            some = _oldest(texts, start)
+            blocks.append(Block(array_of(some), len(some)))
+            start += len(some)
+            last -= sum(map(len, some))
+            before += len(blocks[-1].array)
+        whole = self.whole and before + last <= MOST_BYTES_OF_ONE
+        if not whole:
+            count = len(texts) - start + sum([block.items for block in blocks])
+            while blocks and (count - blocks[0].items >= MOST_ITEMS or before > MOST_BYTES):
+                gone = blocks.pop(0)
+                count, before = count - gone.items, before - len(gone.array)
+        return Tail(
+            self.file,
+            version,
+            revision,
+            tuple(blocks),
+            texts[start:],
+            whole,
+            before + last,
+            last,
+        )
+
+    def popped(self, revision: int, version: Version | None) -> Tail | None:
+        """Without the last item; None if it is in a block."""
+        if not self.texts:
+            return None
+        *texts, gone = self.texts
+        less = len(gone)
+        size, last = self.size - less, self.size_of_texts - less
+        return Tail(self.file, version, revision, self.blocks, tuple(texts), self.whole, size, last)
+
+
+def _oldest(texts: Sequence[bytes], start: int) -> list[bytes]:
+    """The first of them from there on, as many as make a block."""
+    found: list[bytes] = []
+    size = 0
+    for text in texts[start : start + BLOCK_ITEMS]:
+        size += len(text)
+        if found and size > BLOCK_BYTES:
+            break
+        found.append(text)
+    return found
 
 
 class Tails:
@@ -90,7 +217,7 @@ class Tails:
         self,
         session_id: str,
         revision: int,
-        version: Seen,
+        version: Version,
         encoded: Sequence[tuple[str, int]],
     ) -> None:
         """A batch was appended here, which made the session's revision this one: a tail of the
@@ -99,25 +226,16 @@ class Tails:
         ``version`` is what the journal has seen then, if nothing else shares the commit."""
         with self._lock:
             tail = self._before(session_id, revision)
-            if tail is None or any(codec != FAST for _, codec in encoded):
-                return
-            added = [text.encode() for text, _ in encoded]
-            texts = (*tail.texts, *added)
-            gone = texts[:-MOST_ITEMS]
-            size = tail.size + sum(map(len, added)) - sum(map(len, gone))
-            whole = tail.whole and not gone
-            grown = Tail(tail.file, version, revision, texts[len(gone) :], whole, size)
-            self._keep(session_id, grown)
+            if tail is not None and not any(codec != FAST for _, codec in encoded):
+                added = [text.encode() for text, _ in encoded]
+                self._keep(session_id, tail.followed(revision, version, added))
 
-    def popped(self, session_id: str, revision: int, version: Seen) -> None:
+    def popped(self, session_id: str, revision: int, version: Version) -> None:
         """The last item of all was popped here: as `appended`, without that item."""
         with self._lock:
             tail = self._before(session_id, revision)
-            if tail is not None and tail.texts:
-                *texts, last = tail.texts
-                size = tail.size - len(last)
-                shrunk = Tail(tail.file, version, revision, tuple(texts), tail.whole, size)
-                self._keep(session_id, shrunk)
+            if tail is not None and (left := tail.popped(revision, version)) is not None:
+                self._keep(session_id, left)
 
     def _before(self, session_id: str, revision: int) -> Tail | None:
         """The tail of the revision before this one; it is let go of, as is any other one."""
@@ -131,7 +249,7 @@ class Tails:
         return tail
 
     def _keep(self, session_id: str, tail: Tail) -> None:
-        if tail.size > MOST_BYTES:
+        if not tail.whole and not tail.size:
             return
         self._tails[session_id] = tail
         self._size += tail.size

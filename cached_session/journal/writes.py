@@ -20,7 +20,7 @@ from cached_session.history.ops import (
 )
 from cached_session.journal.apply import PENDING, SessionTransaction
 from cached_session.journal.codec import decode_rows
-from cached_session.journal.tails import Seen, seen
+from cached_session.journal.tails import Version, version_of
 
 __all__ = [
     "RETIRED",
@@ -57,8 +57,10 @@ class Written(NamedTuple):
     session_id: str
     tx: SessionTransaction
     revision: int
-    version: Seen
-    """What the journal has seen then, if nothing else shares the commit."""
+    version: Version
+    """Of all histories then, if nothing else that shares the commit changes one."""
+    changes: int
+    """How much this connection had written by then."""
 
 
 class LastWrite:
@@ -80,9 +82,9 @@ class LastWrite:
     def take(self, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
         """The transaction to go on with, inside of another; None if there is none that holds."""
         last, self._last = self._last, None
-        if last is None or last.session_id != session_id or last.version != seen(conn):
+        if last is None or last.session_id != session_id or last.changes != conn.total_changes:
             return None
-        return last.tx
+        return last.tx if last.version == version_of(conn) else None
 
 
 class Popped(NamedTuple):
@@ -115,7 +117,7 @@ def append(
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
     tx.finish()
-    return Written(session_id, tx, tx.revision, seen(conn))
+    return _written(session_id, tx)
 
 
 def pop(
@@ -129,8 +131,11 @@ def pop(
     if tx is None or found is None:
         return None
     _pop(tx, author, found.ref)
-    written = Written(session_id, tx, tx.revision, seen(conn))
-    return Popped(found.row, found.is_last, written)
+    return Popped(found.row, found.is_last, _written(session_id, tx))
+
+
+def _written(session_id: str, tx: SessionTransaction) -> Written:
+    return Written(session_id, tx, tx.revision, version_of(tx.conn), tx.conn.total_changes)
 
 
 def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: ItemRef) -> None:

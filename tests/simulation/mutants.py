@@ -216,8 +216,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "a warm tail outlives another process's write": (
         "journal/tails.py",
-        "return conn, others, conn.total_changes",
-        "return conn, 0, conn.total_changes",
+        "return conn, conn.data_version(), conn.histories",
+        "return conn, 0, conn.histories",
     ),
 }
 PRELUDE = {

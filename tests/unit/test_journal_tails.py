@@ -7,44 +7,83 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
+import orjson
 import pytest
 
 from cached_session.journal import tails as module
 from cached_session.journal.codec import EXACT, FAST
-from cached_session.journal.tails import MOST_BYTES, MOST_ITEMS, Seen, Tail, Tails
+from cached_session.journal.tails import (
+    BLOCK_ITEMS,
+    MOST_BYTES,
+    MOST_BYTES_OF_ONE,
+    MOST_ITEMS,
+    Connection,
+    Tail,
+    Tails,
+    Version,
+)
 
 
 @pytest.fixture
-def version() -> Iterator[Seen]:
-    with closing(sqlite3.connect(":memory:")) as conn:
+def version() -> Iterator[Version]:
+    with closing(sqlite3.connect(":memory:", factory=Connection)) as conn:
         yield conn, 1, 1
 
 
 def tail(*texts: bytes, revision: int = 1, whole: bool = True) -> Tail:
-    return Tail(0, None, revision, texts, whole, sum(map(len, texts)))
+    return Tail.of(0, None, revision, texts, whole=whole)
+
+
+def items(tail: Tail | None, limit: int | None) -> list[object] | None:
+    """What a tail says of the latest items."""
+    found = tail.arrays(limit) if tail is not None else None
+    if found is None:
+        return None
+    blocks, before = found
+    assert all(len(orjson.loads(block.array)) == block.items for block in blocks)
+    return [item for block in blocks for item in orjson.loads(block.array)][before:]
 
 
 def kept(tails: Tails, *names: str) -> list[str]:
     return [name for name in names if tails.get(name) is not None]
 
 
-def test_a_tail_that_fills_up_keeps_the_latest_and_tells_of_no_whole_history(version: Seen) -> None:
-    """As many items as a read takes on the spot; the oldest go first, and then it is not whole."""
+def test_a_tail_that_fills_up_keeps_the_latest_and_tells_of_no_whole_history(
+    version: Version,
+) -> None:
+    """At least as many items as a read takes on the spot, and not all."""
     tails = Tails()
-    tails.put("a", tail(*[b"0"] * (MOST_ITEMS - 1)))
-    tails.appended("a", 2, version, [("1", FAST)])
-    full = tails.get("a")
-    assert full is not None
-    assert full.latest(None) == (*[b"0"] * (MOST_ITEMS - 1), b"1")
-    tails.appended("a", 3, version, [("2", FAST)])
-    cut = tails.get("a")
-    assert cut is not None
-    assert cut.latest(None) is None
-    assert cut.latest(MOST_ITEMS) == (*[b"0"] * (MOST_ITEMS - 2), b"1", b"2")
-    assert cut.size == MOST_ITEMS
+    tails.put("a", tail(*[b"0"] * (MOST_ITEMS - 1), whole=False))
+    for number in range(1, 4 * MOST_ITEMS):
+        tails.appended("a", number + 1, version, [(str(number), FAST)])
+        kept = tails.get("a")
+        assert kept is not None
+        latest = [0] * MOST_ITEMS + list(range(1, number + 1))
+        assert items(kept, MOST_ITEMS) == latest[-MOST_ITEMS:]
+        assert items(kept, None) is None
+        assert kept.size < 6 * (MOST_ITEMS + BLOCK_ITEMS)
 
 
-def test_a_tail_goes_on_only_from_the_revision_before(version: Seen) -> None:
+def test_a_whole_history_goes_on_in_blocks(version: Version) -> None:
+    """All of it and any part of it, item by item, as it grows and shrinks."""
+    tails, count = Tails(), 3 * MOST_ITEMS
+    tails.put("a", tail())
+    for number in range(count):
+        tails.appended("a", number + 2, version, [(str(number), FAST)])
+    whole = list(range(count))
+    for limit in (1, 2, MOST_ITEMS - 1, MOST_ITEMS, MOST_ITEMS + 1, count - 1, count, count + 1):
+        assert items(tails.get("a"), limit) == whole[-limit:]
+    assert items(tails.get("a"), None) == whole
+    tails.popped("a", count + 2, version)
+    assert items(tails.get("a"), None) == whole[:-1]
+    tails.appended("a", count + 3, version, [(str(number), FAST) for number in whole])
+    assert items(tails.get("a"), None) == whole[:-1] + whole
+    kept = tails.get("a")
+    assert kept is not None
+    assert kept.size == sum(len(block.array) for block in kept.blocks) + sum(map(len, kept.texts))
+
+
+def test_a_tail_goes_on_only_from_the_revision_before(version: Version) -> None:
     """A write of somebody else in between, or an item for the other library, ends it."""
     tails = Tails()
     for text, codec, revision in (("1", FAST, 3), ("1", EXACT, 2)):
@@ -61,7 +100,7 @@ def test_a_tail_goes_on_only_from_the_revision_before(version: Seen) -> None:
 
 
 @pytest.mark.promise(number=10)
-def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version: Seen) -> None:
+def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version: Version) -> None:
     """In bytes and in number: those that were kept longest go, whichever way another one grows."""
     monkeypatch.setattr(module, "MOST_BYTES_IN_ALL", 100)
     monkeypatch.setattr(module, "MOST_SESSIONS", 4)
@@ -86,15 +125,24 @@ def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version
     assert kept(tails, "h") == ["h"]
 
 
-def test_a_tail_too_large_is_not_kept(version: Seen) -> None:
-    """Neither at first nor once it has grown; it takes no room from others then."""
+@pytest.mark.promise(number=10)
+def test_a_history_too_large_is_kept_as_its_end(version: Version) -> None:
+    """It takes no more room than a short read needs; and nothing, where it has only large items."""
     tails = Tails()
-    tails.put("a", tail(b"x" * (MOST_BYTES + 1)))
-    assert tails.get("a") is None
-    tails.put("a", tail(b"x" * MOST_BYTES))
-    assert tails.get("a") is not None
-    tails.appended("a", 2, version, [("x", FAST)])
-    assert tails.get("a") is None
-    for name in map(str, range(module.MOST_BYTES_IN_ALL // MOST_BYTES)):
-        tails.put(name, tail(b"x" * MOST_BYTES))
-    assert tails.get("0") is not None
+    large = b"x" * (MOST_BYTES // 2)
+    tails.put("a", tail(*[large] * (MOST_BYTES_OF_ONE // len(large) - 1)))
+    assert (kept := tails.get("a")) is not None
+    assert kept.whole
+    tails.appended("a", 2, version, [(large.decode(), FAST), ("1", FAST)])
+    assert (kept := tails.get("a")) is not None
+    assert not kept.whole
+    assert kept.size <= 2 * MOST_BYTES + 2
+    tails.put("b", tail(b"x" * (MOST_BYTES + 1), whole=False))
+    assert tails.get("b") is None
+    for name in map(str, range(2)):
+        tails.put(name, tail(*[large] * (MOST_BYTES_OF_ONE // len(large) - 1)))
+    assert kept_bytes(tails, "a", "0", "1") <= module.MOST_BYTES_IN_ALL
+
+
+def kept_bytes(tails: Tails, *names: str) -> int:
+    return sum(tail.size for name in names if (tail := tails.get(name)) is not None)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cached_session import CachedSession
+from cached_session.journal import items, reads, tails, writes
+from cached_session.journal.connection import Journal
+from cached_session.journal.writes import Author
+
+Steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["append"] * 4
+            + ["pop", "pop", "clear", "other session", "other append", "other pop", "other clear"]
+        ),
+        st.integers(1, 9),
+        st.sampled_from([None, 1, 2, 3, 5, 8, 13, 21, 100]),
+    ),
+    max_size=30,
+)
+
+
+def scan(path: Path) -> list[Any]:
+    """The history as the file has it."""
+    with closing(sqlite3.connect(path)) as conn:
+        row = reads.session_row(conn, "s")
+        rows = conn.execute(reads.HISTORY, (row[0],)).fetchall() if row else []
+    return [json.loads(text) for text, _ in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(Steps)
+def test_what_is_kept_in_memory_is_what_the_file_has(steps: list[Any]) -> None:
+    """Whoever writes in between, through this journal or another connection, and whatever part is
+    asked for: what is read is what a scan of the file gives, and as fresh objects."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        mock.patch.multiple(items, SHORT_ITEMS=6, SHORT_BYTES=90, SLICE_ITEMS=4, SLICE_BYTES=60),
+        mock.patch.multiple(tails, MOST_ITEMS=6, MOST_BYTES=90, BLOCK_ITEMS=3, BLOCK_BYTES=45),
+        mock.patch.multiple(tails, MOST_BYTES_OF_ONE=600, MOST_BYTES_IN_ALL=700),
+    ):
+        asyncio.run(follow(Path(directory) / "j.db", steps))
+
+
+async def follow(path: Path, steps: list[Any]) -> None:
+    other, ticks = Journal(path), 0
+    async with CachedSession("s", journal=path) as session, CachedSession("t", journal=path) as two:
+        assert await session.get_items() == []
+        for what, count, limit in steps:
+            ticks += count
+            batch = [{"n": f"{ticks}-{n}"} for n in range(count)]
+            author = Author("other", ticks, 1000)
+            rows = [(json.dumps(item), 0) for item in batch]
+            match what:
+                case "append":
+                    await session.add_items(batch)  # type: ignore[arg-type]
+                case "pop":
+                    before = scan(path)
+                    assert await session.pop_item() == (before[-1] if before else None)
+                case "clear":
+                    await session.clear_session()
+                case "other session":
+                    await two.add_items(batch)  # type: ignore[arg-type]
+                    assert len(await two.get_items(count)) == count
+                case "other append":
+                    await other.write(
+                        lambda c, a=author, r=rows: writes.append(c, a, "s", r, private=False)
+                    )
+                case "other pop":
+                    await other.write(lambda c, a=author: writes.pop(c, a, "s"))
+                case "other clear":
+                    await other.write(lambda c, a=author: writes.clear(c, a, "s"))
+            expected = scan(path)
+            for asked in (limit, None, limit):
+                found: Any = await session.get_items(asked)
+                assert found == (expected if asked is None else expected[-asked:])
+                for item in found:
+                    item["n"] = "changed by its caller"
+            kept = session._core.tails
+            assert kept._size == sum(tail.size for tail in kept._tails.values()) <= 700
+    await other.close()
