@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import statistics
 import time
@@ -13,9 +14,10 @@ from typing import Any
 
 from agents.extensions.memory import AsyncSQLiteSession
 
-from arms import DIRECT, NORMAL, OURS, PEER, open_arms
-from cached_session import SessionCache, SyncOptions
+from arms import DIRECT, NORMAL, OURS, PEER, SESSION_ID, open_arms
+from cached_session import CachedSession, SessionCache, SyncOptions
 from corpus import Item, history
+from journals import make
 from measure import Numbers, Stopwatch, held_ms, say
 from scale import Scale
 from servers import devserver, redis
@@ -30,6 +32,9 @@ WHOLE = 1
 """Reads of the whole of a history too long for more."""
 HOLDS = 9
 """Runs of each call of which the median hold counts: the machine's own pauses do not."""
+
+FIRST = "read all for the first time"
+"""A session that was opened just now keeps nothing; to most arms each time is the first."""
 
 Work = Callable[[Any, list[Item]], Awaitable[Any]]
 
@@ -51,6 +56,7 @@ OFTEN: dict[str, Work] = {
 SELDOM: dict[str, Work] = {
     "add 10": lambda arm, batch: arm.add_items(batch[:10]),
     "add 100": lambda arm, batch: arm.add_items(batch),
+    "read all after a write": lambda arm, _: arm.get_items(),
     "read all": lambda arm, _: arm.get_items(),
 }
 
@@ -80,9 +86,13 @@ async def _one(
     is_long = len(items) > 100_000
     async with AsyncExitStack() as stack:
         arms = await open_arms(stack, directory, items, url, redis_url)
+        if not is_long:
+            await make(directory / "first.db", SESSION_ID, items)
         del items
         for arm in arms.values():  # the first call opens: not what is measured
             await arm.get_items(20)
+        gc.collect()
+        gc.freeze()  # what the arms have loaded: one collection of it outweighs a read of all
         names = list(arms)
         for number in range(rounds):
             # Shuffled, not turned: nobody always comes after the same one, whose disk still works.
@@ -92,20 +102,31 @@ async def _one(
                 if name == DIRECT and not seldom:
                     continue
                 works = {**OFTEN, **(SELDOM if seldom else {})}
-                if is_long and number >= RARE * WHOLE:
-                    works.pop("read all", None)
+                if is_long:
+                    works.pop("read all after a write", None)
+                    if number >= RARE * WHOLE:
+                        works.pop("read all", None)
                 if name == DIRECT:
                     works.pop("add 100", None)  # as ten of its `add 10`
                 for what, work in works.items():
                     await watch.time(what, name, work(arms[name], batch))
+                if seldom and not is_long and not name.startswith("ours"):
+                    await watch.time(FIRST, name, arms[name].get_items())
+            if seldom and not is_long:
+                async with CachedSession(SESSION_ID, journal=directory / "first.db") as session:
+                    await session.get_items(20)
+                    await watch.time(FIRST, OURS, session.get_items())
         held = await _holds(arms, batch, whole=not is_long)
     return {"calls": watch.table(), "held_ms": held}
 
 
 async def _holds(arms: dict[str, Any], batch: list[Item], *, whole: bool) -> Numbers:
-    """The longest that another task was held up by each call: the median of some runs."""
+    """The longest that another task was held up by each call: the median of some runs, each with
+    the arms in another order: a collection of garbage, which comes every so many reads of all,
+    would always meet the same arm."""
     works = {**OFTEN, **SELDOM}
     del works["read 20 after a write"]  # the same call, one line above
+    del works["read all after a write"]
     if not whole:
         del works["read all"]
     found: Numbers = {}
@@ -114,7 +135,10 @@ async def _holds(arms: dict[str, Any], batch: list[Item], *, whole: bool) -> Num
             name: [] for name in arms if (name, what) != (DIRECT, "add 100")
         }
         for number in range(HOLDS):
-            for name, seen in gaps.items():
+            names = list(gaps)
+            random.Random(number).shuffle(names)
+            for name in names:
+                seen = gaps[name]
                 if name != DIRECT or number == 0:
                     seen.append(await held_ms(work(arms[name], batch)))
         found[what] = {name: statistics.median(seen) for name, seen in gaps.items()}

@@ -152,20 +152,27 @@ TARGETS: tuple[Target, ...] = (
         "read 20 of 10,000 warm, times as fast as AsyncSQLiteSession",
         15,
         _times("read 20", PEER, OURS),
-        "What is left of a warm read is making fresh objects out of JSON, which every arm does.",
+        "Half of a warm read is making fresh objects out of JSON, which every arm does, and a "
+        "third the two questions to the system that cannot be left out: whether anybody has "
+        "committed (`PRAGMA data_version`, two locks of a file) and whether the file still has its "
+        "name (`stat`). The Python around them is what is left.",
     ),
     _at_least(
         "read all 10,000, times as fast as AsyncSQLiteSession",
         3,
         _times("read all", PEER, OURS),
-        "What remains is the making of fresh objects, which holds the interpreter's lock.",
+        "A warm read decodes what is kept in memory, and asks SQLite for no row: what remains is "
+        "the making of fresh objects. The first read, and the first after another process's write, "
+        "scans the file once more.",
     ),
     _at_most(
         "read all 10,000, longest hold of the event loop, ms",
         5,
         _held,
-        "A slice is decoded in one piece, in a thread that has the interpreter's lock meanwhile; "
-        "where others use the cores too, the loop then waits for its turn.",
+        "A slice is decoded in one piece, in a thread that has the interpreter's lock meanwhile, "
+        "about a millisecond; where others use the cores too, the loop then waits for its turn. "
+        "Thousands of fresh objects also make Python collect garbage: a full collection, which "
+        "looks at all that the program holds, is the program's own.",
     ),
     _at_most(
         "read 20 after a write, exponent from 100 items to 1,000,000",
@@ -177,10 +184,11 @@ TARGETS: tuple[Target, ...] = (
         "read 20 at p99 while a backlog is pushed, beside idle",
         1.5,
         _busy,
-        "Encoding and decoding are slices on the event loop, between which a read runs "
-        "undisturbed. But a read lets go of the interpreter's lock at every row, and the "
-        "threads that read the outbox and commit acknowledgements take it then, for a moment "
-        "each; where the machine has no core to spare, the read waits for its turn besides.",
+        "Acknowledgements leave what is kept in memory as it is. But a read lets go of the "
+        "interpreter's lock at each of its questions to the file, and the threads that read the "
+        "outbox and commit acknowledgements take it then, for a moment each; while one commits, "
+        "the read asks the other connection, whose pages are out of date; where the machine has no "
+        "core to spare, it waits for its turn besides.",
     ),
     _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
