@@ -342,10 +342,12 @@ async def test_an_idle_slice_waits_for_nobodys_lock(
 ) -> None:
     """While another program holds the lock, the thread that writes is free for what comes, and the
     index is left to a later look."""
-    tried, sliced = threading.Event(), threading.Event()
+    locked, tried, sliced = threading.Event(), threading.Event(), threading.Event()
     slice_up = fulltext.slice_up
 
     def is_behind(conn: sqlite3.Connection) -> bool:
+        # A look before the lock is taken would find it free.
+        assert locked.wait(120)
         tried.set()
         return not sliced.is_set()
 
@@ -360,7 +362,7 @@ async def test_an_idle_slice_waits_for_nobodys_lock(
     await journal.open()
     with closing(sqlite3.connect(tmp_path / "j.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        tried.clear()
+        locked.set()
         assert await asyncio.to_thread(tried.wait, 120)
         assert not sliced.is_set()
         free = asyncio.ensure_future(
