@@ -70,11 +70,14 @@ def test_every_arm_makes_every_call(measured: dict[str, Any]) -> None:
     (history,) = measured["parts"]["calls"]["histories"].values()
     for what, arms in history["calls"].items():
         missing = {"floor", "SQLiteSession", "AsyncSQLiteSession"} | OURS
+        if what == "read all for the first time":
+            missing -= OURS - {"ours, local"}
         if what != "add 100":
             missing |= {"one request an item"}
         assert missing <= set(arms)
         assert all(one["calls"] > 0 and one["median"] > 0 for one in arms.values())
-    assert set(history["held_ms"]) == set(history["calls"]) - {"read 20 after a write"}
+    not_held = {"read 20 after a write", "read all after a write", "read all for the first time"}
+    assert set(history["held_ms"]) == set(history["calls"]) - not_held
 
 
 def test_the_wire_is_counted(measured: dict[str, Any]) -> None:

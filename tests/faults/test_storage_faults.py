@@ -369,7 +369,7 @@ async def test_a_long_read_makes_no_file(
     journal = tmp_path / name
     async with CachedSession("s", journal=journal) as session:
         await session.add_items([{"role": "user", "content": str(n)} for n in range(1000)])
-        assert len(await session.get_items()) == 1000
+        assert len(await session.get_items(20)) == 20
         for file in tmp_path.iterdir():
             file.rename(file.with_name(f"gone-{file.name}"))
         with monkeypatch.context() as patch:
