@@ -46,8 +46,11 @@ def _integrity(path: str) -> Finding:
             current = schema.identify(conn, path)
             (version,) = conn.execute("PRAGMA user_version").fetchone()
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
-            if problems == ["ok"] and current and not shape.is_whole(conn):
-                problems = ["its schema is not a journal's"]
+            if problems == ["ok"] and current:
+                if shape.is_whole(conn):
+                    problems = shape.misfits(conn) or problems
+                else:
+                    problems = ["its schema is not a journal's"]
     except CachedSessionError as error:
         return broken(error)
     except FOREIGN as error:

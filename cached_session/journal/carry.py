@@ -250,34 +250,41 @@ COLUMNS = (
 
 def _rows(conn: sqlite3.Connection, losses: _Losses) -> Iterator[tuple[Any, ...]]:
     """Operations in the order of writing: a scan, and behind a damaged page one by one."""
-    last, end, tries = 0, _highest(conn), 0
+    # The number of the row before the damage may be spoiled itself, and further than all others:
+    # what follows is looked for behind the one before it.
+    before, last, end, tries = 0, 0, _highest(conn), 0
     while True:
         try:
             for row in conn.execute(
-                f"SELECT {COLUMNS} FROM ops NOT INDEXED WHERE seq > ? ORDER BY seq", (last,)
+                f"SELECT {COLUMNS} FROM ops NOT INDEXED WHERE seq > ? ORDER BY seq", (before,)
             ):
+                if row[0] == last:
+                    continue
                 yield row
-                last, tries = row[0], 0
+                before, last, tries = last if last <= end else before, row[0], 0
             return
         except sqlite3.DatabaseError as error:
             _if_damage(error)
         tries += 1
         if tries < TRIES:
             continue
-        first, tries = last + 1, 0
-        for seq in range(first, min(end, first + PROBES_MOST) + 1):
-            last = seq
+        tries = 0
+        for seq in range(before + 1, min(end, before + PROBES_MOST) + 1):
+            if seq == last:
+                continue
             try:
                 row = _one(conn, f"SELECT {COLUMNS} FROM ops NOT INDEXED WHERE seq = ?", (seq,))
             except sqlite3.DatabaseError as error:
                 _if_damage(error)
                 continue
             if row is not None:
+                first = (last if last < seq else before) + 1
                 losses.add(f"operations number {first} to {seq - 1} of the journal")
                 yield row
+                before = last = seq
                 break
         else:
-            losses.add(f"operations from number {first} of the journal on")
+            losses.add(f"operations from number {before + 1} of the journal on")
             return
 
 

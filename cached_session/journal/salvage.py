@@ -156,18 +156,18 @@ def _damage(real: str, path: str, patience: float) -> str | None:
                 return None
             if version < 1:
                 return f"it names format {version}, which never was"
-            rows = conn.execute("PRAGMA quick_check(3)").fetchall()
+            found = [str(text) for (text,) in conn.execute("PRAGMA quick_check(3)")]
             if version == schema.FORMAT and not shape.is_whole(conn):
                 return "its schema is not a journal's"
-            if rows == [("ok",)] and version == schema.FORMAT:
+            if found == ["ok"] and version == schema.FORMAT:
+                found = shape.misfits(conn) or found
                 # SQLite does not look at what is in a text.
                 shape.read_all(conn)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if is_damage(error):
                 return str(error)
             raise
-    found = "; ".join(str(text).replace("\n", " ") for (text,) in rows)
-    return None if found == "ok" else found
+    return None if found == ["ok"] else "; ".join(found).replace("\n", " ")
 
 
 def _mend(

@@ -13,7 +13,7 @@ from functools import cache
 
 from cached_session.journal import schema
 
-__all__ = ["is_whole", "read_all", "restore"]
+__all__ = ["is_whole", "misfits", "read_all", "restore"]
 
 NAMED = "SELECT CAST(name AS BLOB), rowid FROM sqlite_master"
 
@@ -25,6 +25,21 @@ def is_whole(conn: sqlite3.Connection) -> bool:
         sqlite3.DatabaseError, UnicodeDecodeError: its schema cannot be read.
     """
     return _shape(conn) >= _own_shape()
+
+
+def misfits(conn: sqlite3.Connection) -> list[str]:
+    """What does not fit together in a whole journal: rows that an index does not have, or has as
+    others. SQLite's quick check looks at neither, and whoever asks such an index meets damage.
+
+    Raises:
+        sqlite3.DatabaseError: it cannot be read.
+    """
+    found: list[str] = []
+    for _, kind, table, _, _ in _own_rows():
+        if kind == "table":
+            rows = conn.execute(f"PRAGMA integrity_check({table})").fetchmany(3)
+            found += [str(text) for (text,) in rows if text != "ok"]
+    return found
 
 
 def read_all(conn: sqlite3.Connection) -> None:

@@ -168,6 +168,59 @@ async def test_a_spoiled_table_of_sessions_loses_no_name(journal: Path) -> None:
             assert "nothing unsent was lost" in str(session.status().salvaged)
 
 
+async def test_a_spoiled_number_of_a_row_hides_none_that_follow(journal: Path) -> None:
+    """A row whose number has become one behind all others, and the next one cannot be read: what
+    was written after them goes on."""
+    async with CachedSession("s", journal=journal) as session:
+        for number in range(12):
+            await session.add_items(said(f"{number}"))
+    with closing(sqlite3.connect(journal)) as conn:
+        (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ops'").fetchone()
+    data = bytearray(journal.read_bytes())
+    page = (root - 1) * 4096
+    pointer = page + 8 + 2 * 5  # behind the header of a leaf, of the sixth row
+    cell = page + int.from_bytes(data[pointer : pointer + 2], "big")
+    # The end of the seventh row, which lies before it, and the length of the sixth, whose number
+    # then begins with that byte.
+    assert data[page] == 13
+    data[cell - 3 : cell + 1] = b"\x00\x80\x00\x81"
+    journal.write_bytes(data)
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("on"))
+        with pytest.raises(JournalCorrupt):
+            await session.entries()
+        found = await words(session)
+        assert "operations number 6 to 7 of the journal" in str(session.status().salvaged)
+    assert found == [str(number) for number in range(12) if number not in (5, 6)] + ["on"]
+
+
+async def test_an_index_that_has_other_rows_than_its_table_is_damage(journal: Path) -> None:
+    """Its pages are sound, and each call that asks it for a row which is not there would fail for
+    ever: doctor says so, and the next calls mend it."""
+    async with CachedSession("s", journal=journal) as session:
+        for number in range(12):
+            await session.add_items(said(f"{number}"))
+    with closing(sqlite3.connect(journal)) as conn:
+        (root,) = conn.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_ops_1'"
+        ).fetchone()
+    data = bytearray(journal.read_bytes())
+    page = (root - 1) * 4096
+    pointer = page + 8 + 2 * 5  # behind the header of a leaf, of the sixth row
+    cell = page + int.from_bytes(data[pointer : pointer + 2], "big")
+    assert data[page] == 10
+    data[cell + data[cell]] = 99  # its last byte: the number of a row
+    journal.write_bytes(data)
+    (finding,) = [one for one in await diagnose(journal) if one.check == "journal"]
+    assert finding.level == "fail"
+    async with CachedSession("s", journal=journal) as session:
+        with pytest.raises(JournalCorrupt):
+            await session.search("5")
+        assert [entry.item for entry in await session.search("5")] == said("5")
+        assert await words(session) == [str(number) for number in range(12)]
+        assert "nothing unsent was lost" in str(session.status().salvaged)
+
+
 async def test_what_was_imported_is_not_imported_again_after_a_salvage(
     journal: Path, tmp_path: Path
 ) -> None:

@@ -126,6 +126,8 @@ CUTS = st.lists(
 @example(which="closed", cuts=[(223468, b"0\x80")], length=None)  # the schema: no text
 @example(which="closed", cuts=[(223468, b"\x80")], length=None)  # a name that is no text
 @example(which="closed", cuts=[(60, bytes(4))], length=None)  # a format that never was
+@example(which="closed", cuts=[(19679, b"\x00\x80\x00\x81")], length=None)  # a row's number
+@example(which="closed", cuts=[(24198, b"\x00\x00")], length=None)  # an index of other rows
 @given(
     which=st.sampled_from(["closed", "open", *LOGS]),
     cuts=CUTS,
