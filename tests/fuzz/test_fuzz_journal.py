@@ -6,10 +6,12 @@ import asyncio
 import logging
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_fuzz import EXAMPLES
@@ -116,6 +118,16 @@ async def _goes_on(path: Path) -> bool:
         await session.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    """Damage is met thousands of times, and told of each time."""
+    log = logging.getLogger("cached_session")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(level)
+
+
 CUTS = st.lists(
     st.tuples(st.integers(0, 1 << 18), st.binary(min_size=1, max_size=64)), min_size=1, max_size=6
 )
@@ -140,7 +152,6 @@ def test_whatever_is_spoiled_a_session_goes_on_or_is_refused(
     each call of a session raises nothing but our errors, and after a few of them works again, over
     a sound file if damage was met; or the file no longer says that it is a journal, and every word
     in it is left where it is."""
-    logging.getLogger("cached_session").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "j.db"
         files = {**USED, which: _mangled(USED[which], cuts, length)}
