@@ -236,7 +236,7 @@ def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
             writer=writer,
             counter=counter,
             index=index,
-            sync_state=STATES[state],
+            sync_state=STATES.get(state, "pending"),  # a spoiled one: not acknowledged, so sent
             said_at=said_ms / 1000,
         )
         for item in decode_rows([(payload, codec)])

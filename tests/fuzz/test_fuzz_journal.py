@@ -140,6 +140,7 @@ CUTS = st.lists(
 @example(which="closed", cuts=[(60, bytes(4))], length=None)  # a format that never was
 @example(which="closed", cuts=[(19679, b"\x00\x80\x00\x81")], length=None)  # a row's number
 @example(which="closed", cuts=[(24198, b"\x00\x00")], length=None)  # an index of other rows
+@example(which="closed", cuts=[(20175, b"\x00\x04")], length=None)  # a state that is none
 @given(
     which=st.sampled_from(["closed", "open", *LOGS]),
     cuts=CUTS,

@@ -23,6 +23,7 @@ from devices import (
 
 from cached_session import CachedSession, JournalFull, PopUnconfirmed
 from cached_session.devserver import DevServer
+from cached_session.journal.tails import Connection
 
 ACK = "UPDATE ops SET state = 2"
 CLAIM = "INSERT INTO ops"
@@ -47,7 +48,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
     """Every connection that is opened writes by this book."""
     book = Book()
 
-    class Failing(sqlite3.Connection):
+    class Failing(Connection):
         hit = False
 
         def passing(self, sql: str) -> None:
@@ -75,7 +76,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
 
     connect: Any = sqlite3.connect
     monkeypatch.setattr(
-        sqlite3, "connect", lambda *args, **more: connect(*args, factory=Failing, **more)
+        sqlite3, "connect", lambda *args, **more: connect(*args, **{**more, "factory": Failing})
     )
     return book
 
