@@ -17,7 +17,6 @@ from cached_session.status import Entry
 __all__ = [
     "BACKWARDS",
     "HISTORY",
-    "STATES",
     "Place",
     "SessionFacts",
     "all_gates",
@@ -42,6 +41,7 @@ __all__ = [
     "session_row",
     "slices",
     "snapshot",
+    "sync_state",
     "tail",
 ]
 
@@ -201,12 +201,18 @@ ENTRIES = (
     "LIMIT ?"
 )
 AT = f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?"
-STATES: dict[int, Literal["pending", "sent", "acked", "parked"]] = {
+State = Literal["pending", "sent", "acked", "parked"]
+STATES: dict[int, State] = {
     PENDING: "pending",
     SENT: "sent",
     ACKED: "acked",
     PARKED: "parked",
 }
+
+
+def sync_state(state: int) -> State:
+    """How far an operation is; one whose state is spoiled is not acknowledged, so it is sent."""
+    return STATES.get(state, "pending")
 
 
 def entries_backwards(
@@ -236,7 +242,7 @@ def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
             writer=writer,
             counter=counter,
             index=index,
-            sync_state=STATES.get(state, "pending"),  # a spoiled one: not acknowledged, so sent
+            sync_state=sync_state(state),
             said_at=said_ms / 1000,
         )
         for item in decode_rows([(payload, codec)])

@@ -202,7 +202,7 @@ class _Step:
                     writer=writer,
                     counter=counter,
                     index=index,
-                    sync_state=reads.STATES[op.state],
+                    sync_state=reads.sync_state(op.state),
                     said_at=op.said_ms / 1000,
                 )
             )
