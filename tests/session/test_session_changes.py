@@ -290,9 +290,12 @@ async def test_what_was_acknowledged_unseen_counts(server: DevServer, journal: P
 async def test_another_devices_words_wake_who_follows(server: DevServer, tmp_path: Path) -> None:
     """As soon as a pull has brought them, in the place that they have in the one history."""
     url = server.url
+    before = Runtime(wall_ms=lambda: 1_700_000_000_000)  # two writes of one millisecond may swap
     async with (
         CachedSession.from_url("s", url=url, journal=tmp_path / "a.db", options=WOKEN) as here,
-        CachedSession.from_url("s", url=url, journal=tmp_path / "b.db", options=WOKEN) as there,
+        CachedSession.from_url(
+            "s", url=url, journal=tmp_path / "b.db", options=WOKEN, runtime=before
+        ) as there,
     ):
         await there.add_items(said("earlier"))
         await here.add_items(said("mine"))
