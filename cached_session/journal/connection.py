@@ -411,10 +411,10 @@ class Journal:
         if not self._file.reading.acquire(timeout=-1 if wait else READ_PATIENCE):
             raise _Busy
         try:
-            with self._state:
-                conn = self._file.reader
-                if self._closed or conn is None:
-                    raise SessionClosed(f"the journal {self.path} is not open")
+            # Nobody lets go of the connection while it is read over.
+            conn = self._file.reader
+            if self._closed or conn is None:
+                raise SessionClosed(f"the journal {self.path} is not open")
             _end_transaction(conn)
             return run(conn)
         except FOREIGN as error:
