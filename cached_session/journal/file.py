@@ -7,16 +7,18 @@ somebody who took it away or put another one there. What was acknowledged goes o
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
 
+from cached_session import forks
 from cached_session.errors import CachedSessionError, JournalError
 from cached_session.journal import salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
 from cached_session.journal.outcome import FOREIGN, is_damage
 
-__all__ = ["File"]
+__all__ = ["File", "end_transaction"]
 
 log = logging.getLogger("cached_session.journal")
 
@@ -43,13 +45,20 @@ class File:
         self.path = path
         self.in_memory = path == MEMORY
         self._durability = durability
-        self._busy_ms = busy_ms
+        self.busy_ms = busy_ms
         self._search_index = search_index
         self._on_replaced = on_replaced
+        self.pid = os.getpid()
+        """Of the process whose connections these are."""
         self.reading = threading.Lock()
         """Held while `reader` is in use."""
+        # In memory there is one connection for reading and writing: a reader must not see
+        # the middle of a transaction.
+        self.writing = self.reading if self.in_memory else threading.Lock()
+        """Held while `writer` is in use."""
         self.asides = threading.Lock()
         """Held while the connection of `aside` is in use."""
+        forks.wait_for(self, *dict.fromkeys((self.writing, self.reading, self.asides)))
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
         self._aside: sqlite3.Connection | None = None
@@ -60,10 +69,23 @@ class File:
         """SQLite falls back to reading where a file cannot be written to, and never tries again: a
         connection that has said so is replaced before the next job."""
 
+    def check_process(self) -> None:
+        """Refuse what a fork has inherited. To be asked before any lock is taken: a thread that did
+        not survive the fork may have held it.
+
+        Raises:
+            JournalError: the connections are those of the parent.
+        """
+        if os.getpid() != self.pid:
+            raise JournalError(
+                f"the journal {self.path} was opened before this process was forked; SQLite "
+                "connections do not survive a fork. Make a new session in the child"
+            )
+
     def aside(self) -> sqlite3.Connection:
         """A connection for reads of some milliseconds; under `asides`."""
         if self._aside is None:
-            self._aside = self._connect(self._busy_ms)
+            self._aside = self._connect(self.busy_ms)
             self._aside.execute("PRAGMA query_only = ON")
         return self._aside
 
@@ -94,7 +116,7 @@ class File:
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection, salvage.FileId | None]:
         """A connection to write and one to read, and which file they are of."""
         if self.in_memory:
-            writer = self._connect(self._busy_ms)
+            writer = self._connect(self.busy_ms)
             schema.prepare(writer, self.path, search_index=self._search_index)
             return writer, writer, None
         while True:
@@ -102,7 +124,7 @@ class File:
             file = salvage.file_id(self.path)
             opened: list[sqlite3.Connection] = []
             try:
-                opened.append(self._connect(self._busy_ms))
+                opened.append(self._connect(self.busy_ms))
                 schema.prepare(opened[0], self.path, search_index=self._search_index)
                 opened.append(self._connect(OPEN_PAUSE_MS))
                 opened[1].execute("PRAGMA query_only = ON")
@@ -149,8 +171,8 @@ class File:
         report = salvage.mend(
             self.path,
             why,
-            self._busy_ms / 1000,
-            lambda path: self._connect(self._busy_ms, path),
+            self.busy_ms / 1000,
+            lambda path: self._connect(self.busy_ms, path),
             salvage.Writers(retired, writer),
             self.writer,
         )
@@ -213,3 +235,10 @@ def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
             salvage.abandon(conn)
         else:
             conn.close()
+
+
+def end_transaction(conn: sqlite3.Connection) -> None:
+    """End a transaction whose end failed on an I/O error: nothing of it was acknowledged, and no
+    other can begin while it is open."""
+    if conn.in_transaction:
+        conn.execute("ROLLBACK")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a call returns before its commit": (
-        "journal/connection.py",
+        "journal/jobs.py",
         "                _commit(conn)\n            except",
         (
             "                for job, result in zip(group, results, strict=True):\n"
@@ -27,7 +27,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "an operation and its effect are no transaction": (
-        "journal/connection.py",
+        "journal/jobs.py",
         "            try:\n                # Under the lock",
         (
             '            conn.execute("COMMIT")\n'

@@ -131,7 +131,7 @@ def locks_of(owner: object) -> list[forks._Lock]:
 
 
 @pytest.mark.parametrize(
-    "make", [Bridge, Waiters, lambda: Journal(":memory:"), lambda: core(":memory:")]
+    "make", [Bridge, Waiters, lambda: Journal(":memory:")._jobs, lambda: core(":memory:")]
 )
 def test_what_a_child_may_call_is_free_in_it(
     make: Callable[[], object], monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,8 @@ from cached_session.errors import (
     SessionClosed,
 )
 from cached_session.journal import schema
-from cached_session.journal.connection import GROUP_MOST, TOLD_MOST, Journal, journal_error
+from cached_session.journal.connection import Journal, journal_error
+from cached_session.journal.jobs import GROUP_MOST, TOLD_MOST
 
 Job = Callable[[sqlite3.Connection], Any]
 KEYS = "SELECT key FROM meta WHERE key <> 'search_index' ORDER BY key"

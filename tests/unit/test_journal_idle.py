@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cached_session.journal import connection
-from cached_session.journal.connection import LOGGED_MOST, Journal
+from cached_session.journal import jobs
+from cached_session.journal.connection import Journal
+from cached_session.journal.jobs import LOGGED_MOST
 
 CARRY = "PRAGMA wal_checkpoint(PASSIVE)"
 
 
 @pytest.fixture(autouse=True)
 def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "IDLE", 0.001)
+    monkeypatch.setattr(jobs, "IDLE", 0.001)
 
 
 async def watched(journal: Journal, statement: str) -> threading.Event:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation
 from cached_session.history.parts import Part
-from cached_session.journal import arrivals, connection, fulltext, schema, search, writes
+from cached_session.journal import arrivals, fulltext, jobs, schema, search, writes
 from cached_session.journal.codec import encode_items
 from cached_session.journal.connection import Journal
 from cached_session.journal.writes import Author
@@ -262,18 +262,18 @@ def test_a_thread_that_is_never_idle_indexes_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No write waits for the index of its own words, and what waits for it stays bounded."""
-    monkeypatch.setattr(connection, "IDLE", 3600)
-    monkeypatch.setattr(connection, "UNINDEXED_MOST", 2 * fulltext.SLICE)
+    monkeypatch.setattr(jobs, "IDLE", 3600)
+    monkeypatch.setattr(jobs, "UNINDEXED_MOST", 2 * fulltext.SLICE)
     journal = Journal(tmp_path / "journal.db", durability="normal")
     journal.open_blocking()
     try:
         most = 0
-        for number in range(3 * connection.UNINDEXED_MOST):
+        for number in range(3 * jobs.UNINDEXED_MOST):
             journal.write_blocking(lambda conn, word=f"word {number}": add(conn, "talk", word))  # type: ignore[misc]
             reached = journal.read_blocking(fulltext.reach) or 0
             most = max(most, number + 1 - reached)
-        assert fulltext.SLICE < most <= connection.UNINDEXED_MOST + fulltext.BEHIND
-        assert reached >= 2 * connection.UNINDEXED_MOST - fulltext.BEHIND
+        assert fulltext.SLICE < most <= jobs.UNINDEXED_MOST + fulltext.BEHIND
+        assert reached >= 2 * jobs.UNINDEXED_MOST - fulltext.BEHIND
     finally:
         journal.close_blocking()
 
@@ -311,7 +311,7 @@ def test_large_operations_make_a_slice_short(conn: sqlite3.Connection) -> None:
 def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a hydration the idle journal indexes it in slices, none larger than a slice may be,
     until no more than a few operations wait."""
-    monkeypatch.setattr(connection, "IDLE", 0.001)
+    monkeypatch.setattr(jobs, "IDLE", 0.001)
     reached, done = [0], threading.Event()
     is_behind = fulltext.is_behind
 
@@ -355,7 +355,7 @@ async def test_an_idle_slice_waits_for_nobodys_lock(
         slice_up(conn)
         sliced.set()
 
-    monkeypatch.setattr(connection, "IDLE", 0.001)
+    monkeypatch.setattr(jobs, "IDLE", 0.001)
     monkeypatch.setattr(fulltext, "is_behind", is_behind)
     monkeypatch.setattr(fulltext, "slice_up", slice_and_tell)
     journal = Journal(tmp_path / "j.db", busy_timeout=3600)

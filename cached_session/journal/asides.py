@@ -1,0 +1,169 @@
+"""Reads that would hold an event loop up: in threads, beside the thread that writes.
+
+Those of some milliseconds take turns on one connection. One of any length has a connection of its
+own, which lives for this one read: none is left behind, whatever becomes of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from cached_session.errors import SessionClosed
+from cached_session.journal.file import File, end_transaction
+from cached_session.journal.jobs import Jobs
+from cached_session.journal.opening import there
+from cached_session.journal.outcome import FOREIGN, journal_error, settle
+from cached_session.journal.threads import Threads
+
+__all__ = ["Asides"]
+
+T = TypeVar("T")
+
+
+class Asides:
+    """The long reads of one journal file. Safe to use from any thread and any event loop."""
+
+    def __init__(self, file: File, jobs: Jobs, threads: Threads, *, threaded: bool) -> None:
+        """Reads in ``threads``; where there is no second connection, or nothing is ``threaded``,
+        among the jobs."""
+        self._file = file
+        self._jobs = jobs
+        self._threads = threads
+        self._among_jobs = file.in_memory or not threaded
+
+    async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query of some milliseconds; sees every write that has returned."""
+        self._file.check_process()
+        if self._among_jobs:
+            return await settle(self._jobs.submit(run, alone=True))
+        if self._file.must_open():
+            await self._jobs.open()
+        return await settle(asyncio.ensure_future(self._threads.run(self._read, run)))
+
+    def _read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        with self._file.asides:
+            if self._jobs.closed:
+                raise SessionClosed(f"the journal {self._file.path} is closed")
+            try:
+                conn = self._file.aside()
+                end_transaction(conn)
+                return run(conn)
+            except FOREIGN as error:
+                self._file.suspect(error)
+                raise journal_error(error, self._file.path) from error
+
+    async def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
+        """Run a query of any length. ``run`` is told whether anybody still waits for it; a caller
+        that is cancelled waits until it has ended."""
+        if self._among_jobs:
+            return await self.read(lambda conn: run(conn, lambda: True))
+        self._file.check_process()
+        if self._file.must_open():
+            await self._jobs.open()
+        given_up = threading.Event()
+        reading: asyncio.Future[T] = asyncio.ensure_future(
+            self._threads.run(self._read_long, run, lambda: not given_up.is_set())
+        )
+        try:
+            await asyncio.wait([reading])
+        except asyncio.CancelledError:
+            given_up.set()
+            await settle(asyncio.ensure_future(asyncio.wait([reading])))
+            if not reading.cancelled():
+                reading.exception()  # seen: nobody waits for it
+            raise
+        return reading.result()
+
+    def _read_long(
+        self,
+        run: Callable[[sqlite3.Connection, Callable[[], bool]], T],
+        is_wanted: Callable[[], bool],
+    ) -> T:
+        path, patience = self._file.path, self._file.busy_ms / 1000
+        try:
+            with closing(
+                sqlite3.connect(there(path), uri=True, timeout=patience, isolation_level=None)
+            ) as conn:
+                conn.execute("PRAGMA query_only = ON")
+                return run(conn, is_wanted)
+        except FOREIGN as error:
+            self._file.suspect(error)
+            raise journal_error(error, path) from error
+
+    @asynccontextmanager
+    async def rows(
+        self, sql: str, parameters: tuple[Any, ...]
+    ) -> AsyncIterator[Callable[[int], Any]]:
+        """A long result in slices: yields ``await fetch(most)``. The rows are of one snapshot."""
+        self._file.check_process()
+        if self._among_jobs:
+            held = await self.read(lambda conn: conn.execute(sql, parameters).fetchall())
+            position = 0
+
+            async def take(most: int) -> list[Any]:
+                nonlocal position
+                position += most
+                return held[position - most : position]
+
+            yield take
+            return
+        if self._file.must_open():
+            await self._jobs.open()
+        try:
+            db = await self._open_long()
+            # A cursor that a cancelled caller never got would keep the file open: it is closed too.
+            asking = asyncio.ensure_future(_cursor(db, sql, parameters))
+            try:
+                cursor = await settle(asking)
+
+                async def fetch(most: int) -> list[Any]:
+                    return list(await cursor.fetchmany(most))
+
+                yield fetch
+            finally:
+                await settle(asyncio.ensure_future(_let_go(db, asking)))
+        except FOREIGN as error:
+            self._file.suspect(error)
+            raise journal_error(error, self._file.path) from error
+
+    async def _open_long(self) -> aiosqlite.Connection:
+        """A connection for one long read; one that a cancelled caller will not use is closed."""
+
+        async def connect() -> aiosqlite.Connection:
+            db = await aiosqlite.connect(
+                there(self._file.path),
+                uri=True,
+                timeout=self._file.busy_ms / 1000,
+                isolation_level=None,
+            )
+            await db.execute_fetchall("PRAGMA query_only = ON")
+            return db
+
+        opening = asyncio.ensure_future(connect())
+        try:
+            return await settle(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await settle(asyncio.ensure_future(opening.result().close()))
+            raise
+
+
+async def _cursor(
+    db: aiosqlite.Connection, sql: str, parameters: tuple[Any, ...]
+) -> aiosqlite.Cursor:
+    return await db.execute(sql, parameters)
+
+
+async def _let_go(db: aiosqlite.Connection, asking: asyncio.Future[aiosqlite.Cursor]) -> None:
+    try:
+        if asking.done() and not asking.cancelled() and asking.exception() is None:
+            await asking.result().close()
+    finally:
+        await db.close()
