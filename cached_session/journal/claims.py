@@ -15,6 +15,7 @@ __all__ = [
     "Doubt",
     "confirm",
     "is_open",
+    "is_parked",
     "note",
     "open_claims",
     "put_back",
@@ -134,6 +135,18 @@ def is_open(conn: sqlite3.Connection, session_id: str, claim: Claim) -> bool:
         found.is_visible and (found.ref.dot, found.ref.index) == (claim.ref.dot, claim.ref.index)
         for found in open_claims(conn, session_id)
     )
+
+
+def is_parked(conn: sqlite3.Connection, session_id: str, dot: Dot) -> bool:
+    """Whether the server has refused an operation."""
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return False
+    row = conn.execute(
+        "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+        (tx.session, *dot),
+    ).fetchone()
+    return row is not None and row[0] == PARKED
 
 
 def confirm(conn: sqlite3.Connection, author: Author, session_id: str, claim: Claim) -> None:

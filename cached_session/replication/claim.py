@@ -17,6 +17,7 @@ show our own), and no note has been lost. Versions before the notes leave none.
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import Literal
 
 import anyio
@@ -105,8 +106,15 @@ async def _won(link: Link, session_id: str, claim: Claim) -> bool:
     agent, key = agent_id(session_id), session_key(session_id)
     try:
         if claim.is_in_flight:
-            # The server may or may not hold it; only once it surely does can it be claimed there.
+            # The server may or may not hold it; only once it surely does, or refuses it, can it be
+            # claimed there.
             await push(link, session_id)
+            claim = replace(
+                claim,
+                is_parked=await link.journal.read(
+                    lambda conn: claims.is_parked(conn, session_id, claim.ref.dot)
+                ),
+            )
         await _leave_note(link, session_id, claim)
         now = link.now_ms()
         if not await link.journal.write(

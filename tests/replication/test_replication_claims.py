@@ -357,6 +357,23 @@ async def test_a_parked_item_is_popped_first(device: Devices, server: DevServer)
     assert await a.pop_item() == said("old")
 
 
+async def test_an_item_that_is_refused_while_it_is_claimed_is_popped_first(
+    device: Devices, server: DevServer
+) -> None:
+    """The answer to its first sending was lost, and the server refuses it when it is sent again for
+    the claim: nobody else has it, and it is not passed over for the one before it."""
+    a = await device("a", pop="confirmed")
+    await a.add_items([said("first")])
+    await a.sync(timeout=PATIENCE)
+    await a.add_items([said("refused")])
+    with server.faults.lose_request(route=BATCH) as lost:
+        await in_vain(a.flush, lambda: lost.seen)
+    server.faults.status(400, route=BATCH, count=1)
+    assert await a.pop_item() == said("refused")
+    assert await a.pop_item() == said("first")
+    assert await a.pop_item() is None
+
+
 async def test_a_lost_item_is_put_back_not_removed(device: Devices, server: DevServer) -> None:
     """An item that the server has lost is given to nobody, stays visible, and is sent again once
     no operation has removed it for `hole_patience`; then it can be popped."""
