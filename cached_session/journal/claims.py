@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.tails import queueing
 from cached_session.journal.writes import Author, last_item, pop_ref
 
 __all__ = [
@@ -127,6 +128,7 @@ def put_back(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
             f"AND state = {ACKED}",
             (tx.session, *claim.ref.dot),
         )
+        queueing(conn)
 
 
 def is_open(conn: sqlite3.Connection, session_id: str, claim: Claim) -> bool:

@@ -10,6 +10,7 @@ from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction, stored_id
 from cached_session.journal.codec import EXACT, decode_rows
 from cached_session.journal.reads import session_ids
+from cached_session.journal.tails import queueing
 
 __all__ = [
     "Forget",
@@ -225,6 +226,7 @@ def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] 
             (session, writer, counter, writer, counter),
         )
         moved += 1
+    queueing(conn)
     return moved
 
 

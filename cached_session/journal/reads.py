@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, stored_id
 from cached_session.journal.codec import decode_rows
 from cached_session.journal.gates import SERVER, Gate
+from cached_session.journal.tails import queueing
 from cached_session.status import Entry
 
 __all__ = [
@@ -482,3 +483,4 @@ def forget_server(conn: sqlite3.Connection) -> None:
     conn.execute("DELETE FROM claims")
     conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
     conn.execute("DELETE FROM gates")
+    queueing(conn)

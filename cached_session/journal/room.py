@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from cached_session.journal.apply import PARKED
+from cached_session.journal.tails import Connection
 
 __all__ = ["Room"]
 
@@ -19,7 +20,8 @@ class Room:
     """The limits of one journal's outbox, and a bound on what is in it.
 
     Exact whoever else writes to the file, and no scan a write: the outbox is counted again only
-    where the bound says that it may be full, and something has been committed since the last count.
+    where the bound says that it may be full, and something has been committed since the last count;
+    and where something was queued that did not ask here, by an import for one.
     """
 
     def __init__(self, most_items: int | None, most_bytes: int | None) -> None:
@@ -27,6 +29,7 @@ class Room:
         self._most_bytes = most_bytes
         self._items = self._bytes = 0
         self._elsewhere: int | None = None
+        self._queued = 0
         self._counted: tuple[int, int] | None = None
 
     @property
@@ -44,8 +47,8 @@ class Room:
         A transaction that is rolled back leaves the bound too high, which the next count mends.
         """
         (elsewhere,) = conn.execute("PRAGMA data_version").fetchone()
-        if elsewhere != self._elsewhere:
-            # Another process has written, or this is the first look.
+        if elsewhere != self._elsewhere or _queued(conn) != self._queued:
+            # Another process has written, or somebody who has no limit, or this is the first look.
             self._count(conn, elsewhere)
         elif not self._fits(self._items + items, self._bytes + size):
             # Acknowledgements make room, and they are changes of this very connection.
@@ -56,6 +59,7 @@ class Room:
             return False
         self._items += items
         self._bytes += size
+        self._queued = _queued(conn) + 1
         return True
 
     def _fits(self, items: int, size: int) -> bool:
@@ -66,4 +70,9 @@ class Room:
     def _count(self, conn: sqlite3.Connection, elsewhere: int) -> None:
         self._items, self._bytes = conn.execute(UNSENT).fetchone()
         self._elsewhere = elsewhere
+        self._queued = _queued(conn)
         self._counted = (elsewhere, conn.total_changes)
+
+
+def _queued(conn: sqlite3.Connection) -> int:
+    return conn.queued if isinstance(conn, Connection) else 0

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cached_session.journal.codec import FAST, array_of
 
-__all__ = ["Block", "Connection", "Tail", "Tails", "Version", "changing", "version_of"]
+__all__ = ["Block", "Connection", "Tail", "Tails", "Version", "changing", "queueing", "version_of"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
@@ -34,9 +34,11 @@ MOST_SESSIONS = 1024
 
 
 class Connection(sqlite3.Connection):
-    """A connection that counts the transactions in which it may have changed a history."""
+    """A connection that counts the transactions in which it may have changed a history, and how
+    often it may have put something into the outbox."""
 
     histories = 0
+    queued = 0
     _asking: sqlite3.Cursor | None = None
 
     def data_version(self) -> int:
@@ -67,6 +69,12 @@ def changing(conn: sqlite3.Connection) -> None:
     """This transaction changes a history, unless it is rolled back."""
     if isinstance(conn, Connection):
         conn.histories += 1
+
+
+def queueing(conn: sqlite3.Connection) -> None:
+    """This transaction has something sent that was not waiting, unless it is rolled back."""
+    if isinstance(conn, Connection):
+        conn.queued += 1
 
 
 class Block(NamedTuple):

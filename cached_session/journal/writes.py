@@ -20,7 +20,7 @@ from cached_session.history.ops import (
 )
 from cached_session.journal.apply import PENDING, SessionTransaction
 from cached_session.journal.codec import decode_rows
-from cached_session.journal.tails import Version, version_of
+from cached_session.journal.tails import Version, queueing, version_of
 
 __all__ = [
     "RETIRED",
@@ -117,6 +117,7 @@ def append(
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
     tx.finish()
+    queueing(conn)
     return _written(session_id, tx)
 
 

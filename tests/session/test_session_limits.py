@@ -9,6 +9,7 @@ from session_support import Child, said, words
 
 from cached_session import CachedSession, InvalidArgument, JournalFull, SyncOptions
 from cached_session.devserver import DevServer
+from cached_session.journal import outbox
 
 pytestmark = pytest.mark.promise(number=10)
 
@@ -124,6 +125,25 @@ async def test_another_process_counts(journal: Path) -> None:
         with pytest.raises(JournalFull):
             await session.add_items(said("one too many"))
         assert words(await session.get_items()) == ["here", "there", "too"]
+
+
+async def test_what_asks_for_no_room_takes_room_all_the_same(journal: Path) -> None:
+    """An import has no limit, and what is parked holds nothing up. What the one has brought, and
+    what of the other is tried again, is unsent, and those who have a limit find less room."""
+    async with limited(journal, max_pending_items=4) as session:
+        await session.add_items(said(1))
+        await session.import_items(said(2, 3), source="another store")
+        with pytest.raises(JournalFull):
+            await session.add_items(said(4, 5))
+        await session.add_items(said(4))
+        core = await session._ready()
+        await core.journal.write(lambda conn: outbox.park(conn, 1, "refused"))
+        with pytest.raises(JournalFull):
+            await session.add_items(said(5, 6))
+        assert await session.retry_parked() == 1
+        with pytest.raises(JournalFull):
+            await session.add_items(said(5))
+        assert words(await session.get_items()) == ["1", "2", "3", "4"]
 
 
 async def test_a_local_session_has_no_outbox_to_fill(place: str) -> None:
