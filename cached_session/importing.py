@@ -81,10 +81,12 @@ async def carry(
     batches: AsyncIterator[list[Row]],
     *,
     private: bool,
+    is_named: bool = False,
     total: int | None = None,
     on_progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportReport:
-    """Append what an earlier import of the same source has not brought yet.
+    """Append what an earlier import of the same source has not brought yet. ``is_named``: no other
+    source has its name, whatever it begins with.
 
     If cancelled, whole batches are in, and the next import goes on behind them.
 
@@ -92,8 +94,13 @@ async def carry(
         InvalidArgument: the source no longer begins with what was imported of it.
         JournalError: the journal cannot be written, or another import of this source is under way.
     """
-    key, mark, chain = "", NOTHING, ""
-    position = added = known = unreadable = 0
+    name = imports.name_key(session_id, source) if is_named else None
+    begun, mark = "", NOTHING
+    if name is not None:
+        begun, mark = await core.journal.read(lambda conn: imports.named(conn, name))
+    key = chain = ""
+    known = mark.count
+    position = added = unreadable = 0
     first_unreadable: int | None = None
     async for batch in batches:
         fresh: list[tuple[str, int]] = []
@@ -104,6 +111,8 @@ async def carry(
                 continue
             if not key:
                 key = imports.mark_key(session_id, source, row[0])
+                if begun not in ("", key):
+                    raise _changed(session_id, known)
                 mark = await core.journal.read(lambda conn, key=key: imports.mark_of(conn, key))  # type: ignore[misc]
                 known = mark.count
             position += 1
@@ -113,8 +122,9 @@ async def carry(
             elif position == known and chain != mark.chain:
                 raise _changed(session_id, known)
         if fresh:
-            await _append(core, session_id, fresh, private, key, mark, Mark(position, chain))
-            mark = Mark(position, chain)
+            after = Mark(position, chain)
+            await _append(core, session_id, fresh, private, key, mark, after, name)
+            mark = after
             added += len(fresh)
         if on_progress is not None:
             on_progress(ImportProgress(session_id, position + unreadable, added, total))
@@ -131,11 +141,20 @@ async def _append(
     key: str,
     before: Mark,
     after: Mark,
+    name: str | None,
 ) -> None:
     author = core.author()
     written = await core.journal.write(
         lambda conn: imports.append_marked(
-            conn, author, session_id, fresh, private=private, key=key, before=before, after=after
+            conn,
+            author,
+            session_id,
+            fresh,
+            private=private,
+            key=key,
+            before=before,
+            after=after,
+            name=name,
         )
     )
     if written is None:

@@ -363,6 +363,7 @@ class CachedSession:
             f"items:{source}",
             importing.encoded(items),
             private=self._private,
+            is_named=True,
             on_progress=on_progress,
         )
 

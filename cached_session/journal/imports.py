@@ -14,9 +14,19 @@ from hashlib import sha256
 
 from cached_session.history.ids import session_key
 from cached_session.journal import writes
+from cached_session.journal.gates import write_meta
 from cached_session.journal.writes import Author, Written
 
-__all__ = ["NOTHING", "Mark", "append_marked", "chained", "mark_key", "mark_of"]
+__all__ = [
+    "NOTHING",
+    "Mark",
+    "append_marked",
+    "chained",
+    "mark_key",
+    "mark_of",
+    "name_key",
+    "named",
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,19 @@ def mark_key(session_id: str, source: str, first: str) -> str:
     return f"import:{session_key(session_id)}:{name.hexdigest()[:32]}"
 
 
+def name_key(session_id: str, source: str) -> str:
+    """Where it is written which mark is that of a source whose name says all: one that begins with
+    another item than it did has been rewritten, and is not another source."""
+    name = sha256(b"name:" + source.encode("utf-8", "surrogatepass"))
+    return f"import:{session_key(session_id)}:{name.hexdigest()[:32]}"
+
+
+def named(conn: sqlite3.Connection, name: str) -> tuple[str, Mark]:
+    """The key of the mark that a name has, and the mark; nothing if there is none."""
+    row = conn.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
+    return ("", NOTHING) if row is None else (row[0], mark_of(conn, row[0]))
+
+
 def mark_of(conn: sqlite3.Connection, key: str) -> Mark:
     """How far a source has been imported."""
     row = conn.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -62,17 +85,20 @@ def append_marked(
     key: str,
     before: Mark,
     after: Mark,
+    name: str | None = None,
 ) -> Written | None:
-    """Append a batch and move the mark, both or neither.
+    """Append a batch and move the mark, both or neither; ``name``: the key of what has that mark.
 
     None, and nothing is written, if the mark is no longer where the caller saw it: somebody else
     imports the same source.
     """
     if mark_of(conn, key) != before:
         return None
+    facts = {key: f"{after.count}:{after.chain}"}
+    if name is not None:
+        if named(conn, name)[0] not in ("", key):
+            return None
+        facts[name] = key
     written = writes.append(conn, author, session_id, encoded, private=private)
-    conn.execute(
-        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        (key, f"{after.count}:{after.chain}"),
-    )
+    write_meta(conn, **facts)
     return written

@@ -269,6 +269,22 @@ async def test_any_items_can_be_imported_once(journal: Path) -> None:
     assert await read(journal, "talk") == [message(number) for number in range(460)]
 
 
+@pytest.mark.parametrize("left", [range(1, 9), range(0), range(9, 12)])
+async def test_items_of_a_source_that_begins_with_another_are_refused(
+    journal: Path, left: range
+) -> None:
+    """A list of which the oldest are dropped is no other source: it has its name. What is left of
+    it would come twice."""
+    async with CachedSession("talk", journal=journal) as session:
+        await session.import_items(map(message, range(5)), source="redis:talk")
+        with pytest.raises(InvalidArgument, match="5 items"):
+            await session.import_items(map(message, left), source="redis:talk")
+        other = await session.import_items(map(message, range(1, 3)), source="redis:other")
+        again = await session.import_items(map(message, range(6)), source="redis:talk")
+    assert (other.added, again.added, again.known) == (2, 1, 5)
+    assert await read(journal, "talk") == [message(number) for number in (0, 1, 2, 3, 4, 1, 2, 5)]
+
+
 async def test_marks_do_not_weigh_on_a_status(journal: Path) -> None:
     """A status reads the facts of the file, not the marks of thousands of imports."""
     from cached_session.journal.gates import read_meta
@@ -277,5 +293,5 @@ async def test_marks_do_not_weigh_on_a_status(journal: Path) -> None:
         await session.import_items([message(1)], source="x")
     with closing(sqlite3.connect(journal)) as conn:
         sql = "SELECT count(*) FROM meta WHERE key LIKE 'import:%'"
-        assert conn.execute(sql).fetchone() == (1,)
+        assert conn.execute(sql).fetchone() == (2,)
         assert not [key for key in read_meta(conn) if key.startswith("import:")]
