@@ -40,6 +40,7 @@ class Changes(AsyncIterator[Change]):
         self._session_id = session_id
         self._ready = ready
         self._view = start
+        self._is_before_opening = start.places is None and core.beginning is None
         self._version: Version | None = None
         self._untold: list[Change] = []
         self._ended = False
@@ -76,6 +77,11 @@ class Changes(AsyncIterator[Change]):
 
     async def _look(self) -> None:
         core = self._core
+        if self._is_before_opening:
+            # Whatever this process wrote or fetched since the journal was opened is news.
+            await core.open()
+            self._view = View.since(self._view.file, core.beginning)
+            self._is_before_opening = False
         # Somebody watches: that is use, and is polled for at its pace where no events come.
         core.touch(self._session_id)
         version = await core.journal.read(lambda conn: _version(conn, core.tails.file))

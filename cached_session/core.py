@@ -18,7 +18,7 @@ from cached_session import forks, reporting, telemetry
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.home import Home
-from cached_session.journal import gates, reads, writes
+from cached_session.journal import gates, outbox, reads, writes
 from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.room import Room
 from cached_session.journal.tails import Tails
@@ -62,6 +62,9 @@ class Core:
         self.tails = Tails()
         self._last_write = LastWrite()
         self._room = Room(options.max_pending_items, options.max_pending_bytes)
+        self.beginning: int | None = None
+        """The `seq` of the last operation before this process had the journal open, and so before
+        anything that it wrote or fetched; None until then."""
         self._users = 0
         self._specs: list[RemoteSpec] = []
         self._hole_patience_ms = int(options.hole_patience * 1000)
@@ -241,16 +244,21 @@ class Core:
 
     async def open(self) -> None:
         """Open the journal, with the directory of the default place if need be."""
-        if self.journal.is_open:
+        if self.journal.is_open and self.beginning is not None:
             return
         self._make_default_directory()
-        await self.journal.open()
+        await self.journal.maintain(self._begin)
 
     def open_blocking(self) -> None:
         """`open` without an event loop."""
         if not self.journal.is_open:
             self._make_default_directory()
             self.journal.open_blocking()
+            self.journal.read_blocking(self._begin)
+
+    def _begin(self, conn: sqlite3.Connection) -> None:
+        if self.beginning is None:
+            self.beginning = outbox.newest(conn)
 
     def _make_default_directory(self) -> None:
         if self.path == str(Path(default_journal()).absolute()):
@@ -263,7 +271,7 @@ class Core:
     # -- the replicator ---------------------------------------------------------------------------
 
     async def _settle_in(self, spec: RemoteSpec) -> Replicator:
-        await self.journal.open()
+        await self.open()
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
         link = Link(self.journal, remote, self.options, self.runtime, self.writer)

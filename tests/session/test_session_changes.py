@@ -131,6 +131,29 @@ async def test_words_of_other_sessions_are_nobodys_news(place: str) -> None:
         assert await is_quiet(changes)
 
 
+@pytest.mark.parametrize("opener", ["add", "status", "read"])
+async def test_what_is_added_before_the_first_step_is_told(journal: Path, opener: str) -> None:
+    """Also where the journal had not been opened yet at the call: what it held then is no news, and
+    what was written since is."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("old"))
+    session = CachedSession("s", journal=journal, options=WOKEN)
+    try:
+        changes = session.changes()
+        if opener == "status":
+            assert session.status().items == 1
+        elif opener == "read":
+            assert len(await session.get_items()) == 1
+        await session.add_items(said("a"))
+        await session.add_items(said("b"))
+        told = (await next_of(changes)).entries
+        assert [entry.rank for entry in told] == [1, 2]
+        assert words([entry.item for entry in told]) == ["a", "b"]
+        assert await is_quiet(changes)
+    finally:
+        await session.close()
+
+
 @pytest.mark.parametrize("behind", [0, 1, 3, 4])
 async def test_a_follower_is_brought_up_to_date(place: str, behind: int) -> None:
     """From what it shows, all or some or nothing of it, to what there is."""
