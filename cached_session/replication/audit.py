@@ -19,7 +19,7 @@ from cached_session.remote.wire import Explained, Unreadable, decode, placeholde
 from cached_session.replication.link import Link
 from cached_session.replication.pages import page
 from cached_session.replication.pull import pull
-from cached_session.replication.push import packed, push, store
+from cached_session.replication.push import guard, packed, push, store
 
 __all__ = ["AuditReport", "audit"]
 
@@ -64,6 +64,9 @@ async def audit(link: Link, session_id: str) -> AuditReport:
         plan = await link.journal.read_aside(
             lambda conn: audits.compare(conn, session_id, present, explained)
         )
+        if plan.resend:
+            # It may have lost the policy as well, or have lost them because it had none.
+            await guard(link, session_id, anew=True)
         for start in range(0, len(plan.resend), HEAL_OPS):
             seqs = plan.resend[start : start + HEAL_OPS]
             found = await link.journal.read_aside(

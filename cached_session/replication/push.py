@@ -19,7 +19,7 @@ from cached_session.replication.ahead import give_up
 from cached_session.replication.link import Link, log
 from cached_session.replication.pace import Pace
 
-__all__ = ["Parcel", "PushResult", "packed", "push", "store"]
+__all__ = ["Parcel", "PushResult", "guard", "packed", "push", "store"]
 
 FORGETS_A_REQUEST = 500
 """Ids in one forget request."""
@@ -81,7 +81,7 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
     last = EVERYTHING if upto is None else upto
     async with link.lock("push", session_id):
         if await link.journal.read(lambda conn: reads.has_unsent(conn, session_id)):
-            await _guard(link, session_id)
+            await guard(link, session_id)
             waiting: list[Parcel] = []
             async with _taking(link, session_id, last) as following:
                 while parcels := await following():
@@ -221,12 +221,14 @@ async def store(link: Link, session_id: str, memories: Sequence[Encoded]) -> set
     """Store memories, in requests of legal size; the ids of those that the server did not keep.
 
     Where a server takes only so many a minute, what it has taken of a large operation is not sent
-    again after the pause: it would use up the next minute, and the next.
+    again after the pause: it would use up the next minute, and the next. In the end it is asked for
+    the last of that, because it may have been restarted meanwhile, without it.
 
     Raises:
         RemoteError: REFUSED if even one of them alone is refused.
     """
     taken = link.taken.setdefault(session_id, set())
+    relied = next((memory for memory in reversed(memories) if memory.id in taken), None)
     unkept: set[str] = set()
     for batch in _batches(memories, link, session_id, taken):
         ids = {memory.id for memory in batch}
@@ -242,8 +244,11 @@ async def store(link: Link, session_id: str, memories: Sequence[Encoded]) -> set
         link.batch_taken(session_id, len(batch))
         taken |= ids - missing
         unkept |= missing
+    is_held = relied is None or relied.is_held(
+        await link.remote.fetch(agent_id(session_id), relied.id)
+    )
     del link.taken[session_id]
-    return unkept
+    return unkept if is_held else await store(link, session_id, memories)
 
 
 def _batches(
@@ -366,11 +371,15 @@ def _ids(forget: Forget, key: str) -> list[str]:
     return [memory_id(key, forget.dot, forget.index, part) for part in range(forget.parts)]
 
 
-async def _guard(link: Link, session_id: str) -> None:
-    """The lifecycle guard, on first contact and once a day."""
+async def guard(link: Link, session_id: str, *, anew: bool = False) -> None:
+    """The lifecycle guard, on first contact and once a day; ``anew``: also now.
+
+    Raises:
+        RemoteError: the server could not be asked.
+    """
     now = link.runtime.wall_ms()
     guarded_ms = await link.journal.read(lambda conn: gates.guarded_ms(conn, session_id))
-    if 0 <= now - guarded_ms < GUARD_AGAIN_MS and guarded_ms:
+    if 0 <= now - guarded_ms < GUARD_AGAIN_MS and guarded_ms and not anew:
         return
     report = await link.remote.guard(agent_id(session_id))
     if report.unguarded:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from devices import (
     POLICY,
     QUICK,
     Devices,
+    in_vain,
     items_on,
     kinds_on,
     one_history,
@@ -216,3 +218,22 @@ async def test_a_listing_that_is_clamped_is_read_to_its_end(
         await b.sync()
         assert texts(await b.get_items()) == [str(number) for number in range(40)]
     assert server.requests.count(LISTING) > 6
+
+
+async def test_what_was_taken_before_a_server_restarts_empty_is_sent_again(
+    device: Devices, server: DevServer
+) -> None:
+    """The first half of a batch was taken, the second refused for a moment, in which the server
+    lost all it had: the batch is acknowledged once all of it is there."""
+    a = await device("a", options=replace(MANUAL, max_batch_memories=5))
+    words = [str(number) for number in range(12)]
+    await a.add_items([said(word) for word in words])
+    with server.faults.status(429, route=BATCH, skip=1, retry_after=0) as busy:
+        await in_vain(a.flush, lambda: busy.seen > 1)
+    assert len(items_on(server)) == 5
+    await asyncio.to_thread(server.stop)
+    server.reset()
+    await asyncio.to_thread(server.start)
+    await a.flush(timeout=PATIENCE)
+    assert sorted(items_on(server)) == sorted(words)
+    assert await one_history(device.new("late"), a) == words

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from devices import AGENT, MANUAL, PATIENCE, POLICY, Devices, items_on, one_history, said, settle
 
@@ -213,3 +215,17 @@ async def test_what_a_server_forgets_on_its_moved_clock_is_put_back(
     assert (await b.audit()).healed >= lost
     assert items_on(server) == words
     assert await one_history(device.new("late"), a, b) == words
+
+
+async def test_what_is_put_back_is_guarded_again(device: Devices, server: DevServer) -> None:
+    """A server that restarts empty has lost its policies, too: an audit that fills it sets that of
+    the session, before anything is stored without one."""
+    a = await device("a")
+    await a.add_items([said("one")])
+    await a.sync(timeout=PATIENCE)
+    await asyncio.to_thread(server.stop)
+    server.reset()
+    await asyncio.to_thread(server.start)
+    assert (await a.audit()).healed == 1
+    assert policy(server)["procedural_decay"] == "flat"
+    assert server.requests.count(POLICY) == 1
