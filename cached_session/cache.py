@@ -53,7 +53,8 @@ class SessionCache:
             url: the server's address; None, and no ``client``: local only.
             api_key: for ``url``; None if the server asks for none.
             client: an ``AsyncDakeraClient`` instead of ``url``; the caller keeps and closes it.
-            options: intervals, limits, timeouts, durability, for all sessions.
+            options: intervals, limits, timeouts, durability, for all sessions. Where this process
+                has the journal open already, those of the object that opened it hold.
             runtime: clock, randomness and ids; for tests.
 
         Raises:

@@ -104,6 +104,12 @@ class Core:
                 if key:
                     _registry[key] = core
             core.join(spec)
+        if options != core.options:
+            log.warning(
+                "the journal %s is open in this process with other options: those hold for all "
+                "that share it, until the last of them is closed",
+                path,
+            )
         return core
 
     def join(self, spec: RemoteSpec | None) -> None:

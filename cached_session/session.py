@@ -87,7 +87,8 @@ class CachedSession:
             pop: ``"confirmed"`` claims an item on the server before `pop_item` returns it.
             content: ``"none"`` keeps readable text out of the server's index.
             hydrate: whether the first read of an unknown session waits for its history.
-            options: intervals, limits, timeouts, durability.
+            options: intervals, limits, timeouts, durability. Where this process has the journal
+                open already, those of the object that opened it hold, and the log says so.
             on_progress: told after each page of a first hydration.
             runtime: clock, randomness and ids; for tests.
 

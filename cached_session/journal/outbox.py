@@ -173,9 +173,14 @@ def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
     return (seqs[start : start + PARAMETERS] for start in range(0, len(seqs), PARAMETERS))
 
 
-def park(conn: sqlite3.Connection, seq: int, error: str) -> None:
-    """The server refuses this one for good: out of the queue, still readable."""
-    conn.execute(f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ?", (error, seq))
+def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
+    """The server refuses this one for good: out of the queue, still readable. False if it has
+    taken it meanwhile, from another process that pushes, or if it has been given up."""
+    parked = conn.execute(
+        f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ? AND state <> {ACKED}",
+        (error, seq),
+    )
+    return parked.rowcount > 0
 
 
 def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:

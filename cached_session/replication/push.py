@@ -336,7 +336,10 @@ async def _park(
             ) from refusal
         if refusal.verdict is not Verdict.CONFLICT:  # it stands there already
             raise
-    await link.journal.write(lambda conn: outbox.park(conn, parcel.outgoing.seq, error.reason))
+    if not await link.journal.write(
+        lambda conn: outbox.park(conn, parcel.outgoing.seq, error.reason)
+    ):
+        return
     result.parked += 1
     log.error(
         "operation %d of writer %s in session %r is parked: %s",

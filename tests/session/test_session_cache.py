@@ -223,6 +223,19 @@ async def test_a_cache_and_a_session_share_a_journal(journal: Path) -> None:
     await outside.close()
 
 
+async def test_whose_options_hold_is_said(journal: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A journal has one connection in a process, and one durability: of who asks for another one
+    later, the log tells, and who asks for the same is left in peace."""
+    quick = SyncOptions(durability="normal")
+    async with CachedSession("a", journal=journal, options=quick):
+        async with SessionCache(journal, options=SyncOptions(durability="normal")):
+            assert not caplog.records
+        async with SessionCache(journal) as cache:
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            assert "other options" in caplog.text
+            assert cache._core.options == quick
+
+
 async def test_a_journal_may_be_opened_again_while_it_closes(journal: Path) -> None:
     """A new session does not wait for the old one's close, and loses nothing."""
     session = CachedSession("s", journal=journal)

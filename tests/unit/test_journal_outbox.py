@@ -101,6 +101,16 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
 
 
+def test_what_the_server_has_taken_meanwhile_is_not_parked(conn: sqlite3.Connection) -> None:
+    """Two processes may push one operation at a time, and only one of them be refused."""
+    add(conn, "a")
+    (out,) = take(conn)
+    outbox.ack(conn, [out.seq])
+    assert not outbox.park(conn, out.seq, "400: no")
+    assert states(conn) == [ACKED]
+    assert outbox.parked(conn, S) == []
+
+
 def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connection) -> None:
     """A parked operation is shown with its reason and its items; a retry puts it back in its old
     place, and its placeholder is forgotten once it has arrived."""
