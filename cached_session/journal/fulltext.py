@@ -98,7 +98,7 @@ def reach(conn: sqlite3.Connection) -> int | None:
 
 def is_kept(conn: sqlite3.Connection) -> bool:
     """Whether the file has an index that is in step with its items."""
-    return reach(conn) is not None
+    return conn.execute(f"SELECT 1 FROM meta WHERE key = '{KEY}'").fetchone() is not None
 
 
 def switch(conn: sqlite3.Connection, on: bool) -> None:

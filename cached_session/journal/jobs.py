@@ -54,6 +54,10 @@ that is written: what waits for it must not grow without end. Most bursts are ov
 it costs to write an item in each of 1,000 sessions, the index was a ninth."""
 
 
+AMBIGUOUS = (sqlite3.DatabaseError, sqlite3.OperationalError)
+"""The errors, and not those derived from them, that damage in the search index takes."""
+
+
 @dataclass
 class _Job(Generic[T]):
     run: Callable[[sqlite3.Connection], T]
@@ -194,14 +198,17 @@ class Jobs:
             self._run_group(group, moved=True)
             return
         except _Uncommitted as failed:
-            # No job is at fault, and none is run again: it could have taken effect all the same.
-            self._file.suspect(failed.error)
             if self._gives_up_index(failed.error):
                 self._run_group(group)
                 return
+            # No job is at fault, and none is run again: it could have taken effect all the same.
+            self._file.suspect(failed.error)
             self._tell([(job, None, journal_error(failed.error, self._file.path)) for job in group])
             return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
+            if not group[0].alone and self._gives_up_index(error):
+                self._run_group(group)
+                return
             self._file.suspect(error)
             if len(group) == 1 or is_locked(error):
                 # A lock that one has waited for in vain is not waited for again by each.
@@ -251,12 +258,16 @@ class Jobs:
         self._logged += 1
         return results
 
-    def _gives_up_index(self, error: sqlite3.Error) -> bool:
-        """Whether a commit may have failed for the search index's sake: what is to be written to it
-        SQLite writes then. It is given up, and everything is written without it."""
+    def _gives_up_index(self, error: BaseException) -> bool:
+        """Whether a transaction may have failed for the search index's sake. SQLite writes to it
+        what it was given before when it commits, and at any statement that needs a savepoint: the
+        one at which it fails says nothing. So the index is given up, once, and everything is
+        written without it; what fails again is the journal's own."""
         try:
             conn = self._file.writer
-            if conn is None or is_passing(error) or not fulltext.is_kept(conn):
+            if conn is None or type(error) not in AMBIGUOUS or is_passing(error):
+                return False
+            if not fulltext.is_kept(conn):
                 return False
             self._transaction(conn, [_Job(fulltext.give_up, _untold)])
         except (_Moved, _Uncommitted, sqlite3.Error) as inner:

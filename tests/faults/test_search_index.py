@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from cached_session import CachedSession, SessionCache, diagnose
+from cached_session import CachedSession, JournalCorrupt, SessionCache, diagnose
 from cached_session.journal import fulltext
 
 NOTICED = {
@@ -83,6 +83,51 @@ async def test_writes_are_not_held_up_by_a_damaged_index(tmp_path: Path, sql: st
         assert await found(session, "more") == more[-2::-1]
         await session.clear_session()
         assert await found(session, "needle") == []
+
+
+@pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
+async def test_damage_that_another_statement_meets_is_the_index_s(tmp_path: Path, sql: str) -> None:
+    """The first call takes many operations out of the index: SQLite writes that to it when a
+    statement about something else begins a savepoint, and says there that the file is damaged. The
+    call works all the same, the journal stays where it is, and the next opening indexes anew."""
+    journal = tmp_path / "j.db"
+    await spoiled(journal, sql)
+    async with CachedSession("s", journal=journal) as session:
+        await session.clear_session()
+        assert await session.get_items() == []
+        await session.add_items(said("needle after"))
+        assert await found(session, "needle") == ["needle after"]
+    async with CachedSession("s", journal=journal) as session:
+        assert await found(session, "needle") == ["needle after"]
+        assert session.status().salvaged is None
+    assert is_sound(journal)
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+async def test_damage_of_the_journal_itself_is_told_once_whatever_becomes_of_the_index(
+    tmp_path: Path,
+) -> None:
+    """A transaction that fails without the index, too, has met damage of the journal: its caller is
+    told of that, nothing of it is stored, and the next call works over a mended file that has all
+    words, and an index again."""
+    journal = tmp_path / "j.db"
+    await spoiled(journal, "UPDATE words_data SET block = x'ff' WHERE id > 10")
+    with closing(sqlite3.connect(journal)) as conn:
+        (root,) = conn.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'forgets'"
+        ).fetchone()
+    with journal.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    async with CachedSession("s", journal=journal) as session:
+        with pytest.raises(JournalCorrupt) as caught:
+            await session.clear_session()
+        assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
+        assert await found(session, "needle") == WORDS[::-1]
+        assert "150 of them unsent; 1 losses: rows of forgets;" in str(session.status().salvaged)
+        await session.clear_session()
+        assert await session.get_items() == []
+    assert is_sound(journal)
 
 
 @pytest.mark.parametrize("sql", [*NOTICED.values(), ZEROS], ids=[*NOTICED, "zeros"])
