@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
-from cached_session.journal import schema, shape
+from cached_session.journal import schema, sense, shape
 from cached_session.journal.outcome import FOREIGN, is_damage, journal_error
 from cached_session.wording import size
 
@@ -48,7 +48,8 @@ def _integrity(path: str) -> Finding:
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
             if problems == ["ok"] and current:
                 if shape.is_whole(conn):
-                    problems = shape.misfits(conn) or problems
+                    problems = shape.misfits(conn) or sense.nonsense(conn) or problems
+                    shape.read_all(conn)
                 else:
                     problems = ["its schema is not a journal's"]
     except CachedSessionError as error:

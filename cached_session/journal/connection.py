@@ -184,6 +184,11 @@ class Journal:
         are of one snapshot."""
         return self._asides.rows(sql, parameters)
 
+    def suspect(self, error: BaseException) -> None:
+        """Somebody stumbled over what was read here: if the error may tell of damage, the next call
+        looks into it. From any thread."""
+        self._file.suspect(error)
+
     # -- opening and closing ---------------------------------------------------------------------
 
     async def open(self) -> None:

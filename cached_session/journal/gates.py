@@ -37,6 +37,12 @@ class Gate:
     reason: str
     since_ms: int
 
+    def __post_init__(self) -> None:
+        # Whoever has one computes with it, where nobody asks any more whether the file is damaged.
+        numbers = self.failures, self.pause_ms, self.until_ms, self.since_ms
+        if not all(type(number) is int for number in numbers):
+            raise ValueError(f"a gate makes no sense: {numbers}")
+
     def wait_ms(self, now_ms: int) -> int:
         """How much longer to wait. A gate further away than its own pause was set by a clock that
         has been moved since, and is void."""

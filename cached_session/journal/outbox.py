@@ -10,6 +10,7 @@ from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction, stored_id
 from cached_session.journal.codec import EXACT, decode_rows
 from cached_session.journal.reads import session_ids
+from cached_session.journal.sense import check_memories, check_operation
 from cached_session.journal.tails import queueing
 
 __all__ = [
@@ -126,6 +127,10 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
         key,
     ).fetchall()
     for seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body in rows:
+        try:
+            check_operation(writer, counter, stamp, said_ms, count, digest)
+        except ValueError as error:
+            raise ValueError(f"operation number {seq}: {error}") from error
         texts = [body]
         if kind == Kind.APPEND.value:
             texts = [GONE] * count
@@ -292,6 +297,9 @@ def forgets_due(conn: sqlite3.Connection, session_id: str, most: int) -> list[Fo
         "WHERE f.session = ? AND coalesce(b.state, 2) = 2 AND coalesce(a.state, 2) = 2 LIMIT ?",
         (session, most),
     ).fetchall()
+    for row in rows:
+        # What no row has, none is found by when it is done: it would be asked for without end.
+        check_memories(*row)
     return [Forget(Dot(writer, counter), index, parts) for writer, counter, index, parts in rows]
 
 

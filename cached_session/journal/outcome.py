@@ -13,7 +13,16 @@ import anyio
 
 from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
 
-__all__ = ["FOREIGN", "Outcome", "is_damage", "is_locked", "is_passing", "journal_error", "settle"]
+__all__ = [
+    "FOREIGN",
+    "NONSENSE",
+    "Outcome",
+    "is_damage",
+    "is_locked",
+    "is_passing",
+    "journal_error",
+    "settle",
+]
 
 T = TypeVar("T")
 
@@ -34,10 +43,15 @@ DAMAGE = (
     "no such column",
     "has no column named",
     "no such index",
+    "constraint failed",
+    "datatype mismatch",
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FOREIGN = (sqlite3.Error, OSError, UnicodeDecodeError)
-"""What SQLite and the file system raise: mapped onto our tree before it leaves a call."""
+NONSENSE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What Python says of a value that cannot be where it was read: a cell of the journal is spoiled
+(`sense.py`). The names and numbers that callers bring are looked at before they come here."""
+FOREIGN = (sqlite3.Error, OSError, *NONSENSE)
+"""What SQLite, the file system and Python raise: mapped onto our tree before it leaves a call."""
 
 
 UNTOLD = ("unable to open", "disk i/o")
@@ -95,11 +109,12 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file itself may be broken: not the disk, a lock or a value. Our statements never
-    change, so one that names what is not there speaks of a spoiled schema. What SQLite quotes of
-    such a one Python may not even be able to read."""
-    if isinstance(error, UnicodeDecodeError):
-        return True
+    """Whether the file itself may be broken: not the disk or a lock. Our statements never change,
+    so one that names what is not there speaks of a spoiled schema, and one that breaks a rule of it
+    of a spoiled row."""
+    if isinstance(error, NONSENSE):
+        # A text that cannot be written is none of the file's.
+        return not isinstance(error, (CachedSessionError, UnicodeEncodeError))
     return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in DAMAGE)
 
 
@@ -122,15 +137,18 @@ def journal_error(error: BaseException, path: str) -> BaseException:
     if isinstance(error, CachedSessionError) or not isinstance(error, FOREIGN):
         return error
     text = str(error)
+    is_nonsense = isinstance(error, NONSENSE)
+    if is_nonsense:
+        text = f"{type(error).__name__}: {text}"
     lowered = text.lower()
     mapped: JournalError
     wanting = ""
     is_full = "full" in lowered or (isinstance(error, OSError) and error.errno in FULL)
-    if is_full or any(sign in lowered for sign in UNTOLD):
+    if not is_nonsense and (is_full or any(sign in lowered for sign in UNTOLD)):
         wanting = _wanting(path) or ("free some space" if is_full else "")
     if wanting:
         mapped = JournalFull(f"the disk of the journal {path} is full ({text}): {wanting}")
-    elif "not a database" in lowered:
+    elif "not a database" in lowered and not is_nonsense:
         mapped = JournalError(
             f"{path} is not a journal: it is no SQLite file ({text}); "
             "choose another path (the file was left untouched)"

@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cached_session.errors import JournalCorrupt, JournalError
-from cached_session.journal import gates, schema, shape
+from cached_session.journal import gates, schema, sense, shape
 from cached_session.journal.carry import (
     Salvage,
     Writers,
@@ -160,7 +160,7 @@ def _damage(real: str, path: str, patience: float) -> str | None:
             if version == schema.FORMAT and not shape.is_whole(conn):
                 return "its schema is not a journal's"
             if found == ["ok"] and version == schema.FORMAT:
-                found = shape.misfits(conn) or found
+                found = shape.misfits(conn) or sense.nonsense(conn) or found
                 # SQLite does not look at what is in a text.
                 shape.read_all(conn)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

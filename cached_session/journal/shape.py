@@ -13,7 +13,7 @@ from functools import cache
 
 from cached_session.journal import schema
 
-__all__ = ["is_whole", "misfits", "read_all", "restore"]
+__all__ = ["columns", "is_whole", "misfits", "read_all", "restore"]
 
 NAMED = "SELECT CAST(name AS BLOB), rowid FROM sqlite_master"
 
@@ -78,6 +78,19 @@ def restore(conn: sqlite3.Connection) -> None:
             )
     conn.execute("PRAGMA writable_schema = RESET")
     conn.execute("PRAGMA writable_schema = ON")
+
+
+def columns() -> dict[str, list[tuple[str, str, bool]]]:
+    """(name, declared type, whether it must have a value) of each column of a journal's tables."""
+    found: dict[str, list[tuple[str, str, bool]]] = {}
+    with closing(_made()) as conn:
+        for table, name, type_, is_needed in conn.execute(
+            'SELECT m.name, c.name, c.type, c."notnull" '
+            "FROM sqlite_master m, pragma_table_info(m.name) c "
+            "WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' ORDER BY m.rowid, c.cid"
+        ):
+            found.setdefault(table, []).append((name, type_, bool(is_needed)))
+    return found
 
 
 Row = tuple[int, str, str, str, str | None]

@@ -425,11 +425,17 @@ async def test_two_journals_may_make_one_file(tmp_path: Path) -> None:
         (sqlite3.OperationalError("attempt to write a readonly database"), JournalError),
         (sqlite3.OperationalError("unable to open database file"), JournalError),
         (sqlite3.OperationalError("disk I/O error"), JournalError),
-        (sqlite3.IntegrityError("UNIQUE constraint failed"), JournalError),
+        (sqlite3.IntegrityError("UNIQUE constraint failed"), JournalCorrupt),
+        (TypeError("'<' not supported between instances of 'str' and 'int'"), JournalCorrupt),
+        (OverflowError("Python int too large to convert to SQLite INTEGER"), JournalCorrupt),
+        (KeyError("full"), JournalCorrupt),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), JournalCorrupt),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), JournalError),
     ],
 )
-def test_every_sqlite_error_has_its_place(error: sqlite3.Error, kind: type) -> None:
-    """SQLite's errors are split by what the caller can do, name the file and keep their cause."""
+def test_every_error_has_its_place(error: Exception, kind: type) -> None:
+    """Errors are split by what the caller can do, name the file and keep their cause. Those of
+    Python speak of a cell that holds what none can, but for a text that cannot be written."""
     mapped = journal_error(error, "/some/j.db")
     assert type(mapped) is kind
     assert mapped.__cause__ is error
@@ -437,6 +443,6 @@ def test_every_sqlite_error_has_its_place(error: sqlite3.Error, kind: type) -> N
 
 
 def test_other_errors_pass_unchanged() -> None:
-    """What is ours already, or not SQLite's at all, is not wrapped."""
-    for error in (InvalidArgument("x"), SessionClosed("x"), KeyError("x"), MemoryError()):
+    """What is ours already, or speaks of no file at all, is not wrapped."""
+    for error in (InvalidArgument("x"), SessionClosed("x"), RuntimeError("x"), MemoryError()):
         assert journal_error(error, "j") is error
