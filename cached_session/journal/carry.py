@@ -10,12 +10,21 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation
-from cached_session.journal import gates, writes
+from cached_session.history.clock import stamp_ms
+from cached_session.history.ops import (
+    GONE,
+    Dot,
+    ItemRef,
+    Kind,
+    Operation,
+    cleared_by,
+    popped_by,
+)
+from cached_session.journal import gates, sense, writes
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
 from cached_session.journal.outcome import is_passing
 from cached_session.journal.reads import session_ids
@@ -109,10 +118,29 @@ def carry(
     which is then in ``new`` too. What ``new`` has already stays as it is.
 
     An unsent batch of which some items are lost is carried over without them, and their removal is
-    recorded under a fresh id, so that nobody waits for them.
+    recorded under a fresh id, so that nobody waits for them. What of an operation can be made anew
+    is no reason to lose its words: see `_Found`.
     """
+    factory, old.text_factory = old.text_factory, _text
+    try:
+        return _carry(old, new, report, writers)
+    finally:
+        old.text_factory = factory
+
+
+def _text(cell: bytes) -> str | bytes:
+    """A text; bytes that are none as they are, so that they hide nothing beside them."""
+    try:
+        return cell.decode()
+    except UnicodeDecodeError:
+        return cell
+
+
+def _carry(
+    old: sqlite3.Connection, new: sqlite3.Connection, report: Salvage, writers: Writers
+) -> Salvage:
     losses = _Losses()
-    operations = unsent = 0
+    operations = unsent = sealed = 0
     own = not new.in_transaction
     if own:
         new.execute("BEGIN IMMEDIATE")
@@ -122,8 +150,7 @@ def carry(
         whose = ""
         author = writes.Author(writers.fresh, report.at_ms, 0)
         for looked_at, row in enumerate(_rows(old, losses)):
-            number, state = row[1], row[11]
-            name = names.get(number)
+            name = names.get(row[1])
             if name is None:
                 losses.add(f"operation {row[2]}:{row[3]} of a session whose name is unreadable")
                 continue
@@ -133,24 +160,26 @@ def carry(
                 tx, whose = SessionTransaction.create(new, name, report.at_ms), name
             if _is_known(tx, row):
                 continue
-            op, gone = _operation(old, row, losses)
-            if op is None or (gone and state == ACKED):
+            found = _operation(old, row, losses)
+            if found is None or (found.state == ACKED and found.is_less_than_sent):
                 # Acknowledged: the server has it whole.
                 continue
-            if not tx.apply(op, state=state, digest=row[10]):
+            op = found.op
+            if not tx.apply(op, state=found.state, digest=found.digest):
                 continue
             operations += 1
-            unsent += state != ACKED
-            if state == PARKED:
+            unsent += found.state != ACKED
+            sealed += found.digest is None
+            if found.state == PARKED:
                 tx.flush()
                 new.execute(
                     "UPDATE ops SET error = ? WHERE session = ? AND writer = ? AND counter = ?",
-                    (row[13], tx.session, *op.dot),
+                    (found.error, tx.session, *op.dot),
                 )
-            if gone:
+            if found.lost:
                 tx.finish()
                 tx = None
-                for index in gone:
+                for index in found.lost:
                     losses.add(f"item {index} of {op.dot.writer}:{op.dot.counter} in {name!r}")
                     ref = ItemRef(op.dot, index, len(op.payloads))
                     writes.pop_ref(new, author, name, ref)
@@ -160,19 +189,21 @@ def carry(
             _copy(old, new, table, names, losses)
         report = replace(
             report,
+            why=f"{report.why}; digests made anew: {sealed}" if sealed else report.why,
             operations=operations,
             unsent=unsent,
             lost=tuple(losses.named),
             lost_more=losses.more,
         )
         # Which server `acked` speaks of, and what has been imported: not to be imported twice.
-        for key, value in _all(old, "SELECT key, value FROM meta WHERE key = 'server'", (), losses):
-            gates.write_meta(new, **{key: value})
-        marks = "key >= 'import:' AND key < 'import;'"
-        new.executemany(
-            "INSERT OR IGNORE INTO meta VALUES (?, ?)",
-            _all(old, f"SELECT key, value FROM meta WHERE {marks}", (), losses),
-        )
+        kept = "key = 'server' OR (key >= 'import:' AND key < 'import;')"
+        for key, value in _all(old, f"SELECT key, value FROM meta WHERE {kept}", (), losses):
+            if not sense.is_fact(key, value):
+                losses.add(f"the fact {key!r:.80}")
+            elif key == "server":
+                gates.write_meta(new, server=value)
+            else:
+                new.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
         record(new, report)
         # Of an id whose operations may be lost in part, nobody knows the next counter.
         gates.write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
@@ -187,10 +218,10 @@ def carry(
 
 def _is_known(tx: SessionTransaction, row: tuple[Any, ...]) -> bool:
     """Whether the operation of a row is there already: its payloads need not be read then."""
-    _, _, writer, counter, *_ = row
-    if not isinstance(writer, str) or not isinstance(counter, int):
+    writer, counter, digest = row[2], row[3], row[10]
+    if not isinstance(writer, str) or type(counter) is not int or not isinstance(digest, str):
         return False
-    return counter in tx.writer(writer).applied and tx.seen(Dot(writer, counter), row[10])
+    return counter in tx.writer(writer).applied and tx.seen(Dot(writer, counter), digest)
 
 
 def _all(
@@ -239,7 +270,13 @@ def _names(conn: sqlite3.Connection, losses: _Losses) -> dict[int, str]:
     if lost.named:
         index = "sessions INDEXED BY sqlite_autoindex_sessions_1"
         rows += _all(conn, f"SELECT session_id, id FROM {index}", (), losses)
-    return {row[1]: next(session_ids([row])) for row in rows if isinstance(row[1], int)}
+    names: dict[int, str] = {}
+    for name, number in rows:
+        if sense.is_name(name):
+            names[number] = next(session_ids([(name,)]))
+        else:
+            losses.add(f"the name of session {number}")
+    return names
 
 
 COLUMNS = (
@@ -303,37 +340,70 @@ def _highest(conn: sqlite3.Connection) -> int:
     return 10_000
 
 
-def _operation(
-    conn: sqlite3.Connection, row: tuple[Any, ...], losses: _Losses
-) -> tuple[Operation | None, list[int]]:
-    """The operation of a row, and which of its items should be here and cannot be read."""
-    _, session, writer, counter, kind, stamp, said_ms, count, live, private, _, state, body, _ = row
-    here = f"operation {writer}:{counter}"
+@dataclass(frozen=True)
+class _Found:
+    """What a row says of an operation, as far as it makes sense. What does not, and can be told
+    from the rest, is made anew: the time, from the stamp; the state, as one that is sent again,
+    which changes nothing; and the digest.
+
+    A digest is the sum of what stands beside it. Where every payload is here, that sum is the very
+    digest that others know, and nobody can tell that it was spoiled. Where some were popped before,
+    it is another one: whoever has the operation from elsewhere counts a conflict, and shows the
+    same items as before, because seals are over single payloads. So nothing that was unsent is
+    lost for its sake, and what is acknowledged comes back from the server with its own.
+    """
+
+    op: Operation
+    state: int
+    digest: str | None
+    """None: spoiled."""
+    error: str | None
+    lost: Sequence[int]
+    """Its items that should be here and cannot be read."""
+
+    @property
+    def is_less_than_sent(self) -> bool:
+        """Whether others, who have it whole, know it better."""
+        return bool(self.lost) or (self.digest is None and GONE in self.op.payloads)
+
+
+def _operation(conn: sqlite3.Connection, row: tuple[Any, ...], losses: _Losses) -> _Found | None:
+    """The operation of a row; None if it cannot be told what it was."""
+    _, session, writer, counter, kind, stamp, said_ms, count, live, *others = row
+    private, digest, state, body, error = others
     try:
-        dot = Dot(str(writer), int(counter))
-        texts: list[Any] = [body]
-        gone: list[int] = []
+        if said_ms is None or type(said_ms) is not int:
+            said_ms = stamp_ms(stamp)
+        sense.check_operation(writer, counter, stamp, said_ms, count, "")
+        texts: list[str] = [body]
+        lost: list[int] = []
         if kind == Kind.APPEND.value:
-            texts, gone = _payloads(conn, (session, stamp, writer, counter), count, live)
-        if state not in (PENDING, SENT, ACKED, PARKED) or not all(
-            isinstance(text, str) for text in texts
-        ):
-            raise ValueError("it makes no sense")
-        op = Operation(dot, Kind(kind), stamp, said_ms, tuple(texts), bool(private))
-    except (TypeError, ValueError) as error:
-        losses.add(f"{here}: {error}")
-        return None, []
-    return op, gone
+            texts, lost = _payloads(conn, (session, stamp, writer, counter), count, live)
+        elif kind == Kind.POP.value:
+            popped_by(body)
+        else:
+            cleared_by(body)
+        # What was to be kept out of the server's index must not get there.
+        is_private = private not in (0, False)
+        op = Operation(Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), is_private)
+    except (TypeError, ValueError) as damage:
+        losses.add(f"operation {writer}:{counter}: {damage}")
+        return None
+    return _Found(
+        op,
+        state if state in (PENDING, SENT, ACKED, PARKED) else SENT,
+        digest if isinstance(digest, str) and digest else None,
+        error if isinstance(error, str) else None,
+        lost,
+    )
 
 
 def _payloads(
-    conn: sqlite3.Connection, key: tuple[Any, ...], count: object, live: object
-) -> tuple[list[object], list[int]]:
-    if not isinstance(count, int) or not isinstance(live, int):
-        raise TypeError("it makes no sense")
+    conn: sqlite3.Connection, key: tuple[Any, ...], count: int, live: object
+) -> tuple[list[str], list[int]]:
     where = "session = ? AND stamp = ? AND writer = ? AND counter = ?"
     sql = f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {where}"
-    texts: list[object] = [GONE] * count
+    texts = [GONE] * count
     unread: list[int] = []
     try:
         rows = conn.execute(sql, key).fetchall()
@@ -351,8 +421,10 @@ def _payloads(
                 rows.append(row)
     found = 0
     for index, payload in rows:
+        if type(index) is not int or not 0 <= index < count:
+            continue
         try:
-            text = payload.decode()
+            text = (payload or b"").decode()
             json.loads(text)
         except (ValueError, RecursionError):
             # Damaged text: sealed by its writer, no other replica would ever take it.
@@ -360,7 +432,7 @@ def _payloads(
             continue
         texts[index] = text
         found += 1
-    if found >= live:
+    if found >= (live if type(live) is int else 0):
         return texts, []
     # Which are lost and which were removed before can only be told where rows fail to be read.
     lost = unread or [index for index, text in enumerate(texts) if text == GONE]
@@ -375,7 +447,11 @@ def _copy(
     losses: _Losses,
 ) -> None:
     """Rows of a table that begins with the session's number."""
-    for number, *rest in _all(old, f"SELECT * FROM {table}", (), losses):
+    rows = _all(old, f"SELECT {sense.rule(table)}, * FROM {table}", (), losses)
+    for is_sound, number, *rest in rows:
+        if not is_sound or any(isinstance(cell, bytes) for cell in rest):
+            losses.add(f"a row of {table}")
+            continue
         name = names.get(number)
         tx = None if name is None else SessionTransaction.begin(new, name)
         if tx is not None:

@@ -11,6 +11,7 @@ from children import child, say, told
 from workload import said, words
 
 from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
+from cached_session.devserver import DevServer
 from cached_session.journal import carry, opening, salvage, schema
 
 MEND = """
@@ -184,6 +185,9 @@ async def test_a_spoiled_number_of_a_row_hides_none_that_follow(journal: Path) -
     # then begins with that byte.
     assert data[page] == 13
     data[cell - 3 : cell + 1] = b"\x00\x80\x00\x81"
+    # And what the seventh says of its columns, behind its own length and number: more than it has.
+    seventh = page + int.from_bytes(data[pointer + 2 : pointer + 4], "big")
+    data[seventh + 2] = 0xFF
     journal.write_bytes(data)
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(said("on"))
@@ -257,3 +261,70 @@ async def test_doctor_tells_what_became_of_a_damaged_journal(journal: Path) -> N
     assert "other devices" in found["salvaged"].advice
     assert aside.name in found["set aside"].message
     assert "-wal" not in found["set aside"].message
+
+
+@pytest.mark.parametrize("digest", ["CAST(x'ff80' AS TEXT)", "7", "NULL", "x'00'", "''"])
+async def test_an_operation_of_which_only_the_digest_is_spoiled_is_kept(
+    tmp_path: Path, journal: Path, digest: str
+) -> None:
+    """Whatever the server knows of it: where all its items are here the digest is the same again,
+    so that nobody sees a conflict; else what is unsent goes on with another one, and what is
+    acknowledged comes back with its own. The report names what was made anew."""
+    with DevServer() as server:
+        there = tmp_path / "there.db"
+        async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
+            await session.add_items(said("acked", "too"))
+            await session.add_items(said("in part", "popped"))
+            await session.pop_item()
+            await session.sync()
+            async with CachedSession.from_url("s", url=server.url, journal=there) as other:
+                await other.sync()
+        async with CachedSession("s", journal=journal) as session:
+            await session.add_items(said("unsent", "as well"))
+            await session.add_items(said("partly", "taken back"))
+            await session.pop_item()
+        before = spoil_digests(journal, digest)
+        async with CachedSession("s", journal=journal) as session:
+            assert await words(session) == EVERYTHING
+            session._core.journal._file.suspicion = "somebody looks"
+            # All but one batch that the server has, and of which it alone knows the digest.
+            assert await words(session) == [word for word in EVERYTHING if word != "in part"]
+            salvaged = str(session.status().salvaged)
+            assert "; digests made anew: 5; 5 operations were carried over, 3 of" in salvaged
+            assert "nothing unsent was lost" in salvaged
+        after = digests(journal)
+        assert len(after) == 5
+        assert [dot for dot, found in after.items() if found != before[dot]] == [list(before)[4]]
+        async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
+            await session.sync()
+            assert await words(session) == EVERYTHING
+            assert (session.status().conflicts, session.status().pending) == (0, 0)
+            assert (await session.audit()).healed == 0
+        async with CachedSession.from_url("s", url=server.url, journal=there) as other:
+            await other.sync()
+            assert await words(other) == EVERYTHING
+            assert other.status().conflicts == 0
+
+
+EVERYTHING = ["acked", "too", "in part", "unsent", "as well", "partly"]
+
+
+def digests(path: Path) -> dict[tuple[str, int], object]:
+    with closing(sqlite3.connect(path)) as conn:
+        rows = conn.execute("SELECT writer, counter, digest FROM ops ORDER BY seq").fetchall()
+    return {(writer, counter): digest for writer, counter, digest in rows}
+
+
+def spoil_digests(path: Path, digest: str) -> dict[tuple[str, int], object]:
+    """All of them, each as a spoiled cell would be; what they were."""
+    before = digests(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = 'ops'").fetchone()
+        say = "UPDATE sqlite_master SET sql = ? WHERE name = 'ops'"
+        conn.execute("PRAGMA writable_schema = ON")
+        conn.execute(say, (sql.replace("digest TEXT NOT NULL", "digest"),))
+        conn.execute("PRAGMA writable_schema = RESET")
+        conn.execute(f"UPDATE ops SET digest = {digest}")
+        conn.execute("PRAGMA writable_schema = ON")
+        conn.execute(say, (sql,))
+    return before
