@@ -421,7 +421,7 @@ class Core:
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.home.replicator()
-        return None if replicator is None else replicator.pusher.trouble(session_id)
+        return None if replicator is None else replicator.link.troubles.told(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

@@ -33,7 +33,7 @@ class Viewpoint:
     """Milliseconds before a hole counts as absent."""
     is_closed: bool
     trouble: Callable[[str | None], str | None] = lambda _: None
-    """Why the journal keeps a session (None: any) from being sent, where no row can tell."""
+    """Why the journal keeps a session (None: any) from being synced, where no row can tell."""
 
 
 def closed(journal: str, server: str | None) -> Status:
@@ -91,7 +91,7 @@ def _status(
     waits = [gate.wait_ms(at.now) for gate in shut]
     ahead = stamp_ms(facts.stamp) - at.now
     success = meta.get("last_success_ms")
-    error = shut[-1].reason if shut else _stall(facts, meta, at, session_id)
+    error = shut[-1].reason if shut else _hindrance(facts, meta, at, session_id)
     return Status(
         state=_state(server, shut, session_id, at, has_answered=bool(success)),
         items=facts.items,
@@ -140,16 +140,19 @@ def _is_refused(shut: list[gates.Gate]) -> bool:
     return any(gate.kind == "unauthorized" for gate in shut)
 
 
-def _stall(
+def _hindrance(
     facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
 ) -> str | None:
-    """Why a queue that nothing holds up does not move; None where it does, or has the time."""
-    oldest = facts.oldest_pending_ms
-    if at.server is None or at.is_closed or oldest is None:
+    """Why what no gate holds up does not go on; None where it does, or has the time."""
+    if at.server is None or at.is_closed:
         return None
-    trouble = at.trouble(session_id)
-    if trouble is not None:
-        return trouble
+    return at.trouble(session_id) or _stall(facts, meta, at)
+
+
+def _stall(facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
+    oldest = facts.oldest_pending_ms
+    if oldest is None:
+        return None
     since = max(oldest, int(meta.get("last_ack_ms", 0)), at.opened)
     if at.now - since <= STALLED_MS:
         return None

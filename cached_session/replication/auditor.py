@@ -8,6 +8,7 @@ from functools import partial
 
 import anyio
 
+from cached_session.errors import JournalError
 from cached_session.journal import audits
 from cached_session.remote.verdicts import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
@@ -63,12 +64,14 @@ class Auditor:
                             raise RemoteError(Verdict.BUSY, "its gate is shut")
                         await self.audit_now(session_id)
                         rests_until = clock() + interval / MOST_AUDITS
-                    except RemoteError as error:
+                    except (RemoteError, JournalError) as error:
                         # The next one in the line must not wait for it.
                         put_off[session_id] = clock() + max(
                             interval * SUSPICION, options.backoff_max
                         )
                         log.info("the audit of %r is put off: %s", session_id, error)
+                        if isinstance(error, JournalError):
+                            self._link.troubles.note("audit", session_id, error)
             with anyio.move_on_after(wait):
                 await self._wake.wait()
             if self._wake.is_set():
@@ -90,6 +93,7 @@ class Auditor:
             RemoteError: after the gate was shut.
         """
         report = await self._link.attempt(session_id, lambda: audit(self._link, session_id))
+        self._link.troubles.settled("audit", session_id)
         if report.healed or report.forgotten:
             log.warning(
                 "the server had lost %d operations of session %r and kept %d removed items; "

@@ -23,6 +23,7 @@ from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.body import Body
+from cached_session.replication.troubles import Troubles
 from cached_session.runtime import Runtime
 
 __all__ = ["Link"]
@@ -85,6 +86,8 @@ class Link:
     """What the event stream tells of that is no news here."""
     reached: dict[str, Reached] = field(default_factory=dict)
     """First listings that go on where they were broken off, by session."""
+    troubles: Troubles = field(default_factory=Troubles)
+    """Why the journal keeps what goes on in the background from going on."""
     body: Body = field(init=False)
     """How large a store request may be."""
     _most: dict[str, int] = field(default_factory=dict)
@@ -143,15 +146,17 @@ class Link:
         ``asked_only``: count only the pauses that the server itself asked for.
         """
         now = self.now_ms()
-        found = await self.journal.read(
-            lambda conn: [gates.gate_of(conn, None), gates.gate_of(conn, session_id)]
-        )
-        return max(
-            gate.wait_ms(now)
-            if gate is not None and not (asked_only and gate.kind != Verdict.BUSY.value)
-            else 0
-            for gate in found
-        )
+
+        def wait(conn: sqlite3.Connection) -> int:
+            found = [gates.gate_of(conn, whose) for whose in (None, session_id)]
+            return max(
+                gate.wait_ms(now)
+                if gate is not None and not (asked_only and gate.kind != Verdict.BUSY.value)
+                else 0
+                for gate in found
+            )
+
+        return await self.journal.read(wait)
 
     async def attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do some requests for a session; its failure shuts a gate, its success opens them.
@@ -208,6 +213,8 @@ class Link:
         except Exception as error:
             # Nobody foresaw it. It must not reach another session, nor be tried again at once.
             log.exception("sync of %r stumbled", session_id)
+            # Perhaps over what the journal gave it: its next call looks whether that is sound.
+            self.journal.suspect(error)
             stumble = RemoteError(
                 Verdict.UNREACHABLE,
                 f"unforeseen while syncing: {type(error).__name__}: {error}"[:300],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -105,8 +106,13 @@ class Puller:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            log.error(
-                "pull of session %r failed: %s", session_id, error, extra={"session": session_id}
+            failures = self._link.troubles.note("pull", session_id, error)
+            log.log(
+                logging.DEBUG if failures else logging.ERROR,
+                "pull of session %r failed: %s",
+                session_id,
+                error,
+                extra={"session": session_id},
             )
             plan.due = clock() + self._link.options.backoff_base * 2
         else:
@@ -140,6 +146,7 @@ class Puller:
                     ),
                 )
             one.result = result
+            self._link.troubles.settled("pull", session_id)
         finally:
             if self._pulls.get(session_id) is one:
                 del self._pulls[session_id]

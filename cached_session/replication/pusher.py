@@ -33,18 +33,10 @@ class Pusher:
         self._on_began = on_began
         self._on_ended = on_ended
         self._wake = anyio.Event()
-        self._troubles: dict[str, tuple[int, str]] = {}
 
     def wake(self) -> None:
         """Something was written."""
         self._wake.set()
-
-    def trouble(self, session_id: str | None) -> str | None:
-        """Why the journal keeps a session (None: any) from being pushed, such as a full disk: no
-        row can tell, for none can be written. Safe from any thread."""
-        if session_id is not None:
-            return self._troubles.get(session_id, (0, None))[1]
-        return next((reason for _, reason in list(self._troubles.values())), None)
 
     async def run(self) -> None:
         """Push what is written, by whichever process, until cancelled."""
@@ -110,8 +102,7 @@ class Pusher:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            failures, _ = self._troubles.get(session_id, (0, ""))
-            self._troubles[session_id] = failures + 1, str(error)
+            failures = self._link.troubles.note("push", session_id, error)
             log.log(
                 logging.DEBUG if failures else logging.ERROR,
                 "push of session %r failed: %s",
@@ -143,7 +134,7 @@ class Pusher:
         finally:
             # Some of it may have been acknowledged before it failed.
             self._on_ended(session_id)
-        self._troubles.pop(session_id, None)
+        self._link.troubles.settled("push", session_id)
         return result
 
 

@@ -70,6 +70,7 @@ class Replicator:
     def unfollow(self, session_id: str) -> None:
         """Nobody has this session open any more."""
         self.schedule.unfollow(session_id)
+        self.link.troubles.settled("pull", session_id)
 
     def freshen(self, session_id: str, moment: float) -> None:
         """Pull this session soon, unless a pull has begun since the moment (monotonic)."""
@@ -118,8 +119,9 @@ class Replicator:
                 return
             except JournalError as error:
                 log.error("replication waits for the journal: %s", error)
-            except Exception:  # noqa: BLE001 - one that nobody foresaw must not end it
+            except Exception as error:  # noqa: BLE001 - one that nobody foresaw must not end it
                 log.exception("replication stumbled and goes on")
+                self.link.journal.suspect(error)
             await anyio.sleep(self.link.options.backoff_base * 2)
 
     async def _push(self) -> None:

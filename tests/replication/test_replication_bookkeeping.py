@@ -128,7 +128,11 @@ async def test_a_journal_that_is_locked_while_the_server_says_yes(
     with closing(sqlite3.connect(a._core.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         await until(lambda: items_on(server) == ["one"])
-        await until(lambda: "locked" in str(a.status().last_error))
+        replicator = a._core.home.replicator()
+        assert replicator is not None
+        # Of the push, and not of a pull that was refused before it.
+        await until(lambda: ("push", "talk") in replicator.link.troubles._found)
+        assert "locked" in str(a.status().last_error)
         assert (a.status().pending, a.status().parked) == (1, 0)
         assert texts(await a.get_items()) == ["one"]
         other.execute("ROLLBACK")
@@ -149,6 +153,36 @@ async def test_why_nothing_is_acknowledged_is_told(
     book.how = None
     await until(lambda: a.status().pending == 0)
     await until(lambda: a.status().last_error is None)
+
+
+async def test_why_nothing_is_pulled_is_told(
+    device: Devices, server: DevServer, book: Book
+) -> None:
+    """While the journal cannot note what was pulled, the status says why, though nothing waits to
+    be sent; no longer once it can, or once nobody has the session open."""
+    a = await device("a", options=QUICK)
+    await a.add_items([said("one")])
+    await a.sync(timeout=PATIENCE)
+    book.what, book.how = "UPDATE sessions SET hydrated", "disk full"
+    await until(lambda: "disk is full" in str(a.status().last_error))
+    assert a.status().pending == 0
+    book.how = None
+    await until(lambda: a.status().last_error is None)
+
+
+async def test_what_the_background_stumbles_over_is_looked_into(
+    device: Devices, server: DevServer
+) -> None:
+    """A spoiled cell that no call of the session reads: the pull that stumbles over it has the
+    journal mended, and the status tells of that."""
+    a = await device("a", options=QUICK)
+    await a.add_items([said("one")])
+    await a.sync(timeout=PATIENCE)
+    with closing(sqlite3.connect(a._core.path, isolation_level=None)) as other:
+        other.execute("UPDATE sessions SET ground = 'nonsense'")
+    await until(lambda: "sessions.ground makes no sense" in str(a.status().salvaged))
+    await until(lambda: a.status().last_error is None)
+    assert texts(await a.get_items()) == ["one"]
 
 
 @pytest.mark.parametrize("how", ["disk full", "refused at the end"])
