@@ -1,0 +1,261 @@
+"""A journal of which one cell holds what none ever holds, while SQLite calls every page sound."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_fuzz import EXAMPLES
+from test_fuzz_journal import quiet, said
+
+from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
+from cached_session.devserver import DevServer
+from cached_session.journal import fulltext, outbox, schema
+
+__all__ = ["quiet"]
+
+PATIENCE = 60.0
+"""Seconds after which a call is said to hang."""
+TRIES = 6
+"""Calls until one works, as in test_fuzz_journal.py."""
+OPTIONS = SyncOptions(
+    durability="normal",
+    busy_timeout=0.5,
+    backoff_base=0.01,
+    backoff_max=0.05,
+    claim_patience=0.0,
+    listen=False,
+)
+RARE = """
+INSERT INTO above VALUES (1, 'elsewher', 3, 4);
+INSERT INTO cleared VALUES (1, 'longgone', 1, 2);
+INSERT OR REPLACE INTO settled VALUES (1, 'longgone', 1, 2);
+INSERT INTO popped VALUES (1, 'elsewher', 5, 0, 2);
+INSERT INTO parts VALUES (1, 'elsewher', 6, 'd', 0, 0, 2, 1, 'append', 70000, 1, 0, 's', '"te');
+INSERT INTO holes VALUES (1, 'elsewher', 2, 1, 1, 1, 0);
+INSERT OR REPLACE INTO forgets VALUES (1, 'longgone', 1, 0, 1, '', 0);
+INSERT INTO gates VALUES (0, 1, 100, 100, 'unreachable', 'it was away', 100);
+INSERT INTO gates VALUES (1, 1, 100, 100, 'busy', 'too much', 100);
+INSERT OR REPLACE INTO meta VALUES ('last_success_ms', '1000');
+INSERT OR REPLACE INTO meta VALUES ('last_ack_ms', '1000');
+INSERT INTO meta VALUES ('retired:longgone', '');
+INSERT OR REPLACE INTO claims SELECT session, writer, counter, idx, 'longgone', 1, 1 FROM items
+LIMIT 1;
+"""
+"""Rows that take a fleet to come by."""
+
+
+async def _use(path: Path, url: str) -> None:
+    options = SyncOptions(durability="normal", listen=False)
+    async with CachedSession.from_url("s", url=url, journal=path, options=options) as session:
+        for number in range(3):
+            await session.add_items(said(f"{number} sent", f"{number} too"))
+        await session.pop_item()
+        await session.sync()
+        await session.audit()
+    async with CachedSession("s", journal=path, options=options) as session:
+        async with CachedSession("other", journal=path, options=options) as other:
+            await other.add_items(said("cleared"))
+            await other.clear_session()
+            await other.add_items(said("left"))
+        await session.import_items(said("imported"), source="a file")
+        await session.add_items(said("refused"))
+        await session.add_items(said("waits", "and waits"))
+        await session.pop_item()
+        await session.add_items(said("last"))
+
+
+def _used(url: str) -> bytes:
+    """A journal with every kind of row, indexed but for its last words."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "j.db"
+        asyncio.run(_use(path, url))
+        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            (seq,) = conn.execute(
+                "SELECT o.seq FROM items i JOIN ops o USING (session, writer, counter) "
+                "WHERE i.payload LIKE '%refused%'"
+            ).fetchone()
+            outbox.park(conn, seq, "refused for good")
+            reached = fulltext.reach(conn)
+            assert reached is not None
+            fulltext.catch_up(conn, reached)
+            conn.executescript(RARE)
+            for table in TABLES:
+                assert conn.execute(f"SELECT 1 FROM {table}").fetchone(), table
+            conn.execute("PRAGMA journal_mode = DELETE")
+        return path.read_bytes()
+
+
+def _columns() -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        schema.prepare(conn, ":memory:", search_index=False)
+        return conn.execute(
+            "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
+            "WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+
+
+CELLS = _columns()
+TABLES = sorted({table for table, _ in CELLS})
+VALUES = [
+    "NULL",
+    "'x'",
+    "''",
+    "'12'",
+    "'{\"no\": 1'",
+    "x'00ff'",
+    "1.5",
+    "0",
+    "-1",
+    "7",
+    str(1 << 31),
+    str(1 << 62),
+    str((1 << 63) - 1),
+    str(-(1 << 63)),
+    "CAST(x'80ff' AS TEXT)",
+    "CAST(x'22ff22' AS TEXT)",
+]
+"""As SQL says them."""
+
+
+def _spoiled(path: Path, table: str, column: str, row: int, value: str) -> bool:
+    """Put a value into a cell, whatever its column takes; whether the file can hold it there."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        lax = re.sub(r" (TEXT|INTEGER)(?! PRIMARY KEY)| NOT NULL", "", sql)
+        _say(conn, table, lax)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        keys = [name for t, name in CELLS if t == table]
+        where = " AND ".join(f"{name} IS ?" for name in keys)
+        rows = conn.execute(f"SELECT * FROM {table}").fetchall()
+        try:
+            conn.execute(
+                f"UPDATE {table} SET {column} = {value} WHERE {where}", rows[row % len(rows)]
+            )
+        except sqlite3.Error:
+            return False
+        _say(conn, table, sql)
+    return True
+
+
+def _say(conn: sqlite3.Connection, table: str, sql: str) -> None:
+    conn.execute("PRAGMA writable_schema = ON")
+    conn.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, table))
+
+
+async def _one_change(session: CachedSession) -> None:
+    changes = session.changes()
+    await asyncio.wait_for(changes.__anext__(), 0.05)
+
+
+Call = Callable[[CachedSession, SessionCache, Path, str], Awaitable[object]]
+CALLS: dict[str, Call] = {
+    "get_items": lambda s, c, p, u: s.get_items(),
+    "get_items(2)": lambda s, c, p, u: s.get_items(2),
+    "entries": lambda s, c, p, u: s.entries(),
+    "changes": lambda s, c, p, u: _one_change(s),
+    "search": lambda s, c, p, u: s.search("sent"),
+    "search short": lambda s, c, p, u: s.search("s"),
+    "recall": lambda s, c, p, u: s.recall("sent"),
+    "parked": lambda s, c, p, u: s.parked(),
+    "retry_parked": lambda s, c, p, u: s.retry_parked(),
+    "status": lambda s, c, p, u: asyncio.to_thread(s.status),
+    "status of all": lambda s, c, p, u: asyncio.to_thread(c.status),
+    "add_items": lambda s, c, p, u: s.add_items(said("on")),
+    "import_items": lambda s, c, p, u: s.import_items(said("imported", "more"), source="a file"),
+    "pop_item": lambda s, c, p, u: s.pop_item(),
+    "pop_item confirmed": lambda s, c, p, u: _confirmed(p, u),
+    "clear_session": lambda s, c, p, u: s.clear_session(),
+    "sync": lambda s, c, p, u: s.sync(5),
+    "flush": lambda s, c, p, u: s.flush(5),
+    "audit": lambda s, c, p, u: s.audit(),
+    "compact": lambda s, c, p, u: c.compact(),
+    "doctor": lambda s, c, p, u: diagnose(p, url=u),
+}
+
+
+async def _confirmed(path: Path, url: str) -> object:
+    async with CachedSession.from_url(
+        "s", url=url, journal=path, options=OPTIONS, pop="confirmed"
+    ) as session:
+        return await session.pop_item()
+
+
+async def _called(call: Callable[[], Awaitable[Any]], name: str) -> None:
+    try:
+        await asyncio.wait_for(call(), PATIENCE)
+    except CachedSessionError:
+        return
+    except asyncio.TimeoutError:
+        assert name == "changes", f"{name} hangs"
+
+
+async def _lives(path: Path, url: str, names: list[str]) -> None:
+    """Each call raises nothing but our errors; after some tries the session works."""
+    cache = SessionCache(path, url=url, options=OPTIONS)
+    session = cache.session("s")
+    try:
+        for name in names:
+            await _called(lambda name=name: CALLS[name](session, cache, path, url), name)  # type: ignore[misc]
+        for attempt in range(TRIES):
+            try:
+                await session.add_items(said("after all"))
+                # Not the last: a spoiled stamp within bounds says that another one was said later.
+                assert said("after all")[0] in await session.get_items()
+                assert said("after all")[0] in [e.item for e in await session.entries()]
+                await session.sync(10)
+                assert session.status().pending == 0
+                assert cache.status().last_error is None
+                break
+            except CachedSessionError:
+                if attempt + 1 == TRIES:
+                    raise
+    finally:
+        await cache.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[DevServer]:
+    with DevServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def used(server: DevServer) -> tuple[bytes, str]:
+    """A journal, and a backup of the server that it has synced with."""
+    return _used(server.url), server.snapshot()
+
+
+@settings(max_examples=max(40, EXAMPLES // 3))
+@given(
+    cell=st.sampled_from(CELLS),
+    row=st.integers(0, 11),
+    value=st.sampled_from(VALUES),
+    names=st.lists(st.sampled_from(sorted(CALLS)), min_size=1, max_size=8, unique=True),
+)
+def test_whatever_a_cell_holds_each_call_gives_our_errors_only(
+    server: DevServer,
+    used: tuple[bytes, str],
+    cell: tuple[str, str],
+    row: int,
+    value: str,
+    names: list[str],
+) -> None:
+    """One cell of any table is of another type or out of all bounds: whichever calls meet it end,
+    with a result or with an error of ours, and the session then goes on, over a file that is
+    mended if need be."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "j.db"
+        path.write_bytes(used[0])
+        if _spoiled(path, *cell, row, value):
+            server.restore(used[1])
+            asyncio.run(_lives(path, server.url, names))
