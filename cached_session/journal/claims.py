@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.sense import check_memories
 from cached_session.journal.tails import queueing
 from cached_session.journal.writes import Author, last_item, pop_ref
 
@@ -174,6 +175,10 @@ def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
         "WHERE c.session = ?",
         (tx.session,),
     ).fetchall()
+    for writer, counter, index, _, claimer, since_ms, *_ in rows:
+        check_memories(writer, counter, index, 1)
+        if not isinstance(claimer, str) or type(since_ms) is not int:
+            raise ValueError(f"the claim of {writer}:{counter} makes no sense")
     return [
         Claim(
             ItemRef(Dot(writer, counter), index, count),

@@ -214,7 +214,7 @@ async def _lives(path: Path, url: str, names: list[str]) -> None:
                 assert said("after all")[0] in [e.item for e in await session.entries()]
                 await session.sync(10)
                 assert session.status().pending == 0
-                assert cache.status().last_error is None
+                assert session.status().last_error is None
                 break
             except CachedSessionError:
                 if attempt + 1 == TRIES:
@@ -256,6 +256,8 @@ def test_whatever_a_cell_holds_each_call_gives_our_errors_only(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "j.db"
         path.write_bytes(used[0])
-        if _spoiled(path, *cell, row, value):
+        # Behind the last row number there is no other: the next write finds the journal full.
+        is_full = cell == ("ops", "seq") and value == str((1 << 63) - 1)
+        if not is_full and _spoiled(path, *cell, row, value):
             server.restore(used[1])
             asyncio.run(_lives(path, server.url, names))
