@@ -129,7 +129,8 @@ class Asides:
                 yield fetch
             finally:
                 await settle(asyncio.ensure_future(_let_go(db, asking)))
-        except FOREIGN as error:
+        except (sqlite3.Error, OSError) as error:
+            # Nothing else: what the caller makes of the rows is raised in here, too.
             self._file.suspect(error)
             raise journal_error(error, self._file.path) from error
 
