@@ -14,7 +14,7 @@ from cached_session.journal import fulltext
 
 NOTICED = {
     "garbage for leaves": "UPDATE words_data SET block = x'ffffffffff' WHERE id > 10",
-    "garbage for the structure": "UPDATE words_data SET block = x'ffffffffffffffffff' WHERE id = 10",
+    "garbage for the structure": "UPDATE words_data SET block = x'ffffffffffffffff' WHERE id = 10",
     "no leaves": "DELETE FROM words_data WHERE id > 10",
     "nothing at all": "DELETE FROM words_data",
     "an unknown version": "UPDATE words_config SET v = 99",
