@@ -7,13 +7,18 @@ call that asks for it moves it to its own.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-from cached_session.errors import SyncError
+import anyio
+
+from cached_session.errors import SessionClosed, SyncError
 from cached_session.journal.connection import settle
 from cached_session.reach import RemoteSpec
 from cached_session.replication.link import log
@@ -27,6 +32,14 @@ STOP_PATIENCE = 5.0
 """Seconds that closing waits for a replicator on another event loop."""
 
 
+class _Gone(Exception):
+    """The replicator has ended, or its event loop has, before the work with it was done."""
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__("the replicator is gone")
+        self.begun = begun
+
+
 @dataclass
 class _Stay:
     """A replicator's stay on one event loop."""
@@ -34,17 +47,29 @@ class _Stay:
     loop: asyncio.AbstractEventLoop
     spec: RemoteSpec
     ready: asyncio.Future[Replicator]
+    watch_interval: float
     task: asyncio.Task[None] | None = None
     pid: int = field(default_factory=os.getpid)
+    is_over: bool = False
+    _works: list[anyio.CancelScope] = field(default_factory=list)
+
+    def begin(self, life: Coroutine[Any, Any, None]) -> None:
+        """Live here from now on."""
+        self.task = self.loop.create_task(life, name="cached-session-replicator")
+        # Not at the end of that life: a task that is cancelled at once never comes to it.
+        self.task.add_done_callback(lambda _: self._let_go())
 
     def is_alive(self) -> bool:
         return (
             self.task is not None
             and not self.task.done()
-            and self.pid == os.getpid()
-            and not self.loop.is_closed()
-            and self.loop.is_running()
+            and not self.is_over
+            and self.is_turning()
         )
+
+    def is_turning(self) -> bool:
+        """Whether somebody runs the event loop."""
+        return self.pid == os.getpid() and not self.loop.is_closed() and self.loop.is_running()
 
     def replicator(self) -> Replicator | None:
         ready = self.ready
@@ -53,41 +78,114 @@ class _Stay:
         return ready.result()
 
     async def do(self, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
-        return await work(await asyncio.shield(self.ready))
+        """Do something with the replicator, on this event loop, and no longer than it lives.
+
+        Raises:
+            _Gone: it has ended.
+        """
+        await asyncio.wait([self.ready])
+        if self.is_over or self.ready.cancelled():
+            raise _Gone(begun=False)
+        with anyio.CancelScope() as scope:
+            self._works.append(scope)
+            try:
+                return await work(self.ready.result())
+            finally:
+                self._works.remove(scope)
+        raise _Gone(begun=True)
+
+    async def do_from_elsewhere(self, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
+        """The same for another event loop, which waits no longer than this one turns.
+
+        Raises:
+            _Gone: the replicator has ended, or the event loop stands still.
+        """
+        return await self._carry(partial(self.do, work))
+
+    async def _carry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        task: asyncio.Task[T] | None = None
+
+        # Nothing is made before it is there: a loop that closes first leaves nothing behind.
+        def begin() -> None:
+            nonlocal task
+            if outcome.set_running_or_notify_cancel():
+                task = self.loop.create_task(work())
+                task.add_done_callback(end)
+
+        def end(done: asyncio.Task[T]) -> None:
+            error = _Gone(begun=True) if done.cancelled() else done.exception()
+            if error is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(done.result())
+
+        def give_up() -> None:
+            if task is not None:
+                task.cancel()
+
+        here, told = asyncio.get_running_loop(), asyncio.Event()
+        outcome.add_done_callback(lambda _: _tell(here, told.set))
+        if not _tell(self.loop, begin):
+            raise _Gone(begun=False)
+        try:
+            while not outcome.done() and self.is_turning():
+                with anyio.move_on_after(self.watch_interval):
+                    await told.wait()
+            # Whether it was begun, and whether it was done, is known for certain from here on.
+            if outcome.cancel() or not outcome.done():
+                raise _Gone(begun=not outcome.cancelled())
+            return outcome.result()
+        finally:
+            if not outcome.cancel() and not outcome.done():
+                _tell(self.loop, give_up)
 
     def dismiss(self) -> None:
         """End a replicator whose event loop stands still, in case that it ever turns again."""
-        if self.task is not None and not self.task.done():
-            try:
-                self.loop.call_soon_threadsafe(self.task.cancel)
-            except RuntimeError:
-                log.debug("the replicator's event loop is gone, and the replicator with it")
+        if self.task is not None and not self.task.done() and not _tell(self.loop, self._end):
+            log.debug("the replicator's event loop is gone, and the replicator with it")
 
     async def stop(self) -> None:
         """End the replicator and wait until its connections are closed."""
         task = self.task
-        if task is None or task.done() or self.loop.is_closed() or self.pid != os.getpid():
-            return
-        if self.loop is asyncio.get_running_loop():
-            task.cancel()
-            await settle(asyncio.ensure_future(asyncio.wait([task])))
-            return
-        if not self.loop.is_running():
-            # Nobody turns that loop: its task can neither run nor end. The lock is let go by us.
+        if task is None or task.done() or not self.is_turning():
+            # Where nobody turns the loop, its task can neither run nor end: we let go of the lock.
             return
 
-        async def end() -> None:
-            task.cancel()
+        async def ended() -> None:
+            self._end()
             await asyncio.wait([task])
 
-        ended = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), self.loop))
-        # A loop that is held up, or has stopped in the middle, must not hold up a close elsewhere:
-        # the task ends when its loop turns again.
-        waited = asyncio.ensure_future(asyncio.wait([ended], timeout=STOP_PATIENCE))
-        try:
-            await settle(waited)
-        finally:
-            ended.cancel()
+        async def ended_elsewhere() -> None:
+            # A loop that is held up, or has stopped in the middle, must not hold up a close
+            # elsewhere: the task ends when its loop turns again.
+            with suppress(_Gone), anyio.move_on_after(STOP_PATIENCE):
+                await self._carry(ended)
+
+        is_here = self.loop is asyncio.get_running_loop()
+        await settle(asyncio.ensure_future(ended() if is_here else ended_elsewhere()))
+
+    def _end(self) -> None:
+        self._let_go()
+        if self.task is not None:
+            self.task.cancel()
+
+    def _let_go(self) -> None:
+        """Whatever waits for the replicator, or works with it, has to go on with another one."""
+        self.is_over = True
+        if not self.ready.done():
+            self.ready.cancel()
+        for scope in list(self._works):
+            scope.cancel()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, message: Callable[[], object]) -> bool:
+    """Have another event loop do something; False if it is closed."""
+    try:
+        loop.call_soon_threadsafe(message)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Home:
@@ -132,8 +230,8 @@ class Home:
             if stay is not None:
                 stay.dismiss()
             loop = asyncio.get_running_loop()
-            self._stay = stay = _Stay(loop, spec, loop.create_future())
-            stay.task = loop.create_task(self._live(stay), name="cached-session-replicator")
+            self._stay = stay = _Stay(loop, spec, loop.create_future(), self._watch_interval)
+            stay.begin(self._live(stay))
 
     async def _live(self, stay: _Stay) -> None:
         try:
@@ -146,9 +244,6 @@ class Home:
                 stay.ready.set_exception(error)
                 stay.ready.exception()  # seen: whoever waits for it is told as well
             log.exception("the replicator of %s has stopped; the next call starts it", self._name)
-        finally:
-            if not stay.ready.done():
-                stay.ready.cancel()
 
     def leave(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """No home any more from here on; what is returned ends the replicator that lived there,
@@ -166,34 +261,33 @@ class Home:
         self,
         work: Callable[[Replicator], Coroutine[Any, Any, T]],
         *,
-        repeatable: bool = True,
+        in_doubt: SyncError | None = None,
     ) -> T:
-        """Do something with the replicator, on its own event loop; again in the next home, if that
-        loop is gone in the middle of it and the work can be repeated.
+        """Do something with the replicator, on its own event loop; again with the next one, if that
+        one ends in the middle of it. What must not be done again says what to raise instead.
 
         Raises:
-            SyncError: there is no server, or the loop is gone and the work cannot be repeated.
+            SyncError: there is no server; or ``in_doubt``.
+            SessionClosed: the last session with a server was closed in the middle of it.
         """
+        has_left = False
         while True:
             self.keep()
             stay = self._stay
+            if stay is None and has_left:
+                raise SessionClosed("this session was closed in the middle of the call")
             if stay is None:
                 raise SyncError(
                     "this session has no server; make it with CachedSession.from_url, "
                     "or pass client"
                 )
-            if stay.loop is asyncio.get_running_loop():
-                return await stay.do(work)
-            going = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(stay.do(work), stay.loop))
+            is_here = stay.loop is asyncio.get_running_loop()
             try:
-                while not going.done() and stay.is_alive():
-                    await asyncio.wait([going], timeout=self._watch_interval)
-                if going.done() and not going.cancelled():
-                    return going.result()
-            finally:
-                going.cancel()
-            if not repeatable:
-                raise SyncError("the event loop that syncs was closed in the middle of this call")
+                return await (stay.do(work) if is_here else stay.do_from_elsewhere(work))
+            except _Gone as gone:
+                has_left = True
+                if gone.begun and in_doubt is not None:
+                    raise in_doubt from None
 
     def tell(self, message: Callable[[Replicator], None]) -> None:
         """Tell the replicator something, from any thread; nothing happens if there is none."""
@@ -213,7 +307,5 @@ class Home:
         if stay.loop is running:
             deliver()
             return
-        try:
-            stay.loop.call_soon_threadsafe(deliver)
-        except RuntimeError:
+        if not _tell(stay.loop, deliver):
             log.debug("the replicator's event loop is gone; the next call makes a new home")

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from cached_session.core import Core
-from cached_session.errors import SyncError, SyncTimeout, Unauthorized
+from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import outbox, reads, search
@@ -185,7 +185,11 @@ async def pop_confirmed(core: Core, session_id: str) -> tuple[bytes, int] | None
     """See `CachedSession.pop_item`."""
     try:
         return await core.home.do(
-            lambda replicator: claim.pop_confirmed(replicator.link, session_id), repeatable=False
+            lambda replicator: claim.pop_confirmed(replicator.link, session_id),
+            in_doubt=PopUnconfirmed(
+                f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
+                "returned, and the claim is settled when the server answers again"
+            ),
         )
     except RemoteError as error:
         raise _denied(error) from error

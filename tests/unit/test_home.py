@@ -1,0 +1,355 @@
+"""Where a replicator lives: calls that are carried to it while it moves, ends, or loses its loop.
+
+Each loop here does what its test says at the one moment that counts, so that every test is one
+interleaving of two threads, and always the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from cached_session.errors import SessionClosed, SyncError
+from cached_session.home import Home
+from cached_session.reach import RemoteSpec
+from cached_session.replication.worker import Replicator
+
+IN_DOUBT = SyncError("it began")
+SPEC = RemoteSpec("http://localhost:3000")
+LOOK = 0.02
+LODGERS = "cached-session-replicator"
+
+
+class Lodger:
+    """Stands for a replicator: lives until it is cancelled."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+class House:
+    """A home, and how its lodgers settle in."""
+
+    def __init__(self) -> None:
+        self.spec: RemoteSpec | None = SPEC
+        self.settled = 0
+        self.settling = asyncio.Event()
+        self.hold: asyncio.Event | None = None
+        self.home = Home(
+            "a journal", threading.RLock(), lambda: self.spec, self._settle_in, watch_interval=LOOK
+        )
+
+    async def _settle_in(self, spec: RemoteSpec) -> Replicator:
+        assert spec is SPEC
+        self.settled += 1
+        self.settling.set()
+        lodger = Lodger(f"number {self.settled}")
+        if self.hold is not None:
+            await self.hold.wait()
+        return cast("Replicator", lodger)
+
+    async def leave(self) -> None:
+        stop = self.home.leave()
+        assert stop is not None
+        await stop()
+
+
+async def name_of(replicator: Replicator) -> str:
+    return cast("Lodger", replicator).name
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop in a thread of its own, which can be stopped and closed from outside."""
+
+    def __init__(self) -> None:
+        self.before_told: Callable[[], object] | None = None
+        """Done once, before another thread tells this loop anything."""
+        self.before_looked: Callable[[], object] | None = None
+        """Done once, before somebody is told whether this loop turns."""
+        self._thread: threading.Thread | None = None
+        self._closes = False
+        super().__init__()
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+        happens, self.before_told = self.before_told, None
+        if happens is not None:
+            happens()
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+    def is_running(self) -> bool:
+        happens, self.before_looked = self.before_looked, None
+        if happens is not None:
+            happens()
+        return super().is_running()
+
+    def turn(self) -> None:
+        """Run from now on."""
+        started = threading.Event()
+        self.call_soon(started.set)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        started.wait()
+
+    def _run(self) -> None:
+        self.run_forever()
+        if self._closes:
+            self.run_until_complete(self._end_tasks())
+            self.close()
+
+    async def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something here, and wait for it."""
+        asyncio.run_coroutine_threadsafe(work, self).result()
+
+    def halt(self) -> None:
+        """Stop: nothing that waits is done."""
+        assert self._thread is not None
+        super().call_soon_threadsafe(self.stop)
+        self._thread.join()
+
+    def shut(self) -> None:
+        """Stop, end the tasks and close, as `asyncio.run` does."""
+        self._closes = True
+        self.halt()
+
+
+@pytest.fixture
+def there() -> Any:
+    """Another event loop, in a thread of its own."""
+    loop = Loop()
+    loop.turn()
+    yield loop
+    if not loop.is_closed():
+        if not loop.is_running():
+            loop.turn()
+        loop.shut()
+    # What was never awaited, or never retrieved, speaks up now.
+    gc.collect()
+
+
+@pytest.fixture
+def house(there: Loop) -> House:
+    """A home on the other loop, settled in."""
+    house = House()
+    there.do(house.home.do(name_of))
+    return house
+
+
+async def test_a_call_is_carried_to_the_home(house: House) -> None:
+    """Its result and its error come back; there is one replicator."""
+
+    async def fail(_: Replicator) -> None:
+        raise LookupError("not there")
+
+    assert await house.home.do(name_of) == "number 1"
+    with pytest.raises(LookupError, match="not there"):
+        await house.home.do(fail)
+    await house.leave()
+    assert house.settled == 1
+
+
+@pytest.mark.parametrize("in_doubt", [None, IN_DOUBT])
+@pytest.mark.parametrize("end", ["halt", "shut"])
+async def test_a_loop_that_ends_before_a_call_is_handed_over(
+    house: House, there: Loop, end: str, in_doubt: SyncError | None
+) -> None:
+    """It has not begun anything: the next home does it, also what can be done only once."""
+    there.before_told = getattr(there, end)
+    assert await house.home.do(name_of, in_doubt=in_doubt) == "number 2"
+    await house.leave()
+
+
+async def test_a_loop_that_ends_before_a_call_begins(house: House, there: Loop) -> None:
+    """What was handed over and never begun is done by the next home, once, and not there any more,
+    should that loop turn again."""
+    done: list[str] = []
+
+    async def work(replicator: Replicator) -> None:
+        done.append(await name_of(replicator))
+
+    there.before_told = there.halt
+    await house.home.do(work, in_doubt=IN_DOUBT)
+    there.turn()
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), there))
+    assert done == ["number 2"]
+    await house.leave()
+
+
+@pytest.mark.parametrize("in_doubt", [None, IN_DOUBT])
+async def test_a_loop_that_ends_in_the_middle_of_a_call(
+    house: House, there: Loop, in_doubt: SyncError | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next home does it again, if it can be done again; nothing else is heard of it."""
+    begun = asyncio.Event()
+    here = asyncio.get_running_loop()
+
+    async def work(replicator: Replicator) -> str:
+        here.call_soon_threadsafe(begun.set)
+        if asyncio.get_running_loop() is there:
+            await asyncio.Event().wait()
+        return await name_of(replicator)
+
+    call = asyncio.ensure_future(house.home.do(work, in_doubt=in_doubt))
+    await begun.wait()
+    there.halt()
+    there.close()
+    if in_doubt is None:
+        assert await call == "number 2"
+        await house.leave()
+    else:
+        with pytest.raises(SyncError, match="it began"):
+            await call
+    # Tasks of a loop that is closed under them are asyncio's to complain about.
+    ours = [record for record in caplog.records if record.name != "asyncio"]
+    assert [record for record in ours if record.levelno >= logging.WARNING] == []
+
+
+async def test_what_was_done_before_its_loop_ended_counts(house: House, there: Loop) -> None:
+    """An item that was popped there must not be lost because that loop ends before the word of it
+    is here."""
+    goes_on, done = asyncio.Event(), threading.Event()
+
+    def end() -> None:
+        there.call_soon_threadsafe(goes_on.set)
+        done.wait()
+        there.shut()
+
+    async def work(replicator: Replicator) -> str:
+        there.before_looked = end
+        await goes_on.wait()
+        there.call_soon(there.call_soon, done.set)
+        return await name_of(replicator)
+
+    assert await house.home.do(work, in_doubt=IN_DOUBT) == "number 1"
+
+
+@pytest.mark.parametrize("end", ["halt", "shut"])
+async def test_a_loop_that_ends_while_its_home_is_left(house: House, there: Loop, end: str) -> None:
+    """There is nothing left to stop: closing says nothing, and waits for nobody."""
+    there.before_told = getattr(there, end)
+    await house.leave()
+    assert house.home.replicator() is None
+
+
+async def test_a_call_that_is_cancelled_is_cancelled_there(house: House) -> None:
+    """Nobody waits for it any more."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def work(_: Replicator) -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    call = asyncio.ensure_future(house.home.do(work))
+    await asyncio.to_thread(begun.wait)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.to_thread(ended.wait)
+    await house.leave()
+
+
+# -- one loop -------------------------------------------------------------------------------------
+
+
+async def test_who_waits_for_a_replicator_that_leaves_gets_the_next() -> None:
+    """A session that is closed while another one waits for their replicator to settle in does not
+    cancel that one's call."""
+    house = House()
+    house.hold = asyncio.Event()
+    call = asyncio.ensure_future(house.home.do(name_of, in_doubt=IN_DOUBT))
+    await house.settling.wait()
+    house.hold.set()
+    await house.leave()
+    assert await call == "number 2"
+    await house.leave()
+
+
+async def test_a_replicator_that_is_cancelled_before_its_first_step_keeps_nobody_waiting() -> None:
+    """Such a task ends without a word of its own."""
+    house = House()
+
+    async def cancel() -> None:
+        (living,) = (task for task in asyncio.all_tasks() if task.get_name() == LODGERS)
+        living.cancel()
+
+    call = asyncio.ensure_future(house.home.do(name_of))
+    # Its turn is right after the call's, in which the replicator's task is made.
+    await asyncio.ensure_future(cancel())
+    assert house.settled == 0
+    assert await call == "number 1"
+    await house.leave()
+
+
+@pytest.mark.parametrize("in_doubt", [None, IN_DOUBT])
+async def test_a_call_does_not_go_on_with_a_replicator_that_has_left(
+    in_doubt: SyncError | None,
+) -> None:
+    """Its connections are closed: a call that tries until it succeeds would never end."""
+    house = House()
+    begun = asyncio.Event()
+
+    async def work(replicator: Replicator) -> str:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.Event().wait()
+        return await name_of(replicator)
+
+    call = asyncio.ensure_future(house.home.do(work, in_doubt=in_doubt))
+    await begun.wait()
+    await house.leave()
+    if in_doubt is None:
+        assert await call == "number 2"
+        await house.leave()
+    else:
+        with pytest.raises(SyncError, match="it began"):
+            await call
+
+
+async def test_a_replicator_that_leaves_another_loop_takes_its_calls_along(
+    house: House, there: Loop
+) -> None:
+    """Also where the loop turns on."""
+    begun = threading.Event()
+
+    async def work(replicator: Replicator) -> str:
+        if asyncio.get_running_loop() is there:
+            begun.set()
+            await asyncio.Event().wait()
+        return await name_of(replicator)
+
+    call = asyncio.ensure_future(house.home.do(work))
+    await asyncio.to_thread(begun.wait)
+    await house.leave()
+    assert await call == "number 2"
+    await house.leave()
+
+
+async def test_a_call_that_no_replicator_is_left_for_says_so() -> None:
+    """The last session with a server was closed, perhaps this one."""
+    house = House()
+    house.hold = asyncio.Event()
+    call = asyncio.ensure_future(house.home.do(name_of))
+    await house.settling.wait()
+    house.spec = None
+    await house.leave()
+    with pytest.raises(SessionClosed):
+        await call
+    with pytest.raises(SyncError, match="no server"):
+        await house.home.do(name_of)
