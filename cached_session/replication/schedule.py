@@ -33,9 +33,9 @@ class PushSchedule:
         """Which of the sessions with something unsent are pushed now, and when the next one is.
         ``besides``: those under way."""
         self._due = {name: self._due[name] for name in waiting if name in self._due}
-        idle = [name for name in waiting if name not in besides]
-        nearest = min((self._due.get(name, math.inf) for name in idle), default=math.inf)
-        return [name for name in idle if self._due.get(name, 0.0) <= now], nearest
+        idle = {name: self._due.get(name, -math.inf) for name in waiting if name not in besides}
+        nearest = min((due for due in idle.values() if due > now), default=math.inf)
+        return [name for name, due in idle.items() if due <= now], nearest
 
     def put_off(self, session_id: str, until: float) -> None:
         """Not before then; infinity: not before something is written."""

@@ -124,6 +124,15 @@ def test_a_push_that_was_put_off_waits_for_its_time_or_a_write() -> None:
     assert made.due(["a", "b"], 5.0, besides=())[0] == ["a", "b"]
 
 
+def test_what_is_pushed_now_needs_no_further_look() -> None:
+    """Its end says when the next one is; what waits for its time is looked at then."""
+    made = PushSchedule()
+    made.put_off("a", 5.0)
+    made.put_off("b", 7.0)
+    assert made.due(["a", "b"], 5.0, besides=()) == (["a"], 7.0)
+    assert made.due(["a"], 6.0, besides=()) == (["a"], math.inf)
+
+
 def test_what_has_been_sent_is_no_longer_put_off() -> None:
     """What is written after that is pushed at once."""
     made = PushSchedule()
