@@ -19,9 +19,12 @@ from cached_session.journal import fulltext
 from cached_session.journal.codec import codec_of
 from cached_session.journal.tails import changing
 
-__all__ = ["ACKED", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
+__all__ = ["ACKED", "AGAIN", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
 
 PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
+AGAIN = "sent again"
+"""In `ops.error` of an operation that is not parked: it was stored once more where an answer had
+been lost, and what others had removed and forgotten meanwhile may stand on the server again."""
 RARE = ("above", "cleared", "popped", "holes", "parts")
 """Tables in which most sessions have no row: those need no look-ups."""
 BEGIN = (
@@ -60,6 +63,7 @@ class _Place(NamedTuple):
     """None where its items are here and it is not: a journal that was damaged."""
     stamp: int
     state: int
+    error: str | None
 
 
 @dataclass
@@ -371,7 +375,7 @@ class SessionTransaction:
         for stamp, writer, counter in shown:
             if (writer, counter) in covered:
                 dot = Dot(writer, counter)
-                self._remove(self._place(dot) or _Place(None, stamp, ACKED), dot, None, by)
+                self._remove(self._place(dot) or _Place(None, stamp, ACKED, None), dot, None, by)
 
     def settle(self, covered: Frontier) -> None:
         """The server has acknowledged that these are cleared."""
@@ -460,7 +464,8 @@ class SessionTransaction:
     def _place(self, dot: Dot) -> _Place | None:
         """Where an operation stands that is here."""
         row = self.conn.execute(
-            "SELECT seq, stamp, state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            "SELECT seq, stamp, state, error FROM ops "
+            "WHERE session = ? AND writer = ? AND counter = ?",
             (self.session, *dot),
         ).fetchone()
         return None if row is None else _Place(*row)
@@ -472,9 +477,10 @@ class SessionTransaction:
         key: tuple[object, ...] = (self.session, place.stamp, *dot)
         if index is not None:
             where, key = f"{where} AND idx = ?", (*key, index)
-        if by is None and place.state in (PENDING, SENT):
-            # Somebody else has removed what this journal is still to send, or sends again after an
-            # answer that was lost: it would be on the server for good.
+        if by is None and (place.state in (PENDING, SENT) or place.error == AGAIN):
+            # Somebody else has removed what this journal is still to send, sends again after an
+            # answer that was lost, or has sent again before it heard of that: it would be on the
+            # server for good.
             by = Dot("", 0)
         if by is not None:
             self.conn.execute(

@@ -170,7 +170,7 @@ def _carry(
             operations += 1
             unsent += found.state != ACKED
             sealed += found.digest is None
-            if found.state == PARKED:
+            if found.error is not None:
                 tx.flush()
                 new.execute(
                     "UPDATE ops SET error = ? WHERE session = ? AND writer = ? AND counter = ?",

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by
-from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction, stored_id
+from cached_session.journal.apply import (
+    ACKED,
+    AGAIN,
+    PARKED,
+    PENDING,
+    SENT,
+    SessionTransaction,
+    stored_id,
+)
 from cached_session.journal.codec import EXACT, decode_rows
 from cached_session.journal.reads import session_ids
 from cached_session.journal.sense import check_memories, check_operation
@@ -112,7 +120,8 @@ def take(
         size += bytes_
         items += count
     conn.executemany(
-        f"UPDATE ops SET state = {SENT} WHERE seq = ? AND state = {PENDING}",
+        f"UPDATE ops SET state = {SENT}, error = CASE state WHEN {SENT} THEN '{AGAIN}' END "
+        f"WHERE seq = ? AND state IN ({PENDING}, {SENT}) AND error IS NOT '{AGAIN}'",
         [(seq,) for seq in chosen],
     )
     return chosen
@@ -161,7 +170,7 @@ def ack(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
     """The server holds these whole."""
     for some in _few(seqs):
         among = f"seq IN ({', '.join('?' * len(some))})"
-        conn.execute(f"UPDATE ops SET state = {ACKED}, error = NULL WHERE {among}", some)
+        conn.execute(f"UPDATE ops SET state = {ACKED} WHERE {among}", some)
         clears = conn.execute(
             "SELECT s.session_id, o.body FROM ops o JOIN sessions s ON s.id = o.session "
             f"WHERE o.{among} AND o.kind = '{Kind.CLEAR.value}'",

@@ -46,8 +46,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "outbox: what is taken from it is struck off before the answer": (
         "journal/outbox.py",
-        'f"UPDATE ops SET state = {SENT} WHERE seq = ? AND state = {PENDING}"',
-        'f"UPDATE ops SET state = {ACKED} WHERE seq = ? AND state = {PENDING}"',
+        'f"UPDATE ops SET state = {SENT}, error',
+        'f"UPDATE ops SET state = {ACKED}, error',
     ),
     "outbox: what was under way when the process died is not sent again": (
         "journal/outbox.py",

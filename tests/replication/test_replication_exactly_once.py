@@ -100,6 +100,36 @@ async def test_forgetting_goes_on_after_a_loss(
     assert items_on(server) == []
 
 
+@pytest.mark.parametrize("removal", ["pop", "confirmed pop", "clear"])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_what_is_stored_again_after_its_removal_goes_again(
+    device: Devices, server: DevServer, removal: str, restarts: bool
+) -> None:
+    """A device gets no answer to what the server has taken. Another one removes it and has it
+    forgotten; then the first sends it again, before it has heard of that."""
+    a = await device("a")
+    b = await device("b", pop="confirmed" if removal == "confirmed pop" else "local")
+    with server.faults.lose_response(route=BATCH):
+        await a.add_items([said("one"), said("two")])
+        await in_vain(a.flush, lambda: items_on(server))
+        if restarts:
+            await a.close()
+            a = device.new("a")
+    await b.sync(timeout=PATIENCE)
+    if removal == "clear":
+        await b.clear_session()
+    else:
+        assert await b.pop_item() == said("two")
+    await b.sync(timeout=PATIENCE)
+    left = [] if removal == "clear" else ["one"]
+    assert items_on(server) == left
+    with server.faults.status(500, route=LISTING):
+        await a.flush(timeout=PATIENCE)
+    assert items_on(server) == ["one", "two"]
+    assert await one_history(a, b, device.new("late")) == left
+    assert items_on(server) == left
+
+
 async def test_a_store_cut_off_by_the_clock_arrives_once(
     device: Devices, server: DevServer
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, pop_payload
 from cached_session.history.parts import split
-from cached_session.journal import arrivals, gates, outbox, reads, writes
+from cached_session.journal import apply, arrivals, gates, outbox, reads, writes
 from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT
 from cached_session.journal.codec import encode_items
 from cached_session.journal.outbox import Forget
@@ -199,6 +199,25 @@ def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
     assert outbox.forgets_due(conn, S, 9) == []
     assert reads.pending_sessions(conn) == []
     assert outbox.forgets_due(conn, "unknown", 9) == []
+
+
+def test_what_was_sent_again_is_forgotten_with_anybodys_removal(conn: sqlite3.Connection) -> None:
+    """What others remove they have forgotten themselves; but what was stored once more before their
+    removal was known here may have come after that."""
+    add(conn, "once")
+    add(conn, "again")
+    first, second = take(conn)
+    outbox.ack(conn, [first.seq])
+    take(conn)
+    ack_all(conn)
+    for counter, out in enumerate((first, second), start=1):
+        removal = pop_payload(ItemRef(out.op.dot, 0, 1))
+        tx = apply.SessionTransaction.begin(conn, S)
+        assert tx is not None
+        tx.apply(Operation(Dot("other", counter), Kind.POP, 1 << 20, 1, (removal,)))
+        tx.finish()
+    assert items(conn) == []
+    assert outbox.forgets_due(conn, S, 9) == [Forget(second.op.dot, 0, 1)]
 
 
 def test_a_clear_has_all_it_removed_forgotten(conn: sqlite3.Connection) -> None:
