@@ -17,7 +17,7 @@ from cached_session.devserver import DevServer
 
 pytestmark = pytest.mark.filterwarnings(
     # A loop that stops between making a task and its first step leaves a coroutine that never ran.
-    "ignore:coroutine 'Replicator:RuntimeWarning"
+    "ignore:coroutine '(Replicator|Puller|Pusher|Auditor):RuntimeWarning"
 )
 
 
