@@ -116,6 +116,7 @@ def sync(
             "fetched whole.",
         ),
     ] = None,
+    as_json: Json = False,
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -125,7 +126,7 @@ def sync(
 ) -> None:
     """Send what waits, fetch what others wrote, and say what is left."""
     settings = settings_of(context, journal, url, api_key)
-    run(commands.sync(session or [], settings, timeout=timeout))
+    run(commands.sync(session or [], settings, timeout=timeout, as_json=as_json))
 
 
 @app.command()

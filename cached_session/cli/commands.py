@@ -126,8 +126,10 @@ def _print(entries: list[Entry], *, raw: bool, unfold: bool) -> None:
         histories.print_entries(entries, unfold=unfold)
 
 
-async def sync(session_ids: list[str], settings: Settings, *, timeout: float) -> None:
-    """Push and pull, and print what came of it.
+async def sync(
+    session_ids: list[str], settings: Settings, *, timeout: float, as_json: bool
+) -> None:
+    """Push and pull, and print what came of it; ``as_json``: of each session that is done.
 
     Raises:
         SyncError: the server did not take or give everything in the time given.
@@ -148,10 +150,12 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
                     left = max(0.0, timeout - (time.monotonic() - started))
                     report = await _synced(session, left, drawn)
                     # Some of it may have gone, or come, before the call that waits for it.
+                    after = session.status()
+                    refused = max(0, after.parked - before.parked)
                     reports[name] = replace(
                         report,
-                        pushed=max(report.pushed, before.pending - session.status().pending),
-                        pulled=max(0, session.status().items - before.items),
+                        pushed=max(report.pushed, before.pending - after.pending - refused),
+                        pulled=max(0, after.items - before.items),
                     )
                 except CachedSessionError as error:
                     errors.append(error)
@@ -162,9 +166,12 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
             async with anyio.create_task_group() as group:
                 for name in names:
                     group.start_soon(one, name, drawn)
-        for name in names if session_ids or len(names) > 1 else ():
-            if name in reports:
-                outcomes.print_report(reports[name], name)
+        if as_json:
+            output.say_json(reports)
+        elif session_ids or len(names) > 1:
+            for name in names:
+                if name in reports:
+                    outcomes.print_report(reports[name], name)
         if errors:
             raise errors[0]
         for name in reports.keys() - set(known):
@@ -172,10 +179,11 @@ async def sync(session_ids: list[str], settings: Settings, *, timeout: float) ->
                 output.complain(f"the server has nothing of {name!r} either: is the id right?")
         if not names:
             output.complain("this journal has no session; --session ID fetches one of the server's")
-        elif not session_ids:
-            outcomes.print_report(_sum(reports, time.monotonic() - started), "all sessions")
         found = cache.status()
-        statuses.print_status(found)
+        if not as_json:
+            if names and not session_ids:
+                outcomes.print_report(_sum(reports, time.monotonic() - started), "all sessions")
+            statuses.print_status(found)
         if found.parked:
             output.complain("something is parked; cached-session parked list says what, and why")
 
@@ -220,7 +228,10 @@ async def search(
                 answer = await session.recall(query, limit)
                 entries = answer.entries
                 if answer.source == "local" and not is_local:
-                    output.complain("the server cannot be asked: this is what the words say")
+                    output.complain(
+                        "the server cannot be asked (cached-session doctor says why): "
+                        "this is what the words say"
+                    )
                     is_local = True
             else:
                 entries = await session.search(query, limit)

@@ -25,6 +25,7 @@ from cached_session.cli.main import FAILED
 from cached_session.cli.running import (
     ApiKey,
     Journal,
+    Json,
     Url,
     chosen,
     existing,
@@ -87,6 +88,7 @@ def import_(
     table: Annotated[
         str, typer.Option("--table", help="A database's table of messages.")
     ] = "agent_messages",
+    as_json: Json = False,
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -102,6 +104,7 @@ def import_(
             source_session=source_session,
             branch=branch,
             table=table,
+            as_json=as_json,
         )
     )
     if not whole:
@@ -114,8 +117,9 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
         await chosen(cache, [session_id])
         session = cache.session(session_id, hydrate=False)
         if target == "-":
-            await export_jsonl(session, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            with output.writing():
+                await export_jsonl(session, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
         else:
             written = await export_jsonl(session, target)
             output.say(f"{safe_id(session_id)}: {count(written, 'item')} written to {target}")
@@ -145,6 +149,7 @@ async def _import(
     source_session: str | None,
     branch: str,
     table: str,
+    as_json: bool,
 ) -> bool:
     """Bring a file or a direct session in; whether all of it could be read."""
     if kind == "auto":
@@ -177,6 +182,9 @@ async def _import(
                 else:
                     report = await import_jsonl(session, source, on_progress=drawn)
                 reports = [report]
-    for report in reports:
-        outcomes.print_import(report)
+    if as_json:
+        output.say_json(reports)
+    else:
+        for report in reports:
+            outcomes.print_import(report)
     return not any(report.unreadable for report in reports)

@@ -35,11 +35,15 @@ def print_import(report: ImportReport) -> None:
     """What an import did."""
     output.say(
         f"{safe_id(report.session_id)}: {count(report.added, 'item')} added"
-        + (f", {report.known} were here already" if report.known else "")
+        + (f", {report.known} {_be(report.known)} here already" if report.known else "")
         + (f", {report.unreadable} could not be read" if report.unreadable else "")
         + (f" (the first: number {report.first_unreadable})" if report.first_unreadable else "")
         + (f", {report.skipped} of its memories are no items" if report.skipped else "")
     )
+
+
+def _be(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def print_audit(session_id: str, report: AuditReport) -> None:

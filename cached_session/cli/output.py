@@ -7,6 +7,7 @@ text, never as markup.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from cached_session.cli.safe import safe, safe_json
+from cached_session.errors import CachedSessionError
 from cached_session.wording import lasting
 
 if TYPE_CHECKING:
@@ -42,7 +44,30 @@ def complain(message: str) -> None:
 
 def say(line: str) -> None:
     """One line on standard output, at once: whoever follows through a pipe waits for it."""
-    print(line, flush=True)
+    with writing():
+        print(line, flush=True)
+
+
+class Unwritable(CachedSessionError):
+    """Standard output takes no more: a disk that is full."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """What is written to standard output inside, to the end or told.
+
+    Raises:
+        BrokenPipeError: whoever read it has gone, and has what was wanted.
+        Unwritable: it cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python would try to write the rest once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Unwritable(f"standard output cannot be written: {error.strerror}") from error
 
 
 def say_json(value: Any, indent: int | None = 2) -> None:

@@ -23,6 +23,7 @@ STATES = {
     "partial": "yellow",
     "local": "dim",
 }
+FACTS = {"trouble": "red", "salvaged": "yellow"}
 COLUMNS = ("session", "items", "pending", "parked", "age", "state")
 
 
@@ -69,7 +70,7 @@ def status_screen(status: Status) -> RenderableType:
 
     head = Table.grid(padding=(0, 2))
     for name, value in _facts(status):
-        head.add_row(Text(name, style="dim"), Text(value, style="red" if name == "trouble" else ""))
+        head.add_row(Text(name, style="dim"), Text(value, style=FACTS.get(name, "")))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("session", "state") else "right")
@@ -88,6 +89,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     if status.last_error:
         since = f"for {lasting(status.failing_for)}: " if status.failing_for else ""
         yield "trouble", since + safe(status.last_error)
+    if status.salvaged:
+        yield "salvaged", safe(status.salvaged)
 
 
 def _sum(status: Status) -> str:

@@ -64,8 +64,9 @@ def _integrity(path: str) -> Finding:
             "journal",
             "fail",
             f"{path} is damaged: {' '.join('; '.join(problems).split())[:200]}",
-            "cached-session status, twice: what can be read goes on in a fresh file, the damaged "
-            "one is kept beside it; the rest comes back from the server",
+            "cached-session compact sets it aside: what can be read goes on in a fresh file, the "
+            "damaged one is kept beside it, the rest comes back from the server; cached-session "
+            "status then says what was lost",
         )
     form = f"format {version}" if current else f"format {version}, moved forward when next opened"
     return Finding("journal", "ok", f"{path} is whole ({form})")

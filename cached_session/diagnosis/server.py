@@ -176,7 +176,8 @@ def _policy(wrong: list[str], known: int, sessions: int) -> Finding:
             "policy",
             "warn",
             f"{len(wrong)} of {known} namespaces may forget: {wrong[0]}",
-            "cached-session sync sets it, with a key that may write",
+            "cached-session audit sets it where it was lost or refused, with a key that may; "
+            "otherwise what is sent tomorrow does",
         )
     if not known:
         return Finding("policy", "ok", "no namespace of these sessions is on the server yet")

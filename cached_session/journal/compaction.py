@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from cached_session.journal import fulltext
+from cached_session.journal import fulltext, shape
 from cached_session.journal.apply import ACKED
 from cached_session.journal.connection import Journal
 from cached_session.status import CompactReport
@@ -64,7 +64,11 @@ async def compact(journal: Journal) -> CompactReport:
 
     Raises:
         JournalError: the journal cannot be written; what was done until then stays done.
+        JournalCorrupt: it is damaged, perhaps where nobody has read yet. Nothing was done, and the
+            next call sets it aside.
     """
+    if not journal.in_memory:
+        await journal.read_long(lambda conn, _: _look(conn))
     before, _ = await journal.read(_pages)
     operations = 0
     while True:
@@ -80,6 +84,11 @@ async def compact(journal: Journal) -> CompactReport:
         await journal.maintain(_shorten)
     after, free = await journal.read(_pages)
     return CompactReport(operations, before, after, free)
+
+
+def _look(conn: sqlite3.Connection) -> None:
+    for problem in shape.misfits(conn):
+        raise sqlite3.DatabaseError(f"database disk image is malformed: {problem}")
 
 
 def _pages(conn: sqlite3.Connection) -> tuple[int, int]:

@@ -12,6 +12,7 @@ __all__ = [
     "Gate",
     "gate_of",
     "guarded_ms",
+    "is_unguarded",
     "note_guard",
     "note_progress",
     "note_success",
@@ -132,6 +133,14 @@ def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
         "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
     ).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def is_unguarded(conn: sqlite3.Connection, session_id: str) -> bool:
+    """Whether the last lifecycle guard could not do what it wanted."""
+    row = conn.execute(
+        "SELECT 1 FROM sessions WHERE session_id = ? AND guard <> ''", (stored_id(session_id),)
+    ).fetchone()
+    return row is not None
 
 
 def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded: str) -> None:

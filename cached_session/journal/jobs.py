@@ -110,7 +110,12 @@ class Jobs:
     ) -> asyncio.Future[T]:
         """Hand a job in; its outcome, on the event loop, after its commit. ``alone``: it is run
         outside a transaction, and no other with it."""
-        loop = loop or asyncio.get_running_loop()
+        try:
+            loop = loop or asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
+            ) from error
         future: Outcome[T] = Outcome(loop=loop)
         self._enqueue(_Job(run, future.tell, alone, loop))
         return future

@@ -151,7 +151,8 @@ def journal_error(error: BaseException, path: str) -> BaseException:
     elif "not a database" in lowered and not is_nonsense:
         mapped = JournalError(
             f"{path} is not a journal: it is no SQLite file ({text}); "
-            "choose another path (the file was left untouched)"
+            "choose another path; or, if it was the journal, move it away, and a new one gets back "
+            "what the server has (the file was left untouched)"
         )
     elif is_damage(error):
         mapped = JournalCorrupt(
@@ -166,12 +167,13 @@ def journal_error(error: BaseException, path: str) -> BaseException:
         )
     elif "readonly" in lowered or "read-only" in lowered:
         mapped = JournalError(
-            f"the journal {path} is read-only ({text}): check the file's and the directory's mode"
+            f"the journal {path} is read-only ({text}): check the file's and the directory's mode; "
+            "where it may only be read, pass the path of a copy"
         )
     elif "unable to open" in lowered or (isinstance(error, OSError) and error.errno == errno.ELOOP):
         mapped = JournalError(
             f"the journal {path} cannot be opened ({text}): check that its directory exists "
-            "and is writable, or pass another path"
+            "and is writable, or pass another path; where it may only be read, that of a copy"
         )
     else:
         mapped = JournalError(f"the journal {path} failed: {text}")

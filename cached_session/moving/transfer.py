@@ -231,15 +231,28 @@ async def export_jsonl(session: CachedSession, target: str | os.PathLike[str] | 
 
     It is one snapshot, in chronological order, of what this journal has: nothing is fetched. A file
     appears whole or not at all, also if cancelled, and only its owner can read it. An open stream
-    is written to as it goes, and stays the caller's to flush and close.
+    is written to as it goes, and stays the caller's to flush and close; a device or a pipe that has
+    a name is written to as well.
 
     Raises:
         InvalidArgument: the file cannot be written.
+        OSError: the open stream cannot be written.
         SessionClosed, JournalError: as `CachedSession.get_items`.
     """
     if not isinstance(target, (str, os.PathLike)):
         return await _write(session, target)
     path = Path(target)
+    try:
+        return await _write_to(session, path)
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+async def _write_to(session: CachedSession, path: Path) -> int:
+    if await asyncio.to_thread(lambda: path.exists() and not path.is_file()):
+        # Opening a pipe waits for whoever reads it.
+        with await asyncio.to_thread(path.open, "wb") as stream:
+            return await _write(session, stream)
     part = path.with_name(f"{path.name}.part")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -248,9 +261,6 @@ async def export_jsonl(session: CachedSession, target: str | os.PathLike[str] | 
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InvalidArgument(f"{path} cannot be written: {error.strerror or error}") from error
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -263,15 +273,22 @@ async def _write(session: CachedSession, file: IO[bytes]) -> int:
     if row is None:
         return 0
     written = 0
+    failure: OSError | None = None
     async with core.journal.rows(reads.HISTORY, (row[0],)) as fetch:
-        while found := await fetch(SLICE):
+        while failure is None and (found := await fetch(SLICE)):
             readable = [payload for payload, codec in found if decode_rows([(payload, codec)])]
-            await settle(
-                asyncio.ensure_future(
-                    core.journal.offload(file.writelines, map(files.line_of, readable))
+            try:
+                await settle(
+                    asyncio.ensure_future(
+                        core.journal.offload(file.writelines, map(files.line_of, readable))
+                    )
                 )
-            )
+            except OSError as error:
+                failure = error
             written += len(readable)
+    if failure is not None:
+        # Out here: inside, it would be taken for the journal's own.
+        raise failure
     return written
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
-from cached_session.journal import audits, outbox
+from cached_session.journal import audits, gates, outbox
 from cached_session.remote.base import Encoded
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
@@ -64,8 +64,10 @@ async def audit(link: Link, session_id: str) -> AuditReport:
         plan = await link.journal.read_aside(
             lambda conn: audits.compare(conn, session_id, present, explained)
         )
-        if plan.resend:
-            # It may have lost the policy as well, or have lost them because it had none.
+        # A server that has lost something may have lost the policy, too, before it is put back;
+        # and a key that may set it can have come since. Where all is well nothing is asked.
+        unguarded = await link.journal.read(lambda conn: gates.is_unguarded(conn, session_id))
+        if plan.resend or unguarded:
             await guard(link, session_id, anew=True)
         for start in range(0, len(plan.resend), HEAL_OPS):
             seqs = plan.resend[start : start + HEAL_OPS]

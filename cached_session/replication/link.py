@@ -185,16 +185,21 @@ class Link:
         known = await self.journal.read(lambda conn: gates.read_meta(conn).get("server"))
         if known is not None and known != server:
             await self.remote.page(agent_id(session_id), offset=0, limit=1)
-            log.warning("the journal goes on with %s instead of %s", server, known)
 
-        def note(conn: sqlite3.Connection) -> None:
-            # Asked again inside: several sessions may come here at once.
-            if gates.read_meta(conn).get("server") not in (None, server):
+        def note(conn: sqlite3.Connection) -> str | None:
+            # Asked again inside: several may come here at once, and one of them changes it.
+            before = gates.read_meta(conn).get("server")
+            if before == server:
+                return None
+            if before is not None:
                 reads.forget_server(conn)
             gates.write_meta(conn, server=server)
+            return before
 
         if known != server:
-            await self.journal.write(note)
+            left = await self.journal.write(note)
+            if left is not None:
+                log.warning("the journal goes on with %s instead of %s", server, left)
         self._has_met = True
 
     async def _is_offline(self) -> bool:

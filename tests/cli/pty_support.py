@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 PATIENCE = 120.0
@@ -92,11 +93,14 @@ class Terminal:
         os.close(self._fd)
 
 
-def piped(home: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """One run of the command into pipes."""
+def piped(
+    home: Path, *arguments: object, stdout: IO[str] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """One run of the command into pipes, or with ``stdout`` where that leads."""
     return subprocess.run(
         [sys.executable, "-m", "cached_session", *map(str, arguments)],
-        capture_output=True,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,

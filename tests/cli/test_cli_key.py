@@ -20,7 +20,7 @@ COMMANDS = [
     ["status", "--json"],
     SYNC,
     ["audit"],
-    ["recall", "one"],
+    ["search", "one", "--recall"],
     ["doctor"],
     ["doctor", "--json"],
 ]

@@ -210,6 +210,16 @@ def test_sync_with_no_server_there_is_told_by_the_exit_code(journal: Path) -> No
     assert "6 items" in run("status", "--journal", journal).output
 
 
+def test_sync_for_programs_is_json(journal: Path, server: DevServer) -> None:
+    """A report for each session, and nothing else on standard output."""
+    done = run("sync", "--journal", journal, "--json", "--url", server.url)
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert sorted(found) == ["alice", "bob/2"]
+    assert found["alice"]["pushed"] == 1
+    assert found["alice"]["pending"] == 0
+
+
 def test_sync_waits_for_the_session_that_is_named(journal: Path, server: DevServer) -> None:
     """--session says whose history must be there; the report says which it was."""
     result = run("sync", "--journal", journal, "--url", server.url, "--session", "alice")

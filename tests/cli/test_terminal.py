@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +381,8 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     journal = park(tmp_path, server)
     assert "parked" in piped(tmp_path, "status", "-j", journal).stdout.splitlines()[-1]
+    again = piped(tmp_path, "sync", "-j", journal, **env)
+    assert "0 operations sent, 0 items fetched, 1 parked" in again.stdout
     (one,) = json.loads(piped(tmp_path, "parked", "list", "--json", "-j", journal).stdout)
     listed = piped(tmp_path, "parked", "list", "-j", journal).stdout
     assert one["operation"] in listed
@@ -431,6 +436,10 @@ def test_export_and_import_carry_a_session_byte_for_byte(tmp_path: Path, journal
     assert (done.returncode, done.stdout) == (0, "copy: 4 items added\n")
     again = piped(tmp_path, "import", first, "--session", "copy", "-j", new)
     assert again.stdout == "copy: 0 items added, 4 were here already\n"
+    first.write_bytes(first.read_bytes() + b'{"role":"user","content":"more"}\n')
+    more = piped(tmp_path, "import", first, "--session", "copy", "--json", "-j", new)
+    (report,) = json.loads(more.stdout)
+    assert (report["session_id"], report["added"], report["known"]) == ("copy", 1, 4)
     second.write_text(piped(tmp_path, "export", "copy", "-", "-j", new).stdout)
     assert second.read_bytes() == first.read_bytes()
     assert piped(tmp_path, "export", "nobody", "-", "-j", new).returncode == 2
@@ -605,3 +614,67 @@ def test_looking_loads_little(tmp_path: Path, journal: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+# -- where it is written to ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize(
+    "command",
+    [("status",), ("status", "--json"), ("show", "alice", "--raw"), ("export", "alice", "-")],
+)
+def test_output_that_cannot_be_written_is_told_as_that(
+    tmp_path: Path, journal: Path, command: tuple[str, ...]
+) -> None:
+    """In one line that blames the output and not the journal."""
+    with Path("/dev/full").open("w") as full:
+        done = piped(tmp_path, *command, "-j", journal, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "cached-session: standard output cannot be written: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize("command", [("show", "long", "--raw"), ("export", "long", "-")])
+def test_a_reader_that_has_enough_is_no_failure_worth_a_word(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """As `| head -1` leaves: nothing on standard error."""
+    write(tmp_path / "long.db", "long", TURN * 100)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as left:
+        done = piped(tmp_path, *command, "-j", tmp_path / "long.db", stdout=left)
+    assert done.stderr == ""
+
+
+# -- a damaged journal ---------------------------------------------------------------------------
+
+
+def test_compact_sets_a_damaged_journal_aside_and_status_says_what_was_lost(
+    tmp_path: Path,
+) -> None:
+    """Also where the damage is in what no other command happens to read."""
+    journal = tmp_path / "agent.db"
+    write(journal, "alice", [{"role": "user", "content": f"{n} " + "x" * 3000} for n in range(99)])
+    with closing(sqlite3.connect(journal)) as conn:
+        (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'items'").fetchone()
+        (size,) = conn.execute("PRAGMA page_size").fetchone()
+        (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    data = bytearray(journal.read_bytes())
+    # Somewhere among the words, far behind every root.
+    middle = (root + pages) // 2 * size
+    data[middle : middle + 8 * size] = b"\x55" * 8 * size
+    journal.write_bytes(data)
+    told = piped(tmp_path, "doctor", "-j", journal)
+    assert "cached-session compact sets it aside" in told.stdout
+    assert "salvaged" not in piped(tmp_path, "status", "-j", journal).stdout
+    done = piped(tmp_path, "compact", "-j", journal)
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    after = piped(tmp_path, "status", "-j", journal)
+    assert "\nsalvaged" in after.stdout
+    assert "losses: item" in after.stdout
+    assert piped(tmp_path, "compact", "-j", journal).returncode == 0
+    assert "damaged: " not in piped(tmp_path, "doctor", "-j", journal).stdout

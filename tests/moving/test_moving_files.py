@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -99,6 +101,38 @@ async def test_an_export_is_whole_or_not_there_and_private(tmp_path: Path) -> No
         with pytest.raises(InvalidArgument, match="nowhere"):
             await export_jsonl(session, tmp_path / "nowhere" / "a.jsonl")
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+class Full(io.RawIOBase):
+    """A stream that takes nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_stream_that_takes_nothing_is_not_the_journals_disk(tmp_path: Path) -> None:
+    """What a stream raises reaches its owner as it is."""
+    async with CachedSession("a", journal=tmp_path / "a.db") as session:
+        await session.add_items([{"role": "user", "content": "x"}])
+        with pytest.raises(OSError, match="No space left") as caught:
+            await export_jsonl(session, Full())
+        assert caught.type is OSError
+        assert len(await session.get_items()) == 1
+
+
+async def test_a_pipe_with_a_name_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """It is not replaced by a file, nor is a device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with CachedSession("a", journal=":memory:") as session:
+        await session.add_items([{"role": "user", "content": "x"}])
+        reading = asyncio.create_task(asyncio.to_thread(pipe.read_bytes))
+        assert await export_jsonl(session, pipe) == 1
+        assert json.loads(await reading) == {"role": "user", "content": "x"}
+    assert pipe.is_fifo()
 
 
 async def store_directly(url: str, agent: str, numbers: list[int]) -> None:

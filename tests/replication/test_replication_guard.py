@@ -229,3 +229,17 @@ async def test_what_is_put_back_is_guarded_again(device: Devices, server: DevSer
     assert (await a.audit()).healed == 1
     assert policy(server)["procedural_decay"] == "flat"
     assert server.requests.count(POLICY) == 1
+
+
+async def test_an_audit_sets_the_policy_that_an_earlier_key_could_not(
+    device: Devices, server: DevServer
+) -> None:
+    """With an administrator's key it is enough, though there is nothing to send."""
+    a = await device("a", options=MANUAL)
+    with server.faults.status(403, route=POLICY):
+        await a.add_items([said("one")])
+        await a.sync()
+        assert "403" in str(a.status().unguarded)
+    await a.audit()
+    assert a.status().unguarded is None
+    assert policy(server)["procedural_decay"] == "flat"

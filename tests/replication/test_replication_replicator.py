@@ -177,9 +177,11 @@ async def test_a_journal_that_is_open_with_another_server_is_refused(
     await a.add_items([said("one")])
 
 
-async def test_another_empty_server_gets_everything(device: Devices, server: DevServer) -> None:
+async def test_another_empty_server_gets_everything(
+    device: Devices, server: DevServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """A journal that goes on with another, empty server sends it the whole history, what it had
-    pulled from other devices included."""
+    pulled from other devices included; it says once that it does."""
     a, b = await device("a"), await device("b")
     await b.add_items([said("theirs")])
     await b.sync()
@@ -193,6 +195,8 @@ async def test_another_empty_server_gets_everything(device: Devices, server: Dev
         assert texts(await moved.get_items()) == ["theirs", "one"]
         await moved.sync(timeout=PATIENCE)
         assert items_on(fresh) == ["theirs", "one"]
+        told = [record for record in caplog.records if "the journal goes on with" in record.message]
+        assert len(told) == 1
         late = device.new("late", url=fresh.url)
         assert await one_history(moved, late) == ["theirs", "one"]
         await moved.close()

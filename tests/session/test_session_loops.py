@@ -342,3 +342,13 @@ def test_readers_in_threads_never_see_a_half_batch(place: str, readers: int) -> 
     works += [lambda: asyncio.run(read())] * readers
     in_threads(*works)
     asyncio.run(session.close())
+
+
+def test_where_no_asyncio_runs_the_message_says_that_it_is_needed(place: str) -> None:
+    """On trio's loop, say: the name of what is missing, not a riddle."""
+    session = CachedSession("a", journal=place)
+    adding = session.add_items([said("x")])
+    with pytest.raises(RuntimeError, match="runs on asyncio"):
+        adding.send(None)
+    assert asyncio.run(session.get_items()) == []
+    asyncio.run(session.close())
