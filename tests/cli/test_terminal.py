@@ -381,8 +381,6 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     journal = park(tmp_path, server)
     assert "parked" in piped(tmp_path, "status", "-j", journal).stdout.splitlines()[-1]
-    again = piped(tmp_path, "sync", "-j", journal, **env)
-    assert "0 operations sent, 0 items fetched, 1 parked" in again.stdout
     (one,) = json.loads(piped(tmp_path, "parked", "list", "--json", "-j", journal).stdout)
     listed = piped(tmp_path, "parked", "list", "-j", journal).stdout
     assert one["operation"] in listed
@@ -393,6 +391,16 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
     assert "1 put back" in moved.stdout
     assert piped(tmp_path, "sync", "-s", "dora", "-j", journal, **env).returncode == 0
     assert piped(tmp_path, "parked", "list", "-j", journal).stdout == "nothing is parked\n"
+
+
+def test_what_a_sync_had_refused_is_not_said_to_be_sent(tmp_path: Path, server: DevServer) -> None:
+    """It is parked, and counted as that alone."""
+    write(tmp_path / "agent.db", "dora", TURN[:1])
+    server.faults.status(422, route="POST /v1/memories/store/batch", count=1)
+    env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
+    done = piped(tmp_path, "sync", "-j", tmp_path / "agent.db", **env)
+    assert done.returncode == 0
+    assert ": 0 operations sent, 0 items fetched, 1 parked\n" in done.stdout
 
 
 def test_parked_operations_are_a_table_on_a_terminal(
