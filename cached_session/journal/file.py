@@ -11,10 +11,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 from cached_session import forks
 from cached_session.errors import CachedSessionError, JournalError
-from cached_session.journal import salvage, schema
+from cached_session.journal import names, salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
 from cached_session.journal.outcome import FOREIGN, is_damage
 
@@ -25,6 +28,15 @@ log = logging.getLogger("cached_session.journal")
 OPEN_PAUSE_MS = 250
 """How long a short read waits on its caller's thread for a lock before it is handed over. SQLite
 locks readers out of a WAL journal only while it recovers one after a crash."""
+
+
+class _Opened(NamedTuple):
+    """A connection to write and one to read, and which file they are of, with which logs."""
+
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    file: names.FileId | None
+    logs: dict[str, names.FileId]
 
 
 class File:
@@ -62,7 +74,11 @@ class File:
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
         self._aside: sqlite3.Connection | None = None
-        self._id: salvage.FileId | None = None
+        self._id: names.FileId | None = None
+        self._logs: dict[str, names.FileId] = {}
+        """The log of that file and its index ..."""
+        self._left: list[Path] = []
+        """... and where they are, if they were left behind when it was taken away."""
         self.suspicion: str | None = None
         """What SQLite said when it found the file damaged: looked into before the next job."""
         self._stale = False
@@ -100,39 +116,38 @@ class File:
         self._release()
         self._stale = False
         try:
-            return self._adopt(*self._opened())
+            return self._adopt(self._opened())
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if self.in_memory or not is_damage(error):
                 raise
             self._mend(str(error))
-        return self._adopt(*self._opened())
+        return self._adopt(self._opened())
 
-    def _adopt(
-        self, writer: sqlite3.Connection, reader: sqlite3.Connection, file: salvage.FileId | None
-    ) -> sqlite3.Connection:
-        self.writer, self.reader, self._id = writer, reader, file
-        return writer
+    def _adopt(self, opened: _Opened) -> sqlite3.Connection:
+        self.writer, self.reader, self._id, self._logs = opened
+        return opened.writer
 
-    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection, salvage.FileId | None]:
-        """A connection to write and one to read, and which file they are of."""
+    def _opened(self) -> _Opened:
         if self.in_memory:
             writer = self._connect(self.busy_ms)
             schema.prepare(writer, self.path, search_index=self._search_index)
-            return writer, writer, None
+            return _Opened(writer, writer, None, {})
         while True:
+            names.move_away(self.path, self.busy_ms / 1000)
             create_private(self.path)
-            file = salvage.file_id(self.path)
+            file = names.file_id(self.path)
             opened: list[sqlite3.Connection] = []
             try:
                 opened.append(self._connect(self.busy_ms))
                 schema.prepare(opened[0], self.path, search_index=self._search_index)
                 opened.append(self._connect(OPEN_PAUSE_MS))
                 opened[1].execute("PRAGMA query_only = ON")
+                logs = names.beside(self.path)
             except BaseException:
-                _drop(opened, salvage.is_another(self.path, file))
+                _drop(opened, names.is_another(self.path, file))
                 raise
-            if file is not None and salvage.file_id(self.path) == file:
-                return opened[0], opened[1], file
+            if file is not None and names.file_id(self.path) == file:
+                return _Opened(opened[0], opened[1], file, logs)
             # Another process has just put another file here.
             _drop(opened, True)
 
@@ -150,11 +165,11 @@ class File:
         # At every call of a session: what `is_ready` asks is asked here once more.
         if self.reader is None or self.suspicion is not None or self._stale:
             return True
-        return self._id is not None and salvage.file_id(self.path) != self._id
+        return self._id is not None and names.file_id(self.path) != self._id
 
     def is_moved(self) -> bool:
         """Whether the open file is no longer the one of its name: one system call."""
-        return self._id is not None and salvage.file_id(self.path) != self._id
+        return self._id is not None and names.file_id(self.path) != self._id
 
     def suspect(self, error: BaseException) -> None:
         """An error was met: where it tells of damage, the next `current` looks into it."""
@@ -184,24 +199,31 @@ class File:
         """Somebody took the file away, or put another one here. What was acknowledged is still in
         the one that is open: it goes on in the one of the name. While that one cannot be opened,
         calls fail and the old one is kept."""
-        writer, reader, file = self._opened()
+        # What was moved away should be whole without its log, in case that this cannot go on.
+        with suppress(sqlite3.Error):
+            old.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._left += names.move_away(self.path, self.busy_ms / 1000, self._logs)
+        opened = self._opened()
         try:
             retired, fresh = self._on_replaced()
             report = salvage.follow(
-                old, writer, self._id, self.path, salvage.Writers(retired, fresh)
+                old, opened.writer, self._id, self.path, salvage.Writers(retired, fresh)
             )
         except BaseException:
-            _drop([writer, reader], False)
+            _drop([opened.writer, opened.reader], False)
             raise
         log.error("the journal %s was replaced under its session. %s", self.path, report.sentence())
         self._release()
-        return self._adopt(writer, reader, file)
+        for left in self._left:
+            left.unlink(missing_ok=True)
+        self._left.clear()
+        return self._adopt(opened)
 
     def _release(self) -> None:
         """Let go of every connection."""
         with self.reading, self.asides:
             conns = {self._aside, self.reader, self.writer} - {None}
-            moved = self._id is not None and salvage.is_another(self.path, self._id)
+            moved = self._id is not None and names.is_another(self.path, self._id)
             self._aside = self.reader = self.writer = self._id = None
             _drop([conn for conn in conns if conn is not None], moved)
 

@@ -10,7 +10,6 @@ that is locked, foreign, too new or on a failing disk stays where it is.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import sqlite3
 import time
@@ -30,58 +29,30 @@ from cached_session.journal.carry import (
     record,
     report_of,
 )
+from cached_session.journal.names import LOCK, LOGS, FileId, dated, file_id
 from cached_session.journal.outcome import is_damage, is_passing
 
 __all__ = [
-    "FileId",
     "Salvage",
     "Writers",
     "abandon",
-    "file_id",
     "follow",
-    "is_another",
     "is_unfinished",
     "mend",
     "report_of",
 ]
 
-LOCK, BUILDING, READY = ".salvage-lock", ".salvaging", ".salvaged"
-"""Beside the journal: who mends it; the fresh file while it is filled; and when it is whole, until
-it takes the journal's name."""
+BUILDING, READY = ".salvaging", ".salvaged"
+"""Beside the journal: the fresh file while it is filled; and when it is whole, until it takes the
+journal's name."""
 ASIDE = ".damaged-"
 """Between the journal's name and the moment at which the file was set aside."""
-LOGS = ("-wal", "-shm")
-"""What SQLite keeps beside a file."""
 Connect = Callable[[str], sqlite3.Connection]
-FileId = tuple[int, int]
-"""Device and inode: which file it is, whatever its name."""
 
 
 def is_unfinished(path: str) -> bool:
     """Whether a process died while it put a fresh journal in the place of another."""
     return file_id(os.path.realpath(path) + READY) is not None
-
-
-def file_id(path: str) -> FileId | None:
-    """Which file has this name; None for none that can be looked at: opening it says why."""
-    try:
-        info = os.stat(path)  # noqa: PTH116 - at every call of a session
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise JournalError(
-            f"the journal {path} cannot be looked at: {error.strerror}; "
-            "check its directory, and try again"
-        ) from error
-    return info.st_dev, info.st_ino
-
-
-def is_another(path: str, file: FileId | None) -> bool:
-    """Whether the name is another file's than this, or may be: it cannot be looked at."""
-    try:
-        return file_id(path) != file
-    except JournalError:
-        return True
 
 
 def abandon(conn: sqlite3.Connection) -> None:
@@ -179,7 +150,7 @@ def _mend(
     own: sqlite3.Connection | None,
 ) -> Salvage:
     now_ms = time.time_ns() // 1_000_000
-    report = Salvage(now_ms, why, _source(file_id(real)), set_aside=_aside(real, now_ms))
+    report = Salvage(now_ms, why, _source(file_id(real)), set_aside=dated(real, ASIDE, now_ms))
     old = sqlite3.connect(real, timeout=patience, isolation_level=None)
     try:
         # SQLite then reads what is there of a file that was cut short, and of a spoiled schema.
@@ -252,11 +223,6 @@ def _fill(
         Path(building + suffix).unlink(missing_ok=True)
     Path(building).replace(real + READY)
     return report
-
-
-def _aside(real: str, at_ms: int) -> str:
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
-    return f"{real}{ASIDE}{stamp}.{at_ms % 1000:03d}Z"
 
 
 def _asides(real: str) -> list[str]:

@@ -12,7 +12,7 @@ from workload import said, words
 
 from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
 from cached_session.devserver import DevServer
-from cached_session.journal import carry, opening, salvage, schema
+from cached_session.journal import carry, names, opening, salvage, schema
 
 MEND = """
 session = CachedSession("s", journal=path)
@@ -121,7 +121,7 @@ def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
         conn.execute("COMMIT")
 
     add(old, "a")
-    source = salvage.file_id(str(journal))
+    source = names.file_id(str(journal))
     assert source is not None
     writers = salvage.Writers("nobody", "somebody")
     report = salvage.Salvage(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")

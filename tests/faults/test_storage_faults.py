@@ -11,9 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import child, told
 
 from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
 from cached_session.devserver import DevServer
+
+BESIDE = """
+async with CachedSession("s", journal=path) as session:
+    await words(session)
+    tell("open")
+    await asyncio.to_thread(wait)
+    await add(session, "beside")
+    tell("done")
+    await asyncio.to_thread(wait)
+"""
+COMES_NEW = """
+async with CachedSession("s", journal=path) as session:
+    await add(session, "new")
+    tell(await words(session))
+"""
 
 
 def said(*words: object) -> list[Any]:
@@ -249,6 +265,73 @@ async def test_a_journal_taken_away_goes_on_in_a_new_file(journal: Path, replace
         assert entries[-1].writer not in {writer for writer, _ in dots}
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == expected
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+@pytest.mark.parametrize("carried_over", [False, True])
+async def test_a_log_left_behind_is_not_taken_for_the_new_files(
+    journal: Path, how: str, carried_over: bool
+) -> None:
+    """The file alone is taken away: its log and index are still the open file's, what was
+    acknowledged goes on, and the file that was moved is whole in itself."""
+    other = journal.with_name("other.db")
+    async with CachedSession("s", journal=other) as session:
+        await session.add_items(said("theirs"))
+    async with CachedSession("s", journal=journal) as session:
+        for number in range(30):
+            await session.add_items(said(f"{number}"))
+        if carried_over:
+            await session._core.journal.maintain(
+                lambda conn: conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            )
+            await session.add_items(said("30"))
+        spoken = await words(session)
+        assert len(spoken) == 30 + carried_over
+        if how == "moved":
+            journal.replace(journal.with_name("elsewhere.db"))
+        elif how == "deleted":
+            journal.unlink()
+        else:
+            other.replace(journal)
+        expected = (["theirs"] if how == "replaced" else []) + spoken
+        await session.add_items(said("last"))
+        assert await words(session) == [*expected, "last"]
+    async with CachedSession("s", journal=journal) as session:
+        assert await words(session) == [*expected, "last"]
+    assert list(journal.parent.glob("*.left-*")) == []
+    if how == "moved":
+        async with CachedSession("s", journal=journal.with_name("elsewhere.db")) as session:
+            assert await words(session) == spoken
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+async def test_a_new_file_begins_without_the_log_of_one_that_is_still_open(
+    journal: Path, how: str
+) -> None:
+    """A process that comes to the name first makes a file of its own, and leaves alone what those
+    read and write who have the old one open: all of it ends in the new file, once."""
+    async with CachedSession("s", journal=journal) as session:
+        await session.add_items(said("a"))
+        with child(BESIDE, journal) as beside, child(BESIDE, journal) as after:
+            assert told(beside) == "open"
+            assert beside.stdin is not None
+            assert after.stdin is not None
+            assert told(after) == "open"
+            await session.add_items(said("b"))
+            if how == "deleted":
+                journal.unlink()
+            else:
+                journal.replace(journal.with_name("elsewhere.db"))
+            with child(COMES_NEW, journal) as new:
+                assert told(new) == "['new']"
+            for process in (beside, after):
+                print("go", file=process.stdin, flush=True)
+                assert told(process) == "done"
+        await session.add_items(said("last"))
+        spoken = await words(session)
+        assert sorted(spoken) == sorted(["a", "b", "new", "beside", "beside", "last"])
+    async with CachedSession("s", journal=journal) as session:
+        assert await words(session) == spoken
 
 
 async def test_a_journal_taken_away_before_closing_is_made_again(journal: Path) -> None:
