@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by
+from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by, popped_by
 from cached_session.journal.apply import (
     ACKED,
     AGAIN,
@@ -267,6 +267,7 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
             continue
         tx.withdraw(Dot(writer, counter))
         conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
+        _keep_pops(tx, Dot(writer, counter))
         # An earlier retry wanted the placeholder forgotten: it has to stay now.
         conn.execute(
             "DELETE FROM forgets WHERE session = ? AND by_writer = ? AND by_counter = ?",
@@ -277,6 +278,21 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
         conn.execute("UPDATE sessions SET ground = 0, ground_ms = 0 WHERE id = ?", (tx.session,))
     tx.finish()
     return dropped
+
+
+def _keep_pops(tx: SessionTransaction, dot: Dot) -> None:
+    """What pops name of an operation that is not here any more: if the server holds the rest of it,
+    that comes back, and what was popped is not waited for."""
+    bodies = tx.conn.execute(
+        f"SELECT body FROM ops WHERE session = ? AND kind = '{Kind.POP.value}'", (tx.session,)
+    )
+    named = [ref for (body,) in bodies if (ref := popped_by(body)).dot == dot]
+    if named:
+        tx.conn.executemany(
+            "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
+            [(tx.session, *dot, ref.index, ref.count) for ref in named],
+        )
+        tx.mark("popped")
 
 
 def _parked_rows(

@@ -145,6 +145,23 @@ async def test_a_batch_stored_in_part_and_parked_is_a_hole_explained(
             assert session.status().absent == 0
 
 
+async def test_what_is_given_up_comes_back_without_what_was_popped(
+    device: Devices, server: DevServer
+) -> None:
+    """Of a batch stored in part the refused item is popped, so that others show the rest; whoever
+    gives it up then shows the rest, too, and waits for no item that nobody will send."""
+    server.modes = STRICT
+    a, b = await device("a"), await device("b")
+    await a.add_items([said("one"), said(HUGE)])
+    await a.sync(timeout=PATIENCE)
+    assert await a.pop_item() == said(HUGE)
+    await settle(a, b)
+    assert texts(await b.get_items()) == ["one"]
+    (parked,) = await a.parked()
+    assert await a.drop_parked(parked.dot) == 1
+    assert await one_history(a, b, device.new("late")) == ["one"]
+
+
 async def test_a_placeholder_that_the_server_lost_is_put_back(
     device: Devices, server: DevServer
 ) -> None:
