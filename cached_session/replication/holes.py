@@ -151,4 +151,5 @@ async def _fetch(link: Link, session_id: str, hole: Hole) -> tuple[list[dict[str
         for part in range(heads.get(index, 1)):
             if (index, part) not in have and await get(index, part) is None:
                 return got, await is_explained()
-    return got, False
+    # What is left of it has been popped: it may still be refused, and comes if that is mended.
+    return got, not got and await is_explained()

@@ -162,6 +162,23 @@ async def test_what_is_given_up_comes_back_without_what_was_popped(
     assert await one_history(a, b, device.new("late")) == ["one"]
 
 
+async def test_what_is_refused_and_popped_is_not_missed(device: Devices, server: DevServer) -> None:
+    """All that an operation has was popped, and its placeholder stays: it is never absent, also
+    while another one is looked for."""
+    server.modes = STRICT
+    a, b = await device("a"), await device("b", options=replace(MANUAL, hole_patience=0.0))
+    await a.add_items([said("one"), said(HUGE)])
+    await a.add_items([said(HUGE)])
+    await a.sync(timeout=PATIENCE)
+    assert await a.pop_item() == said(HUGE)
+    await a.sync(timeout=PATIENCE)
+    assert kinds_on(server) == ["append", "pop", "void", "void"]
+    for _ in range(3):
+        assert (await b.sync()).absent == 0
+        assert b.status().absent == 0
+    assert await b.get_items() == []
+
+
 async def test_a_placeholder_that_the_server_lost_is_put_back(
     device: Devices, server: DevServer
 ) -> None:
