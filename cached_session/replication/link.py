@@ -82,6 +82,8 @@ class Link:
     """Confirmed pops whose answer is being waited for right now."""
     taken: dict[str, set[str]] = field(default_factory=dict)
     """Memories of a store that was broken off which the server has acknowledged, by session."""
+    doubted: set[str] = field(default_factory=set)
+    """Sessions of which the server had not kept those: what it acknowledges anew is believed."""
     sent: Sent = field(default_factory=Sent)
     """What the event stream tells of that is no news here."""
     reached: dict[str, Reached] = field(default_factory=dict)

@@ -228,7 +228,9 @@ async def store(link: Link, session_id: str, memories: Sequence[Encoded]) -> set
         RemoteError: REFUSED if even one of them alone is refused.
     """
     taken = link.taken.setdefault(session_id, set())
-    relied = next((memory for memory in reversed(memories) if memory.id in taken), None)
+    relied = None
+    if session_id not in link.doubted:
+        relied = next((memory for memory in reversed(memories) if memory.id in taken), None)
     unkept: set[str] = set()
     for batch in _batches(memories, link, session_id, taken):
         ids = {memory.id for memory in batch}
@@ -244,11 +246,16 @@ async def store(link: Link, session_id: str, memories: Sequence[Encoded]) -> set
         link.batch_taken(session_id, len(batch))
         taken |= ids - missing
         unkept |= missing
-    is_held = relied is None or relied.is_held(
-        await link.remote.fetch(agent_id(session_id), relied.id)
-    )
+    if relied is not None:
+        found = await link.remote.fetch(agent_id(session_id), relied.id)
+        if not relied.is_held(found):
+            # Once for an operation: a server whose reads lag would be sent it again without end.
+            link.doubted.add(session_id)
+            taken.clear()
+            return await store(link, session_id, memories)
+    link.doubted.discard(session_id)
     del link.taken[session_id]
-    return unkept if is_held else await store(link, session_id, memories)
+    return unkept
 
 
 def _batches(

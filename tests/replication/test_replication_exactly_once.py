@@ -10,6 +10,7 @@ from devices import (
     AGENT,
     BATCH,
     FORGET,
+    GET,
     LISTING,
     MANUAL,
     PATIENCE,
@@ -266,4 +267,22 @@ async def test_what_was_taken_before_a_server_restarts_empty_is_sent_again(
     await asyncio.to_thread(server.start)
     await a.flush(timeout=PATIENCE)
     assert sorted(items_on(server)) == sorted(words)
+    assert await one_history(device.new("late"), a) == words
+
+
+async def test_a_server_that_does_not_show_what_it_took_is_sent_it_once_more(
+    device: Devices, server: DevServer
+) -> None:
+    """Reads may lag behind: what was broken off is not begun again and again until they have
+    caught up."""
+    a = await device("a", options=replace(MANUAL, max_batch_memories=5))
+    words = [str(number) for number in range(12)]
+    await a.add_items([said(word) for word in words])
+    with server.faults.status(404, route=GET):
+        for skip in (1, 2, 1):  # the first half; the rest, doubt, all again; the first half of it
+            with server.faults.status(503, route=BATCH, skip=skip, retry_after=0) as busy:
+                await in_vain(a.flush, lambda busy=busy, skip=skip: busy.seen > skip)
+        before = server.requests.count(BATCH)
+        await a.flush(timeout=PATIENCE)
+    assert server.requests.count(BATCH) - before == 2
     assert await one_history(device.new("late"), a) == words

@@ -3,9 +3,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
+from collections import deque
 from collections.abc import Iterable
 from math import ceil, log2
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -104,15 +105,17 @@ def test_a_rate_limit_smaller_than_a_batch_is_found_and_used() -> None:
 
 
 class Sink(SimServer):
-    """Takes so many memories a second, says yes, and keeps none: the test's own memory must not
-    grow with what was sent."""
+    """Takes so many memories a second, says yes, and keeps the last of them only: the test's own
+    memory must not grow with what was sent."""
 
     rate = 1
     taken = 0
     _room = 20.0
     _since = 0.0
+    _last: ClassVar[deque[dict[str, Any]]] = deque(maxlen=100)
 
     def store(self, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
+        memories = list(memories)
         ids = [memory["id"] for memory in memories]
         self._room = min(20.0, self._room + (self._now() - self._since) * self.rate)
         self._since = self._now()
@@ -120,7 +123,11 @@ class Sink(SimServer):
             raise failure(429, "so many a second", (len(ids) - self._room) / self.rate)
         self._room -= len(ids)
         self.taken += len(ids)
+        self._last.extend(memories)
         return set(ids)
+
+    def fetch(self, agent: str, identity: str, lag: float) -> dict[str, Any] | None:
+        return next((memory for memory in self._last if memory["id"] == identity), None)
 
 
 SECONDS = 300
