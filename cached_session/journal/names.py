@@ -11,14 +11,24 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cached_session.errors import JournalError
 
-__all__ = ["LOCK", "LOGS", "FileId", "beside", "dated", "file_id", "is_another", "move_away"]
+__all__ = [
+    "LOGS",
+    "FileId",
+    "beside",
+    "changing",
+    "dated",
+    "file_id",
+    "is_another",
+    "move_away",
+]
 
 log = logging.getLogger("cached_session.journal")
 
@@ -61,6 +71,24 @@ def beside(path: str) -> dict[str, FileId]:
     return {suffix: file for suffix, file in found.items() if file is not None}
 
 
+@contextmanager
+def changing(path: str, patience: float) -> Iterator[None]:
+    """Alone with the names of a journal, among those who change what they stand for.
+
+    Raises:
+        JournalError: another process is at it.
+    """
+    lock = FileLock(os.path.realpath(path) + LOCK, mode=0o600, thread_local=False)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise JournalError(f"another process is mending the journal {path}: try again") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def move_away(path: str, patience: float, whose: Mapping[str, FileId] | None = None) -> list[Path]:
     """Let a log and an index that are not those of the file of this name have other names, before
     SQLite looks for its own; these names. Whoever has them open goes on with them.
@@ -75,14 +103,12 @@ def move_away(path: str, patience: float, whose: Mapping[str, FileId] | None = N
     real = os.path.realpath(path)
     new, moved = dated(real, LEFT, time.time_ns() // 1_000_000), []
     try:
-        with FileLock(real + LOCK, timeout=patience, mode=0o600, thread_local=False):
+        with changing(path, patience):
             # Asked again: others may have come to the same end, and theirs must stay.
             for suffix in _left(path, whose):
                 moved.append(Path(new + suffix))
                 Path(real + suffix).replace(moved[-1])
                 log.warning("%s was not of the file beside it: it is %s now", suffix, moved[-1])
-    except Timeout as error:
-        raise JournalError(f"another process is mending the journal {path}: try again") from error
     except OSError as error:
         raise JournalError(
             f"the log beside {path} is another file's, and cannot be moved away: {error}; "

@@ -18,9 +18,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from cached_session.errors import JournalCorrupt, JournalError
+from cached_session.errors import JournalCorrupt
 from cached_session.journal import gates, schema, sense, shape
 from cached_session.journal.carry import (
     Salvage,
@@ -29,7 +27,7 @@ from cached_session.journal.carry import (
     record,
     report_of,
 )
-from cached_session.journal.names import LOCK, LOGS, FileId, dated, file_id
+from cached_session.journal.names import LOGS, FileId, changing, dated, file_id
 from cached_session.journal.outcome import is_damage, is_passing
 
 __all__ = [
@@ -85,14 +83,12 @@ def mend(
     """
     real = os.path.realpath(path)
     try:
-        with FileLock(real + LOCK, timeout=patience, mode=0o600, thread_local=False):
+        with changing(path, patience):
             _undo(real)
             found = _damage(real, path, patience) if Path(real).exists() else None
             if found is None:
                 return None
             return _mend(real, f"{why} ({found})", patience, connect, writers, own)
-    except Timeout as error:
-        raise JournalError(f"another process is mending the journal {path}: try again") from error
     except OSError as error:
         raise JournalCorrupt(
             f"the journal {path} is damaged ({why}) and cannot be set aside here: {error}; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +12,7 @@ from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.remote.verdicts import RemoteError
 from cached_session.replication.holes import repair
 from cached_session.replication.incoming import PullResult
-from cached_session.replication.link import Link, log
+from cached_session.replication.link import Link
 from cached_session.replication.pull import pull
 from cached_session.replication.schedule import PullSchedule
 
@@ -106,14 +105,7 @@ class Puller:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            failures = self._link.troubles.note("pull", session_id, error)
-            log.log(
-                logging.DEBUG if failures else logging.ERROR,
-                "pull of session %r failed: %s",
-                session_id,
-                error,
-                extra={"session": session_id},
-            )
+            self._link.troubles.note("pull", session_id, error)
             plan.due = clock() + self._link.options.backoff_base * 2
         else:
             self._schedule.pulled(

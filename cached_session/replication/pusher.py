@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from cached_session.journal import reads
 from cached_session.remote.verdicts import RemoteError
 from cached_session.replication.backoff import growing
 from cached_session.replication.claim import settle_claims
-from cached_session.replication.link import Link, log
+from cached_session.replication.link import Link
 from cached_session.replication.push import PushResult, push
 from cached_session.replication.schedule import PushSchedule
 
@@ -103,13 +102,6 @@ class Pusher:
             raise
         except CachedSessionError as error:
             failures = self._link.troubles.note("push", session_id, error)
-            log.log(
-                logging.DEBUG if failures else logging.ERROR,
-                "push of session %r failed: %s",
-                session_id,
-                error,
-                extra={"session": session_id},
-            )
             # What the server took, and the journal could not note, is sent again each time.
             return growing(failures, self._link.options, self._link.runtime.random)
         return self._link.options.claim_patience if result.unsettled else math.inf

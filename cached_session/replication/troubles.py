@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from cached_session.errors import CachedSessionError
 
 __all__ = ["Troubles"]
+
+
+log = logging.getLogger("cached_session.replication")
 
 
 class Troubles:
@@ -15,9 +20,18 @@ class Troubles:
         self._found: dict[tuple[str, str], tuple[int, str]] = {}
 
     def note(self, work: str, session_id: str, error: CachedSessionError) -> int:
-        """One failed; how many before it, since the last that succeeded."""
+        """One failed; how many before it, since the last that succeeded. The first is logged as an
+        error."""
         failures, _ = self._found.get((work, session_id), (0, ""))
         self._found[work, session_id] = failures + 1, str(error)
+        log.log(
+            logging.DEBUG if failures else logging.ERROR,
+            "%s of session %r failed: %s",
+            work,
+            session_id,
+            error,
+            extra={"session": session_id},
+        )
         return failures
 
     def settled(self, work: str, session_id: str) -> None:
