@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -116,21 +116,30 @@ class Asides:
             return
         if self._file.must_open():
             await self._jobs.open()
-        try:
+        with self._told():
             db = await self._open_long()
-            # A cursor that a cancelled caller never got would keep the file open: it is closed too.
-            asking = asyncio.ensure_future(_cursor(db, sql, parameters))
-            try:
+        # A cursor that a cancelled caller never got would keep the file open: it is closed too.
+        asking = asyncio.ensure_future(_cursor(db, sql, parameters))
+        try:
+            with self._told():
                 cursor = await settle(asking)
 
-                async def fetch(most: int) -> list[Any]:
+            async def fetch(most: int) -> list[Any]:
+                with self._told():
                     return list(await cursor.fetchmany(most))
 
-                yield fetch
-            finally:
+            # What the caller makes of the rows is raised in here, and stays the caller's.
+            yield fetch
+        finally:
+            with self._told():
                 await settle(asyncio.ensure_future(_let_go(db, asking)))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What SQLite and the file system say, in our words."""
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
-            # Nothing else: what the caller makes of the rows is raised in here, too.
             self._file.suspect(error)
             raise journal_error(error, self._file.path) from error
 

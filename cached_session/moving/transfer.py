@@ -273,22 +273,15 @@ async def _write(session: CachedSession, file: IO[bytes]) -> int:
     if row is None:
         return 0
     written = 0
-    failure: OSError | None = None
     async with core.journal.rows(reads.HISTORY, (row[0],)) as fetch:
-        while failure is None and (found := await fetch(SLICE)):
+        while found := await fetch(SLICE):
             readable = [payload for payload, codec in found if decode_rows([(payload, codec)])]
-            try:
-                await settle(
-                    asyncio.ensure_future(
-                        core.journal.offload(file.writelines, map(files.line_of, readable))
-                    )
+            await settle(
+                asyncio.ensure_future(
+                    core.journal.offload(file.writelines, map(files.line_of, readable))
                 )
-            except OSError as error:
-                failure = error
+            )
             written += len(readable)
-    if failure is not None:
-        # Out here: inside, it would be taken for the journal's own.
-        raise failure
     return written
 
 
