@@ -21,6 +21,17 @@ from cached_session.errors import (
     WouldBlock,
 )
 from cached_session.journal.outbox import Parked
+from cached_session.models import (
+    Change,
+    CompactReport,
+    Entry,
+    ImportProgress,
+    ImportReport,
+    Progress,
+    Recall,
+    Status,
+    SyncReport,
+)
 from cached_session.moving.transfer import (
     export_jsonl,
     import_dakera_export,
@@ -33,17 +44,6 @@ from cached_session.moving.transfer import (
 from cached_session.options import SyncOptions
 from cached_session.replication.audit import AuditReport
 from cached_session.session import CachedSession
-from cached_session.status import (
-    Change,
-    CompactReport,
-    Entry,
-    ImportProgress,
-    ImportReport,
-    Progress,
-    Recall,
-    Status,
-    SyncReport,
-)
 
 __all__ = [
     "AuditReport",

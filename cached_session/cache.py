@@ -13,12 +13,12 @@ from cached_session import syncing
 from cached_session.core import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.journal import compaction, reads
+from cached_session.models import CompactReport, Progress, Status, SyncReport
 from cached_session.options import SyncOptions
-from cached_session.place import journal_path
+from cached_session.paths import journal_path
 from cached_session.reach import RemoteSpec
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
-from cached_session.status import CompactReport, Progress, Status, SyncReport
 
 if TYPE_CHECKING:
     from agents import SessionSettings

@@ -15,7 +15,7 @@ from cached_session.core import Core
 from cached_session.errors import SessionClosed
 from cached_session.journal import view
 from cached_session.journal.view import View
-from cached_session.status import Change
+from cached_session.models import Change
 
 __all__ = ["Changes"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 from filelock import BaseFileLock, FileLock
 
-from cached_session import forks, reporting, telemetry
+from cached_session import fork_safety, reporting, telemetry
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.home import Home
@@ -23,14 +23,14 @@ from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.room import Room
 from cached_session.journal.tails import Tails
 from cached_session.journal.writes import Author, LastWrite, Popped, Written
+from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
-from cached_session.place import default_journal
+from cached_session.paths import default_journal
 from cached_session.reach import RemoteSpec, without
 from cached_session.replication.link import Link, log
 from cached_session.replication.worker import Replicator
 from cached_session.reporting import Viewpoint
 from cached_session.runtime import Runtime
-from cached_session.status import Progress, Status
 from cached_session.waiters import Waiters
 
 __all__ = ["Core"]
@@ -50,7 +50,7 @@ class Core:
         self._opened_ms = runtime.wall_ms()
         self._pid = os.getpid()
         self._guard = threading.RLock()
-        forks.wait_for(self, self._guard)
+        fork_safety.wait_for(self, self._guard)
         self.journal = Journal(
             path,
             durability=options.durability,

@@ -12,7 +12,7 @@ from cached_session.journal import imports
 from cached_session.journal.codec import encode_item
 from cached_session.journal.connection import settle
 from cached_session.journal.imports import NOTHING, Mark
-from cached_session.status import ImportProgress, ImportReport
+from cached_session.models import ImportProgress, ImportReport
 
 __all__ = ["BATCH_BYTES", "BATCH_ITEMS", "Row", "carry", "encoded", "threaded"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
 from cached_session.journal import gates, reads, salvage
-from cached_session.status import State, Status
+from cached_session.models import State, Status
 
 __all__ = ["Viewpoint", "backlog_age", "closed", "report"]
 

@@ -17,12 +17,7 @@ from cached_session.journal import items, outbox, reads, search, writes
 from cached_session.journal.codec import decode_rows, encode_items
 from cached_session.journal.outbox import Parked
 from cached_session.journal.view import View
-from cached_session.options import SyncOptions
-from cached_session.place import journal_path
-from cached_session.reach import RemoteSpec
-from cached_session.replication.audit import AuditReport
-from cached_session.runtime import Runtime
-from cached_session.status import (
+from cached_session.models import (
     Entry,
     ImportProgress,
     ImportReport,
@@ -31,6 +26,11 @@ from cached_session.status import (
     Status,
     SyncReport,
 )
+from cached_session.options import SyncOptions
+from cached_session.paths import journal_path
+from cached_session.reach import RemoteSpec
+from cached_session.replication.audit import AuditReport
+from cached_session.runtime import Runtime
 
 if TYPE_CHECKING:
     from agents import SessionSettings, TResponseInputItem

@@ -13,13 +13,13 @@ from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauth
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import outbox, reads, search
+from cached_session.models import Recall, SyncReport
 from cached_session.remote.naming import agent_id
 from cached_session.remote.verdicts import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication import claim
 from cached_session.replication.audit import AuditReport
 from cached_session.replication.worker import Replicator
-from cached_session.status import Recall, SyncReport
 
 __all__ = ["audit", "drain", "flush", "listing", "pop_confirmed", "recall", "sync"]
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cached_session import forks
+from cached_session import fork_safety
 
 __all__ = ["Backlog", "load", "step", "unwatch", "watch"]
 
@@ -72,7 +72,7 @@ def _observer(name: str, observation: Any) -> Callable[[Any], Any]:
 
 
 _guard = threading.Lock()
-forks.wait_for(_guard, _guard)
+fork_safety.wait_for(_guard, _guard)
 _watched: weakref.WeakSet[_Watched] = weakref.WeakSet()
 _instruments: _Instruments | None = None
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cached_session import forks
+from cached_session import fork_safety
 
 __all__ = ["Waiters"]
 
@@ -17,7 +17,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        forks.wait_for(self, self._guard)
+        fork_safety.wait_for(self, self._guard)
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
 
     def __len__(self) -> int:

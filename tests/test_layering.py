@@ -13,38 +13,38 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # A layer may import from itself and from the layers named here. What stands at the top of the
 # package counts as a layer of its own, by its name; `history` is the bottom.
-SEAMS = {"errors", "forks", "options", "runtime", "status", "telemetry", "wording"}
+SEAMS = {"errors", "fork_safety", "options", "runtime", "models", "telemetry", "humanize"}
 REMOTE = {"remote.base", "remote.naming", "remote.verdicts", "remote.wire"}  # all without I/O
 ENGINE = SEAMS | REMOTE | {"history", "journal", "replication"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "status": set(),
+    "models": set(),
     "options": {"errors"},
     "runtime": {"errors"},
-    "forks": set(),
-    "telemetry": {"forks"},
-    "wording": set(),
+    "fork_safety": set(),
+    "telemetry": {"fork_safety"},
+    "humanize": set(),
     "history": {"errors", "runtime"},
     "journal": SEAMS | {"history"},
     "remote": SEAMS | {"history"},
     "replication": SEAMS | REMOTE | {"history", "journal"},
-    "place": {"errors"},
+    "paths": {"errors"},
     "reporting": SEAMS | {"history", "journal"},
     "reach": SEAMS
     | {"remote.address", "remote.dakera"},  # the one place that names a concrete server
     "home": ENGINE | {"reach"},
-    "waiters": {"forks"},
-    "core": ENGINE | {"home", "place", "reach", "reporting", "waiters"},
+    "waiters": {"fork_safety"},
+    "core": ENGINE | {"home", "paths", "reach", "reporting", "waiters"},
     "changes": ENGINE | {"core"},
     "syncing": ENGINE | {"core"},
     "importing": ENGINE | {"core"},
-    "session": ENGINE | {"changes", "core", "importing", "place", "reach", "syncing"},
-    "cache": ENGINE | {"core", "place", "reach", "session", "syncing"},
+    "session": ENGINE | {"changes", "core", "importing", "paths", "reach", "syncing"},
+    "cache": ENGINE | {"core", "paths", "reach", "session", "syncing"},
     "moving": ENGINE | {"cache", "core", "importing", "session", "syncing"},
-    "diagnosis": ENGINE | {"cache", "place", "reach", "remote.dakera", "remote.probe"},
+    "diagnosis": ENGINE | {"cache", "paths", "reach", "remote.dakera", "remote.probe"},
     "__init__": SEAMS
     | {"cache", "changes", "diagnosis", "journal", "moving", "replication", "session"},
-    "cli": SEAMS | {"__init__", "cache", "devserver", "place", "session"},
+    "cli": SEAMS | {"__init__", "cache", "devserver", "paths", "session"},
     "__main__": {"cli"},
     "devserver": set(),
     "testing": SEAMS | {"cache", "devserver", "session"},

@@ -19,7 +19,7 @@ from typing import TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from cached_session import forks
+from cached_session import fork_safety
 from cached_session.errors import SessionClosed, WouldBlock
 
 __all__ = ["Bridge", "shared"]
@@ -40,7 +40,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        forks.wait_for(self, self._guard)
+        fork_safety.wait_for(self, self._guard)
         self._portal: BlockingPortal | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0

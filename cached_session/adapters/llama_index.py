@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from cached_session.adapters.bridge import Bridge, shared
 from cached_session.adapters.envelope import Kind, Role, called, missing, spoken
 from cached_session.cache import SessionCache
+from cached_session.models import Entry
 from cached_session.session import CachedSession
-from cached_session.status import Entry
 
 try:
     from llama_index.core.bridge.pydantic import PrivateAttr

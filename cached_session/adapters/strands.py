@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cached_session.adapters.bridge import Bridge, shared
 from cached_session.adapters.envelope import Kind, as_text, called, missing, spoken
 from cached_session.cache import SessionCache
-from cached_session.status import Entry
+from cached_session.models import Entry
 
 try:
     from strands.session.session_repository import SessionRepository

@@ -35,7 +35,7 @@ from cached_session.cli.running import (
 )
 from cached_session.cli.safe import safe_id
 from cached_session.errors import InvalidArgument
-from cached_session.wording import count
+from cached_session.humanize import count
 
 SOME = 5
 """Sessions of a database that a complaint names."""

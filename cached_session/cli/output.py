@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cached_session.cli.safe import safe, safe_json
 from cached_session.errors import CachedSessionError
-from cached_session.wording import lasting
+from cached_session.humanize import lasting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -16,7 +16,7 @@ from cached_session.cli import config, output
 from cached_session.cli.config import Settings
 from cached_session.cli.main import CALLED_WRONGLY, FAILED, NOT_SYNCED
 from cached_session.errors import CachedSessionError, InvalidArgument, JournalError, SyncError
-from cached_session.place import journal_path
+from cached_session.paths import journal_path
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cached_session.cli import output
 from cached_session.cli.safe import safe, safe_id
-from cached_session.wording import count, lasting
+from cached_session.humanize import count, lasting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -20,9 +20,9 @@ from cached_session.diagnosis.use import in_use
 from cached_session.errors import JournalError
 from cached_session.journal import audits, fulltext
 from cached_session.journal.connection import MEMORY
-from cached_session.place import journal_path
+from cached_session.models import Status
+from cached_session.paths import journal_path
 from cached_session.reach import RemoteSpec
-from cached_session.status import Status
 
 __all__ = ["Finding", "diagnose"]
 

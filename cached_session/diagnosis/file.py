@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
+from cached_session.humanize import size
 from cached_session.journal import schema, sense, shape
 from cached_session.journal.outcome import FOREIGN, is_damage, journal_error
-from cached_session.wording import size
 
 __all__ = ["broken", "look_at"]
 

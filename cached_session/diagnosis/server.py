@@ -6,13 +6,13 @@ import time
 from collections.abc import Collection
 
 from cached_session.diagnosis.finding import Finding
+from cached_session.humanize import count, lasting
 from cached_session.options import SyncOptions
 from cached_session.reach import RemoteSpec
 from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.naming import agent_id, namespace
 from cached_session.remote.probe import ServerFacts
 from cached_session.remote.verdicts import RemoteError
-from cached_session.wording import count, lasting
 
 __all__ = ["ask"]
 

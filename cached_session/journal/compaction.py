@@ -14,7 +14,7 @@ import sqlite3
 from cached_session.journal import fulltext, shape
 from cached_session.journal.apply import ACKED
 from cached_session.journal.connection import Journal
-from cached_session.status import CompactReport
+from cached_session.models import CompactReport
 
 __all__ = ["compact", "prune", "tidy"]
 

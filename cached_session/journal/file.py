@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cached_session import forks
+from cached_session import fork_safety
 from cached_session.errors import CachedSessionError, JournalError
 from cached_session.journal import names, salvage, schema
 from cached_session.journal.opening import MEMORY, connect, create_private
@@ -70,7 +70,7 @@ class File:
         """Held while `writer` is in use."""
         self.asides = threading.Lock()
         """Held while the connection of `aside` is in use."""
-        forks.wait_for(self, *dict.fromkeys((self.writing, self.reading, self.asides)))
+        fork_safety.wait_for(self, *dict.fromkeys((self.writing, self.reading, self.asides)))
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
         self._aside: sqlite3.Connection | None = None

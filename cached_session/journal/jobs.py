@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from cached_session import forks
+from cached_session import fork_safety
 from cached_session.errors import SessionClosed
 from cached_session.journal import fulltext
 from cached_session.journal.file import File, end_transaction
@@ -88,7 +88,7 @@ class Jobs:
         """None: there will be no more."""
         self._state = threading.Lock()
         """Held while a job is taken on, and while it is said that no more are."""
-        forks.wait_for(self, self._state)
+        fork_safety.wait_for(self, self._state)
         self.closed = False
         """Whether no more are taken on."""
         self._thread: threading.Thread | None = None

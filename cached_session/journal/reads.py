@@ -13,7 +13,7 @@ from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, stored_id
 from cached_session.journal.codec import decode_rows
 from cached_session.journal.gates import SERVER, Gate
 from cached_session.journal.tails import queueing
-from cached_session.status import Entry
+from cached_session.models import Entry
 
 __all__ = [
     "BACKWARDS",

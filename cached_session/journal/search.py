@@ -15,7 +15,7 @@ from cached_session.errors import InvalidArgument
 from cached_session.history.text import folded, readable
 from cached_session.journal import fulltext, reads
 from cached_session.journal.connection import Journal
-from cached_session.status import Entry
+from cached_session.models import Entry
 
 __all__ = ["find", "look_up", "scan", "words"]
 

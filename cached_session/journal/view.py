@@ -19,7 +19,7 @@ from cached_session.journal import reads
 from cached_session.journal.apply import ACKED, PARKED
 from cached_session.journal.outbox import newest
 from cached_session.journal.reads import Place
-from cached_session.status import Change, Entry
+from cached_session.models import Change, Entry
 
 __all__ = ["View", "advance"]
 

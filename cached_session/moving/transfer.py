@@ -24,12 +24,12 @@ from cached_session.importing import Row
 from cached_session.journal import arrivals, reads
 from cached_session.journal.codec import decode_rows
 from cached_session.journal.connection import settle
+from cached_session.models import ImportProgress, ImportReport
 from cached_session.moving import files, sqlite
 from cached_session.moving.spool import Spool
 from cached_session.remote.naming import version_of
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.session import CachedSession
-from cached_session.status import ImportProgress, ImportReport
 
 __all__ = [
     "export_jsonl",

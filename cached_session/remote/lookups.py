@@ -25,7 +25,7 @@ import anyio
 import httpcore
 import httpx
 
-from cached_session import forks
+from cached_session import fork_safety
 
 __all__ = ["look_up_aside"]
 
@@ -47,7 +47,7 @@ class _Lookup:
 _going: dict[tuple[int, str, int], _Lookup] = {}
 """The last lookup of a name that is under way, by process: a thread does not survive a fork."""
 _guard = threading.Lock()
-forks.wait_for(_guard, _guard)
+fork_safety.wait_for(_guard, _guard)
 
 
 def look_up_aside(client: httpx.AsyncClient) -> None:

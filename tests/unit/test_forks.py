@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from cached_session import SyncOptions, forks
+from cached_session import SyncOptions, fork_safety
 from cached_session.adapters.bridge import Bridge
 from cached_session.core import Core
 from cached_session.journal.connection import Journal
@@ -43,9 +43,9 @@ def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the parent and in the child."""
-    monkeypatch.setattr(forks, "PATIENCE", 60.0)
+    monkeypatch.setattr(fork_safety, "PATIENCE", 60.0)
     owner, lock, taken, done = Owner(), threading.Lock(), threading.Event(), list[bool]()
-    forks.wait_for(owner, lock)
+    fork_safety.wait_for(owner, lock)
 
     def work() -> None:
         with lock:
@@ -63,9 +63,9 @@ def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free(
 
 def test_what_is_never_let_go_of_delays_a_fork_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the child finds it taken, as it would have."""
-    monkeypatch.setattr(forks, "PATIENCE", 0.05)
+    monkeypatch.setattr(fork_safety, "PATIENCE", 0.05)
     owner, lock = Owner(), threading.Lock()
-    forks.wait_for(owner, lock)
+    fork_safety.wait_for(owner, lock)
     with lock:
         assert in_child(lock.locked)
         assert lock.locked()
@@ -89,7 +89,7 @@ def test_a_stall_of_the_machine_is_not_taken_for_patience() -> None:
             self.released = True
 
     owner, lock = Owner(), Stalled()
-    forks.wait_for(owner, lock)  # type: ignore[arg-type]
+    fork_safety.wait_for(owner, lock)  # type: ignore[arg-type]
     assert in_child(lambda: lock.waits == 2 and lock.released)
     assert lock.released
 
@@ -97,17 +97,17 @@ def test_a_stall_of_the_machine_is_not_taken_for_patience() -> None:
 def test_nobody_waits_for_what_has_gone() -> None:
     """A lock is waited for as long as its owner lives."""
     owner, lock = Owner(), threading.Lock()
-    forks.wait_for(owner, lock)
+    fork_safety.wait_for(owner, lock)
     del owner
     with lock:
-        assert lock not in [one for locks in forks._locks.values() for one in locks]
+        assert lock not in [one for locks in fork_safety._locks.values() for one in locks]
 
 
 async def test_no_child_is_forked_in_the_middle_of_a_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's own locks are taken in it, and the child could open no journal at all."""
-    monkeypatch.setattr(forks, "PATIENCE", 60.0)
+    monkeypatch.setattr(fork_safety, "PATIENCE", 60.0)
     journal = Journal(tmp_path / "j.db")
     begun, done = threading.Event(), list[bool]()
 
@@ -126,7 +126,7 @@ async def test_no_child_is_forked_in_the_middle_of_a_transaction(
     await journal.close()
 
 
-def locks_of(owner: object) -> list[forks._Lock]:
+def locks_of(owner: object) -> list[fork_safety._Lock]:
     return [lock for name, lock in vars(owner).items() if name in ("_guard", "_state")]
 
 
@@ -138,7 +138,7 @@ def test_what_a_child_may_call_is_free_in_it(
 ) -> None:
     """Whatever a thread of the parent was in the middle of: a bridge starts anew, and an inherited
     session closes, or says that it cannot be used."""
-    monkeypatch.setattr(forks, "PATIENCE", 60.0)
+    monkeypatch.setattr(fork_safety, "PATIENCE", 60.0)
     owner = make()
     (lock,) = locks_of(owner)
     taken = threading.Event()
