@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import anyio
 
 from cached_session import CachedSession, Changes, Entry, Status, SyncReport, diagnose
-from cached_session.cli import bars, histories, outcomes, output, statuses
+from cached_session.cli import output, progress, render_history, render_reports, render_status
+from cached_session.cli.common import chosen, existing, online
 from cached_session.cli.config import Settings
-from cached_session.cli.running import chosen, existing, online
 from cached_session.errors import CachedSessionError, SyncError
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ async def status(settings: Settings, *, as_json: bool, watch: bool) -> None:
         elif as_json:
             output.say_json(cache.status())
         else:
-            statuses.print_status(cache.status())
+            render_status.print_status(cache.status())
 
 
 async def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
@@ -43,12 +43,12 @@ async def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
 
         with Live(auto_refresh=False) as live:
             while True:
-                live.update(statuses.status_screen(look()), refresh=True)
+                live.update(render_status.status_screen(look()), refresh=True)
                 await anyio.sleep(LOOK_SECONDS)
     before: Any = None
     while True:
         found = look()
-        lines = list(statuses.status_lines(found))
+        lines = list(render_status.status_lines(found))
         if lines != before:
             if as_json:
                 output.say_json(found, indent=None)
@@ -121,9 +121,9 @@ async def _follow(changes: Changes, shown: list[Entry], *, raw: bool, unfold: bo
 
 def _print(entries: list[Entry], *, raw: bool, unfold: bool) -> None:
     if raw:
-        histories.print_items(entry.item for entry in entries)
+        render_history.print_items(entry.item for entry in entries)
     else:
-        histories.print_entries(entries, unfold=unfold)
+        render_history.print_entries(entries, unfold=unfold)
 
 
 async def sync(
@@ -142,7 +142,7 @@ async def sync(
         errors: list[CachedSessionError] = []
         limiter = anyio.CapacityLimiter(TOGETHER)
 
-        async def one(name: str, drawn: bars.SyncBars) -> None:
+        async def one(name: str, drawn: progress.SyncBars) -> None:
             async with limiter, cache.session(name, hydrate=False) as session:
                 before = session.status()
                 drawn.began(name, before)
@@ -162,7 +162,7 @@ async def sync(
                 finally:
                     drawn.done(name, session.status())
 
-        with bars.sync_bars(len(names)) as drawn:
+        with progress.sync_bars(len(names)) as drawn:
             async with anyio.create_task_group() as group:
                 for name in names:
                     group.start_soon(one, name, drawn)
@@ -171,7 +171,7 @@ async def sync(
         elif session_ids or len(names) > 1:
             for name in names:
                 if name in reports:
-                    outcomes.print_report(reports[name], name)
+                    render_reports.print_report(reports[name], name)
         if errors:
             raise errors[0]
         for name in reports.keys() - set(known):
@@ -182,13 +182,15 @@ async def sync(
         found = cache.status()
         if not as_json:
             if names and not session_ids:
-                outcomes.print_report(_sum(reports, time.monotonic() - started), "all sessions")
-            statuses.print_status(found)
+                render_reports.print_report(
+                    _sum(reports, time.monotonic() - started), "all sessions"
+                )
+            render_status.print_status(found)
         if found.parked:
             output.complain("something is parked; cached-session parked list says what, and why")
 
 
-async def _synced(session: CachedSession, timeout: float, drawn: bars.SyncBars) -> SyncReport:
+async def _synced(session: CachedSession, timeout: float, drawn: progress.SyncBars) -> SyncReport:
     async def draw() -> None:
         while True:
             drawn.moved(session.session_id, session.status())
@@ -236,7 +238,7 @@ async def search(
             else:
                 entries = await session.search(query, limit)
             if not as_json:
-                histories.print_found(name, entries)
+                render_history.print_found(name, entries)
             found += [
                 {"session": name, "rank": e.rank, "said_at": e.said_at, "item": e.item}
                 for e in entries
@@ -256,7 +258,7 @@ async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
     if as_json:
         output.say_json(findings)
     else:
-        outcomes.print_findings(findings)
+        render_reports.print_findings(findings)
     return all(finding.level != "fail" for finding in findings)
 
 
@@ -268,7 +270,7 @@ async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) ->
             async with cache.session(name, hydrate=False) as session:
                 reports[name] = await session.audit()
             if not as_json:
-                outcomes.print_audit(name, reports[name])
+                render_reports.print_audit(name, reports[name])
     if as_json:
         output.say_json(reports)
 
@@ -281,4 +283,4 @@ async def compact(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         output.say_json(report)
     else:
-        outcomes.print_compacted(report)
+        render_reports.print_compacted(report)

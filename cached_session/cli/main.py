@@ -34,7 +34,7 @@ EXTRA_MODULES = frozenset({"rich", "starlette", "tomli", "typer", "uvicorn"})
 def main() -> None:
     """Run the command that the arguments name."""
     try:
-        from cached_session.cli.arguments import app
+        from cached_session.cli.app import app
     except ModuleNotFoundError as error:
         explain_missing(error)
     for stream in (sys.stdout, sys.stderr):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from cached_session.cli.safe import safe, safe_json
+from cached_session.cli.escape import safe, safe_json
 from cached_session.errors import CachedSessionError
 from cached_session.humanize import lasting
 

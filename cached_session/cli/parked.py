@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cached_session import Parked, SessionCache
-from cached_session.cli import histories, output
-from cached_session.cli.config import Settings
-from cached_session.cli.main import CALLED_WRONGLY
-from cached_session.cli.running import (
+from cached_session.cli import output, render_history
+from cached_session.cli.common import (
     CONTEXT,
     Journal,
     Json,
@@ -21,7 +19,9 @@ from cached_session.cli.running import (
     run,
     settings_of,
 )
-from cached_session.cli.safe import safe_id
+from cached_session.cli.config import Settings
+from cached_session.cli.escape import safe_id
+from cached_session.cli.main import CALLED_WRONGLY
 from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 
@@ -114,7 +114,7 @@ async def _show(settings: Settings, operation: str) -> None:
     async with existing(settings) as cache:
         (one,) = _named(await _parked(cache, []), [operation])
     output.complain(f"{one.kind} of {safe_id(one.session_id)}: {one.error}")
-    histories.print_items(one.items)
+    render_history.print_items(one.items)
 
 
 async def _moved(settings: Settings, operations: list[str], *, drop: bool, sure: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from cached_session.cli.arguments import app
+from cached_session.cli.app import app
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")

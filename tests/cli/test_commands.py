@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cached_session import CachedSession, SessionCache
-from cached_session.cli.arguments import app
+from cached_session.cli.app import app
 from cached_session.devserver import DevServer
 
 QUESTION = {"role": "user", "content": "Is there a direct flight?"}

@@ -616,7 +616,7 @@ def test_looking_loads_little(tmp_path: Path, journal: Path) -> None:
     import sys
 
     code = (
-        "import sys; from cached_session.cli.arguments import app; "
+        "import sys; from cached_session.cli.app import app; "
         f"app(['status', '-j', {str(journal)!r}], standalone_mode=False); "
         "print([name for name in ('dakera', 'starlette', 'agents') if name in sys.modules])"
     )

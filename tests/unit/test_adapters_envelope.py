@@ -10,7 +10,7 @@ import pytest
 
 from cached_session import UnreadableItem
 from cached_session.adapters.envelope import Kind, called, spoken
-from cached_session.cli.histories import gist
+from cached_session.cli.render_history import gist
 from cached_session.history.text import readable
 from cached_session.journal.codec import encode_items
 

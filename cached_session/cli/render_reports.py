@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cached_session.cli import output
-from cached_session.cli.safe import safe, safe_id
+from cached_session.cli.escape import safe, safe_id
 from cached_session.humanize import count, size
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cached_session.cli import commands, moving, parked, serving
-from cached_session.cli.main import EXIT_CODES, FAILED
-from cached_session.cli.running import (
+from cached_session.cli import commands, devserver, import_export, parked
+from cached_session.cli.common import (
     CONTEXT,
     ApiKey,
     Journal,
@@ -20,6 +19,7 @@ from cached_session.cli.running import (
     run,
     settings_of,
 )
+from cached_session.cli.main import EXIT_CODES, FAILED
 
 app = typer.Typer(
     name="cached-session",
@@ -197,6 +197,6 @@ def compact(context: typer.Context, as_json: Json = False, journal: Journal = No
 
 
 app.add_typer(parked.app, name="parked")
-app.command("export")(moving.export)
-app.command("import")(moving.import_)
-app.command("devserver")(serving.devserver)
+app.command("export")(import_export.export)
+app.command("import")(import_export.import_)
+app.command("devserver")(devserver.devserver)

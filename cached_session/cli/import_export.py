@@ -18,11 +18,8 @@ from cached_session import (
     import_sqlite_session,
     sqlite_sessions,
 )
-from cached_session.cli import bars, outcomes, output
-from cached_session.cli.config import Settings
-from cached_session.cli.kinds import kind_of
-from cached_session.cli.main import FAILED
-from cached_session.cli.running import (
+from cached_session.cli import output, progress, render_reports
+from cached_session.cli.common import (
     ApiKey,
     Journal,
     Json,
@@ -33,7 +30,10 @@ from cached_session.cli.running import (
     run,
     settings_of,
 )
-from cached_session.cli.safe import safe_id
+from cached_session.cli.config import Settings
+from cached_session.cli.detect_format import kind_of
+from cached_session.cli.escape import safe_id
+from cached_session.cli.main import FAILED
 from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 
@@ -158,7 +158,7 @@ async def _import(
         raise InvalidArgument("say which session it goes into: --session ID")
     direct = kind == "server"
     async with online(settings, new=True) if direct else SessionCache(settings.journal) as cache:
-        with bars.import_bars() as drawn:
+        with progress.import_bars() as drawn:
             if session_id is None:
                 reports = await import_sqlite(
                     cache, source, branch=branch, messages_table=table, on_progress=drawn
@@ -186,5 +186,5 @@ async def _import(
         output.say_json(reports)
     else:
         for report in reports:
-            outcomes.print_import(report)
+            render_reports.print_import(report)
     return not any(report.unreadable for report in reports)

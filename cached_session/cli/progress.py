@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cached_session.cli.safe import safe_id
+from cached_session.cli.escape import safe_id
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

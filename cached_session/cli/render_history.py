@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cached_session.cli import output
-from cached_session.cli.safe import safe, safe_id, safe_json
+from cached_session.cli.escape import safe, safe_id, safe_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
