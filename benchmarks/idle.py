@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import orjson
 
 from cached_session import CachedSession, SyncOptions
-from cached_session.core import Core
+from cached_session.engine.engine import Core
 from cached_session.reach import RemoteSpec
 from cached_session.remote.base import Encoded, GuardReport
 from cached_session.runtime import Runtime

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cached_session.cache import SessionCache
-from cached_session.changes import Changes
 from cached_session.diagnosis import Finding, diagnose
+from cached_session.engine.changes import Changes
 from cached_session.errors import (
     CachedSessionError,
     InvalidArgument,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from cached_session import syncing
-from cached_session.core import Core
+from cached_session.engine import network_calls
+from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.journal import compaction, reads
 from cached_session.models import CompactReport, Progress, Status, SyncReport
@@ -129,7 +129,7 @@ class SessionCache:
                 sessions that were done until then are synced.
         """
         await self._ready()
-        return await syncing.sync(self._core, await self._names(), timeout)
+        return await network_calls.sync(self._core, await self._names(), timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
         """`CachedSession.flush` for every session of the journal, and every one that is open.
@@ -138,7 +138,7 @@ class SessionCache:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.flush`.
         """
         await self._ready()
-        await syncing.flush(self._core, await self._names(), timeout)
+        await network_calls.flush(self._core, await self._names(), timeout)
 
     async def _names(self) -> list[str]:
         known = await self._core.journal.read(reads.all_sessions)
@@ -180,7 +180,7 @@ class SessionCache:
         self._core.news.wake()
         try:
             if self._spec is not None:
-                await syncing.drain(self._core, None)
+                await network_calls.drain(self._core, None)
         finally:
             for session in list(self._sessions):
                 session._leave()

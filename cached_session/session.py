@@ -8,9 +8,9 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from cached_session import importing, syncing
-from cached_session.changes import Changes
-from cached_session.core import Core
+from cached_session.engine import importer, network_calls
+from cached_session.engine.changes import Changes
+from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.journal import items, outbox, reads, search, writes
@@ -269,7 +269,7 @@ class CachedSession:
         """
         core = await self._ready()
         if self._confirmed:
-            row = await syncing.pop_confirmed(core, self.session_id)
+            row = await network_calls.pop_confirmed(core, self.session_id)
         else:
             row = await core.pop(self.session_id)
         if row is None:
@@ -358,11 +358,11 @@ class CachedSession:
         if not source:
             raise InvalidArgument(f"source={source!r} must name what the items come from")
         core = await self._ready()
-        return await importing.carry(
+        return await importer.carry(
             core,
             self.session_id,
             f"items:{source}",
-            importing.encoded(items),
+            importer.encoded(items),
             private=self._private,
             is_named=True,
             on_progress=on_progress,
@@ -387,7 +387,7 @@ class CachedSession:
             SessionClosed: the session was closed.
         """
         core = await self._ready()
-        return await syncing.sync(core, [self.session_id], timeout)
+        return await network_calls.sync(core, [self.session_id], timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until everything acknowledged so far is on the server. If cancelled, it goes on in
@@ -401,7 +401,7 @@ class CachedSession:
             SyncError: there is no server, or some of it is parked.
         """
         core = await self._ready()
-        await syncing.flush(core, [self.session_id], timeout)
+        await network_calls.flush(core, [self.session_id], timeout)
 
     def status(self) -> Status:
         """How things stand, from the journal alone; opens it if need be. Works when closed, too.
@@ -429,7 +429,7 @@ class CachedSession:
             JournalError: the journal cannot be read or written; running it again goes on.
         """
         core = await self._ready()
-        return await syncing.audit(core, self.session_id)
+        return await network_calls.audit(core, self.session_id)
 
     # -- looking closer --------------------------------------------------------------------------
 
@@ -521,7 +521,7 @@ class CachedSession:
         if self._private or most <= 0:
             found = await search.look_up(core.journal, self.session_id, words, most)
             return Recall(found, "local")
-        return await syncing.recall(core, self.session_id, query, words, most)
+        return await network_calls.recall(core, self.session_id, query, words, most)
 
     async def parked(self) -> list[Parked]:
         """Operations that the server refuses for good, oldest first, each with its error.
@@ -591,7 +591,7 @@ class CachedSession:
         self._core.news.wake(self.session_id)
         try:
             if self._spec is not None:
-                await syncing.drain(self._core, [self.session_id])
+                await network_calls.drain(self._core, [self.session_id])
         finally:
             self._leave()
             if self._owns_share:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cached_session.importing import Row
+from cached_session.engine.importer import Row
 from cached_session.journal.codec import encode_item
 
 __all__ = ["TAG", "Spool"]

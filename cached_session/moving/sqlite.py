@@ -14,8 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cached_session.engine.importer import Row
 from cached_session.errors import InvalidArgument
-from cached_session.importing import Row
 from cached_session.journal.codec import encode_item
 
 __all__ = ["MAIN", "MESSAGES", "count", "rows", "sessions"]

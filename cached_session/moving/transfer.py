@@ -13,14 +13,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import IO, Any
 
-from cached_session import importing, syncing
 from cached_session.cache import SessionCache
-from cached_session.core import Core
+from cached_session.engine import importer, network_calls
+from cached_session.engine.engine import Core
+from cached_session.engine.importer import Row
 from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.importing import Row
 from cached_session.journal import arrivals, reads
 from cached_session.journal.codec import decode_rows
 from cached_session.journal.connection import settle
@@ -338,7 +338,7 @@ async def _apply(session: CachedSession, batch: _Slice) -> None:
 async def _pages(core: Core, agent_id: str) -> AsyncIterator[list[dict[str, Any]]]:
     """The listing of a namespace, page by page, newest first; all of it, or an error."""
     offset, limit, before = 0, SLICE, None
-    while page := await syncing.listing(core, agent_id, offset, limit):
+    while page := await network_calls.listing(core, agent_id, offset, limit):
         if offset and page[0].get("id") == before:
             # The same page for another offset: such a server gives one page, and no more.
             if len(page) < limit:
@@ -386,9 +386,9 @@ async def _carry(
     on_progress: OnProgress | None,
 ) -> ImportReport:
     core = await session._ready()
-    batches: AsyncIterator[list[Row]] = importing.threaded(core, rows)
+    batches: AsyncIterator[list[Row]] = importer.threaded(core, rows)
     async with aclosing(batches):  # type: ignore[type-var]
-        return await importing.carry(
+        return await importer.carry(
             core,
             session.session_id,
             source,

@@ -409,7 +409,7 @@ async def test_a_false_alarm_sets_nothing_aside(journal: Path) -> None:
 
 async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
     """Two openings of a damaged journal, as two processes make them: one fresh file, all words."""
-    from cached_session.core import Core
+    from cached_session.engine.engine import Core
     from cached_session.options import SyncOptions
     from cached_session.runtime import Runtime
 

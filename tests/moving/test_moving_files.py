@@ -31,7 +31,7 @@ from cached_session import (
     import_jsonl,
 )
 from cached_session.devserver import DevServer
-from cached_session.importing import BATCH_ITEMS
+from cached_session.engine.importer import BATCH_ITEMS
 from cached_session.remote.naming import agent_id
 
 HARD: list[Any] = [

@@ -25,7 +25,7 @@ from cached_session import (
     import_sqlite_session,
     sqlite_sessions,
 )
-from cached_session.importing import BATCH_ITEMS
+from cached_session.engine.importer import BATCH_ITEMS
 from cached_session.journal import imports
 
 

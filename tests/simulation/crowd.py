@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
-from cached_session.core import Core
+from cached_session.engine.engine import Core
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cached_session.core import Core
+from cached_session.engine.engine import Core
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, popped_by

@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 
 from cached_session import SyncOptions, fork_safety
 from cached_session.adapters.bridge import Bridge
-from cached_session.core import Core
+from cached_session.engine.engine import Core
+from cached_session.engine.notifier import Waiters
 from cached_session.journal.connection import Journal
 from cached_session.runtime import Runtime
-from cached_session.waiters import Waiters
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
 

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import pytest
 
+from cached_session.engine.loop_host import Home
 from cached_session.errors import SessionClosed, SyncError
-from cached_session.home import Home
 from cached_session.reach import RemoteSpec
 from cached_session.replication.worker import Replicator
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
-from cached_session.core import Core
+from cached_session.engine.engine import Core
 from cached_session.errors import SessionClosed
 from cached_session.journal import view
 from cached_session.journal.view import View

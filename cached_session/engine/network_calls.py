@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from cached_session.core import Core
+from cached_session.engine.engine import Core
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part

@@ -14,10 +14,13 @@ from pathlib import Path
 import anyio
 from filelock import BaseFileLock, FileLock
 
-from cached_session import fork_safety, reporting, telemetry
+from cached_session import fork_safety, telemetry
+from cached_session.engine import status_report
+from cached_session.engine.loop_host import Home
+from cached_session.engine.notifier import Waiters
+from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.home import Home
 from cached_session.journal import gates, outbox, reads, writes
 from cached_session.journal.connection import MEMORY, Journal, settle
 from cached_session.journal.room import Room
@@ -29,9 +32,7 @@ from cached_session.paths import default_journal
 from cached_session.reach import RemoteSpec, without
 from cached_session.replication.link import Link, log
 from cached_session.replication.worker import Replicator
-from cached_session.reporting import Viewpoint
 from cached_session.runtime import Runtime
-from cached_session.waiters import Waiters
 
 __all__ = ["Core"]
 
@@ -407,7 +408,7 @@ class Core:
             self.open_blocking()
         server = self.spec.server if self.spec else None
         if not self.journal.is_open:
-            return reporting.closed(self.path, server)
+            return status_report.closed(self.path, server)
         at = Viewpoint(
             self.path,
             server,
@@ -417,7 +418,7 @@ class Core:
             is_closed=is_closed,
             trouble=self._trouble,
         )
-        return self.journal.read_blocking(lambda conn: reporting.report(conn, session_id, at))
+        return self.journal.read_blocking(lambda conn: status_report.report(conn, session_id, at))
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.home.replicator()
@@ -433,7 +434,7 @@ class Core:
         except (JournalError, SessionClosed):
             log.debug("the journal cannot be read for its metrics", exc_info=True)
             return None
-        age = reporting.backlog_age(facts.oldest_pending_ms, now) or 0.0
+        age = status_report.backlog_age(facts.oldest_pending_ms, now) or 0.0
         return telemetry.Backlog(facts.pending, facts.parked, facts.absent, age)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
-from cached_session.core import Core
+from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, JournalError
 from cached_session.journal import imports
 from cached_session.journal.codec import encode_item
