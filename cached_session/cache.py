@@ -16,7 +16,7 @@ from cached_session.journal import compaction, reads
 from cached_session.models import CompactReport, Progress, Status, SyncReport
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
-from cached_session.reach import RemoteSpec
+from cached_session.remote.connect import RemoteSpec
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 

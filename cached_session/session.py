@@ -28,7 +28,7 @@ from cached_session.models import (
 )
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
-from cached_session.reach import RemoteSpec
+from cached_session.remote.connect import RemoteSpec
 from cached_session.replication.audit import AuditReport
 from cached_session.runtime import Runtime
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 # A layer may import from itself and from the layers named here. What stands at the top of the
 # package counts as a layer of its own, by its name; `history` is the bottom.
 SEAMS = {"errors", "fork_safety", "options", "runtime", "models", "telemetry", "humanize"}
-REMOTE = {"remote.base", "remote.naming", "remote.verdicts", "remote.wire"}  # all without I/O
+REMOTE = {"remote.protocol", "remote.ids", "remote.errors", "remote.wire"}  # all without I/O
 ENGINE = SEAMS | REMOTE | {"history", "journal", "replication"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -29,13 +29,11 @@ ALLOWED: dict[str, set[str]] = {
     "remote": SEAMS | {"history"},
     "replication": SEAMS | REMOTE | {"history", "journal"},
     "paths": {"errors"},
-    "reach": SEAMS
-    | {"remote.address", "remote.dakera"},  # the one place that names a concrete server
-    "engine": ENGINE | {"paths", "reach"},
-    "session": ENGINE | {"engine", "paths", "reach"},
-    "cache": ENGINE | {"engine", "paths", "reach", "session"},
+    "engine": ENGINE | {"paths", "remote.connect"},
+    "session": ENGINE | {"engine", "paths", "remote.connect"},
+    "cache": ENGINE | {"engine", "paths", "remote.connect", "session"},
     "moving": ENGINE | {"cache", "engine", "session"},
-    "diagnosis": ENGINE | {"cache", "paths", "reach", "remote.dakera", "remote.probe"},
+    "diagnosis": ENGINE | {"cache", "paths", "remote.connect", "remote.dakera", "remote.probe"},
     "__init__": SEAMS
     | {"cache", "diagnosis", "engine", "journal", "moving", "replication", "session"},
     "cli": SEAMS | {"__init__", "cache", "devserver", "paths", "session"},
@@ -138,7 +136,7 @@ def test_history_does_no_input_or_output() -> None:
     [
         ("cached_session.journal.reads", "cached_session.history.ops", True),
         ("cached_session.history.ops", "cached_session.journal.reads", False),
-        ("cached_session.replication.pull", "cached_session.remote.base", True),
+        ("cached_session.replication.pull", "cached_session.remote.protocol", True),
         ("cached_session.replication.pull", "cached_session.remote.dakera", False),
         ("cached_session.devserver.app", "cached_session.remote.wire", False),
         ("cached_session.session", "cached_session.cli.main", False),

@@ -22,7 +22,7 @@ from cached_session.journal import audits, fulltext
 from cached_session.journal.connection import MEMORY
 from cached_session.models import Status
 from cached_session.paths import journal_path
-from cached_session.reach import RemoteSpec
+from cached_session.remote.connect import RemoteSpec
 
 __all__ = ["Finding", "diagnose"]
 

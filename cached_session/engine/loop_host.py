@@ -20,7 +20,7 @@ import anyio
 
 from cached_session.errors import SessionClosed, SyncError
 from cached_session.journal.connection import settle
-from cached_session.reach import RemoteSpec
+from cached_session.remote.connect import RemoteSpec
 from cached_session.replication.link import log
 from cached_session.replication.worker import Replicator
 

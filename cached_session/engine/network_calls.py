@@ -14,8 +14,8 @@ from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import outbox, reads, search
 from cached_session.models import Recall, SyncReport
-from cached_session.remote.naming import agent_id
-from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.remote.errors import RemoteError, Scope, Verdict
+from cached_session.remote.ids import agent_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication import claim
 from cached_session.replication.audit import AuditReport

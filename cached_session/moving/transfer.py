@@ -27,7 +27,7 @@ from cached_session.journal.connection import settle
 from cached_session.models import ImportProgress, ImportReport
 from cached_session.moving import files, sqlite
 from cached_session.moving.spool import Spool
-from cached_session.remote.naming import version_of
+from cached_session.remote.ids import version_of
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.session import CachedSession
 

@@ -18,13 +18,13 @@ import orjson
 
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
-from cached_session.remote import lifecycle, probe, wire
+from cached_session.remote import probe, retention, wire
 from cached_session.remote.address import check_url
-from cached_session.remote.base import Encoded, GuardReport
-from cached_session.remote.events import Events
-from cached_session.remote.exchange import Exchange
+from cached_session.remote.errors import RemoteError, Verdict, judge
+from cached_session.remote.http import Exchange
 from cached_session.remote.probe import ServerFacts
-from cached_session.remote.verdicts import RemoteError, Verdict, judge
+from cached_session.remote.protocol import Encoded, GuardReport
+from cached_session.remote.sse import Events
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
@@ -57,7 +57,7 @@ def connect(url: str, api_key: str | None, options: SyncOptions) -> DakeraRemote
     # Imported here: the SDK takes longer to import than all the rest, and offline use needs none.
     from dakera import AsyncDakeraClient
 
-    from cached_session.remote.lookups import look_up_aside
+    from cached_session.remote.dns import look_up_aside
 
     client = AsyncDakeraClient(
         url,
@@ -220,7 +220,7 @@ class DakeraRemote:
 
     async def guard(self, agent: str) -> GuardReport:
         """See `Remote.guard`."""
-        return await lifecycle.guard(self._http.json, agent, self._made)
+        return await retention.guard(self._http.json, agent, self._made)
 
     async def probe(self) -> ServerFacts:
         """Who answers, and what it says of itself and of the key; nothing is changed there.
@@ -240,4 +240,4 @@ class DakeraRemote:
         # Asked for the policy of a namespace that is not there, a server answers with its defaults.
         if not await self.page(agent, offset=0, limit=1):
             return None
-        return await lifecycle.kept(self._http.json, agent)
+        return await retention.kept(self._http.json, agent)

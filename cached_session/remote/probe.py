@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
 
 __all__ = ["ServerFacts", "probe"]
 

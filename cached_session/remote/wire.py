@@ -47,7 +47,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import PART_BYTES, Part, split
 from cached_session.history.text import ROLES, readable
-from cached_session.remote.naming import (
+from cached_session.remote.ids import (
     WIRE_VERSION,
     claim_id,
     memory_id,

@@ -13,8 +13,8 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
 from cached_session.journal import audits, gates, outbox
-from cached_session.remote.base import Encoded
-from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.remote.errors import RemoteError, Scope, Verdict
+from cached_session.remote.protocol import Encoded
 from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
 from cached_session.replication.link import Link
 from cached_session.replication.pages import page

@@ -10,7 +10,7 @@ import anyio
 
 from cached_session.errors import JournalError
 from cached_session.journal import audits
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
 from cached_session.replication.leader import Leader
 from cached_session.replication.link import Link, log

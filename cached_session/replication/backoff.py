@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from cached_session.options import SyncOptions
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
 
 __all__ = ["growing", "pause_after"]
 

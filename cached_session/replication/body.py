@@ -9,7 +9,7 @@ are sent, down to what a bad link carries, and larger ones again once answers ar
 from __future__ import annotations
 
 from cached_session.options import SyncOptions
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
 
 __all__ = ["Body"]
 

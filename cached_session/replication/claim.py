@@ -27,9 +27,9 @@ from cached_session.history.ids import session_key
 from cached_session.journal import claims
 from cached_session.journal.claims import Claim, Doubt
 from cached_session.journal.writes import Author
-from cached_session.remote.base import Encoded
-from cached_session.remote.naming import agent_id, claim_id, memory_id
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.remote.ids import agent_id, claim_id, memory_id
+from cached_session.remote.protocol import Encoded
 from cached_session.remote.wire import claim_note, claim_tag, claimers
 from cached_session.replication.link import Link
 from cached_session.replication.pull import pull

@@ -12,7 +12,7 @@ from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal import arrivals
 from cached_session.journal.arrivals import Hole
-from cached_session.remote.naming import agent_id, memory_id, placeholder_id
+from cached_session.remote.ids import agent_id, memory_id, placeholder_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication.incoming import PullResult, apply_page, read_page
 from cached_session.replication.link import Link

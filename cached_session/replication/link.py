@@ -18,9 +18,9 @@ from cached_session.journal import gates, reads
 from cached_session.journal.connection import Journal
 from cached_session.journal.writes import Author
 from cached_session.options import SyncOptions
-from cached_session.remote.base import Remote
-from cached_session.remote.naming import agent_id
-from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.remote.errors import RemoteError, Scope, Verdict
+from cached_session.remote.ids import agent_id
+from cached_session.remote.protocol import Remote
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.body import Body
 from cached_session.replication.troubles import Troubles

@@ -11,9 +11,9 @@ from contextlib import aclosing
 
 import anyio
 
-from cached_session.remote.base import Listenable
-from cached_session.remote.naming import version_of
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.remote.ids import version_of
+from cached_session.remote.protocol import Listenable
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.link import Link, log
 

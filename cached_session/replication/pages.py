@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 
 from cached_session.history.ids import session_key
-from cached_session.remote.naming import agent_id
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.remote.ids import agent_id
 from cached_session.replication.ahead import give_up
 from cached_session.replication.backoff import growing
 from cached_session.replication.incoming import Page, read_page

@@ -14,7 +14,7 @@ from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal import arrivals, gates
 from cached_session.journal.arrivals import Ground
-from cached_session.remote.verdicts import RemoteError
+from cached_session.remote.errors import RemoteError
 from cached_session.replication.holes import look_for_holes
 from cached_session.replication.incoming import Page, PullResult, apply_page
 from cached_session.replication.link import Link, Reached, log

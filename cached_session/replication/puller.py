@@ -9,7 +9,7 @@ import anyio
 
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
-from cached_session.remote.verdicts import RemoteError
+from cached_session.remote.errors import RemoteError
 from cached_session.replication.holes import repair
 from cached_session.replication.incoming import PullResult
 from cached_session.replication.link import Link

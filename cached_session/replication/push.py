@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from cached_session.history.ids import session_key
 from cached_session.journal import gates, outbox, reads
 from cached_session.journal.outbox import Forget, Outgoing
-from cached_session.remote.base import Encoded
-from cached_session.remote.naming import agent_id, memory_id, placeholder_id
-from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.remote.errors import RemoteError, Scope, Verdict
+from cached_session.remote.ids import agent_id, memory_id, placeholder_id
+from cached_session.remote.protocol import Encoded
 from cached_session.remote.wire import memories_of, placeholder
 from cached_session.replication.ahead import give_up
 from cached_session.replication.link import Link, log

@@ -11,7 +11,7 @@ import anyio
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.journal import reads
-from cached_session.remote.verdicts import RemoteError
+from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import growing
 from cached_session.replication.claim import settle_claims
 from cached_session.replication.link import Link

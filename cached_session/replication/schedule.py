@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from cached_session.options import SyncOptions
-from cached_session.remote.naming import agent_id
+from cached_session.remote.ids import agent_id
 from cached_session.replication.incoming import PullResult
 
 __all__ = ["Plan", "PullSchedule", "PushSchedule"]

@@ -14,7 +14,7 @@ from filelock import BaseFileLock
 
 from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import compaction
-from cached_session.remote.base import Listenable
+from cached_session.remote.protocol import Listenable
 from cached_session.replication.auditor import Auditor
 from cached_session.replication.leader import Leader
 from cached_session.replication.link import Link, log

@@ -14,7 +14,7 @@ from cached_session.history.ops import Dot, Kind, Operation, cleared_by
 from cached_session.history.parts import Part, part_count
 from cached_session.history.visibility import order, visible
 from cached_session.journal import arrivals, audits, compaction, outbox, writes
-from cached_session.remote.naming import memory_id
+from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
 
 JOURNALS = 3

@@ -24,7 +24,7 @@ from cached_session import SessionCache
 from cached_session.devserver import DevServer
 from cached_session.journal import audits
 from cached_session.journal.gates import read_meta
-from cached_session.remote.naming import agent_id
+from cached_session.remote.ids import agent_id
 
 pytestmark = pytest.mark.promise(number=8)
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from cached_session import SyncOptions
-from cached_session.remote.base import Encoded
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.remote.protocol import Encoded
 from cached_session.replication.body import FIRST_BYTES, LEAST_BYTES
 from cached_session.replication.link import Link
 from cached_session.replication.push import store

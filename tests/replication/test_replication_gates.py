@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from cached_session import CachedSession, SessionCache, SyncTimeout, Unauthorized
 from cached_session.devserver import DevServer
-from cached_session.remote.naming import agent_id
+from cached_session.remote.ids import agent_id
 from cached_session.runtime import Runtime
 
 SLOW_TO_RETRY = replace(QUICK, backoff_base=0.1, backoff_max=1.0)

@@ -17,7 +17,7 @@ from devices import MANUAL, PATIENCE, QUICK, SESSION, Devices, in_vain, said, un
 
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
-from cached_session.remote.exchange import MEMORY_BYTES, MOST_BYTES
+from cached_session.remote.http import MEMORY_BYTES, MOST_BYTES
 from cached_session.remote.wire import memories_of
 from cached_session.replication import pull
 

@@ -17,7 +17,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.connection import Journal
 from cached_session.journal.reads import facts
-from cached_session.remote.naming import memory_id
+from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
 from cached_session.replication.holes import FETCHES_A_LOOK
 from cached_session.replication.link import Link

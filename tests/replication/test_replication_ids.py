@@ -18,7 +18,7 @@ from devices import BATCH, PATIENCE, QUICK, said
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
-from cached_session.remote.naming import agent_id
+from cached_session.remote.ids import agent_id
 
 IDS = {
     "path up": "../../../../etc/passwd",

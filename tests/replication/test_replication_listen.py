@@ -17,9 +17,10 @@ from devices import BATCH, LISTING, MANUAL, PATIENCE, QUICK, Devices, said, text
 
 from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.devserver import DevServer
-from cached_session.remote import dakera, events
-from cached_session.remote.events import Events
-from cached_session.remote.verdicts import RemoteError, judge
+from cached_session.remote import dakera
+from cached_session.remote import sse as events
+from cached_session.remote.errors import RemoteError, judge
+from cached_session.remote.sse import Events
 from cached_session.replication import listen
 from cached_session.replication.listen import Listener
 from cached_session.replication.schedule import Plan

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cached_session import SyncOptions
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.pages import Pages, step
 
 

@@ -29,7 +29,7 @@ from cached_session.devserver import DevServer, Key
 from cached_session.diagnosis import holders
 from cached_session.journal import audits
 from cached_session.remote.dakera import DakeraRemote
-from cached_session.remote.naming import agent_id, namespace
+from cached_session.remote.ids import agent_id, namespace
 from cached_session.remote.probe import ServerFacts
 from cached_session.testing import ManualClock
 

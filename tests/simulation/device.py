@@ -16,7 +16,7 @@ from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, popped_by
 from cached_session.options import SyncOptions
-from cached_session.remote.naming import agent_id, claim_id, memory_id
+from cached_session.remote.ids import agent_id, claim_id, memory_id
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from cached_session.options import SyncOptions
-from cached_session.remote.base import Encoded, GuardReport
-from cached_session.remote.verdicts import RemoteError
+from cached_session.remote.errors import RemoteError
+from cached_session.remote.protocol import Encoded, GuardReport
 
 from .loop import OWNER, SimLoop
 from .server import SimServer, failure

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import orjson
 
-from cached_session.remote.verdicts import RemoteError, judge
+from cached_session.remote.errors import RemoteError, judge
 
 __all__ = ["SimServer", "failure"]
 

@@ -25,7 +25,7 @@ from cached_session.history.ops import Dot, cleared_by, popped_by
 from cached_session.history.parts import part_count
 from cached_session.journal import items, search
 from cached_session.journal.schema import FORMAT
-from cached_session.remote.naming import agent_id, memory_id
+from cached_session.remote.ids import agent_id, memory_id
 from cached_session.replication import pages, pull
 
 from .device import Device, Process

@@ -7,7 +7,7 @@ from typing import Any
 
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
-from cached_session.remote.naming import memory_id
+from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
 
 __all__ = ["is_stranger", "nonsense"]

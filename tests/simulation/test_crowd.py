@@ -12,7 +12,7 @@ import pytest
 
 from cached_session.errors import JournalFull
 from cached_session.options import SyncOptions
-from cached_session.remote.naming import agent_id
+from cached_session.remote.ids import agent_id
 
 from .crowd import Crowd, in_simulation
 from .server import SimServer, failure

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from cached_session import SyncOptions, reach
+from cached_session import SyncOptions
+from cached_session.remote import connect as reach
 
 
 async def test_a_client_is_made_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ import pytest
 from dakera import AsyncDakeraClient
 
 from cached_session.options import SyncOptions
-from cached_session.reach import RemoteSpec
 from cached_session.remote.address import is_private
 from cached_session.remote.answers import retry_after
+from cached_session.remote.connect import RemoteSpec
 from cached_session.remote.dakera import DakeraRemote
-from cached_session.remote.exchange import MEMORY_BYTES, MOST_BYTES
-from cached_session.remote.verdicts import RemoteError, Scope, Verdict
+from cached_session.remote.errors import RemoteError, Scope, Verdict
+from cached_session.remote.http import MEMORY_BYTES, MOST_BYTES
 
 CANARY = "canary-5e884898da28047151d0"
 NOW = 1_700_000_000.0

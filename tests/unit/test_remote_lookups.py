@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from cached_session.options import SyncOptions
-from cached_session.remote import lookups
+from cached_session.remote import dns
 from cached_session.remote.dakera import connect
 
 NAME = "server.example"
@@ -55,7 +55,7 @@ class Scripted(httpcore.AsyncNetworkBackend):
 
 async def connected(backend: Scripted, timeout: float | None = 60.0) -> str:
     """The address that a connection was made to."""
-    stream = await lookups._Backend(backend).connect_tcp(NAME, 80, timeout)
+    stream = await dns._Backend(backend).connect_tcp(NAME, 80, timeout)
     return (await stream.read(100)).decode()
 
 
@@ -64,7 +64,7 @@ def test_the_connections_of_a_remote_look_names_up_here() -> None:
     remote = connect("http://server.example", None, SyncOptions())
     transport: Any = remote._client._client._transport
     assert isinstance(transport, httpx.AsyncHTTPTransport)
-    assert isinstance(transport._pool._network_backend, lookups._Backend)
+    assert isinstance(transport._pool._network_backend, dns._Backend)
 
 
 def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +73,14 @@ def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> N
     remote = connect("http://server.example", None, SyncOptions())
     mounted: Any = [one for one in remote._client._client._mounts.values() if one is not None]
     assert mounted
-    assert all(isinstance(one._pool._network_backend, lookups._Backend) for one in mounted)
+    assert all(isinstance(one._pool._network_backend, dns._Backend) for one in mounted)
 
 
 async def test_an_address_is_looked_up_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no name there is no lookup."""
     monkeypatch.setattr(socket, "getaddrinfo", None)
     backend = Scripted(to_1="answers")
-    stream = await lookups._Backend(backend).connect_tcp("192.0.2.1", 80, 5.0)
+    stream = await dns._Backend(backend).connect_tcp("192.0.2.1", 80, 5.0)
     assert await stream.read(100) == b"192.0.2.1"
 
 
@@ -160,15 +160,15 @@ async def test_those_who_ask_at_once_share_a_lookup_and_none_takes_it_from_anoth
     await asyncio.wait(waiting[:1])
     assert asked == 1
     assert sum(thread.name == "cached-session-lookup" for thread in threading.enumerate()) == 1
-    (going,) = lookups._going.values()
+    (going,) = dns._going.values()
     going.began -= going.patience
     waiting.append(asyncio.ensure_future(connected(Scripted(to_1="answers"))))
     await second.wait()
-    (newer,) = lookups._going.values()
+    (newer,) = dns._going.values()
     assert newer.patience == 2 * going.patience
     answer.set()
     assert await asyncio.gather(*waiting[1:]) == ["192.0.2.1"] * 20
-    assert lookups._going == {}
+    assert dns._going == {}
     assert await connected(Scripted(to_1="answers")) == "192.0.2.1"
     assert asked == 3
 
@@ -176,7 +176,7 @@ async def test_those_who_ask_at_once_share_a_lookup_and_none_takes_it_from_anoth
 async def test_two_connections_at_one_moment_leave_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is made too late is closed."""
     monkeypatch.setattr(socket, "getaddrinfo", resolver("192.0.2.1", "192.0.2.2"))
-    monkeypatch.setattr(lookups, "STAGGER", 0.0)
+    monkeypatch.setattr(dns, "STAGGER", 0.0)
     both = asyncio.Event()
 
     class Together(Scripted):

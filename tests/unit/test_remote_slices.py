@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cached_session.remote import exchange
+from cached_session.remote import http
 
 TRICKY = ['},{"', '"},{"id":"', '\\"},{\\"', "[{", '{"a":[{"b":1},{"c":2}]}', "", "ä\u2028"]
 VALUES = st.recursive(
@@ -22,7 +22,7 @@ LISTS = st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_s
 
 
 async def decoded(data: bytes) -> object:
-    return await exchange._decoded(data)
+    return await http._decoded(data)
 
 
 @settings(deadline=None)
@@ -30,7 +30,7 @@ async def decoded(data: bytes) -> object:
 def test_a_list_in_slices_is_the_whole_list(value: list[object], size: int) -> None:
     """Wherever it is cut, and whatever its texts look like."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "SLICE_BYTES", size)
+        patch.setattr(http, "SLICE_BYTES", size)
         assert asyncio.run(decoded(orjson.dumps(value))) == value
 
 
@@ -50,9 +50,9 @@ def test_a_damaged_list_is_no_list(value: list[object], size: int, data: st.Data
             return "no JSON"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "SLICE_BYTES", size)
+        patch.setattr(http, "SLICE_BYTES", size)
         found = outcome(lambda: asyncio.run(decoded(damaged)))
-        assert found == outcome(lambda: exchange._decode(damaged))
+        assert found == outcome(lambda: http._decode(damaged))
 
 
 def test_the_loop_turns_between_slices() -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from cached_session.options import SyncOptions
-from cached_session.remote.verdicts import RemoteError, Scope, Verdict, judge
+from cached_session.remote.errors import RemoteError, Scope, Verdict, judge
 from cached_session.replication.backoff import LONGEST_ASKED, SHORTEST, pause_after
 
 V, S = Verdict, Scope

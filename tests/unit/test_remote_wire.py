@@ -23,7 +23,7 @@ from cached_session.history.ops import (
     wire_text,
 )
 from cached_session.history.parts import Part, assemble
-from cached_session.remote.naming import (
+from cached_session.remote.ids import (
     agent_id,
     memory_id,
     namespace,

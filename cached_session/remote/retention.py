@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from cached_session.remote.base import GuardReport
-from cached_session.remote.naming import namespace
-from cached_session.remote.verdicts import RemoteError, Verdict
+from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.remote.ids import namespace
+from cached_session.remote.protocol import GuardReport
 
 __all__ = ["POLICY", "guard", "kept"]
 

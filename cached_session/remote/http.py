@@ -20,7 +20,7 @@ import orjson
 
 from cached_session.remote.address import check_url
 from cached_session.remote.answers import Bounded, TooLarge, retry_after
-from cached_session.remote.verdicts import RemoteError, Verdict, judge
+from cached_session.remote.errors import RemoteError, Verdict, judge
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
