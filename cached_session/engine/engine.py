@@ -30,8 +30,8 @@ from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
 from cached_session.remote.connect import RemoteSpec, without
-from cached_session.replication.link import Link, log
-from cached_session.replication.worker import Replicator
+from cached_session.replication.context import Link, log
+from cached_session.replication.replicator import Replicator
 from cached_session.runtime import Runtime
 
 __all__ = ["Core"]

@@ -21,8 +21,8 @@ import anyio
 from cached_session.errors import SessionClosed, SyncError
 from cached_session.journal.connection import settle
 from cached_session.remote.connect import RemoteSpec
-from cached_session.replication.link import log
-from cached_session.replication.worker import Replicator
+from cached_session.replication.context import log
+from cached_session.replication.replicator import Replicator
 
 __all__ = ["Home"]
 

@@ -17,9 +17,9 @@ from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import agent_id
 from cached_session.remote.wire import Unreadable, decode
-from cached_session.replication import claim
+from cached_session.replication import confirmed_pop
 from cached_session.replication.audit import AuditReport
-from cached_session.replication.worker import Replicator
+from cached_session.replication.replicator import Replicator
 
 __all__ = ["audit", "drain", "flush", "listing", "pop_confirmed", "recall", "sync"]
 
@@ -185,7 +185,7 @@ async def pop_confirmed(core: Core, session_id: str) -> tuple[bytes, int] | None
     """See `CachedSession.pop_item`."""
     try:
         return await core.home.do(
-            lambda replicator: claim.pop_confirmed(replicator.link, session_id),
+            lambda replicator: confirmed_pop.pop_confirmed(replicator.link, session_id),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
                 "returned, and the claim is settled when the server answers again"

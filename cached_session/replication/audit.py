@@ -16,8 +16,8 @@ from cached_session.journal import audits, gates, outbox
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Encoded
 from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
-from cached_session.replication.link import Link
-from cached_session.replication.pages import page
+from cached_session.replication.context import Link
+from cached_session.replication.listing import page
 from cached_session.replication.pull import pull
 from cached_session.replication.push import guard, packed, push, store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 from filelock import BaseFileLock, Timeout
 
-from cached_session.replication.link import log
+from cached_session.replication.context import log
 
 __all__ = ["Leader"]
 

@@ -15,10 +15,10 @@ from cached_session.history.parts import Part
 from cached_session.journal import arrivals, gates
 from cached_session.journal.arrivals import Ground
 from cached_session.remote.errors import RemoteError
-from cached_session.replication.holes import look_for_holes
-from cached_session.replication.incoming import Page, PullResult, apply_page
-from cached_session.replication.link import Link, Reached, log
-from cached_session.replication.pages import Pages, step
+from cached_session.replication.context import Link, Reached, log
+from cached_session.replication.gaps import look_for_holes
+from cached_session.replication.ingest import Page, PullResult, apply_page
+from cached_session.replication.listing import Pages, step
 
 __all__ = ["pull"]
 

@@ -16,8 +16,8 @@ from cached_session.remote.ids import agent_id, memory_id, placeholder_id
 from cached_session.remote.protocol import Encoded
 from cached_session.remote.wire import memories_of, placeholder
 from cached_session.replication.ahead import give_up
-from cached_session.replication.link import Link, log
-from cached_session.replication.pace import Pace
+from cached_session.replication.context import Link, log
+from cached_session.replication.tasks import Pace
 
 __all__ = ["Parcel", "PushResult", "guard", "packed", "push", "store"]
 

@@ -23,7 +23,7 @@ from cached_session import CachedSession, Unauthorized
 from cached_session.devserver import DevServer
 from cached_session.remote.protocol import Encoded
 from cached_session.replication import audit
-from cached_session.replication.link import Link
+from cached_session.replication.context import Link
 
 pytestmark = pytest.mark.promise(number=8)
 

@@ -10,8 +10,8 @@ import pytest
 from cached_session import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.protocol import Encoded
-from cached_session.replication.body import FIRST_BYTES, LEAST_BYTES
-from cached_session.replication.link import Link
+from cached_session.replication.batch_size import FIRST_BYTES, LEAST_BYTES
+from cached_session.replication.context import Link
 from cached_session.replication.push import store
 
 KIB = 1024

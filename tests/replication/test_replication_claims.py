@@ -27,7 +27,7 @@ from devices import (
 from cached_session import PopUnconfirmed
 from cached_session.devserver import DevServer
 from cached_session.journal.claims import Claim
-from cached_session.replication import claim
+from cached_session.replication import confirmed_pop
 from cached_session.runtime import Runtime
 
 ROUNDS = 12
@@ -400,7 +400,7 @@ async def test_what_was_stored_again_has_no_second_winner(
 ) -> None:
     """An item that one device has got, and that an audit elsewhere puts back before the pop is
     there, is not given to a second device: the winner's note is found."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
     await a.add_items([said("one"), said("two")])
     await settle(a, b)
@@ -436,7 +436,7 @@ async def test_a_parked_item_that_others_have_goes_to_one(
 ) -> None:
     """An operation that arrived without an answer and was refused when it was sent again is on
     other devices too: its item is claimed on the server, also by its own writer."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
     await a.add_items([said("the one")])
     server.faults.lose_response(route=BATCH, count=1)
@@ -459,7 +459,7 @@ async def test_a_parked_item_that_is_tried_again_goes_to_one(
 ) -> None:
     """What others may have stays so when its writer takes it up again: it is not popped as if it
     had never been sent."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
     await a.add_items([said("the one")])
     server.faults.lose_response(route=BATCH, count=1)
@@ -479,7 +479,7 @@ async def test_a_claim_of_what_is_given_up_is_settled(
 ) -> None:
     """Who drops a parked operation of which an item is claimed, without an answer so far, ends the
     claim: its row goes, and so does its note."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a = await device("a", pop="confirmed")
     await a.add_items([said("the one")])
     server.faults.status(400, route=BATCH, count=1)
@@ -501,7 +501,7 @@ async def test_an_item_sent_without_an_answer_goes_to_one(
 ) -> None:
     """Of an item whose store got no answer its writer does not know that another device has it and
     has popped it: the server is asked, and the writer gets nothing."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a, b = await device("a", pop="confirmed"), await device("b", pop="confirmed")
     await a.add_items([said("the one")])
     with server.faults.lose_response(route=BATCH):
@@ -539,7 +539,7 @@ async def test_what_moves_to_another_server_goes_to_one(
 ) -> None:
     """Two devices that go on with a new server both bring it what they share: neither pops that as
     if nobody else had it."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a, b = await device("a"), await device("b")
     await a.add_items([said("the one")])
     await settle(a, b)
@@ -558,7 +558,7 @@ async def test_without_tags_nothing_is_given(
     device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that does not show the claimer its own note is not believed."""
-    monkeypatch.setattr(claim, "CONTEST_SECONDS", 0.3)
+    monkeypatch.setattr(confirmed_pop, "CONTEST_SECONDS", 0.3)
     a = await device("a", pop="confirmed")
     await a.add_items([said("one")])
     await a.sync()

@@ -19,8 +19,8 @@ from cached_session.journal.connection import Journal
 from cached_session.journal.reads import facts
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
-from cached_session.replication.holes import FETCHES_A_LOOK
-from cached_session.replication.link import Link
+from cached_session.replication.context import Link
+from cached_session.replication.gaps import FETCHES_A_LOOK
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
 

@@ -21,8 +21,8 @@ from cached_session.remote import dakera
 from cached_session.remote import sse as events
 from cached_session.remote.errors import RemoteError, judge
 from cached_session.remote.sse import Events
-from cached_session.replication import listen
-from cached_session.replication.listen import Listener
+from cached_session.replication import event_listener
+from cached_session.replication.event_listener import Listener
 from cached_session.replication.schedule import Plan
 from cached_session.runtime import Runtime
 from cached_session.testing import ManualClock, Network
@@ -279,7 +279,7 @@ async def test_the_stream_is_asked_for_again_at_a_sensible_pace(
         if len(paused) == len(statuses):
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(listen.anyio, "sleep", pause)
+    monkeypatch.setattr(event_listener.anyio, "sleep", pause)
     runtime = Runtime(monotonic=lambda: 0.0, random=random.Random(1))
     link = SimpleNamespace(runtime=runtime, options=SyncOptions(), writer="w")
     listener = Listener(link, lambda _: None, lambda: None)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 
 from cached_session import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.replication.pages import Pages, step
+from cached_session.replication.listing import Pages, step
 
 
 class Server:

@@ -15,7 +15,7 @@ from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.connection import Journal
 from cached_session.journal.reads import pending_sessions
 from cached_session.remote.wire import memories_of
-from cached_session.replication.link import Link
+from cached_session.replication.context import Link
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
 

@@ -68,7 +68,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "if kind == Kind.CLEAR.value:",
     ),
     "claim: whatever the server says, the item is ours": (
-        "replication/claim.py",
+        "replication/confirmed_pop.py",
         "if (deleted >= 1 or claim.is_parked)",
         "if (deleted >= 0 or claim.is_parked)",
     ),
@@ -78,7 +78,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    if state in (PENDING, SENT):",
     ),
     "claim: the intent says that nothing was asked": (
-        "replication/claim.py",
+        "replication/confirmed_pop.py",
         "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        ):",
         "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        ):",
     ),
@@ -88,12 +88,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         '"INSERT INTO claims SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?, ?)) WHERE 0 --',
     ),
     "claim: others' notes are not looked for": (
-        "replication/claim.py",
+        "replication/confirmed_pop.py",
         "if found == {claim.claimer}:",
         "if claim.claimer in found:",
     ),
     "claim: an answer without one's own note counts": (
-        "replication/claim.py",
+        "replication/confirmed_pop.py",
         "if found == {claim.claimer}:",
         "if found <= {claim.claimer}:",
     ),
@@ -116,7 +116,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "claim: no note is left": (
-        "replication/claim.py",
+        "replication/confirmed_pop.py",
         "        await _leave_note(link, session_id, claim)\n",
         "        link.remote.tagged = _only(claim_note, claim)\n",
     ),
@@ -126,7 +126,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    if state in (PENDING, PARKED):",
     ),
     "claim: a lost item is taken for popped": (
-        "replication/claim.py",
+        "replication/confirmed_pop.py",
         "claims.put_back(conn, session_id, claim)",
         "claims.confirm(conn, author, session_id, claim)",
     ),
@@ -161,7 +161,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        if True:\n",
     ),
     "parked: a batch stored in part is not explained": (
-        "replication/holes.py",
+        "replication/gaps.py",
         "no use asking on.\n            return got, await is_explained()",
         "no use asking on.\n            return got, False",
     ),
@@ -177,7 +177,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "max(wall, 1)",
     ),
     "holes are not repaired": (
-        "replication/holes.py",
+        "replication/gaps.py",
         "    due = await link.journal.read(\n",
         "    return\n    due = await link.journal.read(\n",
     ),
@@ -210,7 +210,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        if False:\n            # Another",
     ),
     "pauses end by the wall clock alone": (
-        "replication/link.py",
+        "replication/context.py",
         "        return max(now, steady)",
         "        return now",
     ),
@@ -221,7 +221,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
 }
 PRELUDE = {
-    "replication/claim.py": (
+    "replication/confirmed_pop.py": (
         "\n\ndef _only(note, claim):\n"
         "    async def tagged(agent, tag):\n"
         "        ref = claim.ref\n"

@@ -26,7 +26,7 @@ from cached_session.history.parts import part_count
 from cached_session.journal import items, search
 from cached_session.journal.schema import FORMAT
 from cached_session.remote.ids import agent_id, memory_id
-from cached_session.replication import pages, pull
+from cached_session.replication import listing, pull
 
 from .device import Device, Process
 from .loop import OWNER, SimLoop, Stuck, deterministic
@@ -549,9 +549,9 @@ def run(schedule: Schedule) -> Outcome:
         handler = _Errors(world)
         log.addHandler(handler)
         propagates, log.propagate = log.propagate, False
-        tuned = pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS
+        tuned = listing.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS
         plan = schedule.plan
-        pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = (
+        listing.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = (
             plan.overlap,
             plan.ground,
             plan.short,
@@ -568,7 +568,7 @@ def run(schedule: Schedule) -> Outcome:
         finally:
             log.removeHandler(handler)
             log.propagate = propagates
-            pages.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
+            listing.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
             with _silence():
                 for process in world.processes:
                     process.kill()

@@ -18,7 +18,7 @@ import pytest
 from cached_session.engine.loop_host import Home
 from cached_session.errors import SessionClosed, SyncError
 from cached_session.remote.connect import RemoteSpec
-from cached_session.replication.worker import Replicator
+from cached_session.replication.replicator import Replicator
 
 IN_DOUBT = SyncError("it began")
 SPEC = RemoteSpec("http://localhost:3000")

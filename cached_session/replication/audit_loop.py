@@ -12,8 +12,8 @@ from cached_session.errors import JournalError
 from cached_session.journal import audits
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
+from cached_session.replication.context import Link, log
 from cached_session.replication.leader import Leader
-from cached_session.replication.link import Link, log
 
 __all__ = ["Auditor"]
 

@@ -10,9 +10,9 @@ import anyio
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.remote.errors import RemoteError
-from cached_session.replication.holes import repair
-from cached_session.replication.incoming import PullResult
-from cached_session.replication.link import Link
+from cached_session.replication.context import Link
+from cached_session.replication.gaps import repair
+from cached_session.replication.ingest import PullResult
 from cached_session.replication.pull import pull
 from cached_session.replication.schedule import PullSchedule
 

@@ -15,7 +15,7 @@ from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import version_of
 from cached_session.remote.protocol import Listenable
 from cached_session.replication.backoff import pause_after
-from cached_session.replication.link import Link, log
+from cached_session.replication.context import Link, log
 
 __all__ = ["Listener"]
 

@@ -14,8 +14,8 @@ from cached_session.journal import arrivals
 from cached_session.journal.arrivals import Hole
 from cached_session.remote.ids import agent_id, memory_id, placeholder_id
 from cached_session.remote.wire import Unreadable, decode
-from cached_session.replication.incoming import PullResult, apply_page, read_page
-from cached_session.replication.link import Link
+from cached_session.replication.context import Link
+from cached_session.replication.ingest import PullResult, apply_page, read_page
 
 __all__ = ["look_for_holes", "repair"]
 

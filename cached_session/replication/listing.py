@@ -14,8 +14,8 @@ from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import agent_id
 from cached_session.replication.ahead import give_up
 from cached_session.replication.backoff import growing
-from cached_session.replication.incoming import Page, read_page
-from cached_session.replication.link import Link
+from cached_session.replication.context import Link
+from cached_session.replication.ingest import Page, read_page
 
 __all__ = ["Pages", "page", "step"]
 

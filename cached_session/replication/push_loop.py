@@ -13,8 +13,8 @@ from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.journal import reads
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import growing
-from cached_session.replication.claim import settle_claims
-from cached_session.replication.link import Link
+from cached_session.replication.confirmed_pop import settle_claims
+from cached_session.replication.context import Link
 from cached_session.replication.push import PushResult, push
 from cached_session.replication.schedule import PushSchedule
 

@@ -15,12 +15,12 @@ from filelock import BaseFileLock
 from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import compaction
 from cached_session.remote.protocol import Listenable
-from cached_session.replication.auditor import Auditor
+from cached_session.replication.audit_loop import Auditor
+from cached_session.replication.context import Link, log
+from cached_session.replication.event_listener import Listener
 from cached_session.replication.leader import Leader
-from cached_session.replication.link import Link, log
-from cached_session.replication.listen import Listener
-from cached_session.replication.puller import Puller
-from cached_session.replication.pusher import Pusher
+from cached_session.replication.pull_loop import Puller
+from cached_session.replication.push_loop import Pusher
 from cached_session.replication.schedule import PullSchedule
 
 __all__ = ["Replicator"]

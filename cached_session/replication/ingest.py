@@ -14,8 +14,8 @@ from cached_session.history.parts import Part
 from cached_session.journal import arrivals
 from cached_session.journal.arrivals import PageResult
 from cached_session.remote.wire import Explained, Unreadable, decode
-from cached_session.replication.link import Link, log
-from cached_session.replication.pace import Pace
+from cached_session.replication.context import Link, log
+from cached_session.replication.tasks import Pace
 
 __all__ = ["Page", "PullResult", "apply_page", "read_page"]
 

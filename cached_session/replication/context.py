@@ -22,8 +22,8 @@ from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import agent_id
 from cached_session.remote.protocol import Remote
 from cached_session.replication.backoff import pause_after
-from cached_session.replication.body import Body
-from cached_session.replication.troubles import Troubles
+from cached_session.replication.batch_size import Body
+from cached_session.replication.local_errors import Troubles
 from cached_session.runtime import Runtime
 
 __all__ = ["Link"]
