@@ -39,9 +39,9 @@ from cached_session import CachedSession
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
-from cached_session.journal import arrivals
-from cached_session.journal.codec import encode_items
-from cached_session.journal.connection import Journal
+from cached_session.journal.journal import Journal
+from cached_session.journal.sqlite.codec import encode_items
+from cached_session.journal.tables import inbox
 from cached_session.remote.wire import decode, memories_of
 from corpus import history
 from measure import Stopwatch
@@ -133,7 +133,7 @@ def apply(journal: Journal, memories: list[dict[str, Any]]) -> int:
     """Decode and apply, as a pull does with a page; how many operations were new."""
     parts = [part for memory in memories if isinstance(part := decode(memory, KEY), Part)]
     result = journal.write_blocking(
-        lambda conn: arrivals.apply_page(conn, SESSION_ID, parts, [], NOW_MS)
+        lambda conn: inbox.apply_page(conn, SESSION_ID, parts, [], NOW_MS)
     )
     return result.new
 

@@ -25,8 +25,8 @@ from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import split
-from cached_session.journal import arrivals
-from cached_session.journal.connection import Journal
+from cached_session.journal.journal import Journal
+from cached_session.journal.tables import inbox
 from cached_session.runtime import new_writer
 from corpus import chunks, history, payload_bytes, turns
 from journals import MADE, index, make
@@ -169,7 +169,7 @@ def _written_by(path: Path, writers: int, operations: int) -> None:
         for start in range(0, len(parts), 1000):
             page = parts[start : start + 1000]
             journal.write_blocking(
-                lambda conn, page=page: arrivals.apply_page(conn, NAME, page, [], NOW_MS)  # type: ignore[misc]
+                lambda conn, page=page: inbox.apply_page(conn, NAME, page, [], NOW_MS)  # type: ignore[misc]
             )
     finally:
         journal.close_blocking()

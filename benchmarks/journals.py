@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cached_session import CachedSession, SyncOptions
-from cached_session.journal import fulltext
+from cached_session.journal.tables import search_index
 from corpus import Item, chunks
 
 __all__ = ["MADE", "index", "make"]
@@ -34,8 +34,8 @@ def index(path: Path) -> None:
     """Index now what the writing thread would index while it is idle, a little at a time: the calls
     that are measured are those of a journal that has come to rest."""
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        reached = fulltext.reach(conn)
+        reached = search_index.reach(conn)
         if reached is not None:
             conn.execute("BEGIN IMMEDIATE")
-            fulltext.catch_up(conn, reached)
+            search_index.catch_up(conn, reached)
             conn.execute("COMMIT")

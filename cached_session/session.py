@@ -13,10 +13,12 @@ from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.journal import items, outbox, reads, search, writes
-from cached_session.journal.codec import decode_rows, encode_items
-from cached_session.journal.outbox import Parked
-from cached_session.journal.view import View
+from cached_session.journal import get_items as items
+from cached_session.journal import search
+from cached_session.journal.sqlite.codec import decode_rows, encode_items
+from cached_session.journal.tables import item_rows, outbox, writes
+from cached_session.journal.tables.change_cursor import View
+from cached_session.journal.tables.outbox import Parked
 from cached_session.models import (
     Entry,
     ImportProgress,
@@ -450,7 +452,7 @@ class CachedSession:
         if limit is not None and limit <= 0:
             return []
         return await core.journal.read_aside(
-            lambda conn: reads.entries(conn, self.session_id, limit)
+            lambda conn: item_rows.entries(conn, self.session_id, limit)
         )
 
     def changes(self, seen: Iterable[Entry] | None = None) -> Changes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cached_session.journal import schema
+from cached_session.journal.tables import schema
 
 GENERATED = {
     "<!-- generated: journal schema -->": lambda: (

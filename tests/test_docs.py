@@ -32,7 +32,7 @@ import cached_session.testing
 from cached_session import SyncOptions, errors
 from cached_session.devserver import DevServer
 from cached_session.history.parts import PART_BYTES
-from cached_session.journal import tails
+from cached_session.journal import tail_cache
 from cached_session.remote import wire
 
 if sys.version_info >= (3, 11):
@@ -296,8 +296,8 @@ def test_figures_are_those_of_the_code() -> None:
     said = {
         "guides/sizing.md": [
             f"an item over {PART_BYTES // 1024} KiB",
-            f"at most {tails.MOST_BYTES_IN_ALL >> 20} MiB of all histories",
-            f"{tails.MOST_BYTES_OF_ONE >> 20} MiB of one; of a longer one, its tail",
+            f"at most {tail_cache.MOST_BYTES_IN_ALL >> 20} MiB of all histories",
+            f"{tail_cache.MOST_BYTES_OF_ONE >> 20} MiB of one; of a longer one, its tail",
             f"written within {options.push_delay * 1000:.0f} ms",
             f"{options.max_batch_memories} memories or {options.max_batch_bytes // 1024} KiB each",
             f"one listing every {options.poll_interval_listening:.0f} s, whatever",

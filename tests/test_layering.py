@@ -49,7 +49,7 @@ def modules() -> list[Path]:
 
 
 def layer(module: str) -> str:
-    """`cached_session.journal.reads` is in `journal`, `cached_session` in `__init__`."""
+    """`cached_session.journal.tables.item_rows` is in `journal`, `cached_session` in `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -134,8 +134,8 @@ def test_history_does_no_input_or_output() -> None:
 @pytest.mark.parametrize(
     ("module", "imported", "allowed"),
     [
-        ("cached_session.journal.reads", "cached_session.history.ops", True),
-        ("cached_session.history.ops", "cached_session.journal.reads", False),
+        ("cached_session.journal.tables.item_rows", "cached_session.history.ops", True),
+        ("cached_session.history.ops", "cached_session.journal.tables.item_rows", False),
         ("cached_session.replication.pull", "cached_session.remote.protocol", True),
         ("cached_session.replication.pull", "cached_session.remote.dakera", False),
         ("cached_session.devserver.app", "cached_session.remote.wire", False),

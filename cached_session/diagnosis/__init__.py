@@ -18,8 +18,9 @@ from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.server import ask
 from cached_session.diagnosis.use import in_use
 from cached_session.errors import JournalError
-from cached_session.journal import audits, fulltext
-from cached_session.journal.connection import MEMORY
+from cached_session.journal.journal import MEMORY
+from cached_session.journal.tables import audit_state
+from cached_session.journal.tables import search_index as fulltext
 from cached_session.models import Status
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
@@ -57,7 +58,7 @@ async def diagnose(
                 longest = int(LATE_SECONDS * 1000)
                 found += audits_due(
                     await cache._core.journal.read(
-                        lambda conn: audits.standing(conn, now, longest)
+                        lambda conn: audit_state.standing(conn, now, longest)
                     ),
                     now,
                 )

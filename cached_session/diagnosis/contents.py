@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.humanize import count, lasting
-from cached_session.journal.audits import Standing
+from cached_session.journal.tables.audit_state import Standing
 from cached_session.models import Status
 
 __all__ = ["LATE_SECONDS", "audits_due", "contents", "search_index"]

@@ -13,8 +13,9 @@ from pathlib import Path
 from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
 from cached_session.humanize import size
-from cached_session.journal import schema, sense, shape
-from cached_session.journal.outcome import FOREIGN, is_damage, journal_error
+from cached_session.journal.recovery import row_check, schema_check
+from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage, journal_error
+from cached_session.journal.tables import schema
 
 __all__ = ["broken", "look_at"]
 
@@ -47,9 +48,9 @@ def _integrity(path: str) -> Finding:
             (version,) = conn.execute("PRAGMA user_version").fetchone()
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
             if problems == ["ok"] and current:
-                if shape.is_whole(conn):
-                    problems = shape.misfits(conn) or sense.nonsense(conn) or problems
-                    shape.read_all(conn)
+                if schema_check.is_whole(conn):
+                    problems = schema_check.misfits(conn) or row_check.nonsense(conn) or problems
+                    schema_check.read_all(conn)
                 else:
                     problems = ["its schema is not a journal's"]
     except CachedSessionError as error:

@@ -13,8 +13,8 @@ import anyio
 
 from cached_session.engine.engine import Core
 from cached_session.errors import SessionClosed
-from cached_session.journal import view
-from cached_session.journal.view import View
+from cached_session.journal.tables import change_cursor
+from cached_session.journal.tables.change_cursor import View
 from cached_session.models import Change
 
 __all__ = ["Changes"]
@@ -88,7 +88,7 @@ class Changes(AsyncIterator[Change]):
         if self._untold or (version == self._version and not self._view.is_behind):
             return
         found = await core.journal.read_aside(
-            lambda conn: view.advance(
+            lambda conn: change_cursor.advance(
                 conn, self._session_id, self._view, core.tails.file, core.writer
             )
         )

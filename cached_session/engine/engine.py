@@ -21,11 +21,11 @@ from cached_session.engine.notifier import Waiters
 from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.journal import gates, outbox, reads, writes
-from cached_session.journal.connection import MEMORY, Journal, settle
-from cached_session.journal.room import Room
-from cached_session.journal.tails import Tails
-from cached_session.journal.writes import Author, LastWrite, Popped, Written
+from cached_session.journal.journal import MEMORY, Journal, settle
+from cached_session.journal.quota import Room
+from cached_session.journal.tables import item_rows, outbox, pauses, writes
+from cached_session.journal.tables.writes import Author, LastWrite, Popped, Written
+from cached_session.journal.tail_cache import Tails
 from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
@@ -366,7 +366,7 @@ class Core:
     def _note_met(self, session_id: str) -> asyncio.Future[None]:
         now = self.runtime.wall_ms()
         loop = asyncio.get_running_loop()
-        return self.journal.write_soon(lambda conn: reads.note_met(conn, session_id, now), loop)
+        return self.journal.write_soon(lambda conn: item_rows.note_met(conn, session_id, now), loop)
 
     def _is_noted(self, noted: asyncio.Future[None]) -> None:
         if not noted.cancelled() and noted.exception() is not None:
@@ -380,13 +380,13 @@ class Core:
         on_progress: Callable[[Progress], None] | None,
     ) -> bool:
         def ask(conn: sqlite3.Connection) -> tuple[int, bool]:
-            row = reads.session_row(conn, session_id)
+            row = item_rows.session_row(conn, session_id)
             _, items, met, hydrated, _ = row or (0, 0, 0, 0, 0)
             # A gate is the memory of a failure: the server, or this session on it, is out of reach.
-            shut = any(gates.gate_of(conn, whose) for whose in (None, session_id))
+            shut = any(pauses.gate_of(conn, whose) for whose in (None, session_id))
             tail = not hydrated and limit is not None and items >= limit
             if tail and row is not None and limit is not None:
-                tail = reads.is_whole_tail(conn, row[0], limit)
+                tail = item_rows.is_whole_tail(conn, row[0], limit)
             return items, bool(met or shut or tail)
 
         items, done = await self.journal.read(ask)
@@ -430,7 +430,9 @@ class Core:
         if not self.journal.is_open:
             return None
         try:
-            facts = self.journal.read_blocking(lambda conn: reads.facts(conn, None, now, patience))
+            facts = self.journal.read_blocking(
+                lambda conn: item_rows.facts(conn, None, now, patience)
+            )
         except (JournalError, SessionClosed):
             log.debug("the journal cannot be read for its metrics", exc_info=True)
             return None

@@ -8,10 +8,10 @@ from typing import Any
 
 from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, JournalError
-from cached_session.journal import imports
-from cached_session.journal.codec import encode_item
-from cached_session.journal.connection import settle
-from cached_session.journal.imports import NOTHING, Mark
+from cached_session.journal.journal import settle
+from cached_session.journal.sqlite.codec import encode_item
+from cached_session.journal.tables import import_marks
+from cached_session.journal.tables.import_marks import NOTHING, Mark
 from cached_session.models import ImportProgress, ImportReport
 
 __all__ = ["BATCH_BYTES", "BATCH_ITEMS", "Row", "carry", "encoded", "threaded"]
@@ -94,10 +94,10 @@ async def carry(
         InvalidArgument: the source no longer begins with what was imported of it.
         JournalError: the journal cannot be written, or another import of this source is under way.
     """
-    name = imports.name_key(session_id, source) if is_named else None
+    name = import_marks.name_key(session_id, source) if is_named else None
     begun, mark = "", NOTHING
     if name is not None:
-        begun, mark = await core.journal.read(lambda conn: imports.named(conn, name))
+        begun, mark = await core.journal.read(lambda conn: import_marks.named(conn, name))
     key = chain = ""
     known = mark.count
     position = added = unreadable = 0
@@ -110,13 +110,15 @@ async def carry(
                 first_unreadable = first_unreadable or position + unreadable
                 continue
             if not key:
-                key = imports.mark_key(session_id, source, row[0])
+                key = import_marks.mark_key(session_id, source, row[0])
                 if begun not in ("", key):
                     raise _changed(session_id, known)
-                mark = await core.journal.read(lambda conn, key=key: imports.mark_of(conn, key))  # type: ignore[misc]
+                mark = await core.journal.read(
+                    lambda conn, key=key: import_marks.mark_of(conn, key)
+                )  # type: ignore[misc]
                 known = mark.count
             position += 1
-            chain = imports.chained(chain, row[0])
+            chain = import_marks.chained(chain, row[0])
             if position > known:
                 fresh.append(row)
             elif position == known and chain != mark.chain:
@@ -145,7 +147,7 @@ async def _append(
 ) -> None:
     author = core.author()
     written = await core.journal.write(
-        lambda conn: imports.append_marked(
+        lambda conn: import_marks.append_marked(
             conn,
             author,
             session_id,

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import anyio
 
 from cached_session.errors import SessionClosed, SyncError
-from cached_session.journal.connection import settle
+from cached_session.journal.journal import settle
 from cached_session.remote.connect import RemoteSpec
 from cached_session.replication.context import log
 from cached_session.replication.replicator import Replicator

@@ -12,7 +12,8 @@ from cached_session.engine.engine import Core
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
-from cached_session.journal import outbox, reads, search
+from cached_session.journal import search
+from cached_session.journal.tables import item_rows, outbox
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import agent_id
@@ -137,7 +138,7 @@ async def drain(core: Core, sessions: Sequence[str] | None) -> None:
     if not core.journal.is_open or core.spec is None:
         return
     with anyio.move_on_after(core.options.close_timeout):
-        waiting = await core.journal.read(reads.pending_sessions)
+        waiting = await core.journal.read(item_rows.pending_sessions)
         names = [name for name in waiting if sessions is None or name in sessions]
         if not names:
             return
@@ -210,7 +211,7 @@ async def recall(core: Core, session_id: str, query: str, words: list[str], limi
         entries = await search.look_up(core.journal, session_id, words, limit)
         return Recall(entries, "local")
     entries = await core.journal.read_aside(
-        lambda conn: reads.entries_at(conn, session_id, found[:limit])
+        lambda conn: item_rows.entries_at(conn, session_id, found[:limit])
     )
     return Recall(entries, "server")
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
-from cached_session.journal import gates, reads, salvage
+from cached_session.journal.recovery import recover
+from cached_session.journal.tables import item_rows, pauses
 from cached_session.models import State, Status
 
 __all__ = ["Viewpoint", "backlog_age", "closed", "report"]
@@ -59,30 +60,30 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 
 def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
     """One session, or all of the journal with each of its sessions."""
-    meta, server = gates.read_meta(conn), gates.gate_of(conn, None)
-    salvaged = salvage.report_of(meta)
+    meta, server = pauses.read_meta(conn), pauses.gate_of(conn, None)
+    salvaged = recover.report_of(meta)
     told = None if salvaged is None else salvaged.sentence()
     if session_id is not None:
-        row = reads.session_row(conn, session_id)
-        facts = reads.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
-        gate = gates.gate_of(conn, session_id)
+        row = item_rows.session_row(conn, session_id)
+        facts = item_rows.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
+        gate = pauses.gate_of(conn, session_id)
         return _status(session_id, facts, meta, told, [server, gate], at)
-    each = reads.facts_of_each(conn, None, at.now, at.hole_patience)
-    shut = reads.all_gates(conn)
+    each = item_rows.facts_of_each(conn, None, at.now, at.hole_patience)
+    shut = item_rows.all_gates(conn)
     sessions = {
         name: _status(name, each[number], meta, told, [server, shut.get(number)], at)
-        for number, name in reads.numbered_sessions(conn).items()
+        for number, name in item_rows.numbered_sessions(conn).items()
     }
-    total = _status(None, reads.in_all(each.values()), meta, told, [server, *shut.values()], at)
+    total = _status(None, item_rows.in_all(each.values()), meta, told, [server, *shut.values()], at)
     return replace(total, sessions=sessions)
 
 
 def _status(
     session_id: str | None,
-    facts: reads.SessionFacts,
+    facts: item_rows.SessionFacts,
     meta: dict[str, str],
     salvaged: str | None,
-    gates_before: list[gates.Gate | None],
+    gates_before: list[pauses.Gate | None],
     at: Viewpoint,
 ) -> Status:
     """``gates_before``: the server's first."""
@@ -118,8 +119,8 @@ def _status(
 
 
 def _state(
-    server: gates.Gate | None,
-    shut: list[gates.Gate],
+    server: pauses.Gate | None,
+    shut: list[pauses.Gate],
     session_id: str | None,
     at: Viewpoint,
     *,
@@ -136,12 +137,12 @@ def _state(
     return "online" if has_answered else "connecting"
 
 
-def _is_refused(shut: list[gates.Gate]) -> bool:
+def _is_refused(shut: list[pauses.Gate]) -> bool:
     return any(gate.kind == "unauthorized" for gate in shut)
 
 
 def _hindrance(
-    facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
+    facts: item_rows.SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
 ) -> str | None:
     """Why what no gate holds up does not go on; None where it does, or has the time."""
     if at.server is None or at.is_closed:
@@ -149,7 +150,7 @@ def _hindrance(
     return at.trouble(session_id) or _stall(facts, meta, at)
 
 
-def _stall(facts: reads.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
+def _stall(facts: item_rows.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
     oldest = facts.oldest_pending_ms
     if oldest is None:
         return None

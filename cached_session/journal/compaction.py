@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import sqlite3
 
-from cached_session.journal import fulltext, shape
-from cached_session.journal.apply import ACKED
-from cached_session.journal.connection import Journal
+from cached_session.journal.journal import Journal
+from cached_session.journal.recovery import schema_check
+from cached_session.journal.tables import search_index
+from cached_session.journal.tables.apply import ACKED
 from cached_session.models import CompactReport
 
 __all__ = ["compact", "prune", "tidy"]
@@ -76,7 +77,7 @@ async def compact(journal: Journal) -> CompactReport:
         operations += pruned
         if pruned < PRUNE_OPS:
             break
-    await journal.write(fulltext.mend)
+    await journal.write(search_index.mend)
     if not journal.in_memory:
         await journal.maintain(_rebuild)
         while await journal.write(_reclaim):
@@ -87,7 +88,7 @@ async def compact(journal: Journal) -> CompactReport:
 
 
 def _look(conn: sqlite3.Connection) -> None:
-    for problem in shape.misfits(conn):
+    for problem in schema_check.misfits(conn):
         raise sqlite3.DatabaseError(f"database disk image is malformed: {problem}")
 
 

@@ -13,8 +13,8 @@ from itertools import islice
 
 from cached_session.errors import InvalidArgument
 from cached_session.history.text import folded, readable
-from cached_session.journal import fulltext, reads
-from cached_session.journal.connection import Journal
+from cached_session.journal.journal import Journal
+from cached_session.journal.tables import item_rows, search_index
 from cached_session.models import Entry
 
 __all__ = ["find", "look_up", "scan", "words"]
@@ -46,9 +46,9 @@ async def look_up(journal: Journal, session_id: str, wanted: list[str], limit: i
 
     try:
         return await journal.read_aside(look)
-    except fulltext.Spoiled as error:
+    except search_index.Spoiled as error:
         log.warning("the search index is given up, and built anew at the next opening: %s", error)
-        await journal.write(fulltext.give_up)
+        await journal.write(search_index.give_up)
         return await journal.read_aside(look)
 
 
@@ -60,23 +60,25 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
     """
     if limit <= 0 or not _can_be_there(wanted):
         return []
-    grams = fulltext.terms(wanted)
+    grams = search_index.terms(wanted)
     # One snapshot: a rank counts the items that stand before an entry at this moment.
-    with reads.snapshot(conn):
-        reached = fulltext.reach(conn)
+    with item_rows.snapshot(conn):
+        reached = search_index.reach(conn)
         if not grams or reached is None:
             return scan(conn, session_id, wanted, limit)
-        row = reads.session_row(conn, session_id)
+        row = item_rows.session_row(conn, session_id)
         if row is None:
             return []
-        matches = _matches(conn, row[0], wanted, fulltext.candidates(conn, row[0], grams, reached))
-        return list(islice(reads.ranked(conn, row[0], row[1], matches), limit))
+        matches = _matches(
+            conn, row[0], wanted, search_index.candidates(conn, row[0], grams, reached)
+        )
+        return list(islice(item_rows.ranked(conn, row[0], row[1], matches), limit))
 
 
 def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
     """`find` without the index, by looking at every item from the latest on."""
     found: list[Entry] = []
-    for entry, payload in reads.entries_backwards(conn, session_id, None):
+    for entry, payload in item_rows.entries_backwards(conn, session_id, None):
         if _holds(payload, wanted):
             found.append(entry)
             if len(found) >= limit:
@@ -86,7 +88,7 @@ def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 def _matches(
     conn: sqlite3.Connection, session: int, wanted: list[str], held: list[tuple[int, str, int]]
-) -> Iterator[reads.Place]:
+) -> Iterator[item_rows.Place]:
     for place in held:
         items = conn.execute(
             "SELECT idx, CAST(payload AS BLOB) FROM items "

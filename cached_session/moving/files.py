@@ -10,7 +10,7 @@ from typing import Any
 
 from cached_session.engine.importer import Row
 from cached_session.errors import InvalidArgument
-from cached_session.journal.codec import codec_of
+from cached_session.journal.sqlite.codec import codec_of
 
 __all__ = ["jsonl_rows", "line_of", "lines", "memories", "row_of"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cached_session.engine.importer import Row
-from cached_session.journal.codec import encode_item
+from cached_session.journal.sqlite.codec import encode_item
 
 __all__ = ["TAG", "Spool"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from cached_session.engine.importer import Row
 from cached_session.errors import InvalidArgument
-from cached_session.journal.codec import encode_item
+from cached_session.journal.sqlite.codec import encode_item
 
 __all__ = ["MAIN", "MESSAGES", "count", "rows", "sessions"]
 

@@ -21,9 +21,9 @@ from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.journal import arrivals, reads
-from cached_session.journal.codec import decode_rows
-from cached_session.journal.connection import settle
+from cached_session.journal.journal import settle
+from cached_session.journal.sqlite.codec import decode_rows
+from cached_session.journal.tables import inbox, item_rows
 from cached_session.models import ImportProgress, ImportReport
 from cached_session.moving import files, sqlite
 from cached_session.moving.spool import Spool
@@ -269,11 +269,11 @@ async def _write_to(session: CachedSession, path: Path) -> int:
 
 async def _write(session: CachedSession, file: IO[bytes]) -> int:
     core = await session._ready()
-    row = await core.journal.read(lambda conn: reads.session_row(conn, session.session_id))
+    row = await core.journal.read(lambda conn: item_rows.session_row(conn, session.session_id))
     if row is None:
         return 0
     written = 0
-    async with core.journal.rows(reads.HISTORY, (row[0],)) as fetch:
+    async with core.journal.rows(item_rows.HISTORY, (row[0],)) as fetch:
         while found := await fetch(SLICE):
             readable = [payload for payload, codec in found if decode_rows([(payload, codec)])]
             await settle(
@@ -329,9 +329,7 @@ def _sort(memory: dict[str, Any], key: str, batch: _Slice) -> None:
 async def _apply(session: CachedSession, batch: _Slice) -> None:
     core, now = session._core, session._core.runtime.wall_ms()
     await core.journal.write(
-        lambda conn: arrivals.apply_page(
-            conn, session.session_id, batch.parts, batch.explained, now
-        )
+        lambda conn: inbox.apply_page(conn, session.session_id, batch.parts, batch.explained, now)
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
-from cached_session.journal.connection import settle
+from cached_session.journal.journal import settle
 
 __all__ = ["give_up"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
-from cached_session.journal import audits, gates, outbox
+from cached_session.journal.tables import audit_state, outbox, pauses
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Encoded
 from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
@@ -62,11 +62,11 @@ async def audit(link: Link, session_id: str) -> AuditReport:
             seen=lambda parts, voids: _note(present, explained, parts, voids, key),
         )
         plan = await link.journal.read_aside(
-            lambda conn: audits.compare(conn, session_id, present, explained)
+            lambda conn: audit_state.compare(conn, session_id, present, explained)
         )
         # A server that has lost something may have lost the policy, too, before it is put back;
         # and a key that may set it can have come since. Where all is well nothing is asked.
-        unguarded = await link.journal.read(lambda conn: gates.is_unguarded(conn, session_id))
+        unguarded = await link.journal.read(lambda conn: pauses.is_unguarded(conn, session_id))
         if plan.resend or unguarded:
             await guard(link, session_id, anew=True)
         for start in range(0, len(plan.resend), HEAL_OPS):
@@ -95,14 +95,16 @@ async def audit(link: Link, session_id: str) -> AuditReport:
             await pull(link, session_id)
             again, noted = await _present(link, session_id)
             later = await link.journal.read_aside(
-                lambda conn: audits.compare(conn, session_id, again, noted)
+                lambda conn: audit_state.compare(conn, session_id, again, noted)
             )
             forget = later.forget
         if forget:
-            await link.journal.write(lambda conn: audits.queue_forgets(conn, session_id, forget))
+            await link.journal.write(
+                lambda conn: audit_state.queue_forgets(conn, session_id, forget)
+            )
     pushed = await push(link, session_id)
     now = link.runtime.wall_ms()
-    await link.journal.write(lambda conn: audits.note_audit(conn, session_id, now))
+    await link.journal.write(lambda conn: audit_state.note_audit(conn, session_id, now))
     return AuditReport(
         listed=sum(len(places) for places in present.values()),
         healed=len(plan.resend) + len(plan.explain),

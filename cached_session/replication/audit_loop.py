@@ -9,7 +9,7 @@ from functools import partial
 import anyio
 
 from cached_session.errors import JournalError
-from cached_session.journal import audits
+from cached_session.journal.tables import audit_state
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
 from cached_session.replication.context import Link, log
@@ -49,7 +49,7 @@ class Auditor:
                 now = self._link.runtime.wall_ms()
                 session_id, left_ms = await self._link.journal.write(
                     partial(
-                        audits.next_due,
+                        audit_state.next_due,
                         now_ms=now,
                         interval_ms=int(1000 * interval),
                         who=self._link.writer,
@@ -83,7 +83,9 @@ class Auditor:
         if not interval:
             return
         now, grace = self._link.runtime.wall_ms(), int(1000 * interval * SUSPICION)
-        await self._link.journal.write(lambda conn: audits.suspect(conn, session_id, now, grace))
+        await self._link.journal.write(
+            lambda conn: audit_state.suspect(conn, session_id, now, grace)
+        )
         self._wake.set()
 
     async def audit_now(self, session_id: str) -> AuditReport:

@@ -24,9 +24,9 @@ import anyio
 
 from cached_session.errors import JournalError, PopUnconfirmed
 from cached_session.history.ids import session_key
-from cached_session.journal import claims
-from cached_session.journal.claims import Claim, Doubt
-from cached_session.journal.writes import Author
+from cached_session.journal.tables import claims
+from cached_session.journal.tables.claims import Claim, Doubt
+from cached_session.journal.tables.writes import Author
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import agent_id, claim_id, memory_id
 from cached_session.remote.protocol import Encoded

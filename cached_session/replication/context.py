@@ -14,9 +14,9 @@ import anyio
 
 from cached_session.errors import CachedSessionError
 from cached_session.history.ops import Dot
-from cached_session.journal import gates, reads
-from cached_session.journal.connection import Journal
-from cached_session.journal.writes import Author
+from cached_session.journal.journal import Journal
+from cached_session.journal.tables import item_rows, pauses
+from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import agent_id
@@ -150,7 +150,7 @@ class Link:
         now = self.now_ms()
 
         def wait(conn: sqlite3.Connection) -> int:
-            found = [gates.gate_of(conn, whose) for whose in (None, session_id)]
+            found = [pauses.gate_of(conn, whose) for whose in (None, session_id)]
             return max(
                 gate.wait_ms(now)
                 if gate is not None and not (asked_only and gate.kind != Verdict.BUSY.value)
@@ -184,18 +184,18 @@ class Link:
         server = self.remote.server
         if self._has_met:
             return
-        known = await self.journal.read(lambda conn: gates.read_meta(conn).get("server"))
+        known = await self.journal.read(lambda conn: pauses.read_meta(conn).get("server"))
         if known is not None and known != server:
             await self.remote.page(agent_id(session_id), offset=0, limit=1)
 
         def note(conn: sqlite3.Connection) -> str | None:
             # Asked again inside: several may come here at once, and one of them changes it.
-            before = gates.read_meta(conn).get("server")
+            before = pauses.read_meta(conn).get("server")
             if before == server:
                 return None
             if before is not None:
-                reads.forget_server(conn)
-            gates.write_meta(conn, server=server)
+                item_rows.forget_server(conn)
+            pauses.write_meta(conn, server=server)
             return before
 
         if known != server:
@@ -205,7 +205,7 @@ class Link:
         self._has_met = True
 
     async def _is_offline(self) -> bool:
-        return await self.journal.read(lambda conn: gates.gate_of(conn, None)) is not None
+        return await self.journal.read(lambda conn: pauses.gate_of(conn, None)) is not None
 
     async def _attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
         answered = self.remote.answered
@@ -242,15 +242,15 @@ class Link:
             # Two sessions told to wait at one time: the limit is the server's, and is everybody's.
             # A fleet of sessions that each had to find out would use it up with finding out.
             others = await self.journal.read(
-                lambda conn: gates.waiting(conn, Verdict.BUSY.value, now, session_id)
+                lambda conn: pauses.waiting(conn, Verdict.BUSY.value, now, session_id)
             )
             whose = None if others else whose
-        before = await self.journal.read(lambda conn: gates.gate_of(conn, whose))
+        before = await self.journal.read(lambda conn: pauses.gate_of(conn, whose))
         failures = before.failures if before else 0
         pause = pause_after(error, failures, self.options, self.runtime.random)
         kind = "unauthorized" if error.status in (401, 403) else error.verdict.value
         await self.journal.write(
-            lambda conn: gates.shut(
+            lambda conn: pauses.shut(
                 conn,
                 whose,
                 pause_ms=int(pause * 1000),
@@ -276,12 +276,12 @@ class Link:
         busy = Verdict.BUSY.value
 
         def shut(conn: sqlite3.Connection) -> bool:
-            found = [gates.gate_of(conn, whose) for whose in (None, session_id)]
+            found = [pauses.gate_of(conn, whose) for whose in (None, session_id)]
             return any(gate and not (gate.kind == busy and gate.wait_ms(now)) for gate in found)
 
         if await self.journal.read(shut):
             # What the server asked for while this attempt was under way is still to be kept.
             await self.journal.write(
-                lambda conn: gates.open_gates(conn, session_id, now_ms=now, except_kind=busy)
+                lambda conn: pauses.open_gates(conn, session_id, now_ms=now, except_kind=busy)
             )
             log.info("sync of %r goes on", session_id, extra={"session": session_id})

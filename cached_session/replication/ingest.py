@@ -11,8 +11,8 @@ from typing import Any
 
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.journal import arrivals
-from cached_session.journal.arrivals import PageResult
+from cached_session.journal.tables import inbox
+from cached_session.journal.tables.inbox import PageResult
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.replication.context import Link, log
 from cached_session.replication.tasks import Pace
@@ -79,7 +79,7 @@ async def apply_page(link: Link, session_id: str, page: Page, result: PullResult
         return PageResult()
     now = link.runtime.wall_ms()
     applied = await link.journal.write(
-        lambda conn: arrivals.apply_page(conn, session_id, page.parts, page.explained, now)
+        lambda conn: inbox.apply_page(conn, session_id, page.parts, page.explained, now)
     )
     result.new += applied.new
     result.conflicts += applied.conflicts

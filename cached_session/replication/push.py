@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cached_session.history.ids import session_key
-from cached_session.journal import gates, outbox, reads
-from cached_session.journal.outbox import Forget, Outgoing
+from cached_session.journal.tables import item_rows, outbox, pauses
+from cached_session.journal.tables.outbox import Forget, Outgoing
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import agent_id, memory_id, placeholder_id
 from cached_session.remote.protocol import Encoded
@@ -80,7 +80,7 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
     result = PushResult()
     last = EVERYTHING if upto is None else upto
     async with link.lock("push", session_id):
-        if await link.journal.read(lambda conn: reads.has_unsent(conn, session_id)):
+        if await link.journal.read(lambda conn: item_rows.has_unsent(conn, session_id)):
             await guard(link, session_id)
             waiting: list[Parcel] = []
             async with _taking(link, session_id, last) as following:
@@ -208,9 +208,9 @@ async def _deliver(
 
     def settle(conn: sqlite3.Connection) -> None:
         outbox.ack(conn, kept)
-        gates.note_success(conn, now)
+        pauses.note_success(conn, now)
         if kept:
-            gates.note_progress(conn, now)
+            pauses.note_progress(conn, now)
 
     await link.journal.write(settle)
     result.acked += len(kept)
@@ -388,7 +388,7 @@ async def guard(link: Link, session_id: str, *, anew: bool = False) -> None:
         RemoteError: the server could not be asked.
     """
     now = link.runtime.wall_ms()
-    guarded_ms = await link.journal.read(lambda conn: gates.guarded_ms(conn, session_id))
+    guarded_ms = await link.journal.read(lambda conn: pauses.guarded_ms(conn, session_id))
     if 0 <= now - guarded_ms < GUARD_AGAIN_MS and guarded_ms and not anew:
         return
     report = await link.remote.guard(agent_id(session_id))
@@ -399,4 +399,6 @@ async def guard(link: Link, session_id: str, *, anew: bool = False) -> None:
             report.unguarded,
             extra={"session": session_id},
         )
-    await link.journal.write(lambda conn: gates.note_guard(conn, session_id, now, report.unguarded))
+    await link.journal.write(
+        lambda conn: pauses.note_guard(conn, session_id, now, report.unguarded)
+    )

@@ -31,8 +31,8 @@ from typing import Any
 import dakera  # noqa: F401 - once, not in each child
 
 from cached_session import CachedSession, SyncOptions
-from cached_session.journal import outbox
-from cached_session.journal.jobs import Jobs
+from cached_session.journal.tables import outbox
+from cached_session.journal.writer import Jobs
 from cached_session.remote.dakera import DakeraRemote
 
 OPTIONS = SyncOptions(push_delay=0.001, watch_interval=0.05, backoff_base=0.05, close_timeout=5.0)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a call returns before its commit": (
-        "journal/jobs.py",
+        "journal/writer.py",
         "                _commit(conn)\n            except",
         (
             "                for job, result in zip(group, results, strict=True):\n"
@@ -27,7 +27,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "an operation and its effect are no transaction": (
-        "journal/jobs.py",
+        "journal/writer.py",
         "            try:\n                # Under the lock",
         (
             '            conn.execute("COMMIT")\n'
@@ -45,12 +45,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "outbox: what is taken from it is struck off before the answer": (
-        "journal/outbox.py",
+        "journal/tables/outbox.py",
         'f"UPDATE ops SET state = {SENT}, error',
         'f"UPDATE ops SET state = {ACKED}, error',
     ),
     "outbox: what was under way when the process died is not sent again": (
-        "journal/outbox.py",
+        "journal/tables/outbox.py",
         'f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?"',
         'f"AND state <> 2 AND state = {PENDING} ORDER BY seq LIMIT ?"',
     ),

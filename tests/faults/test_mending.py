@@ -12,7 +12,10 @@ from workload import said, words
 
 from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
 from cached_session.devserver import DevServer
-from cached_session.journal import carry, names, opening, salvage, schema
+from cached_session.journal import connect
+from cached_session.journal.recovery import copy_rows, recover
+from cached_session.journal.sqlite import file_identity
+from cached_session.journal.tables import schema
 
 MEND = """
 session = CachedSession("s", journal=path)
@@ -104,12 +107,12 @@ async def test_a_journal_deleted_while_a_mend_is_unfinished_is_a_new_one(journal
 def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
     """Where damage keeps a mender from locking others out, they may commit after it has read the
     file: that goes over when they notice, and the report still tells of the mending."""
-    from cached_session.journal import writes
+    from cached_session.journal.tables import writes
 
     fresh = journal.with_name("fresh.db")
     conns = []
     for path in (journal, fresh):
-        conn = opening.connect(str(path), 1000, "normal")
+        conn = connect.connect(str(path), 1000, "normal")
         schema.prepare(conn, str(path))
         conns.append(conn)
     old, new = conns
@@ -121,13 +124,13 @@ def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
         conn.execute("COMMIT")
 
     add(old, "a")
-    source = names.file_id(str(journal))
+    source = file_identity.file_id(str(journal))
     assert source is not None
-    writers = salvage.Writers("nobody", "somebody")
-    report = salvage.Salvage(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")
-    carry.carry(old, new, report, writers)
+    writers = recover.Writers("nobody", "somebody")
+    report = recover.Salvage(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")
+    copy_rows.carry(old, new, report, writers)
     add(old, "b")
-    found = salvage.follow(old, new, source, str(fresh), salvage.Writers("writer", "another"))
+    found = recover.follow(old, new, source, str(fresh), recover.Writers("writer", "another"))
     assert (found.why, found.set_aside, found.operations) == ("damage", "there", 2)
     payloads = [row[0] for row in new.execute("SELECT payload FROM items ORDER BY counter")]
     assert payloads == ['{"content":"a"}', '{"content":"b"}']

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from cached_session import CachedSession, JournalCorrupt, SessionCache, diagnose
-from cached_session.journal import fulltext
+from cached_session.journal.tables import search_index
 
 NOTICED = {
     "garbage for leaves": "UPDATE words_data SET block = x'ffffffffff' WHERE id > 10",
@@ -38,7 +38,7 @@ async def spoiled(path: Path, sql: str) -> None:
         for word in WORDS:
             await session.add_items(said(word))
     with closing(sqlite3.connect(path)) as conn:
-        fulltext.slice_up(conn)
+        search_index.slice_up(conn)
         conn.commit()
         conn.execute(sql)
         conn.commit()
@@ -51,8 +51,8 @@ async def found(session: CachedSession, word: str) -> list[str]:
 
 def is_sound(path: Path) -> bool:
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        assert fulltext.is_kept(conn)
-        return fulltext.is_sound(conn)
+        assert search_index.is_kept(conn)
+        return search_index.is_sound(conn)
 
 
 @pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
@@ -75,7 +75,7 @@ async def test_writes_are_not_held_up_by_a_damaged_index(tmp_path: Path, sql: st
     """However many are written, indexed or removed: each call works, and nothing is lost."""
     journal = tmp_path / "j.db"
     await spoiled(journal, sql)
-    more = [f"more {number}" for number in range(2 * fulltext.BEHIND)]
+    more = [f"more {number}" for number in range(2 * search_index.BEHIND)]
     async with CachedSession("s", journal=journal) as session:
         for word in more:
             await session.add_items(said(word))
@@ -188,7 +188,7 @@ async def test_doctor_says_that_this_sqlite_keeps_no_index(
 ) -> None:
     """Without FTS5 a search looks through the session: it finds the same, and doctor says why it
     takes longer."""
-    monkeypatch.setattr(fulltext, "is_available", lambda _: False)
+    monkeypatch.setattr(search_index, "is_available", lambda _: False)
     journal = tmp_path / "j.db"
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(said("a needle", "hay"))

@@ -417,7 +417,7 @@ async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
         await session.add_items(said("a"))
     overwrite(journal, "outbox")
     cores = [Core(str(journal), SyncOptions(), Runtime()) for _ in range(2)]
-    from cached_session.journal import writes
+    from cached_session.journal.tables import writes
 
     async def write(core: Core, word: str) -> None:
         for _ in range(3):

@@ -18,8 +18,9 @@ from typing import Any
 from cached_session import CachedSession, JournalError
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part, split
-from cached_session.journal import arrivals, compaction, outbox, writes
-from cached_session.journal.connection import MEMORY, Journal
+from cached_session.journal import compaction
+from cached_session.journal.journal import MEMORY, Journal
+from cached_session.journal.tables import inbox, outbox, writes
 
 State = list[str]
 LARGE = "x" * 20_000
@@ -125,7 +126,7 @@ class Work:
 
         await self.change(
             lambda: self.session._core.journal.write(
-                lambda conn: arrivals.apply_page(conn, "s", parts, [], 0)
+                lambda conn: inbox.apply_page(conn, "s", parts, [], 0)
             ),
             after,
         )

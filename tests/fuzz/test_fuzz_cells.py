@@ -19,7 +19,7 @@ from test_fuzz_journal import quiet, said
 
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
 from cached_session.devserver import DevServer
-from cached_session.journal import fulltext, outbox, schema
+from cached_session.journal.tables import outbox, schema, search_index
 
 __all__ = ["quiet"]
 
@@ -85,9 +85,9 @@ def _used(url: str) -> bytes:
                 "WHERE i.payload LIKE '%refused%'"
             ).fetchone()
             outbox.park(conn, seq, "refused for good")
-            reached = fulltext.reach(conn)
+            reached = search_index.reach(conn)
             assert reached is not None
-            fulltext.catch_up(conn, reached)
+            search_index.catch_up(conn, reached)
             conn.executescript(RARE)
             for table in TABLES:
                 assert conn.execute(f"SELECT 1 FROM {table}").fetchone(), table

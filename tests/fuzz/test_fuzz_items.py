@@ -22,7 +22,7 @@ from cached_session import (
     import_sqlite_session,
 )
 from cached_session.errors import CachedSessionError, InvalidArgument
-from cached_session.journal.codec import decode_rows, encode_item
+from cached_session.journal.sqlite.codec import decode_rows, encode_item
 from cached_session.moving import files
 from cached_session.moving.spool import TAG, Spool
 

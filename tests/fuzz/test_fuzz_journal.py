@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_fuzz import EXAMPLES
 
 from cached_session import CachedSession, JournalError, SyncOptions
-from cached_session.journal import outbox
+from cached_session.journal.tables import outbox
 
 TRIES = 6
 """Calls until one succeeds: damage is found page by page, and each may be met by another call."""

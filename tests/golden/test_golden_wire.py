@@ -27,7 +27,7 @@ from cached_session.history.ops import (
     wire_text,
 )
 from cached_session.history.parts import Part, assemble, cut
-from cached_session.journal import schema
+from cached_session.journal.tables import schema
 from cached_session.remote.ids import WIRE_VERSION, agent_id, memory_id, placeholder_id
 from cached_session.remote.wire import (
     Explained,

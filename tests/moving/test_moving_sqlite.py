@@ -26,7 +26,7 @@ from cached_session import (
     sqlite_sessions,
 )
 from cached_session.engine.importer import BATCH_ITEMS
-from cached_session.journal import imports
+from cached_session.journal.tables import import_marks
 
 
 def message(number: int) -> Any:
@@ -136,15 +136,15 @@ async def test_two_imports_at_once_bring_it_once(
 ) -> None:
     """Whoever finds the mark moved under its hands stores nothing and says so."""
     await write(database, "talk", *range(10))
-    append = imports.append_marked
+    append = import_marks.append_marked
 
     def after_another(conn: Any, *arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(imports, "append_marked", append)
-        other = dict(keywords, after=imports.Mark(10, "of another"))
+        monkeypatch.setattr(import_marks, "append_marked", append)
+        other = dict(keywords, after=import_marks.Mark(10, "of another"))
         append(conn, *arguments, **other)
         return append(conn, *arguments, **keywords)
 
-    monkeypatch.setattr(imports, "append_marked", after_another)
+    monkeypatch.setattr(import_marks, "append_marked", after_another)
     with pytest.raises(JournalError, match="under way"):
         await carry(journal, database)
     assert len(await read(journal, "talk")) == 10
@@ -287,7 +287,7 @@ async def test_items_of_a_source_that_begins_with_another_are_refused(
 
 async def test_marks_do_not_weigh_on_a_status(journal: Path) -> None:
     """A status reads the facts of the file, not the marks of thousands of imports."""
-    from cached_session.journal.gates import read_meta
+    from cached_session.journal.tables.pauses import read_meta
 
     async with CachedSession("talk", journal=journal) as session:
         await session.import_items([message(1)], source="x")

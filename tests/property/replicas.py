@@ -11,10 +11,10 @@ from histories import SESSION, frontier_of
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
 from cached_session.history.visibility import visible
-from cached_session.journal import arrivals, outbox, reads, writes
-from cached_session.journal.apply import SessionTransaction
-from cached_session.journal.codec import codec_of
-from cached_session.journal.connection import MEMORY, Journal
+from cached_session.journal.journal import MEMORY, Journal
+from cached_session.journal.sqlite.codec import codec_of
+from cached_session.journal.tables import inbox, item_rows, outbox, writes
+from cached_session.journal.tables.apply import SessionTransaction
 
 
 class Replica:
@@ -28,9 +28,9 @@ class Replica:
     def close(self) -> None:
         self.journal.close_blocking()
 
-    def apply(self, parts: Sequence[Part]) -> arrivals.PageResult:
+    def apply(self, parts: Sequence[Part]) -> inbox.PageResult:
         return self.journal.write_blocking(
-            lambda conn: arrivals.apply_page(conn, SESSION, parts, [], 0)
+            lambda conn: inbox.apply_page(conn, SESSION, parts, [], 0)
         )
 
     def append(self, author: writes.Author, texts: Sequence[str], fails: str = "") -> None:
@@ -69,7 +69,7 @@ class Replica:
         return self.journal.read_blocking(lambda conn: conn.execute(sql).fetchall())
 
     def entries(self, limit: int | None = None) -> list:
-        return self.journal.read_blocking(lambda conn: reads.entries(conn, SESSION, limit))
+        return self.journal.read_blocking(lambda conn: item_rows.entries(conn, SESSION, limit))
 
     def frontier(self) -> set[Dot]:
         def read(conn: object) -> set[Dot]:

@@ -13,9 +13,9 @@ from replicas import Replica
 from test_property_machine import JOURNALS, Exchange, names, which
 
 from cached_session import Change, Entry
-from cached_session.journal import outbox, view, writes
-from cached_session.journal.view import View
-from cached_session.journal.writes import Author
+from cached_session.journal.tables import change_cursor, outbox, writes
+from cached_session.journal.tables.change_cursor import View
+from cached_session.journal.tables.writes import Author
 
 SMALL = 1
 """Entries of one change in these tests, so that most steps leave something to tell."""
@@ -24,7 +24,7 @@ SMALL = 1
 @pytest.fixture(autouse=True, scope="module")
 def small_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(view, "MOST", SMALL)
+        patch.setattr(change_cursor, "MOST", SMALL)
         yield
 
 
@@ -40,7 +40,7 @@ class Follower:
     def step(self) -> list[Change]:
         """One look, at a moment of the follower's own choice."""
         self.view, changes = self.replica.journal.read_blocking(
-            lambda conn: view.advance(conn, SESSION, self.view, 0, self.writer)
+            lambda conn: change_cursor.advance(conn, SESSION, self.view, 0, self.writer)
         )
         for change in changes:
             self.carry_out(change)

@@ -22,7 +22,7 @@ from replicas import Replica
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
 from cached_session.history.parts import Part, split
 from cached_session.history.visibility import order, visible
-from cached_session.journal import reads, writes
+from cached_session.journal.tables import item_rows, writes
 
 History = dict[Dot, Operation]
 
@@ -85,7 +85,7 @@ def test_a_tail_is_the_end_of_the_history(ops: History, limit: int) -> None:
             replica.apply(_parts(op))
         expected = visible(ops.values())[-limit:] if limit else []
         (session,) = replica.row("SELECT id FROM sessions") or (0,)
-        rows = replica.journal.read_blocking(lambda c: reads.tail(c, session, limit, 1 << 20))
+        rows = replica.journal.read_blocking(lambda c: item_rows.tail(c, session, limit, 1 << 20))
         assert [text.decode() for text, _ in rows] == [text for _, _, text in expected]
         whole = replica.entries()
         assert replica.entries(limit) == (whole[-limit:] if limit else [])

@@ -13,7 +13,8 @@ from cached_session.errors import JournalError
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by
 from cached_session.history.parts import Part, part_count
 from cached_session.history.visibility import order, visible
-from cached_session.journal import arrivals, audits, compaction, outbox, writes
+from cached_session.journal import compaction
+from cached_session.journal.tables import audit_state, inbox, outbox, writes
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
 
@@ -171,7 +172,7 @@ class Exchange(RuleBasedStateMachine):
     def note_holes(self, who: int) -> None:
         """Bring the list of what is missing up to date."""
         write = self.replicas[who].journal.write_blocking
-        count = write(lambda conn: arrivals.note_holes(conn, SESSION, self.ticks))
+        count = write(lambda conn: inbox.note_holes(conn, SESSION, self.ticks))
         assert count == len(self.replicas[who].rows("SELECT * FROM holes"))
 
     def _deliver(self, who: int, memories: list[dict]) -> None:
@@ -223,7 +224,9 @@ class Exchange(RuleBasedStateMachine):
             present.setdefault(part.dot, {})[part.index, part.part] = part.parts
         shown = {(dot, index) for dot, index, _ in visible(self.ops.values())}
         for replica in self.replicas:
-            plan = replica.journal.write_blocking(lambda c: audits.compare(c, SESSION, present))
+            plan = replica.journal.write_blocking(
+                lambda c: audit_state.compare(c, SESSION, present)
+            )
             assert plan.resend == []
             for item in plan.forget:
                 assert (item.dot, item.index) not in shown

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cached_session import CachedSession
-from cached_session.journal import items, reads, tails, writes
-from cached_session.journal.connection import Journal
-from cached_session.journal.writes import Author
+from cached_session.journal import get_items, tail_cache
+from cached_session.journal.journal import Journal
+from cached_session.journal.tables import item_rows, writes
+from cached_session.journal.tables.writes import Author
 
 Steps = st.lists(
     st.tuples(
@@ -33,8 +34,8 @@ Steps = st.lists(
 def scan(path: Path) -> list[Any]:
     """The history as the file has it."""
     with closing(sqlite3.connect(path)) as conn:
-        row = reads.session_row(conn, "s")
-        rows = conn.execute(reads.HISTORY, (row[0],)).fetchall() if row else []
+        row = item_rows.session_row(conn, "s")
+        rows = conn.execute(item_rows.HISTORY, (row[0],)).fetchall() if row else []
     return [json.loads(text) for text, _ in rows]
 
 
@@ -45,9 +46,11 @@ def test_what_is_kept_in_memory_is_what_the_file_has(steps: list[Any]) -> None:
     asked for: what is read is what a scan of the file gives, and as fresh objects."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        mock.patch.multiple(items, SHORT_ITEMS=6, SHORT_BYTES=90, SLICE_ITEMS=4, SLICE_BYTES=60),
-        mock.patch.multiple(tails, MOST_ITEMS=6, MOST_BYTES=90, BLOCK_ITEMS=3, BLOCK_BYTES=45),
-        mock.patch.multiple(tails, MOST_BYTES_OF_ONE=600, MOST_BYTES_IN_ALL=700),
+        mock.patch.multiple(
+            get_items, SHORT_ITEMS=6, SHORT_BYTES=90, SLICE_ITEMS=4, SLICE_BYTES=60
+        ),
+        mock.patch.multiple(tail_cache, MOST_ITEMS=6, MOST_BYTES=90, BLOCK_ITEMS=3, BLOCK_BYTES=45),
+        mock.patch.multiple(tail_cache, MOST_BYTES_OF_ONE=600, MOST_BYTES_IN_ALL=700),
     ):
         asyncio.run(follow(Path(directory) / "j.db", steps))
 

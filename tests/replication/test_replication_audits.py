@@ -22,8 +22,8 @@ from devices import (
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
-from cached_session.journal import audits
-from cached_session.journal.gates import read_meta
+from cached_session.journal.tables import audit_state
+from cached_session.journal.tables.pauses import read_meta
 from cached_session.remote.ids import agent_id
 
 pytestmark = pytest.mark.promise(number=8)
@@ -60,7 +60,7 @@ async def test_a_server_that_restarts_empty_is_filled_at_once(
     await a.sync(timeout=PATIENCE)
     with sqlite3.connect(a._core.path) as conn:  # the last audit is two hours old
         now = a._core.runtime.wall_ms()
-        audits.note_audit(conn, "talk", now - 7_200_000)
+        audit_state.note_audit(conn, "talk", now - 7_200_000)
     conn.close()
     server.evict(AGENT, lambda _: True)
     await until(lambda: items_on(server) == ["0", "1", "2", "3", "4"])
@@ -120,16 +120,16 @@ async def test_audits_are_spread_and_neither_repeated_nor_starved(
                 done = 0
                 for _ in range(60):
                     now += 60_000
-                    name, _ = audits.next_due(conn, now, DAY_MS, f"w{hour}", ())
+                    name, _ = audit_state.next_due(conn, now, DAY_MS, f"w{hour}", ())
                     if name is not None:
-                        audits.note_audit(conn, name, now)
+                        audit_state.note_audit(conn, name, now)
                         done += 1
                 hours.append(done)
             assert 40 <= sum(hours) <= 56, (day, hours)
             assert max(hours) <= 12, (day, hours)
         # A clock that was moved back must not put the audits off for years.
         earlier = now - 365 * DAY_MS
-        name, wait = audits.next_due(conn, earlier, DAY_MS, "w", ())
+        name, wait = audit_state.next_due(conn, earlier, DAY_MS, "w", ())
         assert name is not None or wait <= 1.1 * DAY_MS
         assert not [key for key in read_meta(conn) if key.startswith("audit:")]
     conn.close()
@@ -159,9 +159,9 @@ async def test_a_suspicion_does_not_wait_for_the_rest_between_audits(
     with sqlite3.connect(journal) as conn:
         later = 4_000_000_000_000
         for number in range(3):
-            audits.note_audit(conn, f"s{number}", later - 3 * DAY_MS)
-        assert audits.next_due(conn, later, DAY_MS, "w", ())[0] is not None
-        assert audits.next_due(conn, later, DAY_MS, "w", (), only_suspects=True)[0] is None
-        audits.suspect(conn, "s1", later, 1000)
-        assert audits.next_due(conn, later, DAY_MS, "w", (), only_suspects=True) == ("s1", 0)
+            audit_state.note_audit(conn, f"s{number}", later - 3 * DAY_MS)
+        assert audit_state.next_due(conn, later, DAY_MS, "w", ())[0] is not None
+        assert audit_state.next_due(conn, later, DAY_MS, "w", (), only_suspects=True)[0] is None
+        audit_state.suspect(conn, "s1", later, 1000)
+        assert audit_state.next_due(conn, later, DAY_MS, "w", (), only_suspects=True) == ("s1", 0)
     conn.close()

@@ -26,7 +26,7 @@ from devices import (
 
 from cached_session import PopUnconfirmed
 from cached_session.devserver import DevServer
-from cached_session.journal.claims import Claim
+from cached_session.journal.tables.claims import Claim
 from cached_session.replication import confirmed_pop
 from cached_session.runtime import Runtime
 

@@ -21,7 +21,7 @@ from session_support import (
 
 from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed, SyncOptions
 from cached_session.devserver import DevServer
-from cached_session.journal.connection import MEMORY
+from cached_session.journal.journal import MEMORY
 
 
 async def test_a_cache_keeps_many_sessions_apart(place: str) -> None:

@@ -25,7 +25,7 @@ from cached_session import (
     SyncOptions,
 )
 from cached_session.devserver import DevServer, Modes
-from cached_session.journal import view
+from cached_session.journal.tables import change_cursor
 from cached_session.runtime import Runtime
 
 WOKEN = SyncOptions(
@@ -109,7 +109,7 @@ async def test_words_and_pops_cost_no_pass_over_the_history(
         def passed_over(_: object) -> list[Any]:
             raise AssertionError("all places were looked at")
 
-        monkeypatch.setattr(view._Step, "_all", passed_over)
+        monkeypatch.setattr(change_cursor._Step, "_all", passed_over)
         await session.pop_item()
         await session.pop_item()
         await session.add_items(said("d"))
@@ -174,7 +174,7 @@ async def test_a_slow_follower_is_told_of_many_changes_as_one(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing waits for it, and what it is told at a time is bounded."""
-    monkeypatch.setattr(view, "MOST", 10)
+    monkeypatch.setattr(change_cursor, "MOST", 10)
     async with CachedSession("s", journal=place, options=WOKEN) as session:
         changes, shown = session.changes(), []
         for number in range(45):

@@ -9,7 +9,7 @@ from session_support import Child, said, words
 
 from cached_session import CachedSession, InvalidArgument, JournalFull, SyncOptions
 from cached_session.devserver import DevServer
-from cached_session.journal import outbox
+from cached_session.journal.tables import outbox
 
 pytestmark = pytest.mark.promise(number=10)
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "tie-break: equal stamps sort by counter before writer": (
-        "journal/reads.py",
+        "journal/tables/item_rows.py",
         'writer DESC, counter DESC, idx DESC"\n)\n"""The same',
         'counter DESC, writer DESC, idx DESC"\n)\n"""The same',
     ),
@@ -30,12 +30,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "            payloads.append(GONE)\n            continue\n        if text is",
     ),
     "a pop that came before its item is not remembered": (
-        "journal/apply.py",
+        "journal/tables/apply.py",
         "hidden = set(self.popped(op.dot))",
         "hidden: set[int] = set()",
     ),
     "a clear that came before an item is not remembered": (
-        "journal/apply.py",
+        "journal/tables/apply.py",
         "        if counter in known.cleared:\n            hidden",
         "        if False:\n            hidden",
     ),
@@ -53,17 +53,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "clear: the frontier covers what is not here yet": (
-        "journal/writes.py",
+        "journal/tables/writes.py",
         "clear_payload(tx.unsettled())",
         "clear_payload(_all_of(tx.frontier()))",
     ),
     "clear: earlier clears are named": (
-        "journal/apply.py",
+        "journal/tables/apply.py",
         "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
         "if kind == Kind.POP.value and self._place(popped_by(body).dot) is None:",
     ),
     "clear: a pop whose item is not here is named": (
-        "journal/apply.py",
+        "journal/tables/apply.py",
         "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
         "if kind == Kind.CLEAR.value:",
     ),
@@ -73,7 +73,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "if (deleted >= 0 or claim.is_parked)",
     ),
     "claim: what is being sent counts as never sent": (
-        "journal/claims.py",
+        "journal/tables/claims.py",
         "    if state == PENDING:",
         "    if state in (PENDING, SENT):",
     ),
@@ -83,7 +83,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        ):",
     ),
     "claim: nothing is written down before the server is asked": (
-        "journal/claims.py",
+        "journal/tables/claims.py",
         '"INSERT INTO claims VALUES',
         '"INSERT INTO claims SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?, ?)) WHERE 0 --',
     ),
@@ -98,17 +98,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "if found <= {claim.claimer}:",
     ),
     "claim: what was parked and is tried again counts as never sent": (
-        "journal/outbox.py",
+        "journal/tables/outbox.py",
         'conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))',
         'conn.execute(f"UPDATE ops SET state = {PENDING} WHERE seq = ?", (seq,))',
     ),
     "a journal of format 1 keeps its number": (
-        "journal/schema.py",
+        "journal/tables/schema.py",
         'conn.execute(f"PRAGMA user_version = {FORMAT}")',
         "conn.execute(f\"PRAGMA user_version = {_pragma(conn, 'user_version') or FORMAT}\")",
     ),
     "a journal of format 1 gets an empty index": (
-        "journal/fulltext.py",
+        "journal/tables/search_index.py",
         "conn.execute(f\"INSERT OR REPLACE INTO meta VALUES ('{KEY}', '0')\")",
         (
             "last = '(SELECT coalesce(max(seq), 0) FROM ops)'\n"
@@ -121,7 +121,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        link.remote.tagged = _only(claim_note, claim)\n",
     ),
     "claim: what is parked counts as never sent": (
-        "journal/claims.py",
+        "journal/tables/claims.py",
         "    if state == PENDING:",
         "    if state in (PENDING, PARKED):",
     ),
@@ -156,7 +156,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "current is not None and",
     ),
     "run: goes on after what was let go of and comes again": (
-        "journal/apply.py",
+        "journal/tables/apply.py",
         "        if own or not is_known:\n",
         "        if True:\n",
     ),
@@ -165,9 +165,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "no use asking on.\n            return got, await is_explained()",
         "no use asking on.\n            return got, False",
     ),
-    "dropped: its claim stays": ("journal/claims.py", "LEFT JOIN ops o", "JOIN ops o"),
+    "dropped: its claim stays": ("journal/tables/claims.py", "LEFT JOIN ops o", "JOIN ops o"),
     "dropped: known ground stays known": (
-        "journal/outbox.py",
+        "journal/tables/outbox.py",
         "    if dropped:\n",
         "    if False:\n",
     ),
@@ -182,12 +182,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    return\n    due = await link.journal.read(\n",
     ),
     "forget: before the removal is acknowledged": (
-        "journal/outbox.py",
+        "journal/tables/outbox.py",
         "coalesce(b.state, 2) = 2",
         "1",
     ),
     "forget: before the item itself is acknowledged": (
-        "journal/outbox.py",
+        "journal/tables/outbox.py",
         "coalesce(a.state, 2) = 2",
         "1",
     ),
@@ -215,7 +215,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        return now",
     ),
     "a warm tail outlives another process's write": (
-        "journal/tails.py",
+        "journal/tail_cache.py",
         "return conn, conn.data_version(), conn.histories",
         "return conn, 0, conn.histories",
     ),
@@ -232,7 +232,7 @@ PRELUDE = {
         "        return [{'id': mine, 'metadata': {'cs_by': who}}]\n\n"
         "    return tagged\n"
     ),
-    "journal/writes.py": (
+    "journal/tables/writes.py": (
         "\n\ndef _all_of(frontier):\n"
         "    from cached_session.history.frontier import Frontier\n\n"
         "    return Frontier({writer: 1 << 40 for writer in frontier.writers()})\n"

@@ -23,8 +23,8 @@ from typing import Any
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, cleared_by, popped_by
 from cached_session.history.parts import part_count
-from cached_session.journal import items, search
-from cached_session.journal.schema import FORMAT
+from cached_session.journal import get_items, search
+from cached_session.journal.tables.schema import FORMAT
 from cached_session.remote.ids import agent_id, memory_id
 from cached_session.replication import listing, pull
 
@@ -549,9 +549,9 @@ def run(schedule: Schedule) -> Outcome:
         handler = _Errors(world)
         log.addHandler(handler)
         propagates, log.propagate = log.propagate, False
-        tuned = listing.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS
+        tuned = listing.OVERLAP, pull.GROUND_SECONDS, get_items.SHORT_ITEMS
         plan = schedule.plan
-        listing.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = (
+        listing.OVERLAP, pull.GROUND_SECONDS, get_items.SHORT_ITEMS = (
             plan.overlap,
             plan.ground,
             plan.short,
@@ -568,7 +568,7 @@ def run(schedule: Schedule) -> Outcome:
         finally:
             log.removeHandler(handler)
             log.propagate = propagates
-            listing.OVERLAP, pull.GROUND_SECONDS, items.SHORT_ITEMS = tuned
+            listing.OVERLAP, pull.GROUND_SECONDS, get_items.SHORT_ITEMS = tuned
             with _silence():
                 for process in world.processes:
                     process.kill()

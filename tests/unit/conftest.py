@@ -6,7 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from cached_session.journal import opening, schema
+from cached_session.journal import connect
+from cached_session.journal.tables import schema
 
 
 @pytest.fixture
@@ -14,5 +15,5 @@ def conn() -> Iterator[sqlite3.Connection]:
     """A journal's tables in memory, without the journal around them."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        opening.teach(conn)
+        connect.teach(conn)
         yield conn

@@ -12,7 +12,7 @@ from cached_session import UnreadableItem
 from cached_session.adapters.envelope import Kind, called, spoken
 from cached_session.cli.render_history import gist
 from cached_session.history.text import readable
-from cached_session.journal.codec import encode_items
+from cached_session.journal.sqlite.codec import encode_items
 
 MINE = Kind("langchain.message")
 OTHER = Kind("strands.message")

@@ -18,7 +18,7 @@ from cached_session import SyncOptions, fork_safety
 from cached_session.adapters.bridge import Bridge
 from cached_session.engine.engine import Core
 from cached_session.engine.notifier import Waiters
-from cached_session.journal.connection import Journal
+from cached_session.journal.journal import Journal
 from cached_session.runtime import Runtime
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session.history.text import CONTENT_BYTES, readable
-from cached_session.journal.codec import encode_item
+from cached_session.journal.sqlite.codec import encode_item
 
 fields = st.sampled_from(
     ["role", "type", "content", "text", "output", "name", "arguments", "summary", "refusal", "x"]

@@ -18,8 +18,8 @@ from cached_session.history.ops import (
     pop_payload,
 )
 from cached_session.history.parts import split
-from cached_session.journal import arrivals, outbox, reads, writes
-from cached_session.journal.connection import Journal
+from cached_session.journal.journal import Journal
+from cached_session.journal.tables import inbox, item_rows, outbox, writes
 
 SESSION = "talk"
 KEY = session_key(SESSION)
@@ -48,7 +48,7 @@ def append(writer: str, counter: int, stamp: int) -> Operation:
 
 def receive(here: Journal, *ops: Operation) -> None:
     parts = [part for op in ops for part in split(op, op.digest(KEY), KEY)]
-    here.write_blocking(lambda conn: arrivals.apply_page(conn, SESSION, parts, [], 0))
+    here.write_blocking(lambda conn: inbox.apply_page(conn, SESSION, parts, [], 0))
 
 
 def clear(here: Journal, writer: str) -> Operation:
@@ -60,14 +60,14 @@ def clear(here: Journal, writer: str) -> Operation:
 
 
 def items(here: Journal) -> int:
-    row = here.read_blocking(lambda conn: reads.session_row(conn, SESSION))
+    row = here.read_blocking(lambda conn: item_rows.session_row(conn, SESSION))
     return row[1] if row else 0
 
 
 def holes(here: Journal) -> set[tuple[str, int]]:
     def look(conn: object) -> set[tuple[str, int]]:
-        arrivals.note_holes(conn, SESSION, 0)  # type: ignore[arg-type]
-        due = arrivals.holes_due(conn, SESSION, 0, 100)  # type: ignore[arg-type]
+        inbox.note_holes(conn, SESSION, 0)  # type: ignore[arg-type]
+        due = inbox.holes_due(conn, SESSION, 0, 100)  # type: ignore[arg-type]
         return {tuple(hole.dot) for hole in due}  # type: ignore[misc]
 
     return here.write_blocking(look)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session.errors import InvalidArgument
-from cached_session.journal.codec import (
+from cached_session.journal.sqlite.codec import (
     EXACT,
     FAST,
     codec_of,

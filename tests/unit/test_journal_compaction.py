@@ -10,8 +10,9 @@ from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation, clear_payload
 from cached_session.history.parts import split
-from cached_session.journal import arrivals, compaction, outbox, reads, writes
-from cached_session.journal.connection import Journal
+from cached_session.journal import compaction
+from cached_session.journal.journal import Journal
+from cached_session.journal.tables import inbox, item_rows, outbox, writes
 
 SESSION = "talk"
 KEY = session_key(SESSION)
@@ -68,12 +69,12 @@ def kinds(journal: Journal) -> list[str]:
 
 
 def shown(journal: Journal) -> list[object]:
-    return [e.item for e in journal.read_blocking(lambda c: reads.entries(c, SESSION, None))]
+    return [e.item for e in journal.read_blocking(lambda c: item_rows.entries(c, SESSION, None))]
 
 
-def receive(journal: Journal, op: Operation) -> arrivals.PageResult:
+def receive(journal: Journal, op: Operation) -> inbox.PageResult:
     parts = split(op, op.digest(KEY), KEY)
-    return journal.write_blocking(lambda c: arrivals.apply_page(c, SESSION, parts, [], 0))
+    return journal.write_blocking(lambda c: inbox.apply_page(c, SESSION, parts, [], 0))
 
 
 def test_what_is_visible_or_unforgotten_stays(journal: Journal) -> None:
@@ -144,7 +145,7 @@ def test_what_was_pruned_and_comes_again_ends_no_run(journal: Journal) -> None:
     assert prune(journal) == 1
     receive(journal, own.op)
     say(journal, "c")
-    entries = journal.read_blocking(lambda c: reads.entries(c, SESSION, None))
+    entries = journal.read_blocking(lambda c: item_rows.entries(c, SESSION, None))
     assert [e.item for e in entries] == ["b", "c"]
     assert entries[0].run == entries[1].run
 
@@ -156,7 +157,7 @@ def test_counters_go_on_after_what_was_pruned(journal: Journal) -> None:
     sync(journal)
     assert prune(journal) == 1
     say(journal, "b")
-    entries = journal.read_blocking(lambda c: reads.entries(c, SESSION, None))
+    entries = journal.read_blocking(lambda c: item_rows.entries(c, SESSION, None))
     assert [(e.item, e.counter) for e in entries] == [("b", 3)]
 
 

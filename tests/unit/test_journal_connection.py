@@ -25,9 +25,9 @@ from cached_session.errors import (
     JournalTooNew,
     SessionClosed,
 )
-from cached_session.journal import schema
-from cached_session.journal.connection import Journal, journal_error
-from cached_session.journal.jobs import GROUP_MOST, TOLD_MOST
+from cached_session.journal.journal import Journal, journal_error
+from cached_session.journal.tables import schema
+from cached_session.journal.writer import GROUP_MOST, TOLD_MOST
 
 Job = Callable[[sqlite3.Connection], Any]
 KEYS = "SELECT key FROM meta WHERE key <> 'search_index' ORDER BY key"

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cached_session.journal import jobs
-from cached_session.journal.connection import Journal
-from cached_session.journal.jobs import LOGGED_MOST
+from cached_session.journal import writer
+from cached_session.journal.journal import Journal
+from cached_session.journal.writer import LOGGED_MOST
 
 CARRY = "PRAGMA wal_checkpoint(PASSIVE)"
 
 
 @pytest.fixture(autouse=True)
 def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "IDLE", 0.001)
+    monkeypatch.setattr(writer, "IDLE", 0.001)
 
 
 async def watched(journal: Journal, statement: str) -> threading.Event:

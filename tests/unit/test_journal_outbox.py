@@ -8,10 +8,10 @@ import pytest
 from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, pop_payload
 from cached_session.history.parts import split
-from cached_session.journal import apply, arrivals, gates, outbox, reads, writes
-from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT
-from cached_session.journal.codec import encode_items
-from cached_session.journal.outbox import Forget
+from cached_session.journal.sqlite.codec import encode_items
+from cached_session.journal.tables import apply, inbox, item_rows, outbox, pauses, writes
+from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT
+from cached_session.journal.tables.outbox import Forget
 
 S = "talk"
 ME = "mewriter"
@@ -35,7 +35,7 @@ def states(conn: sqlite3.Connection) -> list[int]:
 
 
 def items(conn: sqlite3.Connection) -> list[object]:
-    return [entry.item for entry in reads.entries(conn, S, None)]
+    return [entry.item for entry in item_rows.entries(conn, S, None)]
 
 
 def take(conn: sqlite3.Connection, **limits: int) -> list[outbox.Outgoing]:
@@ -65,7 +65,7 @@ def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> N
     assert outbox.take(conn, "unknown", after=0, upto=9, most_ops=9, most_bytes=9) == []
     outbox.ack(conn, [taken[0].seq, taken[2].seq])
     assert take(conn) == [taken[1]]
-    assert reads.pending_sessions(conn) == [S, "other"]
+    assert item_rows.pending_sessions(conn) == [S, "other"]
 
 
 def test_what_is_taken_fits_the_request(conn: sqlite3.Connection) -> None:
@@ -91,13 +91,13 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
     outbox.park(conn, 3, "400: no")
     assert [out.seq for out in take(conn)] == [seqs[1], 4]
     assert states(conn) == [ACKED, SENT, PARKED, SENT]
-    assert [entry.sync_state for entry in reads.entries(conn, S, None)] == [
+    assert [entry.sync_state for entry in item_rows.entries(conn, S, None)] == [
         "acked",
         "sent",
         "parked",
         "sent",
     ]
-    facts = reads.facts(conn, 1, 0, 0)
+    facts = item_rows.facts(conn, 1, 0, 0)
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
 
 
@@ -150,7 +150,7 @@ def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
     assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
     assert outbox.drop_parked(conn, "unknown", [out.op.dot]) == 0
     assert items(conn) == ["a", "d"]
-    assert reads.session_row(conn, S)[1] == 2
+    assert item_rows.session_row(conn, S)[1] == 2
     add(conn, "e")
     assert [out.op.dot.counter for out in take(conn)] == [1, 3, 4]
 
@@ -194,10 +194,10 @@ def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
     outbox.ack(conn, [append.seq])
     due = outbox.forgets_due(conn, S, 9)
     assert due == [Forget(Dot(ME, 1), 1, 5)]
-    assert reads.pending_sessions(conn) == [S]
+    assert item_rows.pending_sessions(conn) == [S]
     outbox.forgotten(conn, S, due)
     assert outbox.forgets_due(conn, S, 9) == []
-    assert reads.pending_sessions(conn) == []
+    assert item_rows.pending_sessions(conn) == []
     assert outbox.forgets_due(conn, "unknown", 9) == []
 
 
@@ -266,48 +266,48 @@ def remote(counter: int, *payloads: str, kind: Kind = Kind.APPEND, stamp: int = 
 
 def arrive(conn: sqlite3.Connection, *ops: Operation, parts: slice = slice(None)) -> object:
     pieces = [part for op in ops for part in split(op, op.digest(KEY), KEY)]
-    return arrivals.apply_page(conn, S, pieces[parts], [], 0)
+    return inbox.apply_page(conn, S, pieces[parts], [], 0)
 
 
 def holes(conn: sqlite3.Connection, now_ms: int = 0, most: int = 99, **how: bool) -> list[int]:
-    found = arrivals.holes_due(conn, S, now_ms, most, **how)
+    found = inbox.holes_due(conn, S, now_ms, most, **how)
     return [hole.dot.counter for hole in found]
 
 
 def test_a_gap_is_a_hole_until_it_is_filled(conn: sqlite3.Connection) -> None:
     """Counters below a known one are holes; each goes when its operation arrives."""
     arrive(conn, remote(3, '"c"'), remote(5, '"e"'))
-    assert arrivals.note_holes(conn, S, 100) == 3
+    assert inbox.note_holes(conn, S, 100) == 3
     assert sorted(holes(conn, 100)) == [1, 2, 4]
     arrive(conn, remote(2, '"b"'))
     assert sorted(holes(conn, 100)) == [1, 4]
-    assert arrivals.note_holes(conn, S, 200) == 2
+    assert inbox.note_holes(conn, S, 200) == 2
     arrive(conn, remote(1, '"a"'), remote(4, '"d"'))
     assert holes(conn, 10**9) == []
-    assert arrivals.note_holes(conn, S, 300) == 0
+    assert inbox.note_holes(conn, S, 300) == 0
     assert items(conn) == ["a", "b", "c", "d", "e"]
-    assert arrivals.note_holes(conn, "unknown", 0) == 0
-    assert arrivals.holes_due(conn, "unknown", 0, 9) == []
+    assert inbox.note_holes(conn, "unknown", 0) == 0
+    assert inbox.holes_due(conn, "unknown", 0, 9) == []
 
 
 def test_a_hole_is_looked_for_when_it_is_due(conn: sqlite3.Connection) -> None:
     """A look that found nothing is counted and puts the next off; the longest unseen comes first,
     and all can be asked for at once."""
     arrive(conn, remote(4, '"d"'))
-    arrivals.note_holes(conn, S, 100)
+    inbox.note_holes(conn, S, 100)
     assert holes(conn, 99) == []
     assert sorted(holes(conn, 100)) == [1, 2, 3]
-    arrivals.note_hole_tries(
+    inbox.note_hole_tries(
         conn, S, [(Dot(THEM, 1), 900, False), (Dot(THEM, 2), 500, False), (Dot(THEM, 3), 700, True)]
     )
-    arrivals.note_hole_tries(conn, "unknown", [(Dot(THEM, 1), 0, False)])
+    inbox.note_hole_tries(conn, "unknown", [(Dot(THEM, 1), 0, False)])
     assert holes(conn, 600) == [2]
     assert holes(conn, 1000, 2) == [2, 3]
     assert holes(conn, 0, everything=True) == [2, 3, 1]
-    assert {hole.tries for hole in arrivals.holes_due(conn, S, 1000, 9)} == {1}
-    facts = reads.facts(conn, 1, 100, 0)
+    assert {hole.tries for hole in inbox.holes_due(conn, S, 1000, 9)} == {1}
+    facts = item_rows.facts(conn, 1, 100, 0)
     assert (facts.absent, facts.explained) == (2, 1)
-    assert reads.facts(conn, 1, 150, 60).absent == 0
+    assert item_rows.facts(conn, 1, 150, 60).absent == 0
 
 
 def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Connection) -> None:
@@ -315,14 +315,14 @@ def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Conn
     op = remote(1, '"a"', '"b"', '"c"')
     assert arrive(conn, op, parts=slice(1)).incomplete == 1
     assert items(conn) == []
-    assert arrivals.note_holes(conn, S, 0) == 1
+    assert inbox.note_holes(conn, S, 0) == 1
     arrive(conn, remote(2, pop_payload(ItemRef(op.dot, 2, 3)), kind=Kind.POP))
-    (hole,) = arrivals.holes_due(conn, S, 0, 9)
+    (hole,) = inbox.holes_due(conn, S, 0, 9)
     assert (hole.dot, hole.count, hole.popped) == (op.dot, 3, {2})
     assert hole.have == {(0, 0)}
     arrive(conn, op, parts=slice(1, 2))
     assert items(conn) == ["a", "b"]
-    assert arrivals.note_holes(conn, S, 0) == 0
+    assert inbox.note_holes(conn, S, 0) == 0
     assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
 
 
@@ -330,11 +330,11 @@ def test_a_pop_alone_tells_how_large_its_batch_is(conn: sqlite3.Connection) -> N
     """Of an append that nobody here has seen, its pop names the size and what need not come."""
     pop_one = remote(2, pop_payload(ItemRef(Dot(THEM, 1), 0, 2)), kind=Kind.POP)
     arrive(conn, pop_one)
-    assert arrivals.note_holes(conn, S, 0) == 1
-    (hole,) = arrivals.holes_due(conn, S, 0, 9)
+    assert inbox.note_holes(conn, S, 0) == 1
+    (hole,) = inbox.holes_due(conn, S, 0, 9)
     assert (hole.count, hole.popped, hole.have) == (2, {0}, set())
     arrive(conn, remote(3, pop_payload(ItemRef(Dot(THEM, 1), 1, 2)), kind=Kind.POP))
-    assert arrivals.note_holes(conn, S, 0) == 0
+    assert inbox.note_holes(conn, S, 0) == 0
 
 
 def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
@@ -343,7 +343,7 @@ def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
     op = remote(1, '"a"', '"b"')
     arrive(conn, op, parts=slice(1))
     arrive(conn, remote(4, json.dumps({THEM: [[1, 3]]}), kind=Kind.CLEAR))
-    assert arrivals.note_holes(conn, S, 0) == 0
+    assert inbox.note_holes(conn, S, 0) == 0
     assert holes(conn) == []
     assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
     arrive(conn, op, remote(2, '"late"'))
@@ -384,25 +384,25 @@ def test_where_stamps_are_equal_the_writer_decides(conn: sqlite3.Connection) -> 
 def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
     """A placeholder makes its dot explained instead of absent, also ahead of everything else; the
     operation is applied if its writer sends it after all."""
-    arrivals.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
-    assert arrivals.note_holes(conn, S, 55) == 0
-    assert reads.facts(conn, 1, 10**6, 0).explained == 1
+    inbox.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
+    assert inbox.note_holes(conn, S, 55) == 0
+    assert item_rows.facts(conn, 1, 10**6, 0).explained == 1
     arrive(conn, remote(3, '"c"'))
-    assert arrivals.note_holes(conn, S, 60) == 2
-    facts = reads.facts(conn, 1, 10**6, 0)
+    assert inbox.note_holes(conn, S, 60) == 2
+    facts = item_rows.facts(conn, 1, 10**6, 0)
     assert (facts.absent, facts.explained) == (1, 1)
     arrive(conn, remote(1, '"a"'), remote(2, '"b"'))
     assert items(conn) == ["a", "b", "c"]
     assert holes(conn, 10**9) == []
-    arrivals.apply_page(conn, S, [], [Dot(THEM, 2)], 70)
+    inbox.apply_page(conn, S, [], [Dot(THEM, 2)], 70)
     assert holes(conn, 10**9) == []
 
 
 def test_a_hostile_counter_makes_a_bounded_list(conn: sqlite3.Connection) -> None:
     """A counter out of nowhere costs no more rows than are looked for of one writer."""
     arrive(conn, remote((1 << 53) - 1, '"far"'))
-    assert arrivals.note_holes(conn, S, 0) == arrivals.HOLES_A_WRITER
-    assert len(holes(conn, most=1000)) == arrivals.HOLES_A_WRITER
+    assert inbox.note_holes(conn, S, 0) == inbox.HOLES_A_WRITER
+    assert len(holes(conn, most=1000)) == inbox.HOLES_A_WRITER
 
 
 def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> None:
@@ -411,7 +411,7 @@ def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> Non
     result = arrive(conn, remote(1, '"second"'))
     assert (result.conflicts, result.new) == (1, 0)
     assert items(conn) == ["first"]
-    assert reads.facts(conn, 1, 0, 0).conflicts == 1
+    assert item_rows.facts(conn, 1, 0, 0).conflicts == 1
 
 
 @pytest.mark.parametrize("payload", ["nope", "{", '{"a":1}}'])
@@ -443,7 +443,7 @@ def test_nonsense_that_a_pop_completes_harms_no_other(conn: sqlite3.Connection) 
 
 
 def shut(conn: sqlite3.Connection, session: str | None, pause_ms: int, now_ms: int) -> None:
-    gates.shut(conn, session, pause_ms=pause_ms, now_ms=now_ms, kind="busy", reason=f"at {now_ms}")
+    pauses.shut(conn, session, pause_ms=pause_ms, now_ms=now_ms, kind="busy", reason=f"at {now_ms}")
 
 
 def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
@@ -452,12 +452,12 @@ def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
     for session in (None, S):
         shut(conn, session, 500, 1000)
         shut(conn, session, 900, 2000)
-        gate = gates.gate_of(conn, session)
+        gate = pauses.gate_of(conn, session)
         assert (gate.failures, gate.since_ms, gate.reason) == (2, 1000, "at 2000")
         waits = [gate.wait_ms(now) for now in (2000, 2001, 2899, 2900, 10**9)]
         assert waits == [900, 899, 1, 0, 0]
-    assert gates.read_meta(conn)["last_error"] == "at 2000"
-    assert gates.read_meta(conn)["last_error_ms"] == "2000"
+    assert pauses.read_meta(conn)["last_error"] == "at 2000"
+    assert pauses.read_meta(conn)["last_error_ms"] == "2000"
 
 
 @pytest.mark.parametrize("moved", [1, 10_000, 10**12])
@@ -465,7 +465,7 @@ def test_a_gate_is_void_when_the_clock_was_moved_back(conn: sqlite3.Connection, 
     """A gate further away than its own pause was set by a clock that has been moved since: it
     holds nobody up."""
     shut(conn, None, 500, 10**12)
-    gate = gates.gate_of(conn, None)
+    gate = pauses.gate_of(conn, None)
     assert gate.wait_ms(10**12) == 500
     assert gate.wait_ms(10**12 - moved) == 0
 
@@ -476,23 +476,23 @@ def test_a_success_opens_the_gates(conn: sqlite3.Connection) -> None:
     add(conn, "b", session="other")
     for session in (None, S, "other"):
         shut(conn, session, 500, 1000)
-    gates.open_gates(conn, S)
-    assert gates.gate_of(conn, None) is None
-    assert gates.gate_of(conn, S) is None
-    assert gates.gate_of(conn, "other") is not None
-    assert len(reads.all_gates(conn)) == 1
+    pauses.open_gates(conn, S)
+    assert pauses.gate_of(conn, None) is None
+    assert pauses.gate_of(conn, S) is None
+    assert pauses.gate_of(conn, "other") is not None
+    assert len(item_rows.all_gates(conn)) == 1
     shut(conn, None, 500, 1000)
-    gates.open_gates(conn, "unknown")
-    assert gates.gate_of(conn, None) is None
+    pauses.open_gates(conn, "unknown")
+    assert pauses.gate_of(conn, None) is None
 
 
 def test_a_session_that_was_only_heard_of_keeps_its_pause(conn: sqlite3.Connection) -> None:
     """A failure before anything of a session is in the journal pauses it all the same."""
-    assert gates.gate_of(conn, "heard of") is None
+    assert pauses.gate_of(conn, "heard of") is None
     shut(conn, "heard of", 500, 1000)
-    assert gates.gate_of(conn, "heard of").wait_ms(1000) == 500
-    gates.open_gates(conn, "heard of")
-    assert gates.gate_of(conn, "heard of") is None
+    assert pauses.gate_of(conn, "heard of").wait_ms(1000) == 500
+    pauses.open_gates(conn, "heard of")
+    assert pauses.gate_of(conn, "heard of") is None
 
 
 def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
@@ -505,9 +505,9 @@ def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
     outbox.park(conn, second.seq, "no")
     add(conn, "d")
     shut(conn, None, 500, 1000)
-    reads.forget_server(conn)
+    item_rows.forget_server(conn)
     assert states(conn) == [SENT, SENT, SENT, PENDING]
-    assert gates.gate_of(conn, None) is None
+    assert pauses.gate_of(conn, None) is None
 
 
 def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
@@ -548,7 +548,7 @@ def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
             return 0
 
         conn.set_progress_handler(step, 1)
-        found = reads.pending_sessions(conn)
+        found = item_rows.pending_sessions(conn)
         conn.set_progress_handler(None, 0)
         assert len(found) == len(set(found))
         assert set(found) == wanted

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cached_session import CachedSession
-from cached_session.journal import reads
+from cached_session.journal.tables import item_rows
 
 
 async def grown(path: Path, count: int) -> Path:
@@ -31,9 +31,9 @@ def steps(path: Path, limit: int) -> int:
 
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         conn.set_progress_handler(step, 1)
-        row = reads.session_row(conn, "s")
+        row = item_rows.session_row(conn, "s")
         assert row is not None
-        rows = reads.tail(conn, row[0], limit, 1 << 20)
+        rows = item_rows.tail(conn, row[0], limit, 1 << 20)
         conn.set_progress_handler(None, 0)
         assert rows is not None
         assert len(rows) == limit

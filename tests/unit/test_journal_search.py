@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation
 from cached_session.history.parts import Part
-from cached_session.journal import arrivals, fulltext, jobs, schema, search, writes
-from cached_session.journal.codec import encode_items
-from cached_session.journal.connection import Journal
-from cached_session.journal.writes import Author
+from cached_session.journal import search, writer
+from cached_session.journal.journal import Journal
+from cached_session.journal.sqlite.codec import encode_items
+from cached_session.journal.tables import inbox, schema, search_index, writes
+from cached_session.journal.tables.writes import Author
 from cached_session.remote.wire import decode, memories_of
 
 AUTHOR = Author("a" * 24, 1_700_000_000_000, 600_000)
@@ -64,7 +65,7 @@ def scanned(conn: sqlite3.Connection, session: str, query: str) -> list[Any]:
 
 def indexed(conn: sqlite3.Connection) -> int:
     """How many operations the index names for a word that all of them hold, once none waits."""
-    fulltext.catch_up(conn, fulltext.reach(conn) or 0)
+    search_index.catch_up(conn, search_index.reach(conn) or 0)
     rows = conn.execute("SELECT rowid FROM words WHERE words MATCH '\"wor\"'").fetchall()
     return len(rows)
 
@@ -76,7 +77,7 @@ def test_each_script_is_found(conn: sqlite3.Connection, script: str, indexed_now
     for text, _ in SCRIPTS.values():
         add(conn, "talk", text)
     if indexed_now:
-        fulltext.catch_up(conn, 0)
+        search_index.catch_up(conn, 0)
     text, queries = SCRIPTS[script]
     for query in queries:
         hits = found(conn, "talk", query)
@@ -91,7 +92,7 @@ def test_words_that_the_index_can_tell_need_no_scan(
     """A single ideograph or emoji, a pair, and three letters are looked up."""
     for text, _ in SCRIPTS.values():
         add(conn, "talk", text)
-    fulltext.catch_up(conn, 0)
+    search_index.catch_up(conn, 0)
     monkeypatch.setattr(search, "scan", None)
     assert len(found(conn, "talk", query)) == 1
 
@@ -125,7 +126,7 @@ def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str])
                 add(conn, session, what)
                 asked.append(what)
             elif kind == "index":
-                fulltext.catch_up(conn, fulltext.reach(conn) or 0)
+                search_index.catch_up(conn, search_index.reach(conn) or 0)
             elif kind == "clear":
                 writes.clear(conn, AUTHOR, session)
             else:
@@ -134,17 +135,17 @@ def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str])
                     entry = entries[what % len(entries)]
                     ref = ItemRef(Dot(entry.writer, entry.counter), entry.index, 99)
                     writes.pop_ref(conn, AUTHOR, session, ref)
-        assert fulltext.is_kept(conn)
+        assert search_index.is_kept(conn)
         for query in asked:
             if not query.split():
                 continue
             for session in "xy":
                 assert found(conn, session, query) == scanned(conn, session, query)
-        fulltext.catch_up(conn, fulltext.reach(conn) or 0)
+        search_index.catch_up(conn, search_index.reach(conn) or 0)
         kept = _all_candidates(conn)
-        fulltext.switch(conn, False)
-        fulltext.switch(conn, True)
-        fulltext.catch_up(conn, 0)
+        search_index.switch(conn, False)
+        search_index.switch(conn, True)
+        search_index.catch_up(conn, 0)
         assert _all_candidates(conn) == kept
 
 
@@ -162,7 +163,7 @@ def test_what_is_popped_and_cleared_leaves_the_index(conn: sqlite3.Connection) -
     """No trigram of a removed item stays behind: it was to be forgotten."""
     conn.create_function("part_count", 1, lambda _: 1)
     add(conn, "talk", "word one", "word two secret")
-    fulltext.catch_up(conn, 0)
+    search_index.catch_up(conn, 0)
     assert "sec" in _all_candidates(conn)
     writes.pop(conn, AUTHOR, "talk")
     assert "sec" not in _all_candidates(conn)
@@ -188,7 +189,7 @@ def test_a_file_of_format_1_gets_its_index(tmp_path: Path, filled: bool) -> None
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         schema.prepare(conn, str(path))
         assert conn.execute("PRAGMA user_version").fetchone() == (schema.FORMAT,)
-        assert fulltext.is_kept(conn)
+        assert search_index.is_kept(conn)
         assert indexed(conn) == (2 if filled else 0)
         hits = found(conn, "other", "word")
         assert [entry.rank for entry in hits] == ([1, 0] if filled else [])
@@ -204,7 +205,7 @@ def test_a_file_without_an_index_is_looked_through(tmp_path: Path) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:
             schema.prepare(conn, str(path), search_index=on)
             add(conn, "talk", text)
-            assert fulltext.is_kept(conn) is on
+            assert search_index.is_kept(conn) is on
             names = conn.execute("SELECT name FROM sqlite_master WHERE name LIKE 'words%'")
             assert bool(names.fetchall()) is on
             assert found(conn, "talk", text)[0].item["content"] == text
@@ -222,10 +223,10 @@ def test_a_sqlite_without_fts5_searches_and_says_that_the_index_is_behind(
         schema.prepare(conn, str(path))
         add(conn, "talk", "word one")
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        monkeypatch.setattr(fulltext, "is_available", lambda _: False)
+        monkeypatch.setattr(search_index, "is_available", lambda _: False)
         schema.prepare(conn, str(path))
         add(conn, "talk", "word two")
-        assert not fulltext.is_kept(conn)
+        assert not search_index.is_kept(conn)
         assert len(found(conn, "talk", "word")) == 2
         monkeypatch.undo()
         schema.prepare(conn, str(path))
@@ -238,12 +239,12 @@ def test_a_damaged_index_keeps_no_word_from_being_written(
     """The item is stored, the index is given up with a word in the log, and search looks through
     the session."""
     add(conn, "talk", "word one")
-    fulltext.catch_up(conn, 0)
+    search_index.catch_up(conn, 0)
     conn.execute("UPDATE words_data SET block = x'ffffffff'")
-    monkeypatch.setattr(fulltext, "BEHIND", 0)
+    monkeypatch.setattr(search_index, "BEHIND", 0)
     add(conn, "talk", "word two")
-    fulltext.slice_up(conn)
-    assert not fulltext.is_kept(conn)
+    search_index.slice_up(conn)
+    assert not search_index.is_kept(conn)
     assert "given up" in caplog.text
     assert [entry.item["content"] for entry in found(conn, "talk", "word")] == [
         "word two",
@@ -262,18 +263,18 @@ def test_a_thread_that_is_never_idle_indexes_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No write waits for the index of its own words, and what waits for it stays bounded."""
-    monkeypatch.setattr(jobs, "IDLE", 3600)
-    monkeypatch.setattr(jobs, "UNINDEXED_MOST", 2 * fulltext.SLICE)
+    monkeypatch.setattr(writer, "IDLE", 3600)
+    monkeypatch.setattr(writer, "UNINDEXED_MOST", 2 * search_index.SLICE)
     journal = Journal(tmp_path / "journal.db", durability="normal")
     journal.open_blocking()
     try:
         most = 0
-        for number in range(3 * jobs.UNINDEXED_MOST):
+        for number in range(3 * writer.UNINDEXED_MOST):
             journal.write_blocking(lambda conn, word=f"word {number}": add(conn, "talk", word))  # type: ignore[misc]
-            reached = journal.read_blocking(fulltext.reach) or 0
+            reached = journal.read_blocking(search_index.reach) or 0
             most = max(most, number + 1 - reached)
-        assert fulltext.SLICE < most <= jobs.UNINDEXED_MOST + fulltext.BEHIND
-        assert reached >= 2 * jobs.UNINDEXED_MOST - fulltext.BEHIND
+        assert search_index.SLICE < most <= writer.UNINDEXED_MOST + search_index.BEHIND
+        assert reached >= 2 * writer.UNINDEXED_MOST - search_index.BEHIND
     finally:
         journal.close_blocking()
 
@@ -286,51 +287,51 @@ def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
         op = Operation(Dot("b" * 24, counter), Kind.APPEND, counter << 16, counter, (payload,))
         found = [decode(memory, key) for memory in memories_of(op, op.digest(key), "talk")]
         parts += [part for part in found if isinstance(part, Part)]
-    assert arrivals.apply_page(conn, "talk", parts, [], counter).new == most
+    assert inbox.apply_page(conn, "talk", parts, [], counter).new == most
 
 
 def test_neither_pages_nor_writes_index_what_waits(conn: sqlite3.Connection) -> None:
     """Both leave it to the journal's idle thread, and search finds all meanwhile."""
     hydrate(conn, 1, 1000)
     add(conn, "talk", "word own")
-    assert fulltext.reach(conn) == 0
+    assert search_index.reach(conn) == 0
     assert len(found(conn, "talk", "word")) == 1000
     assert found(conn, "talk", "word") == scanned(conn, "talk", "word")
 
 
 def test_large_operations_make_a_slice_short(conn: sqlite3.Connection) -> None:
     """A slice ends early where payloads are large, and goes on by one at the least."""
-    for number in range(fulltext.BEHIND):
-        add(conn, "talk", f"word {number} " + "x" * fulltext.SLICE_BYTES)
+    for number in range(search_index.BEHIND):
+        add(conn, "talk", f"word {number} " + "x" * search_index.SLICE_BYTES)
     hydrate(conn, 1, 1)
     for step in (1, 2):
-        fulltext.slice_up(conn)
-        assert fulltext.reach(conn) == min(step, 1)
+        search_index.slice_up(conn)
+        assert search_index.reach(conn) == min(step, 1)
 
 
 def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a hydration the idle journal indexes it in slices, none larger than a slice may be,
     until no more than a few operations wait."""
-    monkeypatch.setattr(jobs, "IDLE", 0.001)
+    monkeypatch.setattr(writer, "IDLE", 0.001)
     reached, done = [0], threading.Event()
-    is_behind = fulltext.is_behind
+    is_behind = search_index.is_behind
 
     def watched(conn: sqlite3.Connection) -> bool:
         behind = is_behind(conn)
-        reached.append(fulltext.reach(conn) or 0)
+        reached.append(search_index.reach(conn) or 0)
         if not behind and reached[-1]:
             done.set()
         return behind
 
-    monkeypatch.setattr(fulltext, "is_behind", watched)
+    monkeypatch.setattr(search_index, "is_behind", watched)
     journal = Journal(tmp_path / "journal.db")
     journal.open_blocking()
     try:
         journal.write_blocking(lambda conn: hydrate(conn, 1, 1500))
         assert done.wait(120)
         steps = [after - before for before, after in pairwise(reached)]
-        assert max(steps) == fulltext.SLICE
-        assert 1500 - fulltext.BEHIND <= reached[-1] <= 1500
+        assert max(steps) == search_index.SLICE
+        assert 1500 - search_index.BEHIND <= reached[-1] <= 1500
         entries = journal.read_blocking(lambda conn: found(conn, "talk", "word"))
         assert len(entries) == 1000
     finally:
@@ -343,7 +344,7 @@ async def test_an_idle_slice_waits_for_nobodys_lock(
     """While another program holds the lock, the thread that writes is free for what comes, and the
     index is left to a later look."""
     locked, tried, sliced = threading.Event(), threading.Event(), threading.Event()
-    slice_up = fulltext.slice_up
+    slice_up = search_index.slice_up
 
     def is_behind(conn: sqlite3.Connection) -> bool:
         # A look before the lock is taken would find it free.
@@ -355,9 +356,9 @@ async def test_an_idle_slice_waits_for_nobodys_lock(
         slice_up(conn)
         sliced.set()
 
-    monkeypatch.setattr(jobs, "IDLE", 0.001)
-    monkeypatch.setattr(fulltext, "is_behind", is_behind)
-    monkeypatch.setattr(fulltext, "slice_up", slice_and_tell)
+    monkeypatch.setattr(writer, "IDLE", 0.001)
+    monkeypatch.setattr(search_index, "is_behind", is_behind)
+    monkeypatch.setattr(search_index, "slice_up", slice_and_tell)
     journal = Journal(tmp_path / "j.db", busy_timeout=3600)
     await journal.open()
     with closing(sqlite3.connect(tmp_path / "j.db", isolation_level=None)) as other:

@@ -10,9 +10,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from cached_session.journal import tails as module
-from cached_session.journal.codec import EXACT, FAST
-from cached_session.journal.tails import (
+from cached_session.journal import tail_cache as module
+from cached_session.journal.sqlite.codec import EXACT, FAST
+from cached_session.journal.tail_cache import (
     BLOCK_ITEMS,
     MOST_BYTES,
     MOST_BYTES_OF_ONE,

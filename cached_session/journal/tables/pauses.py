@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from cached_session.journal.apply import stored_id
+from cached_session.journal.tables.apply import stored_id
 
 __all__ = [
     "SERVER",

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cached_session.errors import SessionClosed
-from cached_session.journal.asides import Asides
-from cached_session.journal.file import File, end_transaction
-from cached_session.journal.jobs import Jobs
-from cached_session.journal.opening import MEMORY
-from cached_session.journal.outcome import FOREIGN, is_locked, journal_error, settle
-from cached_session.journal.tails import Version, version_of
-from cached_session.journal.threads import Threads
+from cached_session.journal.connect import MEMORY
+from cached_session.journal.connections import File, end_transaction
+from cached_session.journal.readers import Asides
+from cached_session.journal.sqlite.db_errors import FOREIGN, is_locked, journal_error, settle
+from cached_session.journal.tail_cache import Version, version_of
+from cached_session.journal.thread_pool import Threads
+from cached_session.journal.writer import Jobs
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 

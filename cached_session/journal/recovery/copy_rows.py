@@ -24,10 +24,11 @@ from cached_session.history.ops import (
     cleared_by,
     popped_by,
 )
-from cached_session.journal import gates, sense, writes
-from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
-from cached_session.journal.outcome import is_passing
-from cached_session.journal.reads import session_ids
+from cached_session.journal.recovery import row_check
+from cached_session.journal.sqlite.db_errors import is_passing
+from cached_session.journal.tables import pauses, writes
+from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.tables.item_rows import session_ids
 
 __all__ = ["Salvage", "Writers", "carry", "record", "report_of"]
 
@@ -94,7 +95,7 @@ def report_of(meta: dict[str, str]) -> Salvage | None:
 
 def record(conn: sqlite3.Connection, report: Salvage) -> None:
     """Keep a report in the journal that it tells of."""
-    gates.write_meta(conn, salvage=json.dumps(asdict(report)))
+    pauses.write_meta(conn, salvage=json.dumps(asdict(report)))
 
 
 class _Losses:
@@ -198,15 +199,15 @@ def _carry(
         # Which server `acked` speaks of, and what has been imported: not to be imported twice.
         kept = "key = 'server' OR (key >= 'import:' AND key < 'import;')"
         for key, value in _all(old, f"SELECT key, value FROM meta WHERE {kept}", (), losses):
-            if not sense.is_fact(key, value):
+            if not row_check.is_fact(key, value):
                 losses.add(f"the fact {key!r:.80}")
             elif key == "server":
-                gates.write_meta(new, server=value)
+                pauses.write_meta(new, server=value)
             else:
                 new.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
         record(new, report)
         # Of an id whose operations may be lost in part, nobody knows the next counter.
-        gates.write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
+        pauses.write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
         if own:
             new.execute("COMMIT")
     except BaseException:
@@ -272,7 +273,7 @@ def _names(conn: sqlite3.Connection, losses: _Losses) -> dict[int, str]:
         rows += _all(conn, f"SELECT session_id, id FROM {index}", (), losses)
     names: dict[int, str] = {}
     for name, number in rows:
-        if sense.is_name(name):
+        if row_check.is_name(name):
             names[number] = next(session_ids([(name,)]))
         else:
             losses.add(f"the name of session {number}")
@@ -374,7 +375,7 @@ def _operation(conn: sqlite3.Connection, row: tuple[Any, ...], losses: _Losses) 
     try:
         if said_ms is None or type(said_ms) is not int:
             said_ms = stamp_ms(stamp)
-        sense.check_operation(writer, counter, stamp, said_ms, count, "")
+        row_check.check_operation(writer, counter, stamp, said_ms, count, "")
         texts: list[str] = [body]
         lost: list[int] = []
         if kind == Kind.APPEND.value:
@@ -447,7 +448,7 @@ def _copy(
     losses: _Losses,
 ) -> None:
     """Rows of a table that begins with the session's number."""
-    rows = _all(old, f"SELECT {sense.rule(table)}, * FROM {table}", (), losses)
+    rows = _all(old, f"SELECT {row_check.rule(table)}, * FROM {table}", (), losses)
     for is_sound, number, *rest in rows:
         if not is_sound or any(isinstance(cell, bytes) for cell in rest):
             losses.add(f"a row of {table}")

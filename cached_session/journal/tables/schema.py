@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from cached_session.errors import JournalError, JournalTooNew
-from cached_session.journal import fulltext
+from cached_session.journal.tables import search_index as fulltext
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
@@ -70,7 +70,7 @@ CREATE TABLE items (
     counter INTEGER NOT NULL,
     idx INTEGER NOT NULL,
     payload TEXT NOT NULL,
-    codec INTEGER NOT NULL,                -- journal/codec.py
+    codec INTEGER NOT NULL,                -- journal/sqlite/codec.py
     PRIMARY KEY (session, stamp, writer, counter, idx)
 ) WITHOUT ROWID;
 
@@ -192,10 +192,10 @@ CREATE TABLE gates (
 
 -- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_ack_ms`,
 -- `last_error`, `last_error_ms`; `salvage`: what became of the file that was here before, and
--- `retired:ID`: writer ids of that file, which must not be used again (journal/carry.py). And, by
--- session, the marks of imports (journal/imports.py), whose keys begin with `import:`, and of
--- audits (journal/audits.py), whose keys begin with `audit:`; and `search_index`, while the
--- full-text index is in step (journal/fulltext.py).
+-- `retired:ID`: writer ids of that file, which must not be used again (journal/recovery/copy_rows.py). And, by
+-- session, the marks of imports (journal/tables/import_marks.py), whose keys begin with `import:`, and of
+-- audits (journal/tables/audit_state.py), whose keys begin with `audit:`; and `search_index`, while the
+-- full-text index is in step (journal/tables/search_index.py).
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -204,7 +204,7 @@ CREATE TABLE meta (
 
 
 def _to_2(_: sqlite3.Connection) -> None:
-    """The full-text index (journal/fulltext.py), a virtual table `words` over the readable text of
+    """The full-text index (journal/tables/search_index.py), a virtual table `words` over the readable text of
     visible items: made at opening, in this same transaction, where SQLite has FTS5, and filled
     afterwards."""
 

@@ -19,16 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from cached_session.errors import JournalCorrupt
-from cached_session.journal import gates, schema, sense, shape
-from cached_session.journal.carry import (
+from cached_session.journal.recovery import row_check, schema_check
+from cached_session.journal.recovery.copy_rows import (
     Salvage,
     Writers,
     carry,
     record,
     report_of,
 )
-from cached_session.journal.names import LOGS, FileId, changing, dated, file_id
-from cached_session.journal.outcome import is_damage, is_passing
+from cached_session.journal.sqlite.db_errors import is_damage, is_passing
+from cached_session.journal.sqlite.file_identity import LOGS, FileId, changing, dated, file_id
+from cached_session.journal.tables import pauses, schema
 
 __all__ = [
     "Salvage",
@@ -124,12 +125,12 @@ def _damage(real: str, path: str, patience: float) -> str | None:
             if version < 1:
                 return f"it names format {version}, which never was"
             found = [str(text) for (text,) in conn.execute("PRAGMA quick_check(3)")]
-            if version == schema.FORMAT and not shape.is_whole(conn):
+            if version == schema.FORMAT and not schema_check.is_whole(conn):
                 return "its schema is not a journal's"
             if found == ["ok"] and version == schema.FORMAT:
-                found = shape.misfits(conn) or sense.nonsense(conn) or found
+                found = schema_check.misfits(conn) or row_check.nonsense(conn) or found
                 # SQLite does not look at what is in a text.
-                shape.read_all(conn)
+                schema_check.read_all(conn)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if is_damage(error):
                 return str(error)
@@ -176,8 +177,8 @@ def _mend(
 def _restore(old: sqlite3.Connection) -> bool:
     """Whether its schema was spoiled, and is restored for as long as its transaction lasts."""
     try:
-        if old.in_transaction and not shape.is_whole(old):
-            shape.restore(old)
+        if old.in_transaction and not schema_check.is_whole(old):
+            schema_check.restore(old)
             return True
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # What can be read of it without is carried over.
@@ -266,7 +267,7 @@ def follow(
     """Another file has the journal's name: carry over what the open one holds; the report."""
     new.execute("BEGIN IMMEDIATE")
     try:
-        known = report_of(gates.read_meta(new))
+        known = report_of(pauses.read_meta(new))
         why = f"{path} was deleted or replaced while it was open"
         report = Salvage(time.time_ns() // 1_000_000, why, _source(file))
         report = carry(old, new, report, writers)

@@ -23,10 +23,16 @@ from typing import Any, Generic, TypeVar
 
 from cached_session import fork_safety
 from cached_session.errors import SessionClosed
-from cached_session.journal import fulltext
-from cached_session.journal.file import File, end_transaction
-from cached_session.journal.outcome import Outcome, is_locked, is_passing, journal_error, settle
-from cached_session.journal.threads import Threads
+from cached_session.journal.connections import File, end_transaction
+from cached_session.journal.sqlite.db_errors import (
+    Outcome,
+    is_locked,
+    is_passing,
+    journal_error,
+    settle,
+)
+from cached_session.journal.tables import search_index
+from cached_session.journal.thread_pool import Threads
 
 __all__ = ["Jobs"]
 
@@ -272,9 +278,9 @@ class Jobs:
             conn = self._file.writer
             if conn is None or type(error) not in AMBIGUOUS or is_passing(error):
                 return False
-            if not fulltext.is_kept(conn):
+            if not search_index.is_kept(conn):
                 return False
-            self._transaction(conn, [_Job(fulltext.give_up, _untold)])
+            self._transaction(conn, [_Job(search_index.give_up, _untold)])
         except (_Moved, _Uncommitted, sqlite3.Error) as inner:
             log.warning("the search index cannot be given up: %s", inner)
             return False
@@ -304,16 +310,16 @@ class Jobs:
         """Index some of the operations that wait for it."""
         waiting, self._unindexed = self._unindexed, 0
         with self._file.writing:
-            if not fulltext.is_behind(conn):
+            if not search_index.is_behind(conn):
                 return False
         # No lock is waited for: a write that comes meanwhile would wait behind this, and only then
         # begin to wait for itself.
         conn.execute("PRAGMA busy_timeout = 0")
         try:
-            self._transaction(conn, [_Job(fulltext.slice_up, _untold)])
+            self._transaction(conn, [_Job(search_index.slice_up, _untold)])
         finally:
             conn.execute(f"PRAGMA busy_timeout = {self._file.busy_ms}")
-        self._unindexed = max(0, waiting - fulltext.SLICE)
+        self._unindexed = max(0, waiting - search_index.SLICE)
         return True
 
     def _carry_over(self, conn: sqlite3.Connection) -> bool:

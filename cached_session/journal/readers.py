@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from cached_session.errors import SessionClosed
-from cached_session.journal.file import File, end_transaction
-from cached_session.journal.jobs import Jobs
-from cached_session.journal.opening import there
-from cached_session.journal.outcome import FOREIGN, journal_error, settle
-from cached_session.journal.threads import Threads
+from cached_session.journal.connect import there
+from cached_session.journal.connections import File, end_transaction
+from cached_session.journal.sqlite.db_errors import FOREIGN, journal_error, settle
+from cached_session.journal.thread_pool import Threads
+from cached_session.journal.writer import Jobs
 
 __all__ = ["Asides"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind
 from cached_session.history.parts import part_count
-from cached_session.journal.apply import ACKED, PARKED, SessionTransaction
-from cached_session.journal.gates import write_meta
-from cached_session.journal.outbox import Forget
-from cached_session.journal.reads import session_ids
+from cached_session.journal.tables.apply import ACKED, PARKED, SessionTransaction
+from cached_session.journal.tables.item_rows import session_ids
+from cached_session.journal.tables.outbox import Forget
+from cached_session.journal.tables.pauses import write_meta
 
 __all__ = [
     "Plan",

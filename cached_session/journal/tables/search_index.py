@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from cached_session.history.text import folded, readable
-from cached_session.journal.outcome import is_passing
+from cached_session.journal.sqlite.db_errors import is_passing
 
 __all__ = [
     "CREATE",

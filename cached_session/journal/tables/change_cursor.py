@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 
 from cached_session.history.clock import stamp_ms
 from cached_session.history.ops import popped_by
-from cached_session.journal import reads
-from cached_session.journal.apply import ACKED, PARKED
-from cached_session.journal.outbox import newest
-from cached_session.journal.reads import Place
+from cached_session.journal.tables import item_rows
+from cached_session.journal.tables.apply import ACKED, PARKED
+from cached_session.journal.tables.item_rows import Place
+from cached_session.journal.tables.outbox import newest
 from cached_session.models import Change, Entry
 
 __all__ = ["View", "advance"]
@@ -72,7 +72,7 @@ def advance(
     """The view after one step towards what the session shows now, and the changes that lead there,
     to be carried out in this order. ``writer``: who writes here; what it wrote and the server
     acknowledged since the last step counts as acknowledged, though it was never seen waiting."""
-    with reads.snapshot(conn):
+    with item_rows.snapshot(conn):
         return _Step(conn, session_id, file, writer).taken(view)
 
 
@@ -86,7 +86,7 @@ class _Step:
     """One snapshot, and what a view is told of it."""
 
     def __init__(self, conn: sqlite3.Connection, session_id: str, file: int, writer: str) -> None:
-        row = reads.session_row(conn, session_id)
+        row = item_rows.session_row(conn, session_id)
         self.conn, self.file, self.writer = conn, file, writer
         self.session, self.count, self.revision = (row[0], row[1], row[4]) if row else (0, 0, 0)
         self.last = newest(conn)
@@ -150,7 +150,7 @@ class _Step:
         places, entries = list(view.places or ()), list[Entry]()
         for place in view.coming[:MOST]:
             rank = bisect_left(places, place)
-            found = reads.entry_at(self.conn, self.session, place, rank)
+            found = item_rows.entry_at(self.conn, self.session, place, rank)
             if found:
                 places.insert(rank, place)
                 entries += found
@@ -198,11 +198,11 @@ class _Step:
                     rank=rank,
                     item=None,
                     stamp=stamp,
-                    run=reads.run_of(stamp, writer),
+                    run=item_rows.run_of(stamp, writer),
                     writer=writer,
                     counter=counter,
                     index=index,
-                    sync_state=reads.sync_state(op.state),
+                    sync_state=item_rows.sync_state(op.state),
                     said_at=op.said_ms / 1000,
                 )
             )
@@ -243,7 +243,7 @@ class _Step:
         shown, entries = view.places or (), list[Entry]()
         for place in places:
             rank = bisect_left(shown, place)
-            entries += reads.entry_at(self.conn, self.session, place, rank)
+            entries += item_rows.entry_at(self.conn, self.session, place, rank)
         return entries
 
     def _op(self, dot: Dot) -> _Op | None:

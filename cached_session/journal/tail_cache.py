@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cached_session.journal.codec import FAST, array_of
+from cached_session.journal.sqlite.codec import FAST, array_of
 
 __all__ = ["Block", "Connection", "Tail", "Tails", "Version", "changing", "queueing", "version_of"]
 

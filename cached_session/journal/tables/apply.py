@@ -15,9 +15,9 @@ from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, cleared_by, popped_by
 from cached_session.history.ranges import Ranges
-from cached_session.journal import fulltext
-from cached_session.journal.codec import codec_of
-from cached_session.journal.tails import changing
+from cached_session.journal.sqlite.codec import codec_of
+from cached_session.journal.tables import search_index
+from cached_session.journal.tail_cache import changing
 
 __all__ = ["ACKED", "AGAIN", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
 
@@ -492,9 +492,9 @@ class SessionTransaction:
         gone = self.conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
         if gone:
             if indexed is not None:
-                fulltext.remove(self.conn, [indexed])
+                search_index.remove(self.conn, [indexed])
                 left = self._document(place, dot)
-                fulltext.add(self.conn, [left] if left is not None else [])
+                search_index.add(self.conn, [left] if left is not None else [])
             self.conn.execute(
                 "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
                 (gone, self.session, *dot),
@@ -503,7 +503,7 @@ class SessionTransaction:
 
     def _document(self, place: _Place, dot: Dot) -> tuple[int, str] | None:
         """An operation as the index has it; None if it has nothing of it."""
-        reached = fulltext.reach(self.conn)
+        reached = search_index.reach(self.conn)
         if reached is None or place.seq is None or place.seq > reached:
             return None
         payloads = self.conn.execute(
@@ -514,7 +514,7 @@ class SessionTransaction:
         if not payloads:
             return None
         texts = [payload.decode(errors="replace") for (payload,) in payloads]
-        return place.seq, fulltext.document(self.session, texts)
+        return place.seq, search_index.document(self.session, texts)
 
     # -- writing back ----------------------------------------------------------------------------
 
@@ -558,7 +558,7 @@ class SessionTransaction:
 
     def finish(self) -> Applied:
         """Write everything back; what became of the operations. Searching them comes later
-        (journal/fulltext.py)."""
+        (journal/tables/search_index.py)."""
         self.flush()
         changing(self.conn)
         self.revision += 1

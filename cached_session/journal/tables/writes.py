@@ -18,9 +18,9 @@ from cached_session.history.ops import (
     clear_payload,
     pop_payload,
 )
-from cached_session.journal.apply import PENDING, SessionTransaction
-from cached_session.journal.codec import decode_rows
-from cached_session.journal.tails import Version, queueing, version_of
+from cached_session.journal.sqlite.codec import decode_rows
+from cached_session.journal.tables.apply import PENDING, SessionTransaction
+from cached_session.journal.tail_cache import Version, queueing, version_of
 
 __all__ = [
     "RETIRED",

@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 from cached_session import fork_safety
 from cached_session.errors import CachedSessionError, JournalError
-from cached_session.journal import names, salvage, schema
-from cached_session.journal.opening import MEMORY, connect, create_private
-from cached_session.journal.outcome import FOREIGN, is_damage
+from cached_session.journal.connect import MEMORY, connect, create_private
+from cached_session.journal.recovery import recover
+from cached_session.journal.sqlite import file_identity
+from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage
+from cached_session.journal.tables import schema
 
 __all__ = ["File", "end_transaction"]
 
@@ -35,8 +37,8 @@ class _Opened(NamedTuple):
 
     writer: sqlite3.Connection
     reader: sqlite3.Connection
-    file: names.FileId | None
-    logs: dict[str, names.FileId]
+    file: file_identity.FileId | None
+    logs: dict[str, file_identity.FileId]
 
 
 class File:
@@ -74,8 +76,8 @@ class File:
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
         self._aside: sqlite3.Connection | None = None
-        self._id: names.FileId | None = None
-        self._logs: dict[str, names.FileId] = {}
+        self._id: file_identity.FileId | None = None
+        self._logs: dict[str, file_identity.FileId] = {}
         """The log of that file and its index ..."""
         self._left: list[Path] = []
         """... and where they are, if they were left behind when it was taken away."""
@@ -111,7 +113,7 @@ class File:
             return self.writer
         if self.writer is not None and self.is_moved():
             return self._follow(self.writer)
-        if self.suspicion is not None or (not self.in_memory and salvage.is_unfinished(self.path)):
+        if self.suspicion is not None or (not self.in_memory and recover.is_unfinished(self.path)):
             self._mend(self.suspicion or "a process died while it mended the journal")
         self._release()
         self._stale = False
@@ -133,20 +135,20 @@ class File:
             schema.prepare(writer, self.path, search_index=self._search_index)
             return _Opened(writer, writer, None, {})
         while True:
-            names.move_away(self.path, self.busy_ms / 1000)
+            file_identity.move_away(self.path, self.busy_ms / 1000)
             create_private(self.path)
-            file = names.file_id(self.path)
+            file = file_identity.file_id(self.path)
             opened: list[sqlite3.Connection] = []
             try:
                 opened.append(self._connect(self.busy_ms))
                 schema.prepare(opened[0], self.path, search_index=self._search_index)
                 opened.append(self._connect(OPEN_PAUSE_MS))
                 opened[1].execute("PRAGMA query_only = ON")
-                logs = names.beside(self.path)
+                logs = file_identity.beside(self.path)
             except BaseException:
-                _drop(opened, names.is_another(self.path, file))
+                _drop(opened, file_identity.is_another(self.path, file))
                 raise
-            if file is not None and names.file_id(self.path) == file:
+            if file is not None and file_identity.file_id(self.path) == file:
                 return _Opened(opened[0], opened[1], file, logs)
             # Another process has just put another file here.
             _drop(opened, True)
@@ -165,11 +167,11 @@ class File:
         # At every call of a session: what `is_ready` asks is asked here once more.
         if self.reader is None or self.suspicion is not None or self._stale:
             return True
-        return self._id is not None and names.file_id(self.path) != self._id
+        return self._id is not None and file_identity.file_id(self.path) != self._id
 
     def is_moved(self) -> bool:
         """Whether the open file is no longer the one of its name: one system call."""
-        return self._id is not None and names.file_id(self.path) != self._id
+        return self._id is not None and file_identity.file_id(self.path) != self._id
 
     def suspect(self, error: BaseException) -> None:
         """An error was met: where it tells of damage, the next `current` looks into it."""
@@ -183,12 +185,12 @@ class File:
     def _mend(self, why: str) -> None:
         """Have the damaged file replaced, unless it turns out to be whole."""
         retired, writer = self._on_replaced()
-        report = salvage.mend(
+        report = recover.mend(
             self.path,
             why,
             self.busy_ms / 1000,
             lambda path: self._connect(self.busy_ms, path),
-            salvage.Writers(retired, writer),
+            recover.Writers(retired, writer),
             self.writer,
         )
         self.suspicion = None
@@ -202,12 +204,12 @@ class File:
         # What was moved away should be whole without its log, in case that this cannot go on.
         with suppress(sqlite3.Error):
             old.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        self._left += names.move_away(self.path, self.busy_ms / 1000, self._logs)
+        self._left += file_identity.move_away(self.path, self.busy_ms / 1000, self._logs)
         opened = self._opened()
         try:
             retired, fresh = self._on_replaced()
-            report = salvage.follow(
-                old, opened.writer, self._id, self.path, salvage.Writers(retired, fresh)
+            report = recover.follow(
+                old, opened.writer, self._id, self.path, recover.Writers(retired, fresh)
             )
         except BaseException:
             _drop([opened.writer, opened.reader], False)
@@ -223,7 +225,7 @@ class File:
         """Let go of every connection."""
         with self.reading, self.asides:
             conns = {self._aside, self.reader, self.writer} - {None}
-            moved = self._id is not None and names.is_another(self.path, self._id)
+            moved = self._id is not None and file_identity.is_another(self.path, self._id)
             self._aside = self.reader = self.writer = self._id = None
             _drop([conn for conn in conns if conn is not None], moved)
 
@@ -254,7 +256,7 @@ class File:
 def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
     for conn in conns:
         if moved:
-            salvage.abandon(conn)
+            recover.abandon(conn)
         else:
             conn.close()
 

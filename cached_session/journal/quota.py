@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from cached_session.journal.apply import PARKED
-from cached_session.journal.tails import Connection
+from cached_session.journal.tables.apply import PARKED
+from cached_session.journal.tail_cache import Connection
 
 __all__ = ["Room"]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from cached_session.history.ids import session_key
-from cached_session.journal import writes
-from cached_session.journal.gates import write_meta
-from cached_session.journal.writes import Author, Written
+from cached_session.journal.tables import writes
+from cached_session.journal.tables.pauses import write_meta
+from cached_session.journal.tables.writes import Author, Written
 
 __all__ = [
     "NOTHING",

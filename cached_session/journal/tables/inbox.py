@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cached_session.history.ops import Dot, Kind, Operation, popped_by
 from cached_session.history.parts import Part, assemble
-from cached_session.journal.apply import SessionTransaction, stored_id
+from cached_session.journal.tables.apply import SessionTransaction, stored_id
 
 __all__ = [
     "Ground",

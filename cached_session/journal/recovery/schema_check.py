@@ -11,7 +11,7 @@ import sqlite3
 from contextlib import closing
 from functools import cache
 
-from cached_session.journal import schema
+from cached_session.journal.tables import schema
 
 __all__ = ["columns", "is_whole", "misfits", "read_all", "restore"]
 

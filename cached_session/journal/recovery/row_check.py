@@ -16,7 +16,7 @@ from functools import cache
 
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import MOST
-from cached_session.journal import shape
+from cached_session.journal.recovery import schema_check
 
 __all__ = ["check_memories", "check_operation", "is_fact", "is_name", "nonsense", "rule"]
 
@@ -121,7 +121,7 @@ def rule(table: str) -> str:
 def _rules() -> dict[str, dict[str, str]]:
     return {
         table: {name: _rule(table, name, type_, is_needed) for name, type_, is_needed in columns}
-        for table, columns in shape.columns().items()
+        for table, columns in schema_check.columns().items()
     }
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by, popped_by
-from cached_session.journal.apply import (
+from cached_session.journal.recovery.row_check import check_memories, check_operation
+from cached_session.journal.sqlite.codec import EXACT, decode_rows
+from cached_session.journal.tables.apply import (
     ACKED,
     AGAIN,
     PARKED,
@@ -16,10 +18,8 @@ from cached_session.journal.apply import (
     SessionTransaction,
     stored_id,
 )
-from cached_session.journal.codec import EXACT, decode_rows
-from cached_session.journal.reads import session_ids
-from cached_session.journal.sense import check_memories, check_operation
-from cached_session.journal.tails import queueing
+from cached_session.journal.tables.item_rows import session_ids
+from cached_session.journal.tail_cache import queueing
 
 __all__ = [
     "Forget",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
-from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
-from cached_session.journal.sense import check_memories
-from cached_session.journal.tails import queueing
-from cached_session.journal.writes import Author, last_item, pop_ref
+from cached_session.journal.recovery.row_check import check_memories
+from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.tables.writes import Author, last_item, pop_ref
+from cached_session.journal.tail_cache import queueing
 
 __all__ = [
     "Claim",

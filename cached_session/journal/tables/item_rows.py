@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from cached_session.journal.apply import ACKED, PARKED, PENDING, SENT, stored_id
-from cached_session.journal.codec import decode_rows
-from cached_session.journal.gates import SERVER, Gate
-from cached_session.journal.tails import queueing
+from cached_session.journal.sqlite.codec import decode_rows
+from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT, stored_id
+from cached_session.journal.tables.pauses import SERVER, Gate
+from cached_session.journal.tail_cache import queueing
 from cached_session.models import Entry
 
 __all__ = [

@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from cached_session.journal import reads
-from cached_session.journal.codec import array_of, decode_array, decode_rows
-from cached_session.journal.connection import Journal
-from cached_session.journal.tails import MOST_BYTES_OF_ONE, Block, Tail, Tails, Version
+from cached_session.journal.journal import Journal
+from cached_session.journal.sqlite.codec import array_of, decode_array, decode_rows
+from cached_session.journal.tables import item_rows
+from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail, Tails, Version
 
 __all__ = ["history"]
 
@@ -68,7 +68,7 @@ async def _unchanged(
     def ask(conn: sqlite3.Connection) -> Tail | None:
         # Looked up here, where the connection is to the file that has the journal's name now.
         tail = tails.get(session_id)
-        if tail is None or tail.revision != reads.revision_of(conn, session_id):
+        if tail is None or tail.revision != item_rows.revision_of(conn, session_id):
             return None
         return tail
 
@@ -116,15 +116,15 @@ async def _cold(
 def _short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Found | None:
     # One snapshot for the revision and the rows: rows of a later revision, kept under this one,
     # would be joined by a batch that they hold already.
-    with reads.snapshot(conn):
-        row = reads.session_row(conn, session_id)
+    with item_rows.snapshot(conn):
+        row = item_rows.session_row(conn, session_id)
         if row is None:
             return None
         session, count, _, _, revision = row
         rows = None
         if (count if limit is None else min(limit, count)) <= SHORT_ITEMS:
             most = SHORT_ITEMS if limit is None else limit
-            rows = reads.tail(conn, session, most, SHORT_BYTES)
+            rows = item_rows.tail(conn, session, most, SHORT_BYTES)
     return _Found(session, count, revision, rows)
 
 
@@ -159,9 +159,9 @@ def _whole(
     found: list[Any] = []
     blocks: list[Block] = []
     keeps, size = True, 0
-    with reads.snapshot(conn):
-        revision = reads.revision_of(conn, session_id)
-        for slice_ in reads.slices(conn, session, SLICE_ITEMS, SLICE_BYTES):
+    with item_rows.snapshot(conn):
+        revision = item_rows.revision_of(conn, session_id)
+        for slice_ in item_rows.slices(conn, session, SLICE_ITEMS, SLICE_BYTES):
             items = decode_array(slice_.array, slice_.count) if slice_.is_fast else None
             size += len(slice_.array)
             if items is None or size > MOST_BYTES_OF_ONE:
@@ -188,7 +188,7 @@ def _latest(
     conn: sqlite3.Connection, session: int, limit: int, is_wanted: Callable[[], bool]
 ) -> list[Any]:
     """The latest of a long history, as `_whole`."""
-    rows = conn.execute(reads.BACKWARDS, (session,))
+    rows = conn.execute(item_rows.BACKWARDS, (session,))
     parts: list[list[Any]] = []
     left = limit
     while left and is_wanted():
