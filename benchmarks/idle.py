@@ -20,7 +20,8 @@ import orjson
 from cached_session import CachedSession, SyncOptions
 from cached_session.engine.engine import Core
 from cached_session.remote.connect import RemoteSpec
-from cached_session.remote.protocol import Encoded, GuardReport
+from cached_session.remote.protocol import GuardReport
+from cached_session.remote.wire import Encoded
 from cached_session.runtime import Runtime
 from corpus import history
 from measure import Numbers, say

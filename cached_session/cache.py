@@ -13,7 +13,7 @@ from cached_session.engine import network_calls
 from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.journal import compaction
-from cached_session.journal.tables import item_rows
+from cached_session.journal.tables.sessions import all_sessions
 from cached_session.models import CompactReport, Progress, Status, SyncReport
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
@@ -119,7 +119,7 @@ class SessionCache:
             JournalError: the journal cannot be read.
         """
         await self._ready()
-        return await self._core.journal.read(item_rows.all_sessions)
+        return await self._core.journal.read(all_sessions)
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
         """`CachedSession.sync` for every session of the journal, and every one that is open, one
@@ -142,7 +142,7 @@ class SessionCache:
         await network_calls.flush(self._core, await self._names(), timeout)
 
     async def _names(self) -> list[str]:
-        known = await self._core.journal.read(item_rows.all_sessions)
+        known = await self._core.journal.read(all_sessions)
         open_ones = [session.session_id for session in list(self._sessions) if not session._closed]
         return list(dict.fromkeys([*known, *open_ones]))
 

@@ -13,8 +13,7 @@ from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Core
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.journal import get_items as items
-from cached_session.journal import search
+from cached_session.journal import get_items, search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
 from cached_session.journal.tables import item_rows, outbox, writes
 from cached_session.journal.tables.change_cursor import View
@@ -225,7 +224,7 @@ class CachedSession:
             if self._hydrate:
                 await core.meet(self.session_id, limit, self._on_progress)
             core.touch(self.session_id)
-        return await items.history(core.journal, core.tails, self.session_id, limit)
+        return await get_items.history(core.journal, core.tails, self.session_id, limit)
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append a batch of items.

@@ -1,4 +1,4 @@
-"""The map of the house, held by a test: imports point down (docs/architecture.md)."""
+"""Imports point down, between folders and inside them (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -41,6 +41,57 @@ ALLOWED: dict[str, set[str]] = {
     "devserver": set(),
     "testing": SEAMS | {"cache", "devserver", "session"},
     "adapters": SEAMS | {"cache", "session"},
+}
+
+
+# Inside a folder, lowest tier first: a module may import from the tiers before its own, not from
+# its own. A subfolder is one entry; the test on circles alone orders its modules.
+TIERS: dict[str, list[set[str]]] = {
+    "history": [{"clock", "ids", "ranges", "text"}, {"frontier"}, {"ops"}, {"parts", "visibility"}],
+    "journal": [
+        {"sqlite"},
+        {"tables"},
+        {"recovery"},
+        {"connect", "quota", "tail_cache", "thread_pool"},
+        {"connections"},
+        {"writer"},
+        {"readers"},
+        {"journal"},
+        {"compaction", "get_items", "search"},
+    ],
+    "remote": [
+        {"address", "answers", "dns", "errors", "ids", "sse"},
+        {"http", "probe", "wire"},
+        {"protocol"},
+        {"retention"},
+        {"dakera"},
+        {"connect"},
+    ],
+    "replication": [
+        {"backoff", "batch_size", "local_errors", "tasks"},
+        {"context"},
+        {"encode", "event_listener", "ingest", "leader", "retention_guard", "store"},
+        {"gaps", "listing", "push", "schedule"},
+        {"pull"},
+        {"audit", "confirmed_pop", "pull_loop"},
+        {"audit_loop", "push_loop"},
+        {"replicator"},
+    ],
+    "engine": [
+        {"loop_host", "notifier", "status_report"},
+        {"engine"},
+        {"changes", "importer", "network_calls"},
+    ],
+    "cli": [
+        {"config", "detect_format", "escape", "exit_codes"},
+        {"extras", "output", "progress"},
+        {"common", "devserver", "render_history", "render_reports", "render_status"},
+        {"commands", "import_export", "parked"},
+        {"app"},
+        {"main"},
+    ],
+    "moving": [{"files", "spool", "sqlite"}, {"transfer"}],
+    "adapters": [{"bridge", "envelope"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
 }
 
 
@@ -96,6 +147,69 @@ def test_imports_point_down(path: Path) -> None:
     assert layer(module) in ALLOWED, f"{module} is in no layer; put it on the map"
     upward = [f"line {line}: {name}" for name, line in own_imports(path) if not may(module, name)]
     assert not upward, f"{module} may not import {', '.join(upward)}"
+
+
+def tier(module: str) -> tuple[str, int] | None:
+    """Return the ordered folder of a module and its tier there; None where no order is declared."""
+    folder, *inner = [*module.split(".")[1:], "", ""][:2]
+    if folder not in TIERS or not inner[0]:
+        return None
+    for number, names in enumerate(TIERS[folder]):
+        if inner[0] in names:
+            return folder, number
+    raise AssertionError(f"{module} has no tier in its folder; add it to TIERS")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down_inside_a_folder(path: Path) -> None:
+    """No module imports from its own tier of its folder or from one above it."""
+    module = module_name(path)
+    mine = tier(module)
+    if mine is None or path.name == "__init__.py":
+        return
+    for name, line in own_imports(path):
+        theirs = tier(name)
+        if theirs is None or theirs[0] != mine[0]:
+            continue
+        same_subfolder = theirs == mine and name.split(".")[:3] == module.split(".")[:3]
+        assert theirs[1] < mine[1] or same_subfolder, f"line {line}: {module} imports {name}"
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the groups of modules that import each other, directly or through others."""
+
+    def reachable(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for following in graph.get(waiting.pop(), set()) - found:
+                found.add(following)
+                waiting.append(following)
+        return found
+
+    reach = {module: reachable(module) for module in graph}
+    groups = {
+        frozenset(other for other in reach[module] if module in reach.get(other, ()))
+        for module in graph
+        if module in reach[module]
+    }
+    return [set(group) for group in groups]
+
+
+def test_no_modules_import_each_other() -> None:
+    """There is no import circle anywhere in the package."""
+    names = {module_name(path) for path in modules()}
+    graph = {
+        module_name(path): {name for name, _ in own_imports(path) if name in names}
+        - {module_name(path)}
+        for path in modules()
+    }
+    assert circles(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    """The search for circles finds one through several modules, and no more than that."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
 
 
 FRAMEWORKS = {

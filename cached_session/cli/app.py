@@ -19,7 +19,7 @@ from cached_session.cli.common import (
     run,
     settings_of,
 )
-from cached_session.cli.main import EXIT_CODES, FAILED
+from cached_session.cli.exit_codes import EXIT_CODES, FAILED
 
 app = typer.Typer(
     name="cached-session",

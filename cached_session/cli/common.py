@@ -14,7 +14,7 @@ import typer
 from cached_session import SessionCache
 from cached_session.cli import config, output
 from cached_session.cli.config import Settings
-from cached_session.cli.main import CALLED_WRONGLY, FAILED, NOT_SYNCED
+from cached_session.cli.exit_codes import CALLED_WRONGLY, FAILED, NOT_SYNCED
 from cached_session.errors import CachedSessionError, InvalidArgument, JournalError, SyncError
 from cached_session.paths import journal_path
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from cached_session.cli import output
-from cached_session.cli.main import CALLED_WRONGLY, FAILED, explain_missing
+from cached_session.cli.exit_codes import CALLED_WRONGLY, FAILED
+from cached_session.cli.extras import explain_missing
 
 
 def devserver(

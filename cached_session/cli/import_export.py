@@ -33,7 +33,7 @@ from cached_session.cli.common import (
 from cached_session.cli.config import Settings
 from cached_session.cli.detect_format import kind_of
 from cached_session.cli.escape import safe_id
-from cached_session.cli.main import FAILED
+from cached_session.cli.exit_codes import FAILED
 from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 

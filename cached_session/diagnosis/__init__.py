@@ -20,7 +20,7 @@ from cached_session.diagnosis.use import in_use
 from cached_session.errors import JournalError
 from cached_session.journal.journal import MEMORY
 from cached_session.journal.tables import audit_state
-from cached_session.journal.tables import search_index as fulltext
+from cached_session.journal.tables import search_index as index_table
 from cached_session.models import Status
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
@@ -80,7 +80,7 @@ async def diagnose(
 
 
 def _index(conn: sqlite3.Connection) -> bool | None:
-    return fulltext.is_sound(conn) if fulltext.is_kept(conn) else None
+    return index_table.is_sound(conn) if index_table.is_kept(conn) else None
 
 
 def _taken(status: Status | None, server: str) -> set[str]:

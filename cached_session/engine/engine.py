@@ -23,7 +23,8 @@ from cached_session.errors import InvalidArgument, JournalError, JournalFull, Se
 from cached_session.history.ops import Dot
 from cached_session.journal.journal import MEMORY, Journal, settle
 from cached_session.journal.quota import Room
-from cached_session.journal.tables import item_rows, outbox, pauses, writes
+from cached_session.journal.tables import item_rows, outbox, pauses, status_counts, writes
+from cached_session.journal.tables.sessions import note_met, session_row
 from cached_session.journal.tables.writes import Author, LastWrite, Popped, Written
 from cached_session.journal.tail_cache import Tails
 from cached_session.models import Progress, Status
@@ -366,7 +367,7 @@ class Core:
     def _note_met(self, session_id: str) -> asyncio.Future[None]:
         now = self.runtime.wall_ms()
         loop = asyncio.get_running_loop()
-        return self.journal.write_soon(lambda conn: item_rows.note_met(conn, session_id, now), loop)
+        return self.journal.write_soon(lambda conn: note_met(conn, session_id, now), loop)
 
     def _is_noted(self, noted: asyncio.Future[None]) -> None:
         if not noted.cancelled() and noted.exception() is not None:
@@ -380,7 +381,7 @@ class Core:
         on_progress: Callable[[Progress], None] | None,
     ) -> bool:
         def ask(conn: sqlite3.Connection) -> tuple[int, bool]:
-            row = item_rows.session_row(conn, session_id)
+            row = session_row(conn, session_id)
             _, items, met, hydrated, _ = row or (0, 0, 0, 0, 0)
             # A gate is the memory of a failure: the server, or this session on it, is out of reach.
             shut = any(pauses.gate_of(conn, whose) for whose in (None, session_id))
@@ -431,7 +432,7 @@ class Core:
             return None
         try:
             facts = self.journal.read_blocking(
-                lambda conn: item_rows.facts(conn, None, now, patience)
+                lambda conn: status_counts.facts(conn, None, now, patience)
             )
         except (JournalError, SessionClosed):
             log.debug("the journal cannot be read for its metrics", exc_info=True)

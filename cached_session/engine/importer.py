@@ -114,8 +114,8 @@ async def carry(
                 if begun not in ("", key):
                     raise _changed(session_id, known)
                 mark = await core.journal.read(
-                    lambda conn, key=key: import_marks.mark_of(conn, key)
-                )  # type: ignore[misc]
+                    lambda conn, key=key: import_marks.mark_of(conn, key)  # type: ignore[misc]
+                )
                 known = mark.count
             position += 1
             chain = import_marks.chained(chain, row[0])

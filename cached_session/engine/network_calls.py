@@ -14,6 +14,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.parts import Part
 from cached_session.journal import search
 from cached_session.journal.tables import item_rows, outbox
+from cached_session.journal.tables.outbox import pending_sessions
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import agent_id
@@ -138,7 +139,7 @@ async def drain(core: Core, sessions: Sequence[str] | None) -> None:
     if not core.journal.is_open or core.spec is None:
         return
     with anyio.move_on_after(core.options.close_timeout):
-        waiting = await core.journal.read(item_rows.pending_sessions)
+        waiting = await core.journal.read(pending_sessions)
         names = [name for name in waiting if sessions is None or name in sessions]
         if not names:
             return

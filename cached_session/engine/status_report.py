@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
 from cached_session.journal.recovery import recover
-from cached_session.journal.tables import item_rows, pauses
+from cached_session.journal.tables import pauses, status_counts
+from cached_session.journal.tables.meta import read_meta
+from cached_session.journal.tables.sessions import numbered_sessions, session_row
+from cached_session.journal.tables.status_counts import (
+    SessionFacts,
+    all_gates,
+    facts_of_each,
+    in_all,
+)
 from cached_session.models import State, Status
 
 __all__ = ["Viewpoint", "backlog_age", "closed", "report"]
@@ -60,27 +68,27 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 
 def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
     """One session, or all of the journal with each of its sessions."""
-    meta, server = pauses.read_meta(conn), pauses.gate_of(conn, None)
+    meta, server = read_meta(conn), pauses.gate_of(conn, None)
     salvaged = recover.report_of(meta)
     told = None if salvaged is None else salvaged.sentence()
     if session_id is not None:
-        row = item_rows.session_row(conn, session_id)
-        facts = item_rows.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
+        row = session_row(conn, session_id)
+        facts = status_counts.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
         gate = pauses.gate_of(conn, session_id)
         return _status(session_id, facts, meta, told, [server, gate], at)
-    each = item_rows.facts_of_each(conn, None, at.now, at.hole_patience)
-    shut = item_rows.all_gates(conn)
+    each = facts_of_each(conn, None, at.now, at.hole_patience)
+    shut = all_gates(conn)
     sessions = {
         name: _status(name, each[number], meta, told, [server, shut.get(number)], at)
-        for number, name in item_rows.numbered_sessions(conn).items()
+        for number, name in numbered_sessions(conn).items()
     }
-    total = _status(None, item_rows.in_all(each.values()), meta, told, [server, *shut.values()], at)
+    total = _status(None, in_all(each.values()), meta, told, [server, *shut.values()], at)
     return replace(total, sessions=sessions)
 
 
 def _status(
     session_id: str | None,
-    facts: item_rows.SessionFacts,
+    facts: SessionFacts,
     meta: dict[str, str],
     salvaged: str | None,
     gates_before: list[pauses.Gate | None],
@@ -142,7 +150,7 @@ def _is_refused(shut: list[pauses.Gate]) -> bool:
 
 
 def _hindrance(
-    facts: item_rows.SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
+    facts: SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
 ) -> str | None:
     """Why what no gate holds up does not go on; None where it does, or has the time."""
     if at.server is None or at.is_closed:
@@ -150,7 +158,7 @@ def _hindrance(
     return at.trouble(session_id) or _stall(facts, meta, at)
 
 
-def _stall(facts: item_rows.SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
+def _stall(facts: SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
     oldest = facts.oldest_pending_ms
     if oldest is None:
         return None

@@ -14,7 +14,7 @@ import sqlite3
 from cached_session.journal.journal import Journal
 from cached_session.journal.recovery import schema_check
 from cached_session.journal.tables import search_index
-from cached_session.journal.tables.apply import ACKED
+from cached_session.journal.tables.states import ACKED
 from cached_session.models import CompactReport
 
 __all__ = ["compact", "prune", "tidy"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cached_session.errors import JournalError
 from cached_session.history.parts import part_count
+from cached_session.journal.sqlite.tracked_connection import Connection
 from cached_session.journal.tables import schema
-from cached_session.journal.tail_cache import Connection
 
 __all__ = ["MEMORY", "connect", "create_private", "teach", "there"]
 

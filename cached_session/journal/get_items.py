@@ -13,8 +13,10 @@ import orjson
 
 from cached_session.journal.journal import Journal
 from cached_session.journal.sqlite.codec import array_of, decode_array, decode_rows
+from cached_session.journal.sqlite.tracked_connection import Version
 from cached_session.journal.tables import item_rows
-from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail, Tails, Version
+from cached_session.journal.tables.sessions import revision_of, session_row
+from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail, Tails
 
 __all__ = ["history"]
 
@@ -68,7 +70,7 @@ async def _unchanged(
     def ask(conn: sqlite3.Connection) -> Tail | None:
         # Looked up here, where the connection is to the file that has the journal's name now.
         tail = tails.get(session_id)
-        if tail is None or tail.revision != item_rows.revision_of(conn, session_id):
+        if tail is None or tail.revision != revision_of(conn, session_id):
             return None
         return tail
 
@@ -117,7 +119,7 @@ def _short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Fou
     # One snapshot for the revision and the rows: rows of a later revision, kept under this one,
     # would be joined by a batch that they hold already.
     with item_rows.snapshot(conn):
-        row = item_rows.session_row(conn, session_id)
+        row = session_row(conn, session_id)
         if row is None:
             return None
         session, count, _, _, revision = row
@@ -160,7 +162,7 @@ def _whole(
     blocks: list[Block] = []
     keeps, size = True, 0
     with item_rows.snapshot(conn):
-        revision = item_rows.revision_of(conn, session_id)
+        revision = revision_of(conn, session_id)
         for slice_ in item_rows.slices(conn, session, SLICE_ITEMS, SLICE_BYTES):
             items = decode_array(slice_.array, slice_.count) if slice_.is_fast else None
             size += len(slice_.array)

@@ -19,8 +19,9 @@ from cached_session.errors import SessionClosed
 from cached_session.journal.connect import MEMORY
 from cached_session.journal.connections import File, end_transaction
 from cached_session.journal.readers import Asides
-from cached_session.journal.sqlite.db_errors import FOREIGN, is_locked, journal_error, settle
-from cached_session.journal.tail_cache import Version, version_of
+from cached_session.journal.sqlite.awaiting import settle
+from cached_session.journal.sqlite.db_errors import FOREIGN, is_locked, journal_error
+from cached_session.journal.sqlite.tracked_connection import Version, version_of
 from cached_session.journal.thread_pool import Threads
 from cached_session.journal.writer import Jobs
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from cached_session.journal.tables.apply import PARKED
-from cached_session.journal.tail_cache import Connection
+from cached_session.journal.sqlite.tracked_connection import Connection
+from cached_session.journal.tables.states import PARKED
 
 __all__ = ["Room"]
 

@@ -18,7 +18,8 @@ import aiosqlite
 from cached_session.errors import SessionClosed
 from cached_session.journal.connect import there
 from cached_session.journal.connections import File, end_transaction
-from cached_session.journal.sqlite.db_errors import FOREIGN, journal_error, settle
+from cached_session.journal.sqlite.awaiting import settle
+from cached_session.journal.sqlite.db_errors import FOREIGN, journal_error
 from cached_session.journal.thread_pool import Threads
 from cached_session.journal.writer import Jobs
 

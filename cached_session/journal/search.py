@@ -15,6 +15,7 @@ from cached_session.errors import InvalidArgument
 from cached_session.history.text import folded, readable
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import item_rows, search_index
+from cached_session.journal.tables.sessions import session_row
 from cached_session.models import Entry
 
 __all__ = ["find", "look_up", "scan", "words"]
@@ -66,7 +67,7 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
         reached = search_index.reach(conn)
         if not grams or reached is None:
             return scan(conn, session_id, wanted, limit)
-        row = item_rows.session_row(conn, session_id)
+        row = session_row(conn, session_id)
         if row is None:
             return []
         matches = _matches(

@@ -8,7 +8,6 @@ caller still gets fresh objects, decoded from the text.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cached_session.journal.sqlite.codec import FAST, array_of
+from cached_session.journal.sqlite.tracked_connection import Version
 
-__all__ = ["Block", "Connection", "Tail", "Tails", "Version", "changing", "queueing", "version_of"]
+__all__ = ["Block", "Tail", "Tails"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
@@ -31,50 +31,6 @@ MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
 """A history that is larger than this is not kept as a whole: the others need room, too."""
 MOST_SESSIONS = 1024
 """However small they are."""
-
-
-class Connection(sqlite3.Connection):
-    """A connection that counts the transactions in which it may have changed a history, and how
-    often it may have put something into the outbox."""
-
-    histories = 0
-    queued = 0
-    _asking: sqlite3.Cursor | None = None
-
-    def data_version(self) -> int:
-        """Changes with the commits of others."""
-        # A cursor of its own: making one each time is a tenth of what the question costs.
-        if self._asking is None:
-            self._asking = self.cursor()
-        (version,) = self._asking.execute("PRAGMA data_version").fetchone()
-        return int(version)
-
-
-Version = tuple[sqlite3.Connection, int, int]
-"""What the connection that writes knows of all histories: the first number changes with the commits
-of others, the second with its own that concern one. Any other connection cannot tell whose a commit
-was; and another one, after the file was opened again, counts anew."""
-
-
-def version_of(conn: sqlite3.Connection) -> Version:
-    """What this connection knows by now."""
-    if isinstance(conn, Connection):
-        return conn, conn.data_version(), conn.histories
-    # Not a journal's own: whatever it has written counts.
-    (others,) = conn.execute("PRAGMA data_version").fetchone()
-    return conn, others, conn.total_changes
-
-
-def changing(conn: sqlite3.Connection) -> None:
-    """This transaction changes a history, unless it is rolled back."""
-    if isinstance(conn, Connection):
-        conn.histories += 1
-
-
-def queueing(conn: sqlite3.Connection) -> None:
-    """This transaction has something sent that was not waiting, unless it is rolled back."""
-    if isinstance(conn, Connection):
-        conn.queued += 1
 
 
 class Block(NamedTuple):

@@ -24,13 +24,8 @@ from typing import Any, Generic, TypeVar
 from cached_session import fork_safety
 from cached_session.errors import SessionClosed
 from cached_session.journal.connections import File, end_transaction
-from cached_session.journal.sqlite.db_errors import (
-    Outcome,
-    is_locked,
-    is_passing,
-    journal_error,
-    settle,
-)
+from cached_session.journal.sqlite.awaiting import Outcome, settle
+from cached_session.journal.sqlite.db_errors import is_locked, is_passing, journal_error
 from cached_session.journal.tables import search_index
 from cached_session.journal.thread_pool import Threads
 

@@ -24,6 +24,7 @@ from cached_session.history.parts import Part
 from cached_session.journal.journal import settle
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables import inbox, item_rows
+from cached_session.journal.tables.sessions import session_row
 from cached_session.models import ImportProgress, ImportReport
 from cached_session.moving import files, sqlite
 from cached_session.moving.spool import Spool
@@ -269,7 +270,7 @@ async def _write_to(session: CachedSession, path: Path) -> int:
 
 async def _write(session: CachedSession, file: IO[bytes]) -> int:
     core = await session._ready()
-    row = await core.journal.read(lambda conn: item_rows.session_row(conn, session.session_id))
+    row = await core.journal.read(lambda conn: session_row(conn, session.session_id))
     if row is None:
         return 0
     written = 0

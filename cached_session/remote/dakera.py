@@ -23,8 +23,9 @@ from cached_session.remote.address import check_url
 from cached_session.remote.errors import RemoteError, Verdict, judge
 from cached_session.remote.http import Exchange
 from cached_session.remote.probe import ServerFacts
-from cached_session.remote.protocol import Encoded, GuardReport
+from cached_session.remote.protocol import GuardReport
 from cached_session.remote.sse import Events
+from cached_session.remote.wire import Encoded
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient

@@ -6,42 +6,13 @@ retries of its own, and it is bounded in time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import orjson
+from cached_session.remote.wire import Encoded
 
-__all__ = ["Encoded", "GuardReport", "Listenable", "Remote"]
-
-
-@dataclass(slots=True)
-class Encoded:
-    """A memory as it goes into a store request: encoded once, and small to keep until it is sent.
-
-    What its metadata says of whose it is stays at hand, to tell whether a server holds it. Nobody
-    changes one; as with `Part`, to freeze it would cost more than the rest of making it."""
-
-    id: str
-    data: bytes
-    dot: tuple[object, object]
-    seal: tuple[object, ...]
-
-    @classmethod
-    def of(cls, memory: Mapping[str, Any]) -> Encoded:
-        """The encoded form of a memory."""
-        metadata = memory["metadata"]
-        dot = metadata.get("cs_w"), metadata.get("cs_c")
-        return cls(memory["id"], orjson.dumps(memory), dot, _seal(metadata))
-
-    def is_held(self, memory: Mapping[str, Any] | None) -> bool:
-        """Whether what a server has under this id is this memory."""
-        metadata = memory.get("metadata") if memory else None
-        return isinstance(metadata, dict) and _seal(metadata) == self.seal
-
-
-def _seal(metadata: Mapping[str, Any]) -> tuple[object, ...]:
-    return metadata.get("cs_d"), metadata.get("cs_e"), metadata.get("cs_j")
+__all__ = ["GuardReport", "Listenable", "Remote"]
 
 
 @dataclass(frozen=True)

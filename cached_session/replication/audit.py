@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
-from cached_session.journal.tables import audit_state, outbox, pauses
+from cached_session.journal.tables import audit_state, outbox
+from cached_session.journal.tables.sessions import is_unguarded
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.protocol import Encoded
-from cached_session.remote.wire import Explained, Unreadable, decode, placeholder
+from cached_session.remote.wire import Encoded, Explained, Unreadable, decode, placeholder
 from cached_session.replication.context import Link
+from cached_session.replication.encode import packed
 from cached_session.replication.listing import page
 from cached_session.replication.pull import pull
-from cached_session.replication.push import guard, packed, push, store
+from cached_session.replication.push import push
+from cached_session.replication.retention_guard import guard
+from cached_session.replication.store import store
 
 __all__ = ["AuditReport", "audit"]
 
@@ -66,7 +69,7 @@ async def audit(link: Link, session_id: str) -> AuditReport:
         )
         # A server that has lost something may have lost the policy, too, before it is put back;
         # and a key that may set it can have come since. Where all is well nothing is asked.
-        unguarded = await link.journal.read(lambda conn: pauses.is_unguarded(conn, session_id))
+        unguarded = await link.journal.read(lambda conn: is_unguarded(conn, session_id))
         if plan.resend or unguarded:
             await guard(link, session_id, anew=True)
         for start in range(0, len(plan.resend), HEAL_OPS):

@@ -29,8 +29,7 @@ from cached_session.journal.tables.claims import Claim, Doubt
 from cached_session.journal.tables.writes import Author
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import agent_id, claim_id, memory_id
-from cached_session.remote.protocol import Encoded
-from cached_session.remote.wire import claim_note, claim_tag, claimers
+from cached_session.remote.wire import Encoded, claim_note, claim_tag, claimers
 from cached_session.replication.context import Link
 from cached_session.replication.pull import pull
 from cached_session.replication.push import push

@@ -15,7 +15,9 @@ import anyio
 from cached_session.errors import CachedSessionError
 from cached_session.history.ops import Dot
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables import item_rows, pauses
+from cached_session.journal.tables import pauses
+from cached_session.journal.tables.meta import read_meta, write_meta
+from cached_session.journal.tables.sessions import forget_server
 from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
@@ -184,18 +186,18 @@ class Link:
         server = self.remote.server
         if self._has_met:
             return
-        known = await self.journal.read(lambda conn: pauses.read_meta(conn).get("server"))
+        known = await self.journal.read(lambda conn: read_meta(conn).get("server"))
         if known is not None and known != server:
             await self.remote.page(agent_id(session_id), offset=0, limit=1)
 
         def note(conn: sqlite3.Connection) -> str | None:
             # Asked again inside: several may come here at once, and one of them changes it.
-            before = pauses.read_meta(conn).get("server")
+            before = read_meta(conn).get("server")
             if before == server:
                 return None
             if before is not None:
-                item_rows.forget_server(conn)
-            pauses.write_meta(conn, server=server)
+                forget_server(conn)
+            write_meta(conn, server=server)
             return before
 
         if known != server:

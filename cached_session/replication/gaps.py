@@ -10,8 +10,7 @@ import anyio
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.journal.tables import inbox
-from cached_session.journal.tables.inbox import Hole
+from cached_session.journal.tables.gaps import Hole, holes_due, note_hole_tries, note_holes
 from cached_session.remote.ids import agent_id, memory_id, placeholder_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication.context import Link
@@ -41,10 +40,10 @@ async def repair(link: Link, session_id: str) -> PullResult:
 async def look_for_holes(link: Link, session_id: str, result: PullResult, all_holes: bool) -> None:
     """Fetch what the frontier misses, by id; what is not there is looked for later again."""
     now = link.now_ms()
-    if not await link.journal.write(lambda conn: inbox.note_holes(conn, session_id, now)):
+    if not await link.journal.write(lambda conn: note_holes(conn, session_id, now)):
         return
     due = await link.journal.read(
-        lambda conn: inbox.holes_due(
+        lambda conn: holes_due(
             conn,
             session_id,
             now,
@@ -76,7 +75,7 @@ async def look_for_holes(link: Link, session_id: str, result: PullResult, all_ho
     failure = await _all(look, due)
     # What was found is found, whatever became of the others.
     await apply()
-    await link.journal.write(lambda conn: inbox.note_hole_tries(conn, session_id, tried))
+    await link.journal.write(lambda conn: note_hole_tries(conn, session_id, tried))
     if failure is not None:
         raise failure
 

@@ -12,10 +12,10 @@ import anyio
 from cached_session.history.ids import session_key
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import agent_id
-from cached_session.replication.ahead import give_up
 from cached_session.replication.backoff import growing
 from cached_session.replication.context import Link
 from cached_session.replication.ingest import Page, read_page
+from cached_session.replication.tasks import give_up
 
 __all__ = ["Pages", "page", "step"]
 

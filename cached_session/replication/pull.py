@@ -12,8 +12,8 @@ from typing import Any
 
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.journal.tables import inbox, pauses
-from cached_session.journal.tables.inbox import Ground
+from cached_session.journal.tables.meta import note_success
+from cached_session.journal.tables.pull_state import Ground, ground_of, note_pull
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.context import Link, Reached, log
 from cached_session.replication.gaps import look_for_holes
@@ -109,7 +109,7 @@ class _Listing:
         brings nothing.
         """
         link, result, options = self.link, self.result, self.link.options
-        before = await link.journal.read(lambda conn: inbox.ground_of(conn, self.session_id))
+        before = await link.journal.read(lambda conn: ground_of(conn, self.session_id))
         self.before, self.newest, result.finished = before, 0, False
         self.is_first = not before.is_hydrated
         self.ground = None if whole or self.is_first else before
@@ -141,7 +141,7 @@ class _Listing:
         now, result = self.link.runtime.wall_ms(), self.result
 
         def finish(conn: Any) -> None:
-            inbox.note_pull(
+            note_pull(
                 conn,
                 self.session_id,
                 now_ms=now,
@@ -150,7 +150,7 @@ class _Listing:
                 hydrated=result.finished,
                 unreadable=result.unreadable,
             )
-            pauses.note_success(conn, now)
+            note_success(conn, now)
 
         await self.link.journal.write(finish)
 

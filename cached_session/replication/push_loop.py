@@ -10,7 +10,7 @@ import anyio
 
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
-from cached_session.journal.tables import item_rows
+from cached_session.journal.tables.outbox import has_unsent, pending_sessions
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import growing
 from cached_session.replication.confirmed_pop import settle_claims
@@ -49,7 +49,7 @@ class Pusher:
                 async with limiter:
                     wait = await self._push_one(session_id)
                 if wait == math.inf and await self._link.journal.read(
-                    lambda conn: item_rows.has_unsent(conn, session_id)
+                    lambda conn: has_unsent(conn, session_id)
                 ):
                     wait = 0.0  # written while the push was ending
                 schedule.put_off(session_id, clock() + wait)
@@ -62,7 +62,7 @@ class Pusher:
             while True:
                 # Asked before the outbox is read: what is written after that changes it.
                 version = await self._link.journal.read(_data_version)
-                waiting = await self._link.journal.read(item_rows.pending_sessions)
+                waiting = await self._link.journal.read(pending_sessions)
                 # A push under way is nobody else's business: a long one must not hold up others.
                 due, nearest = schedule.due(waiting, clock(), besides=pushing)
                 for name in due:

@@ -8,10 +8,16 @@ into a library that never lets go of it.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Pace"]
+from cached_session.journal.journal import settle
+
+__all__ = ["Pace", "give_up"]
 
 
 class Pace:
@@ -27,3 +33,15 @@ class Pace:
         if self._left <= 0:
             self._left = self._slice
             await anyio.lowlevel.checkpoint()
+
+
+async def give_up(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel what is still under way; returns when all of it has ended, whatever came of it."""
+    if not tasks:
+        return
+    for task in tasks:
+        task.cancel()
+    await settle(asyncio.ensure_future(asyncio.wait(tasks)))
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen: whoever waits has it, or has failed already

@@ -14,7 +14,8 @@ from cached_session.devserver import DevServer
 from cached_session.devserver.modes import Modes
 from cached_session.options import SyncOptions
 from cached_session.remote.dakera import connect
-from cached_session.remote.protocol import Encoded, GuardReport, Remote
+from cached_session.remote.protocol import GuardReport, Remote
+from cached_session.remote.wire import Encoded
 from tests.simulation.server import SimServer
 
 URL = (os.environ.get("CONTRACT_URL") or "").rstrip("/") or None

@@ -19,8 +19,8 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.errors import RemoteError
 from cached_session.remote.ids import agent_id, version_of
-from cached_session.remote.protocol import Encoded, Listenable, Remote
-from cached_session.remote.wire import claim_note, claim_tag, decode, memories_of
+from cached_session.remote.protocol import Listenable, Remote
+from cached_session.remote.wire import Encoded, claim_note, claim_tag, decode, memories_of
 
 from .servers import KEY, SERVERS, URL, Simulated
 

@@ -15,7 +15,7 @@ import pytest
 from workload import Work, said, words
 
 from cached_session import CachedSession, JournalError, SyncOptions
-from cached_session.journal.tail_cache import Connection
+from cached_session.journal.sqlite.tracked_connection import Connection
 
 OPTIONS = SyncOptions(durability="normal", busy_timeout=0.1)
 STRIDE = int(os.environ.get("STRIDE", "5"))

@@ -14,8 +14,10 @@ from cached_session.errors import CachedSessionError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
-from cached_session.journal.tables import inbox, item_rows
+from cached_session.journal.tables import inbox
+from cached_session.journal.tables.gaps import holes_due, note_holes
 from cached_session.journal.tables.schema import prepare
+from cached_session.journal.tables.sessions import all_sessions
 from cached_session.remote.wire import Explained, Unreadable, decode, memories_of
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
@@ -84,12 +86,12 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
     tables = conn.execute("SELECT name FROM sqlite_master ORDER BY 1").fetchall()
     conn.execute("BEGIN")
     inbox.apply_page(conn, "talk", parts, voids, 1_700_000_000_000)
-    inbox.note_holes(conn, "talk", 1_700_000_000_000)
-    inbox.holes_due(conn, "talk", 1_700_000_000_000, 200)
+    note_holes(conn, "talk", 1_700_000_000_000)
+    holes_due(conn, "talk", 1_700_000_000_000, 200)
     conn.execute("COMMIT")
     assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert conn.execute("SELECT name FROM sqlite_master ORDER BY 1").fetchall() == tables
-    assert list(item_rows.all_sessions(conn)) == ["talk"]
+    assert list(all_sessions(conn)) == ["talk"]
     conn.close()
 
 

@@ -287,7 +287,7 @@ async def test_items_of_a_source_that_begins_with_another_are_refused(
 
 async def test_marks_do_not_weigh_on_a_status(journal: Path) -> None:
     """A status reads the facts of the file, not the marks of thousands of imports."""
-    from cached_session.journal.tables.pauses import read_meta
+    from cached_session.journal.tables.meta import read_meta
 
     async with CachedSession("talk", journal=journal) as session:
         await session.import_items([message(1)], source="x")

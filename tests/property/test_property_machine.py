@@ -14,7 +14,7 @@ from cached_session.history.ops import Dot, Kind, Operation, cleared_by
 from cached_session.history.parts import Part, part_count
 from cached_session.history.visibility import order, visible
 from cached_session.journal import compaction
-from cached_session.journal.tables import audit_state, inbox, outbox, writes
+from cached_session.journal.tables import audit_state, gaps, outbox, writes
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
 
@@ -172,7 +172,7 @@ class Exchange(RuleBasedStateMachine):
     def note_holes(self, who: int) -> None:
         """Bring the list of what is missing up to date."""
         write = self.replicas[who].journal.write_blocking
-        count = write(lambda conn: inbox.note_holes(conn, SESSION, self.ticks))
+        count = write(lambda conn: gaps.note_holes(conn, SESSION, self.ticks))
         assert count == len(self.replicas[who].rows("SELECT * FROM holes"))
 
     def _deliver(self, who: int, memories: list[dict]) -> None:

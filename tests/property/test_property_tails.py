@@ -16,6 +16,7 @@ from cached_session import CachedSession
 from cached_session.journal import get_items, tail_cache
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import item_rows, writes
+from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.writes import Author
 
 Steps = st.lists(
@@ -34,7 +35,7 @@ Steps = st.lists(
 def scan(path: Path) -> list[Any]:
     """The history as the file has it."""
     with closing(sqlite3.connect(path)) as conn:
-        row = item_rows.session_row(conn, "s")
+        row = session_row(conn, "s")
         rows = conn.execute(item_rows.HISTORY, (row[0],)).fetchall() if row else []
     return [json.loads(text) for text, _ in rows]
 

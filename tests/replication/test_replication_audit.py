@@ -21,7 +21,7 @@ from devices import (
 
 from cached_session import CachedSession, Unauthorized
 from cached_session.devserver import DevServer
-from cached_session.remote.protocol import Encoded
+from cached_session.remote.wire import Encoded
 from cached_session.replication import audit
 from cached_session.replication.context import Link
 

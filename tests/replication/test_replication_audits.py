@@ -23,7 +23,7 @@ from devices import (
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
 from cached_session.journal.tables import audit_state
-from cached_session.journal.tables.pauses import read_meta
+from cached_session.journal.tables.meta import read_meta
 from cached_session.remote.ids import agent_id
 
 pytestmark = pytest.mark.promise(number=8)

@@ -9,10 +9,10 @@ import pytest
 
 from cached_session import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.protocol import Encoded
+from cached_session.remote.wire import Encoded
 from cached_session.replication.batch_size import FIRST_BYTES, LEAST_BYTES
 from cached_session.replication.context import Link
-from cached_session.replication.push import store
+from cached_session.replication.store import store
 
 KIB = 1024
 MEMORY = 4 * KIB

@@ -23,7 +23,7 @@ from devices import (
 
 from cached_session import CachedSession, JournalFull, PopUnconfirmed
 from cached_session.devserver import DevServer
-from cached_session.journal.tail_cache import Connection
+from cached_session.journal.sqlite.tracked_connection import Connection
 
 ACK = "UPDATE ops SET state = 2"
 CLAIM = "INSERT INTO ops"

@@ -16,7 +16,7 @@ from cached_session.history.clock import LAST_WALL_STAMP, MAX_STAMP
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables.item_rows import facts
+from cached_session.journal.tables.status_counts import facts
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
 from cached_session.replication.context import Link

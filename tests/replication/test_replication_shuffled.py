@@ -13,7 +13,7 @@ from cached_session import SyncOptions
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables.item_rows import pending_sessions
+from cached_session.journal.tables.outbox import pending_sessions
 from cached_session.remote.wire import memories_of
 from cached_session.replication.context import Link
 from cached_session.replication.pull import pull

@@ -40,12 +40,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        if False:\n            hidden",
     ),
     "ack: the ids in the answer are not compared": (
-        "replication/push.py",
+        "replication/store.py",
         "unsaid = [memory for memory in batch if memory.id not in stored]",
         "unsaid: list[Encoded] = []",
     ),
     "ack: an answer without a yes counts as one": (
-        "replication/push.py",
+        "replication/store.py",
         "        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):\n",
         (
             "        if error.verdict is Verdict.UNREACHABLE:\n            return set()\n"
@@ -200,7 +200,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "writer: the same after every opening": (
-        "core.py",
+        "engine/engine.py",
         "self.writer = runtime.writer()",
         "self.writer = new_writer(hash_of(path))",
     ),
@@ -215,7 +215,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        return now",
     ),
     "a warm tail outlives another process's write": (
-        "journal/tail_cache.py",
+        "journal/sqlite/tracked_connection.py",
         "return conn, conn.data_version(), conn.histories",
         "return conn, 0, conn.histories",
     ),
@@ -237,7 +237,7 @@ PRELUDE = {
         "    from cached_session.history.frontier import Frontier\n\n"
         "    return Frontier({writer: 1 << 40 for writer in frontier.writers()})\n"
     ),
-    "core.py": (
+    "engine/engine.py": (
         "\n\nfrom cached_session.runtime import new_writer\n\n\ndef hash_of(path):\n"
         "    import hashlib\n\n"
         "    return hashlib.sha256(os.path.basename(path).encode()).digest()[:15]\n"

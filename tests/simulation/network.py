@@ -13,7 +13,8 @@ import orjson
 
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError
-from cached_session.remote.protocol import Encoded, GuardReport
+from cached_session.remote.protocol import GuardReport
+from cached_session.remote.wire import Encoded
 
 from .loop import OWNER, SimLoop
 from .server import SimServer, failure

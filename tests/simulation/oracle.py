@@ -16,7 +16,7 @@ from typing import Any
 
 from cached_session.history.ops import Dot, Kind, Operation, popped_by
 from cached_session.history.visibility import visible
-from cached_session.journal.tables.apply import PENDING
+from cached_session.journal.tables.states import PENDING
 
 __all__ = [
     "Add",

@@ -19,7 +19,9 @@ from cached_session.history.ops import (
 )
 from cached_session.history.parts import split
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables import inbox, item_rows, outbox, writes
+from cached_session.journal.tables import inbox, outbox, writes
+from cached_session.journal.tables.gaps import holes_due, note_holes
+from cached_session.journal.tables.sessions import session_row
 
 SESSION = "talk"
 KEY = session_key(SESSION)
@@ -60,14 +62,14 @@ def clear(here: Journal, writer: str) -> Operation:
 
 
 def items(here: Journal) -> int:
-    row = here.read_blocking(lambda conn: item_rows.session_row(conn, SESSION))
+    row = here.read_blocking(lambda conn: session_row(conn, SESSION))
     return row[1] if row else 0
 
 
 def holes(here: Journal) -> set[tuple[str, int]]:
     def look(conn: object) -> set[tuple[str, int]]:
-        inbox.note_holes(conn, SESSION, 0)  # type: ignore[arg-type]
-        due = inbox.holes_due(conn, SESSION, 0, 100)  # type: ignore[arg-type]
+        note_holes(conn, SESSION, 0)  # type: ignore[arg-type]
+        due = holes_due(conn, SESSION, 0, 100)  # type: ignore[arg-type]
         return {tuple(hole.dot) for hole in due}  # type: ignore[misc]
 
     return here.write_blocking(look)

@@ -9,9 +9,26 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, pop_payload
 from cached_session.history.parts import split
 from cached_session.journal.sqlite.codec import encode_items
-from cached_session.journal.tables import apply, inbox, item_rows, outbox, pauses, writes
-from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT
-from cached_session.journal.tables.outbox import Forget
+from cached_session.journal.tables import (
+    apply,
+    inbox,
+    item_rows,
+    outbox,
+    pauses,
+    status_counts,
+    writes,
+)
+from cached_session.journal.tables.gaps import (
+    HOLES_A_WRITER,
+    holes_due,
+    note_hole_tries,
+    note_holes,
+)
+from cached_session.journal.tables.meta import read_meta
+from cached_session.journal.tables.outbox import Forget, pending_sessions
+from cached_session.journal.tables.sessions import forget_server, session_row
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from cached_session.journal.tables.status_counts import all_gates
 
 S = "talk"
 ME = "mewriter"
@@ -65,7 +82,7 @@ def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> N
     assert outbox.take(conn, "unknown", after=0, upto=9, most_ops=9, most_bytes=9) == []
     outbox.ack(conn, [taken[0].seq, taken[2].seq])
     assert take(conn) == [taken[1]]
-    assert item_rows.pending_sessions(conn) == [S, "other"]
+    assert pending_sessions(conn) == [S, "other"]
 
 
 def test_what_is_taken_fits_the_request(conn: sqlite3.Connection) -> None:
@@ -97,7 +114,7 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
         "parked",
         "sent",
     ]
-    facts = item_rows.facts(conn, 1, 0, 0)
+    facts = status_counts.facts(conn, 1, 0, 0)
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
 
 
@@ -150,7 +167,7 @@ def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
     assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
     assert outbox.drop_parked(conn, "unknown", [out.op.dot]) == 0
     assert items(conn) == ["a", "d"]
-    assert item_rows.session_row(conn, S)[1] == 2
+    assert session_row(conn, S)[1] == 2
     add(conn, "e")
     assert [out.op.dot.counter for out in take(conn)] == [1, 3, 4]
 
@@ -194,10 +211,10 @@ def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
     outbox.ack(conn, [append.seq])
     due = outbox.forgets_due(conn, S, 9)
     assert due == [Forget(Dot(ME, 1), 1, 5)]
-    assert item_rows.pending_sessions(conn) == [S]
+    assert pending_sessions(conn) == [S]
     outbox.forgotten(conn, S, due)
     assert outbox.forgets_due(conn, S, 9) == []
-    assert item_rows.pending_sessions(conn) == []
+    assert pending_sessions(conn) == []
     assert outbox.forgets_due(conn, "unknown", 9) == []
 
 
@@ -270,44 +287,44 @@ def arrive(conn: sqlite3.Connection, *ops: Operation, parts: slice = slice(None)
 
 
 def holes(conn: sqlite3.Connection, now_ms: int = 0, most: int = 99, **how: bool) -> list[int]:
-    found = inbox.holes_due(conn, S, now_ms, most, **how)
+    found = holes_due(conn, S, now_ms, most, **how)
     return [hole.dot.counter for hole in found]
 
 
 def test_a_gap_is_a_hole_until_it_is_filled(conn: sqlite3.Connection) -> None:
     """Counters below a known one are holes; each goes when its operation arrives."""
     arrive(conn, remote(3, '"c"'), remote(5, '"e"'))
-    assert inbox.note_holes(conn, S, 100) == 3
+    assert note_holes(conn, S, 100) == 3
     assert sorted(holes(conn, 100)) == [1, 2, 4]
     arrive(conn, remote(2, '"b"'))
     assert sorted(holes(conn, 100)) == [1, 4]
-    assert inbox.note_holes(conn, S, 200) == 2
+    assert note_holes(conn, S, 200) == 2
     arrive(conn, remote(1, '"a"'), remote(4, '"d"'))
     assert holes(conn, 10**9) == []
-    assert inbox.note_holes(conn, S, 300) == 0
+    assert note_holes(conn, S, 300) == 0
     assert items(conn) == ["a", "b", "c", "d", "e"]
-    assert inbox.note_holes(conn, "unknown", 0) == 0
-    assert inbox.holes_due(conn, "unknown", 0, 9) == []
+    assert note_holes(conn, "unknown", 0) == 0
+    assert holes_due(conn, "unknown", 0, 9) == []
 
 
 def test_a_hole_is_looked_for_when_it_is_due(conn: sqlite3.Connection) -> None:
     """A look that found nothing is counted and puts the next off; the longest unseen comes first,
     and all can be asked for at once."""
     arrive(conn, remote(4, '"d"'))
-    inbox.note_holes(conn, S, 100)
+    note_holes(conn, S, 100)
     assert holes(conn, 99) == []
     assert sorted(holes(conn, 100)) == [1, 2, 3]
-    inbox.note_hole_tries(
+    note_hole_tries(
         conn, S, [(Dot(THEM, 1), 900, False), (Dot(THEM, 2), 500, False), (Dot(THEM, 3), 700, True)]
     )
-    inbox.note_hole_tries(conn, "unknown", [(Dot(THEM, 1), 0, False)])
+    note_hole_tries(conn, "unknown", [(Dot(THEM, 1), 0, False)])
     assert holes(conn, 600) == [2]
     assert holes(conn, 1000, 2) == [2, 3]
     assert holes(conn, 0, everything=True) == [2, 3, 1]
-    assert {hole.tries for hole in inbox.holes_due(conn, S, 1000, 9)} == {1}
-    facts = item_rows.facts(conn, 1, 100, 0)
+    assert {hole.tries for hole in holes_due(conn, S, 1000, 9)} == {1}
+    facts = status_counts.facts(conn, 1, 100, 0)
     assert (facts.absent, facts.explained) == (2, 1)
-    assert item_rows.facts(conn, 1, 150, 60).absent == 0
+    assert status_counts.facts(conn, 1, 150, 60).absent == 0
 
 
 def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Connection) -> None:
@@ -315,14 +332,14 @@ def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Conn
     op = remote(1, '"a"', '"b"', '"c"')
     assert arrive(conn, op, parts=slice(1)).incomplete == 1
     assert items(conn) == []
-    assert inbox.note_holes(conn, S, 0) == 1
+    assert note_holes(conn, S, 0) == 1
     arrive(conn, remote(2, pop_payload(ItemRef(op.dot, 2, 3)), kind=Kind.POP))
-    (hole,) = inbox.holes_due(conn, S, 0, 9)
+    (hole,) = holes_due(conn, S, 0, 9)
     assert (hole.dot, hole.count, hole.popped) == (op.dot, 3, {2})
     assert hole.have == {(0, 0)}
     arrive(conn, op, parts=slice(1, 2))
     assert items(conn) == ["a", "b"]
-    assert inbox.note_holes(conn, S, 0) == 0
+    assert note_holes(conn, S, 0) == 0
     assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
 
 
@@ -330,11 +347,11 @@ def test_a_pop_alone_tells_how_large_its_batch_is(conn: sqlite3.Connection) -> N
     """Of an append that nobody here has seen, its pop names the size and what need not come."""
     pop_one = remote(2, pop_payload(ItemRef(Dot(THEM, 1), 0, 2)), kind=Kind.POP)
     arrive(conn, pop_one)
-    assert inbox.note_holes(conn, S, 0) == 1
-    (hole,) = inbox.holes_due(conn, S, 0, 9)
+    assert note_holes(conn, S, 0) == 1
+    (hole,) = holes_due(conn, S, 0, 9)
     assert (hole.count, hole.popped, hole.have) == (2, {0}, set())
     arrive(conn, remote(3, pop_payload(ItemRef(Dot(THEM, 1), 1, 2)), kind=Kind.POP))
-    assert inbox.note_holes(conn, S, 0) == 0
+    assert note_holes(conn, S, 0) == 0
 
 
 def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
@@ -343,7 +360,7 @@ def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
     op = remote(1, '"a"', '"b"')
     arrive(conn, op, parts=slice(1))
     arrive(conn, remote(4, json.dumps({THEM: [[1, 3]]}), kind=Kind.CLEAR))
-    assert inbox.note_holes(conn, S, 0) == 0
+    assert note_holes(conn, S, 0) == 0
     assert holes(conn) == []
     assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
     arrive(conn, op, remote(2, '"late"'))
@@ -385,11 +402,11 @@ def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
     """A placeholder makes its dot explained instead of absent, also ahead of everything else; the
     operation is applied if its writer sends it after all."""
     inbox.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
-    assert inbox.note_holes(conn, S, 55) == 0
-    assert item_rows.facts(conn, 1, 10**6, 0).explained == 1
+    assert note_holes(conn, S, 55) == 0
+    assert status_counts.facts(conn, 1, 10**6, 0).explained == 1
     arrive(conn, remote(3, '"c"'))
-    assert inbox.note_holes(conn, S, 60) == 2
-    facts = item_rows.facts(conn, 1, 10**6, 0)
+    assert note_holes(conn, S, 60) == 2
+    facts = status_counts.facts(conn, 1, 10**6, 0)
     assert (facts.absent, facts.explained) == (1, 1)
     arrive(conn, remote(1, '"a"'), remote(2, '"b"'))
     assert items(conn) == ["a", "b", "c"]
@@ -401,8 +418,8 @@ def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
 def test_a_hostile_counter_makes_a_bounded_list(conn: sqlite3.Connection) -> None:
     """A counter out of nowhere costs no more rows than are looked for of one writer."""
     arrive(conn, remote((1 << 53) - 1, '"far"'))
-    assert inbox.note_holes(conn, S, 0) == inbox.HOLES_A_WRITER
-    assert len(holes(conn, most=1000)) == inbox.HOLES_A_WRITER
+    assert note_holes(conn, S, 0) == HOLES_A_WRITER
+    assert len(holes(conn, most=1000)) == HOLES_A_WRITER
 
 
 def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> None:
@@ -411,7 +428,7 @@ def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> Non
     result = arrive(conn, remote(1, '"second"'))
     assert (result.conflicts, result.new) == (1, 0)
     assert items(conn) == ["first"]
-    assert item_rows.facts(conn, 1, 0, 0).conflicts == 1
+    assert status_counts.facts(conn, 1, 0, 0).conflicts == 1
 
 
 @pytest.mark.parametrize("payload", ["nope", "{", '{"a":1}}'])
@@ -456,8 +473,8 @@ def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
         assert (gate.failures, gate.since_ms, gate.reason) == (2, 1000, "at 2000")
         waits = [gate.wait_ms(now) for now in (2000, 2001, 2899, 2900, 10**9)]
         assert waits == [900, 899, 1, 0, 0]
-    assert pauses.read_meta(conn)["last_error"] == "at 2000"
-    assert pauses.read_meta(conn)["last_error_ms"] == "2000"
+    assert read_meta(conn)["last_error"] == "at 2000"
+    assert read_meta(conn)["last_error_ms"] == "2000"
 
 
 @pytest.mark.parametrize("moved", [1, 10_000, 10**12])
@@ -480,7 +497,7 @@ def test_a_success_opens_the_gates(conn: sqlite3.Connection) -> None:
     assert pauses.gate_of(conn, None) is None
     assert pauses.gate_of(conn, S) is None
     assert pauses.gate_of(conn, "other") is not None
-    assert len(item_rows.all_gates(conn)) == 1
+    assert len(all_gates(conn)) == 1
     shut(conn, None, 500, 1000)
     pauses.open_gates(conn, "unknown")
     assert pauses.gate_of(conn, None) is None
@@ -505,7 +522,7 @@ def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
     outbox.park(conn, second.seq, "no")
     add(conn, "d")
     shut(conn, None, 500, 1000)
-    item_rows.forget_server(conn)
+    forget_server(conn)
     assert states(conn) == [SENT, SENT, SENT, PENDING]
     assert pauses.gate_of(conn, None) is None
 
@@ -548,7 +565,7 @@ def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
             return 0
 
         conn.set_progress_handler(step, 1)
-        found = item_rows.pending_sessions(conn)
+        found = pending_sessions(conn)
         conn.set_progress_handler(None, 0)
         assert len(found) == len(set(found))
         assert set(found) == wanted

@@ -10,6 +10,7 @@ import pytest
 
 from cached_session import CachedSession
 from cached_session.journal.tables import item_rows
+from cached_session.journal.tables.sessions import session_row
 
 
 async def grown(path: Path, count: int) -> Path:
@@ -31,7 +32,7 @@ def steps(path: Path, limit: int) -> int:
 
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         conn.set_progress_handler(step, 1)
-        row = item_rows.session_row(conn, "s")
+        row = session_row(conn, "s")
         assert row is not None
         rows = item_rows.tail(conn, row[0], limit, 1 << 20)
         conn.set_progress_handler(None, 0)

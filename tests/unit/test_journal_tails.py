@@ -12,15 +12,14 @@ import pytest
 
 from cached_session.journal import tail_cache as module
 from cached_session.journal.sqlite.codec import EXACT, FAST
+from cached_session.journal.sqlite.tracked_connection import Connection, Version
 from cached_session.journal.tail_cache import (
     BLOCK_ITEMS,
     MOST_BYTES,
     MOST_BYTES_OF_ONE,
     MOST_ITEMS,
-    Connection,
     Tail,
     Tails,
-    Version,
 )
 
 

@@ -13,7 +13,8 @@ from cached_session import CachedSession
 from cached_session.errors import JournalError
 from cached_session.journal.journal import Journal
 from cached_session.journal.sqlite.codec import encode_items
-from cached_session.journal.tables import pauses, writes
+from cached_session.journal.tables import writes
+from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.writes import Author, LastWrite, Written
 
 ME, OTHER = "me", "other"
@@ -130,13 +131,13 @@ def test_a_write_of_another_process_is_seen(journal: Journal, last: LastWrite, p
 
 def test_another_change_of_this_process_is_seen(journal: Journal, last: LastWrite) -> None:
     """Whatever it changed: who goes on from what was known must not have to judge that."""
-    journal.write_blocking(lambda conn: pauses.write_meta(conn, fact="x"))
+    journal.write_blocking(lambda conn: write_meta(conn, fact="x"))
     assert selects(journal, lambda conn: add(conn, last, "b")) != []
 
 
 def test_a_retired_writer_cannot_go_on(journal: Journal, last: LastWrite) -> None:
     """A writer that comes new to a kept transaction is asked for, as in any other one."""
-    journal.write_blocking(lambda conn: pauses.write_meta(conn, **{writes.RETIRED + OTHER: ""}))
+    journal.write_blocking(lambda conn: write_meta(conn, **{writes.RETIRED + OTHER: ""}))
     last.keep(journal.write_blocking(lambda conn: add(conn, last, "b")))
     with pytest.raises(JournalError, match="replaced in the middle"):
         journal.write_blocking(lambda conn: add(conn, last, "c", author(OTHER)))

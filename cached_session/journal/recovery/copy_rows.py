@@ -26,9 +26,12 @@ from cached_session.history.ops import (
 )
 from cached_session.journal.recovery import row_check
 from cached_session.journal.sqlite.db_errors import is_passing
-from cached_session.journal.tables import pauses, writes
-from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
-from cached_session.journal.tables.item_rows import session_ids
+from cached_session.journal.tables import writes
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.meta import write_meta
+from cached_session.journal.tables.row_bounds import check_operation
+from cached_session.journal.tables.sessions import session_ids
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
 
 __all__ = ["Salvage", "Writers", "carry", "record", "report_of"]
 
@@ -95,7 +98,7 @@ def report_of(meta: dict[str, str]) -> Salvage | None:
 
 def record(conn: sqlite3.Connection, report: Salvage) -> None:
     """Keep a report in the journal that it tells of."""
-    pauses.write_meta(conn, salvage=json.dumps(asdict(report)))
+    write_meta(conn, salvage=json.dumps(asdict(report)))
 
 
 class _Losses:
@@ -202,12 +205,12 @@ def _carry(
             if not row_check.is_fact(key, value):
                 losses.add(f"the fact {key!r:.80}")
             elif key == "server":
-                pauses.write_meta(new, server=value)
+                write_meta(new, server=value)
             else:
                 new.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
         record(new, report)
         # Of an id whose operations may be lost in part, nobody knows the next counter.
-        pauses.write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
+        write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
         if own:
             new.execute("COMMIT")
     except BaseException:
@@ -375,7 +378,7 @@ def _operation(conn: sqlite3.Connection, row: tuple[Any, ...], losses: _Losses) 
     try:
         if said_ms is None or type(said_ms) is not int:
             said_ms = stamp_ms(stamp)
-        row_check.check_operation(writer, counter, stamp, said_ms, count, "")
+        check_operation(writer, counter, stamp, said_ms, count, "")
         texts: list[str] = [body]
         lost: list[int] = []
         if kind == Kind.APPEND.value:

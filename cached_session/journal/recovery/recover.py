@@ -29,7 +29,8 @@ from cached_session.journal.recovery.copy_rows import (
 )
 from cached_session.journal.sqlite.db_errors import is_damage, is_passing
 from cached_session.journal.sqlite.file_identity import LOGS, FileId, changing, dated, file_id
-from cached_session.journal.tables import pauses, schema
+from cached_session.journal.tables import schema
+from cached_session.journal.tables.meta import read_meta
 
 __all__ = [
     "Salvage",
@@ -267,7 +268,7 @@ def follow(
     """Another file has the journal's name: carry over what the open one holds; the report."""
     new.execute("BEGIN IMMEDIATE")
     try:
-        known = report_of(pauses.read_meta(new))
+        known = report_of(read_meta(new))
         why = f"{path} was deleted or replaced while it was open"
         report = Salvage(time.time_ns() // 1_000_000, why, _source(file))
         report = carry(old, new, report, writers)

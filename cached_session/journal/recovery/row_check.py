@@ -17,13 +17,10 @@ from functools import cache
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import MOST
 from cached_session.journal.recovery import schema_check
+from cached_session.journal.tables.row_bounds import ITEMS_MOST, PARTS_MOST
 
-__all__ = ["check_memories", "check_operation", "is_fact", "is_name", "nonsense", "rule"]
+__all__ = ["is_fact", "is_name", "nonsense", "rule"]
 
-ITEMS_MOST = 1 << 24
-"""Items of one batch: as JSON texts they would be gigabytes."""
-PARTS_MOST = 1 << 20
-"""Parts of one item, which would be gigabytes, too."""
 YES_OR_NO = "BETWEEN 0 AND 1"
 COUNTER = f"BETWEEN 1 AND {MOST}"
 INDEX = f"BETWEEN -1 AND {ITEMS_MOST}"
@@ -158,39 +155,3 @@ def is_name(name: object) -> bool:
         return name.decode("utf-8", "surrogatepass") != ""
     except UnicodeDecodeError:
         return False
-
-
-def check_memories(writer: object, counter: object, index: object, parts: object) -> None:
-    """Before the memories of an item are named by a row.
-
-    Raises:
-        ValueError: no item has these.
-    """
-    if not (
-        isinstance(writer, str)
-        and type(counter) is type(index) is type(parts) is int
-        and 1 <= counter <= MOST
-        and -1 <= index <= ITEMS_MOST
-        and 1 <= parts <= PARTS_MOST
-    ):
-        raise ValueError(f"the memories of {writer!r:.80}:{counter!r:.80} make no sense")
-
-
-def check_operation(
-    writer: object, counter: object, stamp: object, said_ms: object, count: object, digest: object
-) -> None:
-    """Before an operation is made of a row, and given to others.
-
-    Raises:
-        ValueError: no operation has these.
-    """
-    if not (
-        isinstance(writer, str)
-        and isinstance(digest, str)
-        and type(counter) is type(stamp) is type(said_ms) is type(count) is int
-        and 1 <= counter <= MOST
-        and 0 <= stamp <= MAX_STAMP
-        and -MOST <= said_ms <= MOST
-        and 1 <= count <= ITEMS_MOST
-    ):
-        raise ValueError("it makes no sense")

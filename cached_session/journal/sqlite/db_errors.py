@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import sqlite3
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
-
 from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
 
-__all__ = [
-    "FOREIGN",
-    "NONSENSE",
-    "Outcome",
-    "is_damage",
-    "is_locked",
-    "is_passing",
-    "journal_error",
-    "settle",
-]
+__all__ = ["FOREIGN", "NONSENSE", "is_damage", "is_locked", "is_passing", "journal_error"]
 
 T = TypeVar("T")
 
@@ -59,43 +47,6 @@ UNTOLD = ("unable to open", "disk i/o")
 reason is, a full disk among them."""
 LEAST_ROOM = 64 * 1024
 """Bytes that the log of a journal and its index need to begin with."""
-
-
-class Outcome(asyncio.Future[T]):
-    """The outcome of a job that runs whatever becomes of its caller. A task that is cancelled while
-    it waits for this one is told so as soon as the outcome is known, and not before: what `settle`
-    does for any future, without its cost on every write."""
-
-    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's signature
-        """Nothing: the job goes on."""
-        return False
-
-    def tell(self, result: T | None, error: BaseException | None) -> None:
-        """What became of the job; on the thread of the future's loop."""
-        if error is None:
-            self.set_result(result)  # type: ignore[arg-type]
-        else:
-            self.set_exception(error)
-
-
-async def settle(future: asyncio.Future[T]) -> T:
-    """Await an outcome that must be known: a cancellation waits until it is, then goes on."""
-    if isinstance(future, Outcome):
-        outcome: T = await future
-        return outcome
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            # anyio would deliver its cancellation again at every turn of the loop.
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    if cancelled is not None:
-        if not future.cancelled():
-            future.exception()  # seen: it must not be reported as never retrieved
-        raise cancelled
-    return future.result()
 
 
 def is_locked(error: BaseException) -> bool:

@@ -16,15 +16,13 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, cleared_by, popped_by
 from cached_session.history.ranges import Ranges
 from cached_session.journal.sqlite.codec import codec_of
+from cached_session.journal.sqlite.tracked_connection import changing
 from cached_session.journal.tables import search_index
-from cached_session.journal.tail_cache import changing
+from cached_session.journal.tables.sessions import stored_id
+from cached_session.journal.tables.states import ACKED, AGAIN, PENDING, SENT
 
-__all__ = ["ACKED", "AGAIN", "PARKED", "PENDING", "SENT", "SessionTransaction", "stored_id"]
+__all__ = ["SessionTransaction"]
 
-PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
-AGAIN = "sent again"
-"""In `ops.error` of an operation that is not parked: it was stored once more where an answer had
-been lost, and what others had removed and forgotten meanwhile may stand on the server again."""
 RARE = ("above", "cleared", "popped", "holes", "parts")
 """Tables in which most sessions have no row: those need no look-ups."""
 BEGIN = (
@@ -32,15 +30,6 @@ BEGIN = (
     + ", ".join(f"EXISTS (SELECT 1 FROM {table} WHERE session = s.id)" for table in RARE)
     + " FROM sessions s WHERE session_id = ?"
 )
-
-
-def stored_id(session_id: str) -> str | bytes:
-    """A session id as SQLite can hold it: text, or bytes where it has lone surrogates."""
-    try:
-        session_id.encode()
-    except UnicodeEncodeError:
-        return session_id.encode("utf-8", "surrogatepass")
-    return session_id
 
 
 @dataclass

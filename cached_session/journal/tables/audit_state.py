@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind
 from cached_session.history.parts import part_count
-from cached_session.journal.tables.apply import ACKED, PARKED, SessionTransaction
-from cached_session.journal.tables.item_rows import session_ids
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import Forget
-from cached_session.journal.tables.pauses import write_meta
+from cached_session.journal.tables.sessions import session_ids
+from cached_session.journal.tables.states import ACKED, PARKED
 
 __all__ = [
     "Plan",

@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple
 from cached_session.history.clock import stamp_ms
 from cached_session.history.ops import popped_by
 from cached_session.journal.tables import item_rows
-from cached_session.journal.tables.apply import ACKED, PARKED
 from cached_session.journal.tables.item_rows import Place
 from cached_session.journal.tables.outbox import newest
+from cached_session.journal.tables.sessions import session_row
+from cached_session.journal.tables.states import ACKED, PARKED, sync_state
 from cached_session.models import Change, Entry
 
 __all__ = ["View", "advance"]
@@ -86,7 +87,7 @@ class _Step:
     """One snapshot, and what a view is told of it."""
 
     def __init__(self, conn: sqlite3.Connection, session_id: str, file: int, writer: str) -> None:
-        row = item_rows.session_row(conn, session_id)
+        row = session_row(conn, session_id)
         self.conn, self.file, self.writer = conn, file, writer
         self.session, self.count, self.revision = (row[0], row[1], row[4]) if row else (0, 0, 0)
         self.last = newest(conn)
@@ -202,7 +203,7 @@ class _Step:
                     writer=writer,
                     counter=counter,
                     index=index,
-                    sync_state=item_rows.sync_state(op.state),
+                    sync_state=sync_state(op.state),
                     said_at=op.said_ms / 1000,
                 )
             )

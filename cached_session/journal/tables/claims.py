@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
-from cached_session.journal.recovery.row_check import check_memories
-from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT, SessionTransaction
+from cached_session.journal.sqlite.tracked_connection import queueing
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.row_bounds import check_memories
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
 from cached_session.journal.tables.writes import Author, last_item, pop_ref
-from cached_session.journal.tail_cache import queueing
 
 __all__ = [
     "Claim",

@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from cached_session.history.ids import session_key
 from cached_session.journal.tables import writes
-from cached_session.journal.tables.pauses import write_meta
+from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.writes import Author, Written
 
 __all__ = [

@@ -7,42 +7,26 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from cached_session.journal.sqlite.codec import decode_rows
-from cached_session.journal.tables.apply import ACKED, PARKED, PENDING, SENT, stored_id
-from cached_session.journal.tables.pauses import SERVER, Gate
-from cached_session.journal.tail_cache import queueing
+from cached_session.journal.tables.sessions import session_row
+from cached_session.journal.tables.states import sync_state
 from cached_session.models import Entry
 
 __all__ = [
     "BACKWARDS",
     "HISTORY",
     "Place",
-    "SessionFacts",
-    "all_gates",
-    "all_sessions",
     "entries",
     "entries_at",
     "entries_backwards",
     "entry_at",
-    "facts",
-    "facts_of_each",
-    "forget_server",
-    "has_unsent",
-    "in_all",
     "is_whole_tail",
-    "note_met",
-    "numbered_sessions",
-    "pending_sessions",
     "ranked",
-    "revision_of",
     "run_of",
-    "session_ids",
-    "session_row",
     "slices",
     "snapshot",
-    "sync_state",
     "tail",
 ]
 
@@ -69,25 +53,6 @@ JOINED = (
 """A slice as one text: a row of Python's for each item costs as much again as all of SQLite."""
 
 
-@dataclass(frozen=True)
-class SessionFacts:
-    """The state of one session (or of all) as its rows tell it."""
-
-    items: int
-    pending: int
-    parked: int
-    absent: int
-    explained: int
-    incomplete: int
-    oldest_pending_ms: int | None
-    conflicts: int
-    unreadable: int
-    guard: str
-    hydrated: bool
-    pulled_ms: int
-    stamp: int
-
-
 @contextmanager
 def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
     """Several queries over one moment of the journal."""
@@ -96,23 +61,6 @@ def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         conn.execute("COMMIT")
-
-
-def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int, int] | None:
-    """(row id, items, met, hydrated, revision) of a session the journal knows."""
-    row: tuple[int, int, int, int, int] | None = conn.execute(
-        "SELECT id, items, met, hydrated, revision FROM sessions WHERE session_id = ?",
-        (stored_id(session_id),),
-    ).fetchone()
-    return row
-
-
-def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
-    """The revision of a session the journal knows: one statement, and so one snapshot."""
-    row = conn.execute(
-        "SELECT revision FROM sessions WHERE session_id = ?", (stored_id(session_id),)
-    ).fetchone()
-    return None if row is None else row[0]
 
 
 def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
@@ -202,18 +150,6 @@ ENTRIES = (
     "LIMIT ?"
 )
 AT = f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?"
-State = Literal["pending", "sent", "acked", "parked"]
-STATES: dict[int, State] = {
-    PENDING: "pending",
-    SENT: "sent",
-    ACKED: "acked",
-    PARKED: "parked",
-}
-
-
-def sync_state(state: int) -> State:
-    """How far an operation is; one whose state is spoiled is not acknowledged, so it is sent."""
-    return STATES.get(state, "pending")
 
 
 def entries_backwards(
@@ -319,168 +255,3 @@ def entries_at(
             for entry in ranked(conn, row[0], row[1], sorted(standing, reverse=True))
         }
     return [entries[place] for place in wanted if place in entries]
-
-
-def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
-    """Session ids as their owners know them."""
-    for name, *_ in rows:
-        yield name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
-
-
-def pending_sessions(conn: sqlite3.Connection) -> list[str]:
-    """Sessions with something to send, to have forgotten or to settle. Cost: those sessions, and
-    what of them is parked; not how much waits in each."""
-    return list(session_ids(conn.execute(WAITING).fetchall()))
-
-
-def _stepping(table: str, rows: str = "1") -> str:
-    """The session numbers in a table, each once: from one to the next by its index."""
-    least = f"SELECT min(session) FROM {table} WHERE {rows}"
-    return f"{least} UNION ALL SELECT ({least} AND session > s) FROM {{name}} WHERE s IS NOT NULL"
-
-
-WAITING = (
-    "WITH RECURSIVE "
-    f"unacked(s) AS ({_stepping('ops', 'state <> 2').format(name='unacked')}), "
-    f"forgetting(s) AS ({_stepping('forgets').format(name='forgetting')}) "
-    "SELECT session_id FROM sessions WHERE id IN (SELECT s FROM unacked WHERE EXISTS "
-    f"(SELECT 1 FROM ops WHERE session = s AND state <> 2 AND state <> {PARKED}) "
-    "UNION SELECT s FROM forgetting UNION SELECT session FROM claims)"
-)
-
-
-def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
-    """Whether a session has something to send."""
-    row = session_row(conn, session_id)
-    found = (
-        row
-        and conn.execute(
-            f"SELECT 1 FROM ops WHERE session = ? AND state <> 2 AND state <> {PARKED} LIMIT 1",
-            (row[0],),
-        ).fetchone()
-    )
-    return bool(found)
-
-
-def facts(
-    conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
-) -> SessionFacts:
-    """Counts for a status, of one session or of all together. Cost: the outbox and the holes, never
-    the history."""
-    return in_all(facts_of_each(conn, session, now_ms, patience_ms).values())
-
-
-def facts_of_each(
-    conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
-) -> dict[int, SessionFacts]:
-    """The same session by session, in the order of their numbers: of one, or (None) of all. As many
-    queries for a thousand as for one."""
-    of, key = ("session = ? AND", (session,)) if session is not None else ("", ())
-
-    def grouped(what: str, rows: str, *before: int) -> dict[int, tuple[Any, ...]]:
-        sql = f"SELECT session, {what} FROM {rows} GROUP BY session"
-        return {number: tuple(found) for number, *found in conn.execute(sql, (*before, *key))}
-
-    waiting = grouped(
-        "count(*), min(said_ms)",
-        f"ops WHERE {of} state <> 2 AND state IN ({PENDING}, {SENT})",
-    )
-    parked = grouped("count(*)", f"ops WHERE {of} state <> 2 AND state = {PARKED}")
-    holes = grouped(
-        "sum(since_ms <= ? AND NOT explained), sum(explained)",
-        f"holes WHERE {of} 1",
-        now_ms - patience_ms,
-    )
-    incomplete = grouped(
-        "count(*)", f"(SELECT DISTINCT session, writer, counter FROM parts WHERE {of} 1)"
-    )
-    of = "WHERE id = ?" if session is not None else ""
-    rows = conn.execute(
-        "SELECT id, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp "
-        f"FROM sessions {of} ORDER BY id",
-        key,
-    )
-    found = {}
-    for number, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp in rows:
-        pending, oldest = waiting.get(number, (0, None))
-        absent, explained = holes.get(number, (0, 0))
-        found[number] = SessionFacts(
-            items=items,
-            pending=pending,
-            parked=parked.get(number, (0,))[0],
-            absent=absent,
-            explained=explained,
-            incomplete=incomplete.get(number, (0,))[0],
-            oldest_pending_ms=oldest,
-            conflicts=conflicts,
-            unreadable=unreadable,
-            guard=guard,
-            hydrated=bool(hydrated),
-            pulled_ms=pulled_ms,
-            stamp=stamp,
-        )
-    return found
-
-
-def in_all(each: Iterable[SessionFacts]) -> SessionFacts:
-    """Of several sessions together; of none, nothing."""
-    every = list(each)
-    oldest = [one.oldest_pending_ms for one in every if one.oldest_pending_ms is not None]
-    return SessionFacts(
-        items=sum(one.items for one in every),
-        pending=sum(one.pending for one in every),
-        parked=sum(one.parked for one in every),
-        absent=sum(one.absent for one in every),
-        explained=sum(one.explained for one in every),
-        incomplete=sum(one.incomplete for one in every),
-        oldest_pending_ms=min(oldest, default=None),
-        conflicts=sum(one.conflicts for one in every),
-        unreadable=sum(one.unreadable for one in every),
-        guard=max((one.guard for one in every), default=""),
-        hydrated=bool(every) and all(one.hydrated for one in every),
-        pulled_ms=max((one.pulled_ms for one in every), default=0),
-        stamp=max((one.stamp for one in every), default=0),
-    )
-
-
-def all_sessions(conn: sqlite3.Connection) -> list[str]:
-    """Every session that the journal knows."""
-    return list(session_ids(conn.execute("SELECT session_id FROM sessions ORDER BY id")))
-
-
-def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
-    """The same by their numbers."""
-    rows = conn.execute("SELECT session_id, id FROM sessions ORDER BY id").fetchall()
-    return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
-
-
-def all_gates(conn: sqlite3.Connection) -> dict[int, Gate]:
-    """Every gate before a session, by its number."""
-    return {
-        number: Gate(*row)
-        for number, *row in conn.execute(
-            "SELECT session, failures, pause_ms, until_ms, kind, reason, since_ms FROM gates "
-            f"WHERE session <> {SERVER}"
-        )
-    }
-
-
-def note_met(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
-    """The first read of a session has had its wait."""
-    conn.execute(
-        "INSERT INTO sessions (session_id, met, created_ms) VALUES (?, 1, ?) "
-        "ON CONFLICT DO UPDATE SET met = 1",
-        (stored_id(session_id), now_ms),
-    )
-
-
-def forget_server(conn: sqlite3.Connection) -> None:
-    """The journal goes on with another server, of which nothing is known: everything that can be
-    said again will be, and everything is listed anew."""
-    # Others that had it from the old one may bring it as well: it does not count as never sent.
-    conn.execute(f"UPDATE ops SET state = {SENT} WHERE state IN ({ACKED}, {PARKED})")
-    conn.execute("DELETE FROM settled")
-    conn.execute("DELETE FROM claims")
-    conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
-    conn.execute("DELETE FROM gates")
-    queueing(conn)

@@ -7,21 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by, popped_by
-from cached_session.journal.recovery.row_check import check_memories, check_operation
 from cached_session.journal.sqlite.codec import EXACT, decode_rows
-from cached_session.journal.tables.apply import (
-    ACKED,
-    AGAIN,
-    PARKED,
-    PENDING,
-    SENT,
-    SessionTransaction,
-    stored_id,
-)
-from cached_session.journal.tables.item_rows import session_ids
-from cached_session.journal.tail_cache import queueing
+from cached_session.journal.sqlite.tracked_connection import queueing
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.row_bounds import check_memories, check_operation
+from cached_session.journal.tables.sessions import session_ids, session_row, stored_id
+from cached_session.journal.tables.states import ACKED, AGAIN, PARKED, PENDING, SENT
 
 __all__ = [
+    "WAITING",
     "Forget",
     "Outgoing",
     "Parked",
@@ -29,10 +23,12 @@ __all__ = [
     "drop_parked",
     "forgets_due",
     "forgotten",
+    "has_unsent",
     "load",
     "newest",
     "park",
     "parked",
+    "pending_sessions",
     "retry_parked",
     "take",
     "whole",
@@ -335,3 +331,38 @@ def forgotten(conn: sqlite3.Connection, session_id: str, done: Sequence[Forget])
         "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
         [(session, *forget.dot, forget.index) for forget in done],
     )
+
+
+def pending_sessions(conn: sqlite3.Connection) -> list[str]:
+    """Sessions with something to send, to have forgotten or to settle. Cost: those sessions, and
+    what of them is parked; not how much waits in each."""
+    return list(session_ids(conn.execute(WAITING).fetchall()))
+
+
+def _stepping(table: str, rows: str = "1") -> str:
+    """The session numbers in a table, each once: from one to the next by its index."""
+    least = f"SELECT min(session) FROM {table} WHERE {rows}"
+    return f"{least} UNION ALL SELECT ({least} AND session > s) FROM {{name}} WHERE s IS NOT NULL"
+
+
+WAITING = (
+    "WITH RECURSIVE "
+    f"unacked(s) AS ({_stepping('ops', 'state <> 2').format(name='unacked')}), "
+    f"forgetting(s) AS ({_stepping('forgets').format(name='forgetting')}) "
+    "SELECT session_id FROM sessions WHERE id IN (SELECT s FROM unacked WHERE EXISTS "
+    f"(SELECT 1 FROM ops WHERE session = s AND state <> 2 AND state <> {PARKED}) "
+    "UNION SELECT s FROM forgetting UNION SELECT session FROM claims)"
+)
+
+
+def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
+    """Whether a session has something to send."""
+    row = session_row(conn, session_id)
+    found = (
+        row
+        and conn.execute(
+            f"SELECT 1 FROM ops WHERE session = ? AND state <> 2 AND state <> {PARKED} LIMIT 1",
+            (row[0],),
+        ).fetchone()
+    )
+    return bool(found)

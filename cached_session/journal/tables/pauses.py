@@ -5,23 +5,10 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from cached_session.journal.tables.apply import stored_id
+from cached_session.journal.tables.meta import write_meta
+from cached_session.journal.tables.sessions import stored_id
 
-__all__ = [
-    "SERVER",
-    "Gate",
-    "gate_of",
-    "guarded_ms",
-    "is_unguarded",
-    "note_guard",
-    "note_progress",
-    "note_success",
-    "open_gates",
-    "read_meta",
-    "shut",
-    "waiting",
-    "write_meta",
-]
+__all__ = ["SERVER", "Gate", "gate_of", "open_gates", "shut", "waiting"]
 
 SERVER = 0
 """The session number of the gate before the server as a whole."""
@@ -107,16 +94,6 @@ def open_gates(
         )
 
 
-def note_success(conn: sqlite3.Connection, now_ms: int) -> None:
-    """The server has just answered as it should."""
-    write_meta(conn, last_success_ms=str(now_ms))
-
-
-def note_progress(conn: sqlite3.Connection, now_ms: int) -> None:
-    """The server has just acknowledged something of the queue."""
-    write_meta(conn, last_ack_ms=str(now_ms))
-
-
 def waiting(conn: sqlite3.Connection, kind: str, now_ms: int, besides: str) -> int:
     """How many other sessions are in a pause of this kind at the moment."""
     (found,) = conn.execute(
@@ -125,45 +102,3 @@ def waiting(conn: sqlite3.Connection, kind: str, now_ms: int, besides: str) -> i
         (SERVER, _number(conn, besides), kind, now_ms, now_ms),
     ).fetchone()
     return int(found)
-
-
-def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
-    """When the lifecycle guard last looked after a session; 0 for never."""
-    row = conn.execute(
-        "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def is_unguarded(conn: sqlite3.Connection, session_id: str) -> bool:
-    """Whether the last lifecycle guard could not do what it wanted."""
-    row = conn.execute(
-        "SELECT 1 FROM sessions WHERE session_id = ? AND guard <> ''", (stored_id(session_id),)
-    ).fetchone()
-    return row is not None
-
-
-def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded: str) -> None:
-    """The lifecycle guard has looked after a session; what it could not do."""
-    conn.execute(
-        "UPDATE sessions SET guarded_ms = ?, guard = ? WHERE session_id = ?",
-        (now_ms, unguarded, stored_id(session_id)),
-    )
-
-
-def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
-    """The facts of the file, without the marks of imports and audits: there may be one for each
-    session."""
-    rows = conn.execute(
-        "SELECT key, value FROM meta WHERE (key < 'import:' OR key >= 'import;') "
-        "AND (key < 'audit:' OR key >= 'audit;')"
-    )
-    return dict(rows.fetchall())
-
-
-def write_meta(conn: sqlite3.Connection, **facts: str) -> None:
-    """Set facts of the file."""
-    conn.executemany(
-        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        list(facts.items()),
-    )

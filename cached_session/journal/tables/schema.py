@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from cached_session.errors import JournalError, JournalTooNew
-from cached_session.journal.tables import search_index as fulltext
+from cached_session.journal.tables import search_index as index_table
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
@@ -192,10 +192,10 @@ CREATE TABLE gates (
 
 -- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_ack_ms`,
 -- `last_error`, `last_error_ms`; `salvage`: what became of the file that was here before, and
--- `retired:ID`: writer ids of that file, which must not be used again (journal/recovery/copy_rows.py). And, by
--- session, the marks of imports (journal/tables/import_marks.py), whose keys begin with `import:`, and of
--- audits (journal/tables/audit_state.py), whose keys begin with `audit:`; and `search_index`, while the
--- full-text index is in step (journal/tables/search_index.py).
+-- `retired:ID`: writer ids of that file, which must not be used again (recovery/copy_rows.py). By
+-- session: the marks of imports, whose keys begin with `import:` (tables/import_marks.py), and of
+-- audits, whose keys begin with `audit:` (tables/audit_state.py). `search_index`: the full-text
+-- index is complete (tables/search_index.py).
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -204,8 +204,8 @@ CREATE TABLE meta (
 
 
 def _to_2(_: sqlite3.Connection) -> None:
-    """The full-text index (journal/tables/search_index.py), a virtual table `words` over the readable text of
-    visible items: made at opening, in this same transaction, where SQLite has FTS5, and filled
+    """The full-text index (tables/search_index.py), a virtual table `words` over the readable text
+    of visible items: made at opening, in this same transaction, where SQLite has FTS5, and filled
     afterwards."""
 
 
@@ -229,8 +229,8 @@ def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -
 
 
 def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None:
-    search_index = search_index and fulltext.is_available(conn)
-    if identify(conn, path) and fulltext.is_kept(conn) == search_index:
+    search_index = search_index and index_table.is_available(conn)
+    if identify(conn, path) and index_table.is_kept(conn) == search_index:
         return
     conn.execute("BEGIN IMMEDIATE")
     try:
@@ -245,7 +245,7 @@ def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None
                     conn.execute(statement)
                 conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version = {FORMAT}")
-        fulltext.switch(conn, search_index)
+        index_table.switch(conn, search_index)
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:

@@ -19,8 +19,9 @@ from cached_session.history.ops import (
     pop_payload,
 )
 from cached_session.journal.sqlite.codec import decode_rows
-from cached_session.journal.tables.apply import PENDING, SessionTransaction
-from cached_session.journal.tail_cache import Version, queueing, version_of
+from cached_session.journal.sqlite.tracked_connection import Version, queueing, version_of
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.states import PENDING
 
 __all__ = [
     "RETIRED",

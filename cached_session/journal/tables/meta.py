@@ -1,0 +1,35 @@
+"""The meta table: named facts about the whole file."""
+
+from __future__ import annotations
+
+import sqlite3
+
+__all__ = ["note_progress", "note_success", "read_meta", "write_meta"]
+
+
+def note_success(conn: sqlite3.Connection, now_ms: int) -> None:
+    """The server has just answered as it should."""
+    write_meta(conn, last_success_ms=str(now_ms))
+
+
+def note_progress(conn: sqlite3.Connection, now_ms: int) -> None:
+    """The server has just acknowledged something of the queue."""
+    write_meta(conn, last_ack_ms=str(now_ms))
+
+
+def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
+    """The facts of the file, without the marks of imports and audits: there may be one for each
+    session."""
+    rows = conn.execute(
+        "SELECT key, value FROM meta WHERE (key < 'import:' OR key >= 'import;') "
+        "AND (key < 'audit:' OR key >= 'audit;')"
+    )
+    return dict(rows.fetchall())
+
+
+def write_meta(conn: sqlite3.Connection, **facts: str) -> None:
+    """Set facts of the file."""
+    conn.executemany(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        list(facts.items()),
+    )

@@ -1,0 +1,112 @@
+"""The sessions table: ids, row numbers, first reads, retention marks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cached_session.journal.sqlite.tracked_connection import queueing
+from cached_session.journal.tables.states import ACKED, PARKED, SENT
+
+__all__ = [
+    "all_sessions",
+    "forget_server",
+    "guarded_ms",
+    "is_unguarded",
+    "note_guard",
+    "note_met",
+    "numbered_sessions",
+    "revision_of",
+    "session_ids",
+    "session_row",
+    "stored_id",
+]
+
+
+def stored_id(session_id: str) -> str | bytes:
+    """A session id as SQLite can hold it: text, or bytes where it has lone surrogates."""
+    try:
+        session_id.encode()
+    except UnicodeEncodeError:
+        return session_id.encode("utf-8", "surrogatepass")
+    return session_id
+
+
+def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int, int] | None:
+    """(row id, items, met, hydrated, revision) of a session the journal knows."""
+    row: tuple[int, int, int, int, int] | None = conn.execute(
+        "SELECT id, items, met, hydrated, revision FROM sessions WHERE session_id = ?",
+        (stored_id(session_id),),
+    ).fetchone()
+    return row
+
+
+def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
+    """The revision of a session the journal knows: one statement, and so one snapshot."""
+    row = conn.execute(
+        "SELECT revision FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
+    """Session ids as their owners know them."""
+    for name, *_ in rows:
+        yield name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
+
+
+def all_sessions(conn: sqlite3.Connection) -> list[str]:
+    """Every session that the journal knows."""
+    return list(session_ids(conn.execute("SELECT session_id FROM sessions ORDER BY id")))
+
+
+def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
+    """The same by their numbers."""
+    rows = conn.execute("SELECT session_id, id FROM sessions ORDER BY id").fetchall()
+    return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
+
+
+def note_met(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
+    """The first read of a session has had its wait."""
+    conn.execute(
+        "INSERT INTO sessions (session_id, met, created_ms) VALUES (?, 1, ?) "
+        "ON CONFLICT DO UPDATE SET met = 1",
+        (stored_id(session_id), now_ms),
+    )
+
+
+def forget_server(conn: sqlite3.Connection) -> None:
+    """The journal goes on with another server, of which nothing is known: everything that can be
+    said again will be, and everything is listed anew."""
+    # Others that had it from the old one may bring it as well: it does not count as never sent.
+    conn.execute(f"UPDATE ops SET state = {SENT} WHERE state IN ({ACKED}, {PARKED})")
+    conn.execute("DELETE FROM settled")
+    conn.execute("DELETE FROM claims")
+    conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
+    conn.execute("DELETE FROM gates")
+    queueing(conn)
+
+
+def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
+    """When the lifecycle guard last looked after a session; 0 for never."""
+    row = conn.execute(
+        "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def is_unguarded(conn: sqlite3.Connection, session_id: str) -> bool:
+    """Whether the last lifecycle guard could not do what it wanted."""
+    row = conn.execute(
+        "SELECT 1 FROM sessions WHERE session_id = ? AND guard <> ''", (stored_id(session_id),)
+    ).fetchone()
+    return row is not None
+
+
+def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded: str) -> None:
+    """The lifecycle guard has looked after a session; what it could not do."""
+    conn.execute(
+        "UPDATE sessions SET guarded_ms = ?, guard = ? WHERE session_id = ?",
+        (now_ms, unguarded, stored_id(session_id)),
+    )

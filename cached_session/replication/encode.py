@@ -1,0 +1,55 @@
+"""Encode operations into memories without holding the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cached_session.journal.tables.outbox import Outgoing
+from cached_session.remote.wire import Encoded, memories_of
+from cached_session.replication.context import Link
+from cached_session.replication.tasks import Pace
+
+__all__ = ["LARGE_BYTES", "SLICE_BYTES", "Parcel", "packed"]
+
+SLICE_BYTES = 8 * 1024
+"""Memories encoded on the event loop at a time: some two hundred microseconds of work."""
+
+
+LARGE_BYTES = 128 * 1024
+"""An operation with more payload is cut and encoded in a thread: one item of it may be that large,
+and cannot be done in slices."""
+
+
+@dataclass
+class Parcel:
+    """An operation and its memories, ready to be sent."""
+
+    outgoing: Outgoing
+    memories: list[Encoded]
+
+    @property
+    def size(self) -> int:
+        """Encoded bytes."""
+        return sum(len(memory.data) for memory in self.memories)
+
+
+async def packed(link: Link, found: Sequence[Outgoing], session_id: str) -> list[Parcel]:
+    """Operations with their memories."""
+    pace = Pace(SLICE_BYTES)
+    parcels = []
+    for outgoing in found:
+        pieces = _memories(outgoing, session_id)
+        if sum(map(len, outgoing.op.payloads)) > LARGE_BYTES:
+            memories: list[Encoded] = await link.journal.offload(list, pieces)
+        else:
+            memories = []
+            for memory in pieces:
+                memories.append(memory)
+                await pace.spent(len(memory.data))
+        parcels.append(Parcel(outgoing, memories))
+    return parcels
+
+
+def _memories(outgoing: Outgoing, session_id: str) -> Iterator[Encoded]:
+    return map(Encoded.of, memories_of(outgoing.op, outgoing.digest, session_id))
