@@ -59,7 +59,7 @@ crash: $(VENV)/.dev ## kill writing processes, KILLS=3000 of them, and look for 
 	$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
 
 faults: $(VENV)/.dev ## fail every file operation (needs cc), statement and byte of a log; STRIDE=1
-	$(BIN)/python tests/faults/files.py --stride $(STRIDE) --seed $(SEED)
+	$(BIN)/python -m tests.faults.files --stride $(STRIDE) --seed $(SEED)
 	STRIDE=$(STRIDE) $(BIN)/python -m pytest -q -s tests/faults/test_nth_statement.py \
 		tests/faults/test_torn_log.py
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_docs
+
+from tests import test_docs
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "frameworks"
 DROPPED = "ignore:.*RunnableWithMessageHistory:DeprecationWarning"

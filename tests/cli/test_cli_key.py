@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pty_support import Terminal, environment, piped
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
+from tests.cli.pty_support import Terminal, environment, piped
 
 CANARY = "canary-77c0d1e5a9b3"
 SYNC = ["sync", "--timeout"]

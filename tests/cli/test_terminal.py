@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pty_support import ANSI, Terminal, piped
 
 from cached_session import CachedSession, SyncError, SyncOptions
 from cached_session.devserver import DevServer
+from tests.cli.pty_support import ANSI, Terminal, piped
 
 QUESTION = {"role": "user", "content": "Is there a [red]direct[/red] flight?"}
 CALL = {"type": "function_call", "call_id": "c1", "name": "search", "arguments": '{"to":"DTW"}'}
@@ -237,7 +237,7 @@ def test_a_pipe_that_is_closed_is_no_traceback(tmp_path: Path, journal: Path) ->
     import subprocess
     import sys
 
-    from pty_support import environment
+    from tests.cli.pty_support import environment
 
     write(journal, "long", [{"role": "user", "content": "x" * 90}] * 5000)
     command = f"{sys.executable} -m cached_session show long -j {journal} | head -1"

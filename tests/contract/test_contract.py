@@ -21,8 +21,7 @@ from cached_session.remote.errors import RemoteError
 from cached_session.remote.ids import agent_id, version_of
 from cached_session.remote.protocol import Listenable, Remote
 from cached_session.remote.wire import Encoded, claim_note, claim_tag, decode, memories_of
-
-from .servers import KEY, SERVERS, URL, Simulated
+from tests.contract.servers import KEY, SERVERS, URL, Simulated
 
 T = TypeVar("T")
 

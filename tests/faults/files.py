@@ -30,10 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shim import FAULTS, KILL, Fault, Shim, build
-from workload import Work, said
-
 from cached_session import CachedSession, SyncOptions
+from tests.faults.shim import FAULTS, KILL, Fault, Shim, build
+from tests.faults.workload import Work, said
 
 OPTIONS = SyncOptions(busy_timeout=0.2, close_timeout=1.0)
 LONGEST = 60.0
@@ -286,7 +285,8 @@ def main() -> int:
                 print("there is no C compiler (cc): the fault library cannot be built")
                 return 2
             environment = {**os.environ, "LD_PRELOAD": str(library)}
-            return os.spawnve(os.P_WAIT, sys.executable, [sys.executable, *sys.argv], environment)
+            command = [sys.executable, "-m", "tests.faults.files", *sys.argv[1:]]
+            return os.spawnve(os.P_WAIT, sys.executable, command, environment)
     if given.nth is None:
         logging.disable()
     began = time.monotonic()

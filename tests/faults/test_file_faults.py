@@ -13,10 +13,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from children import left_by_a_killed
-from workload import said, words
 
 from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
+from tests.faults.children import left_by_a_killed
+from tests.faults.workload import said, words
 
 NOBODY = 65534
 

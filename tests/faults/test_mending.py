@@ -7,8 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from children import child, say, told
-from workload import said, words
 
 from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
 from cached_session.devserver import DevServer
@@ -16,6 +14,8 @@ from cached_session.journal import connect
 from cached_session.journal.recovery import copy_rows, recover
 from cached_session.journal.sqlite import file_identity
 from cached_session.journal.tables import schema
+from tests.faults.children import child, say, told
+from tests.faults.workload import said, words
 
 MEND = """
 session = CachedSession("s", journal=path)
@@ -23,7 +23,7 @@ await words(session)
 if sys.argv[2] == "before the log is moved":
     os.link = lambda *_: os._exit(9)
 else:
-    salvage._sync_directory = lambda _: os._exit(9)
+    recover._sync_directory = lambda _: os._exit(9)
 session._core.journal._file.suspicion = "somebody says so"
 await words(session)
 """

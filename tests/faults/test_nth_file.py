@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from files import SCENES
-from shim import FAULTS, build
+
+from tests.faults.files import SCENES
+from tests.faults.shim import FAULTS, build
 
 STRIDE = 97
 """Every so many operations: `make faults` takes them all."""
@@ -31,9 +32,9 @@ def test_whichever_file_operation_fails_nothing_acknowledged_is_lost(
     """Each call succeeds whole or is a JournalError that leaves nothing; once the cause is gone the
     same session goes on; another finds the same, and the file sound. So too where a process is
     killed at that operation."""
-    script = Path(__file__).with_name("files.py")
     ran = subprocess.run(
-        [sys.executable, script, "--scene", scene, "--stride", str(STRIDE)],
+        [sys.executable, "-m", "tests.faults.files", "--scene", scene, "--stride", str(STRIDE)],
+        cwd=Path(__file__).parents[2],
         env={"LD_PRELOAD": str(library), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workload import Work, said, words
 
 from cached_session import CachedSession, JournalError, SyncOptions
 from cached_session.journal.sqlite.tracked_connection import Connection
+from tests.faults.workload import Work, said, words
 
 OPTIONS = SyncOptions(durability="normal", busy_timeout=0.1)
 STRIDE = int(os.environ.get("STRIDE", "5"))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import child, told
 
 from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
 from cached_session.devserver import DevServer
+from tests.faults.children import child, told
 
 BESIDE = """
 async with CachedSession("s", journal=path) as session:

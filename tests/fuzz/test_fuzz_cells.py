@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fuzz import EXAMPLES
-from test_fuzz_journal import quiet, said
 
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
 from cached_session.devserver import DevServer
 from cached_session.journal.tables import outbox, schema, search_index
+from tests.fuzz.test_fuzz import EXAMPLES
+from tests.fuzz.test_fuzz_journal import quiet, said
 
 __all__ = ["quiet"]
 

@@ -12,7 +12,6 @@ from typing import Any
 from agents import SQLiteSession
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_fuzz import EXAMPLES, JSON, LEAF, VALID
 
 from cached_session import (
     CachedSession,
@@ -25,6 +24,7 @@ from cached_session.errors import CachedSessionError, InvalidArgument
 from cached_session.journal.sqlite.codec import decode_rows, encode_item
 from cached_session.moving import files
 from cached_session.moving.spool import TAG, Spool
+from tests.fuzz.test_fuzz import EXAMPLES, JSON, LEAF, VALID
 
 TEXT = st.text(st.characters(), max_size=20)
 """Lone surrogates included."""

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_fuzz import EXAMPLES
 
 from cached_session import CachedSession, JournalError, SyncOptions
 from cached_session.journal.tables import outbox
+from tests.fuzz.test_fuzz import EXAMPLES
 
 TRIES = 6
 """Calls until one succeeds: damage is found page by page, and each may be met by another call."""

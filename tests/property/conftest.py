@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from histories import SMALL_PARTS
 
 from cached_session.history import parts
+from tests.property.histories import SMALL_PARTS
 
 
 @pytest.fixture(autouse=True, scope="module")

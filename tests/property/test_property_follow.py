@@ -5,17 +5,17 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from histories import SESSION
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
-from replicas import Replica
-from test_property_machine import JOURNALS, Exchange, names, which
 
 from cached_session import Change, Entry
 from cached_session.journal.tables import change_cursor, outbox, writes
 from cached_session.journal.tables.change_cursor import View
 from cached_session.journal.tables.writes import Author
+from tests.property.histories import SESSION
+from tests.property.replicas import Replica
+from tests.property.test_property_machine import JOURNALS, Exchange, names, which
 
 SMALL = 1
 """Entries of one change in these tests, so that most steps leave something to tell."""

@@ -5,7 +5,6 @@ import random
 from itertools import pairwise
 
 import pytest
-from histories import histories
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from cached_session.history.ops import (
 )
 from cached_session.history.ranges import Ranges
 from cached_session.history.visibility import visible
+from tests.property.histories import histories
 
 clocks = st.one_of(
     st.integers(-(1 << 53), 1 << 53),

@@ -4,7 +4,14 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from histories import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
+from cached_session.history.parts import Part, split
+from cached_session.history.visibility import order, visible
+from cached_session.journal.tables import item_rows, writes
+from tests.property.histories import (
     CLOCKS,
     GAP_MS,
     KEY,
@@ -15,14 +22,7 @@ from histories import (
     names,
     payload,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from replicas import Replica
-
-from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
-from cached_session.history.parts import Part, split
-from cached_session.history.visibility import order, visible
-from cached_session.journal.tables import item_rows, writes
+from tests.property.replicas import Replica
 
 History = dict[Dot, Operation]
 

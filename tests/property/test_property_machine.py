@@ -3,11 +3,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from replicas import Replica
 
 from cached_session.errors import JournalError
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by
@@ -17,6 +15,8 @@ from cached_session.journal import compaction
 from cached_session.journal.tables import audit_state, gaps, outbox, writes
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
+from tests.property.histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
+from tests.property.replicas import Replica
 
 JOURNALS = 3
 which = st.integers(0, JOURNALS - 1)

@@ -7,14 +7,12 @@ import asyncio
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
 import anyio
-from devices import QUICK, SESSION, said, texts
 
 from cached_session import CachedSession, CachedSessionError
+from tests.replication.devices import QUICK, SESSION, said, texts
 
 OPTIONS = replace(QUICK, durability="full", request_timeout=3.0, hole_patience=1.0)
 

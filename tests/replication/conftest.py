@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from devices import Devices
 
 from cached_session.devserver import DevServer
+from tests.replication.devices import Devices
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from agents import Agent, ModelResponse, RunConfig, Runner, Usage, function_tool
 from agents.extensions.memory import EncryptedSession
 from agents.memory import OpenAIResponsesCompactionSession
 from agents.models.interface import Model
-from devices import AGENT, PATIENCE, QUICK, Devices, place, settle, until
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -27,6 +26,7 @@ from openai.types.responses import (
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
+from tests.replication.devices import AGENT, PATIENCE, QUICK, Devices, place, settle, until
 
 QUIET = RunConfig(tracing_disabled=True)
 DAY = 86400

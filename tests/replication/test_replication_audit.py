@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from devices import (
+
+from cached_session import CachedSession, Unauthorized
+from cached_session.devserver import DevServer
+from cached_session.remote.wire import Encoded
+from cached_session.replication import audit
+from cached_session.replication.context import Link
+from tests.replication.devices import (
     AGENT,
     BATCH,
     MANUAL,
@@ -18,12 +24,6 @@ from devices import (
     settle,
     texts,
 )
-
-from cached_session import CachedSession, Unauthorized
-from cached_session.devserver import DevServer
-from cached_session.remote.wire import Encoded
-from cached_session.replication import audit
-from cached_session.replication.context import Link
 
 pytestmark = pytest.mark.promise(number=8)
 

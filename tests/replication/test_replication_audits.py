@@ -6,7 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devices import (
+
+from cached_session import SessionCache
+from cached_session.devserver import DevServer
+from cached_session.journal.tables import audit_state
+from cached_session.journal.tables.meta import read_meta
+from cached_session.remote.ids import agent_id
+from tests.replication.devices import (
     AGENT,
     BATCH,
     LISTING,
@@ -19,12 +25,6 @@ from devices import (
     said,
     until,
 )
-
-from cached_session import SessionCache
-from cached_session.devserver import DevServer
-from cached_session.journal.tables import audit_state
-from cached_session.journal.tables.meta import read_meta
-from cached_session.remote.ids import agent_id
 
 pytestmark = pytest.mark.promise(number=8)
 

@@ -8,7 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from devices import (
+
+from cached_session import CachedSession, JournalFull, PopUnconfirmed
+from cached_session.devserver import DevServer
+from cached_session.journal.sqlite.tracked_connection import Connection
+from tests.replication.devices import (
     BATCH,
     PATIENCE,
     QUICK,
@@ -20,10 +24,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session import CachedSession, JournalFull, PopUnconfirmed
-from cached_session.devserver import DevServer
-from cached_session.journal.sqlite.tracked_connection import Connection
 
 ACK = "UPDATE ops SET state = 2"
 CLAIM = "INSERT INTO ops"

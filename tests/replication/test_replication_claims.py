@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
-from devices import (
+
+from cached_session import PopUnconfirmed
+from cached_session.devserver import DevServer
+from cached_session.journal.tables.claims import Claim
+from cached_session.replication import confirmed_pop
+from cached_session.runtime import Runtime
+from tests.replication.devices import (
     AGENT,
     BATCH,
     FORGET,
@@ -23,12 +29,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session import PopUnconfirmed
-from cached_session.devserver import DevServer
-from cached_session.journal.tables.claims import Claim
-from cached_session.replication import confirmed_pop
-from cached_session.runtime import Runtime
 
 ROUNDS = 12
 

@@ -11,7 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from devices import (
+
+from cached_session import CachedSession
+from cached_session.devserver import DevServer
+from cached_session.runtime import Runtime
+from tests.replication.devices import (
     AGENT,
     BATCH,
     PATIENCE,
@@ -25,10 +29,6 @@ from devices import (
     settle,
     texts,
 )
-
-from cached_session import CachedSession
-from cached_session.devserver import DevServer
-from cached_session.runtime import Runtime
 
 pytestmark = pytest.mark.promise(number=9)
 

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from devices import (
+
+from cached_session.devserver import DevServer, FaultPlan, Modes
+from cached_session.devserver.faults import GARBLED
+from tests.replication.devices import (
     AGENT,
     BATCH,
     FORGET,
@@ -26,9 +29,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session.devserver import DevServer, FaultPlan, Modes
-from cached_session.devserver.faults import GARBLED
 
 pytestmark = pytest.mark.promise(number=3)
 

@@ -9,7 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devices import (
+from filelock import FileLock
+
+from cached_session import CachedSession, SessionCache, SyncTimeout, Unauthorized
+from cached_session.devserver import DevServer
+from cached_session.remote.ids import agent_id
+from cached_session.runtime import Runtime
+from tests.replication.devices import (
     BATCH,
     LISTING,
     MANUAL,
@@ -24,12 +30,6 @@ from devices import (
     texts,
     until,
 )
-from filelock import FileLock
-
-from cached_session import CachedSession, SessionCache, SyncTimeout, Unauthorized
-from cached_session.devserver import DevServer
-from cached_session.remote.ids import agent_id
-from cached_session.runtime import Runtime
 
 SLOW_TO_RETRY = replace(QUICK, backoff_base=0.1, backoff_max=1.0)
 

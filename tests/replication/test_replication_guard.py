@@ -3,10 +3,20 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from devices import AGENT, MANUAL, PATIENCE, POLICY, Devices, items_on, one_history, said, settle
 
 from cached_session.devserver import DevServer
 from cached_session.devserver.policy import checked_policy
+from tests.replication.devices import (
+    AGENT,
+    MANUAL,
+    PATIENCE,
+    POLICY,
+    Devices,
+    items_on,
+    one_history,
+    said,
+    settle,
+)
 
 NAMESPACE = f"_dakera_agent_{AGENT}"
 DAY = 86_400

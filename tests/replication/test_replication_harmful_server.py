@@ -13,13 +13,22 @@ from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import pytest
-from devices import MANUAL, PATIENCE, QUICK, SESSION, Devices, in_vain, said, until
 
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.http import MEMORY_BYTES, MOST_BYTES
 from cached_session.remote.wire import memories_of
 from cached_session.replication import pull
+from tests.replication.devices import (
+    MANUAL,
+    PATIENCE,
+    QUICK,
+    SESSION,
+    Devices,
+    in_vain,
+    said,
+    until,
+)
 
 CANARY = "canary-b9d7c1f0a2e4"
 SOCKET_BYTES = 8 * 1024 * 1024

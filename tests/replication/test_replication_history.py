@@ -4,7 +4,11 @@ import random
 from itertools import permutations
 
 import pytest
-from devices import (
+
+from cached_session import CachedSession
+from cached_session.devserver import DevServer
+from cached_session.runtime import Runtime
+from tests.replication.devices import (
     AGENT,
     FORGET,
     PATIENCE,
@@ -19,10 +23,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session import CachedSession
-from cached_session.devserver import DevServer
-from cached_session.runtime import Runtime
 
 
 async def say(session: CachedSession, *words: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import AGENT, Devices, said, settle, texts
 
 from cached_session import SyncOptions
 from cached_session.devserver import DevServer
@@ -23,6 +22,7 @@ from cached_session.replication.context import Link
 from cached_session.replication.gaps import FETCHES_A_LOOK
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
+from tests.replication.devices import AGENT, Devices, said, settle, texts
 
 SESSION = "talk"
 KEY = session_key(SESSION)

@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from devices import LISTING, MANUAL, PATIENCE, QUICK, Devices, said, texts, until
 
 from cached_session import CachedSession, Progress
 from cached_session.devserver import DevServer
+from tests.replication.devices import LISTING, MANUAL, PATIENCE, QUICK, Devices, said, texts, until
 
 PATIENT = MANUAL
 """Its first read waits for the history as long as a test does."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from devices import BATCH, PATIENCE, QUICK, said
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
 from cached_session.remote.ids import agent_id
+from tests.replication.devices import BATCH, PATIENCE, QUICK, said
 
 IDS = {
     "path up": "../../../../etc/passwd",

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
-from devices import BATCH, LISTING, MANUAL, PATIENCE, QUICK, Devices, said, texts, until
 
 from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.devserver import DevServer
@@ -26,6 +25,17 @@ from cached_session.replication.event_listener import Listener
 from cached_session.replication.schedule import Plan
 from cached_session.runtime import Runtime
 from cached_session.testing import ManualClock, Network
+from tests.replication.devices import (
+    BATCH,
+    LISTING,
+    MANUAL,
+    PATIENCE,
+    QUICK,
+    Devices,
+    said,
+    texts,
+    until,
+)
 
 STREAM = "GET /v1/events/stream"
 

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import PATIENCE, QUICK, Devices, in_vain, items_on, one_history, said, until
-from fault_lines import FAULTS, NAME, Fault, Line, Names
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
+from tests.replication.devices import (
+    PATIENCE,
+    QUICK,
+    Devices,
+    in_vain,
+    items_on,
+    one_history,
+    said,
+    until,
+)
+from tests.replication.fault_lines import FAULTS, NAME, Fault, Line, Names
 
 SHORT = replace(QUICK, request_timeout=2.0, connect_timeout=2.0, audit_interval=0.3)
 HELD_UP_SECONDS = 0.75

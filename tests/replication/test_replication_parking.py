@@ -3,7 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from devices import (
+
+from cached_session import CachedSession, InvalidArgument, SyncError
+from cached_session.devserver import DevServer, Modes
+from tests.replication.devices import (
     AGENT,
     BATCH,
     MANUAL,
@@ -19,9 +22,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session import CachedSession, InvalidArgument, SyncError
-from cached_session.devserver import DevServer, Modes
 
 pytestmark = pytest.mark.promise(number=7)
 

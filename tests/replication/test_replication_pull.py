@@ -7,7 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from devices import (
+
+from cached_session.devserver import DevServer
+from cached_session.history.ids import session_key
+from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.remote.wire import memories_of
+from tests.replication.devices import (
     AGENT,
     BATCH,
     GET,
@@ -21,11 +26,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session.devserver import DevServer
-from cached_session.history.ids import session_key
-from cached_session.history.ops import Dot, Kind, Operation
-from cached_session.remote.wire import memories_of
 
 SMALL = replace(MANUAL, page_size=25, first_page_size=25)
 WRITER = "a" * 24

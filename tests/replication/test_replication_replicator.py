@@ -8,7 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 from dakera import AsyncDakeraClient
-from devices import (
+
+from cached_session import (
+    CachedSession,
+    CachedSessionError,
+    InvalidArgument,
+    SessionCache,
+    SessionClosed,
+)
+from cached_session.devserver import DevServer
+from tests.replication.devices import (
     AGENT,
     BATCH,
     MANUAL,
@@ -23,15 +32,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session import (
-    CachedSession,
-    CachedSessionError,
-    InvalidArgument,
-    SessionCache,
-    SessionClosed,
-)
-from cached_session.devserver import DevServer
 
 
 async def test_one_process_pushes_for_all_and_another_takes_over(

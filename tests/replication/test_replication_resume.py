@@ -7,7 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from devices import (
+
+from cached_session import CachedSession
+from cached_session.devserver import DevServer
+from tests.replication.devices import (
     AGENT,
     GET,
     LISTING,
@@ -21,9 +24,6 @@ from devices import (
     texts,
     until,
 )
-
-from cached_session import CachedSession
-from cached_session.devserver import DevServer
 
 PAGES = replace(MANUAL, page_size=10, first_page_size=10, parallel_requests=1, hydrate_timeout=0.1)
 

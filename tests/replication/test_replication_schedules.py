@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import BATCH, FORGET, PATIENCE, items_on, kinds_on, until
 
 from cached_session.devserver import DevServer, Modes
+from tests.replication.devices import BATCH, FORGET, PATIENCE, items_on, kinds_on, until
 
 STRICT = Modes(metadata_max_bytes=2000)
 HUGE = "x" * 5000
-COMMANDED = Path(__file__).parent / "commanded.py"
+
 
 Start = Callable[[str], Awaitable["Peer"]]
 
@@ -65,7 +65,9 @@ async def start(server: DevServer, tmp_path: Path) -> AsyncIterator[Start]:
 
     async def new(name: str) -> Peer:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(COMMANDED), str(tmp_path / f"{name}.db"), server.url),
+            *(sys.executable, "-m", "tests.replication.commanded"),
+            *(str(tmp_path / f"{name}.db"), server.url),
+            cwd=Path(__file__).parents[2],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-from devices import PATIENCE, in_vain
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -20,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from cached_session import Unauthorized, telemetry
 from cached_session.testing import FaultLab
+from tests.replication.devices import PATIENCE, in_vain
 
 
 class Spans(InMemorySpanExporter):

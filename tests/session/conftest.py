@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from agents import set_tracing_disabled
-from session_support import threads_of_ours
 
 from cached_session.devserver import DevServer
+from tests.session.session_support import threads_of_ours
 
 set_tracing_disabled(True)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from session_support import said, words
 
 from cached_session import (
     CachedSession,
@@ -23,6 +22,7 @@ from cached_session import (
     SyncError,
     SyncOptions,
 )
+from tests.session.session_support import said, words
 
 URL = "http://127.0.0.1:9"
 

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 from dakera import AsyncDakeraClient
-from session_support import (
+
+from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed, SyncOptions
+from cached_session.devserver import DevServer
+from cached_session.journal.journal import MEMORY
+from tests.session.session_support import (
     journal_threads,
     open_files,
     replicators,
@@ -18,10 +22,6 @@ from session_support import (
     server_connections,
     words,
 )
-
-from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed, SyncOptions
-from cached_session.devserver import DevServer
-from cached_session.journal.journal import MEMORY
 
 
 async def test_a_cache_keeps_many_sessions_apart(place: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from session_support import eventually, open_files, replicators, said, words
 
 from cached_session import CachedSession, JournalError, SessionCache, SyncOptions
 from cached_session.devserver import DevServer
+from tests.session.session_support import eventually, open_files, replicators, said, words
 
 BATCH = said("x", "y", "z")
 BEFORE = ["a", "b"]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from session_support import Child, said, words
 
 from cached_session import (
     CachedSession,
@@ -27,6 +26,7 @@ from cached_session import (
 from cached_session.devserver import DevServer, Modes
 from cached_session.journal.tables import change_cursor
 from cached_session.runtime import Runtime
+from tests.session.session_support import Child, said, words
 
 WOKEN = SyncOptions(
     watch_interval=3600.0,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-from session_support import Child, said, words
 
 from cached_session import CachedSession, JournalError, SessionCache
+from tests.session.session_support import Child, said, words
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the place and its modes are Linux's"

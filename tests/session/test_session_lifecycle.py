@@ -14,16 +14,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-from session_support import (
-    CHILD_SECONDS,
-    Child,
-    is_locked,
-    left_over,
-    said,
-    server_connections,
-    threads_of_ours,
-    words,
-)
 
 from cached_session import (
     CachedSession,
@@ -34,6 +24,16 @@ from cached_session import (
     Unauthorized,
 )
 from cached_session.devserver import DevServer
+from tests.session.session_support import (
+    CHILD_SECONDS,
+    Child,
+    is_locked,
+    left_over,
+    said,
+    server_connections,
+    threads_of_ours,
+    words,
+)
 
 CANARY = "canary-9d1c5b0e7f2a"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from session_support import Child, said, words
 
 from cached_session import CachedSession, InvalidArgument, JournalFull, SyncOptions
 from cached_session.devserver import DevServer
 from cached_session.journal.tables import outbox
+from tests.session.session_support import Child, said, words
 
 pytestmark = pytest.mark.promise(number=10)
 

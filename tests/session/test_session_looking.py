@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from session_support import said, words
 
 from cached_session import CachedSession
+from tests.session.session_support import said, words
 
 CALL = {
     "type": "function_call",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from agents import Agent, Runner
-from session_support import ScriptedModel, replicators, said, words
 
 from cached_session import CachedSession, SessionCache
 from cached_session.devserver import DevServer
+from tests.session.session_support import ScriptedModel, replicators, said, words
 
 pytestmark = pytest.mark.filterwarnings(
     # A loop that stops between making a task and its first step leaves a coroutine that never ran.

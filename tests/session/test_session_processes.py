@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from session_support import Child, said, words
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
+from tests.session.session_support import Child, said, words
 
 OPENS = """
 async def main():

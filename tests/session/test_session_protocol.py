@@ -19,9 +19,9 @@ from agents import SessionSettings, SQLiteSession
 from agents.extensions.memory import AsyncSQLiteSession
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from session_support import exact, said, words
 
 from cached_session import CachedSession, InvalidArgument, SessionClosed
+from tests.session.session_support import exact, said, words
 
 Make = Callable[..., Any]
 OURS = ["ours-file", "ours-memory"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from session_support import said, words
 
 from cached_session import CachedSession, InvalidArgument, SyncOptions
 from cached_session.devserver import DevServer
+from tests.session.session_support import said, words
 
 
 async def test_named_items_go_and_new_ones_stand_at_the_end(place: str) -> None:

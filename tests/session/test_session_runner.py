@@ -11,10 +11,10 @@ import pytest
 from agents import Agent, RunConfig, Runner, SessionSettings, SQLiteSession, function_tool
 from agents.extensions.memory import EncryptedSession
 from agents.memory import OpenAIResponsesCompactionSession
-from session_support import ScriptedModel, said, words
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
+from tests.session.session_support import ScriptedModel, said, words
 
 SCRIPT: list[Any] = [
     ("weather", {"city": "Köln"}),

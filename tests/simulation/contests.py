@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from .plan import Plan, Schedule, Step, options
+from tests.simulation.plan import Plan, Schedule, Step, options
 
 __all__ = ["contested", "crowded"]
 

@@ -11,10 +11,9 @@ from cached_session.engine.engine import Core
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
-
-from .loop import SimLoop, deterministic
-from .network import Network, SimSpec
-from .server import SimServer
+from tests.simulation.loop import SimLoop, deterministic
+from tests.simulation.network import Network, SimSpec
+from tests.simulation.server import SimServer
 
 __all__ = ["Crowd", "in_simulation"]
 

@@ -19,14 +19,13 @@ from cached_session.options import SyncOptions
 from cached_session.remote.ids import agent_id, claim_id, memory_id
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
-
-from . import formats
-from .loop import OWNER, Owner
-from .network import SimSpec
-from .oracle import Add, Broken, Lineage, Removal, last_dot, names_of, unsent_of
+from tests.simulation import formats
+from tests.simulation.loop import OWNER, Owner
+from tests.simulation.network import SimSpec
+from tests.simulation.oracle import Add, Broken, Lineage, Removal, last_dot, names_of, unsent_of
 
 if TYPE_CHECKING:
-    from .simulation import World
+    from tests.simulation.simulation import World
 
 __all__ = ["Clock", "Device", "Process"]
 

@@ -22,11 +22,10 @@ from cached_session.engine.engine import Core
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
-
-from .device import EPOCH_MS
-from .loop import SimLoop, deterministic
-from .network import Network, SimRemote, SimSpec
-from .server import SimServer, failure
+from tests.simulation.device import EPOCH_MS
+from tests.simulation.loop import SimLoop, deterministic
+from tests.simulation.network import Network, SimRemote, SimSpec
+from tests.simulation.server import SimServer, failure
 
 __all__ = ["Herd", "run"]
 

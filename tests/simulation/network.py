@@ -15,9 +15,8 @@ from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError
 from cached_session.remote.protocol import GuardReport
 from cached_session.remote.wire import Encoded
-
-from .loop import OWNER, SimLoop
-from .server import SimServer, failure
+from tests.simulation.loop import OWNER, SimLoop
+from tests.simulation.server import SimServer, failure
 
 __all__ = ["CHANCES", "Network", "SimRemote", "SimSpec", "Weather"]
 

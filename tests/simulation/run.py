@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .schedule import make
-from .shrink import shrink
-from .simulation import Outcome, run
+from tests.simulation.schedule import make
+from tests.simulation.shrink import shrink
+from tests.simulation.simulation import Outcome, run
 
 __all__ = ["main", "report"]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from .contests import contested, crowded
-from .plan import Plan, Schedule, Step, options
+from tests.simulation.contests import contested, crowded
+from tests.simulation.plan import Plan, Schedule, Step, options
 
 __all__ = ["Plan", "Schedule", "Step", "make"]
 

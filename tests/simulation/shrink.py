@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .schedule import Schedule, Step
+from tests.simulation.schedule import Schedule, Step
 
 __all__ = ["shrink"]
 

@@ -27,14 +27,13 @@ from cached_session.journal import get_items, search
 from cached_session.journal.tables.schema import FORMAT
 from cached_session.remote.ids import agent_id, memory_id
 from cached_session.replication import listing, pull
-
-from .device import Device, Process
-from .loop import OWNER, SimLoop, Stuck, deterministic
-from .network import Network
-from .oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
-from .schedule import Schedule, Step
-from .server import SimServer
-from .strangers import is_stranger, nonsense
+from tests.simulation.device import Device, Process
+from tests.simulation.loop import OWNER, SimLoop, Stuck, deterministic
+from tests.simulation.network import Network
+from tests.simulation.oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
+from tests.simulation.schedule import Schedule, Step
+from tests.simulation.server import SimServer
+from tests.simulation.strangers import is_stranger, nonsense
 
 __all__ = ["Outcome", "World", "run"]
 

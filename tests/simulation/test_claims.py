@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .plan import Plan, Schedule, Step
-from .simulation import run
+from tests.simulation.plan import Plan, Schedule, Step
+from tests.simulation.simulation import run
 
 QUICK = {
     "poll_interval": 0.5,

@@ -13,9 +13,8 @@ import pytest
 from cached_session.errors import JournalFull
 from cached_session.options import SyncOptions
 from cached_session.remote.ids import agent_id
-
-from .crowd import Crowd, in_simulation
-from .server import SimServer, failure
+from tests.simulation.crowd import Crowd, in_simulation
+from tests.simulation.server import SimServer, failure
 
 
 @pytest.mark.promise(number=7)

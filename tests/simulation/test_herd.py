@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import herd
+from tests.simulation import herd
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from .loop import OWNER, Owner, SimLoop
+from tests.simulation.loop import OWNER, Owner, SimLoop
 
 
 def killed(loop: SimLoop, work: Any, last: Callable[[], Any] = lambda: None) -> None:

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from .mutants import MUTANTS, ROOT, _broken
+from tests.simulation.mutants import MUTANTS, ROOT, _broken
 
 
 @pytest.mark.parametrize("name", MUTANTS)

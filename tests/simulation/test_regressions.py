@@ -2,8 +2,8 @@
 
 import pytest
 
-from .schedule import Plan, Schedule, Step
-from .simulation import run
+from tests.simulation.schedule import Plan, Schedule, Step
+from tests.simulation.simulation import run
 
 QUICK = {
     "poll_interval": 0.5,

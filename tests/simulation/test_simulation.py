@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .run import report
-from .schedule import make
-from .simulation import run
+from tests.simulation.run import report
+from tests.simulation.schedule import make
+from tests.simulation.simulation import run
 
 ROOT = Path(__file__).parents[2]
 SECONDS = float(os.environ.get("SIMULATION_SECONDS", "60"))
