@@ -47,7 +47,12 @@ ALLOWED: dict[str, set[str]] = {
 # Inside a folder, lowest tier first: a module may import from the tiers before its own, not from
 # its own. A subfolder is one entry; the test on circles alone orders its modules.
 TIERS: dict[str, list[set[str]]] = {
-    "history": [{"clock", "ids", "ranges", "text"}, {"frontier"}, {"ops"}, {"parts", "visibility"}],
+    "history": [
+        {"clock", "ids", "ranges", "text"},
+        {"frontier", "session_ref"},
+        {"ops"},
+        {"parts", "visibility"},
+    ],
     "journal": [
         {"sqlite"},
         {"tables"},

@@ -6,12 +6,13 @@ import time
 from collections.abc import Collection
 
 from cached_session.diagnosis.finding import Finding
+from cached_session.history.ids import agent_id
 from cached_session.humanize import count, lasting
 from cached_session.options import SyncOptions
 from cached_session.remote.connect import RemoteSpec
 from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.errors import RemoteError
-from cached_session.remote.ids import agent_id, namespace
+from cached_session.remote.ids import namespace
 from cached_session.remote.probe import ServerFacts
 
 __all__ = ["ask"]

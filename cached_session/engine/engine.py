@@ -367,7 +367,7 @@ class Core:
     def _note_met(self, session_id: str) -> asyncio.Future[None]:
         now = self.runtime.wall_ms()
         loop = asyncio.get_running_loop()
-        return self.journal.write_soon(lambda conn: note_met(conn, session_id, now), loop)
+        return self.journal.write_soon(loop, note_met, session_id, now)
 
     def _is_noted(self, noted: asyncio.Future[None]) -> None:
         if not noted.cancelled() and noted.exception() is not None:

@@ -10,14 +10,13 @@ import anyio
 
 from cached_session.engine.engine import Core
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.parts import Part
 from cached_session.journal import search
 from cached_session.journal.tables import item_rows, outbox
 from cached_session.journal.tables.outbox import pending_sessions
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.ids import agent_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication import confirmed_pop
 from cached_session.replication.audit import AuditReport

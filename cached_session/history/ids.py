@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
-__all__ = ["session_key"]
+__all__ = ["SLUG_MOST", "agent_id", "session_key"]
 
 KEY_HEX = 32
 """128 bits of a session id's hash: no two sessions of the world meet by chance."""
@@ -13,3 +14,17 @@ KEY_HEX = 32
 def session_key(session_id: str) -> str:
     """The hash that stands for a session id wherever the id itself is no legal name."""
     return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_HEX]
+
+
+SLUG_MOST = 120
+"""Characters of the session id that are shown: with prefix and hash well below the server's 241."""
+
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def agent_id(session_id: str) -> str:
+    """The Dakera agent that holds a session: legal, readable, one-to-one."""
+    slug = _ILLEGAL.sub("-", session_id)[:SLUG_MOST].strip("-.")
+    key = session_key(session_id)
+    return f"cs-{slug}-{key}" if slug else f"cs-{key}"

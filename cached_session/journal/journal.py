@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from cached_session.errors import SessionClosed
 from cached_session.journal.connect import MEMORY
@@ -27,6 +27,7 @@ from cached_session.journal.writer import Jobs
 
 __all__ = ["MEMORY", "Journal", "journal_error", "settle"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 READ_PATIENCE = 0.005
@@ -85,7 +86,12 @@ class Journal:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    async def write(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Run a job in a transaction; what it returned, after its commit.
 
         If cancelled, the job's outcome is awaited before the cancellation goes on: the change is
@@ -94,25 +100,44 @@ class Journal:
         Raises:
             JournalError: the journal could not be written; nothing of the job is stored.
         """
-        return await settle(self._jobs.submit(run))
+        return await settle(self._jobs.submit(_bound(run, *args, **kwargs)))
 
-    async def maintain(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def maintain(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Run what SQLite does not allow inside a transaction, alone on the writing thread."""
-        return await settle(self._jobs.submit(run, alone=True))
+        return await settle(self._jobs.submit(_bound(run, *args, **kwargs), alone=True))
 
     def write_soon(
-        self, run: Callable[[sqlite3.Connection], T], loop: asyncio.AbstractEventLoop
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> asyncio.Future[T]:
         """Like `write`, without waiting: the future's result comes after the commit."""
-        return self._jobs.submit(run, loop)
+        return self._jobs.submit(_bound(run, *args, **kwargs), loop)
 
-    def write_blocking(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    def write_blocking(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Like `write`, from a thread that runs no event loop."""
-        return self._jobs.run_blocking(run)
+        return self._jobs.run_blocking(_bound(run, *args, **kwargs))
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Run a *short* query on the calling thread; sees every write that has returned.
 
         Where the file is locked (recovery after a crash) the query is handed to the writing thread.
@@ -120,12 +145,20 @@ class Journal:
         if self._file.must_open():
             await self._jobs.open()
         try:
-            return self.read_blocking(run, wait=False)
+            return self._read(_bound(run, *args, **kwargs), wait=False)
         except _Busy:
-            return await settle(self._jobs.submit(run, alone=True))
+            return await settle(self._jobs.submit(_bound(run, *args, **kwargs), alone=True))
 
-    def read_blocking(self, run: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
+    def read_blocking(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Like `read`, without an event loop. The journal must be open."""
+        return self._read(_bound(run, *args, **kwargs), wait=True)
+
+    def _read(self, run: Callable[[sqlite3.Connection], T], *, wait: bool) -> T:
         file = self._file
         file.check_process()
         if wait and file.reader is not None and not self._jobs.closed and file.must_open():
@@ -169,9 +202,14 @@ class Journal:
             return work(*arguments)
         return await self._threads.run(work, *arguments)
 
-    def read_aside(self, run: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+    def read_aside(
+        self,
+        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[T]:
         """Run a query of some milliseconds in a thread, beside short reads and writes."""
-        return self._asides.read(run)
+        return self._asides.read(_bound(run, *args, **kwargs))
 
     def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> Awaitable[T]:
         """Run a query of any length in a thread, over a connection of its own. ``run`` is told
@@ -211,6 +249,15 @@ class Journal:
     def close_blocking(self) -> None:
         """`close` for the end of the process, where no event loop is left."""
         self._jobs.close_blocking()
+
+
+def _bound(
+    run: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+) -> Callable[[sqlite3.Connection], T]:
+    """Return the function with all its arguments but the connection."""
+    if not args and not kwargs:
+        return cast("Callable[[sqlite3.Connection], T]", run)
+    return lambda conn: run(conn, *args, **kwargs)
 
 
 class _Busy(Exception):

@@ -9,35 +9,16 @@ from __future__ import annotations
 
 import re
 
-from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 
-__all__ = [
-    "WIRE_VERSION",
-    "agent_id",
-    "claim_id",
-    "memory_id",
-    "namespace",
-    "placeholder_id",
-    "version_of",
-]
+__all__ = ["WIRE_VERSION", "claim_id", "memory_id", "namespace", "placeholder_id", "version_of"]
 
 WIRE_VERSION = 1
 """Stands in every memory id and in every memory's metadata."""
-SLUG_MOST = 120
-"""Characters of the session id that are shown: with prefix and hash well below the server's 241."""
 SHORT_KEY = 12
 """Hex digits of the session's hash in a memory id, should a server's ids be global after all."""
 
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
 _OURS = re.compile(r"cs(\d{1,4})-[0-9a-f]{12}-")
-
-
-def agent_id(session_id: str) -> str:
-    """The Dakera agent that holds a session: legal, readable, one-to-one."""
-    slug = _ILLEGAL.sub("-", session_id)[:SLUG_MOST].strip("-.")
-    key = session_key(session_id)
-    return f"cs-{slug}-{key}" if slug else f"cs-{key}"
 
 
 def namespace(agent: str) -> str:

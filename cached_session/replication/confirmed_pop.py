@@ -23,12 +23,12 @@ from typing import Literal
 import anyio
 
 from cached_session.errors import JournalError, PopUnconfirmed
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.journal.tables import claims
 from cached_session.journal.tables.claims import Claim, Doubt
 from cached_session.journal.tables.writes import Author
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.ids import agent_id, claim_id, memory_id
+from cached_session.remote.ids import claim_id, memory_id
 from cached_session.remote.wire import Encoded, claim_note, claim_tag, claimers
 from cached_session.replication.context import Link
 from cached_session.replication.pull import pull

@@ -13,6 +13,7 @@ from typing import TypeVar
 import anyio
 
 from cached_session.errors import CachedSessionError
+from cached_session.history.ids import agent_id
 from cached_session.history.ops import Dot
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import pauses
@@ -21,7 +22,6 @@ from cached_session.journal.tables.sessions import forget_server
 from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.ids import agent_id
 from cached_session.remote.protocol import Remote
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.batch_size import Body

@@ -7,11 +7,11 @@ from typing import Any
 
 import anyio
 
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal.tables.gaps import Hole, holes_due, note_hole_tries, note_holes
-from cached_session.remote.ids import agent_id, memory_id, placeholder_id
+from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication.context import Link
 from cached_session.replication.ingest import PullResult, apply_page, read_page

@@ -9,9 +9,8 @@ from typing import Any
 
 import anyio
 
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.ids import agent_id
 from cached_session.replication.backoff import growing
 from cached_session.replication.context import Link
 from cached_session.replication.ingest import Page, read_page

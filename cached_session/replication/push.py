@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.journal.tables import outbox
 from cached_session.journal.tables.meta import note_progress, note_success
 from cached_session.journal.tables.outbox import Forget, has_unsent
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.ids import agent_id, memory_id, placeholder_id
+from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import Encoded, placeholder
 from cached_session.replication.context import Link, log
 from cached_session.replication.encode import Parcel, packed

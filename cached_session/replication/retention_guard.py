@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cached_session.history.ids import agent_id
 from cached_session.journal.tables import sessions
 from cached_session.journal.tables.sessions import note_guard
-from cached_session.remote.ids import agent_id
 from cached_session.replication.context import Link, log
 
 __all__ = ["GUARD_AGAIN_MS", "guard"]

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from cached_session.history.ids import agent_id
 from cached_session.options import SyncOptions
-from cached_session.remote.ids import agent_id
 from cached_session.replication.ingest import PullResult
 
 __all__ = ["Plan", "PullSchedule", "PushSchedule"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cached_session.history.ids import agent_id
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.ids import agent_id
 from cached_session.remote.wire import Encoded
 from cached_session.replication.context import RATE_LIMITED, Link
 

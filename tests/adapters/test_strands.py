@@ -18,7 +18,7 @@ from cached_session import SessionCache, UnreadableItem
 from cached_session.adapters import Bridge
 from cached_session.adapters.strands import CachedSessionRepository
 from cached_session.devserver import DevServer
-from cached_session.remote.ids import agent_id
+from cached_session.history.ids import agent_id
 
 
 class Scripted(Model):

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import pytest
 
 from cached_session import CachedSession
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.errors import RemoteError
-from cached_session.remote.ids import agent_id, version_of
+from cached_session.remote.ids import version_of
 from cached_session.remote.protocol import Listenable, Remote
 from cached_session.remote.wire import Encoded, claim_note, claim_tag, decode, memories_of
 from tests.contract.servers import KEY, SERVERS, URL, Simulated

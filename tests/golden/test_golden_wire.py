@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cached_session.history.frontier import Frontier
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import (
     Dot,
     ItemRef,
@@ -28,7 +28,7 @@ from cached_session.history.ops import (
 )
 from cached_session.history.parts import Part, assemble, cut
 from cached_session.journal.tables import schema
-from cached_session.remote.ids import WIRE_VERSION, agent_id, memory_id, placeholder_id
+from cached_session.remote.ids import WIRE_VERSION, memory_id, placeholder_id
 from cached_session.remote.wire import (
     Explained,
     claim_note,

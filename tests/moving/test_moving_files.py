@@ -32,7 +32,7 @@ from cached_session import (
 )
 from cached_session.devserver import DevServer
 from cached_session.engine.importer import BATCH_ITEMS
-from cached_session.remote.ids import agent_id
+from cached_session.history.ids import agent_id
 
 HARD: list[Any] = [
     {"role": "user", "content": "line\nbreak \u2028 \x00 \x1b[31m"},

@@ -15,7 +15,7 @@ import pytest
 
 from cached_session import CachedSession, Entry, SyncOptions, SyncTimeout
 from cached_session.devserver import DevServer
-from cached_session.remote.ids import agent_id
+from cached_session.history.ids import agent_id
 
 SESSION = "talk"
 AGENT = agent_id(SESSION)

@@ -9,9 +9,9 @@ import pytest
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
+from cached_session.history.ids import agent_id
 from cached_session.journal.tables import audit_state
 from cached_session.journal.tables.meta import read_meta
-from cached_session.remote.ids import agent_id
 from tests.replication.devices import (
     AGENT,
     BATCH,

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from cached_session import CachedSession, SessionCache, SyncTimeout, Unauthorized
 from cached_session.devserver import DevServer
-from cached_session.remote.ids import agent_id
+from cached_session.history.ids import agent_id
 from cached_session.runtime import Runtime
 from tests.replication.devices import (
     BATCH,

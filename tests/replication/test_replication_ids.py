@@ -17,7 +17,7 @@ import pytest
 
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
-from cached_session.remote.ids import agent_id
+from cached_session.history.ids import agent_id
 from tests.replication.devices import BATCH, PATIENCE, QUICK, said
 
 IDS = {

@@ -27,9 +27,10 @@ from cached_session import (
 )
 from cached_session.devserver import DevServer, Key
 from cached_session.diagnosis import holders
+from cached_session.history.ids import agent_id
 from cached_session.journal.tables import audit_state
 from cached_session.remote.dakera import DakeraRemote
-from cached_session.remote.ids import agent_id, namespace
+from cached_session.remote.ids import namespace
 from cached_session.remote.probe import ServerFacts
 from cached_session.testing import ManualClock
 

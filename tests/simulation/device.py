@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from cached_session.engine.engine import Core
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot, popped_by
 from cached_session.options import SyncOptions
-from cached_session.remote.ids import agent_id, claim_id, memory_id
+from cached_session.remote.ids import claim_id, memory_id
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
 from tests.simulation import formats

@@ -20,12 +20,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot, cleared_by, popped_by
 from cached_session.history.parts import part_count
 from cached_session.journal import get_items, search
 from cached_session.journal.tables.schema import FORMAT
-from cached_session.remote.ids import agent_id, memory_id
+from cached_session.remote.ids import memory_id
 from cached_session.replication import listing, pull
 from tests.simulation.device import Device, Process
 from tests.simulation.loop import OWNER, SimLoop, Stuck, deterministic

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from cached_session.errors import JournalFull
+from cached_session.history.ids import agent_id
 from cached_session.options import SyncOptions
-from cached_session.remote.ids import agent_id
 from tests.simulation.crowd import Crowd, in_simulation
 from tests.simulation.server import SimServer, failure
 

@@ -63,7 +63,7 @@ class Gatekeeper:
     def __init__(self, journal: Journal) -> None:
         self.statements: list[str] = []
         self._entered, self._leave = threading.Event(), threading.Event()
-        journal.write_soon(self._hold, asyncio.get_running_loop())
+        journal.write_soon(asyncio.get_running_loop(), self._hold)
         # Only then: what is handed in before the thread has the gate would be of the gate's group.
         assert self._entered.wait(120)
 
@@ -82,7 +82,7 @@ class Gatekeeper:
 
 async def behind_a_gate(journal: Journal, jobs: list[Job]) -> tuple[list[Any], Gatekeeper]:
     gate = Gatekeeper(journal)
-    futures = [journal.write_soon(job, asyncio.get_running_loop()) for job in jobs]
+    futures = [journal.write_soon(asyncio.get_running_loop(), job) for job in jobs]
     gate.let_go()
     return await asyncio.gather(*futures, return_exceptions=True), gate
 
@@ -122,9 +122,9 @@ async def test_each_loop_of_a_group_is_told_a_few_at_a_time(
 
     async with opened(tmp_path / "j.db") as journal:
         gate = Gatekeeper(journal)
-        journal.write_soon(setting("gone"), gone)
+        journal.write_soon(gone, setting("gone"))
         gone.close()
-        doing = [journal.write_soon(setting(f"{n:04d}"), here) for n in range(2 * TOLD_MOST + 1)]
+        doing = [journal.write_soon(here, setting(f"{n:04d}")) for n in range(2 * TOLD_MOST + 1)]
         with monkeypatch.context() as patch:
             patch.setattr(here, "call_soon_threadsafe", counted)
             gate.let_go()
@@ -371,7 +371,7 @@ async def test_closing_finishes_what_was_handed_in(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     journal = Journal(path)
     loop = asyncio.get_running_loop()
-    futures = [journal.write_soon(setting(str(n)), loop) for n in range(5)]
+    futures = [journal.write_soon(loop, setting(str(n))) for n in range(5)]
     await journal.close()
     assert [await future for future in futures] == [1] * 5
     await journal.close()

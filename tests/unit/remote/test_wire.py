@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import Frontier
-from cached_session.history.ids import session_key
+from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import (
     Dot,
     ItemRef,
@@ -23,13 +23,7 @@ from cached_session.history.ops import (
     wire_text,
 )
 from cached_session.history.parts import Part, assemble
-from cached_session.remote.ids import (
-    agent_id,
-    memory_id,
-    namespace,
-    placeholder_id,
-    version_of,
-)
+from cached_session.remote.ids import memory_id, namespace, placeholder_id, version_of
 from cached_session.remote.wire import (
     EVENT_LAST,
     HIDDEN,

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from cached_session import SyncOptions
-from cached_session.remote.ids import agent_id
+from cached_session.history.ids import agent_id
 from cached_session.replication import schedule
 from cached_session.replication.schedule import Plan, PullSchedule, PushSchedule
 

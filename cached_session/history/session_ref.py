@@ -1,0 +1,31 @@
+"""A session's names: its id, the hash of the id, and the agent that holds it on the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cached_session.history.ids import agent_id, session_key
+
+__all__ = ["SessionRef"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRef:
+    """One session, with all its names computed once."""
+
+    session_id: str
+    key: str
+    """The hash that stands for the id wherever the id itself is not a legal name."""
+    agent: str
+    """The Dakera agent that holds the session."""
+
+    @classmethod
+    def of(cls, session_id: str) -> SessionRef:
+        """Return the reference of the session with this id."""
+        return _ref(session_id)
+
+
+@lru_cache(maxsize=4096)
+def _ref(session_id: str) -> SessionRef:
+    return SessionRef(session_id, session_key(session_id), agent_id(session_id))
