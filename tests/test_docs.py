@@ -275,7 +275,7 @@ def test_the_page_for_3_a_m_quotes_the_code(words: str) -> None:
     assert any(words in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
 
 
-def test_the_map_of_the_house_names_every_place() -> None:
+def test_the_architecture_page_names_every_module() -> None:
     """Each module and package at the top has its row, and none has a row that is gone."""
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)

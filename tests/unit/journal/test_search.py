@@ -27,7 +27,7 @@ from cached_session.journal.tables.writes import Author
 from cached_session.remote.wire import decode, memories_of
 
 AUTHOR = Author("a" * 24, 1_700_000_000_000, 600_000)
-GOLDEN = Path(__file__).parent.parent / "golden" / "schema-1.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "schema-1.json"
 SCRIPTS = {
     "english": ("I need to cancel the reservation ZFA04Y", ["cancel", "zfa04y", "to", "a"]),
     "chinese": ("请取消明天上午的会议, 谢谢", ["会议", "取消", "会", "取消明天", "上午 谢谢"]),
