@@ -11,7 +11,7 @@ METAPHORS = (
     r"in vain|carries over|carried over|carry over|the house|makes no sense|goes by|no oftener|"
     r"makes room|finds room|no room|of ours|of theirs|all the same|as it were|to hand|a moment ago"
 )
-"""Words of an earlier style that a newcomer had to guess (docs/architecture.md has the glossary)."""
+"""Words of an earlier style that a newcomer had to guess; docs/architecture.md has the glossary."""
 FRAGMENT = re.compile(r"(What|Whether|How|Those|Who|Which|Whose|Not|Nothing|Nobody|Where) [a-z]")
 """Beginnings of a docstring that is not a sentence with a subject or an imperative."""
 
