@@ -2,7 +2,7 @@
 
 python examples/confirmed_pop.py
 
-As far as the server's delete is atomic: docs/guides/devices.md says what that means.
+As far as the server's delete is atomic: docs/guides/multiple-devices.md explains this.
 """
 
 from __future__ import annotations

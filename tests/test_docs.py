@@ -312,7 +312,7 @@ def test_figures_are_those_of_the_code() -> None:
             f"`hydrate_timeout`, {options.hydrate_timeout:.0f} seconds",
             f"`close_timeout`, {options.close_timeout:.0f} seconds",
         ],
-        "guides/devices.md": [f"`poll_interval` ({options.poll_interval:.0f} seconds)"],
+        "guides/multiple-devices.md": [f"`poll_interval` ({options.poll_interval:.0f} seconds)"],
         "guides/offline.md": [f"`backoff_max` ({options.backoff_max:.0f} seconds)"],
         "guides/keys.md": [f"an expiry in {wire.TTL_SECONDS // 365 // 86400} years"],
         "../README.md": [f"polled every {options.poll_interval:.0f} seconds"],
