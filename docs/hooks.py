@@ -1,4 +1,4 @@
-"""What a page shows of the code is read from the code; no page is left out of the navigation."""
+"""MkDocs hooks: generate the journal schema, and add pages that the navigation does not name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GENERATED = {
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put what is generated where its mark is."""
+    """Replace each marker of `GENERATED` by its generated text."""
     for mark, make in GENERATED.items():
         if mark in markdown:
             markdown = markdown.replace(mark, make())
@@ -24,7 +24,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """A page that the navigation does not name goes under "More", so that it can be found."""
+    """Add each page that the navigation does not name under "More"."""
     docs = Path(config["docs_dir"])
     named = set(_named(config["nav"]))
     pages = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
