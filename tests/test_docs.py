@@ -268,8 +268,8 @@ def test_every_field_on_the_wire_is_explained() -> None:
         ".damaged-",
     ],
 )
-def test_the_page_for_3_a_m_quotes_the_code(words: str) -> None:
-    """Whoever searches it for what a terminal or a log says finds it."""
+def test_the_troubleshooting_page_quotes_the_code(words: str) -> None:
+    """Quote messages of the terminal and the log literally, so that a search finds them."""
     assert words in (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     package = Path(cached_session.__file__).parent
     assert any(words in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
