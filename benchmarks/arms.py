@@ -38,7 +38,7 @@ __all__ = [
 
 SESSION_ID = "benchmark"
 FLOOR, PEER, REDIS = "floor", "AsyncSQLiteSession", "RedisSession"
-OURS, NORMAL, DIRECT = "ours, local", "ours, NORMAL", "one request an item"
+OURS, NORMAL, DIRECT = "ours, local", "ours, NORMAL", "one request per item"
 LONG = 100_000
 """Histories longer than this are made for fewer arms: those that write them in seconds."""
 
@@ -98,7 +98,7 @@ class Floor:
 
 
 class DirectDakera:
-    """The obvious backend: one request an item, nothing kept here."""
+    """The obvious backend: one request per item, nothing kept here."""
 
     def __init__(self, client: AsyncDakeraClient, agent: str = SESSION_ID) -> None:
         self._client = client

@@ -27,7 +27,7 @@ __all__ = ["calls", "concurrent"]
 LATENCY_MS = 20.0
 """Added by the server of the arms that are online."""
 RARE = 8
-"""Rounds between two of what takes long: large batches, whole histories, one request an item."""
+"""Rounds between two of what takes long: large batches, whole histories, one request per item."""
 WHOLE = 1
 """Reads of the whole of a history too long for more."""
 HOLDS = 9

@@ -258,7 +258,7 @@ async def disk(directory: Path, scale: Scale) -> Numbers:
             # It tells nobody when it has nothing left to do.
             while before != (before := _size(path)):  # noqa: ASYNC110
                 await asyncio.sleep(1.0)
-            note("pruned by itself")
+            note("pruned automatically")
             await cache.compact()
             note("compact()")
     return {"items": scale.disk, "payload_bytes": payload, "stages": stages}

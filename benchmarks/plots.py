@@ -79,8 +79,8 @@ def storms(returns: Mapping[str, Mapping[int, Sequence[int]]], seconds: int) -> 
             shown = [max(one, 0.9) for one in requests[:seconds]]
             axes.semilogy(range(len(shown)), shown, linewidth=1, label=f"{nodes} nodes")
         axes.set_title(name)
-        axes.set_xlabel("seconds since the server is back")
-    panels[0][0].set_ylabel("requests a second")
+        axes.set_xlabel("seconds since the server is reachable again")
+    panels[0][0].set_ylabel("requests per second")
     panels[0][0].legend(fontsize="small")
     _save(pyplot, figure, "storm")
 
@@ -152,14 +152,14 @@ def _growth(pyplot: Any, part: dict[str, Any]) -> Any:
 
 
 def _sync(pyplot: Any, part: dict[str, Any]) -> Any:
-    """Push, hydration and reconnect beside one request an item."""
+    """Push, hydration and reconnect beside one request per item."""
     cells = part["cells"]
     latencies = sorted({cell["latency_ms"] for cell in cells})
     figure, panels = pyplot.subplots(
         1, len(latencies), figsize=(3.4 * len(latencies), 4), sharey=True, squeeze=False
     )
     shown = {
-        "one_by_one_seconds": ("one request an item", "#7f7f7f"),
+        "one_by_one_seconds": ("one request per item", "#7f7f7f"),
         "push_seconds": ("push", EMPHASIS),
         "hydrate_seconds": ("hydrate", "#1f77b4"),
         "tail_seconds": ("first 200 readable", "#2ca02c"),
@@ -194,8 +194,8 @@ def _idle(pyplot: Any, part: dict[str, Any]) -> Any:
             label=label,
         )
     axes.axhline(20, color="#7f7f7f", linestyle="--", label="the target")
-    axes.set_xlabel("open sessions of one cache, nothing happens")
-    axes.set_ylabel("requests an hour")
+    axes.set_xlabel("open sessions of one idle cache")
+    axes.set_ylabel("requests per hour")
     axes.legend(fontsize="small")
     return figure
 
@@ -207,6 +207,6 @@ def _memory(pyplot: Any, part: dict[str, Any]) -> Any:
     axes.axhline(part["resident_mib"][0], color="#7f7f7f", linestyle="--", label="no history")
     axes.set_ylim(0, 1.4 * max(part["resident_mib"]))
     axes.set_xlabel("items in the history")
-    axes.set_ylabel("MiB of a process that reads its tail")
+    axes.set_ylabel("MiB of a process that reads the tail")
     axes.legend(fontsize="small")
     return figure

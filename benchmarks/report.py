@@ -22,6 +22,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 Parts = dict[str, Any]
 
+ROLES = {"talks": "writing device", "listens": "following device"}
+"""The devices of `idle`, as the page names them."""
+
 
 def merge(files: list[Path], kept: Path | None = None) -> dict[str, Any]:
     """One run out of several, and out of the kept one where it was measured on the same machine.
@@ -81,8 +84,8 @@ def conditions(machine: str, parts: Parts) -> str:
         for name, part in parts.items()
     ]
     whole = sum(part["took"] for part in parts.values())
-    return f"{machine}; {whole:.0f} s in all.\n\n" + _table(
-        ["part", "scale", "took", "load average before"], rows
+    return f"{machine}; {whole:.0f} s in total.\n\n" + _table(
+        ["part", "scale", "duration", "load average before"], rows
     )
 
 
@@ -105,11 +108,11 @@ def calls(part: Parts) -> str:
             rows.append([what, *cells])
         for what, holds in history["held_ms"].items():
             cells = [f"{holds[name]:.1f} ms" if name in holds else "" for name in names]
-            rows.append([f"{what}: loop held", *cells])
+            rows.append([f"{what}: event loop blocked", *cells])
         found.append(
             f"A history of {int(length):,} items: median, p99, and in brackets how many times as "
-            f"fast as {PEER} (medians). The server of the online arms adds {part['latency_ms']:g} "
-            "ms.\n\n" + _table(["", *names], rows)
+            f"fast as {PEER} (medians). The server of the online variants adds "
+            f"{part['latency_ms']:g} ms.\n\n" + _table(["", *names], rows)
         )
     return "\n\n".join(found)
 
@@ -127,8 +130,8 @@ def concurrent(part: Parts) -> str:
         ]
         for name, seconds in part["seconds"].items()
     ]
-    head = [f"{part['sessions']} sessions write one item each", "in all", "writes/s", "times"]
-    return _table([*head, "loop held"], rows)
+    head = [f"{part['sessions']} sessions write one item each", "total time", "writes/s"]
+    return _table([*head, f"times as fast as {PEER}", "event loop blocked"], rows)
 
 
 def busy(part: Parts) -> str:
@@ -140,7 +143,8 @@ def busy(part: Parts) -> str:
     head = [f"read 20 while {part['items']:,} items are pushed", "reads", "median", "p99"]
     return (
         _table(head, rows)
-        + f"\n\nWhile as many are pulled, the loop is held {part['pull_held_ms']:.1f} ms at most."
+        + "\n\nWhile the same number of items is pulled, the event loop is blocked for at most "
+        f"{part['pull_held_ms']:.1f} ms."
     )
 
 
@@ -178,15 +182,15 @@ def sync(part: Parts) -> str:
         "latency",
         "push",
         "requests",
-        "times one by one",
+        "times as fast as one request per item",
         "first 200 readable, round trips",
         "hydrate",
         "requests",
         "reconnect, requests",
-        "of the first news",
-        "CPU s a 1,000: push / hydrate",
-        "of the server",
-        "loop held: push / hydrate",
+        "requests of the first pull after the backlog",
+        "CPU s per 1,000 items: push / hydrate",
+        "server CPU s per 1,000 items: push / hydrate",
+        "event loop blocked: push / hydrate",
     ]
     wire = part["wire"]
     bytes_rows = [
@@ -203,7 +207,7 @@ def sync(part: Parts) -> str:
         + "\n\n"
         + _table(
             [
-                f"bytes on the wire a byte of payload, {wire['items']:,} items",
+                f"bytes on the wire per byte of payload, {wire['items']:,} items",
                 "sent",
                 "received",
                 "requests",
@@ -216,7 +220,7 @@ def sync(part: Parts) -> str:
 def events(part: Parts) -> str:
     """Latency, and what telling costs."""
     rows = [[f"{part['calls']}", _time(part["median"]), _time(part["p99"])]]
-    return _table(["words seen on another device, by loopback", "median", "p99"], rows)
+    return _table(["writes seen on another device, over loopback", "median", "p99"], rows)
 
 
 def idle(part: Parts) -> str:
@@ -236,14 +240,18 @@ def idle(part: Parts) -> str:
         )
     turns = [
         [
-            f"{who}, {'with events' if way == 'events' else 'polling'}",
+            f"{ROLES[who]}, {'with events' if way == 'events' else 'polling'}",
             ", ".join(f"{count:.2f} {what}" for what, count in kinds.items()),
         ]
         for way, devices in part["turn"].items()
         for who, kinds in devices.items()
     ]
-    head = ["open sessions", "event stream", "requests in the first hour", "in a later one"]
-    return _table([*head, "of these"], rows) + "\n\n" + _table(["device", "requests a turn"], turns)
+    head = ["open sessions", "event stream", "requests in the first hour", "in each later hour"]
+    return (
+        _table([*head, "by kind"], rows)
+        + "\n\n"
+        + _table(["device", "requests per turn"], turns)
+    )
 
 
 def growth(part: Parts) -> str:
@@ -261,7 +269,7 @@ def growth(part: Parts) -> str:
 def disk(part: Parts) -> str:
     """The stages of a journal's life."""
     rows = [[one["stage"], f"{one['ratio']:.2f}", f"{one['operations']}"] for one in part["stages"]]
-    head = [f"{part['items']:,} items", "bytes of the file a byte of payload", "operations kept"]
+    head = [f"{part['items']:,} items", "file bytes per byte of payload", "operations kept"]
     return _table(head, rows)
 
 

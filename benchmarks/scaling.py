@@ -119,7 +119,7 @@ class Fleet:
         return self.devices if self.shared_key else 2.0
 
     def kinds(self) -> dict[str, tuple[float, float]]:
-        """(requests a second of the whole fleet, ms of a node for each) in quiet weather."""
+        """(requests per second of the whole fleet, ms of a node for each) in normal operation."""
         talking = self.devices * self.talking
         turns = talking / self.turn_seconds
         asked = self.mix.turn[self.way]
@@ -133,7 +133,7 @@ class Fleet:
             slower = DEFAULTS.poll_interval_listening / self.options.poll_interval_listening
         return {
             "store": (turns * stores, self.turn_items / stores * self.mix.item_ms),
-            "page, a turn": (turns * pages, self.page_ms),
+            "page, turns": (turns * pages, self.page_ms),
             "page, idle": (silent * idle * slower / HOUR, self.page_ms),
         }
 
@@ -266,16 +266,16 @@ def _errand(fleet: Fleet, backlog_ms: float, requests: float) -> list[float]:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults, one key for all": {"shared_key": True},
-    "defaults, a key a user": {},
+    "defaults, one shared key": {"shared_key": True},
+    "defaults, one key per user": {},
     "`listen=False`": {"options": SyncOptions(listen=False)},
-    "a key a user, calm": {
+    "one key per user, longer intervals": {
         "options": SyncOptions(poll_interval_listening=1800.0, backoff_max=600.0)
     },
 }
 
 
-DRAWN = ("defaults, a key a user", "a key a user, calm")
+DRAWN = ("defaults, one key per user", "one key per user, longer intervals")
 DRAWN_SECONDS = 700
 
 
@@ -285,21 +285,24 @@ def tables(fleet: Fleet, seed: int) -> tuple[str, dict[str, dict[int, Storm]]]:
     lines = [
         _told(fleet, seed),
         "",
-        _head("quiet weather, nodes, requests/s, events/s, busy, most of it, p99, streams a node"),
+        _head(
+            "normal operation, nodes, requests/s, events/s, utilization, largest part, p99, "
+            "streams per node"
+        ),
     ]
     storms = []
     for name, changes in SETTINGS.items():
         set_up = replace(fleet, **changes)
         for nodes in NODES:
             calm = quiet(set_up, nodes, seed)
-            waits = f"{calm.p99_ms:.0f} ms" if calm.busy < 1 else "grows without end"
+            waits = f"{calm.p99_ms:.0f} ms" if calm.busy < 1 else "unbounded"
             lines.append(
                 f"| {name} | {nodes} | {calm.requests_a_second:.0f} | {set_up.events():.0f} | "
                 f"{calm.busy:.0%} | {calm.most} | {waits} | {calm.streams:.0f} |"
             )
             if calm.busy >= 1:
                 storms.append(
-                    f"| {name} | {nodes} | | | too busy when all is well | never | never |"
+                    f"| {name} | {nodes} | | | overloaded in normal operation | never | never |"
                 )
                 continue
             one = storm(set_up, nodes, seed)
@@ -312,7 +315,7 @@ def tables(fleet: Fleet, seed: int) -> tuple[str, dict[str, dict[int, Storm]]]:
             )
     lines += [
         "",
-        _head("after an hour's outage, nodes, peak requests/s, timed out, back, half, the last"),
+        _head("after an outage of one hour, nodes, peak requests/s, timed out, back, half, all"),
         *storms,
     ]
     return "\n".join(lines), found
@@ -326,19 +329,21 @@ def _head(names: str) -> str:
 def _told(fleet: Fleet, seed: int) -> str:
     mix = fleet.mix
     turn = "; ".join(
-        f"{who} {', '.join(f'{count:.2f} {kind}' for kind, count in kinds.items())}"
+        f"{'the writing' if who == 'talks' else 'the following'} device "
+        f"{', '.join(f'{count:.2f} {kind}' for kind, count in kinds.items())}"
         for who, kinds in mix.turn["events"].items()
     )
     return (
-        f"{fleet.devices:,} devices with {fleet.sessions} open sessions each; on "
-        f"{fleet.talking:.1%} of them somebody talks, a turn of {fleet.turn_items} items every "
-        f"{fleet.turn_seconds:g} s, and as many listen. Seed {seed}.\n\n"
-        f"Counted by the benchmark: requests a turn with events: {turn}; an hour of silence takes "
-        f"{mix.idle['events']:.1f} requests a cache with events and {mix.idle['polling']:.1f} a "
-        f"session without; a backlog leaves in requests of {mix.items_a_store:.0f} items; a "
-        f"session that comes back takes {mix.reconnect_requests:.0f} requests. Measured on the "
-        f"development server, in ms of one core: {mix.item_ms:.3f} an item stored, "
-        f"{mix.row_ms:.3f} a row listed, {mix.event_ms:.3f} an event told "
+        f"{fleet.devices:,} devices with {fleet.sessions} open sessions each. On "
+        f"{fleet.talking:.1%} of them a user writes a turn of {fleet.turn_items} items every "
+        f"{fleet.turn_seconds:g} s, and the same number of devices follows these sessions. "
+        f"Seed {seed}.\n\n"
+        f"Counted by the benchmark: requests per turn with events: {turn}. An idle hour takes "
+        f"{mix.idle['events']:.1f} requests per cache with events and {mix.idle['polling']:.1f} "
+        f"per session without. A backlog is sent in requests of {mix.items_a_store:.0f} items. A "
+        f"session that reconnects takes {mix.reconnect_requests:.0f} requests. Measured on the "
+        f"development server, in ms of one core: {mix.item_ms:.3f} per stored item, "
+        f"{mix.row_ms:.3f} per listed row, {mix.event_ms:.3f} per delivered event "
         f"({mix.event_bytes:.0f} bytes)."
     )
 

@@ -121,79 +121,81 @@ def _at_least(what: str, bound: float, measure: Callable[[Parts], float], why: s
 
 
 HOPS = (
-    "The event loop must not wait for the disk, so a write hands its job to the writing thread and "
-    "gets its answer through the loop: one wake-up each way, of a core that sleeps by then. The "
-    "statements are few, as it asks for nothing that the write before it knew; but a commit writes "
-    "a page for each row that the history has and a bare table has not (the operation, its number "
-    "and its two indexes, its writer's frontier, the session), and the disk takes longer for them. "
-    "The largest part beside the disk is code that runs cold: after a pause of some milliseconds "
-    "all of it, SQLite's, the event loop's and ours, takes several times as long as in a loop."
+    "The event loop must not wait for the disk. A write therefore passes its job to the writer "
+    "thread and gets the result back through the event loop. Each direction wakes up a thread on a "
+    "core that has gone to sleep by then. A write needs few SQL statements, because it reuses what "
+    "the write before it has read. But a commit writes a page for each row that the history needs "
+    "and a bare table does not (the operation, its number and its two indexes, its writer's "
+    "frontier, the session), and the disk needs more time for these pages. The largest part apart "
+    "from the disk is cold code: after a pause of some milliseconds, the code of SQLite, the event "
+    "loop and the library takes several times as long as in a tight loop."
 )
 MANY = (
-    "Jobs that wait together share a commit, and their callers a wake-up; what is left is the rows "
-    "of each, and the loop's own work for each of its tasks, which takes turns with them at the "
-    "interpreter's lock."
+    "Jobs that wait together share one commit, and their callers share one wake-up. The rest of the "
+    "time is spent on the rows of each job and on the event loop's own work for each task; the two "
+    "alternate because both need Python's global interpreter lock."
 )
 TARGETS: tuple[Target, ...] = (
     _at_most(
-        "read 20 of 10,000 after a write, beside the floor",
+        "read 20 of 10,000 after a write, relative to the floor",
         1.2,
         _times(COLD, OURS, FLOOR),
-        "A read that is not warm goes to the reading connection, which must first see that the "
-        "file has changed; the key of an item's place is wider than the floor's row number.",
+        "A read that is not cached uses the reader connection, which must first notice that the "
+        "file has changed. The sort key of an item is wider than the floor's row number.",
     ),
     _at_most(
-        "read 20 of 10,000 warm, beside the floor",
+        "read 20 of 10,000 warm, relative to the floor",
         1.0,
         _times("read 20", OURS, FLOOR),
-        "Both decode the same text; ours asks the file for a change, the floor runs a query.",
+        "Both decode the same text. The session checks whether the file has changed; the floor "
+        "runs a query.",
     ),
     _at_least(
         "read 20 of 10,000 warm, times as fast as AsyncSQLiteSession",
         15,
         _times("read 20", PEER, OURS),
-        "Half of a warm read is making fresh objects out of JSON, which every arm does, and a "
-        "third the two questions to the system that cannot be left out: whether anybody has "
-        "committed (`PRAGMA data_version`, two locks of a file) and whether the file still has its "
-        "name (`stat`). The Python around them is what is left.",
+        "Half of a warm read creates new objects from JSON, as in every variant. A third is two "
+        "system calls that cannot be left out: they check whether another connection has committed "
+        "(`PRAGMA data_version`, which takes two file locks) and whether the file still has its "
+        "name (`stat`). The rest is Python code around them.",
     ),
     _at_least(
         "read all 10,000, times as fast as AsyncSQLiteSession",
         3,
         _times("read all", PEER, OURS),
-        "A warm read decodes what is kept in memory, and asks SQLite for no row: what remains is "
-        "the making of fresh objects. The first read, and the first after another process's write, "
-        "scans the file once more.",
+        "A warm read decodes the cached text and reads no row from SQLite. What remains is the "
+        "creation of new objects. The first read, and the first read after a write by another "
+        "process, scan the file.",
     ),
     _at_most(
-        "read all 10,000, longest hold of the event loop, ms",
+        "read all 10,000, longest time that the event loop is blocked, ms",
         5,
         _held,
-        "A slice is decoded in one piece, in a thread that has the interpreter's lock meanwhile, "
-        "about a millisecond; where others use the cores too, the loop then waits for its turn. "
-        "Thousands of fresh objects also make Python collect garbage: a full collection, which "
-        "looks at all that the program holds, is the program's own.",
+        "A slice is decoded in one step, in a thread that holds Python's global interpreter lock for "
+        "about a millisecond. If other processes use the cores too, the event loop then waits for "
+        "its turn. Thousands of new objects also trigger Python's garbage collector; a full "
+        "collection visits all objects of the program.",
     ),
     _at_most(
         "read 20 after a write, exponent from 100 items to 1,000,000",
         0.05,
         _flat,
-        "The larger file's pages are further apart in the machine's caches.",
+        "The pages of a larger file fit less well into the caches of the machine.",
     ),
     _at_most(
-        "read 20 at p99 while a backlog is pushed, beside idle",
+        "read 20 at p99 while a backlog is pushed, relative to idle",
         1.5,
         _busy,
-        "Acknowledgements leave what is kept in memory as it is. But a read lets go of the "
-        "interpreter's lock at each of its questions to the file, and the threads that read the "
-        "outbox and commit acknowledgements take it then, for a moment each; while one commits, "
-        "the read asks the other connection, whose pages are out of date; where the machine has no "
-        "core to spare, it waits for its turn besides.",
+        "Acknowledgements do not invalidate the cache. But a read releases Python's global "
+        "interpreter lock at each access to the file, and the threads that read the outbox and "
+        "commit acknowledgements then take the lock for a short time. While one of them commits, "
+        "the read uses the other connection, whose cached pages are out of date. If no core is "
+        "free, the read also waits for its turn.",
     ),
-    _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
+    _at_most("add 1, relative to the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
     _at_least(
-        "1,000 sessions at once, times as fast as AsyncSQLiteSession",
+        "1,000 sessions that write at the same time, times as fast as AsyncSQLiteSession",
         8,
         _many(OURS),
         MANY,
@@ -205,48 +207,49 @@ TARGETS: tuple[Target, ...] = (
         MANY,
     ),
     _at_least(
-        "push of 10,000 items at 20 ms, times as fast as one request an item",
+        "push of 10,000 items at 20 ms, times as fast as one request per item",
         200,
         _push,
-        "Requests follow each other, so that operations arrive in order: their latency is a third "
-        "of the time, and what the server needs to store is most of the rest, for a body waits for "
-        "the answer of the one before. What is to be done here is done meanwhile: encoding, "
-        "a third of the device's processor seconds, and reading what the event stream tells of "
-        "each of its own memories, a fifth.",
+        "Requests are sent one after the other, so that operations arrive in order. Their latency "
+        "is a third of the time. Most of the rest is the time that the server needs to store a "
+        "request, because each request waits for the response to the one before. The device's own "
+        "work overlaps with it: encoding (a third of the device's processor time), and reading the "
+        "event stream, which reports each of its own memories (a fifth).",
     ),
     _at_most(
         "first 200 of 100,000 items readable on a new device, round trips at 20 ms",
         3,
         _trips,
-        "Within a second the server lists in any order, and this history was stored in a few: that "
-        "the tail is whole is known when nearly all of the newest second is here, thousands of "
-        "items. Its pages are asked for side by side once the first one shows that it does not end "
-        "the second; what more of them there are than SyncOptions.parallel_requests follows as "
-        "these are answered, and counts as a further round trip.",
+        "The server lists the memories of one second in any order, and this history was stored "
+        "within a few seconds. The tail is known to be complete only when nearly all memories of "
+        "the newest second are here, which are thousands. When the first page shows that the second "
+        "continues, the next pages are requested in parallel. Pages beyond "
+        "SyncOptions.parallel_requests are requested as responses arrive, and count as a further "
+        "round trip.",
     ),
     _at_most(
-        "hydration of 100,000 at 20 ms, the device's own share of the time",
+        "hydration of 100,000 at 20 ms, share of the time that the device's processor is busy",
         0.5,
         _share,
-        "The server has nothing to do but to send what it holds, eight pages at a time; here each "
-        "memory is read, checked and written, in Python under one lock, which takes several times "
-        "as long. Of the device's processor seconds a quarter goes to the parts of turns that the "
-        "order within a second has laid on different pages, and that wait in the journal for each "
-        "other; a fifth to putting operations together, checking their seals and writing them; a "
-        "sixth to the collector of garbage; an eighth to checking each memory field by field; the "
-        "rest to HTTP and JSON.",
+        "The server only sends its memories, eight pages at a time. The device reads, checks and "
+        "writes each memory in Python under the global interpreter lock, which takes several times "
+        "as long. A quarter of the device's processor time goes to operations whose parts arrive on "
+        "different pages and wait in the journal for each other; a fifth to assembling operations, "
+        "checking their checksums and writing them; a sixth to the garbage collector; an eighth to "
+        "checking each memory field by field; the rest to HTTP and JSON.",
     ),
     _at_most(
-        "a write on one device seen on another, ms by loopback (median)",
+        "a write on one device seen on another, ms over loopback (median)",
         100,
         lambda parts: float(parts["events"]["median"] * 1000),
-        "A write waits for others to leave with it, an event for the pull that it asks for.",
+        "A write waits for others that can be sent in the same request, and an event waits for the "
+        "pull that it triggers.",
     ),
     _at_most(
-        "requests an hour of an idle cache, at most, with events",
+        "requests per hour of an idle cache with events, at most",
         20,
         _idle,
-        "Each look at a session and each audit lists it: what is asked for grows with how often.",
+        "Each poll and each audit of a session lists it, so the requests grow with their frequency.",
     ),
 )
 

@@ -66,14 +66,14 @@ def test_every_part_runs(measured: dict[str, Any]) -> None:
 
 
 def test_every_arm_makes_every_call(measured: dict[str, Any]) -> None:
-    """The floor, the agents' own sessions, ours in every weather, one request an item."""
+    """The floor, the agents' own sessions, ours in every weather, one request per item."""
     (history,) = measured["parts"]["calls"]["histories"].values()
     for what, arms in history["calls"].items():
         missing = {"floor", "SQLiteSession", "AsyncSQLiteSession"} | OURS
         if what == "read all for the first time":
             missing -= OURS - {"ours, local"}
         if what != "add 100":
-            missing |= {"one request an item"}
+            missing |= {"one request per item"}
         assert missing <= set(arms)
         assert all(one["calls"] > 0 and one["median"] > 0 for one in arms.values())
     not_held = {"read 20 after a write", "read all after a write", "read all for the first time"}
