@@ -248,9 +248,7 @@ def idle(part: Parts) -> str:
     ]
     head = ["open sessions", "event stream", "requests in the first hour", "in each later hour"]
     return (
-        _table([*head, "by kind"], rows)
-        + "\n\n"
-        + _table(["device", "requests per turn"], turns)
+        _table([*head, "by kind"], rows) + "\n\n" + _table(["device", "requests per turn"], turns)
     )
 
 

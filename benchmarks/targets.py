@@ -131,9 +131,9 @@ HOPS = (
     "loop and the library takes several times as long as in a tight loop."
 )
 MANY = (
-    "Jobs that wait together share one commit, and their callers share one wake-up. The rest of the "
-    "time is spent on the rows of each job and on the event loop's own work for each task; the two "
-    "alternate because both need Python's global interpreter lock."
+    "Jobs that wait together share one commit, and their callers share one wake-up. The rest of "
+    "the time is spent on the rows of each job and on the event loop's own work for each task; "
+    "the two alternate because both need Python's global interpreter lock."
 )
 TARGETS: tuple[Target, ...] = (
     _at_most(
@@ -171,9 +171,9 @@ TARGETS: tuple[Target, ...] = (
         "read all 10,000, longest time that the event loop is blocked, ms",
         5,
         _held,
-        "A slice is decoded in one step, in a thread that holds Python's global interpreter lock for "
-        "about a millisecond. If other processes use the cores too, the event loop then waits for "
-        "its turn. Thousands of new objects also trigger Python's garbage collector; a full "
+        "A slice is decoded in one step, in a thread that holds Python's global interpreter lock "
+        "for about a millisecond. If other processes use the cores too, the event loop then waits "
+        "for its turn. Thousands of new objects also trigger Python's garbage collector; a full "
         "collection visits all objects of the program.",
     ),
     _at_most(
@@ -222,8 +222,8 @@ TARGETS: tuple[Target, ...] = (
         _trips,
         "The server lists the memories of one second in any order, and this history was stored "
         "within a few seconds. The tail is known to be complete only when nearly all memories of "
-        "the newest second are here, which are thousands. When the first page shows that the second "
-        "continues, the next pages are requested in parallel. Pages beyond "
+        "the newest second are here, which are thousands. When the first page shows that the "
+        "second continues, the next pages are requested in parallel. Pages beyond "
         "SyncOptions.parallel_requests are requested as responses arrive, and count as a further "
         "round trip.",
     ),
@@ -232,11 +232,11 @@ TARGETS: tuple[Target, ...] = (
         0.5,
         _share,
         "The server only sends its memories, eight pages at a time. The device reads, checks and "
-        "writes each memory in Python under the global interpreter lock, which takes several times "
-        "as long. A quarter of the device's processor time goes to operations whose parts arrive on "
-        "different pages and wait in the journal for each other; a fifth to assembling operations, "
-        "checking their checksums and writing them; a sixth to the garbage collector; an eighth to "
-        "checking each memory field by field; the rest to HTTP and JSON.",
+        "writes each memory in Python under the global interpreter lock, which takes several "
+        "times as long. A quarter of the device's processor time goes to operations whose parts "
+        "arrive on different pages and wait in the journal for each other; a fifth to assembling "
+        "operations, checking their checksums and writing them; a sixth to the garbage collector; "
+        "an eighth to checking each memory field by field; the rest to HTTP and JSON.",
     ),
     _at_most(
         "a write on one device seen on another, ms over loopback (median)",
@@ -249,7 +249,8 @@ TARGETS: tuple[Target, ...] = (
         "requests per hour of an idle cache with events, at most",
         20,
         _idle,
-        "Each poll and each audit of a session lists it, so the requests grow with their frequency.",
+        "Each poll and each audit of a session lists it, so the requests grow with their "
+        "frequency.",
     ),
 )
 
