@@ -26,7 +26,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
             "                _commit(conn)\n            except"
         ),
     ),
-    "an operation and its effect are no transaction": (
+    "an operation and its effect are two transactions": (
         "journal/writer.py",
         "            try:\n                # Under the lock",
         (
@@ -35,7 +35,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
             "            try:\n                # Under the lock"
         ),
     ),
-    "ack: written before the operation is sent": (
+    "ack: stored before the operation is sent": (
         "replication/push.py",
         "    try:\n        unkept = await store(",
         (
@@ -44,12 +44,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
             "    try:\n        unkept = await store("
         ),
     ),
-    "outbox: what is taken from it is struck off before the answer": (
+    "outbox: operations are removed before the server responds": (
         "journal/tables/outbox.py",
         'f"UPDATE ops SET state = {SENT}, error',
         'f"UPDATE ops SET state = {ACKED}, error',
     ),
-    "outbox: what was under way when the process died is not sent again": (
+    "outbox: operations in flight at a kill are not sent again": (
         "journal/tables/outbox.py",
         'f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?"',
         'f"AND state <> 2 AND state = {PENDING} ORDER BY seq LIMIT ?"',

@@ -24,27 +24,27 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         'writer DESC, counter DESC, idx DESC"\n)\n"""The same',
         'counter DESC, writer DESC, idx DESC"\n)\n"""The same',
     ),
-    "batch completeness: what is missing counts as removed": (
+    "batch: a missing part counts as a removed item": (
         "history/parts.py",
         "            return None\n        if text is",
         "            payloads.append(GONE)\n            continue\n        if text is",
     ),
-    "a pop that came before its item is not remembered": (
+    "pop: forgotten if it arrives before its item": (
         "journal/tables/apply.py",
         "hidden = set(self.popped(op.dot))",
         "hidden: set[int] = set()",
     ),
-    "a clear that came before an item is not remembered": (
+    "clear: forgotten if it arrives before an item": (
         "journal/tables/apply.py",
         "        if counter in known.cleared:\n            hidden",
         "        if False:\n            hidden",
     ),
-    "ack: the ids in the answer are not compared": (
+    "ack: the ids in the response are not compared": (
         "replication/store.py",
         "unsaid = [memory for memory in batch if memory.id not in stored]",
         "unsaid: list[Encoded] = []",
     ),
-    "ack: an answer without a yes counts as one": (
+    "ack: a request without a usable response counts as acknowledged": (
         "replication/store.py",
         "        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):\n",
         (
@@ -52,62 +52,62 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
             "        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):\n"
         ),
     ),
-    "clear: the frontier covers what is not here yet": (
+    "clear: the frontier covers operations that have not arrived": (
         "journal/tables/writes.py",
         "clear_payload(tx.unsettled())",
         "clear_payload(_all_of(tx.frontier()))",
     ),
-    "clear: earlier clears are named": (
+    "clear: the frontier names earlier clears": (
         "journal/tables/apply.py",
         "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
         "if kind == Kind.POP.value and self._place(popped_by(body).dot) is None:",
     ),
-    "clear: a pop whose item is not here is named": (
+    "clear: the frontier names a pop whose item has not arrived": (
         "journal/tables/apply.py",
         "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
         "if kind == Kind.CLEAR.value:",
     ),
-    "claim: whatever the server says, the item is ours": (
+    "claim: won whatever the server responds": (
         "replication/confirmed_pop.py",
         "if (deleted >= 1 or claim.is_parked)",
         "if (deleted >= 0 or claim.is_parked)",
     ),
-    "claim: what is being sent counts as never sent": (
+    "claim: an item that is being sent counts as never sent": (
         "journal/tables/claims.py",
         "    if state == PENDING:",
         "    if state in (PENDING, SENT):",
     ),
-    "claim: the intent says that nothing was asked": (
+    "claim: the stored intent says that the server was not asked": (
         "replication/confirmed_pop.py",
         "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        ):",
         "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        ):",
     ),
-    "claim: nothing is written down before the server is asked": (
+    "claim: no intent is stored before the server is asked": (
         "journal/tables/claims.py",
         '"INSERT INTO claims VALUES',
         '"INSERT INTO claims SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?, ?)) WHERE 0 --',
     ),
-    "claim: others' notes are not looked for": (
+    "claim: notes of other devices are ignored": (
         "replication/confirmed_pop.py",
         "if found == {claim.claimer}:",
         "if claim.claimer in found:",
     ),
-    "claim: an answer without one's own note counts": (
+    "claim: a response without the device's own note counts": (
         "replication/confirmed_pop.py",
         "if found == {claim.claimer}:",
         "if found <= {claim.claimer}:",
     ),
-    "claim: what was parked and is tried again counts as never sent": (
+    "claim: a parked item that is retried counts as never sent": (
         "journal/tables/outbox.py",
         'conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))',
         'conn.execute(f"UPDATE ops SET state = {PENDING} WHERE seq = ?", (seq,))',
     ),
-    "a journal of format 1 keeps its number": (
+    "migration: a journal of format 1 keeps its format number": (
         "journal/tables/schema.py",
         'conn.execute(f"PRAGMA user_version = {FORMAT}")',
         "conn.execute(f\"PRAGMA user_version = {_pragma(conn, 'user_version') or FORMAT}\")",
     ),
-    "a journal of format 1 gets an empty index": (
+    "migration: a journal of format 1 gets an empty search index": (
         "journal/tables/search_index.py",
         "conn.execute(f\"INSERT OR REPLACE INTO meta VALUES ('{KEY}', '0')\")",
         (
@@ -115,83 +115,87 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
             "        conn.execute(f\"INSERT OR REPLACE INTO meta VALUES ('{KEY}', {last})\")"
         ),
     ),
-    "claim: no note is left": (
+    "claim: no note is left on the server": (
         "replication/confirmed_pop.py",
         "        await _leave_note(link, session_id, claim)\n",
         "        link.remote.tagged = _only(claim_note, claim)\n",
     ),
-    "claim: what is parked counts as never sent": (
+    "claim: a parked item counts as never sent": (
         "journal/tables/claims.py",
         "    if state == PENDING:",
         "    if state in (PENDING, PARKED):",
     ),
-    "claim: a lost item is taken for popped": (
+    "claim: a lost item counts as popped": (
         "replication/confirmed_pop.py",
         "claims.put_back(conn, session_id, claim)",
         "claims.confirm(conn, author, session_id, claim)",
     ),
-    "pages that do not continue each other are taken for whole": (
+    "listing: pages that do not connect count as complete": (
         "replication/pull.py",
         "                if not (is_torn and result.finished):\n",
         "                if True:\n",
     ),
-    "a listing that goes on need not continue what stood above": (
+    "listing: a resumed listing need not connect to its earlier pages": (
         "replication/pull.py",
         "offset, limit, whole[-SEAM:], self.newest, is_torn",
         "offset, limit, (), self.newest, is_torn",
     ),
-    "what came above a listing that goes on is not looked at": (
+    "listing: memories added above a resumed listing are skipped": (
         "replication/pull.py",
         "            if await listing.go_down(whole=whole):\n",
         "            if await listing.go_down(whole=whole) and False:\n",
     ),
-    "seals are not checked": (
+    "checksums are not checked": (
         "history/parts.py",
         "if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:",
         "if text is None:",
     ),
-    "run: goes on after something from elsewhere": (
+    "run: continues after an operation of another writer": (
         "history/clock.py",
         "current is not None and last_was_mine and",
         "current is not None and",
     ),
-    "run: goes on after what was let go of and comes again": (
+    "run: continues after a pruned operation arrives again": (
         "journal/tables/apply.py",
         "        if own or not is_known:\n",
         "        if True:\n",
     ),
-    "parked: a batch stored in part is not explained": (
+    "parked: the gap of a partly stored batch is not explained": (
         "replication/gaps.py",
         "no use asking on.\n            return got, await is_explained()",
         "no use asking on.\n            return got, False",
     ),
-    "dropped: its claim stays": ("journal/tables/claims.py", "LEFT JOIN ops o", "JOIN ops o"),
-    "dropped: known ground stays known": (
+    "dropped: the claim of a dropped operation stays": (
+        "journal/tables/claims.py",
+        "LEFT JOIN ops o",
+        "JOIN ops o",
+    ),
+    "dropped: the pull position is not reset": (
         "journal/tables/outbox.py",
         "    if dropped:\n",
         "    if False:\n",
     ),
-    "stamp: the wall clock alone": (
+    "stamp: taken from the wall clock only": (
         "history/clock.py",
         "max(wall, highest_seen + 1)",
         "max(wall, 1)",
     ),
-    "holes are not repaired": (
+    "gaps are not fetched": (
         "replication/gaps.py",
         "    due = await link.journal.read(\n",
         "    return\n    due = await link.journal.read(\n",
     ),
-    "forget: before the removal is acknowledged": (
+    "forget: sent before the removal is acknowledged": (
         "journal/tables/outbox.py",
         "coalesce(b.state, 2) = 2",
         "1",
     ),
-    "forget: before the item itself is acknowledged": (
+    "forget: sent before the item itself is acknowledged": (
         "journal/tables/outbox.py",
         "coalesce(a.state, 2) = 2",
         "1",
     ),
-    "forget: struck off before the server was asked": (
+    "forget: marked as done before the server is asked": (
         "replication/push.py",
         "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n",
         (
@@ -199,22 +203,22 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
             "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n"
         ),
     ),
-    "writer: the same after every opening": (
+    "writer: the same id after every opening": (
         "engine/engine.py",
         "self.writer = runtime.writer()",
         "self.writer = new_writer(hash_of(path))",
     ),
-    "audit: a removed item put back stays": (
+    "audit: a removed item that was restored stays": (
         "replication/audit.py",
         "        if plan.resend:\n            # Another",
         "        if False:\n            # Another",
     ),
-    "pauses end by the wall clock alone": (
+    "pauses: measured with the wall clock only": (
         "replication/context.py",
         "        return max(now, steady)",
         "        return now",
     ),
-    "a warm tail outlives another process's write": (
+    "tail cache: survives a write of another process": (
         "journal/sqlite/tracked_connection.py",
         "return conn, conn.data_version(), conn.histories",
         "return conn, 0, conn.histories",
