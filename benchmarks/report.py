@@ -111,7 +111,7 @@ def calls(part: Parts) -> str:
             rows.append([f"{what}: event loop blocked", *cells])
         found.append(
             f"A history of {int(length):,} items: median, p99, and in brackets how many times as "
-            f"fast as {PEER} (medians). The server of the online variants adds "
+            f"fast as {PEER} (medians). The online variants use a server with an added latency of "
             f"{part['latency_ms']:g} ms.\n\n" + _table(["", *names], rows)
         )
     return "\n\n".join(found)

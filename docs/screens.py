@@ -1,9 +1,9 @@
-"""Draw the screens of the documentation: the real commands in a pseudo-terminal, as SVG.
+"""Create the terminal screens of the documentation: run the real commands and draw them as SVG.
 
     python docs/screens.py        # or: make screens
 
-A development server, two devices and their journals live in a temporary directory; what the
-commands print is kept as it is, and Rich draws it.
+The development server and the journals of two devices use a temporary directory. The commands run
+in a pseudo-terminal, and Rich draws their unchanged output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cached_session import CachedSession, SyncError
 from cached_session.devserver import DevServer
 
 HERE = Path(__file__).parent / "screens"
-PLACE = Path("/tmp/agent")  # noqa: S108 - shown in the screens, so short; it must not be there yet
+PLACE = Path("/tmp/agent")  # noqa: S108 - short, because the screens show it; must not exist yet
 WIDTH = 96
 TURN: list[Any] = [
     {"role": "user", "content": "Is there a direct flight from Seattle to Detroit on May 20?"},
@@ -50,7 +50,7 @@ MOVES = re.compile(r"\x1b\[(\d*)([ABGK])|\x1b\[\?\d+[hl]|(\r)|(\n)|(\x1b\[[0-9;]
 
 
 async def converse(journal: str, name: str, items: list[Any], url: str | None = None) -> None:
-    """Write to a session on one device."""
+    """Write items to a session on one device."""
     if url is None:
         async with CachedSession(name, journal=PLACE / journal) as session:
             await session.add_items(items)
@@ -62,7 +62,7 @@ async def converse(journal: str, name: str, items: list[Any], url: str | None = 
 
 
 async def refused(journal: str, name: str, url: str) -> None:
-    """Say something that the server refuses for good."""
+    """Write an item that the server refuses permanently."""
     async with CachedSession.from_url(name, url=url, journal=PLACE / journal) as session:
         await session.add_items([{"role": "user", "content": "Everything that we ever ate."}])
         with contextlib.suppress(SyncError):
@@ -70,7 +70,7 @@ async def refused(journal: str, name: str, url: str) -> None:
 
 
 def run(*arguments: str) -> str:
-    """What a command prints on a terminal."""
+    """Return the final screen of a command on a terminal."""
     ours, theirs = pty.openpty()
     environment = {
         "PATH": os.environ["PATH"],
@@ -105,7 +105,7 @@ def run(*arguments: str) -> str:
 
 
 def last_frame(text: str) -> list[str]:
-    """What stands on the terminal in the end: bars draw over themselves."""
+    """Return the lines of the final screen. Progress bars overwrite their own lines."""
     lines, row, fresh = [""], 0, True
     for found in MOVES.finditer(text):
         count, move, back, down, colour, words = found.groups()
@@ -127,7 +127,7 @@ def last_frame(text: str) -> list[str]:
 
 
 def draw(name: str, *arguments: str) -> None:
-    """Run a command and keep its screen."""
+    """Run a command and write its screen to an SVG file."""
     printed = run(*arguments)
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(printed))
@@ -141,7 +141,7 @@ def draw(name: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Two devices meet; every screen on the way is kept."""
+    """Sync two devices, and draw a screen at each step."""
     PLACE.mkdir(mode=0o700)
     try:
         with DevServer(port=3000) as server:
