@@ -180,7 +180,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "max(wall, highest_seen + 1)",
         "max(wall, 1)",
     ),
-    "gaps are not fetched": (
+    "gaps: missing operations are not fetched": (
         "replication/gaps.py",
         "    due = await link.journal.read(\n",
         "    return\n    due = await link.journal.read(\n",
