@@ -235,7 +235,7 @@ TARGETS: tuple[Target, ...] = (
         "writes each memory in Python under the global interpreter lock, which takes several "
         "times as long. A quarter of the device's processor time goes to operations whose parts "
         "arrive on different pages and wait in the journal for each other; a fifth to assembling "
-        "operations, checking their checksums and writing them; a sixth to the garbage collector; "
+        "operations, checking their digests and writing them; a sixth to the garbage collector; "
         "an eighth to checking each memory field by field; the rest to HTTP and JSON.",
     ),
     _at_most(

@@ -145,7 +145,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "            if await listing.go_down(whole=whole):\n",
         "            if await listing.go_down(whole=whole) and False:\n",
     ),
-    "checksums are not checked": (
+    "digests are not checked": (
         "history/parts.py",
         "if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:",
         "if text is None:",
