@@ -337,7 +337,7 @@ def _told(fleet: Fleet, seed: int) -> str:
         f"{mix.idle['events']:.1f} requests a cache with events and {mix.idle['polling']:.1f} a "
         f"session without; a backlog leaves in requests of {mix.items_a_store:.0f} items; a "
         f"session that comes back takes {mix.reconnect_requests:.0f} requests. Measured on the "
-        f"development server, in ms of one core: {mix.item_ms:.3f} an item stored, "
+        f"development server, in ms of one engine: {mix.item_ms:.3f} an item stored, "
         f"{mix.row_ms:.3f} a row listed, {mix.event_ms:.3f} an event told "
         f"({mix.event_bytes:.0f} bytes)."
     )

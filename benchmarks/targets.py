@@ -122,7 +122,7 @@ def _at_least(what: str, bound: float, measure: Callable[[Parts], float], why: s
 
 HOPS = (
     "The event loop must not wait for the disk, so a write hands its job to the writing thread and "
-    "gets its answer through the loop: one wake-up each way, of a core that sleeps by then. The "
+    "gets its answer through the loop: one wake-up each way, of a engine that sleeps by then. The "
     "statements are few, as it asks for nothing that the write before it knew; but a commit writes "
     "a page for each row that the history has and a bare table has not (the operation, its number "
     "and its two indexes, its writer's frontier, the session), and the disk takes longer for them. "
@@ -188,7 +188,7 @@ TARGETS: tuple[Target, ...] = (
         "interpreter's lock at each of its questions to the file, and the threads that read the "
         "outbox and commit acknowledgements take it then, for a moment each; while one commits, "
         "the read asks the other connection, whose pages are out of date; where the machine has no "
-        "core to spare, it waits for its turn besides.",
+        "engine to spare, it waits for its turn besides.",
     ),
     _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
