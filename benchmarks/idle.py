@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import orjson
 
 from cached_session import CachedSession, SyncOptions
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.remote.connect import RemoteSpec
 from cached_session.remote.protocol import GuardReport
 from cached_session.remote.wire import Encoded
@@ -163,9 +163,9 @@ class _Device:
             token=chance.randbytes,
             threaded=False,
         )
-        self._core = Core(":memory:", self._options, runtime)
+        self._engine = Engine(":memory:", self._options, runtime)
         self._spec = cast("RemoteSpec", _Spec(server, name))
-        self._core.join(self._spec)
+        self._engine.join(self._spec)
         self._sessions: list[CachedSession] = []
 
     async def open(self, session_id: str) -> CachedSession:
@@ -181,7 +181,7 @@ class _Device:
             self._options,
             None,
             None,
-            core=self._core,
+            engine=self._engine,
         )
         self._sessions.append(session)
         await session._ready()
@@ -190,7 +190,7 @@ class _Device:
     async def close(self) -> None:
         for session in self._sessions:
             await session.close()
-        await self._core.release(self._spec)
+        await self._engine.release(self._spec)
 
 
 async def idle(_: Path, scale: Scale) -> Numbers:

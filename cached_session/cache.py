@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import network_calls
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.journal import compaction
 from cached_session.journal.tables.sessions import all_sessions
@@ -65,14 +65,16 @@ class SessionCache:
         if not isinstance(options, SyncOptions):
             raise InvalidArgument(f"options={options!r} must be a SyncOptions")
         self._spec = RemoteSpec.make(url, api_key, client)
-        self._core = Core.acquire(journal_path(journal), self._spec, options, runtime or Runtime())
+        self._engine = Engine.acquire(
+            journal_path(journal), self._spec, options, runtime or Runtime()
+        )
         # Weakly: a service that makes one a request must not collect them.
         self._sessions: weakref.WeakSet[CachedSession] = weakref.WeakSet()
         self._closed = False
 
     def __repr__(self) -> str:
         server = self._spec.server if self._spec else "local"
-        return f"SessionCache({self._core.path!r}, server={server!r})"
+        return f"SessionCache({self._engine.path!r}, server={server!r})"
 
     def session(
         self,
@@ -102,11 +104,11 @@ class SessionCache:
             pop,
             content,
             hydrate,
-            self._core.options,
+            self._engine.options,
             on_progress,
             None,
-            core=self._core,
-            is_core_closed=lambda: self._closed,
+            engine=self._engine,
+            is_engine_closed=lambda: self._closed,
         )
         self._sessions.add(session)
         return session
@@ -119,7 +121,7 @@ class SessionCache:
             JournalError: the journal cannot be read.
         """
         await self._ready()
-        return await self._core.journal.read(all_sessions)
+        return await self._engine.journal.read(all_sessions)
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
         """`CachedSession.sync` for every session of the journal, and every one that is open, one
@@ -130,7 +132,7 @@ class SessionCache:
                 sessions that were done until then are synced.
         """
         await self._ready()
-        return await network_calls.sync(self._core, await self._names(), timeout)
+        return await network_calls.sync(self._engine, await self._names(), timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
         """`CachedSession.flush` for every session of the journal, and every one that is open.
@@ -139,10 +141,10 @@ class SessionCache:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.flush`.
         """
         await self._ready()
-        await network_calls.flush(self._core, await self._names(), timeout)
+        await network_calls.flush(self._engine, await self._names(), timeout)
 
     async def _names(self) -> list[str]:
-        known = await self._core.journal.read(all_sessions)
+        known = await self._engine.journal.read(all_sessions)
         open_ones = [session.session_id for session in list(self._sessions) if not session._closed]
         return list(dict.fromkeys([*known, *open_ones]))
 
@@ -152,7 +154,7 @@ class SessionCache:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._core.status(None, is_closed=self._closed)
+        return self._engine.status(None, is_closed=self._closed)
 
     async def compact(self) -> CompactReport:
         """Let go of bookkeeping that nothing needs any more, and give the space that it and other
@@ -166,7 +168,7 @@ class SessionCache:
             JournalError: the journal cannot be written; what was done until then stays done.
         """
         await self._ready()
-        return await compaction.compact(self._core.journal)
+        return await compaction.compact(self._engine.journal)
 
     async def close(self) -> None:
         """Close every session and the journal. Idempotent, and it always finishes: if cancelled,
@@ -178,14 +180,14 @@ class SessionCache:
         if self._closed:
             return
         self._closed = True
-        self._core.news.wake()
+        self._engine.news.wake()
         try:
             if self._spec is not None:
-                await network_calls.drain(self._core, None)
+                await network_calls.drain(self._engine, None)
         finally:
             for session in list(self._sessions):
                 session._leave()
-            await self._core.release(self._spec)
+            await self._engine.release(self._spec)
 
     async def __aenter__(self) -> SessionCache:
         """Open the journal.
@@ -224,6 +226,6 @@ class SessionCache:
 
     async def _ready(self) -> None:
         self._check_open()
-        await self._core.open()
+        await self._engine.open()
         if self._spec is not None:
-            self._core.home.keep()
+            self._engine.loop_host.keep()

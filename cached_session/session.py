@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import importer, network_calls
 from cached_session.engine.changes import Changes
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.journal import get_items, search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
 from cached_session.journal.tables import item_rows, outbox, writes
-from cached_session.journal.tables.change_cursor import View
+from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.outbox import Parked
 from cached_session.models import (
     Entry,
@@ -164,8 +164,8 @@ class CachedSession:
         options: SyncOptions,
         on_progress: Callable[[Progress], None] | None,
         runtime: Runtime | None,
-        core: Core | None = None,
-        is_core_closed: Callable[[], bool] = lambda: False,
+        engine: Engine | None = None,
+        is_engine_closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._closed = True  # until everything below has gone well
         _check(session_id, pop, content, hydrate, options)
@@ -182,17 +182,19 @@ class CachedSession:
         self._hydrate = hydrate
         self._on_progress = on_progress
         self._following = False
-        # A session of a cache lives on the cache's share of the core, and closes with it.
-        self._owns_share = core is None
-        self._is_core_closed = is_core_closed
-        self._core = core or Core.acquire(
+        # A session of a cache lives on the cache's share of the engine, and closes with it.
+        self._owns_share = engine is None
+        self._is_engine_closed = is_engine_closed
+        self._engine = engine or Engine.acquire(
             journal_path(journal), spec, options, runtime or Runtime()
         )
         self._closed = False
 
     def __repr__(self) -> str:
         server = self._spec.server if self._spec else "local"
-        return f"CachedSession({self.session_id!r}, journal={self._core.path!r}, server={server!r})"
+        return (
+            f"CachedSession({self.session_id!r}, journal={self._engine.path!r}, server={server!r})"
+        )
 
     # -- the Session protocol --------------------------------------------------------------------
 
@@ -213,18 +215,18 @@ class CachedSession:
         """
         # What `_ready` does, here: another coroutine costs a twentieth of a read of 20 items.
         self._check_open()
-        core = self._core
-        if not core.journal.is_open:
-            await core.open()
+        engine = self._engine
+        if not engine.journal.is_open:
+            await engine.open()
         limit = _limit(_settings_limit(self.session_settings) if limit is None else limit)
         if limit is not None and limit <= 0:
             return []
         if self._spec is not None:
             self._attend()
             if self._hydrate:
-                await core.meet(self.session_id, limit, self._on_progress)
-            core.touch(self.session_id)
-        return await get_items.history(core.journal, core.tails, self.session_id, limit)
+                await engine.meet(self.session_id, limit, self._on_progress)
+            engine.touch(self.session_id)
+        return await get_items.history(engine.journal, engine.tail_cache, self.session_id, limit)
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append a batch of items.
@@ -244,8 +246,8 @@ class CachedSession:
         if not items:
             return
         encoded = encode_items(list(items))
-        core = await self._ready()
-        await core.append(
+        engine = await self._ready()
+        await engine.append(
             self.session_id, encoded, private=self._private, leaves=self._spec is not None
         )
         self._wrote()
@@ -268,11 +270,11 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is popped.
         """
-        core = await self._ready()
+        engine = await self._ready()
         if self._confirmed:
-            row = await network_calls.pop_confirmed(core, self.session_id)
+            row = await network_calls.pop_confirmed(engine, self.session_id)
         else:
-            row = await core.pop(self.session_id)
+            row = await engine.pop(self.session_id)
         if row is None:
             return None
         self._wrote()
@@ -288,9 +290,9 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is removed.
         """
-        core = await self._ready()
-        author = core.author()
-        await core.journal.write(lambda conn: writes.clear(conn, author, self.session_id))
+        engine = await self._ready()
+        author = engine.author()
+        await engine.journal.write(lambda conn: writes.clear(conn, author, self.session_id))
         self._wrote()
 
     async def replace_items(
@@ -317,9 +319,9 @@ class CachedSession:
             await self.add_items(items)
             return
         encoded = encode_items(list(items))
-        core = await self._ready()
+        engine = await self._ready()
         if encoded:
-            await core.append(
+            await engine.append(
                 self.session_id,
                 encoded,
                 private=self._private,
@@ -327,8 +329,8 @@ class CachedSession:
                 instead_of=places,
             )
         else:
-            author = core.author()
-            await core.journal.write(
+            author = engine.author()
+            await engine.journal.write(
                 lambda conn: writes.remove(conn, author, self.session_id, places)
             )
         self._wrote()
@@ -358,9 +360,9 @@ class CachedSession:
         """
         if not source:
             raise InvalidArgument(f"source={source!r} must name what the items come from")
-        core = await self._ready()
+        engine = await self._ready()
         return await importer.carry(
-            core,
+            engine,
             self.session_id,
             f"items:{source}",
             importer.encoded(items),
@@ -387,8 +389,8 @@ class CachedSession:
             SyncError: there is no server.
             SessionClosed: the session was closed.
         """
-        core = await self._ready()
-        return await network_calls.sync(core, [self.session_id], timeout)
+        engine = await self._ready()
+        return await network_calls.sync(engine, [self.session_id], timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until everything acknowledged so far is on the server. If cancelled, it goes on in
@@ -401,8 +403,8 @@ class CachedSession:
             SyncTimeout, Unauthorized, SessionClosed: as `sync`.
             SyncError: there is no server, or some of it is parked.
         """
-        core = await self._ready()
-        await network_calls.flush(core, [self.session_id], timeout)
+        engine = await self._ready()
+        await network_calls.flush(engine, [self.session_id], timeout)
 
     def status(self) -> Status:
         """How things stand, from the journal alone; opens it if need be. Works when closed, too.
@@ -413,8 +415,8 @@ class CachedSession:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        closed = self._closed or self._is_core_closed()
-        return self._core.status(self.session_id, is_closed=closed)
+        closed = self._closed or self._is_engine_closed()
+        return self._engine.status(self.session_id, is_closed=closed)
 
     async def audit(self) -> AuditReport:
         """Compare the server with the journal, put back what the server lost, fetch what was
@@ -429,8 +431,8 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be read or written; running it again goes on.
         """
-        core = await self._ready()
-        return await network_calls.audit(core, self.session_id)
+        engine = await self._ready()
+        return await network_calls.audit(engine, self.session_id)
 
     # -- looking closer --------------------------------------------------------------------------
 
@@ -446,11 +448,11 @@ class CachedSession:
             InvalidArgument: ``limit`` is no whole number.
             JournalError: the journal cannot be read.
         """
-        core = await self._ready()
+        engine = await self._ready()
         limit = _limit(limit)
         if limit is not None and limit <= 0:
             return []
-        return await core.journal.read_aside(
+        return await engine.journal.read_aside(
             lambda conn: item_rows.entries(conn, self.session_id, limit)
         )
 
@@ -473,13 +475,13 @@ class CachedSession:
             JournalError: (in the iteration) the journal cannot be read. It may be gone on with.
         """
         self._check_open()
-        core = self._core
+        engine = self._engine
         if seen is not None:
-            return Changes(core, self.session_id, self._ready, View.of(seen))
-        file, upto = core.tails.file, None
-        if core.journal.is_open:
-            upto = core.journal.read_blocking(outbox.newest)
-        return Changes(core, self.session_id, self._ready, View.since(file, upto))
+            return Changes(engine, self.session_id, self._ready, ChangeCursor.of(seen))
+        file, upto = engine.tail_cache.file, None
+        if engine.journal.is_open:
+            upto = engine.journal.read_blocking(outbox.newest)
+        return Changes(engine, self.session_id, self._ready, ChangeCursor.since(file, upto))
 
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
         """Items that contain every word of ``query``, whatever the case; latest first. Local: works
@@ -496,9 +498,9 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be read.
         """
-        core = await self._ready()
+        engine = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
-        return await search.look_up(core.journal, self.session_id, words, most)
+        return await search.look_up(engine.journal, self.session_id, words, most)
 
     async def recall(self, query: str, limit: int = 10) -> Recall:
         """Items of this session that the server finds nearest in meaning, best first; what `search`
@@ -517,12 +519,12 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be read.
         """
-        core = await self._ready()
+        engine = await self._ready()
         words, most = search.words(query), _limit(limit) or 0
         if self._private or most <= 0:
-            found = await search.look_up(core.journal, self.session_id, words, most)
+            found = await search.look_up(engine.journal, self.session_id, words, most)
             return Recall(found, "local")
-        return await network_calls.recall(core, self.session_id, query, words, most)
+        return await network_calls.recall(engine, self.session_id, query, words, most)
 
     async def parked(self) -> list[Parked]:
         """Operations that the server refuses for good, oldest first, each with its error.
@@ -531,8 +533,8 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be read.
         """
-        core = await self._ready()
-        return await core.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
+        engine = await self._ready()
+        return await engine.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
         """Put parked operations (all, or those named by their dots) back in the queue; how many. On
@@ -544,9 +546,9 @@ class CachedSession:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is put back.
         """
-        core = await self._ready()
+        engine = await self._ready()
         named = None if dots is None else _dots(dots)
-        moved = await core.journal.write(
+        moved = await engine.journal.write(
             lambda conn: outbox.retry_parked(conn, self.session_id, named)
         )
         self._wrote()
@@ -568,9 +570,9 @@ class CachedSession:
         """
         if not dots:
             raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
-        core = await self._ready()
+        engine = await self._ready()
         named = _dots(dots)
-        dropped = await core.journal.write(
+        dropped = await engine.journal.write(
             lambda conn: outbox.drop_parked(conn, self.session_id, named)
         )
         self._wrote()
@@ -589,14 +591,14 @@ class CachedSession:
         if self._closed:
             return
         self._closed = True
-        self._core.news.wake(self.session_id)
+        self._engine.news.wake(self.session_id)
         try:
             if self._spec is not None:
-                await network_calls.drain(self._core, [self.session_id])
+                await network_calls.drain(self._engine, [self.session_id])
         finally:
             self._leave()
             if self._owns_share:
-                await self._core.release(self._spec)
+                await self._engine.release(self._spec)
 
     async def __aenter__(self) -> CachedSession:
         """Open the journal.
@@ -636,35 +638,35 @@ class CachedSession:
     def _leave(self) -> None:
         if self._following:
             self._following = False
-            self._core.unfollow(self.session_id)
+            self._engine.unfollow(self.session_id)
 
     def _check_open(self) -> None:
-        if self._closed or self._is_core_closed():
+        if self._closed or self._is_engine_closed():
             raise SessionClosed(
                 f"the session {self.session_id!r} was closed; make a new CachedSession"
             )
 
-    async def _ready(self) -> Core:
-        """The core, its journal open and its replicator alive."""
+    async def _ready(self) -> Engine:
+        """The engine, its journal open and its replicator alive."""
         self._check_open()
-        core = self._core
-        if not core.journal.is_open:
-            await core.open()
+        engine = self._engine
+        if not engine.journal.is_open:
+            await engine.open()
         if self._spec is not None:
             self._attend()
-        return core
+        return engine
 
     def _attend(self) -> None:
-        self._core.home.keep()
+        self._engine.loop_host.keep()
         if not self._following:
             self._following = True
-            self._core.follow(self.session_id)
+            self._engine.follow(self.session_id)
 
     def _wrote(self) -> None:
-        self._core.news.wake(self.session_id)
+        self._engine.news.wake(self.session_id)
         if self._spec is not None:
-            self._core.wrote()
-            self._core.touch(self.session_id)
+            self._engine.wrote()
+            self._engine.touch(self.session_id)
 
 
 def _check(

@@ -57,14 +57,14 @@ async def diagnose(
                 now = time.time_ns() // 1_000_000
                 longest = int(LATE_SECONDS * 1000)
                 found += audits_due(
-                    await cache._core.journal.read(
+                    await cache._engine.journal.read(
                         lambda conn: audit_state.standing(conn, now, longest)
                     ),
                     now,
                 )
                 if not any(finding.level == "fail" for finding in found):
                     # It takes the write lock, for which nobody is made to wait in vain.
-                    found.append(search_index(await cache._core.journal.write(_index)))
+                    found.append(search_index(await cache._engine.journal.write(_index)))
             finally:
                 await cache.close()
         except JournalError as error:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.errors import SessionClosed
 from cached_session.journal.tables import change_cursor
-from cached_session.journal.tables.change_cursor import View
+from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.models import Change
 
 __all__ = ["Changes"]
@@ -33,14 +33,18 @@ class Changes(AsyncIterator[Change]):
     """
 
     def __init__(
-        self, core: Core, session_id: str, ready: Callable[[], Awaitable[object]], start: View
+        self,
+        engine: Engine,
+        session_id: str,
+        ready: Callable[[], Awaitable[object]],
+        start: ChangeCursor,
     ) -> None:
         """``ready`` opens the journal, and raises `SessionClosed` once nothing more is to come."""
-        self._core = core
+        self._engine = engine
         self._session_id = session_id
         self._ready = ready
         self._view = start
-        self._is_before_opening = start.places is None and core.beginning is None
+        self._is_before_opening = start.positions is None and engine.beginning is None
         self._version: Version | None = None
         self._untold: list[Change] = []
         self._ended = False
@@ -58,12 +62,12 @@ class Changes(AsyncIterator[Change]):
         try:
             while not self._ended:
                 # Before anything else: what happens from here on wakes it, closing too.
-                with self._core.news.waiting(self._session_id) as news:
+                with self._engine.news.waiting(self._session_id) as news:
                     await self._ready()
                     await self._look()
                     if self._untold:
                         return self._untold.pop(0)
-                    with anyio.move_on_after(self._core.options.watch_interval):
+                    with anyio.move_on_after(self._engine.options.watch_interval):
                         await news.wait()
         except SessionClosed:
             self._ended = True
@@ -76,20 +80,20 @@ class Changes(AsyncIterator[Change]):
         self._ended = True
 
     async def _look(self) -> None:
-        core = self._core
+        engine = self._engine
         if self._is_before_opening:
             # Whatever this process wrote or fetched since the journal was opened is news.
-            await core.open()
-            self._view = View.since(self._view.file, core.beginning)
+            await engine.open()
+            self._view = ChangeCursor.since(self._view.file, engine.beginning)
             self._is_before_opening = False
         # Somebody watches: that is use, and is polled for at its pace where no events come.
-        core.touch(self._session_id)
-        version = await core.journal.read(lambda conn: _version(conn, core.tails.file))
+        engine.touch(self._session_id)
+        version = await engine.journal.read(lambda conn: _version(conn, engine.tail_cache.file))
         if self._untold or (version == self._version and not self._view.is_behind):
             return
-        found = await core.journal.read_aside(
+        found = await engine.journal.read_aside(
             lambda conn: change_cursor.advance(
-                conn, self._session_id, self._view, core.tails.file, core.writer
+                conn, self._session_id, self._view, engine.tail_cache.file, engine.writer
             )
         )
         # Both together, and only now: a step that was cancelled before this has not happened.

@@ -16,17 +16,17 @@ from filelock import BaseFileLock, FileLock
 
 from cached_session import fork_safety, telemetry
 from cached_session.engine import status_report
-from cached_session.engine.loop_host import Home
-from cached_session.engine.notifier import Waiters
+from cached_session.engine.loop_host import LoopHost
+from cached_session.engine.notifier import Notifier
 from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.journal.journal import MEMORY, Journal, settle
-from cached_session.journal.quota import Room
+from cached_session.journal.journal import MEMORY, Journal, shielded
+from cached_session.journal.quota import Quota
 from cached_session.journal.tables import item_rows, outbox, pauses, status_counts, writes
-from cached_session.journal.tables.sessions import note_met, session_row
+from cached_session.journal.tables.sessions import record_first_read, session_row
 from cached_session.journal.tables.writes import Author, LastWrite, Popped, Written
-from cached_session.journal.tail_cache import Tails
+from cached_session.journal.tail_cache import TailCache
 from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
@@ -35,13 +35,13 @@ from cached_session.replication.context import Link, log
 from cached_session.replication.replicator import Replicator
 from cached_session.runtime import Runtime
 
-__all__ = ["Core"]
+__all__ = ["Engine"]
 
 FULL_PAUSE = 0.05
 """Seconds between a blocked writer's looks for room: less than a push over a network takes."""
 
 
-class Core:
+class Engine:
     """One journal in this process. Safe to use from several event loops and threads."""
 
     def __init__(self, path: str, options: SyncOptions, runtime: Runtime) -> None:
@@ -61,36 +61,36 @@ class Core:
             search_index=options.search_index,
             on_replaced=self._replaced,
         )
-        self.tails = Tails()
+        self.tail_cache = TailCache()
         self._last_write = LastWrite()
-        self._room = Room(options.max_pending_items, options.max_pending_bytes)
+        self._quota = Quota(options.max_pending_items, options.max_pending_bytes)
         self.beginning: int | None = None
         """The `seq` of the last operation before this process had the journal open, and so before
         anything that it wrote or fetched; None until then."""
         self._users = 0
         self._specs: list[RemoteSpec] = []
         self._hole_patience_ms = int(options.hole_patience * 1000)
-        self.home = Home(
+        self.loop_host = LoopHost(
             path,
             self._guard,
             lambda: self.spec,
-            self._settle_in,
+            self._start,
             watch_interval=options.watch_interval,
         )
         self._file_lock: BaseFileLock | None = None
         self._following: Counter[str] = Counter()
         self._met: set[str] = set()
-        self._arrivals = Waiters()
-        self.news = Waiters()
+        self._arrivals = Notifier()
+        self.news = Notifier()
         """Woken by whatever may have changed what a session shows, or what of it waits."""
 
-    # -- one core a journal ----------------------------------------------------------------------
+    # -- one engine a journal ----------------------------------------------------------------------
 
     @classmethod
     def acquire(
         cls, path: str, spec: RemoteSpec | None, options: SyncOptions, runtime: Runtime
-    ) -> Core:
-        """The core of a journal: shared by all that name the same file.
+    ) -> Engine:
+        """The engine of a journal: shared by all that name the same file.
 
         Raises:
             InvalidArgument: the journal is open with another server.
@@ -100,19 +100,19 @@ class Core:
             path = str(Path(path).absolute())
         with _registry_lock:
             key = None if path == MEMORY else os.path.realpath(path)
-            core = _registry.get(key) if key else None
-            if core is None:
-                core = cls(path, options, runtime)
+            engine = _registry.get(key) if key else None
+            if engine is None:
+                engine = cls(path, options, runtime)
                 if key:
-                    _registry[key] = core
-            core.join(spec)
-        if options != core.options:
+                    _registry[key] = engine
+            engine.join(spec)
+        if options != engine.options:
             log.warning(
                 "the journal %s is open in this process with other options: those hold for all "
                 "that share it, until the last of them is closed",
                 path,
             )
-        return core
+        return engine
 
     def join(self, spec: RemoteSpec | None) -> None:
         """One user more.
@@ -140,16 +140,16 @@ class Core:
             self._users -= 1
             last = self._users <= 0
             if last:
-                for key in [key for key, core in _registry.items() if core is self]:
+                for key in [key for key, engine in _registry.items() if engine is self]:
                     del _registry[key]
             if spec is not None:
                 # By identity: the connection of this very user must not be used any longer.
                 self._specs = without(self._specs, spec)
-            lives = self.home.spec
+            lives = self.loop_host.spec
             moves = lives is not None and (
                 last or lives not in self._specs or lives.shares_client(spec)
             )
-            stop = self.home.leave() if moves else None
+            stop = self.loop_host.leave() if moves else None
         try:
             if stop is not None:
                 await stop()
@@ -157,12 +157,12 @@ class Core:
             if last:
                 telemetry.unwatch(self)
                 if self._file_lock is not None and self._pid == os.getpid():
-                    # By force: a home whose event loop went away never let go of its share. Not in
+                    # By force: a host whose event loop went away never let go of its share. Not in
                     # a forked child: the lock is the parent's, which would lose it.
                     self._file_lock.release(force=True)
                 await self.journal.close()
             elif self.spec is not None:
-                self.home.keep()
+                self.loop_host.keep()
 
     @property
     def spec(self) -> RemoteSpec | None:
@@ -177,13 +177,13 @@ class Core:
         """Another file takes the place of the journal: nothing that is remembered of the old one
         holds, and what is written from now on has another writer."""
         retired, self.writer = self.writer, self.runtime.writer()
-        replicator = self.home.replicator()
+        replicator = self.loop_host.replicator()
         if replicator is not None:
             replicator.link.writer = self.writer
         self._met.clear()
-        self.tails.forget()
+        self.tail_cache.forget()
         self._last_write = LastWrite()
-        self._room = Room(self.options.max_pending_items, self.options.max_pending_bytes)
+        self._quota = Quota(self.options.max_pending_items, self.options.max_pending_bytes)
         return retired, self.writer
 
     async def append(
@@ -201,7 +201,7 @@ class Core:
         Raises:
             JournalFull: there was no room in time; nothing of the batch is stored.
         """
-        room = self._room if leaves and self._room.is_limited else None
+        room = self._quota if leaves and self._quota.is_limited else None
         size = sum(len(text.encode(errors="replace")) for text, _ in encoded) if room else 0
 
         def job(conn: sqlite3.Connection) -> Written | None:
@@ -219,14 +219,14 @@ class Core:
             written = await self.journal.write(job)
             if written is not None:
                 self._last_write.keep(written)
-                self.tails.appended(session_id, written.revision, written.version, encoded)
+                self.tail_cache.appended(session_id, written.revision, written.version, encoded)
                 return
             if room is not None and not room.could_ever_hold(len(encoded), size):
                 why = "is larger than the limit on unsent work; split it, or raise the limit"
             elif options.when_full == "reject" or self.runtime.monotonic() >= until:
                 why = "finds no room: too much is unsent. See status(): is the server out of reach?"
             else:
-                self.home.keep()
+                self.loop_host.keep()
                 await anyio.sleep(FULL_PAUSE)
                 continue
             raise JournalFull(
@@ -247,7 +247,7 @@ class Core:
             return None
         self._last_write.keep(popped.written)
         if popped.was_last:
-            self.tails.popped(session_id, popped.written.revision, popped.written.version)
+            self.tail_cache.popped(session_id, popped.written.revision, popped.written.version)
         return popped.row
 
     async def open(self) -> None:
@@ -278,7 +278,7 @@ class Core:
 
     # -- the replicator ---------------------------------------------------------------------------
 
-    async def _settle_in(self, spec: RemoteSpec) -> Replicator:
+    async def _start(self, spec: RemoteSpec) -> Replicator:
         await self.open()
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
@@ -309,7 +309,7 @@ class Core:
             self._following[session_id] += 1
             first = self._following[session_id] == 1
         if first:
-            self.home.tell(lambda replicator: replicator.follow(session_id))
+            self.loop_host.tell(lambda replicator: replicator.follow(session_id))
 
     def unfollow(self, session_id: str) -> None:
         """A session object was closed."""
@@ -318,16 +318,16 @@ class Core:
             if self._following[session_id] > 0:
                 return
             del self._following[session_id]
-        self.home.tell(lambda replicator: replicator.unfollow(session_id))
+        self.loop_host.tell(lambda replicator: replicator.unfollow(session_id))
 
     def wrote(self) -> None:
         """Something was written: push it soon."""
-        self.home.keep()
-        self.home.tell(lambda replicator: replicator.wake())
+        self.loop_host.keep()
+        self.loop_host.tell(lambda replicator: replicator.wake())
 
     def touch(self, session_id: str) -> None:
         """A session was used: poll it at the pace of use."""
-        replicator = self.home.replicator()
+        replicator = self.loop_host.replicator()
         if replicator is not None:
             replicator.schedule.use(session_id)
 
@@ -345,7 +345,7 @@ class Core:
         if session_id in self._met:
             return
         moment = self.runtime.monotonic()
-        self.home.tell(lambda replicator: replicator.freshen(session_id, moment))
+        self.loop_host.tell(lambda replicator: replicator.freshen(session_id, moment))
         with (
             self._arrivals.waiting(session_id) as event,
             anyio.move_on_after(self.options.hydrate_timeout),
@@ -361,13 +361,13 @@ class Core:
     async def have_met(self, session_id: str) -> None:
         """The first read of this session has nothing to wait for (any more)."""
         if session_id not in self._met:
-            await settle(self._note_met(session_id))
+            await shielded(self._note_met(session_id))
             self._met.add(session_id)
 
     def _note_met(self, session_id: str) -> asyncio.Future[None]:
         now = self.runtime.wall_ms()
         loop = asyncio.get_running_loop()
-        return self.journal.write_soon(loop, note_met, session_id, now)
+        return self.journal.write_soon(loop, record_first_read, session_id, now)
 
     def _is_noted(self, noted: asyncio.Future[None]) -> None:
         if not noted.cancelled() and noted.exception() is not None:
@@ -391,7 +391,7 @@ class Core:
             return items, bool(met or shut or tail)
 
         items, done = await self.journal.read(ask)
-        replicator = self.home.replicator()
+        replicator = self.loop_host.replicator()
         done = done or (replicator is not None and replicator.schedule.fresh(session_id) >= moment)
         if on_progress is not None:
             on_progress(Progress(session_id, items, done))
@@ -422,7 +422,7 @@ class Core:
         return self.journal.read_blocking(lambda conn: status_report.report(conn, session_id, at))
 
     def _trouble(self, session_id: str | None) -> str | None:
-        replicator = self.home.replicator()
+        replicator = self.loop_host.replicator()
         return None if replicator is None else replicator.link.troubles.told(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
@@ -441,11 +441,11 @@ class Core:
         return telemetry.Backlog(facts.pending, facts.parked, facts.absent, age)
 
 
-_registry: dict[str, Core] = {}
+_registry: dict[str, Engine] = {}
 _registry_lock = threading.Lock()
 
 
-_inherited: list[Core] = []
+_inherited: list[Engine] = []
 
 
 def _forget_parents() -> None:
@@ -464,5 +464,5 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _close_all() -> None:
     # A program that never closed its sessions: end the writing threads in good order.
-    for core in list(_registry.values()):
-        core.journal.close_blocking()
+    for engine in list(_registry.values()):
+        engine.journal.close_blocking()

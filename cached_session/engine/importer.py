@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.errors import InvalidArgument, JournalError
-from cached_session.journal.journal import settle
+from cached_session.journal.journal import shielded
 from cached_session.journal.sqlite.codec import encode_item
 from cached_session.journal.tables import import_marks
 from cached_session.journal.tables.import_marks import NOTHING, Mark
@@ -25,10 +25,10 @@ Row = tuple[str, int] | None
 """An item as the journal stores it (JSON text, codec); None for one that cannot be carried."""
 
 
-async def threaded(core: Core, rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
+async def threaded(engine: Engine, rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
     """Batches of a source that is read in a thread: files and digests hold no event loop up."""
     while True:
-        batch = await settle(asyncio.ensure_future(core.journal.offload(_take, rows)))
+        batch = await shielded(asyncio.ensure_future(engine.journal.offload(_take, rows)))
         if not batch:
             return
         yield batch
@@ -75,7 +75,7 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
 
 
 async def carry(
-    core: Core,
+    engine: Engine,
     session_id: str,
     source: str,
     batches: AsyncIterator[list[Row]],
@@ -97,7 +97,7 @@ async def carry(
     name = import_marks.name_key(session_id, source) if is_named else None
     begun, mark = "", NOTHING
     if name is not None:
-        begun, mark = await core.journal.read(lambda conn: import_marks.named(conn, name))
+        begun, mark = await engine.journal.read(lambda conn: import_marks.named(conn, name))
     key = chain = ""
     known = mark.count
     position = added = unreadable = 0
@@ -113,7 +113,7 @@ async def carry(
                 key = import_marks.mark_key(session_id, source, row[0])
                 if begun not in ("", key):
                     raise _changed(session_id, known)
-                mark = await core.journal.read(
+                mark = await engine.journal.read(
                     lambda conn, key=key: import_marks.mark_of(conn, key)  # type: ignore[misc]
                 )
                 known = mark.count
@@ -125,7 +125,7 @@ async def carry(
                 raise _changed(session_id, known)
         if fresh:
             after = Mark(position, chain)
-            await _append(core, session_id, fresh, private, key, mark, after, name)
+            await _append(engine, session_id, fresh, private, key, mark, after, name)
             mark = after
             added += len(fresh)
         if on_progress is not None:
@@ -136,7 +136,7 @@ async def carry(
 
 
 async def _append(
-    core: Core,
+    engine: Engine,
     session_id: str,
     fresh: list[tuple[str, int]],
     private: bool,
@@ -145,8 +145,8 @@ async def _append(
     after: Mark,
     name: str | None,
 ) -> None:
-    author = core.author()
-    written = await core.journal.write(
+    author = engine.author()
+    written = await engine.journal.write(
         lambda conn: import_marks.append_marked(
             conn,
             author,
@@ -164,11 +164,11 @@ async def _append(
             f"another import of the same source into {session_id!r} is under way: nothing of this "
             "batch was stored. Run it again when that one has finished"
         )
-    core.tails.appended(session_id, written.revision, written.version, fresh)
-    core.news.wake(session_id)
-    if core.spec is not None:
-        core.wrote()
-        core.touch(session_id)
+    engine.tail_cache.appended(session_id, written.revision, written.version, fresh)
+    engine.news.wake(session_id)
+    if engine.spec is not None:
+        engine.wrote()
+        engine.touch(session_id)
 
 
 def _changed(session_id: str, known: int) -> InvalidArgument:

@@ -1,4 +1,4 @@
-"""Where a replicator lives: on one event loop at a time, its *home*.
+"""Where a replicator lives: on one event loop at a time, its *host*.
 
 When that loop is gone (``Runner.run_sync`` and ``asyncio.run`` make a new one each time) the next
 call that asks for it moves it to its own.
@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import anyio
 
 from cached_session.errors import SessionClosed, SyncError
-from cached_session.journal.journal import settle
+from cached_session.journal.journal import shielded
 from cached_session.remote.connect import RemoteSpec
 from cached_session.replication.context import log
 from cached_session.replication.replicator import Replicator
 
-__all__ = ["Home"]
+__all__ = ["LoopHost"]
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class _Stay:
                 await self._carry(ended)
 
         is_here = self.loop is asyncio.get_running_loop()
-        await settle(asyncio.ensure_future(ended() if is_here else ended_elsewhere()))
+        await shielded(asyncio.ensure_future(ended() if is_here else ended_elsewhere()))
 
     def _end(self) -> None:
         self._let_go()
@@ -188,7 +188,7 @@ def _tell(loop: asyncio.AbstractEventLoop, message: Callable[[], object]) -> boo
     return True
 
 
-class Home:
+class LoopHost:
     """Keeps one replicator alive, and carries calls to it. For any event loop and thread."""
 
     def __init__(
@@ -206,7 +206,7 @@ class Home:
         self._name = name
         self._guard = guard
         self._wanted = wanted
-        self._settle_in = settle_in
+        self._start = settle_in
         self._watch_interval = watch_interval
         self._stay: _Stay | None = None
 
@@ -235,7 +235,7 @@ class Home:
 
     async def _live(self, stay: _Stay) -> None:
         try:
-            replicator = await self._settle_in(stay.spec)
+            replicator = await self._start(stay.spec)
             if not stay.ready.done():
                 stay.ready.set_result(replicator)
             await replicator.run()
@@ -246,8 +246,8 @@ class Home:
             log.exception("the replicator of %s has stopped; the next call starts it", self._name)
 
     def leave(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
-        """No home any more from here on; what is returned ends the replicator that lived there,
-        and must be awaited."""
+        """Detach the replicator. Returns a coroutine function that stops it; the caller must await
+        it."""
         with self._guard:
             stay, self._stay = self._stay, None
         return None if stay is None else stay.stop
@@ -308,4 +308,4 @@ class Home:
             deliver()
             return
         if not _tell(stay.loop, deliver):
-            log.debug("the replicator's event loop is gone; the next call makes a new home")
+            log.debug("the replicator's event loop is gone; the next call makes a new loop_host")

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.ids import agent_id, session_key
 from cached_session.history.parts import Part
@@ -38,40 +38,40 @@ class _Tally:
     done: set[str] = field(default_factory=set)
 
 
-async def sync(core: Core, sessions: Sequence[str], timeout: float | None) -> SyncReport:
+async def sync(engine: Engine, sessions: Sequence[str], timeout: float | None) -> SyncReport:
     """See `CachedSession.sync`."""
-    started = core.runtime.monotonic()
+    started = engine.runtime.monotonic()
     tally = _Tally()
-    upto = await core.journal.read(outbox.newest)
+    upto = await engine.journal.read(outbox.newest)
 
     async def step(replicator: Replicator, session_id: str) -> None:
         pushed = await replicator.pusher.push_now(session_id, upto=upto)
         tally.pushed += pushed.acked
         pulled = await replicator.puller.pull_since(session_id, started)
         tally.pulled += pulled.new
-        await core.have_met(session_id)
+        await engine.have_met(session_id)
 
-    await _until_done(core, sessions, step, tally, timeout, "sync")
-    facts = [core.status(session_id, is_closed=False) for session_id in sessions]
+    await _until_done(engine, sessions, step, tally, timeout, "sync")
+    facts = [engine.status(session_id, is_closed=False) for session_id in sessions]
     return SyncReport(
         pushed=tally.pushed,
         pulled=tally.pulled,
         pending=sum(status.pending for status in facts),
         parked=sum(status.parked for status in facts),
         absent=sum(status.absent for status in facts),
-        seconds=core.runtime.monotonic() - started,
+        seconds=engine.runtime.monotonic() - started,
     )
 
 
-async def flush(core: Core, sessions: Sequence[str], timeout: float | None) -> None:
+async def flush(engine: Engine, sessions: Sequence[str], timeout: float | None) -> None:
     """See `CachedSession.flush`."""
-    upto = await core.journal.read(outbox.newest)
+    upto = await engine.journal.read(outbox.newest)
 
     async def step(replicator: Replicator, session_id: str) -> None:
         await replicator.pusher.push_now(session_id, upto=upto)
 
-    await _until_done(core, sessions, step, _Tally(), timeout, "flush")
-    parked = sum(core.status(session_id, is_closed=False).parked for session_id in sessions)
+    await _until_done(engine, sessions, step, _Tally(), timeout, "flush")
+    parked = sum(engine.status(session_id, is_closed=False).parked for session_id in sessions)
     if parked:
         raise SyncError(
             f"{parked} operation{'s' if parked > 1 else ''} cannot be sent: the server refuses "
@@ -80,7 +80,7 @@ async def flush(core: Core, sessions: Sequence[str], timeout: float | None) -> N
 
 
 async def _until_done(
-    core: Core,
+    engine: Engine,
     sessions: Sequence[str],
     step: Callable[[Replicator, str], Awaitable[None]],
     tally: _Tally,
@@ -105,7 +105,7 @@ async def _until_done(
 
     try:
         with anyio.fail_after(timeout):
-            await core.home.do(work)
+            await engine.loop_host.do(work)
     except TimeoutError as error:
         why = f": {tally.last.reason}" if tally.last else ""
         raise SyncTimeout(
@@ -133,12 +133,12 @@ def _denied(error: RemoteError) -> SyncError:
     return SyncError(error.reason)
 
 
-async def drain(core: Core, sessions: Sequence[str] | None) -> None:
+async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
     """Before closing: send what can be sent soon. Never raises for the server's sake."""
-    if not core.journal.is_open or core.spec is None:
+    if not engine.journal.is_open or engine.spec is None:
         return
-    with anyio.move_on_after(core.options.close_timeout):
-        waiting = await core.journal.read(pending_sessions)
+    with anyio.move_on_after(engine.options.close_timeout):
+        waiting = await engine.journal.read(pending_sessions)
         names = [name for name in waiting if sessions is None or name in sessions]
         if not names:
             return
@@ -153,39 +153,39 @@ async def drain(core: Core, sessions: Sequence[str] | None) -> None:
                     # Reported by its gate, and still in the outbox.
                     continue
 
-        await core.home.do(work)
+        await engine.loop_host.do(work)
 
 
-async def audit(core: Core, session_id: str) -> AuditReport:
+async def audit(engine: Engine, session_id: str) -> AuditReport:
     """See `CachedSession.audit`."""
 
     async def work(replicator: Replicator) -> AuditReport:
         return await replicator.auditor.audit_now(session_id)
 
     try:
-        return await core.home.do(work)
+        return await engine.loop_host.do(work)
     except RemoteError as error:
         raise _denied(error) from error
 
 
-async def listing(core: Core, agent: str, offset: int, limit: int) -> list[dict[str, Any]]:
+async def listing(engine: Engine, agent: str, offset: int, limit: int) -> list[dict[str, Any]]:
     """A page of any agent's memories, newest first, whoever stored them.
 
     Raises:
         Unauthorized, SyncError: the server cannot be asked.
     """
     try:
-        return await core.home.do(
+        return await engine.loop_host.do(
             lambda replicator: replicator.link.remote.page(agent, offset=offset, limit=limit)
         )
     except RemoteError as error:
         raise _denied(error) from error
 
 
-async def pop_confirmed(core: Core, session_id: str) -> tuple[bytes, int] | None:
+async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | None:
     """See `CachedSession.pop_item`."""
     try:
-        return await core.home.do(
+        return await engine.loop_host.do(
             lambda replicator: confirmed_pop.pop_confirmed(replicator.link, session_id),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
@@ -196,21 +196,23 @@ async def pop_confirmed(core: Core, session_id: str) -> tuple[bytes, int] | None
         raise _denied(error) from error
 
 
-async def recall(core: Core, session_id: str, query: str, words: list[str], limit: int) -> Recall:
+async def recall(
+    engine: Engine, session_id: str, query: str, words: list[str], limit: int
+) -> Recall:
     """See `CachedSession.recall`."""
     found: list[tuple[str, int, int]] | None = None
-    if core.spec is not None:
+    if engine.spec is not None:
         try:
-            with anyio.move_on_after(core.options.request_timeout):
-                found = await core.home.do(
+            with anyio.move_on_after(engine.options.request_timeout):
+                found = await engine.loop_host.do(
                     lambda replicator: _ask(replicator, session_id, query, limit)
                 )
         except RemoteError:
             found = None
     if found is None:
-        entries = await search.look_up(core.journal, session_id, words, limit)
+        entries = await search.look_up(engine.journal, session_id, words, limit)
         return Recall(entries, "local")
-    entries = await core.journal.read_aside(
+    entries = await engine.journal.read_aside(
         lambda conn: item_rows.entries_at(conn, session_id, found[:limit])
     )
     return Recall(entries, "server")

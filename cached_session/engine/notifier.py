@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 from cached_session import fork_safety
 
-__all__ = ["Waiters"]
+__all__ = ["Notifier"]
 
 
-class Waiters:
+class Notifier:
     """An event for each that waits, gone when it no longer does. Safe to use from any thread."""
 
     def __init__(self) -> None:

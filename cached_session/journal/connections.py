@@ -23,7 +23,7 @@ from cached_session.journal.sqlite import file_identity
 from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage
 from cached_session.journal.tables import schema
 
-__all__ = ["File", "end_transaction"]
+__all__ = ["Connections", "end_transaction"]
 
 log = logging.getLogger("cached_session.journal")
 
@@ -41,7 +41,7 @@ class _Opened(NamedTuple):
     logs: dict[str, file_identity.FileId]
 
 
-class File:
+class Connections:
     """One connection that writes, one for short reads, one for those beside them.
 
     Opened, replaced and closed by the thread that writes, and by no other.

@@ -16,7 +16,7 @@ from cached_session.journal.sqlite.codec import array_of, decode_array, decode_r
 from cached_session.journal.sqlite.tracked_connection import Version
 from cached_session.journal.tables import item_rows
 from cached_session.journal.tables.sessions import revision_of, session_row
-from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail, Tails
+from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail, TailCache
 
 __all__ = ["history"]
 
@@ -41,16 +41,18 @@ class _Found:
     """None where they are too many, or too large, to be read on the spot."""
 
 
-async def history(journal: Journal, tails: Tails, session_id: str, limit: int | None) -> list[Any]:
+async def history(
+    journal: Journal, tail_cache: TailCache, session_id: str, limit: int | None
+) -> list[Any]:
     """The latest ``limit`` items (None: all), oldest first, as fresh objects.
 
     Reads one snapshot: a write that commits meanwhile is in the result entirely or not at all.
     """
     # The version is asked for before all else: a commit after that makes it out of date, and never
     # what is kept with it.
-    file, version, tail = tails.file, journal.version(), tails.get(session_id)
+    file, version, tail = tail_cache.file, journal.version(), tail_cache.get(session_id)
     if tail is not None and (version is None or version != tail.version):
-        tail = await _unchanged(journal, tails, session_id, version)
+        tail = await _unchanged(journal, tail_cache, session_id, version)
     if tail is not None:
         texts = tail.latest(limit)
         if texts is not None:
@@ -59,30 +61,30 @@ async def history(journal: Journal, tails: Tails, session_id: str, limit: int | 
         arrays = tail.arrays(limit)
         if arrays is not None:
             return await _decoded(journal, *arrays)
-    return await _cold(journal, tails, session_id, limit, file, version)
+    return await _cold(journal, tail_cache, session_id, limit, file, version)
 
 
 async def _unchanged(
-    journal: Journal, tails: Tails, session_id: str, version: Version | None
+    journal: Journal, tail_cache: TailCache, session_id: str, version: Version | None
 ) -> Tail | None:
     """What is kept of a session, if that holds: something was committed, but not to it."""
 
     def ask(conn: sqlite3.Connection) -> Tail | None:
         # Looked up here, where the connection is to the file that has the journal's name now.
-        tail = tails.get(session_id)
+        tail = tail_cache.get(session_id)
         if tail is None or tail.revision != revision_of(conn, session_id):
             return None
         return tail
 
     tail = await journal.read(ask)
     if tail is not None and version is not None:
-        tails.put(session_id, replace(tail, version=version))
+        tail_cache.put(session_id, replace(tail, version=version))
     return tail
 
 
 async def _cold(
     journal: Journal,
-    tails: Tails,
+    tail_cache: TailCache,
     session_id: str,
     limit: int | None,
     file: int,
@@ -97,7 +99,9 @@ async def _cold(
         if len(items) == len(found.rows):
             if not any(codec for _, codec in found.rows):
                 texts, whole = [text for text, _ in found.rows], len(items) == found.count
-                tails.put(session_id, Tail.of(file, version, found.revision, texts, whole=whole))
+                tail_cache.put(
+                    session_id, Tail.of(file, version, found.revision, texts, whole=whole)
+                )
             return items
         # Some could not be decoded: the limit counts those that can.
         if limit is None or found.count <= limit:
@@ -111,7 +115,7 @@ async def _cold(
         lambda conn, is_wanted: _whole(conn, session_id, session, file, version, is_wanted)
     )
     if whole_tail is not None:
-        tails.put(session_id, whole_tail)
+        tail_cache.put(session_id, whole_tail)
     return everything if limit is None else everything[-limit:]
 
 

@@ -17,15 +17,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from cached_session.errors import SessionClosed
 from cached_session.journal.connect import MEMORY
-from cached_session.journal.connections import File, end_transaction
-from cached_session.journal.readers import Asides
-from cached_session.journal.sqlite.awaiting import settle
+from cached_session.journal.connections import Connections, end_transaction
+from cached_session.journal.readers import Readers
+from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN, is_locked, journal_error
 from cached_session.journal.sqlite.tracked_connection import Version, version_of
-from cached_session.journal.thread_pool import Threads
-from cached_session.journal.writer import Jobs
+from cached_session.journal.thread_pool import ThreadPool
+from cached_session.journal.writer import Writer
 
-__all__ = ["MEMORY", "Journal", "journal_error", "settle"]
+__all__ = ["MEMORY", "Journal", "journal_error", "shielded"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Journal:
         Called on the writing thread.
         """
         self.path = MEMORY if os.fspath(path) == MEMORY else os.fspath(Path(path))
-        self._file = File(
+        self._connections = Connections(
             self.path,
             durability=durability,
             busy_ms=int(busy_timeout * 1000),
@@ -66,9 +66,9 @@ class Journal:
             on_replaced=on_replaced,
         )
         self._threaded = threaded
-        self._threads = Threads()
-        self._jobs = Jobs(self._file, self._threads, threaded=threaded)
-        self._asides = Asides(self._file, self._jobs, self._threads, threaded=threaded)
+        self._pool = ThreadPool()
+        self._writer = Writer(self._connections, self._pool, threaded=threaded)
+        self._readers = Readers(self._connections, self._writer, self._pool, threaded=threaded)
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -76,13 +76,13 @@ class Journal:
     @property
     def in_memory(self) -> bool:
         """Whether the journal vanishes with this object."""
-        return self._file.in_memory
+        return self._connections.in_memory
 
     @property
     def is_open(self) -> bool:
         """Whether the file is open and still the one of its name."""
-        file = self._file
-        return file.writer is not None and not self._jobs.closed and not file.must_open()
+        file = self._connections
+        return file.writer is not None and not self._writer.closed and not file.must_open()
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class Journal:
         Raises:
             JournalError: the journal could not be written; nothing of the job is stored.
         """
-        return await settle(self._jobs.submit(_bound(run, *args, **kwargs)))
+        return await shielded(self._writer.submit(_bound(run, *args, **kwargs)))
 
     async def maintain(
         self,
@@ -109,7 +109,7 @@ class Journal:
         **kwargs: P.kwargs,
     ) -> T:
         """Run what SQLite does not allow inside a transaction, alone on the writing thread."""
-        return await settle(self._jobs.submit(_bound(run, *args, **kwargs), alone=True))
+        return await shielded(self._writer.submit(_bound(run, *args, **kwargs), alone=True))
 
     def write_soon(
         self,
@@ -119,7 +119,7 @@ class Journal:
         **kwargs: P.kwargs,
     ) -> asyncio.Future[T]:
         """Like `write`, without waiting: the future's result comes after the commit."""
-        return self._jobs.submit(_bound(run, *args, **kwargs), loop)
+        return self._writer.submit(_bound(run, *args, **kwargs), loop)
 
     def write_blocking(
         self,
@@ -128,7 +128,7 @@ class Journal:
         **kwargs: P.kwargs,
     ) -> T:
         """Like `write`, from a thread that runs no event loop."""
-        return self._jobs.run_blocking(_bound(run, *args, **kwargs))
+        return self._writer.run_blocking(_bound(run, *args, **kwargs))
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -142,12 +142,12 @@ class Journal:
 
         Where the file is locked (recovery after a crash) the query is handed to the writing thread.
         """
-        if self._file.must_open():
-            await self._jobs.open()
+        if self._connections.must_open():
+            await self._writer.open()
         try:
             return self._read(_bound(run, *args, **kwargs), wait=False)
         except _Busy:
-            return await settle(self._jobs.submit(_bound(run, *args, **kwargs), alone=True))
+            return await shielded(self._writer.submit(_bound(run, *args, **kwargs), alone=True))
 
     def read_blocking(
         self,
@@ -159,16 +159,16 @@ class Journal:
         return self._read(_bound(run, *args, **kwargs), wait=True)
 
     def _read(self, run: Callable[[sqlite3.Connection], T], *, wait: bool) -> T:
-        file = self._file
+        file = self._connections
         file.check_process()
-        if wait and file.reader is not None and not self._jobs.closed and file.must_open():
+        if wait and file.reader is not None and not self._writer.closed and file.must_open():
             self.open_blocking()
         if not file.reading.acquire(timeout=-1 if wait else READ_PATIENCE):
             raise _Busy
         try:
             # Nobody lets go of the connection while it is read over.
             conn = file.reader
-            if self._jobs.closed or conn is None:
+            if self._writer.closed or conn is None:
                 raise SessionClosed(f"the journal {self.path} is not open")
             end_transaction(conn)
             return run(conn)
@@ -184,7 +184,7 @@ class Journal:
         """What changes with every commit of another process, and with each of this one that changes
         a history; None while a write is under way, or if it cannot be told. For a caller that has
         just asked whether the journal is open."""
-        file = self._file
+        file = self._connections
         conn, lock = file.writer, file.writing
         if conn is None or os.getpid() != file.pid or not lock.acquire(blocking=False):
             return None
@@ -200,7 +200,7 @@ class Journal:
         """Do something that would hold the event loop up in a thread (or in turn)."""
         if not self._threaded:
             return work(*arguments)
-        return await self._threads.run(work, *arguments)
+        return await self._pool.run(work, *arguments)
 
     def read_aside(
         self,
@@ -209,24 +209,24 @@ class Journal:
         **kwargs: P.kwargs,
     ) -> Awaitable[T]:
         """Run a query of some milliseconds in a thread, beside short reads and writes."""
-        return self._asides.read(_bound(run, *args, **kwargs))
+        return self._readers.read(_bound(run, *args, **kwargs))
 
     def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> Awaitable[T]:
         """Run a query of any length in a thread, over a connection of its own. ``run`` is told
         whether anybody still waits for it; a caller that is cancelled waits until it has ended."""
-        return self._asides.read_long(run)
+        return self._readers.read_long(run)
 
     def rows(
         self, sql: str, parameters: tuple[Any, ...]
     ) -> AbstractAsyncContextManager[Callable[[int], Any]]:
         """A long result read in slices off the event loop: yields ``await fetch(most)``. The rows
         are of one snapshot."""
-        return self._asides.rows(sql, parameters)
+        return self._readers.rows(sql, parameters)
 
     def suspect(self, error: BaseException) -> None:
         """Somebody stumbled over what was read here: if the error may tell of damage, the next call
         looks into it. From any thread."""
-        self._file.suspect(error)
+        self._connections.suspect(error)
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -236,19 +236,19 @@ class Journal:
         Raises:
             JournalError: it cannot be opened, or is no journal; JournalTooNew, JournalCorrupt.
         """
-        await self._jobs.open()
+        await self._writer.open()
 
     def open_blocking(self) -> None:
         """`open` from a thread that runs no event loop."""
-        self._jobs.open_blocking()
+        self._writer.open_blocking()
 
     async def close(self) -> None:
         """Finish the jobs that were handed in, checkpoint and close. Idempotent."""
-        await self._jobs.close()
+        await self._writer.close()
 
     def close_blocking(self) -> None:
         """`close` for the end of the process, where no event loop is left."""
-        self._jobs.close_blocking()
+        self._writer.close_blocking()
 
 
 def _bound(

@@ -7,7 +7,7 @@ import sqlite3
 from cached_session.journal.sqlite.tracked_connection import Connection
 from cached_session.journal.tables.states import PARKED
 
-__all__ = ["Room"]
+__all__ = ["Quota"]
 
 UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
@@ -16,7 +16,7 @@ UNSENT = (
 """What was removed again before it left never leaves, and what is parked holds nothing up."""
 
 
-class Room:
+class Quota:
     """The limits of one journal's outbox, and a bound on what is in it.
 
     Exact whoever else writes to the file, and no scan a write: the outbox is counted again only

@@ -17,66 +17,68 @@ import aiosqlite
 
 from cached_session.errors import SessionClosed
 from cached_session.journal.connect import there
-from cached_session.journal.connections import File, end_transaction
-from cached_session.journal.sqlite.awaiting import settle
+from cached_session.journal.connections import Connections, end_transaction
+from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN, journal_error
-from cached_session.journal.thread_pool import Threads
-from cached_session.journal.writer import Jobs
+from cached_session.journal.thread_pool import ThreadPool
+from cached_session.journal.writer import Writer
 
-__all__ = ["Asides"]
+__all__ = ["Readers"]
 
 T = TypeVar("T")
 
 
-class Asides:
+class Readers:
     """The long reads of one journal file. Safe to use from any thread and any event loop."""
 
-    def __init__(self, file: File, jobs: Jobs, threads: Threads, *, threaded: bool) -> None:
+    def __init__(
+        self, file: Connections, jobs: Writer, threads: ThreadPool, *, threaded: bool
+    ) -> None:
         """Reads in ``threads``; where there is no second connection, or nothing is ``threaded``,
         among the jobs."""
-        self._file = file
-        self._jobs = jobs
-        self._threads = threads
+        self._connections = file
+        self._writer = jobs
+        self._pool = threads
         self._among_jobs = file.in_memory or not threaded
 
     async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of some milliseconds; sees every write that has returned."""
-        self._file.check_process()
+        self._connections.check_process()
         if self._among_jobs:
-            return await settle(self._jobs.submit(run, alone=True))
-        if self._file.must_open():
-            await self._jobs.open()
-        return await settle(asyncio.ensure_future(self._threads.run(self._read, run)))
+            return await shielded(self._writer.submit(run, alone=True))
+        if self._connections.must_open():
+            await self._writer.open()
+        return await shielded(asyncio.ensure_future(self._pool.run(self._read, run)))
 
     def _read(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        with self._file.asides:
-            if self._jobs.closed:
-                raise SessionClosed(f"the journal {self._file.path} is closed")
+        with self._connections.asides:
+            if self._writer.closed:
+                raise SessionClosed(f"the journal {self._connections.path} is closed")
             try:
-                conn = self._file.aside()
+                conn = self._connections.aside()
                 end_transaction(conn)
                 return run(conn)
             except FOREIGN as error:
-                self._file.suspect(error)
-                raise journal_error(error, self._file.path) from error
+                self._connections.suspect(error)
+                raise journal_error(error, self._connections.path) from error
 
     async def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
         """Run a query of any length. ``run`` is told whether anybody still waits for it; a caller
         that is cancelled waits until it has ended."""
         if self._among_jobs:
             return await self.read(lambda conn: run(conn, lambda: True))
-        self._file.check_process()
-        if self._file.must_open():
-            await self._jobs.open()
+        self._connections.check_process()
+        if self._connections.must_open():
+            await self._writer.open()
         given_up = threading.Event()
         reading: asyncio.Future[T] = asyncio.ensure_future(
-            self._threads.run(self._read_long, run, lambda: not given_up.is_set())
+            self._pool.run(self._read_long, run, lambda: not given_up.is_set())
         )
         try:
             await asyncio.wait([reading])
         except asyncio.CancelledError:
             given_up.set()
-            await settle(asyncio.ensure_future(asyncio.wait([reading])))
+            await shielded(asyncio.ensure_future(asyncio.wait([reading])))
             if not reading.cancelled():
                 reading.exception()  # seen: nobody waits for it
             raise
@@ -87,7 +89,7 @@ class Asides:
         run: Callable[[sqlite3.Connection, Callable[[], bool]], T],
         is_wanted: Callable[[], bool],
     ) -> T:
-        path, patience = self._file.path, self._file.busy_ms / 1000
+        path, patience = self._connections.path, self._connections.busy_ms / 1000
         try:
             with closing(
                 sqlite3.connect(there(path), uri=True, timeout=patience, isolation_level=None)
@@ -95,7 +97,7 @@ class Asides:
                 conn.execute("PRAGMA query_only = ON")
                 return run(conn, is_wanted)
         except FOREIGN as error:
-            self._file.suspect(error)
+            self._connections.suspect(error)
             raise journal_error(error, path) from error
 
     @asynccontextmanager
@@ -103,7 +105,7 @@ class Asides:
         self, sql: str, parameters: tuple[Any, ...]
     ) -> AsyncIterator[Callable[[int], Any]]:
         """A long result in slices: yields ``await fetch(most)``. The rows are of one snapshot."""
-        self._file.check_process()
+        self._connections.check_process()
         if self._among_jobs:
             held = await self.read(lambda conn: conn.execute(sql, parameters).fetchall())
             position = 0
@@ -115,15 +117,15 @@ class Asides:
 
             yield take
             return
-        if self._file.must_open():
-            await self._jobs.open()
+        if self._connections.must_open():
+            await self._writer.open()
         with self._told():
             db = await self._open_long()
         # A cursor that a cancelled caller never got would keep the file open: it is closed too.
         asking = asyncio.ensure_future(_cursor(db, sql, parameters))
         try:
             with self._told():
-                cursor = await settle(asking)
+                cursor = await shielded(asking)
 
             async def fetch(most: int) -> list[Any]:
                 with self._told():
@@ -133,7 +135,7 @@ class Asides:
             yield fetch
         finally:
             with self._told():
-                await settle(asyncio.ensure_future(_let_go(db, asking)))
+                await shielded(asyncio.ensure_future(_let_go(db, asking)))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -141,17 +143,17 @@ class Asides:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            self._file.suspect(error)
-            raise journal_error(error, self._file.path) from error
+            self._connections.suspect(error)
+            raise journal_error(error, self._connections.path) from error
 
     async def _open_long(self) -> aiosqlite.Connection:
         """A connection for one long read; one that a cancelled caller will not use is closed."""
 
         async def connect() -> aiosqlite.Connection:
             db = await aiosqlite.connect(
-                there(self._file.path),
+                there(self._connections.path),
                 uri=True,
-                timeout=self._file.busy_ms / 1000,
+                timeout=self._connections.busy_ms / 1000,
                 isolation_level=None,
             )
             await db.execute_fetchall("PRAGMA query_only = ON")
@@ -159,10 +161,10 @@ class Asides:
 
         opening = asyncio.ensure_future(connect())
         try:
-            return await settle(opening)
+            return await shielded(opening)
         except asyncio.CancelledError:
             if not opening.cancelled() and opening.exception() is None:
-                await settle(asyncio.ensure_future(opening.result().close()))
+                await shielded(asyncio.ensure_future(opening.result().close()))
             raise
 
 

@@ -89,16 +89,16 @@ def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 def _matches(
     conn: sqlite3.Connection, session: int, wanted: list[str], held: list[tuple[int, str, int]]
-) -> Iterator[item_rows.Place]:
-    for place in held:
+) -> Iterator[item_rows.Position]:
+    for position in held:
         items = conn.execute(
             "SELECT idx, CAST(payload AS BLOB) FROM items "
             "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx DESC",
-            (session, *place),
+            (session, *position),
         ).fetchall()
         for idx, payload in items:
             if _holds(payload, wanted):
-                yield (*place, idx)
+                yield (*position, idx)
 
 
 def _holds(payload: bytes, wanted: list[str]) -> bool:

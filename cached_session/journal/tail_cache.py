@@ -17,7 +17,7 @@ from typing import NamedTuple
 from cached_session.journal.sqlite.codec import FAST, array_of
 from cached_session.journal.sqlite.tracked_connection import Version
 
-__all__ = ["Block", "Tail", "Tails"]
+__all__ = ["Block", "Tail", "TailCache"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
@@ -45,7 +45,7 @@ class Tail:
     """The latest items of a session at one revision, oldest first."""
 
     file: int
-    """`Tails.file` when it was read."""
+    """`TailCache.file` when it was read."""
     version: Version | None
     """No history was changed while this stays the same; None if it could not be asked."""
     revision: int
@@ -149,7 +149,7 @@ def _oldest(texts: Sequence[bytes], start: int) -> list[bytes]:
     return found
 
 
-class Tails:
+class TailCache:
     """Tails of the sessions in use. Safe to use from several threads."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from cached_session.errors import SessionClosed
 
-__all__ = ["Threads"]
+__all__ = ["ThreadPool"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ MOST = 4
 another one only beside three of a whole history."""
 
 
-class Threads:
+class ThreadPool:
     """A few threads, made when they are first needed. Safe to use from any thread."""
 
     def __init__(self) -> None:

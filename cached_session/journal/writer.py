@@ -23,13 +23,13 @@ from typing import Any, Generic, TypeVar
 
 from cached_session import fork_safety
 from cached_session.errors import SessionClosed
-from cached_session.journal.connections import File, end_transaction
-from cached_session.journal.sqlite.awaiting import Outcome, settle
+from cached_session.journal.connections import Connections, end_transaction
+from cached_session.journal.sqlite.awaiting import ShieldedFuture, shielded
 from cached_session.journal.sqlite.db_errors import is_locked, is_passing, journal_error
 from cached_session.journal.tables import search_index
-from cached_session.journal.thread_pool import Threads
+from cached_session.journal.thread_pool import ThreadPool
 
-__all__ = ["Jobs"]
+__all__ = ["Writer"]
 
 T = TypeVar("T")
 
@@ -73,17 +73,17 @@ Told = tuple[_Job[Any], Any, BaseException | None]
 """A job, and its result or error."""
 
 
-class Jobs:
+class Writer:
     """The jobs of one journal file, which is opened by the first of them and closed once.
 
     Safe to use from any thread and any event loop. If not ``threaded``, every job runs at once on
     the calling thread: the same code without the thread.
     """
 
-    def __init__(self, file: File, threads: Threads, *, threaded: bool) -> None:
+    def __init__(self, file: Connections, threads: ThreadPool, *, threaded: bool) -> None:
         """No job yet, and no thread. ``threads`` are closed together with the file."""
-        self._file = file
-        self._threads = threads
+        self._connections = file
+        self._pool = threads
         self._threaded = threaded
         self._waiting: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         """None: there will be no more."""
@@ -98,7 +98,7 @@ class Jobs:
         self._logged = 0
         """Transactions since the log was last carried over into the file."""
         self._unindexed = 0
-        """Jobs of which the search index may know nothing yet."""
+        """Writer of which the search index may know nothing yet."""
 
     # -- handing a job in ------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Jobs:
             raise RuntimeError(
                 "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
             ) from error
-        future: Outcome[T] = Outcome(loop=loop)
+        future: ShieldedFuture[T] = ShieldedFuture(loop=loop)
         self._enqueue(_Job(run, future.tell, alone, loop))
         return future
 
@@ -131,10 +131,12 @@ class Jobs:
         return result  # type: ignore[return-value]
 
     def _enqueue(self, job: _Job[Any]) -> None:
-        self._file.check_process()
+        self._connections.check_process()
         with self._state:
             if self.closed:
-                raise SessionClosed(f"the journal {self._file.path} is closed; open a new session")
+                raise SessionClosed(
+                    f"the journal {self._connections.path} is closed; open a new session"
+                )
             if self._threaded:
                 if self._thread is None:
                     # A daemon: a program that never closes its session must still be able to end.
@@ -152,7 +154,7 @@ class Jobs:
         try:
             self._work()
         finally:
-            self._threads.close()
+            self._pool.close()
             self._ended.set_result(None)
 
     def _work(self) -> None:
@@ -165,7 +167,7 @@ class Jobs:
                 continue
             if job is None:
                 # Here, not on the event loop: closing checkpoints, which waits for the disk.
-                self._file.close()
+                self._connections.close()
                 return
             self._run_with_followers(job)
             behind = True
@@ -191,11 +193,11 @@ class Jobs:
         try:
             # A transaction asks itself, under the lock, whether the file is still the one of its
             # name: it need not be asked before.
-            conn = self._file.writer if self._file.is_ready else None
+            conn = self._connections.writer if self._connections.is_ready else None
             if conn is None or moved or group[0].alone:
-                conn = self._file.current()
+                conn = self._connections.current()
             if group[0].alone:
-                with self._file.writing:
+                with self._connections.writing:
                     end_transaction(conn)
                     results = [group[0].run(conn)]
             else:
@@ -208,17 +210,21 @@ class Jobs:
                 self._run_group(group)
                 return
             # No job is at fault, and none is run again: it could have taken effect all the same.
-            self._file.suspect(failed.error)
-            self._tell([(job, None, journal_error(failed.error, self._file.path)) for job in group])
+            self._connections.suspect(failed.error)
+            self._tell(
+                [(job, None, journal_error(failed.error, self._connections.path)) for job in group]
+            )
             return
         except BaseException as error:  # noqa: BLE001 - whoever handed the job in is told
             if not group[0].alone and self._gives_up_index(error):
                 self._run_group(group)
                 return
-            self._file.suspect(error)
+            self._connections.suspect(error)
             if len(group) == 1 or is_locked(error):
                 # A lock that one has waited for in vain is not waited for again by each.
-                self._tell([(job, None, journal_error(error, self._file.path)) for job in group])
+                self._tell(
+                    [(job, None, journal_error(error, self._connections.path)) for job in group]
+                )
             else:
                 for job in group:
                     self._run_group([job])
@@ -247,12 +253,12 @@ class Jobs:
                 continue
 
     def _transaction(self, conn: sqlite3.Connection, group: list[_Job[Any]]) -> list[Any]:
-        with self._file.writing:
+        with self._connections.writing:
             end_transaction(conn)
             conn.execute("BEGIN IMMEDIATE")
             try:
                 # Under the lock: who puts another file here holds it, or did not ask anybody.
-                if self._file.is_moved():
+                if self._connections.is_moved():
                     raise _Moved
                 results = [job.run(conn) for job in group]
                 _commit(conn)
@@ -270,7 +276,7 @@ class Jobs:
         one at which it fails says nothing. So the index is given up, once, and everything is
         written without it; what fails again is the journal's own."""
         try:
-            conn = self._file.writer
+            conn = self._connections.writer
             if conn is None or type(error) not in AMBIGUOUS or is_passing(error):
                 return False
             if not search_index.is_kept(conn):
@@ -287,8 +293,8 @@ class Jobs:
     def _unasked(self, work: Callable[[sqlite3.Connection], bool]) -> bool:
         """Do what nobody waits for; whether there is more of it."""
         try:
-            conn = self._file.writer
-            if conn is None or self._file.must_open():
+            conn = self._connections.writer
+            if conn is None or self._connections.must_open():
                 return False
             return work(conn)
         except _Moved:
@@ -297,14 +303,14 @@ class Jobs:
             if is_locked(error):
                 return True
             # Nobody waits for it: the next job meets the same trouble, and tells its caller.
-            self._file.suspect(error.error if isinstance(error, _Uncommitted) else error)
+            self._connections.suspect(error.error if isinstance(error, _Uncommitted) else error)
             log.warning("what the idle journal does waits for the next write: %s", error)
             return False
 
     def _index(self, conn: sqlite3.Connection) -> bool:
         """Index some of the operations that wait for it."""
         waiting, self._unindexed = self._unindexed, 0
-        with self._file.writing:
+        with self._connections.writing:
             if not search_index.is_behind(conn):
                 return False
         # No lock is waited for: a write that comes meanwhile would wait behind this, and only then
@@ -313,7 +319,7 @@ class Jobs:
         try:
             self._transaction(conn, [_Job(search_index.slice_up, _untold)])
         finally:
-            conn.execute(f"PRAGMA busy_timeout = {self._file.busy_ms}")
+            conn.execute(f"PRAGMA busy_timeout = {self._connections.busy_ms}")
         self._unindexed = max(0, waiting - search_index.SLICE)
         return True
 
@@ -322,15 +328,15 @@ class Jobs:
         What somebody still reads in the log stays there, and nobody is waited for."""
         if self._logged >= LOGGED_MOST:
             self._logged = 0
-            with self._file.writing:
+            with self._connections.writing:
                 conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return False
 
     # -- opening and closing ---------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Have the file opened, where `File.current` has more to do than to say that it is."""
-        await settle(self.submit(_nothing, alone=True))
+        """Have the file opened, if `Connections.current` has to do so."""
+        await shielded(self.submit(_nothing, alone=True))
 
     def open_blocking(self) -> None:
         """`open` from a thread that runs no event loop."""
@@ -344,11 +350,11 @@ class Jobs:
         if thread is not None:
             self._waiting.put(None)
             try:
-                await settle(asyncio.wrap_future(self._ended))
+                await shielded(asyncio.wrap_future(self._ended))
             finally:
                 thread.join()  # it has said its last word
         else:
-            self._file.close()
+            self._connections.close()
 
     def close_blocking(self) -> None:
         """`close` for the end of the process, where no event loop is left."""
@@ -358,13 +364,13 @@ class Jobs:
             self._waiting.put(None)
             self._thread.join()
         else:
-            self._file.close()
+            self._connections.close()
 
     def _mark_closed(self) -> bool:
         with self._state:
             was_open, self.closed = not self.closed, True
         # After a fork the connections belong to the parent: closing them here could drop its locks.
-        return was_open and os.getpid() == self._file.pid
+        return was_open and os.getpid() == self._connections.pid
 
 
 class _Moved(Exception):

@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from cached_session.cache import SessionCache
 from cached_session.engine import importer, network_calls
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Row
 from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.journal.journal import settle
+from cached_session.journal.journal import shielded
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables import inbox, item_rows
 from cached_session.journal.tables.sessions import session_row
@@ -75,8 +75,8 @@ async def import_jsonl(
         InvalidArgument: the file cannot be read, or was rewritten since an earlier import.
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
-    core = await session._ready()
-    total = await core.journal.offload(lambda: sum(1 for _ in files.lines(path)))
+    engine = await session._ready()
+    total = await engine.journal.offload(lambda: sum(1 for _ in files.lines(path)))
     return await _carry(session, "jsonl", files.jsonl_rows(path), total, on_progress)
 
 
@@ -107,8 +107,8 @@ async def import_sqlite_session(
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
     source = session.session_id if source_session_id is None else source_session_id
-    core = await session._ready()
-    total = await core.journal.offload(sqlite.count, path, source, branch, messages_table)
+    engine = await session._ready()
+    total = await engine.journal.offload(sqlite.count, path, source, branch, messages_table)
     rows = sqlite.rows(path, source, branch, messages_table)
     return await _carry(session, f"sqlite:{branch}:{source}", rows, total, on_progress)
 
@@ -169,14 +169,14 @@ async def import_dakera_session(
     """
     if not agent_id:
         raise InvalidArgument(f"agent_id={agent_id!r} must name the namespace to import from")
-    core = await session._ready()
+    engine = await session._ready()
     spool = Spool()
     skipped: set[str] = set()
     try:
         for _ in range(PASSES):
             before = len(spool)
-            async for page in _pages(core, agent_id):
-                skipped |= await _spooled(core.journal.offload, spool, page)
+            async for page in _pages(engine, agent_id):
+                skipped |= await _spooled(engine.journal.offload, spool, page)
             if len(spool) == before:
                 break
         return await _carry_spool(session, spool, len(skipped), on_progress)
@@ -201,14 +201,14 @@ async def import_dakera_export(
         InvalidArgument: the file cannot be read, or the history was rewritten since.
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
-    core = await session._ready()
+    engine = await session._ready()
     before = session.status().items
     spool = Spool()
     unreadable = skipped = 0
     try:
         found = files.memories(path)
-        while batch := await settle(
-            asyncio.ensure_future(core.journal.offload(_slice, found, spool, session.session_id))
+        while batch := await shielded(
+            asyncio.ensure_future(engine.journal.offload(_slice, found, spool, session.session_id))
         ):
             unreadable += batch.unreadable
             skipped += batch.skipped
@@ -269,17 +269,17 @@ async def _write_to(session: CachedSession, path: Path) -> int:
 
 
 async def _write(session: CachedSession, file: IO[bytes]) -> int:
-    core = await session._ready()
-    row = await core.journal.read(lambda conn: session_row(conn, session.session_id))
+    engine = await session._ready()
+    row = await engine.journal.read(lambda conn: session_row(conn, session.session_id))
     if row is None:
         return 0
     written = 0
-    async with core.journal.rows(item_rows.HISTORY, (row[0],)) as fetch:
+    async with engine.journal.rows(item_rows.HISTORY, (row[0],)) as fetch:
         while found := await fetch(SLICE):
             readable = [payload for payload, codec in found if decode_rows([(payload, codec)])]
-            await settle(
+            await shielded(
                 asyncio.ensure_future(
-                    core.journal.offload(file.writelines, map(files.line_of, readable))
+                    engine.journal.offload(file.writelines, map(files.line_of, readable))
                 )
             )
             written += len(readable)
@@ -328,16 +328,16 @@ def _sort(memory: dict[str, Any], key: str, batch: _Slice) -> None:
 
 
 async def _apply(session: CachedSession, batch: _Slice) -> None:
-    core, now = session._core, session._core.runtime.wall_ms()
-    await core.journal.write(
+    engine, now = session._engine, session._engine.runtime.wall_ms()
+    await engine.journal.write(
         lambda conn: inbox.apply_page(conn, session.session_id, batch.parts, batch.explained, now)
     )
 
 
-async def _pages(core: Core, agent_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+async def _pages(engine: Engine, agent_id: str) -> AsyncIterator[list[dict[str, Any]]]:
     """The listing of a namespace, page by page, newest first; all of it, or an error."""
     offset, limit, before = 0, SLICE, None
-    while page := await network_calls.listing(core, agent_id, offset, limit):
+    while page := await network_calls.listing(engine, agent_id, offset, limit):
         if offset and page[0].get("id") == before:
             # The same page for another offset: such a server gives one page, and no more.
             if len(page) < limit:
@@ -362,7 +362,7 @@ async def _spooled(
     def put() -> set[str]:
         return {str(memory.get("id")) for memory in page if not spool.add(memory)}
 
-    found: set[str] = await settle(asyncio.ensure_future(offload(put)))
+    found: set[str] = await shielded(asyncio.ensure_future(offload(put)))
     return found
 
 
@@ -384,11 +384,11 @@ async def _carry(
     total: int | None,
     on_progress: OnProgress | None,
 ) -> ImportReport:
-    core = await session._ready()
-    batches: AsyncIterator[list[Row]] = importer.threaded(core, rows)
+    engine = await session._ready()
+    batches: AsyncIterator[list[Row]] = importer.threaded(engine, rows)
     async with aclosing(batches):  # type: ignore[type-var]
         return await importer.carry(
-            core,
+            engine,
             session.session_id,
             source,
             batches,

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from cached_session.journal.journal import settle
+from cached_session.journal.journal import shielded
 
 __all__ = ["Pace", "give_up"]
 
@@ -41,7 +41,7 @@ async def give_up(tasks: Collection[asyncio.Future[Any]]) -> None:
         return
     for task in tasks:
         task.cancel()
-    await settle(asyncio.ensure_future(asyncio.wait(tasks)))
+    await shielded(asyncio.ensure_future(asyncio.wait(tasks)))
     for task in tasks:
         if not task.cancelled():
             task.exception()  # seen: whoever waits has it, or has failed already

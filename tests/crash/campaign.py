@@ -32,7 +32,7 @@ import dakera  # noqa: F401 - once, not in each child
 
 from cached_session import CachedSession, SyncOptions
 from cached_session.journal.tables import outbox
-from cached_session.journal.writer import Jobs
+from cached_session.journal.writer import Writer
 from cached_session.remote.dakera import DakeraRemote
 
 OPTIONS = SyncOptions(push_delay=0.001, watch_interval=0.05, backoff_base=0.05, close_timeout=5.0)
@@ -76,7 +76,7 @@ class Trap:
 
     def lay(self) -> None:
         """Mark the points: in this child only."""
-        self.around(Jobs, "_transaction", "commit")
+        self.around(Writer, "_transaction", "commit")
         self.around(outbox, "ack", "ack")
         self.around(outbox, "forgotten", "forget")
         for name, thing in list(vars(DakeraRemote).items()):

@@ -24,7 +24,7 @@ if sys.argv[2] == "before the log is moved":
     os.link = lambda *_: os._exit(9)
 else:
     recover._sync_directory = lambda _: os._exit(9)
-session._core.journal._file.suspicion = "somebody says so"
+session._engine.journal._connections.suspicion = "somebody says so"
 await words(session)
 """
 LOOK = """
@@ -289,7 +289,7 @@ async def test_an_operation_of_which_only_the_digest_is_spoiled_is_kept(
         before = spoil_digests(journal, digest)
         async with CachedSession("s", journal=journal) as session:
             assert await words(session) == EVERYTHING
-            session._core.journal._file.suspicion = "somebody looks"
+            session._engine.journal._connections.suspicion = "somebody looks"
             # All but one batch that the server has, and of which it alone knows the digest.
             assert await words(session) == [word for word in EVERYTHING if word != "in part"]
             salvaged = str(session.status().salvaged)

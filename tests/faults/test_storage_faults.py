@@ -281,7 +281,7 @@ async def test_a_log_left_behind_is_not_taken_for_the_new_files(
         for number in range(30):
             await session.add_items(said(f"{number}"))
         if carried_over:
-            await session._core.journal.maintain(
+            await session._engine.journal.maintain(
                 lambda conn: conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             )
             await session.add_items(said("30"))
@@ -371,7 +371,7 @@ async def test_a_full_disk_is_said_and_survived(journal: Path) -> None:
     """At the page limit a write is a JournalFull that stores nothing; with room it goes on."""
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(said("a"))
-        await session._core.journal.write(
+        await session._engine.journal.write(
             lambda conn: conn.execute("PRAGMA max_page_count = 1").fetchall()
         )
 
@@ -383,7 +383,7 @@ async def test_a_full_disk_is_said_and_survived(journal: Path) -> None:
             await fill()
         kept = await words(session)
         assert kept[0] == "a"
-        await session._core.journal.write(
+        await session._engine.journal.write(
             lambda conn: conn.execute("PRAGMA max_page_count = 1000000").fetchall()
         )
         await session.add_items(said("b"))
@@ -400,7 +400,7 @@ async def test_a_false_alarm_sets_nothing_aside(journal: Path) -> None:
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(said("a"))
         with pytest.raises(JournalCorrupt):
-            await session._core.journal.write(cry)
+            await session._engine.journal.write(cry)
         await session.add_items(said("b"))
         assert await words(session) == ["a", "b"]
         assert session.status().salvaged is None
@@ -409,21 +409,21 @@ async def test_a_false_alarm_sets_nothing_aside(journal: Path) -> None:
 
 async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
     """Two openings of a damaged journal, as two processes make them: one fresh file, all words."""
-    from cached_session.engine.engine import Core
+    from cached_session.engine.engine import Engine
     from cached_session.options import SyncOptions
     from cached_session.runtime import Runtime
 
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(said("a"))
     overwrite(journal, "outbox")
-    cores = [Core(str(journal), SyncOptions(), Runtime()) for _ in range(2)]
+    cores = [Engine(str(journal), SyncOptions(), Runtime()) for _ in range(2)]
     from cached_session.journal.tables import writes
 
-    async def write(core: Core, word: str) -> None:
+    async def write(engine: Engine, word: str) -> None:
         for _ in range(3):
-            author = core.author()
+            author = engine.author()
             try:
-                await core.journal.write(
+                await engine.journal.write(
                     lambda conn, author=author: writes.append(  # type: ignore[misc]
                         conn, author, "s", [(f'{{"content":"{word}"}}', 0)], private=False
                     )
@@ -434,8 +434,8 @@ async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
         raise AssertionError("it never went on")
 
     await asyncio.gather(write(cores[0], "b"), write(cores[1], "c"))
-    for core in cores:
-        await core.journal.close()
+    for engine in cores:
+        await engine.journal.close()
     async with CachedSession("s", journal=journal) as session:
         found = await words(session)
         assert found[0] == "a"
@@ -456,7 +456,7 @@ async def test_a_long_read_makes_no_file(
         for file in tmp_path.iterdir():
             file.rename(file.with_name(f"gone-{file.name}"))
         with monkeypatch.context() as patch:
-            patch.setattr(session._core.journal._file, "must_open", lambda: False)
+            patch.setattr(session._engine.journal._connections, "must_open", lambda: False)
             with pytest.raises(JournalError):
                 await session.get_items()
             assert not journal.exists()

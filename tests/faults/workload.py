@@ -125,14 +125,14 @@ class Work:
             return [*state[:before], *batch, *state[before:]]
 
         await self.change(
-            lambda: self.session._core.journal.write(
+            lambda: self.session._engine.journal.write(
                 lambda conn: inbox.apply_page(conn, "s", parts, [], 0)
             ),
             after,
         )
 
     async def compact(self) -> None:
-        await self.change(lambda: compaction.compact(self.session._core.journal), list)
+        await self.change(lambda: compaction.compact(self.session._engine.journal), list)
 
     async def read(self, limit: int | None = None) -> None:
         async def read() -> State:

@@ -52,7 +52,7 @@ def _used() -> dict[str, bytes]:
             await other.add_items(said("cleared"))
             await other.clear_session()
             await session.add_items(said("sent"))
-            await session._core.journal.write(_acknowledge)
+            await session._engine.journal.write(_acknowledge)
             await session.add_items(said("last"))
             used = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in LOGS}
             used["open"] = path.read_bytes()
@@ -108,7 +108,9 @@ async def _goes_on(path: Path) -> bool:
         for call in (session.entries, session.parked, lambda: session.search("last")):
             await _tried(call)
         session.status()
-        await _tried(lambda: session._core.journal.read(lambda c: outbox.load(c, "state <> 2", ())))
+        await _tried(
+            lambda: session._engine.journal.read(lambda c: outbox.load(c, "state <> 2", ()))
+        )
         assert await _tried(session.pop_item) == said("on")[0]
         await _tried(session.clear_session)
         await session.add_items(said("after"))

@@ -11,7 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from cached_session import Change, Entry
 from cached_session.journal.tables import change_cursor, outbox, writes
-from cached_session.journal.tables.change_cursor import View
+from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.writes import Author
 from tests.property.histories import SESSION
 from tests.property.replicas import Replica
@@ -31,7 +31,7 @@ def small_steps() -> Iterator[None]:
 class Follower:
     """Somebody who shows a session and carries out what the changes say, and nothing else."""
 
-    def __init__(self, replica: Replica, writer: str, start: View) -> None:
+    def __init__(self, replica: Replica, writer: str, start: ChangeCursor) -> None:
         self.replica, self.writer, self.view = replica, writer, start
         self.shown: list[Entry] = []
         self.pending = start.pending
@@ -93,7 +93,7 @@ class Followed(Exchange):
 
     def __init__(self) -> None:
         super().__init__()
-        starts = [View.of(()), View.since(0, 0), View.since(0, 0)]
+        starts = [ChangeCursor.of(()), ChangeCursor.since(0, 0), ChangeCursor.since(0, 0)]
         self.dropped = [0] * JOURNALS
         self.followers = [
             Follower(replica, f"{names(JOURNALS)[who]}p", starts[who])
@@ -144,7 +144,7 @@ class Followed(Exchange):
     def start_again(self, who: int, at: int) -> None:
         """A new follower begins with an older state: what the last one showed, or a part of it."""
         old = self.followers[who]
-        new = Follower(old.replica, old.writer, View.of(old.shown[at:]))
+        new = Follower(old.replica, old.writer, ChangeCursor.of(old.shown[at:]))
         new.operations = None
         new.shown = [replace(entry, rank=rank) for rank, entry in enumerate(old.shown[at:])]
         self.followers[who] = new
@@ -170,7 +170,7 @@ class Followed(Exchange):
     def what_is_shown_is_what_the_view_says(self) -> None:
         for follower in self.followers:
             places = [(e.stamp, e.writer, e.counter, e.index) for e in follower.shown]
-            assert places == list(follower.view.places or ())
+            assert places == list(follower.view.positions or ())
 
 
 Followed.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
@@ -185,7 +185,7 @@ class TestFollowed(Followed.TestCase):
 def follower() -> Iterator[Follower]:
     """Of an empty session."""
     with closing(Replica()) as replica:
-        yield Follower(replica, "aaaawriter", View.since(0, 0))
+        yield Follower(replica, "aaaawriter", ChangeCursor.since(0, 0))
 
 
 def add(follower: Follower, count: int = 1) -> None:

@@ -90,6 +90,6 @@ async def follow(path: Path, steps: list[Any]) -> None:
                 assert found == (expected if asked is None else expected[-asked:])
                 for item in found:
                     item["n"] = "changed by its caller"
-            kept = session._core.tails
+            kept = session._engine.tail_cache
             assert kept._size == sum(tail.size for tail in kept._tails.values()) <= 700
     await other.close()

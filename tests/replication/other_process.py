@@ -21,7 +21,7 @@ async def main(journal: str, url: str, words: list[str]) -> None:
         for word in words:
             await session.add_items([{"role": "user", "content": word}])
         # Nothing tells when a replicator is there: look.
-        while session._core.home.replicator() is None:  # noqa: ASYNC110
+        while session._engine.loop_host.replicator() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         sys.stdout.write("ready\n")
         sys.stdout.flush()

@@ -58,8 +58,8 @@ async def test_a_server_that_restarts_empty_is_filled_at_once(
         await a.add_items([said(str(number))])
     await a.sync(timeout=PATIENCE)
     await a.sync(timeout=PATIENCE)
-    with sqlite3.connect(a._core.path) as conn:  # the last audit is two hours old
-        now = a._core.runtime.wall_ms()
+    with sqlite3.connect(a._engine.path) as conn:  # the last audit is two hours old
+        now = a._engine.runtime.wall_ms()
         audit_state.note_audit(conn, "talk", now - 7_200_000)
     conn.close()
     server.evict(AGENT, lambda _: True)

@@ -125,10 +125,10 @@ async def test_a_journal_that_is_locked_while_the_server_says_yes(
     fault = server.faults.latency(0.4, after_commit=True, route=BATCH, count=1)
     await a.add_items([said("one")])
     await until(lambda: fault.fired)
-    with closing(sqlite3.connect(a._core.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(a._engine.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         await until(lambda: items_on(server) == ["one"])
-        replicator = a._core.home.replicator()
+        replicator = a._engine.loop_host.replicator()
         assert replicator is not None
         # Of the push, and not of a pull that was refused before it.
         await until(lambda: ("push", "talk") in replicator.link.troubles._found)
@@ -178,7 +178,7 @@ async def test_what_the_background_stumbles_over_is_looked_into(
     a = await device("a", options=QUICK)
     await a.add_items([said("one")])
     await a.sync(timeout=PATIENCE)
-    with closing(sqlite3.connect(a._core.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(a._engine.path, isolation_level=None)) as other:
         other.execute("UPDATE sessions SET ground = 'nonsense'")
     await until(lambda: "sessions.ground makes no sense" in str(a.status().salvaged))
     await until(lambda: a.status().last_error is None)

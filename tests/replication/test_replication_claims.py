@@ -86,7 +86,7 @@ async def test_a_claim_just_reserved_is_not_taken_for_dead(
     await a.add_items([said("one")])
     await a.add_items([said("two")])
     await a.sync()
-    journal = a._core.journal
+    journal = a._engine.journal
     write, reserved, goes_on = journal.write, asyncio.Event(), asyncio.Event()
 
     async def slow(run: Any) -> Any:
@@ -490,8 +490,8 @@ async def test_a_claim_of_what_is_given_up_is_settled(
     assert kinds_on(server) == ["claim", "void"]
     assert await a.drop_parked(parked.dot) == 1
     await a.sync(timeout=PATIENCE)
-    core = await a._ready()
-    assert await core.journal.read(lambda c: c.execute("SELECT * FROM claims").fetchall()) == []
+    engine = await a._ready()
+    assert await engine.journal.read(lambda c: c.execute("SELECT * FROM claims").fetchall()) == []
     assert kinds_on(server) == ["void"]
 
 

@@ -198,7 +198,7 @@ async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: De
     async with hostile(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
         await a.add_items([said("one")])
-        path = a._core.path
+        path = a._engine.path
         with closing(sqlite3.connect(path)) as conn:
             before = conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
         await in_vain(a.sync, lambda: a.status().items == 2 or a.status().last_error)

@@ -68,7 +68,7 @@ async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
     assert time.monotonic() - began >= HASTY.hydrate_timeout
     await until(lambda: hanging.fired)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(b._core, "options", replace(HASTY, hydrate_timeout=3600.0))
+        patch.setattr(b._engine, "options", replace(HASTY, hydrate_timeout=3600.0))
         for _ in range(5):
             assert await asyncio.wait_for(b.get_items(), PATIENCE) == []
     assert b.status().state == "connecting"
@@ -171,7 +171,7 @@ async def test_a_sync_lists_a_new_device_once(device: Devices, server: DevServer
     assert report.pulled == 10
     assert texts(await b.get_items()) == expected
     # 100 rows, the rest, the end; and what was asked for ahead of that.
-    assert server.requests.count(LISTING) <= 3 + b._core.options.parallel_requests
+    assert server.requests.count(LISTING) <= 3 + b._engine.options.parallel_requests
 
 
 async def test_each_sync_sees_what_was_there_before_it(device: Devices) -> None:
@@ -187,7 +187,7 @@ async def test_each_sync_sees_what_was_there_before_it(device: Devices) -> None:
 async def test_the_first_read_does_not_wait_for_a_write(device: Devices) -> None:
     """That a session has been met is noted after whatever is being written."""
     session = await device("a")
-    other = session._core
+    other = session._engine
     other._met.clear()
     begun, go_on = threading.Event(), threading.Event()
 

@@ -96,13 +96,13 @@ async def _more(server: DevServer, listed: int) -> bool:
 
 
 async def _pushing(session: CachedSession) -> bool:
-    replicator = session._core.home.replicator()
+    replicator = session._engine.loop_host.replicator()
     return replicator is not None and replicator.schedule.is_pushing("talk")
 
 
 def _plan(session: CachedSession) -> Plan:
     """When the session is pulled next."""
-    replicator = session._core.home.replicator()
+    replicator = session._engine.loop_host.replicator()
     plan = replicator and replicator.schedule.plan("talk")
     assert plan is not None
     return plan
@@ -314,7 +314,7 @@ async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> N
             await session.get_items()
         await cache.sync(20)
         await until(lambda: _up(sessions[0]))
-        replicator = sessions[0]._core.home.replicator()
+        replicator = sessions[0]._engine.loop_host.replicator()
         assert replicator is not None
         plans = replicator.schedule.plans()
 
@@ -345,7 +345,7 @@ def _rests(session: CachedSession) -> bool:
 
 
 def _up(session: CachedSession) -> bool:
-    replicator = session._core.home.replicator()
+    replicator = session._engine.loop_host.replicator()
     return replicator is not None and replicator.listener.is_up
 
 

@@ -406,7 +406,7 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
     """News comes while a pull is under way; a `sync` begins one that will see it, and is cancelled.
     The session is pulled for the news all the same, an hour before its next poll."""
     a, b = await device("a"), await device("b")
-    replicator = b._core.home.replicator()
+    replicator = b._engine.loop_host.replicator()
     assert replicator is not None
     plan = replicator.schedule.plan("talk")
     assert plan is not None

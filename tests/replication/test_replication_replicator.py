@@ -44,7 +44,7 @@ async def test_one_process_pushes_for_all_and_another_takes_over(
         a = device.new("a", options=replace(QUICK, watch_interval=0.1), hydrate=False)
         await a.add_items([said("mine")])
         await until(lambda: items_on(server) == ["theirs", "mine"])
-        replicator = a._core.home.replicator()
+        replicator = a._engine.loop_host.replicator()
         assert replicator is None or not replicator.leader.is_leader
         other.kill()
         await other.wait()
@@ -250,7 +250,7 @@ async def test_the_key_is_told_to_nobody(
     server.add_key("another")
     a = device.new("a", api_key=KEY, options=QUICK)
     await a.add_items([said("one")])
-    told: list[object] = [a, a._core, a._spec]
+    told: list[object] = [a, a._engine, a._spec]
     for call in (a.sync, a.flush, a.audit):
         with pytest.raises(CachedSessionError) as failure:
             await call()

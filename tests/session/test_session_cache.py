@@ -76,7 +76,7 @@ async def test_a_status_of_many_sessions_is_each_ones_own_for_as_many_questions(
                     await session.pop_item()
                 if number % 11 == 0:
                     await session.clear_session()
-            await cache._core.journal.write(note)
+            await cache._engine.journal.write(note)
             asked.clear()
             status = cache.status()
             questions.append(len(asked))
@@ -233,7 +233,7 @@ async def test_whose_options_hold_is_said(journal: Path, caplog: pytest.LogCaptu
         async with SessionCache(journal) as cache:
             assert [record.levelname for record in caplog.records] == ["WARNING"]
             assert "other options" in caplog.text
-            assert cache._core.options == quick
+            assert cache._engine.options == quick
 
 
 async def test_a_journal_may_be_opened_again_while_it_closes(journal: Path) -> None:

@@ -404,7 +404,7 @@ async def test_a_cancelled_step_loses_nothing(place: str, turns: int, threaded: 
             await asyncio.sleep(0)
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        assert len(session._core.news) == 0
+        assert len(session._engine.news) == 0
         if isinstance(outcome, BaseException):
             outcome = await next_of(changes)
         assert words([entry.item for entry in outcome.entries]) == ["a"]
@@ -422,7 +422,7 @@ async def test_a_loop_that_is_left_leaves_nothing(place: str) -> None:
             assert change.kind == "appended"
             break
         assert asyncio.all_tasks() == before
-        assert len(session._core.news) == 0
+        assert len(session._engine.news) == 0
         del changes
         gc.collect()
         assert left() is None

@@ -80,7 +80,7 @@ async def test_the_background_compacts_by_itself(tmp_path: Path, server: DevServ
         await session.add_items([{"role": "user", "content": "x" * 50_000}])
         await session.clear_session()
         await session.sync(10)
-        journal = cache._core.journal
+        journal = cache._engine.journal
         for _ in range(200):
             kinds = await journal.read(lambda c: c.execute("SELECT kind FROM ops").fetchall())
             if kinds == [("clear",)]:

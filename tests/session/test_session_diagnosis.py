@@ -403,7 +403,7 @@ async def test_audits_that_are_due_are_told(journal: Path, server: DevServer) ->
         await session.sync(60)
         assert (await look(journal, **where)).get("audit") is None
         old = time.time_ns() // 1_000_000 - 5 * 86_400_000
-        await session._core.journal.write(lambda conn: audit_state.note_audit(conn, "talk", old))
+        await session._engine.journal.write(lambda conn: audit_state.note_audit(conn, "talk", old))
         found = await look(journal, **where)
         assert (
             "longer than 2 days: 1 of 1 session, one of them for 5 days" in found["audit"].message

@@ -224,11 +224,11 @@ async def test_a_cache_never_closed_is_warned_of_and_loses_nothing(journal: Path
     cache = SessionCache(journal)
     session = cache.session("s")
     await session.add_items(said("a"))
-    core = cache._core
+    engine = cache._engine
     with pytest.warns(ResourceWarning, match=r"SessionCache.*never closed.*async with"):  # noqa: PT031 - two steps
         del cache, session
         gc.collect()
-    await core.release(None)
+    await engine.release(None)
     async with SessionCache(journal) as again:
         assert words(await again.session("s").get_items()) == ["a"]
 

@@ -136,8 +136,8 @@ async def test_what_asks_for_no_room_takes_room_all_the_same(journal: Path) -> N
         with pytest.raises(JournalFull):
             await session.add_items(said(4, 5))
         await session.add_items(said(4))
-        core = await session._ready()
-        await core.journal.write(lambda conn: outbox.park(conn, 1, "refused"))
+        engine = await session._ready()
+        await engine.journal.write(lambda conn: outbox.park(conn, 1, "refused"))
         with pytest.raises(JournalFull):
             await session.add_items(said(5, 6))
         assert await session.retry_parked() == 1

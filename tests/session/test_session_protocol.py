@@ -615,11 +615,11 @@ async def test_a_session_never_closed_is_warned_of(journal: Path) -> None:
     """Dropping the last reference says so, with the session's name."""
     session = CachedSession("forgotten", journal=journal)
     await session.add_items(said("a"))
-    core = session._core
+    engine = session._engine
     with pytest.warns(ResourceWarning, match=r"'forgotten'.*never closed.*async with"):  # noqa: PT031 - two steps
         del session
         gc.collect()
-    await core.release(None)
+    await engine.release(None)
 
 
 async def test_a_session_refused_or_closed_is_not_warned_of(

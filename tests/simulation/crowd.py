@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
@@ -31,7 +31,7 @@ class Crowd:
             lambda: 1_700_000_000 + loop.time(), Random(seed), "replace", shuffles=False
         )
         self.network = Network(loop, self.server, str(seed), lambda _: None)
-        self._made: list[tuple[CachedSession, Core, Any]] = []
+        self._made: list[tuple[CachedSession, Engine, Any]] = []
 
     def session(self, number: int, session_id: str) -> CachedSession:
         random = Random(f"{self.seed}/{number}")
@@ -42,9 +42,9 @@ class Crowd:
             token=random.randbytes,
             threaded=False,
         )
-        core = Core(":memory:", self.options, runtime)
+        engine = Engine(":memory:", self.options, runtime)
         spec: Any = SimSpec(self.network, f"d{number}")
-        core.join(spec)
+        engine.join(spec)
         session = CachedSession.__new__(CachedSession)
         session._setup(
             session_id,
@@ -57,15 +57,15 @@ class Crowd:
             self.options,
             None,
             None,
-            core=core,
+            engine=engine,
         )
-        self._made.append((session, core, spec))
+        self._made.append((session, engine, spec))
         return session
 
     async def close(self) -> None:
-        for session, core, spec in self._made:
+        for session, engine, spec in self._made:
             await session.close()
-            await core.release(spec)
+            await engine.release(spec)
 
 
 def in_simulation(

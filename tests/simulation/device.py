@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot, popped_by
@@ -63,7 +63,7 @@ class Clock:
 
 
 class Process:
-    """One opening of a journal: a core of its own and a session object for each use."""
+    """One opening of a journal: an engine of its own and a session object for each use."""
 
     def __init__(self, device: Device, number: int) -> None:
         world = device.world
@@ -82,11 +82,11 @@ class Process:
             token=random.randbytes,
             threaded=False,
         )
-        # Not by `Core.acquire`: each simulated process has a core of its own over the same file.
-        self.core = Core(str(device.path), device.options, runtime)
+        # Not by `Engine.acquire`: each simulated process has its own engine over one file.
+        self.engine = Engine(str(device.path), device.options, runtime)
         hides = device.number in world.schedule.plan.hides
         self.spec: Any = SimSpec(world.network, device.name, hides=hides)
-        self.core.join(self.spec)
+        self.engine.join(self.spec)
         self._sessions: dict[tuple[str, bool], CachedSession] = {}
 
     @property
@@ -109,7 +109,7 @@ class Process:
                 device.options,
                 None,
                 None,
-                core=self.core,
+                engine=self.engine,
             )
             self._sessions[name, confirmed] = session
         return session
@@ -130,7 +130,7 @@ class Process:
         """An orderly end."""
         for session in self._sessions.values():
             await session.close()
-        await self.core.release(self.spec)
+        await self.engine.release(self.spec)
         self.closed = True
 
     def kill(self) -> None:
@@ -147,9 +147,9 @@ class Process:
         others = [p for p in device.processes if p is not self and not (p.owner.dead or p.closed)]
         files = [device.path, device.path.with_name(device.path.name + "-wal")]
         held = {path: path.read_bytes() for path in files if path.exists()} if not others else {}
-        if self.core._file_lock is not None:
-            self.core._file_lock.release(force=True)
-        self.core.journal.close_blocking()
+        if self.engine._file_lock is not None:
+            self.engine._file_lock.release(force=True)
+        self.engine.journal.close_blocking()
         # Closing has tidied up, which a killed process does not: the log is recovered at the next
         # opening.
         for path, data in held.items():
@@ -222,17 +222,17 @@ class Device:
     async def _do_add(self, process: Process, name: str, args: dict[str, Any]) -> None:
         world, oracle = self.world, self.world.oracle
         session = process.session(name)
-        core = await session._ready()
+        engine = await session._ready()
         items, keys = world.new_items(args["items"], args.get("size", 0), args.get("poison", False))
-        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
-        applied = core.journal.read_blocking(_applied)
+        before = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        applied = engine.journal.read_blocking(_applied)
         wall, step = self.clock.wall_ms(), world.loop.steps
         await session.add_items(items)
         self._was_local(step)
-        dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
+        dot = engine.journal.read_blocking(lambda conn: last_dot(conn, name))
         run = (process.number + 1000 * self.number, applied, wall)
         oracle.adds[name, dot] = add = Add(world.adds, name, keys, dot, frozenset(before), run)
-        after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         oracle.added(self.lineage, add, before, after)
         world.note(f"{process.name} added {' '.join(keys)}")
 
@@ -242,9 +242,9 @@ class Device:
             return
         world, oracle = self.world, self.world.oracle
         session = process.session(name)
-        core = await session._ready()
-        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
-        claimed = core.journal.read_blocking(lambda conn: self._claimed(conn, name))
+        engine = await session._ready()
+        before = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        claimed = engine.journal.read_blocking(lambda conn: self._claimed(conn, name))
         wanted = [key for key in before if key not in claimed]
         step = world.loop.steps
         item = await session.pop_item()
@@ -256,14 +256,14 @@ class Device:
         (key,) = oracle.check_items([item])
         if not wanted or key != wanted[-1]:
             raise Broken(f"{self.name} popped {key}, not the last of {wanted[-3:]}")
-        dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
+        dot = engine.journal.read_blocking(lambda conn: last_dot(conn, name))
         oracle.removal(self.lineage, Removal(name, dot, frozenset({key}), is_pop=True))
         world.note(f"{process.name} popped {key}")
 
     async def _pop_confirmed(self, process: Process, name: str) -> None:
         world, oracle = self.world, self.world.oracle
         session = process.session(name, confirmed=True)
-        core = await session._ready()
+        engine = await session._ready()
         process.confirming += 1
         began = world.server.time()
         try:
@@ -289,7 +289,7 @@ class Device:
                 "SELECT o.writer, o.counter, o.body FROM ops o JOIN sessions s "
                 "ON s.id = o.session WHERE s.session_id = ? AND o.kind = 'pop' "
                 "AND o.writer = ? ORDER BY o.seq DESC",
-                (name, process.core.writer),
+                (name, process.engine.writer),
             )
             for writer, counter, body in rows:
                 ref = popped_by(body)
@@ -297,12 +297,12 @@ class Device:
                     return Dot(writer, counter)
             raise Broken(f"{process.name} was given {key} and has recorded no pop of it")
 
-        dot = core.journal.read_blocking(find)
+        dot = engine.journal.read_blocking(find)
         # Only a winner's note tells a later claimer of it, until its pop has arrived.
         notes = {who: claim_id(session_key(name), add.dot, index, who) for who in oracle.claimers}
         excused = any(note in world.server.evicted for note in notes.values())
         excused = excused or (name, add.dot) in oracle.shared
-        oracle.claimers.add(process.core.writer)
+        oracle.claimers.add(process.engine.writer)
         if key in oracle.claimed and not excused:
             raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
         oracle.claimed[key] = process.name
@@ -327,7 +327,7 @@ class Device:
     async def _do_replace(self, process: Process, name: str, args: dict[str, Any]) -> None:
         world, oracle = self.world, self.world.oracle
         session = process.session(name)
-        core = await session._ready()
+        engine = await session._ready()
         entries = await session.entries()
         if not entries:
             return
@@ -339,14 +339,14 @@ class Device:
         if not process.is_alive:
             return
         items, keys = world.new_items(args["items"], 0, False)
-        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
-        applied = core.journal.read_blocking(_applied)
+        before = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        applied = engine.journal.read_blocking(_applied)
         wall, step = self.clock.wall_ms(), world.loop.steps
         await session.replace_items(stale, items)
         self._was_local(step)
         named = [oracle.key(name, Dot(e.writer, e.counter), e.index) for e in stale]
         gone = [key for key in named if key in before]
-        written = core.journal.read_blocking(
+        written = engine.journal.read_blocking(
             lambda conn: conn.execute(
                 "SELECT writer, counter, kind, body FROM ops WHERE seq > ? ORDER BY seq", (applied,)
             ).fetchall()
@@ -364,10 +364,10 @@ class Device:
             dot = Dot(*written[-1][:2])
             run = (process.number + 1000 * self.number, applied + len(gone), wall)
             oracle.adds[name, dot] = add = Add(world.adds, name, keys, dot, frozenset(kept), run)
-            after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+            after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
             oracle.added(self.lineage, add, kept, after)
         else:
-            after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+            after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
             if after != kept:
                 raise Broken(f"replacing {gone} by nothing left {after} of {before}")
         world.note(f"{process.name} replaced {' '.join(gone)} by {' '.join(keys)}")
@@ -375,16 +375,16 @@ class Device:
     async def _do_clear(self, process: Process, name: str, args: dict[str, Any]) -> None:
         world, oracle = self.world, self.world.oracle
         session = process.session(name)
-        core = await session._ready()
-        before = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        engine = await session._ready()
+        before = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         step = world.loop.steps
         await session.clear_session()
         self._was_local(step)
-        after = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         if after:
             raise Broken(f"{after} survived a clear in its own journal")
         if before:
-            dot = core.journal.read_blocking(lambda conn: last_dot(conn, name))
+            dot = engine.journal.read_blocking(lambda conn: last_dot(conn, name))
             # What was given up here counts as seen here, wherever else it has come to.
             named = frozenset(before) | self.lineage.dropped.get(name, set())
             oracle.removal(self.lineage, Removal(name, dot, named))
@@ -394,13 +394,13 @@ class Device:
         session, limit = process.session(name), args.get("limit")
         items = await session.get_items(limit)
         # From here on nothing is awaited: the journal is as it was for the read.
-        core, oracle = process.core, self.world.oracle
+        engine, oracle = process.engine, self.world.oracle
         found = oracle.check_items(items)
-        keys = core.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        keys = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         wanted = keys if limit is None else keys[max(0, len(keys) - limit) :] if limit > 0 else []
         if found != wanted:
             raise Broken(f"get_items({limit}) gave {found}, the journal has {wanted}")
-        core.journal.read_blocking(lambda conn: oracle.check_view(self.lineage, conn, name, keys))
+        engine.journal.read_blocking(lambda conn: oracle.check_view(self.lineage, conn, name, keys))
         entries = await session.entries()
         if [entry.rank for entry in entries] != list(range(len(keys))):
             raise Broken(f"ranks are not dense: {[entry.rank for entry in entries]}")
@@ -410,15 +410,15 @@ class Device:
 
     async def _do_sync(self, process: Process, name: str, args: dict[str, Any]) -> None:
         session = process.session(name)
-        core = await session._ready()
-        waiting = core.journal.read_blocking(lambda conn: _unsent(conn, name))
+        engine = await session._ready()
+        waiting = engine.journal.read_blocking(lambda conn: _unsent(conn, name))
         retried = self.retried
         try:
             await session.sync(args.get("timeout", 10.0))
         except SyncError as error:
             self.world.note(f"{process.name} sync: {type(error).__name__}")
             return
-        left = core.journal.read_blocking(lambda conn: _unsent(conn, name))
+        left = engine.journal.read_blocking(lambda conn: _unsent(conn, name))
         # What was parked meanwhile and put back into the queue is later than the call.
         if waiting & left and self.retried == retried:
             raise Broken(f"sync returned with {waiting & left} unsent")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from cached_session.engine.engine import Core
+from cached_session.engine.engine import Engine
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
 from cached_session.session import CachedSession
@@ -126,7 +126,7 @@ async def _herd(loop: SimLoop, seed: int, devices: int, rate: int, start: bool) 
     options = SyncOptions(watch_interval=30.0)
     network.weather.down = not start
     sessions: list[CachedSession] = []
-    cores: list[tuple[Core, Any]] = []
+    cores: list[tuple[Engine, Any]] = []
 
     async def begin(number: int) -> None:
         name = f"device-{number}"
@@ -138,15 +138,15 @@ async def _herd(loop: SimLoop, seed: int, devices: int, rate: int, start: bool) 
             token=random.randbytes,
             threaded=False,
         )
-        core = Core(":memory:", options, runtime)
+        engine = Engine(":memory:", options, runtime)
         spec: Any = _CrowdedSpec(network, name, door=door)
-        core.join(spec)
+        engine.join(spec)
         session = CachedSession.__new__(CachedSession)
         session._setup(
-            name, ":memory:", spec, None, "local", "text", False, options, None, None, core=core
+            name, ":memory:", spec, None, "local", "text", False, options, None, None, engine=engine
         )
         sessions.append(session)
-        cores.append((core, spec))
+        cores.append((engine, spec))
         for item in range(ITEMS):
             await session.add_items([{"role": "user", "content": f"{name} says {item}"}])
 
@@ -165,9 +165,9 @@ async def _herd(loop: SimLoop, seed: int, devices: int, rate: int, start: bool) 
         for number in [n for n, session in waiting.items() if not session.status().pending]:
             del waiting[number]
             herd.done.append(moment)
-    for session, (core, spec) in zip(sessions, cores, strict=True):
+    for session, (engine, spec) in zip(sessions, cores, strict=True):
         await session.close()
-        await core.release(spec)
+        await engine.release(spec)
     return herd
 
 

@@ -170,7 +170,7 @@ def test_a_writer_a_hundred_times_too_fast_stays_bounded(when_full: Any) -> None
         async def watch() -> None:
             for look in range(1, int(SECONDS / 5) + 1):
                 await asyncio.sleep(5.0)
-                items, size = session._core.journal.read_blocking(
+                items, size = session._engine.journal.read_blocking(
                     lambda conn: conn.execute(
                         "SELECT coalesce(sum(count), 0), coalesce(sum(bytes), 0) FROM ops "
                         "WHERE state < 2"

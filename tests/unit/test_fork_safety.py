@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from cached_session import SyncOptions, fork_safety
 from cached_session.adapters.bridge import Bridge
-from cached_session.engine.engine import Core
-from cached_session.engine.notifier import Waiters
+from cached_session.engine.engine import Engine
+from cached_session.engine.notifier import Notifier
 from cached_session.journal.journal import Journal
 from cached_session.runtime import Runtime
 
@@ -131,7 +131,7 @@ def locks_of(owner: object) -> list[fork_safety._Lock]:
 
 
 @pytest.mark.parametrize(
-    "make", [Bridge, Waiters, lambda: Journal(":memory:")._jobs, lambda: core(":memory:")]
+    "make", [Bridge, Notifier, lambda: Journal(":memory:")._writer, lambda: engine(":memory:")]
 )
 def test_what_a_child_may_call_is_free_in_it(
     make: Callable[[], object], monkeypatch: pytest.MonkeyPatch
@@ -155,14 +155,14 @@ def test_what_a_child_may_call_is_free_in_it(
     thread.join()
 
 
-def core(path: str) -> Core:
-    return Core(path, SyncOptions(), Runtime())
+def engine(path: str) -> Engine:
+    return Engine(path, SyncOptions(), Runtime())
 
 
 def test_a_child_that_closes_leaves_the_parents_lock_alone(tmp_path: Path) -> None:
     """A lock of a file is shared with the child: to let go of it there is to let go of it here."""
     path = tmp_path / "j.db"
-    parents = core(str(path))
+    parents = engine(str(path))
     parents.join(None)
     lock = parents._lock_file()
     assert lock is not None

@@ -8,13 +8,14 @@ import anyio
 
 from cached_session.journal.sqlite.db_errors import T
 
-__all__ = ["Outcome", "settle"]
+__all__ = ["ShieldedFuture", "shielded"]
 
 
-class Outcome(asyncio.Future[T]):
-    """The outcome of a job that runs whatever becomes of its caller. A task that is cancelled while
-    it waits for this one is told so as soon as the outcome is known, and not before: what `settle`
-    does for any future, without its cost on every write."""
+class ShieldedFuture(asyncio.Future[T]):
+    """The outcome of a job that runs to its end even if its caller is cancelled.
+
+    A task that is cancelled while it waits for this future gets the cancellation once the outcome
+    is known. `shielded` does the same for any future, at a higher cost per call."""
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's signature
         """Nothing: the job goes on."""
@@ -28,9 +29,9 @@ class Outcome(asyncio.Future[T]):
             self.set_exception(error)
 
 
-async def settle(future: asyncio.Future[T]) -> T:
+async def shielded(future: asyncio.Future[T]) -> T:
     """Await an outcome that must be known: a cancellation waits until it is, then goes on."""
-    if isinstance(future, Outcome):
+    if isinstance(future, ShieldedFuture):
         outcome: T = await future
         return outcome
     cancelled: asyncio.CancelledError | None = None

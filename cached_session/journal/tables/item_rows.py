@@ -17,7 +17,7 @@ from cached_session.models import Entry
 __all__ = [
     "BACKWARDS",
     "HISTORY",
-    "Place",
+    "Position",
     "entries",
     "entries_at",
     "entries_backwards",
@@ -118,10 +118,10 @@ def slices(
     conn: sqlite3.Connection, session: int, most_items: int, most_bytes: int
 ) -> Iterator[Slice]:
     """All items of a session in order, so many at a time, and about so much; inside a snapshot."""
-    place: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
+    position: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
     most = most_items
-    while place is not None:
-        key = (session, *place, most)
+    while position is not None:
+        key = (session, *position, most)
         joined, count, codec = conn.execute(JOINED, key).fetchone()
         if not count:
             return
@@ -130,14 +130,14 @@ def slices(
             return conn.execute(f"SELECT CAST(payload AS BLOB), codec {FORWARD}", key).fetchall()
 
         yield Slice(b"[%b]" % joined, count, not codec, rows)
-        place = conn.execute(
+        position = conn.execute(
             f"SELECT stamp, writer, counter, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
         ).fetchone()
         # The next items are likely as large as these.
         most = max(1, min(most_items, count * most_bytes // max(1, len(joined))))
 
 
-Place = tuple[int, str, int, int]
+Position = tuple[int, str, int, int]
 """Where an item stands in its session: (stamp, writer, counter, index), which is how items sort."""
 ENTRY = (
     "SELECT CAST(i.payload AS BLOB), i.codec, i.stamp, i.writer, i.counter, i.idx, "
@@ -187,24 +187,24 @@ def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
 
 
 def ranked(
-    conn: sqlite3.Connection, session: int, count: int, places: Iterable[Place]
+    conn: sqlite3.Connection, session: int, count: int, positions: Iterable[Position]
 ) -> Iterator[Entry]:
-    """The entries at these places, which come latest first. To rank them the items between two of
-    them are counted by their keys, and not read."""
-    above: Place | None = None
+    """Yield the entries at these positions, which come latest first. Ranks are found by counting
+    the keys between two positions, without reading the items."""
+    above: Position | None = None
     rank = count
-    for place in places:
-        row = conn.execute(AT, (session, *place)).fetchone()
+    for position in positions:
+        row = conn.execute(AT, (session, *position)).fetchone()
         if row is None:
             continue
-        rank -= _between(conn, session, place, above)
-        above = place
+        rank -= _between(conn, session, position, above)
+        above = position
         yield from _entry(rank, row)
 
 
-def entry_at(conn: sqlite3.Connection, session: int, place: Place, rank: int) -> list[Entry]:
-    """The entry at a place, which has this rank; none where there is none that can be decoded."""
-    row = conn.execute(AT, (session, *place)).fetchone()
+def entry_at(conn: sqlite3.Connection, session: int, position: Position, rank: int) -> list[Entry]:
+    """Return the entry at a position under this rank; nothing if no item there can be decoded."""
+    row = conn.execute(AT, (session, *position)).fetchone()
     return [] if row is None else _entry(rank, row)
 
 
@@ -213,13 +213,15 @@ def run_of(stamp: int, writer: str) -> str:
     return f"{stamp:016x}-{writer}"
 
 
-def _between(conn: sqlite3.Connection, session: int, place: Place, above: Place | None) -> int:
-    """How many items stand at a place and after it, below another place."""
+def _between(
+    conn: sqlite3.Connection, session: int, position: Position, above: Position | None
+) -> int:
+    """How many items stand at a position and after it, below another position."""
     below = "" if above is None else "AND (stamp, writer, counter, idx) < (?, ?, ?, ?)"
     (count,) = conn.execute(
         "SELECT count(*) FROM items WHERE session = ? "
         f"AND (stamp, writer, counter, idx) >= (?, ?, ?, ?) {below}",
-        (session, *place, *(above or ())),
+        (session, *position, *(above or ())),
     ).fetchone()
     return int(count)
 
@@ -234,15 +236,15 @@ def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> lis
 
 
 def entries_at(
-    conn: sqlite3.Connection, session_id: str, places: Iterable[tuple[str, int, int]]
+    conn: sqlite3.Connection, session_id: str, positions: Iterable[tuple[str, int, int]]
 ) -> list[Entry]:
     """The visible entries at these (writer, counter, index), in the order given."""
-    wanted = list(places)
+    wanted = list(positions)
     with snapshot(conn):
         row = session_row(conn, session_id)
         if row is None:
             return []
-        standing: set[Place] = set()
+        standing: set[Position] = set()
         for writer, counter, index in wanted:
             found = conn.execute(
                 "SELECT stamp FROM ops WHERE session = ? AND writer = ? AND counter = ?",
@@ -254,4 +256,4 @@ def entries_at(
             (entry.writer, entry.counter, entry.index): entry
             for entry in ranked(conn, row[0], row[1], sorted(standing, reverse=True))
         }
-    return [entries[place] for place in wanted if place in entries]
+    return [entries[position] for position in wanted if position in entries]

@@ -15,8 +15,8 @@ __all__ = [
     "guarded_ms",
     "is_unguarded",
     "note_guard",
-    "note_met",
     "numbered_sessions",
+    "record_first_read",
     "revision_of",
     "session_ids",
     "session_row",
@@ -67,7 +67,7 @@ def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
     return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
 
 
-def note_met(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
+def record_first_read(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
     """The first read of a session has had its wait."""
     conn.execute(
         "INSERT INTO sessions (session_id, met, created_ms) VALUES (?, 1, ?) "

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from cached_session.engine.loop_host import Home
+from cached_session.engine.loop_host import LoopHost
 from cached_session.errors import SessionClosed, SyncError
 from cached_session.remote.connect import RemoteSpec
 from cached_session.replication.replicator import Replicator
@@ -44,7 +44,7 @@ class House:
         self.settled = 0
         self.settling = asyncio.Event()
         self.hold: asyncio.Event | None = None
-        self.home = Home(
+        self.home = LoopHost(
             "a journal", threading.RLock(), lambda: self.spec, self._settle_in, watch_interval=LOOK
         )
 

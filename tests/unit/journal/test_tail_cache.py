@@ -19,7 +19,7 @@ from cached_session.journal.tail_cache import (
     MOST_BYTES_OF_ONE,
     MOST_ITEMS,
     Tail,
-    Tails,
+    TailCache,
 )
 
 
@@ -43,7 +43,7 @@ def items(tail: Tail | None, limit: int | None) -> list[object] | None:
     return [item for block in blocks for item in orjson.loads(block.array)][before:]
 
 
-def kept(tails: Tails, *names: str) -> list[str]:
+def kept(tails: TailCache, *names: str) -> list[str]:
     return [name for name in names if tails.get(name) is not None]
 
 
@@ -51,7 +51,7 @@ def test_a_tail_that_fills_up_keeps_the_latest_and_tells_of_no_whole_history(
     version: Version,
 ) -> None:
     """At least as many items as a read takes on the spot, and not all."""
-    tails = Tails()
+    tails = TailCache()
     tails.put("a", tail(*[b"0"] * (MOST_ITEMS - 1), whole=False))
     for number in range(1, 4 * MOST_ITEMS):
         tails.appended("a", number + 1, version, [(str(number), FAST)])
@@ -65,7 +65,7 @@ def test_a_tail_that_fills_up_keeps_the_latest_and_tells_of_no_whole_history(
 
 def test_a_whole_history_goes_on_in_blocks(version: Version) -> None:
     """All of it and any part of it, item by item, as it grows and shrinks."""
-    tails, count = Tails(), 3 * MOST_ITEMS
+    tails, count = TailCache(), 3 * MOST_ITEMS
     tails.put("a", tail())
     for number in range(count):
         tails.appended("a", number + 2, version, [(str(number), FAST)])
@@ -84,7 +84,7 @@ def test_a_whole_history_goes_on_in_blocks(version: Version) -> None:
 
 def test_a_tail_goes_on_only_from_the_revision_before(version: Version) -> None:
     """A write of somebody else in between, or an item for the other library, ends it."""
-    tails = Tails()
+    tails = TailCache()
     for text, codec, revision in (("1", FAST, 3), ("1", EXACT, 2)):
         tails.put("a", tail(b"0"))
         tails.appended("a", revision, version, [(text, codec)])
@@ -103,7 +103,7 @@ def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version
     """In bytes and in number: those that were kept longest go, whichever way another one grows."""
     monkeypatch.setattr(module, "MOST_BYTES_IN_ALL", 100)
     monkeypatch.setattr(module, "MOST_SESSIONS", 4)
-    tails = Tails()
+    tails = TailCache()
     tails.put("a", tail(b"x" * 40))
     tails.put("b", tail(b"x" * 40))
     tails.put("a", tail(b"x" * 50))  # in its own place: nobody has to go
@@ -127,7 +127,7 @@ def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version
 @pytest.mark.promise(number=10)
 def test_a_history_too_large_is_kept_as_its_end(version: Version) -> None:
     """It takes no more room than a short read needs; and nothing, where it has only large items."""
-    tails = Tails()
+    tails = TailCache()
     large = b"x" * (MOST_BYTES // 2)
     tails.put("a", tail(*[large] * (MOST_BYTES_OF_ONE // len(large) - 1)))
     assert (kept := tails.get("a")) is not None
@@ -143,5 +143,5 @@ def test_a_history_too_large_is_kept_as_its_end(version: Version) -> None:
     assert kept_bytes(tails, "a", "0", "1") <= module.MOST_BYTES_IN_ALL
 
 
-def kept_bytes(tails: Tails, *names: str) -> int:
+def kept_bytes(tails: TailCache, *names: str) -> int:
     return sum(tail.size for name in names if (tail := tails.get(name)) is not None)

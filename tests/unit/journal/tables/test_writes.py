@@ -150,7 +150,7 @@ async def test_a_read_after_a_pop_is_warm(path: Path) -> None:
         await session.add_items([{"n": n} for n in range(5)])
         await session.get_items(3)
         await session.pop_item()
-        reader = session._core.journal._file.reader
+        reader = session._engine.journal._connections.reader
         assert reader is not None
         asked: list[str] = []
         reader.set_trace_callback(asked.append)
@@ -169,7 +169,7 @@ async def test_a_tail_does_not_lose_what_a_pop_passed_over(path: Path) -> None:
         await session.get_items(5)
         (latest,) = await session.entries(1)
         claim = (latest.writer, latest.counter, latest.index, "x", 0, 1)
-        await session._core.journal.write(
+        await session._engine.journal.write(
             lambda conn: (
                 conn.execute(
                     "INSERT INTO claims SELECT id, ?, ?, ?, ?, ?, ? FROM sessions", claim
