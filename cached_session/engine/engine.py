@@ -31,7 +31,7 @@ from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
 from cached_session.remote.connect import RemoteSpec, without
-from cached_session.replication.context import Link, log
+from cached_session.replication.context import Context, log
 from cached_session.replication.replicator import Replicator
 from cached_session.runtime import Runtime
 
@@ -179,7 +179,7 @@ class Core:
         retired, self.writer = self.writer, self.runtime.writer()
         replicator = self.home.replicator()
         if replicator is not None:
-            replicator.link.writer = self.writer
+            replicator.context.writer = self.writer
         self._met.clear()
         self.tails.forget()
         self._last_write = LastWrite()
@@ -282,9 +282,9 @@ class Core:
         await self.open()
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
-        link = Link(self.journal, remote, self.options, self.runtime, self.writer)
+        context = Context(self.journal, remote, self.options, self.runtime, self.writer)
         replicator = Replicator(
-            link, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
+            context, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
         )
         with self._guard:
             following = list(self._following)
@@ -423,7 +423,7 @@ class Core:
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.home.replicator()
-        return None if replicator is None else replicator.link.troubles.told(session_id)
+        return None if replicator is None else replicator.context.troubles.told(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

@@ -28,7 +28,7 @@ from cached_session.replication.batch_size import Body
 from cached_session.replication.local_errors import Troubles
 from cached_session.runtime import Runtime
 
-__all__ = ["Link"]
+__all__ = ["Context"]
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Reached:
 
 
 @dataclass
-class Link:
+class Context:
     """One journal and one server. All of it belongs to one event loop."""
 
     journal: Journal

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cached_session.journal.tables.outbox import Outgoing
 from cached_session.remote.wire import Encoded, memories_of
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.tasks import Pace
 
 __all__ = ["LARGE_BYTES", "SLICE_BYTES", "Parcel", "packed"]
@@ -34,14 +34,14 @@ class Parcel:
         return sum(len(memory.data) for memory in self.memories)
 
 
-async def packed(link: Link, found: Sequence[Outgoing], session_id: str) -> list[Parcel]:
+async def packed(context: Context, found: Sequence[Outgoing], session_id: str) -> list[Parcel]:
     """Operations with their memories."""
     pace = Pace(SLICE_BYTES)
     parcels = []
     for outgoing in found:
         pieces = _memories(outgoing, session_id)
         if sum(map(len, outgoing.op.payloads)) > LARGE_BYTES:
-            memories: list[Encoded] = await link.journal.offload(list, pieces)
+            memories: list[Encoded] = await context.journal.offload(list, pieces)
         else:
             memories = []
             for memory in pieces:

@@ -14,7 +14,7 @@ from cached_session.history.parts import Part
 from cached_session.journal.tables import inbox
 from cached_session.journal.tables.inbox import PageResult
 from cached_session.remote.wire import Explained, Unreadable, decode
-from cached_session.replication.context import Link, log
+from cached_session.replication.context import Context, log
 from cached_session.replication.tasks import Pace
 
 __all__ = ["Page", "PullResult", "apply_page", "read_page"]
@@ -72,13 +72,15 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
     return page
 
 
-async def apply_page(link: Link, session_id: str, page: Page, result: PullResult) -> PageResult:
+async def apply_page(
+    context: Context, session_id: str, page: Page, result: PullResult
+) -> PageResult:
     """Apply what was read, in one transaction; what it brought is added to the result."""
     result.unreadable += page.unreadable
     if not page.parts and not page.explained:
         return PageResult()
-    now = link.runtime.wall_ms()
-    applied = await link.journal.write(
+    now = context.runtime.wall_ms()
+    applied = await context.journal.write(
         lambda conn: inbox.apply_page(conn, session_id, page.parts, page.explained, now)
     )
     result.new += applied.new
