@@ -384,7 +384,7 @@ class Core:
             row = session_row(conn, session_id)
             _, items, met, hydrated, _ = row or (0, 0, 0, 0, 0)
             # A gate is the memory of a failure: the server, or this session on it, is out of reach.
-            shut = any(pauses.gate_of(conn, whose) for whose in (None, session_id))
+            shut = any(pauses.pause_of(conn, whose) for whose in (None, session_id))
             tail = not hydrated and limit is not None and items >= limit
             if tail and row is not None and limit is not None:
                 tail = item_rows.is_whole_tail(conn, row[0], limit)
@@ -423,7 +423,7 @@ class Core:
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.home.replicator()
-        return None if replicator is None else replicator.context.troubles.told(session_id)
+        return None if replicator is None else replicator.context.local_errors.latest(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

@@ -17,7 +17,7 @@ from cached_session.journal.tables.sessions import is_unguarded
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Encoded, Explained, Unreadable, decode, placeholder
 from cached_session.replication.context import Context
-from cached_session.replication.encode import packed
+from cached_session.replication.encode import encode
 from cached_session.replication.listing import page
 from cached_session.replication.pull import pull
 from cached_session.replication.push import push
@@ -77,7 +77,7 @@ async def audit(context: Context, session_id: str) -> AuditReport:
             found = await context.journal.read_aside(
                 lambda conn, seqs=seqs: outbox.whole(conn, seqs)  # type: ignore[misc]
             )
-            parcels = await packed(context, found, session_id)
+            parcels = await encode(context, found, session_id)
             memories = [memory for parcel in parcels for memory in parcel.memories]
             unkept = await store(context, session_id, memories)
             if unkept:

@@ -71,7 +71,7 @@ class Auditor:
                         )
                         log.info("the audit of %r is put off: %s", session_id, error)
                         if isinstance(error, JournalError):
-                            self._context.troubles.note("audit", session_id, error)
+                            self._context.local_errors.record("audit", session_id, error)
             with anyio.move_on_after(wait):
                 await self._wake.wait()
             if self._wake.is_set():
@@ -95,7 +95,7 @@ class Auditor:
             RemoteError: after the gate was shut.
         """
         report = await self._context.attempt(session_id, lambda: audit(self._context, session_id))
-        self._context.troubles.settled("audit", session_id)
+        self._context.local_errors.clear("audit", session_id)
         if report.healed or report.forgotten:
             log.warning(
                 "the server had lost %d operations of session %r and kept %d removed items; "

@@ -15,7 +15,7 @@ from cached_session.journal.tables import inbox
 from cached_session.journal.tables.inbox import PageResult
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.replication.context import Context, log
-from cached_session.replication.tasks import Pace
+from cached_session.replication.tasks import SliceBudget
 
 __all__ = ["Page", "PullResult", "apply_page", "read_page"]
 
@@ -56,9 +56,9 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
     page = Page(ids=tuple(str(memory.get("id")) for memory in memories))
     seconds = [second for memory in memories if (second := _second(memory)) is not None]
     page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
-    pace = Pace(SLICE)
+    budget = SliceBudget(SLICE)
     for memory in memories:
-        await pace.spent(1)
+        await budget.spend(1)
         try:
             found = decode(memory, key)
         except Unreadable as error:

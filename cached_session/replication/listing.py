@@ -14,7 +14,7 @@ from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.backoff import growing
 from cached_session.replication.context import Context
 from cached_session.replication.ingest import Page, read_page
-from cached_session.replication.tasks import give_up
+from cached_session.replication.tasks import cancel_all
 
 __all__ = ["Pages", "page", "step"]
 
@@ -123,4 +123,4 @@ class Pages:
         """Give up what was asked for and not taken."""
         asked = [asking for _, asking in self._asked]
         self._asked.clear()
-        await give_up(asked)
+        await cancel_all(asked)

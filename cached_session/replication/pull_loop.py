@@ -105,7 +105,7 @@ class Puller:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            self._context.troubles.note("pull", session_id, error)
+            self._context.local_errors.record("pull", session_id, error)
             plan.due = clock() + self._context.options.backoff_base * 2
         else:
             self._schedule.pulled(
@@ -138,7 +138,7 @@ class Puller:
                     ),
                 )
             one.result = result
-            self._context.troubles.settled("pull", session_id)
+            self._context.local_errors.clear("pull", session_id)
         finally:
             if self._pulls.get(session_id) is one:
                 del self._pulls[session_id]

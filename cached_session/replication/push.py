@@ -16,10 +16,10 @@ from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import Encoded, placeholder
 from cached_session.replication.context import Context, log
-from cached_session.replication.encode import Parcel, packed
+from cached_session.replication.encode import EncodedOperation, encode
 from cached_session.replication.retention_guard import guard
 from cached_session.replication.store import store
-from cached_session.replication.tasks import give_up
+from cached_session.replication.tasks import cancel_all
 
 __all__ = ["PushResult", "push"]
 
@@ -59,7 +59,7 @@ async def push(context: Context, session_id: str, *, upto: int | None = None) ->
     async with context.lock("push", session_id):
         if await context.journal.read(lambda conn: has_unsent(conn, session_id)):
             await guard(context, session_id)
-            waiting: list[Parcel] = []
+            waiting: list[EncodedOperation] = []
             async with _taking(context, session_id, last) as following:
                 while parcels := await following():
                     *full, waiting = _groups([*waiting, *parcels], context, session_id)
@@ -81,11 +81,11 @@ async def push(context: Context, session_id: str, *, upto: int | None = None) ->
 @asynccontextmanager
 async def _taking(
     context: Context, session_id: str, last: int
-) -> AsyncIterator[Callable[[], Awaitable[list[Parcel]]]]:
+) -> AsyncIterator[Callable[[], Awaitable[list[EncodedOperation]]]]:
     """What is to be sent, some at a time, in order; nothing at the end. The next is taken and
     encoded while its caller sends."""
 
-    async def take(after: int) -> tuple[int, list[Parcel]]:
+    async def take(after: int) -> tuple[int, list[EncodedOperation]]:
         seqs = await context.journal.write(
             lambda conn: outbox.take(
                 conn,
@@ -99,11 +99,11 @@ async def _taking(
         if not seqs:
             return after, []
         found = await context.journal.read_aside(lambda conn: outbox.whole(conn, seqs))
-        return seqs[-1], await packed(context, found, session_id)
+        return seqs[-1], await encode(context, found, session_id)
 
     ahead = asyncio.ensure_future(take(0))
 
-    async def following() -> list[Parcel]:
+    async def following() -> list[EncodedOperation]:
         nonlocal ahead
         after, parcels = await ahead
         if parcels:
@@ -113,12 +113,14 @@ async def _taking(
     try:
         yield following
     finally:
-        await give_up([ahead])
+        await cancel_all([ahead])
 
 
-def _groups(parcels: Sequence[Parcel], context: Context, session_id: str) -> list[list[Parcel]]:
+def _groups(
+    parcels: Sequence[EncodedOperation], context: Context, session_id: str
+) -> list[list[EncodedOperation]]:
     """Neighbours that fit one request; an operation too large for one goes alone."""
-    groups: list[list[Parcel]] = []
+    groups: list[list[EncodedOperation]] = []
     size = count = 0
     most = context.batch_most(session_id)
     for parcel in parcels:
@@ -134,7 +136,7 @@ def _groups(parcels: Sequence[Parcel], context: Context, session_id: str) -> lis
 
 
 async def _deliver(
-    context: Context, session_id: str, group: Sequence[Parcel], result: PushResult
+    context: Context, session_id: str, group: Sequence[EncodedOperation], result: PushResult
 ) -> None:
     """Send a group and settle it; a refusal is bisected down to the operation at fault.
 
@@ -174,7 +176,11 @@ async def _deliver(
 
 
 async def _park(
-    context: Context, session_id: str, parcel: Parcel, error: RemoteError, result: PushResult
+    context: Context,
+    session_id: str,
+    parcel: EncodedOperation,
+    error: RemoteError,
+    result: PushResult,
 ) -> None:
     """Set one operation aside. The placeholder proves that it is the operation that is at fault:
     a server that refuses even that refuses everything."""

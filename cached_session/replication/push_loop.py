@@ -101,7 +101,7 @@ class Pusher:
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            failures = self._context.troubles.note("push", session_id, error)
+            failures = self._context.local_errors.record("push", session_id, error)
             # What the server took, and the journal could not note, is sent again each time.
             return growing(failures, self._context.options, self._context.runtime.random)
         return self._context.options.claim_patience if result.unsettled else math.inf
@@ -126,7 +126,7 @@ class Pusher:
         finally:
             # Some of it may have been acknowledged before it failed.
             self._on_ended(session_id)
-        self._context.troubles.settled("push", session_id)
+        self._context.local_errors.clear("push", session_id)
         return result
 
 

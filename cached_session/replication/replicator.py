@@ -70,7 +70,7 @@ class Replicator:
     def unfollow(self, session_id: str) -> None:
         """Nobody has this session open any more."""
         self.schedule.unfollow(session_id)
-        self.context.troubles.settled("pull", session_id)
+        self.context.local_errors.clear("pull", session_id)
 
     def freshen(self, session_id: str, moment: float) -> None:
         """Pull this session soon, unless a pull has begun since the moment (monotonic)."""
