@@ -14,7 +14,8 @@ from cached_session.journal.tables.gaps import Hole, holes_due, note_hole_tries,
 from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication.context import Context
-from cached_session.replication.ingest import PullResult, apply_page, read_page
+from cached_session.replication.ingest import apply_page, read_page
+from cached_session.replication.results import PullResult
 
 __all__ = ["look_for_holes", "repair"]
 

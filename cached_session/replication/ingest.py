@@ -15,28 +15,15 @@ from cached_session.journal.tables import inbox
 from cached_session.journal.tables.inbox import PageResult
 from cached_session.remote.wire import Explained, Unreadable, decode
 from cached_session.replication.context import Context, log
+from cached_session.replication.results import PullResult
 from cached_session.replication.tasks import SliceBudget
 
-__all__ = ["Page", "PullResult", "apply_page", "read_page"]
+__all__ = ["Page", "apply_page", "read_page"]
 
 LAST_SECOND = 1 << 40
 """No server's clock is beyond this; NaN and infinity are not below it."""
 SLICE = 16
 """Memories decoded on the event loop at a time: some three hundred microseconds of work."""
-
-
-@dataclass
-class PullResult:
-    """What one pull brought."""
-
-    new: int = 0
-    conflicts: int = 0
-    unreadable: int = 0
-    pages: int = 0
-    finished: bool = False
-    went_back: bool = False
-    """The newest memory on the server is older than what an earlier pull saw: perhaps it has lost
-    some, perhaps a replica lags."""
 
 
 @dataclass

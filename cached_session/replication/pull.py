@@ -17,8 +17,9 @@ from cached_session.journal.tables.pull_state import Ground, ground_of, note_pul
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.context import Context, Reached, log
 from cached_session.replication.gaps import look_for_holes
-from cached_session.replication.ingest import Page, PullResult, apply_page
+from cached_session.replication.ingest import Page, apply_page
 from cached_session.replication.listing import Pages, step
+from cached_session.replication.results import PullResult
 
 __all__ = ["pull"]
 

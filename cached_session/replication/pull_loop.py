@@ -12,8 +12,8 @@ from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.context import Context
 from cached_session.replication.gaps import repair
-from cached_session.replication.ingest import PullResult
 from cached_session.replication.pull import pull
+from cached_session.replication.results import PullResult
 from cached_session.replication.schedule import PullSchedule
 
 __all__ = ["Puller"]

@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from cached_session.history.ids import agent_id, session_key
 from cached_session.journal.tables import outbox
@@ -17,11 +16,12 @@ from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import Encoded, placeholder
 from cached_session.replication.context import Context, log
 from cached_session.replication.encode import EncodedOperation, encode
+from cached_session.replication.results import PushResult
 from cached_session.replication.retention_guard import guard
 from cached_session.replication.store import store
 from cached_session.replication.tasks import cancel_all
 
-__all__ = ["PushResult", "push"]
+__all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
 """Ids in one forget request."""
@@ -30,19 +30,6 @@ EVERYTHING = 1 << 62
 TAKE_OPS = 1000
 TAKE_BYTES = 512 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
-
-
-@dataclass
-class PushResult:
-    """What one push did."""
-
-    acked: int = 0
-    parked: int = 0
-    forgotten: int = 0
-    unsettled: int = 0
-    """Confirmed pops whose outcome is still in doubt."""
-    unkept: int = 0
-    """Operations that the server took and did not keep: they stay in the outbox."""
 
 
 async def push(context: Context, session_id: str, *, upto: int | None = None) -> PushResult:

@@ -15,7 +15,8 @@ from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import growing
 from cached_session.replication.confirmed_pop import settle_claims
 from cached_session.replication.context import Context
-from cached_session.replication.push import PushResult, push
+from cached_session.replication.push import push
+from cached_session.replication.results import PushResult
 from cached_session.replication.schedule import PushSchedule
 
 __all__ = ["Pusher"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.sessions import stored_id
 
-__all__ = ["SERVER", "Pause", "pause_of", "end_pauses", "shut", "waiting"]
+__all__ = ["SERVER", "Pause", "end_pauses", "pause_of", "shut", "waiting"]
 
 SERVER = 0
 """The session number of the gate before the server as a whole."""
