@@ -73,10 +73,11 @@ TIERS: dict[str, list[set[str]]] = {
         {"connect"},
     ],
     "replication": [
-        {"backoff", "batch_size", "local_errors", "tasks"},
+        {"backoff", "batch_size", "local_errors", "results", "tasks"},
+        {"schedule"},
         {"context"},
         {"encode", "event_listener", "ingest", "leader", "retention_guard", "store"},
-        {"gaps", "listing", "push", "schedule"},
+        {"gaps", "listing", "push"},
         {"pull"},
         {"audit", "confirmed_pop", "pull_loop"},
         {"audit_loop", "push_loop"},

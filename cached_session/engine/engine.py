@@ -31,7 +31,7 @@ from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
 from cached_session.remote.connect import RemoteSpec, without
-from cached_session.replication.context import Link, log
+from cached_session.replication.context import Context, log
 from cached_session.replication.replicator import Replicator
 from cached_session.runtime import Runtime
 
@@ -179,7 +179,7 @@ class Engine:
         retired, self.writer = self.writer, self.runtime.writer()
         replicator = self.loop_host.replicator()
         if replicator is not None:
-            replicator.link.writer = self.writer
+            replicator.context.writer = self.writer
         self._met.clear()
         self.tail_cache.forget()
         self._last_write = LastWrite()
@@ -282,9 +282,9 @@ class Engine:
         await self.open()
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
-        link = Link(self.journal, remote, self.options, self.runtime, self.writer)
+        context = Context(self.journal, remote, self.options, self.runtime, self.writer)
         replicator = Replicator(
-            link, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
+            context, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
         )
         with self._guard:
             following = list(self._following)
@@ -384,7 +384,7 @@ class Engine:
             row = session_row(conn, session_id)
             _, items, met, hydrated, _ = row or (0, 0, 0, 0, 0)
             # A gate is the memory of a failure: the server, or this session on it, is out of reach.
-            shut = any(pauses.gate_of(conn, whose) for whose in (None, session_id))
+            shut = any(pauses.pause_of(conn, whose) for whose in (None, session_id))
             tail = not hydrated and limit is not None and items >= limit
             if tail and row is not None and limit is not None:
                 tail = item_rows.is_whole_tail(conn, row[0], limit)
@@ -423,7 +423,7 @@ class Engine:
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.loop_host.replicator()
-        return None if replicator is None else replicator.link.troubles.told(session_id)
+        return None if replicator is None else replicator.context.local_errors.latest(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

@@ -118,10 +118,10 @@ async def _until_done(
 
 async def _pause(replicator: Replicator, session_id: str, last: RemoteError | None) -> None:
     """At once the first time (somebody asked), then as the gates say; always as the server says."""
-    asked = await replicator.link.wait_ms(session_id, asked_only=True) / 1000
+    asked = await replicator.context.wait_ms(session_id, asked_only=True) / 1000
     waited = 0.0
     if last is not None:
-        waited = min(LONGEST_PAUSE, await replicator.link.wait_ms(session_id) / 1000)
+        waited = min(LONGEST_PAUSE, await replicator.context.wait_ms(session_id) / 1000)
     await anyio.sleep(max(asked, waited))
 
 
@@ -145,7 +145,7 @@ async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
 
         async def work(replicator: Replicator) -> None:
             for name in names:
-                if await replicator.link.wait_ms(name):
+                if await replicator.context.wait_ms(name):
                     continue
                 try:
                     await replicator.pusher.push_now(name)
@@ -176,7 +176,7 @@ async def listing(engine: Engine, agent: str, offset: int, limit: int) -> list[d
     """
     try:
         return await engine.loop_host.do(
-            lambda replicator: replicator.link.remote.page(agent, offset=offset, limit=limit)
+            lambda replicator: replicator.context.remote.page(agent, offset=offset, limit=limit)
         )
     except RemoteError as error:
         raise _denied(error) from error
@@ -186,7 +186,7 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
     """See `CachedSession.pop_item`."""
     try:
         return await engine.loop_host.do(
-            lambda replicator: confirmed_pop.pop_confirmed(replicator.link, session_id),
+            lambda replicator: confirmed_pop.pop_confirmed(replicator.context, session_id),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
                 "returned, and the claim is settled when the server answers again"
@@ -226,14 +226,14 @@ async def _ask(
     Raises:
         RemoteError: it cannot be asked, or is known to be out of reach, and nobody waits for it.
     """
-    if await replicator.link.wait_ms(session_id):
+    if await replicator.context.wait_ms(session_id):
         raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")
     key = session_key(session_id)
-    link = replicator.link
+    context = replicator.context
 
     async def work() -> list[dict[str, Any]] | None:
         try:
-            return await link.remote.recall(agent_id(session_id), query, limit * RECALL_MORE)
+            return await context.remote.recall(agent_id(session_id), query, limit * RECALL_MORE)
         except RemoteError as error:
             if error.status is None or error.verdict is Verdict.BUSY:
                 raise
@@ -241,7 +241,7 @@ async def _ask(
             # is shut, and nothing that waits to be sent waits for it.
             return None
 
-    memories = await link.attempt(session_id, work)
+    memories = await context.attempt(session_id, work)
     if memories is None:
         raise RemoteError(Verdict.DENIED, "the server cannot recall", scope=Scope.SESSION)
     places: dict[tuple[str, int, int], None] = {}

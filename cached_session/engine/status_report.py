@@ -13,7 +13,7 @@ from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.sessions import numbered_sessions, session_row
 from cached_session.journal.tables.status_counts import (
     SessionFacts,
-    all_gates,
+    all_pauses,
     facts_of_each,
     in_all,
 )
@@ -68,16 +68,16 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 
 def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
     """One session, or all of the journal with each of its sessions."""
-    meta, server = read_meta(conn), pauses.gate_of(conn, None)
+    meta, server = read_meta(conn), pauses.pause_of(conn, None)
     salvaged = recover.report_of(meta)
     told = None if salvaged is None else salvaged.sentence()
     if session_id is not None:
         row = session_row(conn, session_id)
         facts = status_counts.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
-        gate = pauses.gate_of(conn, session_id)
+        gate = pauses.pause_of(conn, session_id)
         return _status(session_id, facts, meta, told, [server, gate], at)
     each = facts_of_each(conn, None, at.now, at.hole_patience)
-    shut = all_gates(conn)
+    shut = all_pauses(conn)
     sessions = {
         name: _status(name, each[number], meta, told, [server, shut.get(number)], at)
         for number, name in numbered_sessions(conn).items()
@@ -91,7 +91,7 @@ def _status(
     facts: SessionFacts,
     meta: dict[str, str],
     salvaged: str | None,
-    gates_before: list[pauses.Gate | None],
+    gates_before: list[pauses.Pause | None],
     at: Viewpoint,
 ) -> Status:
     """``gates_before``: the server's first."""
@@ -127,8 +127,8 @@ def _status(
 
 
 def _state(
-    server: pauses.Gate | None,
-    shut: list[pauses.Gate],
+    server: pauses.Pause | None,
+    shut: list[pauses.Pause],
     session_id: str | None,
     at: Viewpoint,
     *,
@@ -145,7 +145,7 @@ def _state(
     return "online" if has_answered else "connecting"
 
 
-def _is_refused(shut: list[pauses.Gate]) -> bool:
+def _is_refused(shut: list[pauses.Pause]) -> bool:
     return any(gate.kind == "unauthorized" for gate in shut)
 
 

@@ -2,5 +2,5 @@
 
 ``worker`` owns the tasks: ``pusher``, ``puller``, ``auditor`` and ``listen``. ``schedule`` decides
 when, ``leader`` which process. One round of one session is in ``push``, ``pull`` (with ``pages``,
-``incoming`` and ``holes``), ``claim`` and ``audit``. ``link`` is what all of it works with.
+``incoming`` and ``holes``), ``claim`` and ``audit``. ``context`` is what all of it works with.
 """

@@ -16,8 +16,8 @@ from cached_session.journal.tables import audit_state, outbox
 from cached_session.journal.tables.sessions import is_unguarded
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Encoded, Explained, Unreadable, decode, placeholder
-from cached_session.replication.context import Link
-from cached_session.replication.encode import packed
+from cached_session.replication.context import Context
+from cached_session.replication.encode import encode
 from cached_session.replication.listing import page
 from cached_session.replication.pull import pull
 from cached_session.replication.push import push
@@ -45,41 +45,41 @@ class AuditReport:
     """Removed items that the server still held."""
 
 
-async def audit(link: Link, session_id: str) -> AuditReport:
+async def audit(context: Context, session_id: str) -> AuditReport:
     """Compare one session on the server with the journal, and make them agree.
 
     Raises:
         RemoteError: the first failure; running it again goes on.
     """
-    await push(link, session_id)
+    await push(context, session_id)
     present: dict[Dot, dict[tuple[int, int], int]] = {}
     explained: set[Dot] = set()
     key = session_key(session_id)
     # Pushing waits meanwhile: what is acknowledged after its page was listed would look lost.
-    async with link.lock("push", session_id):
+    async with context.lock("push", session_id):
         pulled = await pull(
-            link,
+            context,
             session_id,
             whole=True,
             all_holes=True,
             seen=lambda parts, voids: _note(present, explained, parts, voids, key),
         )
-        plan = await link.journal.read_aside(
+        plan = await context.journal.read_aside(
             lambda conn: audit_state.compare(conn, session_id, present, explained)
         )
         # A server that has lost something may have lost the policy, too, before it is put back;
         # and a key that may set it can have come since. Where all is well nothing is asked.
-        unguarded = await link.journal.read(lambda conn: is_unguarded(conn, session_id))
+        unguarded = await context.journal.read(lambda conn: is_unguarded(conn, session_id))
         if plan.resend or unguarded:
-            await guard(link, session_id, anew=True)
+            await guard(context, session_id, anew=True)
         for start in range(0, len(plan.resend), HEAL_OPS):
             seqs = plan.resend[start : start + HEAL_OPS]
-            found = await link.journal.read_aside(
+            found = await context.journal.read_aside(
                 lambda conn, seqs=seqs: outbox.whole(conn, seqs)  # type: ignore[misc]
             )
-            parcels = await packed(link, found, session_id)
+            parcels = await encode(context, found, session_id)
             memories = [memory for parcel in parcels for memory in parcel.memories]
-            unkept = await store(link, session_id, memories)
+            unkept = await store(context, session_id, memories)
             if unkept:
                 raise RemoteError(
                     Verdict.UNREACHABLE,
@@ -88,26 +88,26 @@ async def audit(link: Link, session_id: str) -> AuditReport:
                 )
         if plan.explain:
             # Others would report as absent what its writer has parked.
-            parked = await link.journal.read_aside(lambda conn: outbox.whole(conn, plan.explain))
+            parked = await context.journal.read_aside(lambda conn: outbox.whole(conn, plan.explain))
             notes = [Encoded.of(placeholder(outgoing.op, session_id)) for outgoing in parked]
-            await store(link, session_id, notes)
+            await store(context, session_id, notes)
         forget = plan.forget
         if plan.resend:
             # Another device may have removed some of it since the first pull and had it forgotten
             # before the listing: then it was missing for good reason, and must go again.
-            await pull(link, session_id)
-            again, noted = await _present(link, session_id)
-            later = await link.journal.read_aside(
+            await pull(context, session_id)
+            again, noted = await _present(context, session_id)
+            later = await context.journal.read_aside(
                 lambda conn: audit_state.compare(conn, session_id, again, noted)
             )
             forget = later.forget
         if forget:
-            await link.journal.write(
+            await context.journal.write(
                 lambda conn: audit_state.queue_forgets(conn, session_id, forget)
             )
-    pushed = await push(link, session_id)
-    now = link.runtime.wall_ms()
-    await link.journal.write(lambda conn: audit_state.note_audit(conn, session_id, now))
+    pushed = await push(context, session_id)
+    now = context.runtime.wall_ms()
+    await context.journal.write(lambda conn: audit_state.note_audit(conn, session_id, now))
     return AuditReport(
         listed=sum(len(places) for places in present.values()),
         healed=len(plan.resend) + len(plan.explain),
@@ -117,7 +117,7 @@ async def audit(link: Link, session_id: str) -> AuditReport:
 
 
 async def _present(
-    link: Link, session_id: str
+    context: Context, session_id: str
 ) -> tuple[dict[Dot, dict[tuple[int, int], int]], set[Dot]]:
     """What the server lists: of each operation the parts, and how many their payload has; and the
     operations that have a placeholder."""
@@ -126,7 +126,7 @@ async def _present(
     explained: set[Dot] = set()
     offset, before = 0, ""
     while True:
-        memories = await page(link, session_id, offset, link.options.page_size)
+        memories = await page(context, session_id, offset, context.options.page_size)
         if not memories or (offset and str(memories[0].get("id")) == before):
             return present, explained
         before = str(memories[0].get("id"))

@@ -12,7 +12,7 @@ from cached_session.errors import JournalError
 from cached_session.journal.tables import audit_state
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
-from cached_session.replication.context import Link, log
+from cached_session.replication.context import Context, log
 from cached_session.replication.leader import Leader
 
 __all__ = ["Auditor"]
@@ -30,15 +30,15 @@ LONGEST_LOOK = 60.0
 class Auditor:
     """The audits of all sessions of a journal; which is due, the journal knows."""
 
-    def __init__(self, link: Link, leader: Leader, on_audited: Callable[[str], None]) -> None:
-        self._link = link
+    def __init__(self, context: Context, leader: Leader, on_audited: Callable[[str], None]) -> None:
+        self._context = context
         self._leader = leader
         self._on_audited = on_audited
         self._wake = anyio.Event()
 
     async def run(self) -> None:
         """Compare each session with the server, while this process leads, until cancelled."""
-        options, clock = self._link.options, self._link.runtime.monotonic
+        options, clock = self._context.options, self._context.runtime.monotonic
         interval = options.audit_interval
         put_off: dict[str, float] = {}
         rests_until = -math.inf
@@ -46,13 +46,13 @@ class Auditor:
             wait = options.watch_interval
             if self._leader.is_leader:
                 put_off = {name: until for name, until in put_off.items() if until > clock()}
-                now = self._link.runtime.wall_ms()
-                session_id, left_ms = await self._link.journal.write(
+                now = self._context.runtime.wall_ms()
+                session_id, left_ms = await self._context.journal.write(
                     partial(
                         audit_state.next_due,
                         now_ms=now,
                         interval_ms=int(1000 * interval),
-                        who=self._link.writer,
+                        who=self._context.writer,
                         besides=frozenset(put_off),
                         only_suspects=clock() < rests_until,
                     )
@@ -60,7 +60,7 @@ class Auditor:
                 wait = min(max(left_ms / 1000, options.watch_interval), LONGEST_LOOK)
                 if session_id is not None:
                     try:
-                        if await self._link.wait_ms(session_id):
+                        if await self._context.wait_ms(session_id):
                             raise RemoteError(Verdict.BUSY, "its gate is shut")
                         await self.audit_now(session_id)
                         rests_until = clock() + interval / MOST_AUDITS
@@ -71,7 +71,7 @@ class Auditor:
                         )
                         log.info("the audit of %r is put off: %s", session_id, error)
                         if isinstance(error, JournalError):
-                            self._link.troubles.note("audit", session_id, error)
+                            self._context.local_errors.record("audit", session_id, error)
             with anyio.move_on_after(wait):
                 await self._wake.wait()
             if self._wake.is_set():
@@ -79,11 +79,11 @@ class Auditor:
 
     async def suspect(self, session_id: str) -> None:
         """The server seems to have lost something of this session: its audit is due soon."""
-        interval = self._link.options.audit_interval
+        interval = self._context.options.audit_interval
         if not interval:
             return
-        now, grace = self._link.runtime.wall_ms(), int(1000 * interval * SUSPICION)
-        await self._link.journal.write(
+        now, grace = self._context.runtime.wall_ms(), int(1000 * interval * SUSPICION)
+        await self._context.journal.write(
             lambda conn: audit_state.suspect(conn, session_id, now, grace)
         )
         self._wake.set()
@@ -94,8 +94,8 @@ class Auditor:
         Raises:
             RemoteError: after the gate was shut.
         """
-        report = await self._link.attempt(session_id, lambda: audit(self._link, session_id))
-        self._link.troubles.settled("audit", session_id)
+        report = await self._context.attempt(session_id, lambda: audit(self._context, session_id))
+        self._context.local_errors.clear("audit", session_id)
         if report.healed or report.forgotten:
             log.warning(
                 "the server had lost %d operations of session %r and kept %d removed items; "

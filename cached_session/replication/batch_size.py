@@ -11,7 +11,7 @@ from __future__ import annotations
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
 
-__all__ = ["Body"]
+__all__ = ["BatchSize"]
 
 FIRST_BYTES = 512 * 1024
 """A few seconds on a slow mobile link: nothing is known of the link yet."""
@@ -21,7 +21,7 @@ QUICK = 1.0
 TOO_LARGE = 413
 
 
-class Body:
+class BatchSize:
     """The size of store requests to one server, in encoded bytes."""
 
     def __init__(self, options: SyncOptions) -> None:

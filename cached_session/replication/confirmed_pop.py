@@ -30,7 +30,7 @@ from cached_session.journal.tables.writes import Author
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import claim_id, memory_id
 from cached_session.remote.wire import Encoded, claim_note, claim_tag, claimers
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.pull import pull
 from cached_session.replication.push import push
 
@@ -45,7 +45,7 @@ CONTEST_PAUSE = 0.05
 Settled = Literal["ours", "free", "lost"]
 
 
-async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None:
+async def pop_confirmed(context: Context, session_id: str) -> tuple[bytes, int] | None:
     """The row of the latest item that the server gave to us alone; None if there is none.
 
     Raises:
@@ -55,17 +55,17 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
     """
     try:
         # What an earlier call could not settle comes first: it is the later item.
-        await link.meet_server(session_id)
-        in_doubt = await settle_claims(link, session_id, eager=True)
+        await context.meet_server(session_id)
+        in_doubt = await settle_claims(context, session_id, eager=True)
     except RemoteError as error:
         raise _unconfirmed(session_id, error.reason) from error
     if in_doubt:
         raise _unconfirmed(session_id, "an earlier pop is still being settled")
     while True:
         # Not while somebody settles: until it is known to be alive here it would be taken for dead.
-        async with link.lock("claim", session_id):
-            author, now = link.author(), link.now_ms()
-            claim = await link.journal.write(
+        async with context.lock("claim", session_id):
+            author, now = context.author(), context.now_ms()
+            claim = await context.journal.write(
                 lambda conn, author=author, now=now: (  # type: ignore[misc]
                     claims.reserve(conn, author, session_id, now)
                 )
@@ -75,12 +75,12 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
             if claim.is_ours:
                 return claim.row
             live = (session_id, claim.ref.dot, claim.ref.index)
-            link.live_claims.add(live)
+            context.live_claims.add(live)
         try:
-            won = await _won(link, session_id, claim)
-            author, now = link.author(), link.now_ms()
+            won = await _won(context, session_id, claim)
+            author, now = context.author(), context.now_ms()
             try:
-                await link.journal.write(
+                await context.journal.write(
                     lambda conn, author=author, now=now, claim=claim, won=won: (  # type: ignore[misc]
                         claims.confirm(conn, author, session_id, claim)
                         if won
@@ -96,52 +96,54 @@ async def pop_confirmed(link: Link, session_id: str) -> tuple[bytes, int] | None
                     f"({error}); it is given to nobody, and popped as soon as it can be"
                 ) from error
         finally:
-            link.live_claims.discard(live)
+            context.live_claims.discard(live)
         if won:
             return claim.row
 
 
-async def _won(link: Link, session_id: str, claim: Claim) -> bool:
+async def _won(context: Context, session_id: str, claim: Claim) -> bool:
     agent, key = agent_id(session_id), session_key(session_id)
     try:
         if claim.is_in_flight:
             # The server may or may not hold it; only once it surely does, or refuses it, can it be
             # claimed there.
-            await push(link, session_id)
+            await push(context, session_id)
             claim = replace(
                 claim,
-                is_parked=await link.journal.read(
+                is_parked=await context.journal.read(
                     lambda conn: claims.is_parked(conn, session_id, claim.ref.dot)
                 ),
             )
-        await _leave_note(link, session_id, claim)
-        now = link.now_ms()
-        if not await link.journal.write(
+        await _leave_note(context, session_id, claim)
+        now = context.now_ms()
+        if not await context.journal.write(
             lambda conn: claims.note(conn, session_id, claim, Doubt.ASKED, now)
         ):
             # Nothing has been asked for, and another process may be claiming it by now.
             return False
-        deleted = await link.remote.forget(agent, [memory_id(key, claim.ref.dot, claim.ref.index)])
+        deleted = await context.remote.forget(
+            agent, [memory_id(key, claim.ref.dot, claim.ref.index)]
+        )
         # One memory may be several rows of the server's, its derived sentences. What the server
         # refused, it need not hold: then the notes alone tell.
-        if (deleted >= 1 or claim.is_parked) and await _is_alone(link, session_id, claim):
+        if (deleted >= 1 or claim.is_parked) and await _is_alone(context, session_id, claim):
             return True
-        await _take_note_back(link, session_id, claim)
+        await _take_note_back(context, session_id, claim)
     except RemoteError as error:
         if error.verdict in (Verdict.DENIED, Verdict.REFUSED):
             # The server has answered, and did not do it: nothing is in doubt.
-            await link.journal.write(lambda conn: claims.release(conn, session_id, claim))
+            await context.journal.write(lambda conn: claims.release(conn, session_id, claim))
             raise
         raise _unconfirmed(session_id, error.reason) from error
     return False
 
 
-async def _leave_note(link: Link, session_id: str, claim: Claim) -> None:
+async def _leave_note(context: Context, session_id: str, claim: Claim) -> None:
     note = claim_note(
-        session_id, claim.ref.dot, claim.ref.index, claim.claimer, link.runtime.wall_ms()
+        session_id, claim.ref.dot, claim.ref.index, claim.claimer, context.runtime.wall_ms()
     )
     try:
-        stored = await link.remote.store(agent_id(session_id), [Encoded.of(note)])
+        stored = await context.remote.store(agent_id(session_id), [Encoded.of(note)])
     except RemoteError as error:
         if error.verdict is not Verdict.CONFLICT:  # it stands there already
             raise
@@ -150,33 +152,33 @@ async def _leave_note(link: Link, session_id: str, claim: Claim) -> None:
         raise RemoteError(Verdict.UNREACHABLE, "the server did not keep the note of a claim")
 
 
-async def _take_note_back(link: Link, session_id: str, claim: Claim) -> None:
+async def _take_note_back(context: Context, session_id: str, claim: Claim) -> None:
     """We did not get it: nobody need wait for us."""
     key = session_key(session_id)
     note = claim_id(key, claim.ref.dot, claim.ref.index, claim.claimer)
-    await link.remote.forget(agent_id(session_id), [note])
+    await context.remote.forget(agent_id(session_id), [note])
 
 
-async def _is_alone(link: Link, session_id: str, claim: Claim) -> bool:
+async def _is_alone(context: Context, session_id: str, claim: Claim) -> bool:
     """Whether nobody else can have got the item that we have deleted; False if somebody has.
 
     Raises:
         RemoteError: there is another note, and it does not turn out whose the item is.
     """
     agent, key, ref = agent_id(session_id), session_key(session_id), claim.ref
-    until = link.runtime.monotonic() + CONTEST_SECONDS
+    until = context.runtime.monotonic() + CONTEST_SECONDS
     pause = CONTEST_PAUSE
     while True:
-        notes = await link.remote.tagged(agent, claim_tag(ref.dot, ref.index))
+        notes = await context.remote.tagged(agent, claim_tag(ref.dot, ref.index))
         found = claimers(notes, key, ref.dot, ref.index)
         # An answer without our own note is older than the claim, or of a server that keeps no tags.
         if found == {claim.claimer}:
             return True
         if found - {claim.claimer}:
-            await pull(link, session_id)
-            if not await link.journal.read(lambda conn: claims.is_open(conn, session_id, claim)):
+            await pull(context, session_id)
+            if not await context.journal.read(lambda conn: claims.is_open(conn, session_id, claim)):
                 return False
-        if link.runtime.monotonic() + pause > until:
+        if context.runtime.monotonic() + pause > until:
             raise RemoteError(Verdict.UNREACHABLE, "another device claims it too, or has got it")
         await anyio.sleep(pause)
         pause *= 2
@@ -189,7 +191,7 @@ def _unconfirmed(session_id: str, why: str) -> PopUnconfirmed:
     )
 
 
-async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> int:
+async def settle_claims(context: Context, session_id: str, *, eager: bool = False) -> int:
     """Settle what can be settled of claims without an answer, of this opening or of one that died;
     how many are still in doubt.
 
@@ -204,23 +206,23 @@ async def settle_claims(link: Link, session_id: str, *, eager: bool = False) -> 
     Raises:
         RemoteError: the server cannot be asked yet.
     """
-    async with link.lock("claim", session_id):
-        return await _settle_all(link, session_id, eager)
+    async with context.lock("claim", session_id):
+        return await _settle_all(context, session_id, eager)
 
 
-async def _settle_all(link: Link, session_id: str, eager: bool) -> int:
-    found = await link.journal.read(lambda conn: claims.open_claims(conn, session_id))
+async def _settle_all(context: Context, session_id: str, eager: bool) -> int:
+    found = await context.journal.read(lambda conn: claims.open_claims(conn, session_id))
     in_doubt = 0
     for claim in found:
-        if _may_be_live(link, session_id, claim):
+        if _may_be_live(context, session_id, claim):
             continue
-        verdict = await _settled(link, session_id, claim, eager=eager)
+        verdict = await _settled(context, session_id, claim, eager=eager)
         if verdict in ("free", "lost"):
-            await _take_note_back(link, session_id, claim)
-        author = link.author()
-        now = link.now_ms()
+            await _take_note_back(context, session_id, claim)
+        author = context.author()
+        now = context.now_ms()
         in_doubt += verdict is Doubt.ABSENT
-        await link.journal.write(
+        await context.journal.write(
             lambda conn, claim=claim, verdict=verdict, author=author, now=now: (  # type: ignore[misc]
                 _record(conn, session_id, claim, verdict, author, now)
             )
@@ -228,19 +230,21 @@ async def _settle_all(link: Link, session_id: str, eager: bool) -> int:
     return in_doubt
 
 
-async def _settled(link: Link, session_id: str, claim: Claim, *, eager: bool) -> Doubt | Settled:
+async def _settled(
+    context: Context, session_id: str, claim: Claim, *, eager: bool
+) -> Doubt | Settled:
     """What has become of a claim that nobody waits for."""
-    age = link.now_ms() - claim.since_ms
+    age = context.now_ms() - claim.since_ms
     if not claim.is_visible or claim.doubt is Doubt.RESERVED:
         return "free"
-    if claim.doubt is Doubt.LOST and not eager and 0 <= age < 1000 * link.options.hole_patience:
+    if claim.doubt is Doubt.LOST and not eager and 0 <= age < 1000 * context.options.hole_patience:
         return Doubt.LOST
     identity = memory_id(session_key(session_id), claim.ref.dot, claim.ref.index)
-    if await link.remote.fetch(agent_id(session_id), identity) is not None:
+    if await context.remote.fetch(agent_id(session_id), identity) is not None:
         return "free"
     if claim.doubt is Doubt.LOST:
-        return Doubt.LOST if 0 <= age < 1000 * link.options.hole_patience else "lost"
-    patience = 1000 * link.options.claim_patience
+        return Doubt.LOST if 0 <= age < 1000 * context.options.hole_patience else "lost"
+    patience = 1000 * context.options.claim_patience
     first = claim.doubt is Doubt.ASKED and patience > 0
     return Doubt.ABSENT if first or 0 <= age < patience else "ours"
 
@@ -263,10 +267,10 @@ def _record(
         claims.note(conn, session_id, claim, Doubt(verdict), now_ms)
 
 
-def _may_be_live(link: Link, session_id: str, claim: Claim) -> bool:
+def _may_be_live(context: Context, session_id: str, claim: Claim) -> bool:
     """Whether somebody may still be waiting for the answer: a call here, or one in another process
     whose request has not run out of time yet."""
-    if claim.claimer == link.writer:
-        return (session_id, claim.ref.dot, claim.ref.index) in link.live_claims
-    age = link.now_ms() - claim.since_ms
-    return 0 <= age < 2000 * link.options.request_timeout
+    if claim.claimer == context.writer:
+        return (session_id, claim.ref.dot, claim.ref.index) in context.live_claims
+    age = context.now_ms() - claim.since_ms
+    return 0 <= age < 2000 * context.options.request_timeout

@@ -24,11 +24,11 @@ from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
 from cached_session.replication.backoff import pause_after
-from cached_session.replication.batch_size import Body
-from cached_session.replication.local_errors import Troubles
+from cached_session.replication.batch_size import BatchSize
+from cached_session.replication.local_errors import LocalErrors
 from cached_session.runtime import Runtime
 
-__all__ = ["Link"]
+__all__ = ["Context"]
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Reached:
 
 
 @dataclass
-class Link:
+class Context:
     """One journal and one server. All of it belongs to one event loop."""
 
     journal: Journal
@@ -90,9 +90,9 @@ class Link:
     """What the event stream tells of that is no news here."""
     reached: dict[str, Reached] = field(default_factory=dict)
     """First listings that go on where they were broken off, by session."""
-    troubles: Troubles = field(default_factory=Troubles)
+    local_errors: LocalErrors = field(default_factory=LocalErrors)
     """Why the journal keeps what goes on in the background from going on."""
-    body: Body = field(init=False)
+    body: BatchSize = field(init=False)
     """How large a store request may be."""
     _most: dict[str, int] = field(default_factory=dict)
     """Memories in one store request where a rate limit has refused more, by session."""
@@ -103,7 +103,7 @@ class Link:
     _has_met: bool = False
 
     def __post_init__(self) -> None:
-        self.body = Body(self.options)
+        self.body = BatchSize(self.options)
         self._last_ms, self._last = self.runtime.wall_ms(), self.runtime.monotonic()
 
     def now_ms(self) -> int:
@@ -152,7 +152,7 @@ class Link:
         now = self.now_ms()
 
         def wait(conn: sqlite3.Connection) -> int:
-            found = [pauses.gate_of(conn, whose) for whose in (None, session_id)]
+            found = [pauses.pause_of(conn, whose) for whose in (None, session_id)]
             return max(
                 gate.wait_ms(now)
                 if gate is not None and not (asked_only and gate.kind != Verdict.BUSY.value)
@@ -207,7 +207,7 @@ class Link:
         self._has_met = True
 
     async def _is_offline(self) -> bool:
-        return await self.journal.read(lambda conn: pauses.gate_of(conn, None)) is not None
+        return await self.journal.read(lambda conn: pauses.pause_of(conn, None)) is not None
 
     async def _attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
         answered = self.remote.answered
@@ -247,7 +247,7 @@ class Link:
                 lambda conn: pauses.waiting(conn, Verdict.BUSY.value, now, session_id)
             )
             whose = None if others else whose
-        before = await self.journal.read(lambda conn: pauses.gate_of(conn, whose))
+        before = await self.journal.read(lambda conn: pauses.pause_of(conn, whose))
         failures = before.failures if before else 0
         pause = pause_after(error, failures, self.options, self.runtime.random)
         kind = "unauthorized" if error.status in (401, 403) else error.verdict.value
@@ -278,12 +278,12 @@ class Link:
         busy = Verdict.BUSY.value
 
         def shut(conn: sqlite3.Connection) -> bool:
-            found = [pauses.gate_of(conn, whose) for whose in (None, session_id)]
+            found = [pauses.pause_of(conn, whose) for whose in (None, session_id)]
             return any(gate and not (gate.kind == busy and gate.wait_ms(now)) for gate in found)
 
         if await self.journal.read(shut):
             # What the server asked for while this attempt was under way is still to be kept.
             await self.journal.write(
-                lambda conn: pauses.open_gates(conn, session_id, now_ms=now, except_kind=busy)
+                lambda conn: pauses.end_pauses(conn, session_id, now_ms=now, except_kind=busy)
             )
             log.info("sync of %r goes on", session_id, extra={"session": session_id})

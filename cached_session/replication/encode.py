@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from cached_session.journal.tables.outbox import Outgoing
 from cached_session.remote.wire import Encoded, memories_of
-from cached_session.replication.context import Link
-from cached_session.replication.tasks import Pace
+from cached_session.replication.context import Context
+from cached_session.replication.tasks import SliceBudget
 
-__all__ = ["LARGE_BYTES", "SLICE_BYTES", "Parcel", "packed"]
+__all__ = ["LARGE_BYTES", "SLICE_BYTES", "EncodedOperation", "encode"]
 
 SLICE_BYTES = 8 * 1024
 """Memories encoded on the event loop at a time: some two hundred microseconds of work."""
@@ -22,7 +22,7 @@ and cannot be done in slices."""
 
 
 @dataclass
-class Parcel:
+class EncodedOperation:
     """An operation and its memories, ready to be sent."""
 
     outgoing: Outgoing
@@ -34,20 +34,22 @@ class Parcel:
         return sum(len(memory.data) for memory in self.memories)
 
 
-async def packed(link: Link, found: Sequence[Outgoing], session_id: str) -> list[Parcel]:
+async def encode(
+    context: Context, found: Sequence[Outgoing], session_id: str
+) -> list[EncodedOperation]:
     """Operations with their memories."""
-    pace = Pace(SLICE_BYTES)
+    budget = SliceBudget(SLICE_BYTES)
     parcels = []
     for outgoing in found:
         pieces = _memories(outgoing, session_id)
         if sum(map(len, outgoing.op.payloads)) > LARGE_BYTES:
-            memories: list[Encoded] = await link.journal.offload(list, pieces)
+            memories: list[Encoded] = await context.journal.offload(list, pieces)
         else:
             memories = []
             for memory in pieces:
                 memories.append(memory)
-                await pace.spent(len(memory.data))
-        parcels.append(Parcel(outgoing, memories))
+                await budget.spend(len(memory.data))
+        parcels.append(EncodedOperation(outgoing, memories))
     return parcels
 
 

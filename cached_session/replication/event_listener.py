@@ -15,7 +15,7 @@ from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import version_of
 from cached_session.remote.protocol import Listenable
 from cached_session.replication.backoff import pause_after
-from cached_session.replication.context import Link, log
+from cached_session.replication.context import Context, log
 
 __all__ = ["Listener"]
 
@@ -28,8 +28,10 @@ LASTED = 10.0
 class Listener:
     """Keeps the stream open until cancelled."""
 
-    def __init__(self, link: Link, hint: Callable[[str | None], None], down: Callable[[], None]):
-        self._link = link
+    def __init__(
+        self, context: Context, hint: Callable[[str | None], None], down: Callable[[], None]
+    ):
+        self._context = context
         self._hint = hint
         self._down = down
         self.is_up = False
@@ -37,16 +39,16 @@ class Listener:
 
     async def run(self, remote: Listenable) -> None:
         """Listen, and again after each end, later and later while it fails."""
-        clock, failures = self._link.runtime.monotonic, 0
+        clock, failures = self._context.runtime.monotonic, 0
         while True:
             began = clock()
             error = await self._listen(remote)
             failures = 0 if clock() - began > LASTED else failures + 1
             if error.verdict not in (Verdict.UNREACHABLE, Verdict.BUSY):
                 # Time alone will hardly change it: another key, or a newer server, may.
-                pause = RARELY * (0.5 + 0.5 * self._link.runtime.random.random())
+                pause = RARELY * (0.5 + 0.5 * self._context.runtime.random.random())
             else:
-                options, chance = self._link.options, self._link.runtime.random
+                options, chance = self._context.options, self._context.runtime.random
                 pause = pause_after(error, failures, options, chance)
             log.debug("the event stream ended, again in %.1f s: %s", pause, error.reason)
             await anyio.sleep(pause)
@@ -72,4 +74,4 @@ class Listener:
     def _is_news(self, memory: str) -> bool:
         """Not what was sent from here, whoever wrote it: a backlog would be listed again and again
         while it is being sent. Not what no pull reads, as notes and sentences of memories."""
-        return not memory or (version_of(memory) is not None and memory not in self._link.sent)
+        return not memory or (version_of(memory) is not None and memory not in self._context.sent)

@@ -14,29 +14,16 @@ from cached_session.history.parts import Part
 from cached_session.journal.tables import inbox
 from cached_session.journal.tables.inbox import PageResult
 from cached_session.remote.wire import Explained, Unreadable, decode
-from cached_session.replication.context import Link, log
-from cached_session.replication.tasks import Pace
+from cached_session.replication.context import Context, log
+from cached_session.replication.results import PullResult
+from cached_session.replication.tasks import SliceBudget
 
-__all__ = ["Page", "PullResult", "apply_page", "read_page"]
+__all__ = ["Page", "apply_page", "read_page"]
 
 LAST_SECOND = 1 << 40
 """No server's clock is beyond this; NaN and infinity are not below it."""
 SLICE = 16
 """Memories decoded on the event loop at a time: some three hundred microseconds of work."""
-
-
-@dataclass
-class PullResult:
-    """What one pull brought."""
-
-    new: int = 0
-    conflicts: int = 0
-    unreadable: int = 0
-    pages: int = 0
-    finished: bool = False
-    went_back: bool = False
-    """The newest memory on the server is older than what an earlier pull saw: perhaps it has lost
-    some, perhaps a replica lags."""
 
 
 @dataclass
@@ -56,9 +43,9 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
     page = Page(ids=tuple(str(memory.get("id")) for memory in memories))
     seconds = [second for memory in memories if (second := _second(memory)) is not None]
     page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
-    pace = Pace(SLICE)
+    budget = SliceBudget(SLICE)
     for memory in memories:
-        await pace.spent(1)
+        await budget.spend(1)
         try:
             found = decode(memory, key)
         except Unreadable as error:
@@ -72,13 +59,15 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
     return page
 
 
-async def apply_page(link: Link, session_id: str, page: Page, result: PullResult) -> PageResult:
+async def apply_page(
+    context: Context, session_id: str, page: Page, result: PullResult
+) -> PageResult:
     """Apply what was read, in one transaction; what it brought is added to the result."""
     result.unreadable += page.unreadable
     if not page.parts and not page.explained:
         return PageResult()
-    now = link.runtime.wall_ms()
-    applied = await link.journal.write(
+    now = context.runtime.wall_ms()
+    applied = await context.journal.write(
         lambda conn: inbox.apply_page(conn, session_id, page.parts, page.explained, now)
     )
     result.new += applied.new

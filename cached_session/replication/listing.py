@@ -12,9 +12,9 @@ import anyio
 from cached_session.history.ids import agent_id, session_key
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.backoff import growing
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.ingest import Page, read_page
-from cached_session.replication.tasks import give_up
+from cached_session.replication.tasks import cancel_all
 
 __all__ = ["Pages", "page", "step"]
 
@@ -36,7 +36,7 @@ def step(limit: int) -> int:
 
 
 async def page(
-    link: Link, session_id: str, offset: int, limit: int, tries: int = TRIES
+    context: Context, session_id: str, offset: int, limit: int, tries: int = TRIES
 ) -> Memories:
     """A page of a listing, asked for again after a pause where the server stumbles or asks for a
     moment: a listing that got so far should not have to begin anew.
@@ -44,36 +44,36 @@ async def page(
     Raises:
         RemoteError: as `Remote.page` does.
     """
-    agent, clock = agent_id(session_id), link.runtime.monotonic
+    agent, clock = agent_id(session_id), context.runtime.monotonic
     for failures in range(tries - 1):
         began = clock()
         try:
-            found = await link.remote.page(agent, offset=offset, limit=limit)
+            found = await context.remote.page(agent, offset=offset, limit=limit)
         except RemoteError as error:
             if error.verdict is Verdict.BUSY and (error.retry_after or 0.0) <= PATIENCE:
                 # Everybody waits, not this listing alone.
-                pause = await link.shut(session_id, error)
+                pause = await context.shut(session_id, error)
             elif error.verdict is Verdict.UNREACHABLE and clock() - began < QUICK:
-                pause = growing(failures, link.options, link.runtime.random)
+                pause = growing(failures, context.options, context.runtime.random)
             else:
                 raise
             await anyio.sleep(pause)
             continue
         if failures:
-            await link.reopen(session_id)
+            await context.reopen(session_id)
         return found
-    return await link.remote.page(agent, offset=offset, limit=limit)
+    return await context.remote.page(agent, offset=offset, limit=limit)
 
 
 class Pages:
     """Of one session. `aclose` when no more is wanted."""
 
-    def __init__(self, link: Link, session_id: str) -> None:
-        self._link = link
+    def __init__(self, context: Context, session_id: str) -> None:
+        self._context = context
         self._session_id = session_id
         self._key = session_key(session_id)
         self._is_met = False
-        self._limiter = anyio.CapacityLimiter(link.options.parallel_requests)
+        self._limiter = anyio.CapacityLimiter(context.options.parallel_requests)
         self._reading = anyio.Lock()
         """One page at a time is taken apart: slices of several would hold the loop up together."""
         self._asked: deque[tuple[tuple[int, int], asyncio.Future[Page | None]]] = deque()
@@ -110,7 +110,7 @@ class Pages:
 
     async def _listed(self, offset: int, limit: int) -> Memories:
         found = await page(
-            self._link, self._session_id, offset, limit, TRIES if self._is_met else 1
+            self._context, self._session_id, offset, limit, TRIES if self._is_met else 1
         )
         self._is_met = True
         return found
@@ -123,4 +123,4 @@ class Pages:
         """Give up what was asked for and not taken."""
         asked = [asking for _, asking in self._asked]
         self._asked.clear()
-        await give_up(asked)
+        await cancel_all(asked)

@@ -6,20 +6,20 @@ import logging
 
 from cached_session.errors import CachedSessionError
 
-__all__ = ["Troubles"]
+__all__ = ["LocalErrors"]
 
 
 log = logging.getLogger("cached_session.replication")
 
 
-class Troubles:
+class LocalErrors:
     """The last error of each kind of work on each session, until that kind succeeds there. Safe to
     ask from any thread."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], tuple[int, str]] = {}
 
-    def note(self, work: str, session_id: str, error: CachedSessionError) -> int:
+    def record(self, work: str, session_id: str, error: CachedSessionError) -> int:
         """One failed; how many before it, since the last that succeeded. The first is logged as an
         error."""
         failures, _ = self._found.get((work, session_id), (0, ""))
@@ -34,11 +34,11 @@ class Troubles:
         )
         return failures
 
-    def settled(self, work: str, session_id: str) -> None:
+    def clear(self, work: str, session_id: str) -> None:
         """One succeeded."""
         self._found.pop((work, session_id), None)
 
-    def told(self, session_id: str | None) -> str | None:
+    def latest(self, session_id: str | None) -> str | None:
         """Of a session (None: of any); None if there is none."""
         for (_, whose), (_, reason) in list(self._found.items()):
             if session_id in (None, whose):

@@ -15,10 +15,11 @@ from cached_session.history.parts import Part
 from cached_session.journal.tables.meta import note_success
 from cached_session.journal.tables.pull_state import Ground, ground_of, note_pull
 from cached_session.remote.errors import RemoteError
-from cached_session.replication.context import Link, Reached, log
+from cached_session.replication.context import Context, Reached, log
 from cached_session.replication.gaps import look_for_holes
-from cached_session.replication.ingest import Page, PullResult, apply_page
+from cached_session.replication.ingest import Page, apply_page
 from cached_session.replication.listing import Pages, step
+from cached_session.replication.results import PullResult
 
 __all__ = ["pull"]
 
@@ -42,7 +43,7 @@ SEAM = 100
 
 
 async def pull(
-    link: Link,
+    context: Context,
     session_id: str,
     progress: Callable[[int], None] | None = None,
     *,
@@ -64,18 +65,18 @@ async def pull(
     Raises:
         RemoteError: the first failure; what came before it is applied.
     """
-    async with link.lock("pull", session_id):
+    async with context.lock("pull", session_id):
         result = PullResult()
-        listing = _Listing(link, session_id, result, progress, seen)
+        listing = _Listing(context, session_id, result, progress, seen)
         try:
             if await listing.go_down(whole=whole):
                 # What came since it was broken off stands above the place where it went on.
                 await listing.go_down()
             if listing.before.is_known or result.new or result.unreadable:
-                await look_for_holes(link, session_id, result, all_holes)
+                await look_for_holes(context, session_id, result, all_holes)
         except RemoteError:
             if result.new:
-                await link.reopen(session_id)
+                await context.reopen(session_id)
             raise
         await listing.note()
         return result
@@ -85,7 +86,7 @@ async def pull(
 class _Listing:
     """A session's memories on the server, gone through from the newest one on."""
 
-    link: Link
+    context: Context
     session_id: str
     result: PullResult
     progress: Callable[[int], None] | None
@@ -108,14 +109,14 @@ class _Listing:
         once more, in the largest pages and one after the other, until they do or until a pass
         brings nothing.
         """
-        link, result, options = self.link, self.result, self.link.options
-        before = await link.journal.read(lambda conn: ground_of(conn, self.session_id))
+        context, result, options = self.context, self.result, self.context.options
+        before = await context.journal.read(lambda conn: ground_of(conn, self.session_id))
         self.before, self.newest, result.finished = before, 0, False
         self.is_first = not before.is_hydrated
         self.ground = None if whole or self.is_first else before
-        reached = link.reached.get(self.session_id) if self.is_first and not whole else None
+        reached = context.reached.get(self.session_id) if self.is_first and not whole else None
         top = Reached(0, options.first_page_size, (), 0, is_torn=False)
-        pages = Pages(link, self.session_id)
+        pages = Pages(context, self.session_id)
         try:
             is_torn = await self._pass(
                 pages, reached or top, options.page_size, ahead=self._ahead()
@@ -128,7 +129,7 @@ class _Listing:
                 found = result.new
                 is_torn = await self._pass(pages, top, LARGEST_PAGE, ahead=1)
                 is_torn = is_torn and result.new > found
-            link.reached.pop(self.session_id, None)
+            context.reached.pop(self.session_id, None)
         finally:
             await pages.aclose()
         result.went_back = result.finished and self.newest < before.second
@@ -138,7 +139,7 @@ class _Listing:
 
     async def note(self) -> None:
         """Write down how far it came."""
-        now, result = self.link.runtime.wall_ms(), self.result
+        now, result = self.context.runtime.wall_ms(), self.result
 
         def finish(conn: Any) -> None:
             note_pull(
@@ -152,13 +153,13 @@ class _Listing:
             )
             note_success(conn, now)
 
-        await self.link.journal.write(finish)
+        await self.context.journal.write(finish)
 
     async def _pass(self, pages: Pages, start: Reached, following: int, ahead: int) -> bool:
         """From a place on, mostly the top; whether a page did not continue the one before.
         ``following``: the limit of the pages after the first; ``ahead``: how many may be asked for
         side by side."""
-        link, result = self.link, self.result
+        context, result = self.context, self.result
         offset, limit, whole, is_torn = start.offset, start.limit, start.above, start.is_torn
         self.newest = max(self.newest, start.newest)
         before: tuple[str, ...] = ()
@@ -170,7 +171,7 @@ class _Listing:
             listed = len(page.ids)
             result.pages += 1
             if result.pages > MOST_PAGES:
-                log.warning("%s lists more pages than any history has", link.remote.server)
+                log.warning("%s lists more pages than any history has", context.remote.server)
                 return False
             if not listed:
                 result.finished = True
@@ -183,7 +184,7 @@ class _Listing:
                 if listed == limit < LARGEST_PAGE:
                     limit, before, width = LARGEST_PAGE, (), 1
                     continue
-                log.warning("the server at %s ignores offsets in listings", link.remote.server)
+                log.warning("the server at %s ignores offsets in listings", context.remote.server)
                 result.finished = listed < limit
                 return False
             is_torn = is_torn or not _continues(whole, page.ids)
@@ -191,13 +192,15 @@ class _Listing:
             if self.seen is not None:
                 self.seen(page.parts, page.explained)
             self.newest = max(self.newest, page.newest)
-            applied = await apply_page(link, self.session_id, page, result)
+            applied = await apply_page(context, self.session_id, page, result)
             if self.progress is not None:
                 self.progress(applied.new)
             is_ours = bool(page.parts or page.explained)
             strange = 0 if is_ours else strange + 1
             if strange >= STRANGE_PAGES:
-                log.warning("%s lists page after page without a memory of ours", link.remote.server)
+                log.warning(
+                    "%s lists page after page without a memory of ours", context.remote.server
+                )
                 return False
             short = listed < limit
             if applied.is_ground and is_ours and self._is_ground(page, short=short):
@@ -211,10 +214,10 @@ class _Listing:
                 ahead = 1
             if page.oldest == self.newest:
                 # Within a second a listing has any order: no end is whole before all of it is here.
-                following = min(2 * link.options.page_size, LARGEST_PAGE)
+                following = min(2 * context.options.page_size, LARGEST_PAGE)
             limit = following
             if self.is_first and whole:
-                link.reached[self.session_id] = Reached(
+                context.reached[self.session_id] = Reached(
                     offset, limit, whole[-SEAM:], self.newest, is_torn
                 )
             size = sum(len(part.text) for part in page.parts) * limit // listed
@@ -223,14 +226,14 @@ class _Listing:
     def _ahead(self) -> int:
         """Pages that may be held or under way at a time: of a history that is all new; known ground
         is likely to be near, and what was asked for below it in vain."""
-        return AHEAD * self.link.options.parallel_requests if self.is_first else 1
+        return AHEAD * self.context.options.parallel_requests if self.is_first else 1
 
     def _is_ground(self, page: Page, *, short: bool) -> bool:
         """Whether a page of known memories goes so far down that nothing new lies below it."""
         ground = self.ground
         if ground is None or short:
             return ground is not None
-        age_ms = self.link.now_ms() - ground.since_ms
+        age_ms = self.context.now_ms() - ground.since_ms
         if self.newest <= ground.second and age_ms > 1000 * GROUND_SECONDS:
             # Nothing has come for so long that whatever was late is here: any known page is ground.
             # Not so above it: what is known there was sent from here, over what others sent before.

@@ -10,10 +10,10 @@ import anyio
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.remote.errors import RemoteError
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.gaps import repair
-from cached_session.replication.ingest import PullResult
 from cached_session.replication.pull import pull
+from cached_session.replication.results import PullResult
 from cached_session.replication.schedule import PullSchedule
 
 __all__ = ["Puller"]
@@ -34,7 +34,7 @@ class Puller:
 
     def __init__(
         self,
-        link: Link,
+        context: Context,
         schedule: PullSchedule,
         *,
         is_listening: Callable[[], bool],
@@ -43,7 +43,7 @@ class Puller:
     ) -> None:
         """``is_listening``: whether the stream is up. ``on_pulled`` is told whenever a pull may
         have changed a session, ``on_went_back`` of one that found the server to be behind."""
-        self._link = link
+        self._context = context
         self._schedule = schedule
         self._is_listening = is_listening
         self._on_pulled = on_pulled
@@ -57,7 +57,7 @@ class Puller:
 
     async def run(self) -> None:
         """Pull what is due, side by side, until cancelled."""
-        clock, options = self._link.runtime.monotonic, self._link.options
+        clock, options = self._context.runtime.monotonic, self._context.options
         limiter = anyio.CapacityLimiter(options.parallel_sessions)
         pulling: set[str] = set()
 
@@ -89,8 +89,8 @@ class Puller:
         plan = self._schedule.plan(session_id)
         if plan is None:
             return
-        clock = self._link.runtime.monotonic
-        wait = await self._link.wait_ms(session_id) / 1000
+        clock = self._context.runtime.monotonic
+        wait = await self._context.wait_ms(session_id) / 1000
         if wait:
             plan.due = clock() + wait
             return
@@ -101,12 +101,12 @@ class Puller:
                 result = await self.pull_now(session_id)
         except RemoteError:
             self._on_pulled(session_id)
-            plan.due = clock() + max(0.05, await self._link.wait_ms(session_id) / 1000)
+            plan.due = clock() + max(0.05, await self._context.wait_ms(session_id) / 1000)
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            self._link.troubles.note("pull", session_id, error)
-            plan.due = clock() + self._link.options.backoff_base * 2
+            self._context.local_errors.record("pull", session_id, error)
+            plan.due = clock() + self._context.options.backoff_base * 2
         else:
             self._schedule.pulled(
                 session_id,
@@ -122,23 +122,23 @@ class Puller:
         Raises:
             RemoteError: after the gate was shut.
         """
-        one = self._pulls[session_id] = _Pull(self._link.runtime.monotonic())
+        one = self._pulls[session_id] = _Pull(self._context.runtime.monotonic())
         plan = self._schedule.plan(session_id)
         if plan is not None:
             plan.started = one.began
         try:
-            with telemetry.step("pull", session_id, self._link.runtime.monotonic):
-                result = await self._link.attempt(
+            with telemetry.step("pull", session_id, self._context.runtime.monotonic):
+                result = await self._context.attempt(
                     session_id,
                     lambda: pull(
-                        self._link,
+                        self._context,
                         session_id,
                         lambda _: self._on_pulled(session_id),
                         all_holes=all_holes,
                     ),
                 )
             one.result = result
-            self._link.troubles.settled("pull", session_id)
+            self._context.local_errors.clear("pull", session_id)
         finally:
             if self._pulls.get(session_id) is one:
                 del self._pulls[session_id]
@@ -167,7 +167,7 @@ class Puller:
             result = plan.brought
         if result is None:
             return await self.pull_now(session_id, all_holes=True)
-        found = await self._link.attempt(session_id, lambda: repair(self._link, session_id))
+        found = await self._context.attempt(session_id, lambda: repair(self._context, session_id))
         self._on_pulled(session_id)
         return replace(result, new=result.new + found.new)
 

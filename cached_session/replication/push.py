@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from cached_session.history.ids import agent_id, session_key
 from cached_session.journal.tables import outbox
@@ -15,13 +14,14 @@ from cached_session.journal.tables.outbox import Forget, has_unsent
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import Encoded, placeholder
-from cached_session.replication.context import Link, log
-from cached_session.replication.encode import Parcel, packed
+from cached_session.replication.context import Context, log
+from cached_session.replication.encode import EncodedOperation, encode
+from cached_session.replication.results import PushResult
 from cached_session.replication.retention_guard import guard
 from cached_session.replication.store import store
-from cached_session.replication.tasks import give_up
+from cached_session.replication.tasks import cancel_all
 
-__all__ = ["PushResult", "push"]
+__all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
 """Ids in one forget request."""
@@ -32,20 +32,7 @@ TAKE_BYTES = 512 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
 
 
-@dataclass
-class PushResult:
-    """What one push did."""
-
-    acked: int = 0
-    parked: int = 0
-    forgotten: int = 0
-    unsettled: int = 0
-    """Confirmed pops whose outcome is still in doubt."""
-    unkept: int = 0
-    """Operations that the server took and did not keep: they stay in the outbox."""
-
-
-async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushResult:
+async def push(context: Context, session_id: str, *, upto: int | None = None) -> PushResult:
     """Send what waits in one session, then have the server forget what was removed.
 
     Args:
@@ -56,18 +43,18 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
     """
     result = PushResult()
     last = EVERYTHING if upto is None else upto
-    async with link.lock("push", session_id):
-        if await link.journal.read(lambda conn: has_unsent(conn, session_id)):
-            await guard(link, session_id)
-            waiting: list[Parcel] = []
-            async with _taking(link, session_id, last) as following:
+    async with context.lock("push", session_id):
+        if await context.journal.read(lambda conn: has_unsent(conn, session_id)):
+            await guard(context, session_id)
+            waiting: list[EncodedOperation] = []
+            async with _taking(context, session_id, last) as following:
                 while parcels := await following():
-                    *full, waiting = _groups([*waiting, *parcels], link, session_id)
+                    *full, waiting = _groups([*waiting, *parcels], context, session_id)
                     for group in full:
-                        await _deliver(link, session_id, group, result)
+                        await _deliver(context, session_id, group, result)
                 if waiting:
-                    await _deliver(link, session_id, waiting, result)
-        await _forget(link, session_id, result)
+                    await _deliver(context, session_id, waiting, result)
+        await _forget(context, session_id, result)
     if result.unkept:
         raise RemoteError(
             Verdict.UNREACHABLE,
@@ -80,13 +67,13 @@ async def push(link: Link, session_id: str, *, upto: int | None = None) -> PushR
 
 @asynccontextmanager
 async def _taking(
-    link: Link, session_id: str, last: int
-) -> AsyncIterator[Callable[[], Awaitable[list[Parcel]]]]:
+    context: Context, session_id: str, last: int
+) -> AsyncIterator[Callable[[], Awaitable[list[EncodedOperation]]]]:
     """What is to be sent, some at a time, in order; nothing at the end. The next is taken and
     encoded while its caller sends."""
 
-    async def take(after: int) -> tuple[int, list[Parcel]]:
-        seqs = await link.journal.write(
+    async def take(after: int) -> tuple[int, list[EncodedOperation]]:
+        seqs = await context.journal.write(
             lambda conn: outbox.take(
                 conn,
                 session_id,
@@ -98,12 +85,12 @@ async def _taking(
         )
         if not seqs:
             return after, []
-        found = await link.journal.read_aside(lambda conn: outbox.whole(conn, seqs))
-        return seqs[-1], await packed(link, found, session_id)
+        found = await context.journal.read_aside(lambda conn: outbox.whole(conn, seqs))
+        return seqs[-1], await encode(context, found, session_id)
 
     ahead = asyncio.ensure_future(take(0))
 
-    async def following() -> list[Parcel]:
+    async def following() -> list[EncodedOperation]:
         nonlocal ahead
         after, parcels = await ahead
         if parcels:
@@ -113,16 +100,18 @@ async def _taking(
     try:
         yield following
     finally:
-        await give_up([ahead])
+        await cancel_all([ahead])
 
 
-def _groups(parcels: Sequence[Parcel], link: Link, session_id: str) -> list[list[Parcel]]:
+def _groups(
+    parcels: Sequence[EncodedOperation], context: Context, session_id: str
+) -> list[list[EncodedOperation]]:
     """Neighbours that fit one request; an operation too large for one goes alone."""
-    groups: list[list[Parcel]] = []
+    groups: list[list[EncodedOperation]] = []
     size = count = 0
-    most = link.batch_most(session_id)
+    most = context.batch_most(session_id)
     for parcel in parcels:
-        fits = size + parcel.size <= link.body.most and count + len(parcel.memories) <= most
+        fits = size + parcel.size <= context.body.most and count + len(parcel.memories) <= most
         if groups and fits:
             groups[-1].append(parcel)
         else:
@@ -134,7 +123,7 @@ def _groups(parcels: Sequence[Parcel], link: Link, session_id: str) -> list[list
 
 
 async def _deliver(
-    link: Link, session_id: str, group: Sequence[Parcel], result: PushResult
+    context: Context, session_id: str, group: Sequence[EncodedOperation], result: PushResult
 ) -> None:
     """Send a group and settle it; a refusal is bisected down to the operation at fault.
 
@@ -143,24 +132,24 @@ async def _deliver(
     """
     try:
         unkept = await store(
-            link, session_id, [memory for parcel in group for memory in parcel.memories]
+            context, session_id, [memory for parcel in group for memory in parcel.memories]
         )
     except RemoteError as error:
         if error.verdict is not Verdict.REFUSED:
             raise
         if len(group) == 1:
-            await _park(link, session_id, group[0], error, result)
+            await _park(context, session_id, group[0], error, result)
             return
         middle = len(group) // 2
-        await _deliver(link, session_id, group[:middle], result)
-        await _deliver(link, session_id, group[middle:], result)
+        await _deliver(context, session_id, group[:middle], result)
+        await _deliver(context, session_id, group[middle:], result)
         return
     kept = [
         parcel.outgoing.seq
         for parcel in group
         if not any(memory.id in unkept for memory in parcel.memories)
     ]
-    now = link.runtime.wall_ms()
+    now = context.runtime.wall_ms()
 
     def settle(conn: sqlite3.Connection) -> None:
         outbox.ack(conn, kept)
@@ -168,21 +157,25 @@ async def _deliver(
         if kept:
             note_progress(conn, now)
 
-    await link.journal.write(settle)
+    await context.journal.write(settle)
     result.acked += len(kept)
     result.unkept += len(group) - len(kept)
 
 
 async def _park(
-    link: Link, session_id: str, parcel: Parcel, error: RemoteError, result: PushResult
+    context: Context,
+    session_id: str,
+    parcel: EncodedOperation,
+    error: RemoteError,
+    result: PushResult,
 ) -> None:
     """Set one operation aside. The placeholder proves that it is the operation that is at fault:
     a server that refuses even that refuses everything."""
     op = parcel.outgoing.op
     note = Encoded.of(placeholder(op, session_id))
-    link.sent.add([note.id])
+    context.sent.add([note.id])
     try:
-        await link.remote.store(agent_id(session_id), [note])
+        await context.remote.store(agent_id(session_id), [note])
     except RemoteError as refusal:
         if refusal.verdict is Verdict.REFUSED:
             raise RemoteError(
@@ -193,7 +186,7 @@ async def _park(
             ) from refusal
         if refusal.verdict is not Verdict.CONFLICT:  # it stands there already
             raise
-    if not await link.journal.write(
+    if not await context.journal.write(
         lambda conn: outbox.park(conn, parcel.outgoing.seq, error.reason)
     ):
         return
@@ -208,18 +201,18 @@ async def _park(
     )
 
 
-async def _forget(link: Link, session_id: str, result: PushResult) -> None:
+async def _forget(context: Context, session_id: str, result: PushResult) -> None:
     agent, key = agent_id(session_id), session_key(session_id)
     while True:
-        due = await link.journal.read(
+        due = await context.journal.read(
             lambda conn: outbox.forgets_due(conn, session_id, FORGETS_A_REQUEST)
         )
         if not due:
             return
         ids = [identity for forget in due for identity in _ids(forget, key)]
         for start in range(0, len(ids), FORGETS_A_REQUEST):
-            await link.remote.forget(agent, ids[start : start + FORGETS_A_REQUEST])
-        await link.journal.write(
+            await context.remote.forget(agent, ids[start : start + FORGETS_A_REQUEST])
+        await context.journal.write(
             lambda conn, due=due: outbox.forgotten(conn, session_id, due)  # type: ignore[misc]
         )
         result.forgotten += len(due)

@@ -16,7 +16,7 @@ from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import compaction
 from cached_session.remote.protocol import Listenable
 from cached_session.replication.audit_loop import Auditor
-from cached_session.replication.context import Link, log
+from cached_session.replication.context import Context, log
 from cached_session.replication.event_listener import Listener
 from cached_session.replication.leader import Leader
 from cached_session.replication.pull_loop import Puller
@@ -35,25 +35,25 @@ class Replicator:
 
     def __init__(
         self,
-        link: Link,
+        context: Context,
         lock: BaseFileLock | None,
         *,
         on_pulled: Callable[[str], None],
         on_pushed: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.link = link
+        self.context = context
         self.leader = Leader(lock)
-        self.schedule = PullSchedule(link.options, link.runtime.random)
-        self.listener = Listener(link, self._hinted, self._deafened)
-        self.auditor = Auditor(link, self.leader, on_pulled)
+        self.schedule = PullSchedule(context.options, context.runtime.random)
+        self.listener = Listener(context, self._hinted, self._deafened)
+        self.auditor = Auditor(context, self.leader, on_pulled)
         self.puller = Puller(
-            link,
+            context,
             self.schedule,
             is_listening=lambda: self.listener.is_up,
             on_pulled=on_pulled,
             on_went_back=self.auditor.suspect,
         )
-        self.pusher = Pusher(link, on_began=self.schedule.push_began, on_ended=self._push_ended)
+        self.pusher = Pusher(context, on_began=self.schedule.push_began, on_ended=self._push_ended)
         self._on_pushed = on_pushed
 
     # -- what has happened -----------------------------------------------------------------------
@@ -70,7 +70,7 @@ class Replicator:
     def unfollow(self, session_id: str) -> None:
         """Nobody has this session open any more."""
         self.schedule.unfollow(session_id)
-        self.link.troubles.settled("pull", session_id)
+        self.context.local_errors.clear("pull", session_id)
 
     def freshen(self, session_id: str, moment: float) -> None:
         """Pull this session soon, unless a pull has begun since the moment (monotonic)."""
@@ -78,11 +78,11 @@ class Replicator:
             self.puller.wake()
 
     def _hinted(self, agent: str | None) -> None:
-        if self.schedule.hint(agent, self.link.runtime.monotonic()):
+        if self.schedule.hint(agent, self.context.runtime.monotonic()):
             self.puller.wake()
 
     def _deafened(self) -> None:
-        self.schedule.deafened(self.link.runtime.monotonic())
+        self.schedule.deafened(self.context.runtime.monotonic())
         self.puller.wake()
 
     def _push_ended(self, session_id: str) -> None:
@@ -94,7 +94,7 @@ class Replicator:
 
     async def run(self) -> None:
         """Replicate until cancelled; lets go of the lock and of the connections on the way out."""
-        options, remote = self.link.options, self.link.remote
+        options, remote = self.context.options, self.context.remote
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._supervised, self._push)
@@ -121,15 +121,15 @@ class Replicator:
                 log.error("replication waits for the journal: %s", error)
             except Exception as error:  # noqa: BLE001 - one that nobody foresaw must not end it
                 log.exception("replication stumbled and goes on")
-                self.link.journal.suspect(error)
-            await anyio.sleep(self.link.options.backoff_base * 2)
+                self.context.journal.suspect(error)
+            await anyio.sleep(self.context.options.backoff_base * 2)
 
     async def _push(self) -> None:
-        await self.leader.lead(self.link.options.watch_interval)
+        await self.leader.lead(self.context.options.watch_interval)
         await self.pusher.run()
 
     async def _tidy(self) -> None:
         while True:
-            await anyio.sleep(self.link.options.prune_interval)
+            await anyio.sleep(self.context.options.prune_interval)
             if self.leader.is_leader:
-                await compaction.tidy(self.link.journal)
+                await compaction.tidy(self.context.journal)

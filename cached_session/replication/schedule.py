@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cached_session.history.ids import agent_id
 from cached_session.options import SyncOptions
-from cached_session.replication.ingest import PullResult
+from cached_session.replication.results import PullResult
 
 __all__ = ["Plan", "PullSchedule", "PushSchedule"]
 

@@ -17,17 +17,17 @@ import anyio.lowlevel
 
 from cached_session.journal.journal import shielded
 
-__all__ = ["Pace", "give_up"]
+__all__ = ["SliceBudget", "cancel_all"]
 
 
-class Pace:
+class SliceBudget:
     """Lets the event loop turn after each slice. What work costs is counted, not timed: the same
     work has the same slices everywhere."""
 
     def __init__(self, slice_: int) -> None:
         self._slice = self._left = slice_
 
-    async def spent(self, cost: int) -> None:
+    async def spend(self, cost: int) -> None:
         """So much of the slice has been used."""
         self._left -= cost
         if self._left <= 0:
@@ -35,7 +35,7 @@ class Pace:
             await anyio.lowlevel.checkpoint()
 
 
-async def give_up(tasks: Collection[asyncio.Future[Any]]) -> None:
+async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     """Cancel what is still under way; returns when all of it has ended, whatever came of it."""
     if not tasks:
         return

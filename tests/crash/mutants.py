@@ -40,7 +40,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    try:\n        unkept = await store(",
         (
             "    early = [parcel.outgoing.seq for parcel in group]\n"
-            "    await link.journal.write(lambda conn: outbox.ack(conn, early))\n"
+            "    await context.journal.write(lambda conn: outbox.ack(conn, early))\n"
             "    try:\n        unkept = await store("
         ),
     ),

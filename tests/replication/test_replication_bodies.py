@@ -11,7 +11,7 @@ from cached_session import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.wire import Encoded
 from cached_session.replication.batch_size import FIRST_BYTES, LEAST_BYTES
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.store import store
 
 KIB = 1024
@@ -39,24 +39,24 @@ class Server:
         return {memory.id for memory in memories}
 
 
-def link_to(server: Server, **options: int) -> Link:
+def context_for(server: Server, **options: int) -> Context:
     runtime = SimpleNamespace(monotonic=lambda: server.clock, wall_ms=lambda: 1)
-    return Link(None, server, SyncOptions(**options), runtime, "w")  # type: ignore[arg-type]
+    return Context(None, server, SyncOptions(**options), runtime, "w")  # type: ignore[arg-type]
 
 
 def memories(first: int, count: int) -> list[Encoded]:
     return [Encoded(f"m{first + n}", b"x" * MEMORY, ("w", n), ()) for n in range(count)]
 
 
-async def send(link: Link, server: Server, rounds: int, kib: int = 2048) -> list[int]:
+async def send(context: Context, server: Server, rounds: int, kib: int = 2048) -> list[int]:
     """Store that much so many times; what each began with: the size of its first request."""
     began = []
     for number in range(rounds):
         at = len(server.sizes)
         try:
-            await store(link, "talk", memories(number * 1000, kib * KIB // MEMORY))
+            await store(context, "talk", memories(number * 1000, kib * KIB // MEMORY))
         except RemoteError:
-            link.taken.clear()
+            context.taken.clear()
         began.append(server.sizes[at])
     return began
 
@@ -69,8 +69,8 @@ async def test_quick_answers_make_requests_larger() -> None:
     """Nothing is known of the link at first; then each full request may have twice as much, up to
     the option, and everything arrives once."""
     server = Server(lambda size: 0.1)
-    link = link_to(server)
-    assert await send(link, server, 4) == [FIRST_BYTES, 2 * FIRST_BYTES, MOST, MOST]
+    context = context_for(server)
+    assert await send(context, server, 4) == [FIRST_BYTES, 2 * FIRST_BYTES, MOST, MOST]
     assert max(server.sizes) == MOST
     assert len(server.held) == len(set(server.held)) == 4 * MOST // MEMORY
 
@@ -79,18 +79,18 @@ async def test_small_requests_say_nothing_of_large_ones() -> None:
     """However quickly, or never, a request of one item is answered: the next large one is as
     large as before."""
     server = Server(lambda size: 0.1)
-    link = link_to(server)
-    await send(link, server, 5, kib=4)
+    context = context_for(server)
+    await send(context, server, 5, kib=4)
     server.answer = unanswered
-    await send(link, server, 5, kib=4)
+    await send(context, server, 5, kib=4)
     server.answer = lambda size: 0.1
-    assert await send(link, server, 1) == [FIRST_BYTES]
+    assert await send(context, server, 1) == [FIRST_BYTES]
 
 
 async def test_answers_that_take_their_time_keep_the_size() -> None:
     """No quick answer, no failure: neither larger nor smaller."""
     server = Server(lambda size: 3.0)
-    assert await send(link_to(server), server, 3) == [FIRST_BYTES] * 3
+    assert await send(context_for(server), server, 3) == [FIRST_BYTES] * 3
 
 
 async def test_a_link_that_never_carries_much_gets_less_until_it_does() -> None:
@@ -101,20 +101,20 @@ async def test_a_link_that_never_carries_much_gets_less_until_it_does() -> None:
         return unanswered(size) if size > 40 * KIB else 2.0
 
     server = Server(carry)
-    link = link_to(server)
-    began = await send(link, server, 5)
+    context = context_for(server)
+    began = await send(context, server, 5)
     assert began == [FIRST_BYTES >> n for n in range(5)]
     assert len(set(server.held)) == 2048 * KIB // MEMORY
     server.answer = unanswered
-    assert (await send(link, server, 3))[-1] == LEAST_BYTES
+    assert (await send(context, server, 3))[-1] == LEAST_BYTES
     server.answer = lambda size: 0.1
-    assert (await send(link, server, 8))[-1] == MOST
+    assert (await send(context, server, 8))[-1] == MOST
 
 
 async def test_answers_close_to_the_end_of_patience_make_requests_smaller() -> None:
     """Before the first one fails."""
     server = Server(lambda size: size / (32 * KIB))
-    began = await send(link_to(server, request_timeout=30), server, 2)
+    began = await send(context_for(server, request_timeout=30), server, 2)
     assert began == [FIRST_BYTES, FIRST_BYTES // 2]
 
 
@@ -127,8 +127,8 @@ async def test_what_a_proxy_refuses_is_not_tried_again() -> None:
         return 0.1
 
     server = Server(proxy)
-    link = link_to(server)
-    await send(link, server, 4)
+    context = context_for(server)
+    await send(context, server, 4)
     assert sum(size > 1024 * KIB for size in server.sizes) == 1
     assert server.sizes[-1] == 1024 * KIB
 
@@ -137,5 +137,5 @@ async def test_what_a_proxy_refuses_is_not_tried_again() -> None:
 async def test_the_option_is_never_exceeded(most: int) -> None:
     """Whatever the link carries."""
     server = Server(lambda size: 0.0)
-    await send(link_to(server, max_batch_bytes=most), server, 3)
+    await send(context_for(server, max_batch_bytes=most), server, 3)
     assert max(server.sizes) <= most

@@ -131,7 +131,7 @@ async def test_a_journal_that_is_locked_while_the_server_says_yes(
         replicator = a._engine.loop_host.replicator()
         assert replicator is not None
         # Of the push, and not of a pull that was refused before it.
-        await until(lambda: ("push", "talk") in replicator.link.troubles._found)
+        await until(lambda: ("push", "talk") in replicator.context.local_errors._found)
         assert "locked" in str(a.status().last_error)
         assert (a.status().pending, a.status().parked) == (1, 0)
         assert texts(await a.get_items()) == ["one"]

@@ -18,7 +18,7 @@ from cached_session.journal.journal import Journal
 from cached_session.journal.tables.status_counts import facts
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.gaps import FETCHES_A_LOOK
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
@@ -172,10 +172,10 @@ async def test_a_hostile_number_of_pieces_is_bounded(journal: Journal, field: st
     no more, even from a server that has them all; what stands beside it is shown, and it is
     counted as incomplete."""
     remote = Endless(field)
-    link = Link(journal, remote, SyncOptions(), Runtime(), "me")  # type: ignore[arg-type]
+    context = Context(journal, remote, SyncOptions(), Runtime(), "me")  # type: ignore[arg-type]
     for _ in range(2):
         remote.fetched = 0
-        await pull(link, SESSION)
+        await pull(context, SESSION)
         assert remote.fetched == FETCHES_A_LOOK
     found = await journal.read(lambda conn: facts(conn, 1, 0, 0))
     assert (found.items, found.incomplete) == (1, 1)

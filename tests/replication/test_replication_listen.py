@@ -291,8 +291,8 @@ async def test_the_stream_is_asked_for_again_at_a_sensible_pace(
 
     monkeypatch.setattr(event_listener.anyio, "sleep", pause)
     runtime = Runtime(monotonic=lambda: 0.0, random=random.Random(1))
-    link = SimpleNamespace(runtime=runtime, options=SyncOptions(), writer="w")
-    listener = Listener(link, lambda _: None, lambda: None)  # type: ignore[arg-type]
+    context = SimpleNamespace(runtime=runtime, options=SyncOptions(), writer="w")
+    listener = Listener(context, lambda _: None, lambda: None)  # type: ignore[arg-type]
     with pytest.raises(asyncio.CancelledError):
         await listener.run(Mute(*statuses))
     assert len(paused) == len(statuses)

@@ -43,12 +43,12 @@ class Server:
 
 
 def pages_of(server: Server) -> Pages:
-    link = SimpleNamespace(
+    context = SimpleNamespace(
         remote=server,
         options=SyncOptions(backoff_base=0.001),
         runtime=SimpleNamespace(monotonic=time.monotonic, random=random.Random(0)),
     )
-    return Pages(link, "session")  # type: ignore[arg-type]
+    return Pages(context, "session")  # type: ignore[arg-type]
 
 
 async def read(server: Server, width: int, limit: int = 100) -> list[int]:

@@ -410,7 +410,7 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
     assert replicator is not None
     plan = replicator.schedule.plan("talk")
     assert plan is not None
-    remote, is_sync = replicator.link.remote, ContextVar("is_sync", default=False)
+    remote, is_sync = replicator.context.remote, ContextVar("is_sync", default=False)
     asks, go_on, syncs = asyncio.Event(), asyncio.Event(), asyncio.Event()
     page = remote.page
 
@@ -427,11 +427,11 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
         await b.sync()
 
     monkeypatch.setattr(remote, "page", held)
-    replicator.freshen("talk", replicator.link.runtime.monotonic())
+    replicator.freshen("talk", replicator.context.runtime.monotonic())
     await asks.wait()
     await a.add_items([said("news")])
     await a.flush(timeout=PATIENCE)
-    news = replicator.link.runtime.monotonic()
+    news = replicator.context.runtime.monotonic()
     replicator.freshen("talk", news)
     syncing = asyncio.ensure_future(sync())
     await until(lambda: plan.started > news)

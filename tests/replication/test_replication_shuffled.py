@@ -15,7 +15,7 @@ from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables.outbox import pending_sessions
 from cached_session.remote.wire import memories_of
-from cached_session.replication.context import Link
+from cached_session.replication.context import Context
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
 
@@ -60,8 +60,8 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 async def hydrated(journal: Journal, remote: Shuffling) -> int:
     """How many operations a first pull brings."""
     options = SyncOptions(page_size=PAGE, first_page_size=PAGE)
-    link = Link(journal, remote, options, Runtime(), "me")  # type: ignore[arg-type]
-    result = await pull(link, SESSION)
+    context = Context(journal, remote, options, Runtime(), "me")  # type: ignore[arg-type]
+    result = await pull(context, SESSION)
     assert result.finished
     assert await journal.read(pending_sessions) == []
     return result.new

@@ -117,8 +117,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: no note is left on the server": (
         "replication/confirmed_pop.py",
-        "        await _leave_note(link, session_id, claim)\n",
-        "        link.remote.tagged = _only(claim_note, claim)\n",
+        "        await _leave_note(context, session_id, claim)\n",
+        "        context.remote.tagged = _only(claim_note, claim)\n",
     ),
     "claim: a parked item counts as never sent": (
         "journal/tables/claims.py",
@@ -182,8 +182,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "gaps: missing operations are not fetched": (
         "replication/gaps.py",
-        "    due = await link.journal.read(\n",
-        "    return\n    due = await link.journal.read(\n",
+        "    due = await context.journal.read(\n",
+        "    return\n    due = await context.journal.read(\n",
     ),
     "forget: sent before the removal is acknowledged": (
         "journal/tables/outbox.py",
@@ -199,7 +199,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "replication/push.py",
         "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n",
         (
-            "        await link.journal.write(lambda c: outbox.forgotten(c, session_id, due))\n"
+            "        await context.journal.write(lambda c: outbox.forgotten(c, session_id, due))\n"
             "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n"
         ),
     ),

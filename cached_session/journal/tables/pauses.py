@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.sessions import stored_id
 
-__all__ = ["SERVER", "Gate", "gate_of", "open_gates", "shut", "waiting"]
+__all__ = ["SERVER", "Pause", "end_pauses", "pause_of", "shut", "waiting"]
 
 SERVER = 0
 """The session number of the gate before the server as a whole."""
 
 
 @dataclass(frozen=True)
-class Gate:
+class Pause:
     """A pause before the next attempt, and why."""
 
     failures: int
@@ -47,13 +47,13 @@ def _number(conn: sqlite3.Connection, session_id: str | None) -> int | None:
     return None if row is None else int(row[0])
 
 
-def gate_of(conn: sqlite3.Connection, session_id: str | None) -> Gate | None:
+def pause_of(conn: sqlite3.Connection, session_id: str | None) -> Pause | None:
     """The gate before a session, or before the server (None)."""
     row = conn.execute(
         "SELECT failures, pause_ms, until_ms, kind, reason, since_ms FROM gates WHERE session = ?",
         (_number(conn, session_id),),
     ).fetchone()
-    return None if row is None else Gate(*row)
+    return None if row is None else Pause(*row)
 
 
 def shut(
@@ -81,7 +81,7 @@ def shut(
     write_meta(conn, last_error=reason, last_error_ms=str(now_ms))
 
 
-def open_gates(
+def end_pauses(
     conn: sqlite3.Connection, session_id: str, *, now_ms: int = 0, except_kind: str = ""
 ) -> None:
     """Note a success: the server and this session are open. A gate of `except_kind` opens only

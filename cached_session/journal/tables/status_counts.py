@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cached_session.journal.tables.pauses import SERVER, Gate
+from cached_session.journal.tables.pauses import SERVER, Pause
 from cached_session.journal.tables.states import PARKED, PENDING, SENT
 
-__all__ = ["SessionFacts", "all_gates", "facts", "facts_of_each", "in_all"]
+__all__ = ["SessionFacts", "all_pauses", "facts", "facts_of_each", "in_all"]
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def in_all(each: Iterable[SessionFacts]) -> SessionFacts:
     )
 
 
-def all_gates(conn: sqlite3.Connection) -> dict[int, Gate]:
+def all_pauses(conn: sqlite3.Connection) -> dict[int, Pause]:
     """Every gate before a session, by its number."""
     return {
-        number: Gate(*row)
+        number: Pause(*row)
         for number, *row in conn.execute(
             "SELECT session, failures, pause_ms, until_ms, kind, reason, since_ms FROM gates "
             f"WHERE session <> {SERVER}"

@@ -28,7 +28,7 @@ from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.outbox import Forget, pending_sessions
 from cached_session.journal.tables.sessions import forget_server, session_row
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
-from cached_session.journal.tables.status_counts import all_gates
+from cached_session.journal.tables.status_counts import all_pauses
 
 S = "talk"
 ME = "mewriter"
@@ -469,7 +469,7 @@ def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
     for session in (None, S):
         shut(conn, session, 500, 1000)
         shut(conn, session, 900, 2000)
-        gate = pauses.gate_of(conn, session)
+        gate = pauses.pause_of(conn, session)
         assert (gate.failures, gate.since_ms, gate.reason) == (2, 1000, "at 2000")
         waits = [gate.wait_ms(now) for now in (2000, 2001, 2899, 2900, 10**9)]
         assert waits == [900, 899, 1, 0, 0]
@@ -482,7 +482,7 @@ def test_a_gate_is_void_when_the_clock_was_moved_back(conn: sqlite3.Connection, 
     """A gate further away than its own pause was set by a clock that has been moved since: it
     holds nobody up."""
     shut(conn, None, 500, 10**12)
-    gate = pauses.gate_of(conn, None)
+    gate = pauses.pause_of(conn, None)
     assert gate.wait_ms(10**12) == 500
     assert gate.wait_ms(10**12 - moved) == 0
 
@@ -493,23 +493,23 @@ def test_a_success_opens_the_gates(conn: sqlite3.Connection) -> None:
     add(conn, "b", session="other")
     for session in (None, S, "other"):
         shut(conn, session, 500, 1000)
-    pauses.open_gates(conn, S)
-    assert pauses.gate_of(conn, None) is None
-    assert pauses.gate_of(conn, S) is None
-    assert pauses.gate_of(conn, "other") is not None
-    assert len(all_gates(conn)) == 1
+    pauses.end_pauses(conn, S)
+    assert pauses.pause_of(conn, None) is None
+    assert pauses.pause_of(conn, S) is None
+    assert pauses.pause_of(conn, "other") is not None
+    assert len(all_pauses(conn)) == 1
     shut(conn, None, 500, 1000)
-    pauses.open_gates(conn, "unknown")
-    assert pauses.gate_of(conn, None) is None
+    pauses.end_pauses(conn, "unknown")
+    assert pauses.pause_of(conn, None) is None
 
 
 def test_a_session_that_was_only_heard_of_keeps_its_pause(conn: sqlite3.Connection) -> None:
     """A failure before anything of a session is in the journal pauses it all the same."""
-    assert pauses.gate_of(conn, "heard of") is None
+    assert pauses.pause_of(conn, "heard of") is None
     shut(conn, "heard of", 500, 1000)
-    assert pauses.gate_of(conn, "heard of").wait_ms(1000) == 500
-    pauses.open_gates(conn, "heard of")
-    assert pauses.gate_of(conn, "heard of") is None
+    assert pauses.pause_of(conn, "heard of").wait_ms(1000) == 500
+    pauses.end_pauses(conn, "heard of")
+    assert pauses.pause_of(conn, "heard of") is None
 
 
 def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
@@ -524,7 +524,7 @@ def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
     shut(conn, None, 500, 1000)
     forget_server(conn)
     assert states(conn) == [SENT, SENT, SENT, PENDING]
-    assert pauses.gate_of(conn, None) is None
+    assert pauses.pause_of(conn, None) is None
 
 
 def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
