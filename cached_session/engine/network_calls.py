@@ -176,7 +176,9 @@ async def listing(core: Core, agent: str, offset: int, limit: int) -> list[dict[
     """
     try:
         return await core.home.do(
-            lambda replicator: replicator.link.remote.page(agent, offset=offset, limit=limit)
+            lambda replicator: replicator.link.remote.list_memories(
+                agent, offset=offset, limit=limit
+            )
         )
     except RemoteError as error:
         raise _denied(error) from error

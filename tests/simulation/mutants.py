@@ -42,7 +42,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "ack: the ids in the answer are not compared": (
         "replication/store.py",
         "unsaid = [memory for memory in batch if memory.id not in stored]",
-        "unsaid: list[Encoded] = []",
+        "unsaid: list[EncodedMemory] = []",
     ),
     "ack: an answer without a yes counts as one": (
         "replication/store.py",
@@ -118,7 +118,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "claim: no note is left": (
         "replication/confirmed_pop.py",
         "        await _leave_note(link, session_id, claim)\n",
-        "        link.remote.tagged = _only(claim_note, claim)\n",
+        "        link.remote.find_by_tag = _only(claim_note, claim)\n",
     ),
     "claim: what is parked counts as never sent": (
         "journal/tables/claims.py",
