@@ -21,7 +21,7 @@ from cached_session import CachedSession, SyncOptions
 from cached_session.engine.engine import Engine
 from cached_session.remote.connect import RemoteSpec
 from cached_session.remote.protocol import GuardReport
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 from cached_session.runtime import Runtime
 from corpus import history
 from measure import Numbers, say
@@ -76,7 +76,7 @@ class _Server:
 
 
 class _Remote:
-    """`Remote` and `Listenable`, as one device sees them."""
+    """`Remote` and `EventSource`, as one device sees them."""
 
     server = "http://in.memory"
 
@@ -89,7 +89,7 @@ class _Remote:
         self.answered += 1
         return self._server.agents.setdefault(agent, {})
 
-    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         held = self._ask("store", agent)
         now = EPOCH_MS // 1000 + int(self._server.loop.time())
         for memory in memories:
@@ -101,7 +101,7 @@ class _Remote:
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
         return self._ask("fetch", agent).get(memory)
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         newest_first = list(self._ask("page", agent).values())[::-1]
         return newest_first[offset : offset + limit]
 
@@ -109,7 +109,7 @@ class _Remote:
         held = self._ask("forget", agent)
         return sum(held.pop(memory, None) is not None for memory in memories)
 
-    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+    async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
         held = self._ask("tagged", agent)
         return [memory for memory in held.values() if tag in memory["tags"]]
 

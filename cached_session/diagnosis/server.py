@@ -149,7 +149,7 @@ async def _policies(
     known = empty = 0
     for session_id in sessions[:POLICIES]:
         try:
-            why = await remote.kept(agent_id(session_id))
+            why = await remote.policy_problem(agent_id(session_id))
         except RemoteError as error:
             why_not = f"cannot be read: {error.reason}"
             return [Finding("policy", "warn", why_not, "see the key above")]

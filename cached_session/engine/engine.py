@@ -30,7 +30,7 @@ from cached_session.journal.tail_cache import TailCache
 from cached_session.models import Progress, Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
-from cached_session.remote.connect import RemoteSpec, without
+from cached_session.remote.connect import RemoteSpec, remove_spec
 from cached_session.replication.context import Context, log
 from cached_session.replication.replicator import Replicator
 from cached_session.runtime import Runtime
@@ -123,7 +123,7 @@ class Engine:
         with self._guard:
             if spec is not None:
                 for other in self._specs:
-                    if not spec.agrees(other):
+                    if not spec.is_same_server(other):
                         raise InvalidArgument(
                             f"the journal {self.path} is open with the server {other.server} "
                             f"(and its key); {spec.server} needs a journal of its own"
@@ -144,7 +144,7 @@ class Engine:
                     del _registry[key]
             if spec is not None:
                 # By identity: the connection of this very user must not be used any longer.
-                self._specs = without(self._specs, spec)
+                self._specs = remove_spec(self._specs, spec)
             lives = self.loop_host.spec
             moves = lives is not None and (
                 last or lives not in self._specs or lives.shares_client(spec)

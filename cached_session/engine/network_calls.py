@@ -176,7 +176,9 @@ async def listing(engine: Engine, agent: str, offset: int, limit: int) -> list[d
     """
     try:
         return await engine.loop_host.do(
-            lambda replicator: replicator.context.remote.page(agent, offset=offset, limit=limit)
+            lambda replicator: replicator.context.remote.list_memories(
+                agent, offset=offset, limit=limit
+            )
         )
     except RemoteError as error:
         raise _denied(error) from error

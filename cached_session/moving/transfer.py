@@ -29,7 +29,7 @@ from cached_session.models import ImportProgress, ImportReport
 from cached_session.moving import files, sqlite
 from cached_session.moving.spool import Spool
 from cached_session.remote.ids import version_of
-from cached_session.remote.wire import Explained, Unreadable, decode
+from cached_session.remote.wire import Placeholder, Unreadable, decode
 from cached_session.session import CachedSession
 
 __all__ = [
@@ -321,7 +321,7 @@ def _sort(memory: dict[str, Any], key: str, batch: _Slice) -> None:
         return
     if isinstance(found, Part):
         batch.parts.append(found)
-    elif isinstance(found, Explained):
+    elif isinstance(found, Placeholder):
         batch.explained.append(found.dot)
     else:
         batch.skipped += 1

@@ -14,7 +14,7 @@ from cached_session.options import SyncOptions
 from cached_session.remote.address import check_url, is_private
 from cached_session.remote.dakera import DakeraRemote, check_client, connect
 
-__all__ = ["Offload", "RemoteSpec", "without"]
+__all__ = ["Offload", "RemoteSpec", "remove_spec"]
 
 Offload = Callable[..., Awaitable[Any]]
 """Runs a function with its arguments where it does not hold the event loop up."""
@@ -54,7 +54,7 @@ class RemoteSpec:
         _warn_of_plain_http(server, api_key)
         return cls(server, api_key or None)
 
-    def agrees(self, other: RemoteSpec) -> bool:
+    def is_same_server(self, other: RemoteSpec) -> bool:
         """Whether both reach the same server the same way; an injected client has its own key."""
         keys = self.api_key == other.api_key or self.client is not None or other.client is not None
         return self.server == other.server and keys
@@ -78,7 +78,7 @@ class RemoteSpec:
         return remote
 
 
-def without(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
+def remove_spec(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
     """All but one, by identity: equal ones belong to other users."""
     for position, spec in enumerate(specs):
         if spec is gone:

@@ -25,7 +25,7 @@ from cached_session.remote.http import Exchange
 from cached_session.remote.probe import ServerFacts
 from cached_session.remote.protocol import GuardReport
 from cached_session.remote.sse import Events
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
@@ -98,7 +98,7 @@ class DakeraRemote:
         if self._owner is not None:
             await self._owner.close()
 
-    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         """See `Remote.store`."""
         entries = b",".join([memory.data for memory in memories])
         body = b'{"agent_id":%b,"memories":[%b]}' % (orjson.dumps(agent), entries)
@@ -127,8 +127,8 @@ class DakeraRemote:
             raise self._http.nonsense("memory/get", answer)
         return answer
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
-        """See `Remote.page`."""
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+        """See `Remote.list_memories`."""
         params = {"limit": limit, "offset": offset, "include_derived": "false"}
         try:
             path = f"/v1/agents/{quote(agent, safe=':')}/memories"
@@ -156,8 +156,8 @@ class DakeraRemote:
             raise self._http.nonsense("memory/forget", answer)
         return count
 
-    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
-        """See `Remote.tagged`."""
+    async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
+        """See `Remote.find_by_tag`."""
         body = orjson.dumps({"agent_id": agent, "filter": {"tags": [tag]}, "limit": 100})
         try:
             answer = await self._http.json("POST", "/v1/memories/recall/batch", body, memories=100)
@@ -191,7 +191,7 @@ class DakeraRemote:
         return [memory for memory in memories if isinstance(memory, dict)]
 
     async def events(self) -> AsyncGenerator[tuple[str, str] | None]:
-        """See `Listenable.events`. The key travels in the header, never in the URL."""
+        """See `EventSource.events`. The key travels in the header, never in the URL."""
         import httpx
 
         client = getattr(self._client, "_client", None)
@@ -231,7 +231,7 @@ class DakeraRemote:
         """
         return await probe.probe(self._http.full)
 
-    async def kept(self, agent: str) -> str | None:
+    async def policy_problem(self, agent: str) -> str | None:
         """Why an agent's namespace may not keep what it is given; empty if its policy protects it,
         None if nothing is in that namespace yet. Nothing is changed there.
 
@@ -239,6 +239,6 @@ class DakeraRemote:
             RemoteError: the server could not be asked.
         """
         # Asked for the policy of a namespace that is not there, a server answers with its defaults.
-        if not await self.page(agent, offset=0, limit=1):
+        if not await self.list_memories(agent, offset=0, limit=1):
             return None
-        return await retention.kept(self._http.json, agent)
+        return await retention.policy_problem(self._http.json, agent)

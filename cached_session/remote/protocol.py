@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 
-__all__ = ["GuardReport", "Listenable", "Remote"]
+__all__ = ["EventSource", "GuardReport", "Remote"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GuardReport:
 
 
 @runtime_checkable
-class Listenable(Protocol):
+class EventSource(Protocol):
     """A server that tells what is stored on it. Not every one does: a remote may lack it."""
 
     def events(self) -> AsyncGenerator[tuple[str, str] | None]:
@@ -47,7 +47,7 @@ class Remote(Protocol):
         """How many requests have had a plain yes: tells a success from having asked nothing."""
         ...
 
-    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         """Store memories under their own ids; the ids that the server says it holds now.
 
         Safe to repeat. Without an answer any prefix, all or nothing may be stored.
@@ -58,7 +58,7 @@ class Remote(Protocol):
         """One memory by its id; None if it is not there (or not there yet)."""
         ...
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         """Memories newest first; empty for an agent that never stored. The list may shift
         between calls, lag behind, and hold what is not ours."""
         ...
@@ -68,7 +68,7 @@ class Remote(Protocol):
         count says nothing."""
         ...
 
-    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+    async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
         """Up to 100 memories that carry this tag, in any order; it may lag behind."""
         ...
 

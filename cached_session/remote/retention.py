@@ -15,7 +15,7 @@ from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import namespace
 from cached_session.remote.protocol import GuardReport
 
-__all__ = ["POLICY", "guard", "kept"]
+__all__ = ["POLICY", "guard", "policy_problem"]
 
 YEARS_50 = 50 * 365 * 86400
 TYPES = ("working", "episodic", "semantic", "procedural")
@@ -72,7 +72,7 @@ async def _set_policy(request: Request, agent: str) -> GuardReport:
     return GuardReport(why)
 
 
-async def kept(request: Request, agent: str) -> str | None:
+async def policy_problem(request: Request, agent: str) -> str | None:
     """Look at a namespace's policy and leave it alone: empty if it protects the history, None if
     the server knows no such namespace, otherwise what is wrong with it.
 

@@ -60,8 +60,8 @@ from cached_session.remote.ids import (
 __all__ = [
     "ITEM_TAGS",
     "TAG",
-    "Encoded",
-    "Explained",
+    "EncodedMemory",
+    "Placeholder",
     "Unreadable",
     "claim_note",
     "claim_tag",
@@ -94,7 +94,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
-class Explained:
+class Placeholder:
     """A placeholder: its writer says that the server refuses this operation."""
 
     dot: Dot
@@ -203,7 +203,7 @@ def _content(op: Operation, part: Part) -> tuple[str, str]:
     return (HIDDEN if op.private else text), role
 
 
-def decode(memory: Mapping[str, Any], key: str) -> Part | Explained | None:
+def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
     """What a memory of the session with this key says; None if it is not one of ours.
 
     A memory is ours if its id is exactly the one that its metadata derives: sub-memories that a
@@ -225,7 +225,7 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Explained | None:
     if metadata.get("cs_op") == "void":
         if identity != placeholder_id(key, dot):
             raise Unreadable(f"{identity} is not the id of its own content")
-        return Explained(dot)
+        return Placeholder(dot)
     said = metadata.get("cs_op")
     kind = _KINDS.get(said) if isinstance(said, str) else None
     if kind is None:
@@ -307,7 +307,7 @@ def _is_unicode(session_id: str) -> bool:
 
 
 @dataclass(slots=True)
-class Encoded:
+class EncodedMemory:
     """A memory as it goes into a store request: encoded once, and small to keep until it is sent.
 
     What its metadata says of whose it is stays at hand, to tell whether a server holds it. Nobody
@@ -319,7 +319,7 @@ class Encoded:
     seal: tuple[object, ...]
 
     @classmethod
-    def of(cls, memory: Mapping[str, Any]) -> Encoded:
+    def of(cls, memory: Mapping[str, Any]) -> EncodedMemory:
         """The encoded form of a memory."""
         metadata = memory["metadata"]
         dot = metadata.get("cs_w"), metadata.get("cs_c")

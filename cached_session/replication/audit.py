@@ -15,7 +15,7 @@ from cached_session.history.parts import Part, is_intact
 from cached_session.journal.tables import audit_state, outbox
 from cached_session.journal.tables.sessions import is_unguarded
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.wire import Encoded, Explained, Unreadable, decode, placeholder
+from cached_session.remote.wire import EncodedMemory, Placeholder, Unreadable, decode, placeholder
 from cached_session.replication.context import Context
 from cached_session.replication.encode import encode
 from cached_session.replication.listing import page
@@ -89,7 +89,7 @@ async def audit(context: Context, session_id: str) -> AuditReport:
         if plan.explain:
             # Others would report as absent what its writer has parked.
             parked = await context.journal.read_aside(lambda conn: outbox.whole(conn, plan.explain))
-            notes = [Encoded.of(placeholder(outgoing.op, session_id)) for outgoing in parked]
+            notes = [EncodedMemory.of(placeholder(outgoing.op, session_id)) for outgoing in parked]
             await store(context, session_id, notes)
         forget = plan.forget
         if plan.resend:
@@ -135,7 +135,7 @@ async def _present(
                 part = decode(memory, key)
             except Unreadable:
                 continue
-            if isinstance(part, Explained):
+            if isinstance(part, Placeholder):
                 explained.add(part.dot)
             elif isinstance(part, Part):
                 _note(present, explained, [part], (), key)

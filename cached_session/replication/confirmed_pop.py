@@ -29,7 +29,7 @@ from cached_session.journal.tables.claims import Claim, Doubt
 from cached_session.journal.tables.writes import Author
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import claim_id, memory_id
-from cached_session.remote.wire import Encoded, claim_note, claim_tag, claimers
+from cached_session.remote.wire import EncodedMemory, claim_note, claim_tag, claimers
 from cached_session.replication.context import Context
 from cached_session.replication.pull import pull
 from cached_session.replication.push import push
@@ -143,7 +143,7 @@ async def _leave_note(context: Context, session_id: str, claim: Claim) -> None:
         session_id, claim.ref.dot, claim.ref.index, claim.claimer, context.runtime.wall_ms()
     )
     try:
-        stored = await context.remote.store(agent_id(session_id), [Encoded.of(note)])
+        stored = await context.remote.store(agent_id(session_id), [EncodedMemory.of(note)])
     except RemoteError as error:
         if error.verdict is not Verdict.CONFLICT:  # it stands there already
             raise
@@ -169,7 +169,7 @@ async def _is_alone(context: Context, session_id: str, claim: Claim) -> bool:
     until = context.runtime.monotonic() + CONTEST_SECONDS
     pause = CONTEST_PAUSE
     while True:
-        notes = await context.remote.tagged(agent, claim_tag(ref.dot, ref.index))
+        notes = await context.remote.find_by_tag(agent, claim_tag(ref.dot, ref.index))
         found = claimers(notes, key, ref.dot, ref.index)
         # An answer without our own note is older than the claim, or of a server that keeps no tags.
         if found == {claim.claimer}:

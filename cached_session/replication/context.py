@@ -188,7 +188,7 @@ class Context:
             return
         known = await self.journal.read(lambda conn: read_meta(conn).get("server"))
         if known is not None and known != server:
-            await self.remote.page(agent_id(session_id), offset=0, limit=1)
+            await self.remote.list_memories(agent_id(session_id), offset=0, limit=1)
 
         def note(conn: sqlite3.Connection) -> str | None:
             # Asked again inside: several may come here at once, and one of them changes it.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.journal.tables.outbox import Outgoing
-from cached_session.remote.wire import Encoded, memories_of
+from cached_session.remote.wire import EncodedMemory, memories_of
 from cached_session.replication.context import Context
 from cached_session.replication.tasks import SliceBudget
 
@@ -26,11 +26,11 @@ class EncodedOperation:
     """An operation and its memories, ready to be sent."""
 
     outgoing: Outgoing
-    memories: list[Encoded]
+    memories: list[EncodedMemory]
 
     @property
     def size(self) -> int:
-        """Encoded bytes."""
+        """EncodedMemory bytes."""
         return sum(len(memory.data) for memory in self.memories)
 
 
@@ -43,7 +43,7 @@ async def encode(
     for outgoing in found:
         pieces = _memories(outgoing, session_id)
         if sum(map(len, outgoing.op.payloads)) > LARGE_BYTES:
-            memories: list[Encoded] = await context.journal.offload(list, pieces)
+            memories: list[EncodedMemory] = await context.journal.offload(list, pieces)
         else:
             memories = []
             for memory in pieces:
@@ -53,5 +53,5 @@ async def encode(
     return parcels
 
 
-def _memories(outgoing: Outgoing, session_id: str) -> Iterator[Encoded]:
-    return map(Encoded.of, memories_of(outgoing.op, outgoing.digest, session_id))
+def _memories(outgoing: Outgoing, session_id: str) -> Iterator[EncodedMemory]:
+    return map(EncodedMemory.of, memories_of(outgoing.op, outgoing.digest, session_id))

@@ -13,7 +13,7 @@ import anyio
 
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.ids import version_of
-from cached_session.remote.protocol import Listenable
+from cached_session.remote.protocol import EventSource
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.context import Context, log
 
@@ -37,7 +37,7 @@ class Listener:
         self.is_up = False
         """Whether the server has answered on the stream that is open now."""
 
-    async def run(self, remote: Listenable) -> None:
+    async def run(self, remote: EventSource) -> None:
         """Listen, and again after each end, later and later while it fails."""
         clock, failures = self._context.runtime.monotonic, 0
         while True:
@@ -53,7 +53,7 @@ class Listener:
             log.debug("the event stream ended, again in %.1f s: %s", pause, error.reason)
             await anyio.sleep(pause)
 
-    async def _listen(self, remote: Listenable) -> RemoteError:
+    async def _listen(self, remote: EventSource) -> RemoteError:
         """Hand on the events of one stream; why it ended."""
         try:
             async with aclosing(remote.events()) as events:

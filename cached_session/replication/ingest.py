@@ -13,7 +13,7 @@ from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal.tables import inbox
 from cached_session.journal.tables.inbox import PageResult
-from cached_session.remote.wire import Explained, Unreadable, decode
+from cached_session.remote.wire import Placeholder, Unreadable, decode
 from cached_session.replication.context import Context, log
 from cached_session.replication.results import PullResult
 from cached_session.replication.tasks import SliceBudget
@@ -54,7 +54,7 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
             continue
         if isinstance(found, Part):
             page.parts.append(found)
-        elif isinstance(found, Explained):
+        elif isinstance(found, Placeholder):
             page.explained.append(found.dot)
     return page
 

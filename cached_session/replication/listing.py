@@ -48,7 +48,7 @@ async def page(
     for failures in range(tries - 1):
         began = clock()
         try:
-            found = await context.remote.page(agent, offset=offset, limit=limit)
+            found = await context.remote.list_memories(agent, offset=offset, limit=limit)
         except RemoteError as error:
             if error.verdict is Verdict.BUSY and (error.retry_after or 0.0) <= PATIENCE:
                 # Everybody waits, not this listing alone.
@@ -62,7 +62,7 @@ async def page(
         if failures:
             await context.reopen(session_id)
         return found
-    return await context.remote.page(agent, offset=offset, limit=limit)
+    return await context.remote.list_memories(agent, offset=offset, limit=limit)
 
 
 class Pages:

@@ -13,7 +13,7 @@ from cached_session.journal.tables.meta import note_progress, note_success
 from cached_session.journal.tables.outbox import Forget, has_unsent
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import memory_id, placeholder_id
-from cached_session.remote.wire import Encoded, placeholder
+from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context, log
 from cached_session.replication.encode import EncodedOperation, encode
 from cached_session.replication.results import PushResult
@@ -172,7 +172,7 @@ async def _park(
     """Set one operation aside. The placeholder proves that it is the operation that is at fault:
     a server that refuses even that refuses everything."""
     op = parcel.outgoing.op
-    note = Encoded.of(placeholder(op, session_id))
+    note = EncodedMemory.of(placeholder(op, session_id))
     context.sent.add([note.id])
     try:
         await context.remote.store(agent_id(session_id), [note])

@@ -14,7 +14,7 @@ from filelock import BaseFileLock
 
 from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import compaction
-from cached_session.remote.protocol import Listenable
+from cached_session.remote.protocol import EventSource
 from cached_session.replication.audit_loop import Auditor
 from cached_session.replication.context import Context, log
 from cached_session.replication.event_listener import Listener
@@ -101,7 +101,7 @@ class Replicator:
                 group.start_soon(self._supervised, self.puller.run)
                 if options.audit_interval:
                     group.start_soon(self._supervised, self.auditor.run)
-                if options.listen and isinstance(remote, Listenable):
+                if options.listen and isinstance(remote, EventSource):
                     group.start_soon(self._supervised, lambda: self.listener.run(remote))
                 if options.prune_interval:
                     group.start_soon(self._supervised, self._tidy)

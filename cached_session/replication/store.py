@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cached_session.history.ids import agent_id
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 from cached_session.replication.context import RATE_LIMITED, Context
 
 __all__ = ["LISTED", "SAMPLES", "store"]
@@ -19,7 +19,7 @@ LISTED = 1000
 """Rows of the one listing that tells which of many memories are there already."""
 
 
-async def store(context: Context, session_id: str, memories: Sequence[Encoded]) -> set[str]:
+async def store(context: Context, session_id: str, memories: Sequence[EncodedMemory]) -> set[str]:
     """Store memories, in requests of legal size; the ids of those that the server did not keep.
 
     Where a server takes only so many a minute, what it has taken of a large operation is not sent
@@ -61,9 +61,9 @@ async def store(context: Context, session_id: str, memories: Sequence[Encoded]) 
 
 
 def _batches(
-    memories: Sequence[Encoded], context: Context, session_id: str, taken: set[str]
-) -> list[list[Encoded]]:
-    batches: list[list[Encoded]] = []
+    memories: Sequence[EncodedMemory], context: Context, session_id: str, taken: set[str]
+) -> list[list[EncodedMemory]]:
+    batches: list[list[EncodedMemory]] = []
     size = 0
     most = context.batch_most(session_id)
     for memory in memories:
@@ -78,7 +78,7 @@ def _batches(
     return batches
 
 
-async def _store_batch(context: Context, session_id: str, batch: list[Encoded]) -> set[str]:
+async def _store_batch(context: Context, session_id: str, batch: list[EncodedMemory]) -> set[str]:
     """Store a batch; the ids that the server did not keep. What it holds already, whether it
     refuses to hear of it again or keeps silent, is looked up by one listing, not one by one."""
     agent = agent_id(session_id)
@@ -116,12 +116,12 @@ async def _store_batch(context: Context, session_id: str, batch: list[Encoded]) 
     return unkept
 
 
-async def _listed(context: Context, agent: str, memories: Sequence[Encoded]) -> set[str]:
+async def _listed(context: Context, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
     """Those of these memories that stand, as they are, among the newest on the server."""
-    found = await context.remote.page(agent, offset=0, limit=LISTED)
+    found = await context.remote.list_memories(agent, offset=0, limit=LISTED)
     theirs = {memory["id"]: memory for memory in found if isinstance(memory.get("id"), str)}
     return {memory.id for memory in memories if memory.is_held(theirs.get(memory.id))}
 
 
-def _is_one_operation(batch: list[Encoded]) -> bool:
+def _is_one_operation(batch: list[EncodedMemory]) -> bool:
     return len({memory.dot for memory in batch}) == 1

@@ -15,7 +15,7 @@ from cached_session.devserver.modes import Modes
 from cached_session.options import SyncOptions
 from cached_session.remote.dakera import connect
 from cached_session.remote.protocol import GuardReport, Remote
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 from tests.simulation.server import SimServer
 
 URL = (os.environ.get("CONTRACT_URL") or "").rstrip("/") or None
@@ -82,19 +82,19 @@ class Simulated:
     def __init__(self) -> None:
         self._server = SimServer(lambda: 1_700_000_000.0, Random(0), "replace", shuffles=True)
 
-    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         return self._server.store(agent, [orjson.loads(memory.data) for memory in memories])
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
         return self._server.fetch(agent, memory, 0.0)
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         return self._server.page(agent, offset, limit, 0.0)
 
     async def forget(self, agent: str, memories: Sequence[str]) -> int:
         return self._server.forget(agent, memories)
 
-    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+    async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
         return self._server.tagged(agent, tag, 0.0)
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:

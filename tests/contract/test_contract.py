@@ -19,8 +19,8 @@ from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.errors import RemoteError
 from cached_session.remote.ids import version_of
-from cached_session.remote.protocol import Listenable, Remote
-from cached_session.remote.wire import Encoded, claim_note, claim_tag, decode, memories_of
+from cached_session.remote.protocol import EventSource, Remote
+from cached_session.remote.wire import EncodedMemory, claim_note, claim_tag, decode, memories_of
 from tests.contract.servers import KEY, SERVERS, URL, Simulated
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ async def session_id(remote: Remote) -> AsyncIterator[str]:
     """A session that nobody used before; what was stored for it is forgotten afterwards."""
     name = f"contract/{secrets.token_hex(6)}"
     yield name
-    while listed := await remote.page(agent_id(name), offset=0, limit=1000):
+    while listed := await remote.list_memories(agent_id(name), offset=0, limit=1000):
         await remote.forget(agent_id(name), [memory["id"] for memory in listed])
         if URL is None:
             break
@@ -60,7 +60,7 @@ def memories(session_id: str, *operations: Operation) -> list[dict[str, Any]]:
 
 async def store(remote: Remote, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
     """Store them in one request; what the server says that it holds."""
-    return await remote.store(agent, [Encoded.of(memory) for memory in memories])
+    return await remote.store(agent, [EncodedMemory.of(memory) for memory in memories])
 
 
 async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
@@ -104,7 +104,7 @@ async def test_a_repeat_stores_nothing_twice(remote: Remote, session_id: str) ->
         print("an id that exists: refused")
 
     async def listed() -> list[str]:
-        rows = await remote.page(agent, offset=0, limit=1000)
+        rows = await remote.list_memories(agent, offset=0, limit=1000)
         # Sentences of a memory may be listed beside it; their ids are none of ours.
         return sorted(row["id"] for row in rows if version_of(row["id"]) is not None)
 
@@ -120,7 +120,7 @@ async def test_pages_show_everything_in_the_end(remote: Remote, session_id: str)
     async def listing() -> set[str]:
         found: set[str] = set()
         offset = 0
-        while page := await remote.page(agent, offset=offset, limit=100):
+        while page := await remote.list_memories(agent, offset=offset, limit=100):
             assert len(page) <= 100
             found |= {memory["id"] for memory in page if version_of(memory["id"]) is not None}
             offset += len(page)
@@ -139,8 +139,8 @@ async def test_pages_show_everything_in_the_end(remote: Remote, session_id: str)
 async def test_nothing_is_there_of_what_was_never_stored(remote: Remote, session_id: str) -> None:
     """An agent that never stored lists nothing, holds nothing, and deletes nothing."""
     agent = agent_id(session_id)
-    assert await remote.page(agent, offset=0, limit=10) == []
-    assert await remote.tagged(agent, "cached-session") == []
+    assert await remote.list_memories(agent, offset=0, limit=10) == []
+    assert await remote.find_by_tag(agent, "cached-session") == []
     unknown = memories(session_id, operation(1, "{}"))[0]["id"]
     assert await remote.fetch(agent, unknown) is None
     assert await remote.forget(agent, [unknown]) == 0
@@ -156,7 +156,9 @@ async def test_a_delete_counts_once(remote: Remote, session_id: str) -> None:
     assert await remote.forget(agent, [memory["id"]]) == 0
     assert await eventually(lambda: remote.fetch(agent, memory["id"]), lambda m: m is None) is None
     assert (
-        await eventually(lambda: remote.page(agent, offset=0, limit=10), lambda rows: not rows)
+        await eventually(
+            lambda: remote.list_memories(agent, offset=0, limit=10), lambda rows: not rows
+        )
         == []
     )
 
@@ -187,7 +189,7 @@ async def test_a_note_is_found_by_its_tag(remote: Remote, session_id: str) -> No
     other = claim_note(session_id, dot, 1, "aaaa", 1_700_000_000_000)
     await store(remote, agent, [*notes, other])
     found = await eventually(
-        lambda: remote.tagged(agent, claim_tag(dot, 0)), lambda rows: len(rows) == 2
+        lambda: remote.find_by_tag(agent, claim_tag(dot, 0)), lambda rows: len(rows) == 2
     )
     assert {memory["id"] for memory in found} == {note["id"] for note in notes}
 
@@ -218,7 +220,7 @@ async def test_a_session_of_any_name_has_a_place(remote: Remote, name: str) -> N
 
 async def test_another_device_is_told(remote: Remote, session_id: str) -> None:
     """A stream of events, where a server has one, names the agent of what is stored."""
-    if not isinstance(remote, Listenable):
+    if not isinstance(remote, EventSource):
         pytest.skip("this server tells nothing: polling finds it")
     agent = agent_id(session_id)
     events = remote.events()

@@ -18,7 +18,7 @@ from cached_session.journal.tables import inbox
 from cached_session.journal.tables.gaps import holes_due, note_holes
 from cached_session.journal.tables.schema import prepare
 from cached_session.journal.tables.sessions import all_sessions
-from cached_session.remote.wire import Explained, Unreadable, decode, memories_of
+from cached_session.remote.wire import Placeholder, Unreadable, decode, memories_of
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 KEY = session_key("talk")
@@ -79,7 +79,7 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
             continue
         if isinstance(found, Part):
             parts.append(found)
-        elif isinstance(found, Explained):
+        elif isinstance(found, Placeholder):
             voids.append(found.dot)
     conn = sqlite3.connect(":memory:", isolation_level=None)
     prepare(conn, ":memory:")

@@ -30,7 +30,7 @@ from cached_session.history.parts import Part, assemble, cut
 from cached_session.journal.tables import schema
 from cached_session.remote.ids import WIRE_VERSION, memory_id, placeholder_id
 from cached_session.remote.wire import (
-    Explained,
+    Placeholder,
     claim_note,
     claim_tag,
     claimers,
@@ -133,7 +133,7 @@ def test_a_placeholder_is_written_and_read_as_it_always_was() -> None:
     assert json.dumps(placeholder(OPERATIONS["append"], SESSION)) == json.dumps(
         golden("placeholder")
     )
-    assert decode(golden("placeholder"), session_key(SESSION)) == Explained(DOT)
+    assert decode(golden("placeholder"), session_key(SESSION)) == Placeholder(DOT)
 
 
 def test_the_journal_has_the_schema_of_its_format() -> None:

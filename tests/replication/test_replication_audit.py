@@ -8,7 +8,7 @@ import pytest
 
 from cached_session import CachedSession, Unauthorized
 from cached_session.devserver import DevServer
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 from cached_session.replication import audit
 from cached_session.replication.context import Context
 from tests.replication.devices import (
@@ -169,7 +169,9 @@ async def test_what_is_removed_while_an_audit_puts_it_back_goes_again(
     assert server.evict(AGENT, lambda memory: memory["content"] == "two") == 1
     put_back = audit.store
 
-    async def late(context: Context, session_id: str, memories: Sequence[Encoded]) -> set[str]:
+    async def late(
+        context: Context, session_id: str, memories: Sequence[EncodedMemory]
+    ) -> set[str]:
         assert await b.pop_item() == said("two")
         await b.sync(timeout=PATIENCE)
         return await put_back(context, session_id, memories)

@@ -9,7 +9,7 @@ import pytest
 
 from cached_session import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 from cached_session.replication.batch_size import FIRST_BYTES, LEAST_BYTES
 from cached_session.replication.context import Context
 from cached_session.replication.store import store
@@ -31,7 +31,7 @@ class Server:
         self.held: list[str] = []
         self.clock = 0.0
 
-    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         size = sum(len(memory.data) for memory in memories)
         self.sizes.append(size)
         self.clock += self.answer(size)
@@ -44,8 +44,8 @@ def context_for(server: Server, **options: int) -> Context:
     return Context(None, server, SyncOptions(**options), runtime, "w")  # type: ignore[arg-type]
 
 
-def memories(first: int, count: int) -> list[Encoded]:
-    return [Encoded(f"m{first + n}", b"x" * MEMORY, ("w", n), ()) for n in range(count)]
+def memories(first: int, count: int) -> list[EncodedMemory]:
+    return [EncodedMemory(f"m{first + n}", b"x" * MEMORY, ("w", n), ()) for n in range(count)]
 
 
 async def send(context: Context, server: Server, rounds: int, kib: int = 2048) -> list[int]:

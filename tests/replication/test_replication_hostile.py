@@ -146,7 +146,7 @@ class Endless:
         (self.good,) = forged("good", stamp=1 << 41, dot=Dot("b" * 24, 1))
         self.first["metadata"] |= {"cs_n" if field == "cs_i" else "cs_p": HUGE}
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         self.answered += 1
         return [self.good, self.first] if not offset else []
 

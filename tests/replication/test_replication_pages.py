@@ -26,7 +26,7 @@ class Server:
         self.two = asyncio.Event()
         self.breaks_at = -1
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         self.asked.append((offset, limit))
         self.under_way += 1
         self.side_by_side = max(self.side_by_side, self.under_way)

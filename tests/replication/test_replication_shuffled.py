@@ -42,7 +42,7 @@ class Shuffling:
             op = Operation(dot, Kind.APPEND, 1 + number, 0, (f'"{number}"',))
             self.memories += memories_of(op, op.digest(key), SESSION)
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         self.offsets.append(offset)
         if self.shuffles:
             self.random.shuffle(self.memories)

@@ -42,7 +42,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "ack: the ids in the response are not compared": (
         "replication/store.py",
         "unsaid = [memory for memory in batch if memory.id not in stored]",
-        "unsaid: list[Encoded] = []",
+        "unsaid: list[EncodedMemory] = []",
     ),
     "ack: a request without a usable response counts as acknowledged": (
         "replication/store.py",
@@ -118,7 +118,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "claim: no note is left on the server": (
         "replication/confirmed_pop.py",
         "        await _leave_note(context, session_id, claim)\n",
-        "        context.remote.tagged = _only(claim_note, claim)\n",
+        "        context.remote.find_by_tag = _only(claim_note, claim)\n",
     ),
     "claim: a parked item counts as never sent": (
         "journal/tables/claims.py",

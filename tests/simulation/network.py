@@ -14,7 +14,7 @@ import orjson
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError
 from cached_session.remote.protocol import GuardReport
-from cached_session.remote.wire import Encoded
+from cached_session.remote.wire import EncodedMemory
 from tests.simulation.loop import OWNER, SimLoop
 from tests.simulation.server import SimServer, failure
 
@@ -241,7 +241,7 @@ class SimRemote:
     def server(self) -> str:
         return SERVER
 
-    async def store(self, agent: str, memories: Sequence[Encoded]) -> set[str]:
+    async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         body = b"[%b]" % b",".join(memory.data for memory in memories)
         ids = [memory.id for memory in memories]
         server = self._network.server
@@ -264,7 +264,7 @@ class SimRemote:
         )
         return found
 
-    async def page(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._ask(
             f"page {agent[3:9]} {offset}+{limit}",
             lambda lag: self._network.server.page(agent, offset, limit, lag, hides=self._hides),
@@ -279,7 +279,7 @@ class SimRemote:
         )
         return count
 
-    async def tagged(self, agent: str, tag: str) -> list[dict[str, Any]]:
+    async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._ask(
             f"tagged {agent[3:9]} {tag[6:10]}{tag[tag.find('-', 6) :]}",
             lambda lag: self._network.server.tagged(agent, tag, lag),
@@ -287,7 +287,7 @@ class SimRemote:
         return found
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
-        return await self.page(agent, offset=0, limit=limit)
+        return await self.list_memories(agent, offset=0, limit=limit)
 
     async def guard(self, agent: str) -> GuardReport:
         await self._ask(f"guard {agent[3:9]}", lambda _: self._network.server.guard(agent))
@@ -327,7 +327,7 @@ class SimSpec:
     hides: bool = False
     """Whether listings never show it some of what it can have by id."""
 
-    def agrees(self, other: Any) -> bool:
+    def is_same_server(self, other: Any) -> bool:
         return isinstance(other, SimSpec) and other.server == self.server
 
     def shares_client(self, other: Any) -> bool:

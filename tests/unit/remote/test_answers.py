@@ -42,7 +42,11 @@ async def failure_of(
     try:
         with pytest.raises(RemoteError) as caught:
             # To a listing an absence is an empty page, to a store it is none.
-            await (remote.store("cs-x", []) if storing else remote.page("cs-x", offset=0, limit=10))
+            await (
+                remote.store("cs-x", [])
+                if storing
+                else remote.list_memories("cs-x", offset=0, limit=10)
+            )
     finally:
         await remote.aclose()
     return caught.value
@@ -197,7 +201,7 @@ async def test_a_packed_answer_is_read() -> None:
             200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(packed)
         )
     )
-    assert await remote.page("cs-x", offset=0, limit=10) == [{"id": "a"}]
+    assert await remote.list_memories("cs-x", offset=0, limit=10) == [{"id": "a"}]
     await remote.aclose()
 
 
@@ -220,7 +224,7 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
     remote = remote_that(answer)
     remote._client._client.follow_redirects = True
     with pytest.raises(RemoteError) as caught:
-        await remote.page("cs-x", offset=0, limit=10)
+        await remote.list_memories("cs-x", offset=0, limit=10)
     await remote.aclose()
     assert caught.value.verdict is Verdict.DENIED
     assert seen == ["127.0.0.1"]

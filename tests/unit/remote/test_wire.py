@@ -27,7 +27,7 @@ from cached_session.remote.ids import memory_id, namespace, placeholder_id, vers
 from cached_session.remote.wire import (
     EVENT_LAST,
     HIDDEN,
-    Explained,
+    Placeholder,
     Unreadable,
     decode,
     memories_of,
@@ -133,7 +133,7 @@ def test_a_placeholder_explains_its_operation() -> None:
     """A placeholder is read as an explanation of its dot, and its id is never the operation's."""
     op = append("1")
     note = placeholder(op, SESSION)
-    assert decode(note, KEY) == Explained(DOT)
+    assert decode(note, KEY) == Placeholder(DOT)
     assert note["id"] not in {memory["id"] for memory in memories(op)}
 
 
