@@ -1,4 +1,7 @@
-"""The name that a session id goes by. Frozen by golden tests: changing it orphans users' data."""
+"""The hash of a session id that stands for it in names and digests.
+
+Golden tests freeze it: with another hash, a device would no longer find what it has stored.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ import re
 __all__ = ["SLUG_MOST", "agent_id", "session_key"]
 
 KEY_HEX = 32
-"""128 bits of a session id's hash: no two sessions of the world meet by chance."""
+"""Hexadecimal digits: 128 bits, so that two session ids do not collide by chance."""
 
 
 def session_key(session_id: str) -> str:
-    """The hash that stands for a session id wherever the id itself is no legal name."""
+    """Return the hash that replaces a session id wherever the id itself is not a legal name."""
     return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_HEX]
 
 
