@@ -51,7 +51,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"clock", "ids", "ranges", "text"},
         {"frontier", "session_ref"},
         {"ops"},
-        {"parts", "visibility"},
+        {"parts"},
     ],
     "journal": [
         {"sqlite"},
@@ -97,7 +97,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"main"},
     ],
     "moving": [{"files", "spool", "sqlite"}, {"transfer"}],
-    "adapters": [{"bridge", "envelope"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
+    "adapters": [{"bridge", "item_format"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
 }
 
 
