@@ -96,7 +96,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"app"},
         {"main"},
     ],
-    "moving": [{"files", "spool", "sqlite"}, {"transfer"}],
+    "moving": [{"direct_items", "jsonl", "sqlite"}, {"export", "file_import"}, {"dakera_import"}],
     "adapters": [{"bridge", "item_format"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
 }
 
