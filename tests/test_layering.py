@@ -96,6 +96,10 @@ TIERS: dict[str, list[set[str]]] = {
         {"app"},
         {"main"},
     ],
+    "diagnosis": [
+        {"finding", "lock_holders"},
+        {"journal_file", "journal_state", "locks", "server"},
+    ],
     "moving": [{"direct_items", "jsonl", "sqlite"}, {"export", "file_import"}, {"dakera_import"}],
     "adapters": [{"bridge", "item_format"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
 }
