@@ -101,9 +101,9 @@ class CompactReport:
     operations: int
     """Number of operations whose bookkeeping rows were removed."""
     bytes_before: int
-    """Size of the journal file before."""
+    """Size of the journal file before the call."""
     bytes_after: int
-    """Size of the journal file after."""
+    """Size of the journal file after the call."""
     free_bytes: int
     """Bytes of ``bytes_after`` that are free. New rows use them first."""
 

@@ -19,8 +19,8 @@ class SyncOptions:
     """``full``: a write that has returned survives power loss (SQLite's ``synchronous=FULL``).
     ``normal``: it survives a crash of the process, but power loss may undo the last writes."""
     busy_timeout: float = 5.0
-    """Longest time that a write waits for another process's lock on the journal. Then
-    `JournalError`."""
+    """Longest time that a write waits for another process's lock on the journal. After it, the
+    write raises `JournalError`."""
     search_index: bool = True
     """Whether the journal has a full-text index, updated with each item. Without it, `search` scans
     the session. This is a property of the file: the last process to open it decides."""
@@ -56,8 +56,8 @@ class SyncOptions:
     listen: bool = True
     """Whether to keep one event stream open, so that the server can report new operations."""
     poll_interval_listening: float = 300.0
-    """Time between two pulls, of any sessions, while the event stream is open. They are needed
-    because events can be lost."""
+    """Time between two pulls, of any sessions, while the event stream is open. Pulls are
+    still needed then, because events can be lost."""
     watch_interval: float = 0.5
     """Time between two checks for writes of other processes: by the process that replicates and by
     each `changes` iterator. It is also the time between two attempts of the other processes to

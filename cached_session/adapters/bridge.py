@@ -61,9 +61,10 @@ class Bridge:
         return self.run_blocking(call, *args)
 
     def run_blocking(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Do the same as `run`, but block the caller's event loop, if there is one, until the end.
+        """Run ``await call(*args)`` as `run`, even if an event loop runs in the caller's thread.
 
-        It is for frameworks that call synchronous methods on their event loop.
+        That loop is blocked until the call ends. Use it for frameworks that call synchronous
+        methods on their event loop.
 
         Raises:
             WouldBlock: the caller is on the bridge's own loop, which would wait for itself.

@@ -54,10 +54,10 @@ class CachedChatMessageHistory(BaseChatMessageHistory):
     """The messages of one session. Each message is an item; a call of `aadd_messages` adds one
     batch.
 
-    The asynchronous methods run on the caller's loop. Each describes the session's method that it
-    calls, which defines durability and cancellation. The synchronous methods run on the bridge's
-    thread and raise `WouldBlock` if an event loop runs in the caller's thread. The caller closes
-    the session.
+    The asynchronous methods run on the caller's loop. Each docstring names the method of the
+    session that is called; its guarantees on return and on cancellation apply. The synchronous
+    methods run on the bridge's thread and raise `WouldBlock` if an event loop runs in the caller's
+    thread. The caller closes the session.
     """
 
     def __init__(self, session: CachedSession, *, bridge: Bridge | None = None) -> None:
@@ -141,7 +141,7 @@ def _texts(message: BaseMessage) -> Iterator[str]:
             yield block
         elif isinstance(block.get("text"), str):
             yield block["text"]
-        elif block.get("type") not in ("tool_call", "tool_use"):  # the loop below yields them
+        elif block.get("type") not in ("tool_call", "tool_use"):  # the loop below yields the calls
             yield f"[{block.get('type', 'block')}]"
     for call in getattr(message, "tool_calls", ()):
         yield format_call(call["name"], call["args"])

@@ -1,5 +1,6 @@
-"""A session repository for Strands Agents, stored in a `SessionCache`: one session for each of
-theirs.
+"""A session repository for Strands Agents, stored in a `SessionCache`.
+
+Each Strands session is a `CachedSession` with the same id.
 
     repository = CachedSessionRepository(cache)
     manager = RepositorySessionManager("user-1", session_repository=repository)

@@ -12,10 +12,10 @@ from cached_session.models import Status
 __all__ = ["LATE_SECONDS", "check_audits", "check_search_index", "check_status"]
 
 LATE_SECONDS = 2 * 86_400.0
-"""Age of the last audit that is reported: twice the default time between two audits of a
-session."""
+"""Sessions whose last audit is older are reported. It is twice the default time between two audits
+of a session."""
 OLD_SECONDS = 3600.0
-"""Age of a pending operation that is reported."""
+"""Operations that have been pending for longer are reported."""
 
 
 def check_status(

@@ -11,7 +11,8 @@ import re
 __all__ = ["SLUG_MOST", "agent_id", "session_key"]
 
 KEY_HEX = 32
-"""Hexadecimal digits: 128 bits, so that two session ids do not collide by chance."""
+"""Length of the hash in hexadecimal digits: 128 bits, so that no two session ids get the same
+hash."""
 
 
 def session_key(session_id: str) -> str:
@@ -20,14 +21,15 @@ def session_key(session_id: str) -> str:
 
 
 SLUG_MOST = 120
-"""Characters of the session id that are shown: with prefix and hash well below the server's 241."""
+"""Longest part of the session id in an agent name. With prefix and hash, the name stays below the
+server's limit of 241 characters."""
 
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def agent_id(session_id: str) -> str:
-    """The Dakera agent that holds a session: legal, readable, one-to-one."""
+    """Return the name of the Dakera agent that stores a session. It is readable and unique."""
     slug = _ILLEGAL.sub("-", session_id)[:SLUG_MOST].strip("-.")
     key = session_key(session_id)
     return f"cs-{slug}-{key}" if slug else f"cs-{key}"

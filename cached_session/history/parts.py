@@ -24,7 +24,7 @@ __all__ = ["PART_BYTES", "Part", "assemble", "cut", "is_intact", "part_count", "
 
 PART_BYTES = 12 * 1024
 """ASCII characters of a payload in one memory. As JSON they take at most twice that, so a memory's
-metadata stays below 32 KiB, which every server accepts."""
+metadata stays below 32 KiB, a small size for a server."""
 
 
 @dataclass(slots=True)

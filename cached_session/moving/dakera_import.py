@@ -48,11 +48,11 @@ async def import_dakera_session(
     *,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
-    """Add the items of a direct session, which were stored on this session's server without this
-    library: each is a memory, with its JSON as the content and its number as ``seq`` in the
-    metadata.
+    """Add the items of a direct session on the server that ``session`` syncs with.
 
-    The memories on the server are not changed.
+    A direct session is one whose program stores items on the server without this library: each item
+    is a memory, with the item's JSON as the content and its number as ``seq`` in the metadata. The
+    memories on the server are not changed.
 
     Args:
         session: the session that gets the items.

@@ -78,7 +78,8 @@ def read_rows(
     with _open(path, messages) as conn:
         table = _quoted(messages)
         if _has_branches(conn, session, branch):
-            # Each branch numbers its items, including those from before it was created.
+            # A branch numbers its own items, including those that it shares with the branch before
+            # it.
             sql = (
                 f"SELECT s.sequence_number, s.id, m.message_data FROM message_structure s "
                 f"JOIN {table} m ON m.id = s.message_id WHERE m.session_id = ? "
