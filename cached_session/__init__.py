@@ -32,15 +32,10 @@ from cached_session.models import (
     Status,
     SyncReport,
 )
-from cached_session.moving.transfer import (
-    export_jsonl,
-    import_dakera_export,
-    import_dakera_session,
-    import_jsonl,
-    import_sqlite,
-    import_sqlite_session,
-    sqlite_sessions,
-)
+from cached_session.moving.dakera_import import import_dakera_export, import_dakera_session
+from cached_session.moving.export import export_jsonl
+from cached_session.moving.file_import import import_jsonl, import_sqlite, import_sqlite_session
+from cached_session.moving.sqlite import list_sessions as sqlite_sessions
 from cached_session.options import SyncOptions
 from cached_session.replication.audit import AuditReport
 from cached_session.session import CachedSession

@@ -1,7 +1,7 @@
-"""Every error that a public call raises, split by what the caller can do about it.
+"""All errors that public calls raise, grouped by what the caller can do about them.
 
-Nothing of sqlite3, aiosqlite, httpx or dakera leaves a public call: it is mapped onto this tree and
-kept as ``__cause__``. Each message names the value at fault and the way out.
+Public calls raise no exceptions of sqlite3, aiosqlite, httpx or dakera. They map them to these
+classes and keep the original as ``__cause__``. Each message contains the wrong value and a remedy.
 """
 
 from __future__ import annotations
@@ -24,58 +24,68 @@ __all__ = [
 
 
 class CachedSessionError(Exception):
-    """The root: catching it catches everything that this library raises on purpose."""
+    """The base class of all errors that this library raises on purpose."""
 
 
 class InvalidArgument(CachedSessionError, ValueError, TypeError):
-    """An argument that no retry can make right: fix the call.
+    """An argument is wrong. A retry does not help: fix the call.
 
-    It is a ``ValueError`` and a ``TypeError`` too, because the sessions of the Agents SDK raise
-    those for the same mistakes and code written for them keeps working.
+    It is also a ``ValueError`` and a ``TypeError``, because the sessions of the Agents SDK raise
+    those for the same mistakes. Code that was written for them keeps working.
     """
 
 
 class SessionClosed(CachedSessionError, RuntimeError):
-    """The session or cache was closed before this call: open a new one."""
+    """The session or cache was closed before this call. Open a new one."""
 
 
 class JournalError(CachedSessionError):
-    """The journal could not be opened, read or written. Nothing of the failed call is stored."""
+    """The journal could not be opened, read or written. The failed call stored nothing."""
 
 
 class JournalFull(JournalError):
-    """The disk is full, or a configured limit of unsent work is reached: free space or sync."""
+    """The disk is full, or a limit of unsent work is reached. Free disk space, or sync."""
 
 
 class JournalCorrupt(JournalError):
-    """The file is a journal of ours but damaged: move it aside and let the history hydrate."""
+    """The journal file is damaged. Move it aside; a session with a server fetches its history
+    again."""
 
 
 class JournalTooNew(JournalError):
-    """A newer version of this library wrote the file: upgrade. The file was left untouched."""
+    """A newer version of this library wrote the file. Upgrade the library; the file is
+    unchanged."""
 
 
 class SyncError(CachedSessionError):
-    """The server did not take, or did not give, what the call asked for. The journal is intact."""
+    """The server did not fulfil the request of this call. The journal is intact."""
 
 
 class SyncTimeout(SyncError, TimeoutError):
-    """The time given ran out first; the work goes on in the background. ``__cause__`` says why."""
+    """The timeout expired first. The work continues in the background; see ``__cause__`` for a
+    reason."""
 
 
 class Unauthorized(SyncError):
-    """The server refuses the key (401) or its scope (403): fix the key; unsent work is kept."""
+    """The server refuses the key (401) or its scope (403). Fix the key; unsent operations are
+    kept."""
 
 
 class PopUnconfirmed(SyncError):
-    """A confirmed pop got no answer: nothing was returned, and the claim is settled later."""
+    """A confirmed pop got no answer, so it returns no item. Its claim is resolved in the
+    background."""
 
 
 class UnreadableItem(CachedSessionError, ValueError):
-    """An adapter met an item that its framework did not write, or no longer reads: the item stays
-    as it is. Read it with what wrote it, and give each framework session ids of its own."""
+    """An adapter found an item that its framework did not write or can no longer read.
+
+    The item is unchanged. Read it with the program that wrote it, and give each framework its own
+    session ids.
+    """
 
 
 class WouldBlock(CachedSessionError, RuntimeError):
-    """A synchronous call of an adapter, where a running event loop would stand still meanwhile:
-    await the asynchronous one."""
+    """A synchronous method of an adapter was called where it would block a running event loop.
+
+    Await the asynchronous method instead.
+    """

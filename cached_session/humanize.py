@@ -1,4 +1,4 @@
-"""Numbers in words, for messages that people read."""
+"""Numbers formatted for messages that people read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ __all__ = ["count", "lasting", "size"]
 
 
 def count(number: int, noun: str, several: str = "") -> str:
-    """So many of something."""
+    """Format a count with its noun; ``several`` is the plural if it does not end in -s."""
     return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def lasting(seconds: float) -> str:
-    """How long, in the unit that a person would take."""
+    """Format a duration in the unit that suits its size."""
     for limit, divisor, unit in (
         (120, 1, "s"),
         (7200, 60, "min"),
@@ -24,7 +24,7 @@ def lasting(seconds: float) -> str:
 
 
 def size(number: float) -> str:
-    """So many bytes."""
+    """Format a number of bytes."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{number:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""What a session tells about itself: plain, frozen values."""
+"""The immutable values that public calls return or pass to callbacks."""
 
 from __future__ import annotations
 
@@ -24,168 +24,179 @@ State = Literal["local", "connecting", "online", "offline", "unauthorized", "clo
 
 @dataclass(frozen=True)
 class Status:
-    """One session, or a whole cache, at one moment: read from the journal, not from the server."""
+    """The state of one session or of a whole cache. It is read from the journal, not the server."""
 
     state: State
-    """``local``: no server configured. ``connecting``: not asked yet. ``offline``: the last attempt
-    failed, see ``last_error``. ``unauthorized``: the server refuses the key."""
+    """``local``: no server is configured. ``connecting``: no request has ended yet. ``offline``:
+    the last request failed, see ``last_error``. ``unauthorized``: the server refuses the key."""
     items: int
-    """Visible items."""
+    """Number of visible items."""
     pending: int
-    """Operations that the server has not acknowledged, without the parked ones."""
+    """Number of operations that the server has not acknowledged, without the parked ones."""
     parked: int
-    """Operations that the server refuses for good: see ``parked()``."""
+    """Number of operations that the server refused permanently: see ``parked()``."""
     absent: int
-    """Operations known to exist that have been looked for in vain for a while."""
+    """Number of operations that are known to exist and were not found within `hole_patience`."""
     oldest_pending_age: float | None
     """Seconds since the oldest pending operation was written; None if nothing is pending."""
     last_success: float | None
-    """Unix seconds when the server last answered as it should; None for never."""
+    """Unix seconds of the last successful request; None if there was none."""
     last_error: str | None
-    """Why the last attempt failed; None while all is well."""
+    """Why the last request failed; None if it succeeded."""
     server: str | None
+    """URL of the configured server; None without one."""
     journal: str
+    """Path of the journal."""
     retry_in: float | None = None
-    """Seconds until the next attempt; None if none is waiting."""
+    """Seconds until the next attempt; None if none is scheduled."""
     failing_for: float | None = None
-    """Seconds since the first of the attempts that have failed in a row."""
+    """Seconds since the first of the latest consecutive failures; None if there are none."""
     is_refused: bool = False
-    """Whether they failed because the server refuses the key; known without a server, too."""
+    """Whether the last failure was a refused key. Also set where no server is configured now."""
     incomplete: int = 0
-    """Operations of which some parts have arrived."""
+    """Number of operations of which only some parts have arrived."""
     conflicts: int = 0
-    """Operations that were seen again with other content; the first seen stays."""
+    """Number of operations that arrived again with different content. The first content is kept."""
     clock_ahead: float | None = None
-    """Seconds by which the latest stamp is ahead of this device's clock, if more than a minute:
-    one of the devices has a wrong clock. Order does not suffer; `said_at` does."""
+    """Seconds by which the latest stamp is ahead of this device's clock, if more than a minute: one
+    device has a wrong clock. It affects `Entry.said_at`, but not the order."""
     unreadable: int = 0
-    """Memories of ours that the last pull could not read."""
+    """Number of memories with operations that the last pull could not decode."""
     unguarded: str | None = None
-    """Why the server's memory policy could not be set for a session; None if it is set."""
+    """Why the server's memory policy could not be set for a session; None if that did not fail."""
     salvaged: str | None = None
-    """What became of the journal file that was here before this one: why it was set aside, what
-    was carried over, what could not be saved; None if this is the first."""
+    """Report about the damaged journal file that this one replaces: why it was set aside, which
+    rows were copied from it, and which were lost. None if there was no such file."""
     hydrated: bool = False
-    """Whether the whole history has been fetched at least once."""
+    """Whether the whole history has been fetched from the server at least once."""
     last_server: str | None = None
-    """The server that the journal synced with last, also where none is configured now."""
+    """URL of the server that the journal synced with last, even if none is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
-    """For a cache: each session of the journal."""
+    """For a cache: the status of each session by its id. Empty for a session."""
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a `sync` did. When it returns, everything written before the call is on the server, and
-    everything that the server listed is in the journal."""
+    """The result of a `sync`: everything written before the call is on the server, and everything
+    that the server listed is in the journal."""
 
     pushed: int
-    """Operations acknowledged by the server."""
+    """Number of operations that the server acknowledged."""
     pulled: int
-    """Operations of other devices applied."""
+    """Number of operations of other devices that were applied."""
     pending: int
-    """Operations written meanwhile."""
+    """Number of unacknowledged operations: those written during the call."""
     parked: int
+    """As `Status.parked`."""
     absent: int
+    """As `Status.absent`."""
     seconds: float
+    """Duration of the call."""
 
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a `compact` did."""
+    """The result of a `compact`."""
 
     operations: int
-    """Operations whose bookkeeping nothing needed any more."""
+    """Number of operations whose bookkeeping rows were removed."""
     bytes_before: int
-    """Size of the journal's file."""
+    """Size of the journal file before the call."""
     bytes_after: int
+    """Size of the journal file after the call."""
     free_bytes: int
-    """Of these, bytes that could not be given back and are used again."""
+    """Bytes of ``bytes_after`` that are free. New rows use them first."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One visible item with its place in the one history."""
+    """A visible item and its position in the history."""
 
     rank: int
-    """Its sequence number: 0, 1, 2, ... without gaps, the same on all replicas once synced."""
+    """Sequence number: 0, 1, 2, ... without gaps. It is the same on all replicas after a sync."""
     item: Any
     stamp: int
-    """Hybrid logical clock of the start of its run."""
+    """Stamp of its run (hybrid logical clock)."""
     run: str
-    """The stretch of one writer's words that it belongs to."""
+    """Id of its run: consecutive operations of one writer."""
     writer: str
+    """Id of the writer of its append."""
     counter: int
+    """The writer's counter of its append."""
     index: int
-    """Its place in the batch that it was added with."""
+    """Index in its batch."""
     sync_state: Literal["pending", "sent", "acked", "parked"]
+    """State of its append in the outbox. An append of another device is ``acked``."""
     said_at: float
-    """Unix seconds by its writer's clock."""
+    """Unix seconds when it was added, by its writer's clock."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One step of a session that is followed: see `CachedSession.changes`."""
+    """A change of the visible items or of their sync state: see `CachedSession.changes`."""
 
     kind: Literal["appended", "removed", "synced"]
-    """``appended``: these entries are shown now, each at its rank; not always at the end, because
-    what another device said earlier may arrive later. ``removed``: popped, cleared or dropped.
-    ``synced``: the server has acknowledged operations, or what waits for it has changed."""
+    """``appended``: entries became visible, not always at the end: an earlier item of another
+    device may arrive late. ``removed``: entries were popped, cleared or dropped. ``synced``: the
+    server acknowledged operations, or the number of pending ones has changed."""
     entries: Sequence[Entry]
-    """In the order of the history. ``appended``: insert each at its rank, first to last.
-    ``removed``: delete each at its rank, last to first; their items are None, because nobody has
-    them any more. ``synced``: put each in place of what stands at its rank."""
+    """Entries in the order of the history. ``appended``: insert each at its rank, first to last.
+    ``removed``: delete each at its rank, last to first; their items are None, because they are no
+    longer stored. ``synced``: replace the entry at each rank."""
     operations: int
-    """How many operations of this journal the server has acknowledged, pops and clears among them;
-    0 unless this is ``synced``."""
+    """``synced``: number of operations of this journal that the server acknowledged, including pops
+    and clears. Otherwise 0."""
     pending: int
-    """How many wait for the server now, as `Status.pending` counts."""
+    """Number of operations that are not acknowledged yet, as `Status.pending`."""
 
 
 @dataclass(frozen=True)
 class Recall:
-    """What `recall` found, best first."""
+    """The result of a `recall`."""
 
     entries: list[Entry]
+    """Matching entries, best first."""
     source: Literal["server", "local"]
-    """``local``: the server could not be asked, this is what `search` finds."""
+    """``local``: the server was not reachable, so these are the results of `search`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a first hydration is: given to ``on_progress`` after each page."""
+    """Progress of a first hydration. ``on_progress`` gets it after each page."""
 
     session_id: str
     items: int
-    """Items readable so far."""
+    """Number of items that can be read so far."""
     done: bool
+    """Whether the whole history has been fetched."""
 
 
 @dataclass(frozen=True)
 class ImportProgress:
-    """How far an import is: given to ``on_progress`` after each batch."""
+    """Progress of an import. ``on_progress`` gets it after each batch."""
 
     session_id: str
     done: int
-    """Items of the source looked at so far."""
+    """Number of items of the source that were processed so far."""
     added: int
-    """Of those, how many were not here yet."""
+    """Number of those that were added to the session."""
     total: int | None
-    """Items of the source; None where nobody knows."""
+    """Number of items of the source; None if unknown."""
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did."""
+    """The result of an import."""
 
     session_id: str
     added: int
-    """Items that are in the session now and were not before."""
+    """Number of items that were added to the session."""
     known: int
-    """Items that an earlier import of the same source had brought."""
+    """Number of items that an earlier import of the same source had added."""
     unreadable: int = 0
-    """What the source holds and JSON cannot carry, or that is no item: left out."""
+    """Number of entries of the source that were omitted: not an item, or not valid JSON."""
     skipped: int = 0
-    """Memories of a Dakera namespace that belong to no session."""
+    """Number of memories of a Dakera namespace that are not items of the session."""
     first_unreadable: int | None = None
-    """Which of the values of a file, a database or an iterable is the first of the unreadable,
-    counted from 1; None where nothing is, and for memories."""
+    """Position of the first unreadable value of a file, a database or an iterable, counted from 1.
+    None if there is none, and for memories."""

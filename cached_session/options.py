@@ -1,4 +1,4 @@
-"""Tuning, in one frozen dataclass; what changes a call's meaning is a keyword elsewhere."""
+"""Tuning options. Arguments that change what a call does are keywords of that call instead."""
 
 from __future__ import annotations
 
@@ -13,81 +13,88 @@ __all__ = ["SyncOptions"]
 
 @dataclass(frozen=True)
 class SyncOptions:
-    """Intervals, limits, timeouts and durability. Times are seconds, sizes are bytes."""
+    """Intervals, limits, timeouts and durability. Times are in seconds, sizes in bytes."""
 
     durability: Literal["full", "normal"] = "full"
-    """``full``: a returned write survives power loss (SQLite's ``synchronous=FULL``). ``normal``
-    survives a crash of the process, but power loss may take the last writes back."""
+    """``full``: a write that has returned survives power loss (SQLite's ``synchronous=FULL``).
+    ``normal``: it survives a crash of the process, but power loss may undo the last writes."""
     busy_timeout: float = 5.0
-    """How long a write waits for another process's lock on the journal before `JournalError`."""
+    """Longest time that a write waits for another process's lock on the journal. After it, the
+    write raises `JournalError`."""
     search_index: bool = True
-    """Whether the journal has a full-text index, written with each item; `search` looks through the
-    session without it. It is the file's: whoever opens it last decides."""
+    """Whether the journal has a full-text index, updated with each item. Without it, `search` scans
+    the session. This is a property of the file: the last process to open it decides."""
     max_pending_items: int | None = None
-    """Items that the journal may hold unsent, all sessions together; None: as many as the disk
-    holds. Only `add_items` of a session with a server asks. Parked operations do not count."""
+    """Quota of unsent items in the journal, all sessions together; None for no quota. Only
+    `add_items` of a session with a server checks it. Parked operations do not count."""
     max_pending_bytes: int | None = None
-    """The same in bytes of payload (each item as JSON in UTF-8)."""
+    """The same quota in bytes of payload (each item as JSON in UTF-8)."""
     when_full: Literal["block", "reject"] = "block"
-    """What `add_items` does at such a limit: ``block`` waits for room, at most `full_timeout`;
-    ``reject`` does not wait. Either ends in `JournalFull` with nothing of the batch stored."""
+    """What `add_items` does when a quota is reached. ``block``: wait at most `full_timeout` until
+    the batch fits. ``reject``: do not wait. If it does not fit, `JournalFull` is raised and nothing
+    of the batch is stored."""
     full_timeout: float = 5.0
-    """The longest that a blocked `add_items` waits for room."""
+    """Longest time that `add_items` waits at a quota."""
     run_gap: float = 600.0
-    """A writer that pauses longer than this starts a new run: its next words sort as of now."""
+    """After a longer pause a writer starts a new run: its next items sort by the current time."""
     hydrate_timeout: float = 2.0
-    """The longest that the first read of an unknown session waits for its history."""
+    """Longest time that the first read of a session waits for its history from the server."""
     close_timeout: float = 2.0
-    """The longest that `close` waits for unsent operations to drain; the rest stays queued."""
+    """Longest time that `close` waits until unsent operations are sent. The rest stays in the
+    outbox."""
     push_delay: float = 0.02
-    """Writes within this window of the first unsent one leave in one request."""
+    """Time from the first unsent write to the request: later writes join the same request."""
     poll_interval: float = 5.0
-    """Between pulls of a session that is in use."""
+    """Time between two pulls of a session that is in use."""
     poll_interval_idle: float = 300.0
-    """Between pulls of a session where nothing happens; the interval grows towards it."""
+    """Time between two pulls of an idle session. The interval grows up to this."""
     audit_interval: float = 86_400.0
-    """About how often each session is compared with the server unasked, and what the server lost is
-    put back; 0 for never. Sessions and devices are spread over it, restarts included. At most 96 in
-    this time, so that a cache with more sessions compares each of them more rarely."""
+    """Approximate time between two automatic audits of a session: it is compared with the server,
+    and what the server lost is sent again. 0 disables them. Audits of sessions and devices are
+    spread over the interval, also after restarts. At most 96 audits start in it: with more
+    sessions, each is audited less often."""
     listen: bool = True
-    """Whether to hold one event stream open, by which the server says when to pull."""
+    """Whether to keep one event stream open, so that the server can report new operations."""
     poll_interval_listening: float = 300.0
-    """Between pulls, one session at a time, while the stream is up: events may be missed."""
+    """Time between two pulls, of any sessions, while the event stream is open. Pulls are
+    still needed then, because events can be lost."""
     watch_interval: float = 0.5
-    """How often the process that replicates, and whoever follows `changes`, looks for writes of
-    other processes, and how often the others try to take over from one that died."""
+    """Time between two checks for writes of other processes: by the process that replicates and by
+    each `changes` iterator. It is also the time between two attempts of the other processes to
+    take over replication from one that has ended."""
     backoff_base: float = 0.5
-    """The first retry comes within this time; each failure doubles it."""
+    """Longest pause before the first retry. Each further failure doubles it."""
     backoff_max: float = 60.0
-    """The longest pause between attempts that the server did not ask for."""
+    """Upper limit of the pause between two attempts. A server may ask for a longer one."""
     denied_retry: float = 60.0
-    """The pause after an answer that only a person can change (401, 403, a full quota)."""
+    """Pause after an answer that only a person can change (401, 403, an exhausted server quota)."""
     request_timeout: float = 30.0
-    """For one request, between bytes; a request that takes longer counts as unanswered."""
+    """Longest time without a byte within one request. After it the request counts as unanswered."""
     connect_timeout: float = 5.0
-    """For reaching the server at all."""
+    """Longest time to connect to the server."""
     max_batch_memories: int = 1000
-    """Memories in one store request; the server takes at most 1000."""
+    """Upper limit of memories in one store request. The server accepts at most 1000."""
     max_batch_bytes: int = 2 * 1024 * 1024
-    """Encoded size of one store request at most (a single larger memory still goes, alone). The
-    first have at most 512 KiB; they grow while answers are quick, and shrink where none come."""
+    """Upper limit of the encoded size of one store request. A single larger memory is sent alone.
+    The first requests have at most 512 KiB; they grow while answers are fast, and shrink after
+    requests without an answer."""
     page_size: int = 500
-    """Memories in one listing page when much is to be fetched (server maximum 1000)."""
+    """Memories in a page of a listing, after the first page of a pull (server maximum 1000)."""
     first_page_size: int = 100
-    """Memories in the first page of a pull: small, so that the tail is readable soonest."""
+    """Memories in the first page of a pull. It is small, so that the latest items arrive soon."""
     parallel_sessions: int = 4
-    """Sessions pushed or pulled side by side."""
+    """Number of sessions that are pushed or pulled in parallel."""
     parallel_requests: int = 8
-    """Requests of one session under way at once, where order does not matter."""
+    """Number of parallel requests of one session, where their order does not matter."""
     claim_patience: float = 10.0
-    """A memory that is gone after a confirmed pop without an answer is believed to be gone when it
-    still is this much later: one node of a cluster may lag."""
+    """After a confirmed pop without an answer, a memory counts as deleted if it is missing and
+    still missing this much later. A node of a cluster may lag behind the others."""
     prune_interval: float = 600.0
-    """Between looks of the process that replicates for bookkeeping that nothing needs any more (see
-    `SessionCache.compact`); 0 never looks."""
+    """Time between two searches for bookkeeping rows that are no longer needed, by the process that
+    replicates (see `SessionCache.compact`). 0 disables them."""
     hole_patience: float = 600.0
-    """A missing operation is looked for eagerly this long, then reported as absent and looked for
-    at `poll_interval_idle`."""
+    """Time during which a missing operation is requested often. After it the operation is reported
+    as absent and requested every `poll_interval_idle`."""
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "normal"):

@@ -1,4 +1,4 @@
-"""Where a journal is."""
+"""The path of a journal file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["default_journal", "journal_path"]
 
 
 def default_journal() -> str:
-    """Where a device keeps its sessions if nobody says otherwise."""
+    """Return the default path of the journal: in the user's data directory."""
     return str(Path(platformdirs.user_data_dir("cached_session")) / "sessions.db")
 
 
 def journal_path(journal: object) -> str:
-    """The path of a journal as its owner named it.
+    """Return the path of the ``journal`` argument of a public call.
 
     Raises:
-        InvalidArgument: it is no path.
+        InvalidArgument: ``journal`` is not a path.
     """
     if journal is None:
         return default_journal()

@@ -1,6 +1,6 @@
-"""The seams: wall clock, monotonic clock, randomness and ids reach the library only through here.
+"""The only source of wall-clock time, monotonic time, randomness and ids in the library.
 
-A test or a simulation passes its own ``Runtime``, so that one seed replays a failure.
+A test or a simulation passes its own ``Runtime``, so that a failure can be reproduced from a seed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 __all__ = ["Runtime", "new_writer"]
 
 WRITER_BYTES = 15
-"""Random bytes of a writer id: 120 bits, so that no two openings in the world ever share one."""
+"""Random bytes of a writer id: 120 bits, so that two opened journals never share one."""
 
 
 def new_writer(token: bytes) -> str:
-    """The text of a writer id: lower-case base32, whose byte order is its sort order everywhere."""
+    """Return a writer id in lower-case base32, which sorts in the same way everywhere: by bytes."""
     return base64.b32encode(token).decode().rstrip("=").lower()
 
 
@@ -29,20 +29,21 @@ def _wall_ms() -> int:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the world gives: time, chance and names."""
+    """Replaceable sources of time, randomness and ids."""
 
     wall_ms: Callable[[], int] = _wall_ms
-    """Unix time in milliseconds. May stand still, jump or lie: only readability depends on it."""
+    """Unix time in milliseconds. It may stop, jump or be wrong: only displayed times depend on
+    it."""
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds that never go back: for intervals within this process only."""
+    """Seconds of a clock that never goes back, for intervals within this process."""
     random: random.Random = field(default_factory=random.Random)
-    """Jitter. Nothing that must be unguessable or unique comes from it."""
+    """Source of jitter. It is not used for values that must be unique or unpredictable."""
     token: Callable[[int], bytes] = secrets.token_bytes
-    """Unique bytes: the source of writer ids."""
+    """Function that returns unique bytes, for writer ids."""
 
     threaded: bool = True
-    """Whether work leaves the event loop's thread. A simulation does everything in turn."""
+    """Whether blocking work runs in other threads. A simulation runs everything in one thread."""
 
     def writer(self) -> str:
-        """A fresh writer id."""
+        """Return a new writer id."""
         return new_writer(self.token(WRITER_BYTES))

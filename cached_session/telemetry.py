@@ -1,7 +1,7 @@
-"""What OpenTelemetry is told, where its API package is installed; nothing otherwise.
+"""OpenTelemetry spans and metrics, if its API package is installed.
 
-Loaded with the first connection to a server: a local session never pays for it. No attribute of a
-metric names a session, and nothing here knows a key or a word of what was said.
+The package is loaded with the first connection to a server, so local sessions do not load it.
+Metric attributes contain no session ids, and neither metrics nor spans contain keys or items.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["Backlog", "load", "step", "unwatch", "watch"]
 NAME = "cached_session"
 GAUGES = {
     "pending": ("{operation}", "Operations that the server has not acknowledged"),
-    "parked": ("{operation}", "Operations that the server refuses for good"),
-    "absent": ("{operation}", "Operations known to exist that are looked for in vain"),
+    "parked": ("{operation}", "Operations that the server refused permanently"),
+    "absent": ("{operation}", "Operations that are known to exist and were not found"),
     "oldest_pending_age": ("s", "Age of the oldest operation that is pending"),
 }
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits in one journal, all sessions together."""
+    """Counts of unfinished operations in one journal, all sessions together."""
 
     pending: int
     parked: int
@@ -37,12 +37,12 @@ class Backlog:
     oldest_pending_age: float
 
 
-class _Watched(Protocol):
+class _Source(Protocol):
     def backlog(self) -> Backlog | None: ...
 
 
 class _Instruments:
-    """Made once a process; a provider that is set later is found all the same."""
+    """The instruments of this process. A provider that is set later takes effect on them."""
 
     def __init__(self, trace: Any, metrics: Any) -> None:
         self.tracer = trace.get_tracer(NAME)
@@ -62,9 +62,9 @@ class _Instruments:
 def _observer(name: str, observation: Any) -> Callable[[Any], Any]:
     def observe(_options: Any) -> Iterator[Any]:
         with _guard:
-            watched = list(_watched)
-        found = [getattr(backlog, name) for each in watched if (backlog := each.backlog())]
-        # Of several journals: the sum, or the age of what is oldest in any.
+            sources = list(_sources)
+        found = [getattr(backlog, name) for each in sources if (backlog := each.backlog())]
+        # Add up the counts of all journals, and take the highest age.
         total = max(found, default=0.0) if name == "oldest_pending_age" else sum(found)
         yield observation(total)
 
@@ -73,12 +73,15 @@ def _observer(name: str, observation: Any) -> Callable[[Any], Any]:
 
 _guard = threading.Lock()
 fork_safety.wait_for(_guard, _guard)
-_watched: weakref.WeakSet[_Watched] = weakref.WeakSet()
+_sources: weakref.WeakSet[_Source] = weakref.WeakSet()
 _instruments: _Instruments | None = None
 
 
 def load() -> None:
-    """Look for the API package. Takes a while the first time: not for the event loop."""
+    """Import the API package if it is installed.
+
+    The first call can take long: do not call it on an event loop's thread.
+    """
     global _instruments  # noqa: PLW0603 - instruments belong to the process, as providers do
     with _guard:
         if _instruments is not None:
@@ -90,21 +93,22 @@ def load() -> None:
         _instruments = _Instruments(trace, metrics)
 
 
-def watch(watched: _Watched) -> None:
-    """Count a journal's backlog in the gauges from now on, as long as it lives."""
+def watch(source: _Source) -> None:
+    """Include a journal's backlog in the gauges until `unwatch` or garbage collection removes
+    it."""
     with _guard:
-        _watched.add(watched)
+        _sources.add(source)
 
 
-def unwatch(watched: _Watched) -> None:
-    """Count it no longer."""
+def unwatch(source: _Source) -> None:
+    """Remove a journal's backlog from the gauges."""
     with _guard:
-        _watched.discard(watched)
+        _sources.discard(source)
 
 
 @contextmanager
 def step(kind: str, session_id: str, clock: Callable[[], float]) -> Iterator[None]:
-    """A push or a pull of one session, as a span and in the histogram."""
+    """Record a push or a pull of one session as a span and in the histogram."""
     found = _instruments
     if found is None:
         yield
@@ -113,7 +117,7 @@ def step(kind: str, session_id: str, clock: Callable[[], float]) -> Iterator[Non
     with found.tracer.start_as_current_span(
         f"{NAME}.{kind}",
         attributes={f"{NAME}.session": session_id},
-        record_exception=False,  # a server's words could quote what was said
+        record_exception=False,  # a server's error message can quote items
         set_status_on_exception=False,
     ) as span:
         try:

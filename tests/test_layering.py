@@ -51,7 +51,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"clock", "ids", "ranges", "text"},
         {"frontier", "session_ref"},
         {"ops"},
-        {"parts", "visibility"},
+        {"parts"},
     ],
     "journal": [
         {"sqlite"},
@@ -96,8 +96,12 @@ TIERS: dict[str, list[set[str]]] = {
         {"app"},
         {"main"},
     ],
-    "moving": [{"files", "spool", "sqlite"}, {"transfer"}],
-    "adapters": [{"bridge", "envelope"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
+    "diagnosis": [
+        {"finding", "lock_holders"},
+        {"journal_file", "journal_state", "locks", "server"},
+    ],
+    "moving": [{"direct_items", "jsonl", "sqlite"}, {"export", "file_import"}, {"dakera_import"}],
+    "adapters": [{"bridge", "item_format"}, {"langchain", "llama_index", "pydantic_ai", "strands"}],
 }
 
 

@@ -1,7 +1,8 @@
-"""Other frameworks' histories over a `CachedSession`: one module each, loaded by whoever uses it.
+"""Message histories of other frameworks, stored in a `CachedSession`: one module for each
+framework.
 
-`langchain`, `pydantic_ai`, `llama_index` and `strands` need the extra of their name. What they
-share is here: the thread for synchronous methods, and the form in which messages are stored.
+`langchain`, `pydantic_ai`, `llama_index` and `strands` each need the extra of the same name.
+`Bridge` runs the asynchronous calls for their synchronous methods.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A thread with an event loop, for the synchronous methods that frameworks ask for.
+"""A thread with an event loop, on which synchronous methods of frameworks run asynchronous calls.
 
-It owns the thread and nothing else: sessions and caches stay their owners' to close.
+It owns only the thread. The sessions and caches that are used on it must be closed by their owners.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from anyio.from_thread import BlockingPortal
 from cached_session import fork_safety
 from cached_session.errors import SessionClosed, WouldBlock
 
-__all__ = ["Bridge", "shared"]
+__all__ = ["Bridge", "shared_bridge"]
 
 T = TypeVar("T")
 
-THREAD = "cached-session-bridge"
+THREAD_NAME = "cached-session-bridge"
 
 
 class Bridge:
-    """Runs asynchronous calls for synchronous callers, on the event loop of one thread of its own.
+    """Runs asynchronous calls for synchronous callers, on the event loop of a thread of its own.
 
-    The thread starts with the first call and ends with `close`. As long as it lives, so does its
-    loop, and with it the background sync of the sessions that were first used through it. Safe to
-    use from many threads; their calls run side by side, in no promised order: whoever needs one
-    waits for the first call before the next.
+    The thread starts with the first call and ends with `close`. Until then its loop runs, and with
+    it the background sync of the sessions that were first used through it. Threads may share a
+    bridge: their calls run concurrently, in no defined order. A caller that needs an order waits
+    for one call before it makes the next.
     """
 
     def __init__(self) -> None:
@@ -47,47 +47,61 @@ class Bridge:
         self._closed = False
 
     def run(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
-        """The result of ``await call(*args)`` on the bridge's loop, or its exception.
+        """Run ``await call(*args)`` on the bridge's loop, and return its result or raise its
+        exception.
 
-        Interrupted by the keyboard, it returns at once and the call goes on in the thread.
+        A KeyboardInterrupt ends the wait immediately; the call continues in the thread.
 
         Raises:
-            WouldBlock: an event loop runs in the caller's thread, and would stand still meanwhile:
-                await the asynchronous method of the same name there.
+            WouldBlock: an event loop runs in the caller's thread and would be blocked. Await the
+                asynchronous method of the same name there.
             SessionClosed: the bridge was closed.
         """
         _refuse_running_loop()
-        return self._run(call, args)
+        return self.run_blocking(call, *args)
 
     def run_blocking(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
-        """As `run`, but lets the caller's event loop stand still meanwhile: for frameworks that
-        call synchronous methods from theirs and leave no choice.
+        """Run ``await call(*args)`` as `run`, even if an event loop runs in the caller's thread.
+
+        That loop is blocked until the call ends. Use it for frameworks that call synchronous
+        methods on their event loop.
 
         Raises:
-            WouldBlock: the caller's loop is the bridge's own: it would wait for itself.
+            WouldBlock: the caller is on the bridge's own loop, which would wait for itself.
             SessionClosed: the bridge was closed.
         """
-        return self._run(call, args)
+        portal = self._start()
+        if self._thread is threading.current_thread():
+            raise WouldBlock("the bridge's loop would wait for itself: await the call instead")
+        try:
+            return portal.call(call, *args)
+        except (concurrent.futures.CancelledError, RuntimeError) as error:
+            if not self._closed:
+                raise
+            raise SessionClosed("the bridge was closed before this call ended") from error
 
     def enter(self, resource: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
-        """``async with resource`` on the bridge's loop, as a synchronous context.
+        """Return a synchronous context manager that runs ``async with resource`` on the bridge's
+        loop.
 
         Raises:
             WouldBlock, SessionClosed: as `run`.
         """
         _refuse_running_loop()
-        return self._running().wrap_async_context_manager(resource)
+        return self._start().wrap_async_context_manager(resource)
 
     def close(self) -> None:
-        """End the thread; what runs on it is cancelled. Idempotent.
+        """Cancel the calls that still run, and end the thread. Calling it again has no effect.
 
-        Close the sessions first: unsent work of one that is still open stays in its journal.
+        Close the sessions first. Unsent operations of an open session stay in its journal.
 
         Raises:
             WouldBlock: called on the bridge's own thread.
         """
         if self._thread is threading.current_thread():
-            raise WouldBlock("a bridge cannot be closed from its own thread: it would wait for it")
+            raise WouldBlock(
+                "a bridge cannot be closed from its own thread: it would wait for itself"
+            )
         with self._guard:
             portal, thread = self._portal, self._thread
             is_running, self._closed = self._is_running(), True
@@ -116,57 +130,52 @@ class Bridge:
                 source=self,
             )
 
-    def _run(self, call: Callable[..., Awaitable[T]], args: tuple[object, ...]) -> T:
-        portal = self._running()
-        if self._thread is threading.current_thread():
-            raise WouldBlock("the bridge's loop would wait for itself: await the call instead")
-        try:
-            return portal.call(call, *args)
-        except (concurrent.futures.CancelledError, RuntimeError) as error:
-            if not self._closed:
-                raise
-            raise SessionClosed("the bridge was closed in the middle of this call") from error
-
     def _is_running(self) -> bool:
-        # In a forked child the parent's thread is not there, and is not waited for.
+        # A forked child inherits the attributes but not the thread.
         return self._portal is not None and self._pid == os.getpid()
 
-    def _running(self) -> BlockingPortal:
+    def _start(self) -> BlockingPortal:
+        """Return the portal, after starting the thread if it does not run in this process."""
         with self._guard:
             if self._closed:
-                raise SessionClosed("the bridge was closed; make a new Bridge")
+                raise SessionClosed("the bridge was closed; create a new Bridge")
             if self._portal is None or not self._is_running():
-                begun: concurrent.futures.Future[BlockingPortal] = concurrent.futures.Future()
-                self._thread = threading.Thread(
-                    target=_serve, args=(begun,), name=THREAD, daemon=True
-                )
-                self._thread.start()
-                self._portal, self._pid = begun.result(), os.getpid()
+                self._portal, self._thread = _start_thread()
+                self._pid = os.getpid()
             return self._portal
 
 
-def _serve(begun: concurrent.futures.Future[BlockingPortal]) -> None:
+def _start_thread() -> tuple[BlockingPortal, threading.Thread]:
+    # `anyio.from_thread.start_blocking_portal` runs the same portal, but its context manager is a
+    # generator that stops the portal and joins the thread when it is garbage-collected. In a forked
+    # child, and at the end of a program that did not close its bridge, the thread does not run any
+    # more, so that this waits forever (seen with anyio 4.16).
+    started: concurrent.futures.Future[BlockingPortal] = concurrent.futures.Future()
+    thread = threading.Thread(target=_run_loop, args=(started,), name=THREAD_NAME, daemon=True)
+    thread.start()
+    return started.result(), thread
+
+
+def _run_loop(started: concurrent.futures.Future[BlockingPortal]) -> None:
     async def serve() -> None:
         async with BlockingPortal() as portal:
-            begun.set_result(portal)
+            started.set_result(portal)
             await portal.sleep_until_stopped()
 
     try:
         anyio.run(serve)
-    except RuntimeError:
-        # Its tasks have ended by now. The loop wants a thread to end its pool, and Python 3.12
-        # starts none any more while it exits.
-        if not _exits:
+    except BaseException as error:
+        if not started.done():
+            started.set_exception(error)  # without it, the starting thread would wait forever
+        elif not (_is_exiting and isinstance(error, RuntimeError)):
             raise
+        # All tasks have ended by now. To end its thread pool the loop starts a thread, which Python
+        # 3.12 and later refuse with a RuntimeError while they exit.
 
 
-def shared() -> Bridge:
-    """The bridge of adapters that were given none: one a process, ended when Python exits."""
-    global _shared  # noqa: PLW0603 - it belongs to the process, as its threads do
-    with _shared_guard:
-        if _shared is None:
-            _shared = Bridge()
-        return _shared
+def shared_bridge() -> Bridge:
+    """Return the bridge of this process, which adapters use by default. It closes at exit."""
+    return _shared
 
 
 def _refuse_running_loop() -> None:
@@ -175,35 +184,32 @@ def _refuse_running_loop() -> None:
     except RuntimeError:
         return
     raise WouldBlock(
-        "an event loop runs in this thread, and a synchronous call would hold it up: await the "
+        "an event loop runs in this thread, and a synchronous call would block it: await the "
         "asynchronous method instead, or call this one in a thread (asyncio.to_thread)"
     )
 
 
-_exits = False
-_shared: Bridge | None = None
-_shared_guard = threading.Lock()
+_is_exiting = False
+_shared = Bridge()
 
 
-def _forget_parents() -> None:
-    """In a forked child: the parent's bridge is not ours, and another thread may have held its
-    locks at the fork."""
-    global _shared, _shared_guard
-    _shared, _shared_guard = None, threading.Lock()
+def _replace_shared() -> None:
+    # A new one: in the child the parent's may be locked for good by a thread that was not copied.
+    global _shared  # noqa: PLW0603 - one bridge for the process
+    _shared = Bridge()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents)
+    os.register_at_fork(after_in_child=_replace_shared)
 
 
 def _close_shared() -> None:
-    global _exits  # noqa: PLW0603 - there is one exit
-    _exits = True
-    if _shared is not None:
-        _shared.close()
+    global _is_exiting  # noqa: PLW0603 - a process exits once
+    _is_exiting = True
+    _shared.close()
 
 
-# Before the journals, and before the pools of threads that the replicator uses take no more work:
-# only this hook of the standard library comes early enough. Without it a program that closes
-# nothing ends with a complaint in the log.
+# The bridge must close before the journals do, and before the thread pools that the replicator uses
+# refuse new work. Only this private hook of the standard library runs early enough. Without it, a
+# program that closes nothing logs an error at exit.
 getattr(threading, "_register_atexit", atexit.register)(_close_shared)

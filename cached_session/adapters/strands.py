@@ -1,18 +1,21 @@
-"""A session repository for Strands Agents over a `SessionCache`: each Strands session is a session.
+"""A session repository for Strands Agents, stored in a `SessionCache`.
+
+Each Strands session is a `CachedSession` with the same id.
 
     repository = CachedSessionRepository(cache)
     manager = RepositorySessionManager("user-1", session_repository=repository)
     agent = Agent(session_manager=manager, agent_id="helper")
 
-Strands changes what it has stored: an agent's state after each turn, a message that a guardrail
-redacts. A history of operations has no place for a change, so a new item takes the place of the old
-one, which is removed in the same transaction (`CachedSession.replace_items`):
+Strands updates what it has stored: an agent's state after each turn, and a message that a guardrail
+redacts. A history has no update operation. Instead, one transaction appends a new item and removes
+the old one (`CachedSession.replace_items`):
 
-- of states written apart, the one that is later in the one history holds;
-- a redacted message keeps the place of the original, and the original's words are gone.
+- If two devices wrote different states, the later one in the history is used.
+- A redacted message keeps the position of the original, whose text is removed.
 
-What a message is called (``message_id``) is its rank among its agent's messages on this device. The
-original is found by when it was made (``created_at``), which does not change when devices meet.
+The ``message_id`` of a message is its rank among its agent's messages on this device. The rank can
+change when messages of another device arrive. To find a message that is updated, its ``created_at``
+is compared, which does not change.
 """
 
 from __future__ import annotations
@@ -21,8 +24,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cached_session.adapters.bridge import Bridge, shared
-from cached_session.adapters.envelope import Kind, as_text, called, missing, spoken
+from cached_session.adapters.bridge import Bridge, shared_bridge
+from cached_session.adapters.item_format import (
+    ItemFormat,
+    explain_missing,
+    format_call,
+    join_texts,
+    to_text,
+)
 from cached_session.cache import SessionCache
 from cached_session.models import Entry
 
@@ -31,128 +40,131 @@ try:
     from strands.types.exceptions import SessionException
     from strands.types.session import Session, SessionAgent, SessionMessage
 except ModuleNotFoundError as error:
-    raise missing(error, "strands", "strands") from error
+    raise explain_missing(error, "strands", "strands") from error
 
 if TYPE_CHECKING:
     from strands.multiagent import MultiAgentBase
 
 __all__ = ["CachedSessionRepository"]
 
-MESSAGE = Kind("strands.message")
-SESSION = Kind("strands.session")
-AGENT = Kind("strands.agent")
-MULTI_AGENT = Kind("strands.multi_agent")
-KINDS = {kind.name: kind for kind in (MESSAGE, SESSION, AGENT, MULTI_AGENT)}
+MESSAGE = ItemFormat("strands.message")
+SESSION = ItemFormat("strands.session")
+AGENT = ItemFormat("strands.agent")
+MULTI_AGENT = ItemFormat("strands.multi_agent")
+FORMATS = {each.type: each for each in (MESSAGE, SESSION, AGENT, MULTI_AGENT)}
 
-Place = tuple[int, str, int, int]
-"""Where an item stands in the one history: the same on every device."""
+Position = tuple[int, str, int, int]
+"""The sort key of an item in the history, the same on every device: stamp, writer, counter,
+index."""
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """One item of a Strands session, as it was found."""
+class _StoredItem:
+    """A decoded item of a Strands session."""
 
     entry: Entry
-    kind: Kind
+    item_format: ItemFormat
     owner: str | None
-    """The agent, or group of agents, that it belongs to."""
+    """Id of the agent, or group of agents, that it belongs to."""
     value: Any
 
     @property
-    def place(self) -> Place:
-        kept = self.entry.item.get("place")
-        if kept is not None:
-            stamp, writer, counter, index = kept
+    def position(self) -> Position:
+        """Its position among the messages; that of the original for a redacted message."""
+        original = self.entry.item.get("place")
+        if original is not None:
+            stamp, writer, counter, index = original
             return int(stamp, 16), writer, counter, index
         return self.entry.stamp, self.entry.writer, self.entry.counter, self.entry.index
 
 
 class CachedSessionRepository(SessionRepository):
-    """The Strands sessions of one cache, one message an item.
+    """The Strands sessions of one cache. Each message and each state is an item.
 
-    Strands calls a repository synchronously, also from its agent's event loop: that loop stands
-    still for one transaction of the journal (and, once, for the first read of a session that this
-    journal has never met). What is done runs on the bridge's thread. When a method returns, its
-    change is in the journal, durable and whole. The cache stays the caller's to close.
+    Strands calls a repository synchronously, even on its agent's event loop. Such a call blocks the
+    loop for one transaction of the journal, and for the first read of a session that is not in this
+    journal yet. The work runs on the bridge's thread. When a method returns, its change is durable
+    in the journal; it is never stored in part. The caller closes the cache.
 
-    Every method may raise `UnreadableItem` (Strands did not write something in the session; nothing
-    is changed), `InvalidArgument` (JSON cannot carry what is to be stored), `SessionClosed`,
-    `JournalError`, and `WouldBlock` on the bridge's own thread.
+    Every method may raise `UnreadableItem` (Strands did not write an item of the session; nothing
+    is changed), `InvalidArgument` (JSON cannot represent the value), `SessionClosed`,
+    `JournalError`, and on the bridge's own thread `WouldBlock`.
     """
 
     def __init__(self, cache: SessionCache, *, bridge: Bridge | None = None) -> None:
-        """Make a repository; no I/O.
+        """Create a repository, without I/O.
 
         Args:
-            cache: where the sessions are kept.
-            bridge: the thread that the calls run on; None: the process's shared one.
+            cache: stores the sessions.
+            bridge: runs the calls. By default the bridge that the process shares.
         """
         self._cache = cache
         self._bridge = bridge
-        self._met: set[str] = set()
+        self._hydrated: set[str] = set()
 
     # -- sessions --------------------------------------------------------------------------------
 
     def create_session(self, session: Session, **kwargs: Any) -> Session:
-        """Record that a session began.
+        """Store a new session.
 
         Raises:
-            SessionException: this device knows the session.
+            SessionException: the session exists on this device.
         """
         if self.read_session(session.session_id) is not None:
             raise SessionException(f"Session {session.session_id} already exists")
         stored = session.to_dict()
-        self._add(session.session_id, SESSION.wrap(None, "(a Strands session)", stored))
+        self._add(session.session_id, SESSION.encode(None, "(a Strands session)", stored))
         return session
 
     def read_session(self, session_id: str, **kwargs: Any) -> Session | None:
-        """The session, if this device has anything of it. Two devices that began it apart have
-        begun one session; the earlier beginning is told."""
-        found = self._find(session_id)
-        begun = next((one.value for one in found if one.kind is SESSION), None)
-        if begun is None:
-            return None
-        return Session.from_dict(begun)
+        """Return the session; None if this device does not have it.
+
+        If two devices created it independently, return the one that is earlier in the history.
+        """
+        items = self._read_items(session_id)
+        created = next((item.value for item in items if item.item_format is SESSION), None)
+        return None if created is None else Session.from_dict(created)
 
     # -- agents ----------------------------------------------------------------------------------
 
     def create_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
-        """Record an agent and its state."""
-        self._set(session_id, AGENT, session_agent.agent_id, session_agent.to_dict())
+        """Store an agent and its state."""
+        self._set_state(session_id, AGENT, session_agent.agent_id, session_agent.to_dict())
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
-        """An agent with its latest state."""
-        state = self._get(session_id, AGENT, agent_id)
+        """Return an agent with its latest state; None if this device does not have it."""
+        state = self._get_state(session_id, AGENT, agent_id)
         return None if state is None else SessionAgent.from_dict(state)
 
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
-        """Put a new state in the place of the ones that this device has. Of states that devices
-        write apart, the later one holds as a whole: they are not merged.
+        """Replace the state of an agent.
+
+        If two devices write different states, the later one in the history is used as a whole:
+        states are not merged.
 
         Raises:
-            SessionException: this device does not know the agent.
+            SessionException: the agent does not exist on this device.
         """
-        previous = self._get(session_id, AGENT, session_agent.agent_id)
+        previous = self._get_state(session_id, AGENT, session_agent.agent_id)
         if previous is None:
             raise SessionException(
                 f"Agent {session_agent.agent_id} in session {session_id} does not exist"
             )
         session_agent.created_at = previous["created_at"]
-        self._set(session_id, AGENT, session_agent.agent_id, session_agent.to_dict())
+        self._set_state(session_id, AGENT, session_agent.agent_id, session_agent.to_dict())
 
     # -- messages --------------------------------------------------------------------------------
 
     def create_message(
         self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any
     ) -> None:
-        """Append a message. It stands at the end of what this device has, whatever its
-        ``message_id``."""
-        self._add(session_id, _wrapped(agent_id, session_message))
+        """Append a message at the end of this device's history. Its ``message_id`` is ignored."""
+        self._add(session_id, _encode(agent_id, session_message))
 
     def read_message(
         self, session_id: str, agent_id: str, message_id: int, **kwargs: Any
     ) -> SessionMessage | None:
-        """The message of this rank among the agent's."""
+        """Return the message with this rank among the agent's messages; None if there is none."""
         if not isinstance(message_id, int):
             raise ValueError(f"message_id={message_id!r} must be an integer")
         found = self.list_messages(session_id, agent_id, limit=1, offset=max(message_id, 0))
@@ -161,24 +173,25 @@ class CachedSessionRepository(SessionRepository):
     def update_message(
         self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any
     ) -> None:
-        """Put a message in the place of the one made at the same moment, whose words are gone then
-        here, and elsewhere once synced.
+        """Replace the message with the same ``created_at``, and keep its position.
+
+        The text of the old message is removed here, and on other devices with the next sync.
 
         Raises:
-            SessionException: this device has no such message.
+            SessionException: the message does not exist on this device.
         """
-        same = [
-            one
-            for one in self._messages(session_id, agent_id)
-            if one.value["created_at"] == session_message.created_at
+        originals = [
+            item
+            for item in self._read_messages(session_id, agent_id)
+            if item.value["created_at"] == session_message.created_at
         ]
-        if not same:
+        if not originals:
             raise SessionException(f"Message {session_message.message_id} does not exist")
-        stamp, writer, counter, index = same[-1].place
-        item = _wrapped(agent_id, session_message)
-        # A stamp needs more than the 53 bits that JSON numbers are good for everywhere.
-        item["place"] = [f"{stamp:016x}", writer, counter, index]
-        self._replace(session_id, [same[-1].entry], [item])
+        stamp, writer, counter, index = originals[-1].position
+        replacement = _encode(agent_id, session_message)
+        # Hexadecimal, because not every JSON parser keeps integers of more than 53 bits exact.
+        replacement["place"] = [f"{stamp:016x}", writer, counter, index]
+        self._replace(session_id, [originals[-1].entry], [replacement])
 
     def list_messages(
         self,
@@ -188,47 +201,47 @@ class CachedSessionRepository(SessionRepository):
         offset: int = 0,
         **kwargs: Any,
     ) -> list[SessionMessage]:
-        """The agent's messages in the order of the one history, numbered by it."""
+        """Return the agent's messages in the order of the history; ``message_id`` is the rank."""
         messages = []
-        for rank, one in enumerate(self._messages(session_id, agent_id)):
-            message = SessionMessage.from_dict(one.value)
+        for rank, item in enumerate(self._read_messages(session_id, agent_id)):
+            message = SessionMessage.from_dict(item.value)
             message.message_id = rank
             messages.append(message)
         return messages[offset:] if limit is None else messages[offset : offset + limit]
 
-    # -- many agents -----------------------------------------------------------------------------
+    # -- groups of agents ------------------------------------------------------------------------
 
     def create_multi_agent(
         self, session_id: str, multi_agent: MultiAgentBase, **kwargs: Any
     ) -> None:
-        """Record the state of a group of agents."""
-        self._set(session_id, MULTI_AGENT, multi_agent.id, multi_agent.serialize_state())
+        """Store the state of a group of agents."""
+        self._set_state(session_id, MULTI_AGENT, multi_agent.id, multi_agent.serialize_state())
 
     def read_multi_agent(
         self, session_id: str, multi_agent_id: str, **kwargs: Any
     ) -> dict[str, Any] | None:
-        """The latest state of a group of agents."""
-        state: dict[str, Any] | None = self._get(session_id, MULTI_AGENT, multi_agent_id)
+        """Return the latest state of a group of agents; None if this device does not have it."""
+        state: dict[str, Any] | None = self._get_state(session_id, MULTI_AGENT, multi_agent_id)
         return state
 
     def update_multi_agent(
         self, session_id: str, multi_agent: MultiAgentBase, **kwargs: Any
     ) -> None:
-        """As `update_agent`, for a group of agents.
+        """Replace the state of a group of agents, as `update_agent`.
 
         Raises:
-            SessionException: this device does not know the group.
+            SessionException: the group does not exist on this device.
         """
-        if self._get(session_id, MULTI_AGENT, multi_agent.id) is None:
+        if self._get_state(session_id, MULTI_AGENT, multi_agent.id) is None:
             raise SessionException(
                 f"MultiAgent state {multi_agent.id} in session {session_id} does not exist"
             )
-        self._set(session_id, MULTI_AGENT, multi_agent.id, multi_agent.serialize_state())
+        self._set_state(session_id, MULTI_AGENT, multi_agent.id, multi_agent.serialize_state())
 
-    # -- the session underneath ------------------------------------------------------------------
+    # -- reading and writing items ---------------------------------------------------------------
 
-    def _find(self, session_id: str) -> list[_Stored]:
-        """All items of a session.
+    def _read_items(self, session_id: str) -> list[_StoredItem]:
+        """Return all items of a session in order.
 
         Raises:
             UnreadableItem: Strands did not write one of them.
@@ -236,73 +249,80 @@ class CachedSessionRepository(SessionRepository):
         session = self._cache.session(session_id)
 
         async def entries() -> list[Entry]:
-            if session_id not in self._met:
-                await session.get_items()  # waits for one that this journal has never met
-                self._met.add(session_id)
+            if session_id not in self._hydrated:
+                await session.get_items()  # waits for the first hydration, which `entries` does not
+                self._hydrated.add(session_id)
             return await session.entries()
 
-        found = []
-        for entry in (self._bridge or shared()).run_blocking(entries):
+        items = []
+        for entry in (self._bridge or shared_bridge()).run_blocking(entries):
             item = entry.item
             name = item.get("type") if isinstance(item, dict) else None
-            kind = KINDS.get(name, MESSAGE) if isinstance(name, str) else MESSAGE
-            value = kind.unwrap(item, session_id)
-            found.append(_Stored(entry, kind, item.get("owner"), value))
-        return found
+            item_format = FORMATS.get(name, MESSAGE) if isinstance(name, str) else MESSAGE
+            value = item_format.decode(item, session_id)
+            items.append(_StoredItem(entry, item_format, item.get("owner"), value))
+        return items
 
-    def _messages(self, session_id: str, agent_id: str) -> list[_Stored]:
-        # Two devices may have redacted one message: the later of the two has its place.
-        at: dict[Place, _Stored] = {}
-        for one in self._find(session_id):
-            if one.kind is MESSAGE and one.owner == agent_id:
-                at[one.place] = one
-        return [at[place] for place in sorted(at)]
+    def _read_messages(self, session_id: str, agent_id: str) -> list[_StoredItem]:
+        # If two devices have redacted the same message, the later item wins the position.
+        by_position: dict[Position, _StoredItem] = {}
+        for item in self._read_items(session_id):
+            if item.item_format is MESSAGE and item.owner == agent_id:
+                by_position[item.position] = item
+        return [by_position[position] for position in sorted(by_position)]
 
-    def _get(self, session_id: str, kind: Kind, owner: str) -> Any:
-        found = [
-            one.value for one in self._find(session_id) if one.kind is kind and one.owner == owner
+    def _read_states(
+        self, session_id: str, item_format: ItemFormat, owner: str
+    ) -> list[_StoredItem]:
+        return [
+            item
+            for item in self._read_items(session_id)
+            if item.item_format is item_format and item.owner == owner
         ]
-        return found[-1] if found else None
 
-    def _set(self, session_id: str, kind: Kind, owner: str, state: dict[str, Any]) -> None:
-        old = [
-            one.entry for one in self._find(session_id) if one.kind is kind and one.owner == owner
-        ]
-        what = "agent" if kind is AGENT else "agents"
-        item = kind.wrap(None, f"(state of the {what} {owner})", state, owner=owner)
+    def _get_state(self, session_id: str, item_format: ItemFormat, owner: str) -> Any:
+        states = self._read_states(session_id, item_format, owner)
+        return states[-1].value if states else None
+
+    def _set_state(
+        self, session_id: str, item_format: ItemFormat, owner: str, state: dict[str, Any]
+    ) -> None:
+        old = [item.entry for item in self._read_states(session_id, item_format, owner)]
+        noun = "agent" if item_format is AGENT else "agents"
+        item = item_format.encode(None, f"(state of the {noun} {owner})", state, owner=owner)
         self._replace(session_id, old, [item])
 
     def _add(self, session_id: str, item: Any) -> None:
         session = self._cache.session(session_id)
-        (self._bridge or shared()).run_blocking(session.add_items, [item])
+        (self._bridge or shared_bridge()).run_blocking(session.add_items, [item])
 
     def _replace(self, session_id: str, entries: list[Entry], items: list[Any]) -> None:
         session = self._cache.session(session_id)
-        (self._bridge or shared()).run_blocking(session.replace_items, entries, items)
+        (self._bridge or shared_bridge()).run_blocking(session.replace_items, entries, items)
 
 
-def _wrapped(agent_id: str, message: SessionMessage) -> Any:
+def _encode(agent_id: str, message: SessionMessage) -> Any:
     stored = message.to_dict()
     if message.redact_message is not None:
-        # Redacted means that the words are gone, not that they are kept beside.
+        # Store the redacted text only: the original text must not remain in the journal.
         stored |= {"message": stored["redact_message"], "redact_message": None}
-    said = stored["message"]
-    role = said.get("role")
-    blocks = said.get("content") or []
+    content = stored["message"]
+    role = content.get("role")
+    blocks = content.get("content") or []
     if role == "user" and any("toolResult" in block for block in blocks):
         role = "tool"
-    return MESSAGE.wrap(role, spoken(_said(blocks)), stored, owner=agent_id)
+    return MESSAGE.encode(role, join_texts(_texts(blocks)), stored, owner=agent_id)
 
 
-def _said(blocks: list[dict[str, Any]]) -> Iterator[str]:
+def _texts(blocks: list[dict[str, Any]]) -> Iterator[str]:
     for block in blocks:
         if isinstance(block.get("text"), str):
             yield block["text"]
         elif "toolUse" in block:
-            yield called(block["toolUse"].get("name"), block["toolUse"].get("input"))
+            yield format_call(block["toolUse"].get("name"), block["toolUse"].get("input"))
         elif "toolResult" in block:
-            yield from _said(block["toolResult"].get("content") or [])
+            yield from _texts(block["toolResult"].get("content") or [])
         elif "json" in block:
-            yield as_text(block["json"])
+            yield to_text(block["json"])
         else:
             yield from (f"[{kind}]" for kind in block)

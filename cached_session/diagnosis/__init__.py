@@ -1,7 +1,7 @@
-"""A look at everything a device's sessions depend on, and what to do about what is wrong.
+"""Diagnosis of a journal and of the server that it syncs with: problems, and what to do about them.
 
-Nothing is changed: the journal is opened only after its file was found sound, nothing is synced,
-and the server is only asked about itself.
+It changes nothing: the journal is opened only if its file is intact, nothing is synced, and the
+requests to the server only read.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import sqlite3
 import time
 
 from cached_session.cache import SessionCache
-from cached_session.diagnosis.contents import LATE_SECONDS, audits_due, contents, search_index
-from cached_session.diagnosis.file import broken, look_at
 from cached_session.diagnosis.finding import Finding
-from cached_session.diagnosis.server import ask
-from cached_session.diagnosis.use import in_use
+from cached_session.diagnosis.journal_file import check_file, unusable
+from cached_session.diagnosis.journal_state import (
+    LATE_SECONDS,
+    check_audits,
+    check_search_index,
+    check_status,
+)
+from cached_session.diagnosis.locks import check_locks
+from cached_session.diagnosis.server import check_server
 from cached_session.errors import JournalError
 from cached_session.journal.journal import MEMORY
 from cached_session.journal.tables import audit_state
@@ -35,81 +40,101 @@ async def diagnose(
     api_key: str | None = None,
     timeout: float = 5.0,
 ) -> list[Finding]:
-    """Look at a journal and, if ``url`` is given, at the server that it syncs with.
+    """Check a journal and, if ``url`` is given, the server that it syncs with.
+
+    Args:
+        journal: path of the journal; None for the default.
+        url: address of the server.
+        api_key: key for the server.
+        timeout: seconds for connecting to the server, and for each request.
+
+    Returns: One finding for each check. Problems with the journal or the server are findings, not
+        errors.
 
     Raises:
-        InvalidArgument: an argument makes no sense. What is wrong with the journal or the server is
-            a finding.
+        InvalidArgument: an argument is wrong.
     """
     path = journal_path(journal)
     spec = RemoteSpec.make(url, api_key, None)
-    found = await asyncio.to_thread(look_at, path) if path != MEMORY else []
+    findings = await asyncio.to_thread(check_file, path) if path != MEMORY else []
     status: Status | None = None
-    if not any((finding.check, finding.level) == ("journal", "fail") for finding in found):
+    if not any((finding.check, finding.level) == ("journal", "fail") for finding in findings):
         if path != MEMORY:
-            found += await asyncio.to_thread(in_use, path)
-        try:
-            cache = SessionCache(path)
-            try:
-                status = await asyncio.to_thread(cache.status)
-                is_kept = any(finding.check == "set aside" for finding in found)
-                found += contents(status, is_asked=spec is not None, is_kept=is_kept)
-                now = time.time_ns() // 1_000_000
-                longest = int(LATE_SECONDS * 1000)
-                found += audits_due(
-                    await cache._engine.journal.read(
-                        lambda conn: audit_state.standing(conn, now, longest)
-                    ),
-                    now,
-                )
-                if not any(finding.level == "fail" for finding in found):
-                    # It takes the write lock, for which nobody is made to wait in vain.
-                    found.append(search_index(await cache._engine.journal.write(_index)))
-            finally:
-                await cache.close()
-        except JournalError as error:
-            found.append(broken(error))
+            findings += await asyncio.to_thread(check_locks, path)
+        status = await _check_journal(path, findings, server_is_checked=spec is not None)
     if spec is None:
-        found.append(_unasked(status))
-    else:
-        names = sorted(status.sessions) if status is not None else []
-        if status is not None and status.last_server not in (None, spec.server):
-            found.append(_moved(str(status.last_server), spec.server))
-        found += await ask(spec, names, _taken(status, spec.server), timeout)
-    return found
+        findings.append(_server_not_given(status))
+        return findings
+    if status is not None and status.last_server not in (None, spec.server):
+        findings.append(_server_changed(str(status.last_server), spec.server))
+    sessions = sorted(status.sessions) if status is not None else []
+    return findings + await check_server(
+        spec, sessions, _acknowledged(status, spec.server), timeout
+    )
 
 
-def _index(conn: sqlite3.Connection) -> bool | None:
+async def _check_journal(
+    path: str, findings: list[Finding], *, server_is_checked: bool
+) -> Status | None:
+    """Open the journal and add findings about its content; return its status if it can be read."""
+    status: Status | None = None
+    try:
+        cache = SessionCache(path)
+        try:
+            status = await asyncio.to_thread(cache.status)
+            findings += check_status(
+                status,
+                server_is_checked=server_is_checked,
+                old_file_exists=any(finding.check == "set aside" for finding in findings),
+            )
+            now, late_ms = time.time_ns() // 1_000_000, int(LATE_SECONDS * 1000)
+            standing = await cache._engine.journal.read(
+                lambda conn: audit_state.standing(conn, now, late_ms)
+            )
+            findings += check_audits(standing, now)
+            if not any(finding.level == "fail" for finding in findings):
+                # This takes the write lock, so skip it if the lock is known to be held.
+                is_sound = await cache._engine.journal.write(_check_index)
+                findings.append(check_search_index(is_sound))
+        finally:
+            await cache.close()
+    except JournalError as error:
+        findings.append(unusable(error))
+    return status
+
+
+def _check_index(conn: sqlite3.Connection) -> bool | None:
     return index_table.is_sound(conn) if index_table.is_kept(conn) else None
 
 
-def _taken(status: Status | None, server: str) -> set[str]:
-    """Sessions with items, all of which this server has acknowledged."""
+def _acknowledged(status: Status | None, server: str) -> set[str]:
+    """Return the sessions with items, all of which this server has acknowledged."""
     if status is None or status.last_server != server:
         return set()
     return {
-        name
-        for name, one in status.sessions.items()
-        if one.items and not (one.pending or one.parked)
+        session_id
+        for session_id, session in status.sessions.items()
+        if session.items and not (session.pending or session.parked)
     }
 
 
-def _moved(last: str, server: str) -> Finding:
+def _server_changed(last: str, server: str) -> Finding:
     return Finding(
         "server",
         "warn",
         f"the journal synced last with {last}, not with {server}",
-        "if it is to move, everything that it holds is sent there, too; if not, mend the address",
+        "if you want to move it, a sync sends everything in it to the new server; if not, fix the "
+        "address",
     )
 
 
-def _unasked(status: Status | None) -> Finding:
+def _server_not_given(status: Status | None) -> Finding:
     last = status.last_server if status is not None else None
     if last:
         return Finding(
             "server",
             "warn",
-            f"not looked at: none is named here; the journal synced last with {last}",
+            f"not checked: no address was given; the journal synced last with {last}",
             f"cached-session doctor --url {last}, with its key in DAKERA_API_KEY",
         )
     return Finding(

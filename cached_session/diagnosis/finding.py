@@ -1,4 +1,4 @@
-"""What a look found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
+    """Name of the check."""
     level: Level
-    """``warn``: it works, and something should be done. ``fail``: it does not work."""
+    """``ok``: no problem. ``warn``: it works, but needs attention. ``fail``: it does not work."""
     message: str
+    """Description of the state that was found."""
     advice: str = ""
-    """What to do; empty where there is nothing to do."""
+    """Recommended action; empty if none is needed."""

@@ -1,4 +1,4 @@
-"""The server: whether it answers, what it is, what the key may do there, whether it forgets."""
+"""Checks of the server: reachability, version, rights of the key, clock, memory policies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ from cached_session.remote.errors import RemoteError
 from cached_session.remote.ids import namespace
 from cached_session.remote.probe import ServerFacts
 
-__all__ = ["ask"]
+__all__ = ["check_server"]
 
 CLOCK_SECONDS = 30.0
-"""A clock that is further off makes times hard to read; the server's own is good to a second."""
+"""Clock difference that is reported. The server's answer gives its time to a second."""
 EXPIRY_DAYS = 7
+"""A key that expires within this many days is reported."""
 PREFIX = "cs-"
-"""With which every agent of ours begins."""
+"""The prefix of the agent ids of this library."""
 POLICIES = 20
-"""Namespaces whose policy is asked for; they are set alike, one after the other."""
+"""Number of namespaces whose policy is requested. All get the same policy, so a sample is
+enough."""
 
 
-async def ask(
-    spec: RemoteSpec, sessions: list[str], taken: Collection[str], timeout: float
+async def check_server(
+    spec: RemoteSpec, sessions: list[str], acknowledged: Collection[str], timeout: float
 ) -> list[Finding]:
-    """Ask the server about itself; nothing is changed there. ``taken``: sessions with items, all of
-    which a server has acknowledged."""
+    """Check the server without changing anything there.
+
+    Args:
+        spec: address and key of the server.
+        sessions: the ids of the journal's sessions.
+        acknowledged: those with items, all of which the server has acknowledged.
+        timeout: seconds for connecting, and for each request.
+    """
     options = SyncOptions(request_timeout=timeout, connect_timeout=timeout)
     remote = await spec.open(options)
     try:
@@ -39,10 +47,10 @@ async def ask(
         except RemoteError as error:
             return [_unreachable(error)]
         return [
-            _version(spec.server, facts),
-            _key(facts, sessions),
-            _clock(facts),
-            *await _policies(remote, sessions, taken),
+            _check_version(spec.server, facts),
+            _check_key(facts, sessions),
+            _check_clock(facts),
+            *await _check_policies(remote, sessions, acknowledged),
         ]
     finally:
         await remote.aclose()
@@ -52,136 +60,147 @@ def _unreachable(error: RemoteError) -> Finding:
     if error.status in (401, 403):
         advice = "check the key: DAKERA_API_KEY, --api-key, or api_key in the configuration file"
         if "API_KEY_EXPIRED" in error.reason:
-            advice = "get a new key; what is written meanwhile waits in the journal"
+            advice = "get a new key; until then, operations stay in the journal"
         return Finding("server", "fail", error.reason, advice)
     return Finding(
         "server",
         "fail",
         error.reason,
-        "check the address, and that the server runs; sessions go on without it, and send later",
+        "check the address, and that the server runs; sessions work without it and sync later",
     )
 
 
-def _version(server: str, facts: ServerFacts) -> Finding:
+def _check_version(server: str, facts: ServerFacts) -> Finding:
     answered = f"{server} answers in {facts.seconds * 1000:.0f} ms"
     if facts.version is None:
-        return Finding("server", "warn", f"{answered}, without a version", "is it a Dakera server?")
+        return Finding(
+            "server", "warn", f"{answered}, without a version", "check that it is a Dakera server"
+        )
     if facts.capabilities is None:
         return Finding(
             "server",
             "warn",
-            f"{answered}: Dakera {facts.version}, older than its list of capabilities",
-            "an upgrade to 0.12 or later brings memory policies and key scopes",
+            f"{answered}: Dakera {facts.version}, too old to list its capabilities",
+            "upgrade it to 0.12 or later for memory policies and key scopes",
         )
     return Finding("server", "ok", f"{answered}: Dakera {facts.version}")
 
 
-def _key(facts: ServerFacts, sessions: list[str]) -> Finding:
+def _check_key(facts: ServerFacts, sessions: list[str]) -> Finding:
     key = facts.key
     if key is None:
-        return Finding("key", "ok", "accepted; the server is too old to say what it may do")
+        return Finding("key", "ok", "accepted; the server is too old to list the rights of a key")
     if key.get("auth_enabled") is False:
-        return Finding("key", "ok", "the server asks for none")
-    said = f"{key.get('name') or 'accepted'}, scope {key.get('scope')}"
+        return Finding("key", "ok", "the server requires no key")
+    message = f"{key.get('name') or 'accepted'}, scope {key.get('scope')}"
     if key.get("scope") == "read":
         return Finding(
-            "key", "fail", f"{said}: nothing can be stored", "use a key with the scope write"
+            "key", "fail", f"{message}: it cannot store anything", "use a key with the scope write"
         )
     grants, inert = key.get("namespaces"), key.get("inert_namespaces")
     if isinstance(grants, list) and not key.get("unrestricted"):
-        dead = inert if isinstance(inert, list) else []
-        live = [str(grant) for grant in grants if grant not in dead]
-        shut = [name for name in sessions if not _granted(name, live)]
-        if shut or not live:
-            return Finding("key", "fail", *_shut(said, shut, sessions, bool(dead)))
-        said += f", for {count(len(live), 'grant')} of namespaces"
+        ignored = inert if isinstance(inert, list) else []
+        active = [str(grant) for grant in grants if grant not in ignored]
+        denied = [name for name in sessions if not _is_granted(name, active)]
+        if denied or not active:
+            return Finding(
+                "key", "fail", *_describe_denied(message, denied, sessions, bool(ignored))
+            )
+        message += f", with {count(len(active), 'grant')} of namespaces"
     expires = key.get("expires_at")
     if isinstance(expires, (int, float)):
-        # Seconds or milliseconds: no key of ours is from before 1980.
+        # Seconds or milliseconds: as milliseconds, a value up to 1e11 would be before 1974.
         left = (expires / 1000 if expires > 1e11 else expires) - time.time()
         if left < EXPIRY_DAYS * 86400:
             return Finding(
                 "key",
                 "warn",
-                f"{said}: it expires in {lasting(max(0.0, left))}",
-                "renew it: when it has expired, what is written waits in the journal",
+                f"{message}: it expires in {lasting(max(0.0, left))}",
+                "renew it: after it has expired, operations stay in the journal",
             )
-    return Finding("key", "ok", said)
+    return Finding("key", "ok", message)
 
 
-def _shut(said: str, shut: list[str], sessions: list[str], is_inert: bool) -> tuple[str, str]:
-    """What is out of the key's reach, and what opens it."""
-    what = f"{said}: no grant at all"
-    if shut:
-        first = namespace(agent_id(shut[0]))
-        what = f"{said}: no grant for {len(shut)} of {count(len(sessions), 'session')}: {first}"
-        what += ", ..." if len(shut) > 1 else ""
-    if is_inert:
-        return what, "its patterns date from before 0.12.2: save the key again, and they count"
-    return what, f"grant the key the namespaces {namespace(PREFIX)}*, or each by its name"
+def _describe_denied(
+    key: str, denied: list[str], sessions: list[str], has_ignored: bool
+) -> tuple[str, str]:
+    """Return message and advice about the namespaces that the key may not access."""
+    message = f"{key}: no grant at all"
+    if denied:
+        first = namespace(agent_id(denied[0]))
+        message = f"{key}: no grant for {len(denied)} of {count(len(sessions), 'session')}: {first}"
+        message += ", ..." if len(denied) > 1 else ""
+    if has_ignored:
+        return message, (
+            "the server ignores patterns of keys from before 0.12.2: save the key again to "
+            "activate them"
+        )
+    return message, f"grant the key the namespaces {namespace(PREFIX)}*, or each by its name"
 
 
-def _granted(session_id: str, grants: list[str]) -> bool:
+def _is_granted(session_id: str, grants: list[str]) -> bool:
     name = namespace(agent_id(session_id))
     return any(
         name.startswith(grant[:-1]) if grant.endswith("*") else name == grant for grant in grants
     )
 
 
-def _clock(facts: ServerFacts) -> Finding:
+def _check_clock(facts: ServerFacts) -> Finding:
     if facts.date is None:
-        return Finding("clock", "ok", "the server does not say its time")
+        return Finding("clock", "ok", "the server does not send its time")
     off = time.time() - facts.seconds / 2 - facts.date
     if abs(off) > CLOCK_SECONDS:
         return Finding(
             "clock",
             "warn",
             f"this device is {lasting(abs(off))} {'ahead of' if off > 0 else 'behind'} the server",
-            "set the clock: order does not suffer, shown times do",
+            "set the clock: displayed times are wrong, the order is not affected",
         )
-    return Finding("clock", "ok", "agrees with the server's")
+    return Finding("clock", "ok", "it agrees with the server's clock")
 
 
-async def _policies(
-    remote: DakeraRemote, sessions: list[str], taken: Collection[str]
+async def _check_policies(
+    remote: DakeraRemote, sessions: list[str], acknowledged: Collection[str]
 ) -> list[Finding]:
-    wrong: list[str] = []
-    known = empty = 0
+    problems: list[str] = []
+    existing = empty = 0
     for session_id in sessions[:POLICIES]:
         try:
-            why = await remote.policy_problem(agent_id(session_id))
+            problem = await remote.policy_problem(
+                agent_id(session_id)
+            )  # None: there is no such namespace
         except RemoteError as error:
-            why_not = f"cannot be read: {error.reason}"
-            return [Finding("policy", "warn", why_not, "see the key above")]
-        known += why is not None
-        empty += why is None and session_id in taken
-        if why:
-            wrong.append(why)
-    found = [_policy(wrong, known, len(sessions))]
+            reason = f"cannot be read: {error.reason}"
+            return [Finding("policy", "warn", reason, "see the key above")]
+        existing += problem is not None
+        empty += problem is None and session_id in acknowledged
+        if problem:
+            problems.append(problem)
+    findings = [_describe_policies(problems, existing, len(sessions))]
     if empty:
-        found.append(
+        findings.append(
             Finding(
                 "memories",
                 "warn",
                 f"the server has nothing of {count(empty, 'session')} of which it had acknowledged "
-                "everything: it was emptied",
-                "cached-session audit puts it back",
+                "everything: its data was deleted",
+                "cached-session audit sends it again",
             )
         )
-    return found
+    return findings
 
 
-def _policy(wrong: list[str], known: int, sessions: int) -> Finding:
-    if wrong:
+def _describe_policies(problems: list[str], existing: int, sessions: int) -> Finding:
+    if problems:
         return Finding(
             "policy",
             "warn",
-            f"{len(wrong)} of {known} namespaces may forget: {wrong[0]}",
-            "cached-session audit sets it where it was lost or refused, with a key that may; "
-            "otherwise what is sent tomorrow does",
+            f"{len(problems)} of {existing} namespaces may forget: {problems[0]}",
+            "cached-session audit sets a policy that was lost or refused, if the key has the right "
+            "to; otherwise the next sync after a day sets it",
         )
-    if not known:
-        return Finding("policy", "ok", "no namespace of these sessions is on the server yet")
+    if not existing:
+        return Finding("policy", "ok", "the server has no namespace of these sessions yet")
     more = f" (of {sessions})" if sessions > POLICIES else ""
-    keep = "keeps what it is given" if known == 1 else "keep what they are given"
-    return Finding("policy", "ok", f"{count(known, 'namespace')}{more} {keep}")
+    keep = "keeps all memories" if existing == 1 else "keep all memories"
+    return Finding("policy", "ok", f"{count(existing, 'namespace')}{more} {keep}")

@@ -1,1 +1,1 @@
-"""The model: operations, stamps, frontiers and what they make visible. Pure; no I/O of any kind."""
+"""The model of a history: operations, stamps and frontiers. Pure functions and values, no I/O."""

@@ -1,7 +1,8 @@
 """Stamps: a hybrid logical clock in one sortable integer, and the rule that starts a run.
 
-A stamp is 48 bits of milliseconds and 16 bits of logic. It only ever has to be larger than every
-stamp that its writer had seen; a wall clock that lies costs readability, never order.
+A stamp holds 48 bits of milliseconds and a logical counter of 16 bits. A new run gets a stamp above
+every stamp that its writer has seen. A wrong wall clock therefore makes the times that people read
+wrong, but not the order.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ __all__ = ["LAST_WALL_STAMP", "MAX_STAMP", "Run", "next_run", "stamp_ms"]
 
 LOGIC_BITS = 16
 LAST_WALL_STAMP = 1 << 60
-"""What a writer takes from its wall clock at most (the year 2527). However wrong the clocks of
-honest devices are, the room above is for more runs than anybody will ever write."""
+"""Upper limit of a stamp that comes from a wall clock (the year 2527). The range above it stays
+free for the runs that follow after a clock has reached it: more than any session will ever have."""
 MAX_STAMP = (1 << 62) - 1
-"""The largest stamp that is believed: SQLite's integers end at 2**63, and a peer must not be able
-to push the clock over that edge. Only a forged operation comes here; order then falls to the
-writer id."""
+"""The largest stamp that a replica accepts. SQLite's integers end at 2**63, and a peer must not be
+able to push the clock past them. Only a forged operation reaches this stamp; runs that share it are
+ordered by writer id."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of one writer's operations that all carry the stamp of its start."""
+    """Consecutive operations of one writer that share the stamp of the first one."""
 
     stamp: int
     continued: bool
 
 
 def stamp_ms(stamp: int) -> int:
-    """The wall-clock milliseconds within a stamp."""
+    """Return the wall-clock milliseconds of a stamp."""
     return stamp >> LOGIC_BITS
 
 
@@ -42,15 +43,16 @@ def next_run(
     last_ms: int,
     gap_ms: int,
 ) -> Run:
-    """The run that an operation written now belongs to.
+    """Return the run of an operation that is written now.
 
     Args:
-        now_ms: the wall clock; anything below zero counts as zero.
-        highest_seen: the largest stamp the journal holds for this session.
-        current: the stamp of this writer's run so far, None at its first operation.
-        last_was_mine: whether this writer wrote the operation applied last in this session.
+        now_ms: the wall clock. A negative value counts as zero.
+        highest_seen: the largest stamp that the journal holds for this session.
+        current: the stamp of this writer's current run; None for its first operation.
+        last_was_mine: True if this writer wrote the operation applied last in this session.
         last_ms: the wall clock at this writer's last operation.
-        gap_ms: the pause that ends a run. A clock that jumped back is no pause.
+        gap_ms: a longer time between two operations starts a new run. A clock that jumped back does
+            not start one.
     """
     if current is not None and last_was_mine and now_ms - last_ms <= gap_ms:
         return Run(current, continued=True)

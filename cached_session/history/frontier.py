@@ -1,4 +1,4 @@
-"""A frontier: which operations of each writer are known, as ranges of their counters."""
+"""A frontier: a set of operations, stored as ranges of counters for each writer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cached_session.history.ranges import Ranges
 __all__ = ["Frontier"]
 
 MOST = 1 << 53
-"""Counters from here on are nonsense: JSON numbers past it are not safe everywhere."""
+"""Counters are below this limit: not every JSON parser keeps larger integers exact."""
 
 
 class Frontier:
-    """A set of dots whose size is that of its writers and holes."""
+    """A mutable set of dots. Its size grows with the number of writers and gaps, not of dots."""
 
     __slots__ = ("_known",)
 
@@ -25,7 +25,7 @@ class Frontier:
             return NotImplemented
         return self.encode() == other.encode()
 
-    def __hash__(self) -> int:  # mutable: equality is by value, so it has no stable hash
+    def __hash__(self) -> int:  # equality is by value, so the hash of a mutable set would change
         raise TypeError("a Frontier is mutable and cannot be hashed")
 
     def __contains__(self, dot: tuple[str, int]) -> bool:
@@ -37,23 +37,23 @@ class Frontier:
         return f"Frontier({self.encode()!r})"
 
     def writers(self) -> Iterator[str]:
-        """Every writer that has at least one dot in the set."""
+        """Iterate over the writers that have at least one dot in the set."""
         return iter(self._known)
 
     def ranges(self, writer: str) -> Ranges:
-        """The counters of one writer. It is a view: do not change it."""
+        """Return the counters of one writer. The caller must not change them."""
         return self._known.get(writer) or Ranges()
 
     def upto(self, writer: str) -> int:
-        """The highest counter below which nothing is missing; 0 for an unknown writer."""
+        """Return the end of the range that starts at counter 1; 0 if counter 1 is missing."""
         return self.ranges(writer).upto()
 
     def add(self, writer: str, first: int, last: int | None = None) -> None:
-        """Put in one dot, or a range of them."""
+        """Add the dot ``first`` of a writer, or the dots from ``first`` to ``last``."""
         self._known.setdefault(writer, Ranges()).add(first, last)
 
     def subtract(self, writer: str, ranges: Ranges) -> None:
-        """Take the dots of one writer out that are in ``ranges``."""
+        """Remove the dots of one writer whose counters are in ``ranges``."""
         known = self._known.get(writer)
         if known is None:
             return
@@ -64,17 +64,17 @@ class Frontier:
             del self._known[writer]
 
     def merge(self, other: Frontier) -> None:
-        """Put every dot of ``other`` in."""
+        """Add every dot of ``other``."""
         for writer in other.writers():
             for first, last in other.ranges(writer):
                 self.add(writer, first, last)
 
-    def holes(self, writer: str, most: int) -> list[int]:
-        """At most ``most`` missing counters below the writer's highest known one, lowest first."""
-        return self.ranges(writer).holes(most)
+    def gaps(self, writer: str, limit: int) -> list[int]:
+        """Return at most ``limit`` missing counters below the writer's highest, lowest first."""
+        return self.ranges(writer).gaps(limit)
 
     def encode(self) -> dict[str, list[list[int]]]:
-        """Plain data, sorted: ``{writer: [[first, last], ...]}``."""
+        """Return the set as sorted plain data: ``{writer: [[first, last], ...]}``."""
         return {
             writer: [[first, last] for first, last in self._known[writer]]
             for writer in sorted(self._known)
@@ -82,36 +82,36 @@ class Frontier:
 
     @classmethod
     def decode(cls, data: object) -> Frontier:
-        """The inverse of `encode`.
+        """Build the frontier that `encode` returned as ``data``.
 
         Raises:
-            ValueError: if ``data`` has another shape.
+            ValueError: ``data`` does not have this form.
         """
         if not isinstance(data, dict):
-            raise ValueError("a frontier is an object of writers")
+            raise ValueError(f"a frontier must be an object of writers, not {data!r:.80}")
         frontier = cls()
         for writer, ranges in data.items():
             if not isinstance(writer, str) or not isinstance(ranges, list) or not ranges:
-                raise ValueError(f"no ranges for writer {writer!r}")
-            for first, last in map(_range, ranges):
+                raise ValueError(f"a frontier must have ranges for writer {writer!r:.80}")
+            for first, last in map(_decode_range, ranges):
                 frontier.add(writer, first, last)
         return frontier
 
     @classmethod
     def of(cls, dots: Iterable[tuple[str, int]]) -> Frontier:
-        """A frontier of single dots."""
+        """Build a frontier from single dots."""
         frontier = cls()
         for writer, counter in dots:
             frontier.add(writer, counter)
         return frontier
 
 
-def _range(data: object) -> tuple[int, int]:
+def _decode_range(data: object) -> tuple[int, int]:
     if (
         not isinstance(data, list)
         or len(data) != 2
         or not all(type(counter) is int for counter in data)
         or not 1 <= data[0] <= data[1] < MOST
     ):
-        raise ValueError(f"not a range of counters: {data!r:.80}")
+        raise ValueError(f"a range of counters must be [first, last], not {data!r:.80}")
     return data[0], data[1]

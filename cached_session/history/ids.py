@@ -1,4 +1,7 @@
-"""The name that a session id goes by. Frozen by golden tests: changing it orphans users' data."""
+"""The hash of a session id that stands for it in names and digests.
+
+Golden tests freeze it: with another hash, a device would no longer find what it has stored.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,25 @@ import re
 __all__ = ["SLUG_MOST", "agent_id", "session_key"]
 
 KEY_HEX = 32
-"""128 bits of a session id's hash: no two sessions of the world meet by chance."""
+"""Length of the hash in hexadecimal digits: 128 bits, so that no two session ids get the same
+hash."""
 
 
 def session_key(session_id: str) -> str:
-    """The hash that stands for a session id wherever the id itself is no legal name."""
+    """Return the hash that replaces a session id wherever the id itself is not a legal name."""
     return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_HEX]
 
 
 SLUG_MOST = 120
-"""Characters of the session id that are shown: with prefix and hash well below the server's 241."""
+"""Longest part of the session id in an agent name. With prefix and hash, the name stays below the
+server's limit of 241 characters."""
 
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def agent_id(session_id: str) -> str:
-    """The Dakera agent that holds a session: legal, readable, one-to-one."""
+    """Return the name of the Dakera agent that stores a session. It is readable and unique."""
     slug = _ILLEGAL.sub("-", session_id)[:SLUG_MOST].strip("-.")
     key = session_key(session_id)
     return f"cs-{slug}-{key}" if slug else f"cs-{key}"

@@ -1,4 +1,7 @@
-"""Operations: the only thing that is ever written. A dot names one; its digest seals it."""
+"""Operations: appends, pops and clears, their payloads, digests and seals.
+
+A history consists of operations only. A dot identifies an operation, a digest its content.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ __all__ = [
     "Operation",
     "clear_payload",
     "cleared_by",
-    "head_of",
+    "encode_head",
     "own_text",
     "pop_payload",
     "popped_by",
@@ -29,15 +32,16 @@ __all__ = [
 ]
 
 DIGEST_BYTES = 16
-"""128 bits: against damage by chance and by carelessness; whoever may write may write anything."""
+"""128 bits detect accidental damage. They do not protect against a peer with write access: it can
+compute a digest for any content."""
 SEAL_BYTES = 8
-_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 GONE = ""
-"""Stands in an operation's payloads where an item has been popped and nobody keeps its text."""
+"""The payload of an item that was popped and whose text is no longer stored."""
 
 
 class Kind(str, Enum):
-    """What an operation does."""
+    """The kinds of operations."""
 
     APPEND = "append"
     POP = "pop"
@@ -45,7 +49,7 @@ class Kind(str, Enum):
 
 
 class Dot(NamedTuple):
-    """The name of one operation: the counter-th of its writer in one session."""
+    """The identity of an operation within a session: its writer and the writer's counter."""
 
     writer: str
     counter: int
@@ -53,7 +57,7 @@ class Dot(NamedTuple):
 
 @dataclass(frozen=True)
 class ItemRef:
-    """One item, by the operation that appended it, and how many items that operation has."""
+    """A reference to one item: its append, its index there, and the item count of the append."""
 
     dot: Dot
     index: int
@@ -62,45 +66,46 @@ class ItemRef:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation.
-
-    ``payloads`` are JSON texts: an append has one an item (`GONE` where it has been popped), a pop
-    names its item in one, a clear carries the frontier that it removes in one. ``said_ms`` is the
-    writer's wall clock, for people. ``private`` keeps readable text out of the server's index.
-    """
+    """An append, a pop or a clear."""
 
     dot: Dot
     kind: Kind
     stamp: int
     said_ms: int
+    """The writer's wall clock in Unix milliseconds. It is shown to people and orders nothing."""
     payloads: tuple[str, ...]
+    """JSON texts. An append has one for each item (`GONE` for a popped one), a pop has one that
+    identifies the item, a clear has one with the frontier that it removes."""
     private: bool = False
+    """True if no readable text of the items is sent to the server."""
 
     def digest(self, session_key: str) -> str:
-        """The identity of the operation's content: two operations of one dot that differ here are
-        a conflict. Only whoever writes the operation has all of its payloads to compute it from."""
+        """Return the digest of the content. Two operations with the same dot and different digests
+        conflict. Only the writer can compute it: other replicas may lack popped payloads."""
         whole = hashlib.sha256(self.head(session_key))
         for payload in self.payloads:
             whole.update(hashlib.sha256(wire_text(payload).encode()).digest())
         return whole.digest()[:DIGEST_BYTES].hex()
 
     def head(self, session_key: str) -> bytes:
-        """See `head_of`."""
-        return head_of(
+        """Return the bytes that `encode_head` gives for this operation."""
+        return encode_head(
             session_key, self.dot, self.kind, self.stamp, self.private, len(self.payloads)
         )
 
 
-def head_of(session_key: str, dot: Dot, kind: Kind, stamp: int, private: bool, count: int) -> bytes:
-    """What other replicas act on besides the payloads, as it goes into digest and seals."""
+def encode_head(
+    session_key: str, dot: Dot, kind: Kind, stamp: int, private: bool, count: int
+) -> bytes:
+    """Encode the fields that the digest and the seals protect, except the payloads."""
     return (
         f"1|{session_key}|{dot.writer}|{dot.counter}|{kind.value}|{stamp}|{private:d}|{count}|"
     ).encode()
 
 
 def seal(head: bytes, digest: str, index: int, text: str) -> str:
-    """A seal over one payload, as it is on the wire, and all that goes with it. It can be checked
-    without the other payloads, which may have been popped and forgotten."""
+    """Return the seal of one payload: a hash of the head, the digest, the index and the text on
+    the wire. A replica can check it without the other payloads, which may have been popped."""
     sealed = hashlib.sha256(head)
     sealed.update(f"{digest}|{index}|".encode())
     sealed.update(text.encode())
@@ -108,17 +113,18 @@ def seal(head: bytes, digest: str, index: int, text: str) -> str:
 
 
 def wire_text(payload: str) -> str:
-    """A payload in ASCII: what is outside of it stands in JSON strings only, and is escaped there.
+    """Escape a payload to ASCII. Other characters only occur inside JSON strings, where an escape
+    means the same.
 
-    No server on the way can take this apart: normal forms, byte order marks and line separators
-    are the letters, digits and backslashes of their escapes.
+    A server that normalises Unicode, strips byte order marks or splits lines at special separators
+    cannot change such a text.
     """
-    return payload if payload.isascii() else _BEYOND_ASCII.sub(_escaped, payload)
+    return payload if payload.isascii() else _NOT_ASCII.sub(_escape, payload)
 
 
 def own_text(text: str) -> str:
-    """The inverse of `wire_text`: the payload as the fast JSON library writes it, if that is where
-    the text came from."""
+    """Return the payload of a text from `wire_text`, as orjson writes it. A text that was not made
+    from such a payload is returned unchanged."""
     if "\\u" not in text:
         return text
     try:
@@ -128,7 +134,7 @@ def own_text(text: str) -> str:
     return payload if wire_text(payload) == text else text
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     if code < 0x10000:
         return f"\\u{code:04x}"
@@ -137,22 +143,22 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def pop_payload(ref: ItemRef) -> str:
-    """The payload of a pop. It carries the batch size so that a replica that never saw the append
-    can still tell when all of it has been popped."""
+    """Return the payload of a pop. It includes the item count of the append, so that a replica
+    without the append knows when all of its items have been popped."""
     return orjson.dumps(
         {"w": ref.dot.writer, "c": ref.dot.counter, "i": ref.index, "n": ref.count}
     ).decode()
 
 
 def popped_by(payload: str) -> ItemRef:
-    """The item that a pop names.
+    """Decode the payload of a pop.
 
     Raises:
-        ValueError: if the payload names none.
+        ValueError: the payload does not identify an item.
     """
     data = orjson.loads(payload)
     if not isinstance(data, dict):
-        raise ValueError("a pop names its item by an object")
+        raise ValueError(f"the payload of a pop must be an object, not {payload[:200]!r}")
     writer, counter, index, count = (data.get(key) for key in "wcin")
     if (
         not isinstance(writer, str)
@@ -161,19 +167,19 @@ def popped_by(payload: str) -> ItemRef:
         or type(count) is not int
         or not (1 <= counter < 1 << 53 and 0 <= index < count < 1 << 31)
     ):
-        raise ValueError(f"a pop names no item: {payload[:200]!r}")
+        raise ValueError(f"the payload of a pop must identify an item: {payload[:200]!r}")
     return ItemRef(Dot(writer, counter), index, count)
 
 
 def clear_payload(frontier: Frontier) -> str:
-    """The payload of a clear."""
+    """Return the payload of a clear that removes the operations of ``frontier``."""
     return orjson.dumps(frontier.encode()).decode()
 
 
 def cleared_by(payload: str) -> Frontier:
-    """The operations that a clear removes.
+    """Decode the payload of a clear: the operations that it removes.
 
     Raises:
-        ValueError: if the payload holds no frontier.
+        ValueError: the payload is not a frontier.
     """
     return Frontier.decode(orjson.loads(payload))

@@ -1,7 +1,7 @@
-"""How an operation is cut into parts, one memory each, and put together again byte for byte.
+"""Parts: splitting an operation into pieces of the size of one memory, and assembling them again.
 
-Frozen by golden tests: every replica must cut alike, or the parts of one operation sent by two of
-them would not fit together.
+Golden tests freeze the split. All replicas must split in the same way, because two of them may each
+send some parts of one operation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cached_session.history.ops import (
     Dot,
     Kind,
     Operation,
-    head_of,
+    encode_head,
     own_text,
     seal,
     wire_text,
@@ -23,16 +23,16 @@ from cached_session.history.ops import (
 __all__ = ["PART_BYTES", "Part", "assemble", "cut", "is_intact", "part_count", "split"]
 
 PART_BYTES = 12 * 1024
-"""ASCII characters of a payload in one memory. Written as JSON they at most double, which leaves
-the whole of a memory's metadata below 32 KiB: a modest size on any server."""
+"""ASCII characters of a payload in one memory. As JSON they take at most twice that, so a memory's
+metadata stays below 32 KiB, a small size for a server."""
 
 
 @dataclass(slots=True)
 class Part:
-    """One part of one payload of one operation, with what is needed to know the rest by.
+    """One part of one payload, with the fields that identify the operation and its other parts.
 
-    Nobody changes one. It is not frozen, because one is made for each memory that is sent or
-    listed, and a frozen one takes three times as long to make.
+    Treat it as immutable. It is not frozen because one is created for each memory that is sent or
+    listed, and creating a frozen dataclass takes three times as long.
     """
 
     dot: Dot
@@ -42,23 +42,24 @@ class Part:
     private: bool
     digest: str
     seal: str
-    """Of the whole payload."""
+    """Seal of the whole payload."""
     count: int
-    """Payloads of the operation."""
+    """Number of payloads of the operation."""
     index: int
-    """The payload that this part belongs to."""
+    """Index of the payload that this part belongs to."""
     parts: int
-    """Parts of that payload."""
+    """Number of parts of that payload."""
     part: int
+    """Index of this part within the payload."""
     text: str
 
 
 def cut(text: str) -> list[str]:
-    """The parts of an ASCII text, each at most `PART_BYTES` long; at least one."""
+    """Split an ASCII text into one or more parts of at most `PART_BYTES` characters."""
     parts, start = [], 0
     while True:
         end = start + PART_BYTES
-        # Not beside a space: a server may trim what it stores.
+        # Do not cut next to a space: a server may trim the text that it stores.
         while start + PART_BYTES // 2 < end < len(text) and (
             text[end].isspace() or text[end - 1].isspace()
         ):
@@ -70,13 +71,13 @@ def cut(text: str) -> list[str]:
 
 
 def part_count(payload: str) -> int:
-    """How many parts a payload takes."""
-    # No character takes more than twelve in ASCII: two escapes of six.
+    """Return the number of parts of a payload."""
+    # A character takes at most twelve ASCII characters: two escapes of six.
     return 1 if len(payload) * 12 <= PART_BYTES else len(cut(wire_text(payload)))
 
 
 def split(op: Operation, digest: str, key: str) -> list[Part]:
-    """All parts of an operation, in order; none of payloads that are gone."""
+    """Return all parts of an operation in order, without those of payloads that are `GONE`."""
     head = op.head(key)
     return [
         Part(
@@ -102,27 +103,29 @@ def split(op: Operation, digest: str, key: str) -> list[Part]:
 
 
 def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> Operation | None:
-    """The operation that these parts of one dot and digest make; None while some are missing.
+    """Build an operation from its parts, which share one dot and digest; None if some are missing.
 
-    Payloads that are known to be ``popped`` need not be there: the server has been asked to forget
-    them, and nobody will ever show them.
+    The payloads with an index in ``popped`` may be missing: the server was asked to delete them,
+    and no replica shows them.
 
     Raises:
-        ValueError: a payload does not fit its seal: it was cut, rewritten or merged on the way.
+        ValueError: a payload does not match its seal: it was truncated, changed or merged.
     """
-    by_place = {(part.index, part.part): part for part in parts}
-    first = next(iter(by_place.values()), None)
-    if first is None or len({index for index, _ in by_place} | set(popped)) < first.count:
+    by_position = {(part.index, part.part): part for part in parts}
+    first = next(iter(by_position.values()), None)
+    if first is None or len({index for index, _ in by_position} | set(popped)) < first.count:
         return None
     head = _head(first, key)
     payloads = []
     for index in range(first.count):
-        text = _text(by_place, index)
+        text = _join(by_position, index)
         if text is None and index not in popped:
             return None
-        if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:
+        if text is None or seal(head, first.digest, index, text) != by_position[index, 0].seal:
             if index not in popped:
-                raise ValueError(f"payload {index} of operation {first.dot} does not fit its seal")
+                raise ValueError(
+                    f"payload {index} of operation {first.dot} does not match its seal"
+                )
             text = GONE
         payloads.append(own_text(text))
     return Operation(
@@ -131,19 +134,22 @@ def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> O
 
 
 def is_intact(part: Part, key: str) -> bool:
-    """Whether a payload of one part fits its seal; a part of a longer payload cannot be told."""
+    """Return False if a payload with a single part does not match its seal.
+
+    A part of a longer payload cannot be checked alone and counts as intact.
+    """
     return part.parts > 1 or part.seal == seal(_head(part, key), part.digest, part.index, part.text)
 
 
 def _head(part: Part, key: str) -> bytes:
-    return head_of(key, part.dot, part.kind, part.stamp, part.private, part.count)
+    return encode_head(key, part.dot, part.kind, part.stamp, part.private, part.count)
 
 
-def _text(by_place: Mapping[tuple[int, int], Part], index: int) -> str | None:
-    """The whole text of a payload; None while parts of it are missing."""
-    head = by_place.get((index, 0))
-    if head is not None and head.parts == 1:
-        return head.text
-    if head is None or any((index, number) not in by_place for number in range(1, head.parts)):
+def _join(by_position: Mapping[tuple[int, int], Part], index: int) -> str | None:
+    """Return the whole text of a payload; None if parts of it are missing."""
+    first = by_position.get((index, 0))
+    if first is not None and first.parts == 1:
+        return first.text
+    if first is None or any((index, number) not in by_position for number in range(1, first.parts)):
         return None
-    return "".join(by_place[index, number].text for number in range(head.parts))
+    return "".join(by_position[index, number].text for number in range(first.parts))

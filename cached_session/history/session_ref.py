@@ -12,7 +12,7 @@ __all__ = ["SessionRef"]
 
 @dataclass(frozen=True, slots=True)
 class SessionRef:
-    """One session, with all its names computed once."""
+    """The names of one session, computed once."""
 
     session_id: str
     key: str

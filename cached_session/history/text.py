@@ -1,4 +1,4 @@
-"""What an item says, as a person reads it: for the server's recall, and for search."""
+"""The readable text of an item: for search, and for the server's index."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import orjson
 __all__ = ["ROLES", "folded", "readable"]
 
 CONTENT_BYTES = 60_000
-"""Readable text of one item; the server refuses content over 100,000 bytes."""
+"""Maximum length of the readable text of an item. The server refuses content over 100,000 bytes."""
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 ROLES = _ROLES | {"item", "reasoning", "tool"}
-"""Every role that `readable` gives."""
+"""All roles that `readable` returns."""
 
 
 def readable(payload: str) -> tuple[str, str]:
-    """(role, text) of an item as a person would read it. Any JSON gives something, never empty."""
+    """Return (role, text) of an item. The text of an item without readable text is its JSON."""
     try:
-        role, text = _said(_loaded(payload))
+        role, text = _role_and_text(_load(payload))
     except (ValueError, TypeError, RecursionError):
-        # The fast library reads deeper than it writes, and calls that a TypeError.
+        # orjson parses deeper nesting than it serialises, and raises TypeError for the rest.
         role, text = "item", ""
-    # A lone surrogate has no UTF-8, and none of what is readable here needs to be exact.
+    # A lone surrogate has no UTF-8 form. Readable text need not be exact, so replace it.
     text = text.encode("utf-8", "replace").decode()
     text = text.replace("\x00", "\ufffd").strip() or payload
     encoded = text.encode("utf-8", "replace")
@@ -35,22 +35,22 @@ def readable(payload: str) -> tuple[str, str]:
 
 
 def folded(text: str) -> str:
-    """A text as search compares it: whatever the case, the width or the way accents are spelt."""
+    """Normalise a text so that case, width and the form of accents do not matter in a search."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def _loaded(payload: str) -> Any:
+def _load(payload: str) -> Any:
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
         return json.loads(payload)
 
 
-def _said(item: Any) -> tuple[str, str]:
+def _role_and_text(item: Any) -> tuple[str, str]:
     role, text = "item", ""
     if isinstance(item, dict):
-        said = item.get("role")
-        role = said if isinstance(said, str) and said in _ROLES else "item"
+        given = item.get("role")
+        role = given if isinstance(given, str) and given in _ROLES else "item"
         kind = item.get("type")
         if kind == "function_call":
             role, text = "tool", f"{_text(item.get('name'))}({_text(item.get('arguments'))})"
@@ -64,7 +64,7 @@ def _said(item: Any) -> tuple[str, str]:
 
 
 def _text(value: Any) -> str:
-    """The text within a content field: a string, or a list of parts with texts."""
+    """Return the text of a content field: a string, an object with a text, or a list of either."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""Moving in and out: other backends' histories into sessions, and a session into a file."""
+"""Import of histories from other stores, and export of a session to a file."""

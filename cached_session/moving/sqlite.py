@@ -1,7 +1,8 @@
-"""What an Agents SDK database holds: of `SQLiteSession`, plain, asynchronous and advanced.
+"""Reading the database of an Agents SDK `SQLiteSession`: plain, asynchronous or advanced.
 
-Read-only, in short queries that go on behind the last row: a program that goes on writing to the
-database is never locked out, whatever its journal mode.
+The database is opened read-only and read in short queries, each of which continues after the last
+row of the one before. So a program that writes to the database at the same time is not locked out,
+in any of SQLite's journal modes.
 """
 
 from __future__ import annotations
@@ -18,34 +19,37 @@ from cached_session.engine.importer import Row
 from cached_session.errors import InvalidArgument
 from cached_session.journal.sqlite.codec import encode_item
 
-__all__ = ["MAIN", "MESSAGES", "count", "rows", "sessions"]
+__all__ = ["MAIN_BRANCH", "MESSAGES_TABLE", "count_rows", "list_sessions", "read_rows"]
 
-MESSAGES = "agent_messages"
-"""The table that the SDK keeps items in unless it is told another name."""
-MAIN = "main"
-"""The branch of an `AdvancedSQLiteSession` where a conversation begins."""
+MESSAGES_TABLE = "agent_messages"
+"""The SDK's default name of the table with the items."""
+MAIN_BRANCH = "main"
+"""The name of the first branch of an `AdvancedSQLiteSession`."""
 PAGE = 500
-"""Rows of one short query."""
+"""Rows of one query."""
 BUSY_SECONDS = 5.0
+"""Longest wait for a lock of another process on the database."""
 
 
-def sessions(path: str | os.PathLike[str], messages: str = MESSAGES) -> list[str]:
-    """The ids of the sessions that have items, in the order in which they began.
+def list_sessions(path: str | os.PathLike[str], messages: str = MESSAGES_TABLE) -> list[str]:
+    """Return the ids of the sessions with items, ordered by their first item.
 
     Raises:
-        InvalidArgument: the file is no such database.
+        InvalidArgument: the file is not such a database.
     """
     with _open(path, messages) as conn:
         table = _quoted(messages)
-        found = conn.execute(f"SELECT session_id FROM {table} GROUP BY session_id ORDER BY min(id)")
-        return [name.decode("utf-8", "surrogatepass") for (name,) in found.fetchall()]
+        ids = conn.execute(f"SELECT session_id FROM {table} GROUP BY session_id ORDER BY min(id)")
+        return [name.decode("utf-8", "surrogatepass") for (name,) in ids.fetchall()]
 
 
-def count(path: str | os.PathLike[str], session: str, branch: str, messages: str = MESSAGES) -> int:
-    """How many items `rows` will give, as of now.
+def count_rows(
+    path: str | os.PathLike[str], session: str, branch: str, messages: str = MESSAGES_TABLE
+) -> int:
+    """Return the number of rows that `read_rows` would yield now.
 
     Raises:
-        InvalidArgument: the file is no such database, or the session has no such branch.
+        InvalidArgument: the file is not such a database, or the session has no such branch.
     """
     with _open(path, messages) as conn:
         table = _quoted(messages)
@@ -54,58 +58,65 @@ def count(path: str | os.PathLike[str], session: str, branch: str, messages: str
                 f"SELECT count(*) FROM message_structure s JOIN {table} m ON m.id = s.message_id "
                 "WHERE m.session_id = ? AND s.branch_id = ?"
             )
-            (found,) = conn.execute(sql, (session, branch)).fetchone()
+            (number,) = conn.execute(sql, (session, branch)).fetchone()
         else:
             sql = f"SELECT count(*) FROM {table} WHERE session_id = ?"
-            (found,) = conn.execute(sql, (session,)).fetchone()
-        return int(found)
+            (number,) = conn.execute(sql, (session,)).fetchone()
+        return int(number)
 
 
-def rows(
-    path: str | os.PathLike[str], session: str, branch: str, messages: str = MESSAGES
+def read_rows(
+    path: str | os.PathLike[str], session: str, branch: str, messages: str = MESSAGES_TABLE
 ) -> Iterator[Row]:
-    """A session's items in their order, as the journal stores them.
+    """Yield a session's items in order, in the form that the journal stores.
+
+    A row that is not valid JSON gives None.
 
     Raises:
-        InvalidArgument: the file is no such database, or the session has no such branch.
+        InvalidArgument: the file is not such a database, or the session has no such branch.
     """
     with _open(path, messages) as conn:
         table = _quoted(messages)
         if _has_branches(conn, session, branch):
-            # A branch orders its items itself: those before the fork are rows of both.
+            # A branch numbers its own items, including those that it shares with the branch before
+            # it.
             sql = (
                 f"SELECT s.sequence_number, s.id, m.message_data FROM message_structure s "
                 f"JOIN {table} m ON m.id = s.message_id WHERE m.session_id = ? "
                 "AND s.branch_id = ? AND (s.sequence_number, s.id) > (?, ?) "
                 "ORDER BY s.sequence_number, s.id LIMIT ?"
             )
-            of: tuple[Any, ...] = (session, branch)
+            parameters: tuple[Any, ...] = (session, branch)
         else:
             sql = (
                 f"SELECT 0, id, message_data FROM {table} WHERE session_id = ? "
                 "AND (0, id) > (?, ?) ORDER BY id LIMIT ?"
             )
-            of = (session,)
+            parameters = (session,)
         after = (-1, -1)
-        while page := conn.execute(sql, (*of, *after, PAGE)).fetchall():
+        while page := conn.execute(sql, (*parameters, *after, PAGE)).fetchall():
             for *_, data in page:
-                yield _row(data)
+                yield _encode_row(data)
             after = (page[-1][0], page[-1][1])
 
 
-def _row(data: object) -> Row:
+def _encode_row(data: object) -> Row:
     try:
         return encode_item(json.loads(data))  # type: ignore[arg-type]
     except (TypeError, ValueError, RecursionError):
-        # No JSON, or JSON that only Python's own library writes, such as NaN.
+        # Not JSON, or not standard JSON: Python's json module also writes NaN.
         return None
 
 
 def _has_branches(conn: sqlite3.Connection, session: str, branch: str) -> bool:
-    """Whether the session is an advanced one; a plain session in such a database is not."""
-    if not _exists(conn, "message_structure"):
-        known = []
-    else:
+    """Return whether the session has branches: an advanced database may also contain plain
+    sessions.
+
+    Raises:
+        InvalidArgument: the session does not have this branch.
+    """
+    known = []
+    if _exists(conn, "message_structure"):
         known = [
             name.decode(errors="replace")
             for (name,) in conn.execute(
@@ -114,7 +125,7 @@ def _has_branches(conn: sqlite3.Connection, session: str, branch: str) -> bool:
         ]
     if branch in known:
         return True
-    if branch != MAIN or known:
+    if branch != MAIN_BRANCH or known:
         raise InvalidArgument(
             f"the session {session!r} has no branch {branch!r}; "
             + (f"it has {', '.join(map(repr, sorted(known)))}" if known else "it has no branches")
@@ -126,7 +137,7 @@ def _has_branches(conn: sqlite3.Connection, session: str, branch: str) -> bool:
 def _open(path: str | os.PathLike[str], messages: str) -> Iterator[sqlite3.Connection]:
     file = Path(path).absolute()
     if not file.is_file():
-        raise InvalidArgument(f"there is no database at {path}")
+        raise InvalidArgument(f"there is no database file at {path}")
     try:
         uri = f"{file.as_uri()}?mode=ro"
         with closing(
@@ -134,16 +145,16 @@ def _open(path: str | os.PathLike[str], messages: str) -> Iterator[sqlite3.Conne
                 uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         ) as conn:
-            # Bytes: one row whose text is damaged must not keep the others from being read.
+            # Read text as bytes: a row with invalid UTF-8 must not prevent reading the others.
             conn.text_factory = bytes
             if not _exists(conn, messages):
                 raise InvalidArgument(
-                    f"{path} has no table {messages!r}, so it is no database of an SQLiteSession; "
-                    "if its tables have other names, say which"
+                    f"{path} has no table {messages!r}, so it is not a database of an "
+                    "SQLiteSession; if its table of items has another name, pass that name"
                 )
             yield conn
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        # The second where SQLite quotes a damaged schema in what it says is wrong.
+        # UnicodeDecodeError: SQLite's error message may quote a damaged schema.
         raise InvalidArgument(
             f"{path} cannot be read as a database of an SQLiteSession: {error}"
         ) from error

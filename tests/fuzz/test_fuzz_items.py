@@ -22,8 +22,8 @@ from cached_session import (
 )
 from cached_session.errors import CachedSessionError, InvalidArgument
 from cached_session.journal.sqlite.codec import decode_rows, encode_item
-from cached_session.moving import files
-from cached_session.moving.spool import TAG, Spool
+from cached_session.moving import jsonl
+from cached_session.moving.direct_items import TAG, DirectItems
 from tests.fuzz.test_fuzz import EXAMPLES, JSON, LEAF, VALID
 
 TEXT = st.text(st.characters(), max_size=20)
@@ -175,7 +175,7 @@ def test_no_file_of_lines_breaks_an_import(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        assert report.added + report.unreadable == sum(1 for _ in files.lines(file.name))
+        assert report.added + report.unreadable == sum(1 for _ in jsonl.read_lines(file.name))
 
 
 @settings(max_examples=max(20, EXAMPLES // 5))
@@ -245,12 +245,12 @@ LISTED = st.dictionaries(st.sampled_from(FIELDS), JSON | TEXT, max_size=6)
 @example(memories=[_direct(created_at=strange) for strange in ("\ud800", 1 << 70, math.nan, None)])
 @settings(max_examples=EXAMPLES)
 @given(memories=st.lists(LISTED, max_size=5))
-def test_no_memory_of_a_direct_session_breaks_the_spool(memories: list[dict[str, Any]]) -> None:
+def test_no_memory_of_a_direct_session_breaks_the_import(memories: list[dict[str, Any]]) -> None:
     """Whatever a listing holds, a memory is taken as an item or is none."""
-    spool = Spool()
+    items = DirectItems()
     try:
-        taken = sum(spool.add(memory) for memory in memories)
-        assert len(spool) <= taken
-        assert len(list(spool.rows())) <= len(spool)
+        added = sum(items.add(memory) for memory in memories)
+        assert len(items) <= added
+        assert len(list(items.rows())) <= len(items)
     finally:
-        spool.close()
+        items.close()

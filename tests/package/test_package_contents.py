@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cached_session.adapters import envelope
+from cached_session.adapters import item_format
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -84,7 +84,7 @@ def test_the_metadata_is_complete(metadata: email.message.Message) -> None:
 def test_every_framework_has_its_extra(metadata: email.message.Message) -> None:
     """What an adapter's error tells to install can be installed."""
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert {name.replace("_", "-") for name in envelope.FRAMEWORKS} <= extras
+    assert {name.replace("_", "-") for name in item_format.FRAMEWORKS} <= extras
 
 
 def test_nobody_gets_what_only_developers_need(metadata: email.message.Message) -> None:

@@ -24,7 +24,7 @@ from cached_session.history.ops import (
     popped_by,
 )
 from cached_session.history.parts import Part, split
-from cached_session.history.visibility import order
+from tests.property.reference_model import order
 
 SESSION = "talk"
 KEY = session_key(SESSION)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
-from cached_session.history.visibility import visible
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.tables import inbox, item_rows, outbox, writes
 from cached_session.journal.tables.apply import SessionTransaction
 from tests.property.histories import SESSION, frontier_of
+from tests.property.reference_model import visible
 
 
 class Replica:

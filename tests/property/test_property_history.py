@@ -20,8 +20,8 @@ from cached_session.history.ops import (
     popped_by,
 )
 from cached_session.history.ranges import Ranges
-from cached_session.history.visibility import visible
 from tests.property.histories import histories
+from tests.property.reference_model import visible
 
 clocks = st.one_of(
     st.integers(-(1 << 53), 1 << 53),
@@ -94,7 +94,7 @@ def test_a_frontier_is_the_set_of_its_dots(added) -> None:
         first_missing = next(c for c in range(1, 100) if c not in mine)
         assert frontier.upto(writer) == first_missing - 1
         for most in (0, 1, 3, 100):
-            assert frontier.holes(writer, most) == missing[:most]
+            assert frontier.gaps(writer, most) == missing[:most]
     assert frontier == Frontier.of(reversed(added))
     with pytest.raises(TypeError):
         hash(frontier)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
 from cached_session.history.parts import Part, split
-from cached_session.history.visibility import order, visible
 from cached_session.journal.tables import item_rows, writes
 from tests.property.histories import (
     CLOCKS,
@@ -22,6 +21,7 @@ from tests.property.histories import (
     names,
     payload,
 )
+from tests.property.reference_model import order, visible
 from tests.property.replicas import Replica
 
 History = dict[Dot, Operation]

@@ -10,12 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from cached_session.errors import JournalError
 from cached_session.history.ops import Dot, Kind, Operation, cleared_by
 from cached_session.history.parts import Part, part_count
-from cached_session.history.visibility import order, visible
 from cached_session.journal import compaction
 from cached_session.journal.tables import audit_state, gaps, outbox, writes
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
 from tests.property.histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
+from tests.property.reference_model import order, visible
 from tests.property.replicas import Replica
 
 JOURNALS = 3

@@ -26,7 +26,7 @@ from cached_session import (
     diagnose,
 )
 from cached_session.devserver import DevServer, Key
-from cached_session.diagnosis import holders
+from cached_session.diagnosis import lock_holders
 from cached_session.history.ids import agent_id
 from cached_session.journal.tables import audit_state
 from cached_session.remote.dakera import DakeraRemote
@@ -309,7 +309,7 @@ async def test_no_holder_is_named_where_nobody_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without /proc the finding stands, with advice that needs no number."""
-    monkeypatch.setattr(holders, "PROC", journal.parent / "no-proc")
+    monkeypatch.setattr(lock_holders, "PROC", journal.parent / "no-proc")
     other(REPLICATES, journal)
     other(WRITES, journal)
     found = await look(journal)

@@ -147,7 +147,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "digests are not checked": (
         "history/parts.py",
-        "if text is None or seal(head, first.digest, index, text) != by_place[index, 0].seal:",
+        "if text is None or seal(head, first.digest, index, text) != by_position[index, 0].seal:",
         "if text is None:",
     ),
     "run: continues after an operation of another writer": (

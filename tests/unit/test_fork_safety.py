@@ -43,7 +43,7 @@ def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the parent and in the child."""
-    monkeypatch.setattr(fork_safety, "PATIENCE", 60.0)
+    monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 60.0)
     owner, lock, taken, done = Owner(), threading.Lock(), threading.Event(), list[bool]()
     fork_safety.wait_for(owner, lock)
 
@@ -63,7 +63,7 @@ def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free(
 
 def test_what_is_never_let_go_of_delays_a_fork_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the child finds it taken, as it would have."""
-    monkeypatch.setattr(fork_safety, "PATIENCE", 0.05)
+    monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 0.05)
     owner, lock = Owner(), threading.Lock()
     fork_safety.wait_for(owner, lock)
     with lock:
@@ -107,7 +107,7 @@ async def test_no_child_is_forked_in_the_middle_of_a_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's own locks are taken in it, and the child could open no journal at all."""
-    monkeypatch.setattr(fork_safety, "PATIENCE", 60.0)
+    monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 60.0)
     journal = Journal(tmp_path / "j.db")
     begun, done = threading.Event(), list[bool]()
 
@@ -138,7 +138,7 @@ def test_what_a_child_may_call_is_free_in_it(
 ) -> None:
     """Whatever a thread of the parent was in the middle of: a bridge starts anew, and an inherited
     session closes, or says that it cannot be used."""
-    monkeypatch.setattr(fork_safety, "PATIENCE", 60.0)
+    monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 60.0)
     owner = make()
     (lock,) = locks_of(owner)
     taken = threading.Event()

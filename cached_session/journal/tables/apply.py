@@ -1,6 +1,6 @@
 """The effect of operations on the journal: the same code for a local write and a pulled page.
 
-It equals the reference in ``history/visibility.py`` after every single operation, whatever order
+It equals ``tests/property/reference_model.py`` after every single operation, whatever order
 operations arrive in; a late one costs the same as one at the end.
 """
 
@@ -428,12 +428,12 @@ class SessionTransaction:
         for writer, ranges in known.items():
             for first, last in self.writer(writer).applied:
                 ranges.add(first, last)
-            candidates = ranges.holes(most)
+            candidates = ranges.gaps(most)
             for first, last in named.get(writer, ()):
                 # Named by pops: missing themselves, and all below them.
                 candidates += range(max(first, last - most), last + 1)
                 ranges.add(first, last)
-                candidates += ranges.holes(most)
+                candidates += ranges.gaps(most)
             found.update(
                 (writer, counter)
                 for counter in candidates

@@ -15,7 +15,7 @@ import pytest
 
 from cached_session import CachedSession, SessionClosed, WouldBlock
 from cached_session.adapters import Bridge
-from cached_session.adapters.bridge import THREAD, shared
+from cached_session.adapters.bridge import THREAD_NAME, shared_bridge
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def bridge() -> Iterator[Bridge]:
 
 
 def bridge_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
 async def double(number: int) -> int:
@@ -113,7 +113,7 @@ def test_closing_ends_the_thread(bridge: Bridge) -> None:
     bridge.close()
     assert bridge_threads() == []
     bridge.close()
-    with pytest.raises(SessionClosed, match="make a new Bridge"):
+    with pytest.raises(SessionClosed, match="create a new Bridge"):
         bridge.run(double, 1)
 
 
@@ -146,8 +146,23 @@ def test_a_call_that_is_cut_off_by_closing_says_so(bridge: Bridge) -> None:
         waiting = pool.submit(bridge.run, wait)
         assert begun.wait(120)
         bridge.close()
-        with pytest.raises(SessionClosed, match="in the middle of this call"):
+        with pytest.raises(SessionClosed, match="before this call ended"):
             waiting.result(30)
+
+
+def test_a_loop_that_cannot_start_is_an_error(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller gets the reason instead of waiting forever; the next call tries again."""
+
+    def no_descriptors(*_: object) -> None:
+        raise OSError("Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cached_session.adapters.bridge.anyio.run", no_descriptors)
+        with pytest.raises(OSError, match="Too many open files"):
+            bridge.run(double, 1)
+    assert bridge.run(double, 1) == 2
 
 
 def test_a_session_is_used_by_synchronous_code(bridge: Bridge, tmp_path: object) -> None:
@@ -182,14 +197,14 @@ SCRIPT = """
 import logging, os, sys
 from cached_session import CachedSession, SyncTimeout
 logging.getLogger("cached_session").setLevel(logging.ERROR)
-from cached_session.adapters.bridge import Bridge, shared
+from cached_session.adapters.bridge import Bridge, shared_bridge
 async def one(): return 1
 own = Bridge()
 assert own.run(one) == 1
 session = CachedSession.from_url("a", url="http://127.0.0.1:9", journal=sys.argv[1])
-shared().run(session.add_items, [{"role": "user", "content": "Hi"}])
+shared_bridge().run(session.add_items, [{"role": "user", "content": "Hi"}])
 try:
-    shared().run(session.flush, 0.2)  # the replicator is at work
+    shared_bridge().run(session.flush, 0.2)  # the replicator is at work
 except SyncTimeout:
     pass
 if "fork" in sys.argv:
@@ -199,8 +214,8 @@ if "fork" in sys.argv:
         assert status == 0, status
     else:
         other = CachedSession("a", journal=sys.argv[1])
-        assert shared().run(other.get_items) == [{"role": "user", "content": "Hi"}]
-        shared().run(other.close)
+        assert shared_bridge().run(other.get_items) == [{"role": "user", "content": "Hi"}]
+        shared_bridge().run(other.close)
         assert own.run(one) == 1
         own.close()
         sys.exit(0)
@@ -225,5 +240,5 @@ def test_a_program_ends_although_nobody_closed_anything(how: str, tmp_path: obje
 
 def test_the_shared_bridge_is_one(bridge: Bridge) -> None:
     """Adapters that were given no bridge share one thread, and it is not anybody's own."""
-    assert shared() is shared()
-    assert shared() is not bridge
+    assert shared_bridge() is shared_bridge()
+    assert shared_bridge() is not bridge

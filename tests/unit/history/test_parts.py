@@ -120,12 +120,12 @@ def test_a_changed_part_does_not_fit_its_seal(what: str) -> None:
     and in all of them."""
     parts = parts_of(operation('"one"', "2"))
     changed = replace(parts[0], **CHANGES[what])
-    with pytest.raises(ValueError, match="does not fit its seal"):
+    with pytest.raises(ValueError, match="does not match its seal"):
         assemble([changed, *parts[1:]], KEY)
     assert is_intact(parts[0], KEY)
     assert not is_intact(changed, KEY)
     if what not in ("one character", "one character less", "all of it cut away"):
-        with pytest.raises(ValueError, match="does not fit its seal"):
+        with pytest.raises(ValueError, match="does not match its seal"):
             assemble([replace(part, **CHANGES[what]) for part in parts], KEY)
 
 
@@ -138,7 +138,7 @@ def test_more_payloads_than_were_written_are_never_whole() -> None:
 
 def test_another_session_s_part_does_not_fit() -> None:
     """A seal holds in one session only: a memory that was moved is noticed."""
-    with pytest.raises(ValueError, match="does not fit its seal"):
+    with pytest.raises(ValueError, match="does not match its seal"):
         assemble(parts_of(operation('"one"')), "other" + KEY)
 
 
@@ -146,7 +146,7 @@ def test_pieces_that_changed_places_are_noticed() -> None:
     """The parts of a long payload swapped with each other do not fit its seal."""
     first, second, *rest = parts_of(operation(BIG))
     swapped = [replace(first, text=second.text), replace(second, text=first.text), *rest]
-    with pytest.raises(ValueError, match="does not fit its seal"):
+    with pytest.raises(ValueError, match="does not match its seal"):
         assemble(swapped, KEY)
 
 

@@ -1,4 +1,4 @@
-"""The journal as a file: whole, private, with room to grow."""
+"""Checks of the journal file: integrity, free disk space, access modes, damaged predecessors."""
 
 from __future__ import annotations
 
@@ -17,29 +17,35 @@ from cached_session.journal.recovery import row_check, schema_check
 from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage, journal_error
 from cached_session.journal.tables import schema
 
-__all__ = ["broken", "look_at"]
+__all__ = ["check_file", "unusable"]
 
 LOW_DISK = 1024**3
-"""Bytes free below which a word is due: a write-ahead log may grow for a while."""
+"""Free bytes below which a warning is given: the write-ahead log can grow for a while."""
 NO_DISK = 64 * 1024**2
+"""Free bytes below which writes are about to fail."""
 
 
-def look_at(path: str) -> list[Finding]:
-    """What can be said of the file without opening it as a journal."""
+def check_file(path: str) -> list[Finding]:
+    """Check the file without opening it as a journal, which could replace a damaged one."""
     file = Path(path)
     if not file.exists():
         return [
             Finding(
                 "journal",
                 "fail",
-                f"there is none at {path}",
-                "name another; or write to a session once: the journal is made by the first write",
+                f"there is no journal at {path}",
+                "pass another path; the first write to a session creates the journal",
             )
         ]
-    return [_integrity(path), _disk(file), _modes(file), *_set_aside(file)]
+    return [
+        _check_integrity(path),
+        _check_disk(file),
+        _check_modes(file),
+        *_check_damaged_files(file),
+    ]
 
 
-def _integrity(path: str) -> Finding:
+def _check_integrity(path: str) -> Finding:
     try:
         with closing(
             sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
@@ -52,96 +58,102 @@ def _integrity(path: str) -> Finding:
                     problems = schema_check.misfits(conn) or row_check.nonsense(conn) or problems
                     schema_check.read_all(conn)
                 else:
-                    problems = ["its schema is not a journal's"]
+                    problems = ["its schema is not that of a journal"]
     except CachedSessionError as error:
-        return broken(error)
+        return unusable(error)
     except FOREIGN as error:
         mapped = journal_error(error, path)
         if isinstance(mapped, CachedSessionError) and not is_damage(error):
-            return broken(mapped)  # the disk, a mode, a lock: the file may be whole
+            return unusable(mapped)  # such as a lock or a file mode: the file may be intact
         problems, current, version = [str(error)], False, 0
     if problems != ["ok"]:
         return Finding(
             "journal",
             "fail",
             f"{path} is damaged: {' '.join('; '.join(problems).split())[:200]}",
-            "cached-session compact sets it aside: what can be read goes on in a fresh file, the "
-            "damaged one is kept beside it, the rest comes back from the server; cached-session "
-            "status then says what was lost",
+            "run cached-session compact: it copies what can be read to a new file and keeps the "
+            "damaged one next to it; a sync fetches the rest from the server; cached-session "
+            "status then shows what was lost",
         )
-    form = f"format {version}" if current else f"format {version}, moved forward when next opened"
-    return Finding("journal", "ok", f"{path} is whole ({form})")
+    form = f"format {version}" if current else f"format {version}, to be migrated when opened"
+    return Finding("journal", "ok", f"{path} is intact ({form})")
 
 
-def broken(error: CachedSessionError) -> Finding:
-    """Why the journal cannot be used at all."""
-    advice = "mend that first, or name another journal"
+def unusable(error: CachedSessionError) -> Finding:
+    """Report an error that makes the journal unusable."""
+    advice = "fix the cause, or pass another journal"
     if isinstance(error, JournalTooNew):
-        advice = "upgrade cached-session; the file was left untouched"
+        advice = "upgrade cached-session; the file is unchanged"
     elif isinstance(error, JournalFull):
-        advice = "free some space: nothing that was acknowledged is lost"
+        advice = "free some space; all writes that have returned are stored"
     return Finding("journal", "fail", str(error), advice)
 
 
-def _disk(file: Path) -> Finding:
+def _check_disk(file: Path) -> Finding:
     usage = shutil.disk_usage(file.parent)
-    taken = sum(
+    used = sum(
         part.stat().st_size
         for suffix in ("", "-wal", "-shm")
         if (part := file.with_name(file.name + suffix)).exists()
     )
-    message = f"the journal takes {size(taken)}, {size(usage.free)} are free"
+    message = f"the journal uses {size(used)}, {size(usage.free)} are free"
     if usage.free < NO_DISK:
         return Finding("disk", "fail", message, "free some space: writes are about to fail")
-    if usage.free < max(LOW_DISK, 2 * taken):
+    if usage.free < max(LOW_DISK, 2 * used):
         return Finding("disk", "warn", message, "free some space, or compact the journal")
     return Finding("disk", "ok", message)
 
 
-def _modes(file: Path) -> Finding:
+def _check_modes(file: Path) -> Finding:
     if os.name != "posix":
-        return Finding("access", "ok", "left to the file system's own rules")
-    open_ones = [
+        return Finding("access", "ok", "not checked: this system has no POSIX file modes")
+    readable = [
         part
         for suffix in ("", "-wal", "-shm")
         if (part := file.with_name(file.name + suffix)).exists()
         and stat.S_IMODE(part.stat().st_mode) & 0o077
     ]
-    if open_ones:
-        names = " ".join(part.name for part in open_ones)
-        typed = " ".join(shlex.quote(str(part.absolute())) for part in open_ones)
+    if readable:
+        names = " ".join(part.name for part in readable)
+        paths = " ".join(shlex.quote(str(part.absolute())) for part in readable)
         return Finding(
-            "access", "warn", f"others on this machine may read {names}", f"chmod 600 {typed}"
+            "access",
+            "warn",
+            f"other users of this machine may access {names}",
+            f"chmod 600 {paths}",
         )
     if not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK):
         return Finding(
-            "access", "fail", "this user may not write to it", "check the file's owner and mode"
+            "access",
+            "fail",
+            "this user may not write to the journal",
+            "check the file's owner and mode",
         )
-    return Finding("access", "ok", "only its owner can read the journal")
+    return Finding("access", "ok", "only its owner can access the journal")
 
 
-def _set_aside(file: Path) -> list[Finding]:
-    """Damaged files that were moved away, and that somebody may want to look at."""
+def _check_damaged_files(file: Path) -> list[Finding]:
+    """Report damaged files that were set aside and still exist."""
     known = {file.name + suffix for suffix in ("", "-wal", "-shm", "-journal", ".lock")}
-    aside = sorted(
+    damaged = sorted(
         other.name
-        for other in file.parent.glob(f"{_globbed(file.name)}?*")
+        for other in file.parent.glob(f"{_escape_glob(file.name)}?*")
         if other.name not in known
         and ("damaged" in other.name or "corrupt" in other.name)
         and not other.name.endswith(("-wal", "-shm"))
     )
-    if not aside:
+    if not damaged:
         return []
     return [
         Finding(
             "set aside",
             "warn",
-            f"a damaged journal was set aside: {', '.join(aside)}",
-            "once nothing is missed, delete it, with its -wal and -shm; until then it is the last "
-            "copy of what could not be carried over",
+            f"a damaged journal was set aside: {', '.join(damaged)}",
+            "check the history, then delete the file with its -wal and -shm; until then it is the "
+            "only copy of the rows that could not be recovered",
         )
     ]
 
 
-def _globbed(name: str) -> str:
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+def _escape_glob(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)

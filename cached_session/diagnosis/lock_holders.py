@@ -1,4 +1,9 @@
-"""Who holds a lock on a file. Linux tells, in /proc; elsewhere nobody is named."""
+"""Processes that hold locks on the journal's files, read from /proc. Other systems than Linux give
+none.
+
+A process id in the lock file would not replace this module. It could be stale, it would not show
+whether the process is stopped, and no file has one for SQLite's write lock.
+"""
 
 from __future__ import annotations
 
@@ -11,46 +16,46 @@ __all__ = ["Holder", "holder_of", "writer_of"]
 
 PROC = Path("/proc")
 WAL_WRITE_LOCK = 120
-"""The byte of the shared-memory file whose lock is SQLite's permission to write."""
+"""The byte of the -shm file that SQLite locks while a transaction writes."""
 STATES = {"T": "stopped", "t": "stopped by a debugger", "D": "waiting for a disk", "Z": "dead"}
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process, as far as this user may know it."""
+    """A process that holds a lock. Name and state are empty if this user may not read them."""
 
     pid: int
     name: str
     state: str
-    """Empty for one that runs or sleeps, as it should."""
+    """A value of `STATES`; empty for a process that runs or sleeps."""
 
     def __str__(self) -> str:
-        who = f"process {self.pid}" + (f" ({self.name})" if self.name else "")
         if self.pid == os.getpid():
             return f"this process ({self.pid})"
-        return f"{who}, which is {self.state}," if self.state else who
+        process = f"process {self.pid}" + (f" ({self.name})" if self.name else "")
+        return f"{process}, which is {self.state}," if self.state else process
 
     @property
     def advice(self) -> str:
-        """How to have it let go."""
+        """How to make the process release the lock."""
         if self.state.startswith("stopped"):
-            return f"kill -CONT {self.pid} lets it go on, kill -KILL {self.pid} ends it"
+            return f"kill -CONT {self.pid} continues it, kill -KILL {self.pid} ends it"
         return f"if it hangs, end it: kill {self.pid}"
 
 
 def holder_of(lock: str) -> Holder | None:
-    """The process with the lock on this whole file; None if nobody can be named."""
+    """Return the process that has locked a whole file; None if it is unknown."""
     return next((_process(pid) for pid, _ in _locks(lock, "FLOCK")), None)
 
 
 def writer_of(journal: str) -> Holder | None:
-    """The process that is in a writing transaction of this journal."""
+    """Return the process with an open write transaction on a journal; None if it is unknown."""
     locks = _locks(f"{journal}-shm", "POSIX")
     return next((_process(pid) for pid, first in locks if first == WAL_WRITE_LOCK), None)
 
 
 def _locks(path: str, kind: str) -> Iterator[tuple[int, int]]:
-    """(process, first byte) of each writing lock of this kind on a file."""
+    """Yield (process id, first byte) of each write lock of this kind on a file."""
     try:
         inode = Path(path).stat().st_ino
         lines = (PROC / "locks").read_text(encoding="utf-8").splitlines()
@@ -58,17 +63,20 @@ def _locks(path: str, kind: str) -> Iterator[tuple[int, int]]:
         return
     for line in lines:
         fields = line.split()
-        # `1: FLOCK ADVISORY WRITE 27472 fe:00:2187348 0 EOF`; who waits has an arrow before that.
+        # `1: FLOCK ADVISORY WRITE 27472 fe:00:2187348 0 EOF`; a waiting process has `->` as well.
         if len(fields) != 8 or fields[1] != kind or fields[3] != "WRITE":
             continue
-        pid, where = int(fields[4]), fields[5].rpartition(":")[2]
-        if int(where) == inode and _has_open(pid, path):
+        pid, inode_field = int(fields[4]), fields[5].rpartition(":")[2]
+        if int(inode_field) == inode and _has_open(pid, path):
             yield pid, int(fields[6])
 
 
 def _has_open(pid: int, path: str) -> bool:
-    """Inodes are unique on one file system only, and its number here is not always the one that
-    files show: what the process has open decides, if this user may see it."""
+    """Return whether a process has a file open; True if this user may not read that.
+
+    The inode is not enough: it is unique only within a file system, and the device number in
+    /proc/locks can differ from the one that stat returns.
+    """
     real = os.path.realpath(path)
     try:
         with os.scandir(PROC / str(pid) / "fd") as opened:
@@ -82,7 +90,7 @@ def _has_open(pid: int, path: str) -> bool:
 def _process(pid: int) -> Holder:
     try:
         name = (PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
-        # `pid (name) state ...`, where the name may hold anything.
+        # `pid (name) state ...`; the name may contain spaces and parentheses.
         stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
         state = stat.rpartition(")")[2].split()[0]
     except (OSError, IndexError):

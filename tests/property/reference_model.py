@@ -1,4 +1,7 @@
-"""What a set of operations shows: the reference that every faster path is tested against."""
+"""The reference model: computes the visible items from all operations, in the simplest way.
+
+Property tests and the simulation compare the journal, which works step by step, with it.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ __all__ = ["order", "visible"]
 
 
 def order(op: Operation) -> tuple[int, str, int]:
-    """The sort key of an operation; within it, items keep the order of their batch."""
+    """Return the sort key of an operation. Within one, items keep the order of their batch."""
     return (op.stamp, op.dot.writer, op.dot.counter)
 
 
 def visible(ops: Iterable[Operation]) -> list[tuple[Dot, int, str]]:
-    """Every visible item as (dot, index, payload), in the one order that all replicas share.
+    """Return the visible items as (dot, index, payload), in the order that all replicas share.
 
-    An item is visible unless some pop names it or some clear covers its operation. Neither the
-    order in which the operations are given nor repetition changes the answer.
+    An item is visible unless a pop refers to it or a clear covers its operation. The order in which
+    the operations are given, and repetitions, do not change the result.
     """
     known = {op.dot: op for op in ops}.values()
     refs = [popped_by(op.payloads[0]) for op in known if op.kind is Kind.POP]

@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 
 from cached_session import UnreadableItem
-from cached_session.adapters.envelope import Kind, called, spoken
+from cached_session.adapters.item_format import ItemFormat, format_call, join_texts
 from cached_session.cli.render_history import gist
 from cached_session.history.text import readable
 from cached_session.journal.sqlite.codec import encode_items
 
-MINE = Kind("langchain.message")
-OTHER = Kind("strands.message")
+MINE = ItemFormat("langchain.message")
+OTHER = ItemFormat("strands.message")
 
 
 def test_an_item_is_read_back_as_it_was() -> None:
     """The framework's own form goes in and comes out."""
     message = {"type": "human", "data": {"content": "Hi", "n": 1.5, "é": None}}
-    assert MINE.unwrap(MINE.wrap("user", "Hi", message), "a") == message
+    assert MINE.decode(MINE.encode("user", "Hi", message), "a") == message
 
 
 def test_people_and_search_see_role_and_text() -> None:
     """The command line, search and the server's recall show what was said, not how it is kept."""
-    item = MINE.wrap("user", "Where is my bag?", {"type": "human"})
+    item = MINE.encode("user", "Where is my bag?", {"type": "human"})
     ((payload, _),) = encode_items([item])
     assert readable(payload) == ("user", "Where is my bag?")
     assert gist(item) == "user: Where is my bag?"
@@ -35,7 +35,7 @@ def test_people_and_search_see_role_and_text() -> None:
 @pytest.mark.parametrize(
     ("item", "what"),
     [
-        (OTHER.wrap("user", "Hi", {}), "another adapter (strands.message)"),
+        (OTHER.encode("user", "Hi", {}), "another adapter (strands.message)"),
         ({"role": "user", "content": "Hi"}, "the Agents SDK (user)"),
         ({"type": "function_call", "name": "f"}, "the Agents SDK (function_call)"),
         ({"type": "langchain.message", "content": "no cover"}, "the Agents SDK"),
@@ -47,25 +47,25 @@ def test_people_and_search_see_role_and_text() -> None:
 def test_what_others_wrote_is_refused_by_name(item: Any, what: str) -> None:
     """Nothing is guessed: the error names the session, what was met, and the way out."""
     with pytest.raises(UnreadableItem) as caught:
-        MINE.unwrap(item, "user-1")
+        MINE.decode(item, "user-1")
     assert what in str(caught.value)
     assert "'user-1'" in str(caught.value)
-    assert "session ids of its own" in str(caught.value)
+    assert "its own session ids" in str(caught.value)
 
 
 def test_a_newer_version_is_refused() -> None:
     """An older library does not misread what a newer one wrote."""
-    item = MINE.wrap("user", "Hi", {}) | {"v": 2}
+    item = MINE.encode("user", "Hi", {}) | {"v": 2}
     with pytest.raises(UnreadableItem, match=r"version 2.*upgrade"):
-        MINE.unwrap(item, "a")
+        MINE.decode(item, "a")
 
 
 def test_what_is_shown_is_never_empty() -> None:
     """A message without a word has a text all the same; a tool call reads as a call."""
-    assert spoken([]) == spoken(["", None]) == "(nothing)"
-    assert spoken(["a", "", "b"]) == "a\nb"
-    assert called("f", {"x": 1}) == 'f({"x": 1})'
-    assert called("f", '{"x": 1}') == 'f({"x": 1})'
+    assert join_texts([]) == join_texts(["", None]) == "(nothing)"
+    assert join_texts(["a", "", "b"]) == "a\nb"
+    assert format_call("f", {"x": 1}) == 'f({"x": 1})'
+    assert format_call("f", '{"x": 1}') == 'f({"x": 1})'
 
 
 ADAPTERS = {
