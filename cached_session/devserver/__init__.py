@@ -13,11 +13,11 @@ side, so a mistake in one cannot hide a mistake in the other, and nothing import
 from __future__ import annotations
 
 try:
-    from cached_session.devserver.access import Key
+    from cached_session.devserver.auth import Key
     from cached_session.devserver.clock import Clock
+    from cached_session.devserver.emulation import Modes
+    from cached_session.devserver.fault_middleware import LoggedRequest, RequestLog
     from cached_session.devserver.faults import Fault, FaultPlan
-    from cached_session.devserver.gate import LoggedRequest, RequestLog
-    from cached_session.devserver.modes import Modes
     from cached_session.devserver.process import serve
     from cached_session.devserver.server import DevServer
 except ModuleNotFoundError as error:

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from cached_session.devserver import routes_agent, routes_dev, routes_memory, routes_system
-from cached_session.devserver.answers import ApiError, error_response
-from cached_session.devserver.gate import Abort, Gate, LoggedRequest, RequestLog
+from cached_session.devserver import routes_agent, routes_control, routes_memory, routes_system
+from cached_session.devserver.fault_middleware import Abort, Gate, LoggedRequest, RequestLog
+from cached_session.devserver.responses import ApiError, error_response
 from cached_session.devserver.state import State
 
 _HTTP_CODES = {404: "ROUTE_NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -23,7 +23,7 @@ def build_app(
     log: RequestLog,
     *,
     abort: Abort,
-    break_soon: routes_dev.Break,
+    break_soon: routes_control.Break,
     allowed_hosts: frozenset[str] = frozenset(),
     keepalive: float = routes_system.KEEPALIVE_SECONDS,
     on_request: Callable[[LoggedRequest], None] | None = None,
@@ -51,7 +51,7 @@ def build_app(
             *routes_memory.routes(state),
             *routes_agent.routes(state),
             *routes_system.routes(state, keepalive),
-            *routes_dev.routes(state, log, break_soon),
+            *routes_control.routes(state, log, break_soon),
         ],
         exception_handlers={HTTPException: http_error, Exception: crash},
     )

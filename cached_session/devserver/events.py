@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from cached_session.devserver.clock import Clock
+from cached_session.devserver.emulation import Modes
 from cached_session.devserver.faults import FaultPlan
-from cached_session.devserver.modes import Modes
 
 SUBSCRIBER_BUFFER = 256
 """Events one consumer may lag behind before the server drops the rest."""

@@ -1,7 +1,7 @@
 """The fault plan: which requests go wrong, how, and how often.
 
-A fault is data; `gate.py` carries it out. The plan may be changed from any thread while the server
-runs, and each fault is also a context manager that withdraws itself.
+A fault is data; `fault_middleware.py` carries it out. The plan may be changed from any thread
+while the server runs, and each fault is also a context manager that withdraws itself.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from cached_session.devserver.answers import invalid
+from cached_session.devserver.responses import invalid
 
 DEFAULT_POLICY: dict[str, Any] = {
     "working_ttl_seconds": 14_400,

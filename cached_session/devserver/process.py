@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from cached_session.devserver.gate import LoggedRequest
-from cached_session.devserver.modes import Modes
+from cached_session.devserver.emulation import Modes
+from cached_session.devserver.fault_middleware import LoggedRequest
 from cached_session.devserver.server import DevServer
 
 

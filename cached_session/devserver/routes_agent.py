@@ -7,10 +7,10 @@ from typing import Any
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from cached_session.devserver import reading, rules, sessions
-from cached_session.devserver.answers import ApiError, json_response, missing
-from cached_session.devserver.calls import Call, route
+from cached_session.devserver import queries, sessions, validation
+from cached_session.devserver.api_call import Call, route
 from cached_session.devserver.policy import checked_policy
+from cached_session.devserver.responses import ApiError, json_response, missing
 from cached_session.devserver.state import State, namespace_of
 
 DIMENSION = 1024
@@ -82,13 +82,13 @@ def list_agents(call: Call) -> Any:
 def agent_memories(call: Call) -> Any:
     """List an agent's memories, newest first."""
     agent_id = call.agent("read", call.path("agent_id"))
-    return reading.listing(call.state, call.read(agent_id), call.query)
+    return queries.listing(call.state, call.read(agent_id), call.query)
 
 
 def agent_stats(call: Call) -> Any:
     """Return an agent's totals."""
     agent_id = call.agent("read", call.path("agent_id"))
-    return reading.stats(call.state, agent_id, call.read(agent_id))
+    return queries.stats(call.state, agent_id, call.read(agent_id))
 
 
 # Namespaces and their policies
@@ -109,14 +109,14 @@ def list_namespaces(call: Call) -> Any:
 def create_namespace(call: Call) -> Any:
     """Create a data namespace; agents' namespaces cannot be made here."""
     call.need("write")
-    name = rules.namespace_name(call.body.get("name"))
+    name = validation.namespace_name(call.body.get("name"))
     call.need("write", name)
     return _configure(call, name)
 
 
 def put_namespace(call: Call) -> Any:
     """Create or reconfigure a data namespace."""
-    name = rules.namespace_name(call.path("ns"))
+    name = validation.namespace_name(call.path("ns"))
     call.need("write", name)
     return _configure(call, name)
 
@@ -124,7 +124,7 @@ def put_namespace(call: Call) -> Any:
 def _configure(call: Call, name: str) -> dict[str, Any]:
     if call.body.get("dimension") is None:
         raise ApiError(422, "UNPROCESSABLE_CONTENT", "dimension is required")
-    dimension = rules.integer(call.body["dimension"], "dimension", 1)
+    dimension = validation.integer(call.body["dimension"], "dimension", 1)
     before = call.state.namespaces.get(name)
     if before is not None and before["dimension"] != dimension:
         raise ApiError(400, "DIMENSION_MISMATCH", f"{name} has dimension {before['dimension']}")
@@ -219,10 +219,10 @@ def list_sessions(call: Call) -> Any:
     if agent_id is not None:
         agent_id = call.agent("read", agent_id)
     call.need("read")
-    active_only = rules.query_flag(call.query.get("active_only"), "active_only")
-    limit = rules.query_integer(call.query.get("limit"), "limit", reading.DEFAULT_LISTING, 1)
-    offset = rules.query_integer(call.query.get("offset"), "offset", 0, 0)
-    limit = reading.limit_of(call.state, limit, reading.MAX_LISTING)
+    active_only = validation.query_flag(call.query.get("active_only"), "active_only")
+    limit = validation.query_integer(call.query.get("limit"), "limit", queries.DEFAULT_LISTING, 1)
+    offset = validation.query_integer(call.query.get("offset"), "offset", 0, 0)
+    limit = queries.limit_of(call.state, limit, queries.MAX_LISTING)
     found = [
         session
         for session in reversed(call.state.sessions.values())
@@ -239,9 +239,9 @@ def list_sessions(call: Call) -> Any:
 def session_memories(call: Call) -> Any:
     """List what was stored under a started session; a free-form id was never started: 404."""
     session = _session(call, "read")
-    limit = rules.query_integer(call.query.get("limit"), "limit", reading.DEFAULT_LISTING, 1)
-    offset = rules.query_integer(call.query.get("offset"), "offset", 0, 0)
-    limit = reading.limit_of(call.state, limit, reading.MAX_SESSION_LISTING)
+    limit = validation.query_integer(call.query.get("limit"), "limit", queries.DEFAULT_LISTING, 1)
+    offset = validation.query_integer(call.query.get("offset"), "offset", 0, 0)
+    limit = queries.limit_of(call.state, limit, queries.MAX_SESSION_LISTING)
     found = [record.doc for record in sessions.memories(call.state, session)]
-    page = reading.previews(call.state, found[offset : offset + limit], call.query)
+    page = queries.previews(call.state, found[offset : offset + limit], call.query)
     return {"session": session, "memories": page, "total": len(found)}

@@ -6,9 +6,9 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from cached_session.devserver import reading, rules, writing
-from cached_session.devserver.answers import ApiError, invalid, missing
-from cached_session.devserver.calls import Call, route
+from cached_session.devserver import queries, validation, writes
+from cached_session.devserver.api_call import Call, route
+from cached_session.devserver.responses import ApiError, invalid, missing
 from cached_session.devserver.state import State, namespace_of
 
 
@@ -36,14 +36,14 @@ def routes(state: State) -> list[BaseRoute]:
 
 def store(call: Call) -> Any:
     """Store one memory under an id of the server's choice."""
-    return writing.store_one(call.state, call.agent("write"), call.body)
+    return writes.store_one(call.state, call.agent("write"), call.body)
 
 
 def store_batch(call: Call) -> Any:
     """Store up to 1000 memories under ids of the client's choice, all or none."""
     agent_id = call.agent("write")
     only_first = min((fault.items for fault in call.faults("partial_batch")), default=None)
-    return writing.store_batch(call.state, agent_id, call.body, only_first=only_first)
+    return writes.store_batch(call.state, agent_id, call.body, only_first=only_first)
 
 
 def get(call: Call) -> Any:
@@ -79,12 +79,12 @@ def update(call: Call) -> Any:
     if agent_id is None:
         call.need("write")
         raise invalid("agent_id is required")
-    return writing.update(call.state, call.agent("write", agent_id), call.path("id"), call.body)
+    return writes.update(call.state, call.agent("write", agent_id), call.path("id"), call.body)
 
 
 def forget(call: Call) -> Any:
     """Delete memories by id, tags, session or age."""
-    return {"deleted_count": writing.forget(call.state, call.agent("write"), call.body)}
+    return {"deleted_count": writes.forget(call.state, call.agent("write"), call.body)}
 
 
 def importance(call: Call) -> Any:
@@ -93,40 +93,40 @@ def importance(call: Call) -> Any:
     ids = call.body.get("memory_ids") or [call.body.get("memory_id")]
     if not isinstance(ids, list) or not all(isinstance(memory_id, str) for memory_id in ids):
         raise invalid("memory_id is required")
-    value = rules.importance(call.body.get("importance"))
+    value = validation.importance(call.body.get("importance"))
     for memory_id in ids:
-        writing.update(call.state, agent_id, memory_id, {"importance": value})
+        writes.update(call.state, agent_id, memory_id, {"importance": value})
     return {"updated": len(ids)}
 
 
 def recall_batch(call: Call) -> Any:
     """List what passes a filter, without ranking."""
     agent_id = call.agent("read")
-    return reading.filtered(call.state, call.read(agent_id), call.body)
+    return queries.filtered(call.state, call.read(agent_id), call.body)
 
 
 def forget_batch(call: Call) -> Any:
     """Delete what passes a filter; the empty filter is refused rather than obeyed."""
     agent_id = call.agent("write")
-    rule = rules.filter_object(call.body.get("filter"))
+    rule = validation.filter_object(call.body.get("filter"))
     if not rule:
         raise invalid("filter needs at least one predicate")
     known = call.state.agents.get(agent_id)
-    ids = reading.matching_ids(known, rule) if known is not None else []
-    return {"deleted_count": writing.forget_ids(call.state, agent_id, ids)}
+    ids = queries.matching_ids(known, rule) if known is not None else []
+    return {"deleted_count": writes.forget_ids(call.state, agent_id, ids)}
 
 
 def recall(call: Call) -> Any:
     """Rank memories against a query, counting each as accessed."""
     agent_id = call.agent("read")
-    writing.check_rate(call.state, agent_id, "recalls", 1, call.state.clock.now())
-    return reading.recall(call.state, agent_id, call.read(agent_id), call.body)
+    writes.check_rate(call.state, agent_id, "recalls", 1, call.state.clock.now())
+    return queries.recall(call.state, agent_id, call.read(agent_id), call.body)
 
 
 def search(call: Call) -> Any:
     """Rank memories against a query without side effects."""
     known = call.read(call.agent("read"))
-    return {"memories": reading.ranked(call.state, known, call.body, 10)}
+    return {"memories": queries.ranked(call.state, known, call.body, 10)}
 
 
 def deduplicated(call: Call) -> Any:

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from cached_session.devserver import reading, rules, writing
-from cached_session.devserver.access import authorise
-from cached_session.devserver.answers import ApiError, error_response, invalid, missing
-from cached_session.devserver.calls import Call, route
+from cached_session.devserver import queries, validation, writes
+from cached_session.devserver.api_call import Call, route
+from cached_session.devserver.auth import authorise
 from cached_session.devserver.capabilities import capabilities
+from cached_session.devserver.responses import ApiError, error_response, invalid, missing
 from cached_session.devserver.state import State, namespace_of
 
 KEEPALIVE_SECONDS = 15.0
@@ -120,7 +120,7 @@ def _events_route(state: State, keepalive: float) -> Route:
 def export(call: Call) -> Any:
     """Return all of an agent's memories as one file."""
     agent_id = call.agent("read", call.query.get("agent_id", ""))
-    media_type, body = reading.export(call.read(agent_id), call.query.get("format", "jsonl"))
+    media_type, body = queries.export(call.read(agent_id), call.query.get("format", "jsonl"))
     return Response(body, media_type=media_type, headers={"x-dakera-export-skipped": "0"})
 
 
@@ -134,8 +134,8 @@ def import_(call: Call) -> Any:
     items = _file_items(_first_file(call), form)
     for number, item in enumerate(items):
         try:
-            fields = writing.checked_item(call.state, item, now)
-            writing.store(call.state, agent_id, fields, now)
+            fields = writes.checked_item(call.state, item, now)
+            writes.store(call.state, agent_id, fields, now)
             imported += 1
         except ApiError as error:
             errors.append(f"item {number + 1}: {error.message}")
@@ -185,7 +185,7 @@ def _file_items(data: bytes, form: str) -> list[Any]:
             rows = orjson.loads(data)["memories" if form == "mem0" else "messages"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise invalid(f"the file is not valid {form}") from None
-    known = rules.ITEM_FIELDS
+    known = validation.ITEM_FIELDS
     items = []
     for row in rows:
         if not isinstance(row, dict):

@@ -15,16 +15,16 @@ from typing import Any
 import uvicorn
 from starlette.types import Scope
 
-from cached_session.devserver.access import ROOT_NAME, Key
 from cached_session.devserver.app import build_app
+from cached_session.devserver.auth import ROOT_NAME, Key
+from cached_session.devserver.background_jobs import housekeeping
 from cached_session.devserver.clock import Clock
+from cached_session.devserver.emulation import Modes
+from cached_session.devserver.fault_middleware import LoggedRequest, RequestLog
 from cached_session.devserver.faults import FaultPlan
-from cached_session.devserver.forgetting import housekeeping
-from cached_session.devserver.gate import LoggedRequest, RequestLog
-from cached_session.devserver.journal import FileJournal
-from cached_session.devserver.modes import Modes
 from cached_session.devserver.routes_system import KEEPALIVE_SECONDS
 from cached_session.devserver.state import State
+from cached_session.devserver.storage import FileJournal
 
 STARTUP_SECONDS = 10.0
 """Longest wait for the listening socket; it takes milliseconds."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from cached_session.devserver import rules
-from cached_session.devserver.answers import invalid, missing
+from cached_session.devserver import validation
 from cached_session.devserver.memories import Record
 from cached_session.devserver.policy import similarity, words
+from cached_session.devserver.responses import invalid, missing
 from cached_session.devserver.state import State
 
 IDLE_TIMEOUT_SECONDS = 14_400
@@ -20,7 +20,7 @@ NEAR_DUPLICATE = 0.92
 
 def start(state: State, body: dict[str, Any]) -> dict[str, Any]:
     """Start a session under an id of the server's choice."""
-    agent_id = rules.agent_id(body.get("agent_id"))
+    agent_id = validation.agent_id(body.get("agent_id"))
     now = int(state.clock.now())
     session: dict[str, Any] = {
         "id": f"sess_{uuid.uuid4().hex}",
@@ -31,10 +31,10 @@ def start(state: State, body: dict[str, Any]) -> dict[str, Any]:
         "idle_timeout_secs": IDLE_TIMEOUT_SECONDS,
     }
     if body.get("metadata") is not None:
-        session["metadata"] = rules.metadata(body["metadata"], max_bytes=None)
+        session["metadata"] = validation.metadata(body["metadata"], max_bytes=None)
     if body.get("idle_timeout_secs") is not None:
-        session["idle_timeout_secs"] = rules.integer(
-            body["idle_timeout_secs"], "idle_timeout_secs", 0, rules.MAX_IDLE_TIMEOUT_SECONDS
+        session["idle_timeout_secs"] = validation.integer(
+            body["idle_timeout_secs"], "idle_timeout_secs", 0, validation.MAX_IDLE_TIMEOUT_SECONDS
         )
     state.agent(agent_id)
     state.save_session(session)
@@ -59,7 +59,7 @@ def end(state: State, session: dict[str, Any], reason: str, summary: Any = None)
     if "ended_at" in session:
         return session
     if summary is not None and (
-        not isinstance(summary, str) or len(summary.encode()) > rules.MAX_CONTENT_BYTES
+        not isinstance(summary, str) or len(summary.encode()) > validation.MAX_CONTENT_BYTES
     ):
         raise invalid("summary must be a string within the content limit")
     ended = {**session, "ended_at": int(state.clock.now()), "ended_reason": reason}

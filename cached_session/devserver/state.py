@@ -1,7 +1,7 @@
 """Everything the server knows, under one lock, and its way into and out of the journal.
 
-State holds data and primitive changes only. What may be stored is `writing.py`, what is answered is
-`reading.py`, what is lost over time is `forgetting.py`.
+State holds data and primitive changes only. What may be stored is `writes.py`, what is answered is
+`queries.py`, what is lost over time is `background_jobs.py`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 import orjson
 
-from cached_session.devserver.access import ROOT_NAME, Key, Keyring
-from cached_session.devserver.answers import missing
+from cached_session.devserver.auth import ROOT_NAME, Key, Keyring
 from cached_session.devserver.clock import Clock
+from cached_session.devserver.emulation import Modes, Version
 from cached_session.devserver.events import Broker
 from cached_session.devserver.faults import FaultPlan
-from cached_session.devserver.journal import Journal, NoJournal
 from cached_session.devserver.memories import AgentMemories, Record
-from cached_session.devserver.modes import Modes, Version
 from cached_session.devserver.policy import DEFAULT_DECAY, DEFAULT_POLICY
-from cached_session.devserver.rules import AGENT_PREFIX
+from cached_session.devserver.responses import missing
+from cached_session.devserver.storage import Journal, NoJournal
+from cached_session.devserver.validation import AGENT_PREFIX
 
 DEFAULT_AUTOPILOT: dict[str, Any] = {
     "enabled": True,

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cached_session.devserver.answers import ApiError
+from cached_session.devserver.responses import ApiError
 
 SCOPES = ("read", "write", "admin", "super_admin")
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import orjson
 
-from cached_session.devserver import rules
-from cached_session.devserver.answers import invalid
+from cached_session.devserver import validation
 from cached_session.devserver.memories import AgentMemories, Record
 from cached_session.devserver.policy import words
+from cached_session.devserver.responses import invalid
 from cached_session.devserver.state import State, namespace_of
 
 DEFAULT_LISTING = 50
@@ -39,12 +39,12 @@ def limit_of(state: State, value: int, most: int) -> int:
 
 def listing(state: State, known: AgentMemories, query: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return one page of an agent's memories, newest first."""
-    limit = rules.query_integer(query.get("limit"), "limit", DEFAULT_LISTING, 1)
-    offset = rules.query_integer(query.get("offset"), "offset", 0, 0)
+    limit = validation.query_integer(query.get("limit"), "limit", DEFAULT_LISTING, 1)
+    offset = validation.query_integer(query.get("offset"), "offset", 0, 0)
     limit = limit_of(state, limit, MAX_LISTING)
     derived = not state.version.is_v0122
     if state.version.is_v0122:
-        derived = rules.query_flag(query.get("include_derived"), "include_derived")
+        derived = validation.query_flag(query.get("include_derived"), "include_derived")
     if not state.version.is_v012:
         offset = 0
     page = known.page(offset, limit, with_children=derived)
@@ -58,7 +58,7 @@ def previews(
     wanted = query.get("content_preview_chars")
     if wanted is None or not state.version.is_v0122:
         return docs
-    chars = rules.query_integer(wanted, "content_preview_chars", 1, 1)
+    chars = validation.query_integer(wanted, "content_preview_chars", 1, 1)
     if chars > MAX_PREVIEW_CHARS:
         raise invalid(f"content_preview_chars must be at most {MAX_PREVIEW_CHARS}")
     return [
@@ -74,16 +74,16 @@ def previews(
 
 def filtered(state: State, known: AgentMemories, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the memories that pass a filter, in no meaningful order, up to the limit."""
-    rule = rules.filter_object(body.get("filter"))
+    rule = validation.filter_object(body.get("filter"))
     limit = DEFAULT_FILTERED
     if body.get("limit") is not None:
-        limit = rules.integer(body["limit"], "limit", 1)
+        limit = validation.integer(body["limit"], "limit", 1)
     limit = limit_of(state, limit, MAX_FILTERED)
     leak = state.modes.derived_children == "leak"
     matches = [
         record
         for record in known.records.values()
-        if (leak or record.parent is None) and rules.passes(record.doc, rule)
+        if (leak or record.parent is None) and validation.passes(record.doc, rule)
     ]
     # No order is documented, so none is offered; the shuffle is repeatable for a seed.
     matches.sort(key=lambda record: known.shuffle_key(record.id))
@@ -95,9 +95,11 @@ def filtered(state: State, known: AgentMemories, body: Mapping[str, Any]) -> dic
     if state.version.is_v012:
         answer["truncated"] = len(matches) > limit
     if state.version.is_v0123:
-        warnings = rules.unknown_fields(body, ("agent_id", "filter", "limit"))
+        warnings = validation.unknown_fields(body, ("agent_id", "filter", "limit"))
         if isinstance(body.get("filter"), dict):
-            warnings += rules.unknown_fields(body["filter"], rules.FILTER_FIELDS, "filter.")
+            warnings += validation.unknown_fields(
+                body["filter"], validation.FILTER_FIELDS, "filter."
+            )
         if warnings:
             answer["warnings"] = warnings
     return answer
@@ -108,7 +110,7 @@ def matching_ids(known: AgentMemories, rule: Mapping[str, Any]) -> list[str]:
     return [
         record.id
         for record in known.records.values()
-        if record.parent is None and rules.passes(record.doc, rule)
+        if record.parent is None and validation.passes(record.doc, rule)
     ]
 
 
@@ -116,9 +118,9 @@ def ranked(
     state: State, known: AgentMemories, body: Mapping[str, Any], top_k: int
 ) -> list[dict[str, Any]]:
     """Return the best matches of a query by its words, best first, with their scores."""
-    query = words(rules.text(body, "query"))
+    query = words(validation.text(body, "query"))
     if body.get("top_k") is not None:
-        top_k = rules.integer(body["top_k"], "top_k", 1)
+        top_k = validation.integer(body["top_k"], "top_k", 1)
     candidates = _candidates(state, known, body)
     scored = _scores(query, candidates)
     scored.sort(key=lambda pair: (-pair[0], known.shuffle_key(pair[1].id)))
@@ -137,25 +139,25 @@ def ranked(
 def _candidates(state: State, known: AgentMemories, body: Mapping[str, Any]) -> list[Record]:
     rule: dict[str, Any] = {}
     if body.get("memory_type") is not None:
-        rule["memory_type"] = rules.memory_type(body["memory_type"])
+        rule["memory_type"] = validation.memory_type(body["memory_type"])
     if body.get("min_importance") is not None:
-        rule["min_importance"] = rules.importance(body["min_importance"], "min_importance")
+        rule["min_importance"] = validation.importance(body["min_importance"], "min_importance")
     if body.get("session_id") is not None:
-        rule["session_id"] = rules.text(body, "session_id")
+        rule["session_id"] = validation.text(body, "session_id")
     if body.get("since") is not None:
-        rule["created_after"] = rules.moment(body["since"], "since")
+        rule["created_after"] = validation.moment(body["since"], "since")
     if body.get("until") is not None:
-        rule["created_before"] = rules.moment(body["until"], "until")
+        rule["created_before"] = validation.moment(body["until"], "until")
     # Unlike in a filter, one common tag is enough here.
     wanted = None
     if body.get("tags") is not None:
-        wanted = set(rules.tags(body["tags"], for_writing=False))
+        wanted = set(validation.tags(body["tags"], for_writing=False))
     leak = state.modes.derived_children != "none"
     return [
         record
         for record in known.records.values()
         if (leak or record.parent is None)
-        and rules.passes(record.doc, rule)
+        and validation.passes(record.doc, rule)
         and (not wanted or wanted & set(record.doc["tags"]))
     ]
 
@@ -184,9 +186,9 @@ def _scores(query: Counter[str], candidates: Iterable[Record]) -> list[tuple[flo
 
 def recall(state: State, agent_id: str, known: AgentMemories, body: Any) -> dict[str, Any]:
     """Answer a recall, with its side effects: access counts, longer lives, an event each."""
-    rules.text(body, "query")
+    validation.text(body, "query")
     if body.get("rerank_candidates") is not None:
-        rules.integer(body["rerank_candidates"], "rerank_candidates", 1)
+        validation.integer(body["rerank_candidates"], "rerank_candidates", 1)
     items = ranked(state, known, body, 5)
     for item in items:
         _note_access(state, agent_id, known.records[item["memory"]["id"]])
@@ -204,7 +206,7 @@ def recall(state: State, agent_id: str, known: AgentMemories, body: Any) -> dict
     if body.get("include_associated"):
         answer["associated_memories"] = []
     if state.version.is_v0123:
-        warnings = rules.unknown_fields(body, rules.RECALL_FIELDS)
+        warnings = validation.unknown_fields(body, validation.RECALL_FIELDS)
         if warnings:
             answer["warnings"] = warnings
     return answer

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from cached_session.devserver import rules
-from cached_session.devserver.access import Key
-from cached_session.devserver.answers import ApiError, error_response, invalid, json_response
-from cached_session.devserver.forgetting import housekeeping
-from cached_session.devserver.gate import RequestLog
+from cached_session.devserver import validation
+from cached_session.devserver.auth import Key
+from cached_session.devserver.background_jobs import housekeeping
+from cached_session.devserver.fault_middleware import RequestLog
+from cached_session.devserver.responses import ApiError, error_response, invalid, json_response
 from cached_session.devserver.state import State
 
 Break = Callable[[float | None], None]
@@ -75,17 +75,17 @@ def routes(state: State, log: RequestLog, break_soon: Break) -> list[BaseRoute]:
 
     def evict(body: Body) -> Any:
         """Silently lose memories of `agent_id`: `ids`, or those that pass `filter`, or `all`."""
-        agent_id = rules.agent_id(body.get("agent_id"))
+        agent_id = validation.agent_id(body.get("agent_id"))
         if "ids" in body:
             return {"evicted": state.evict(agent_id, [str(i) for i in body["ids"]])}
         if "filter" not in body and body.get("all") is not True:
             raise invalid("one of ids, filter, all is required")
-        rule = rules.filter_object(body.get("filter"))
-        return {"evicted": state.evict(agent_id, lambda doc: rules.passes(doc, rule))}
+        rule = validation.filter_object(body.get("filter"))
+        return {"evicted": state.evict(agent_id, lambda doc: validation.passes(doc, rule))}
 
     def memories(body: Body) -> Any:
         """Every memory of `agent_id`, newest first, whatever the faults say."""
-        known = state.agents.get(rules.agent_id(body.get("agent_id")))
+        known = state.agents.get(validation.agent_id(body.get("agent_id")))
         docs = [] if known is None else [r.doc for r in known.newest(with_children=True)]
         return {"memories": docs, "count": len(docs)}
 
@@ -96,7 +96,7 @@ def routes(state: State, log: RequestLog, break_soon: Break) -> list[BaseRoute]:
     def restore(body: Body) -> Any:
         """Put the backup `snapshot` back."""
         try:
-            state.restore(rules.text(body, "snapshot"))
+            state.restore(validation.text(body, "snapshot"))
         except KeyError:
             raise ApiError(404, "NOT_FOUND", "no such snapshot", resource="snapshot") from None
         return {"restored": True}
@@ -147,7 +147,7 @@ def _control(state: State, method: str, path: str, function: Callable[[Body], An
         raw = await request.body()
         with state.lock:
             try:
-                answer = json_response(function(rules.parse_object(raw)))
+                answer = json_response(function(validation.parse_object(raw)))
             except ApiError as error:
                 return error_response(error)
             except (KeyError, TypeError, ValueError) as error:

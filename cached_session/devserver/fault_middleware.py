@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cached_session.devserver.access import check_host
-from cached_session.devserver.answers import ApiError, error_response, json_response
-from cached_session.devserver.calls import FAULTS_SCOPE
+from cached_session.devserver.api_call import FAULTS_SCOPE
+from cached_session.devserver.auth import check_host
 from cached_session.devserver.faults import GARBLED, Fault
+from cached_session.devserver.responses import ApiError, error_response, json_response
 from cached_session.devserver.state import State
 
 CONTROL_PREFIX = "/_dev/"

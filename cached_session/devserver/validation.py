@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from cached_session.devserver.answers import invalid
+from cached_session.devserver.responses import invalid
 
 MAX_CONTENT_BYTES = 100_000
 MAX_METADATA_FIELDS = 100

@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cached_session.devserver import rules
-from cached_session.devserver.access import Key, authorise
-from cached_session.devserver.answers import ApiError, error_response, json_response
+from cached_session.devserver import validation
+from cached_session.devserver.auth import Key, authorise
+from cached_session.devserver.background_jobs import housekeeping
 from cached_session.devserver.faults import Fault
-from cached_session.devserver.forgetting import housekeeping
 from cached_session.devserver.memories import AgentMemories
+from cached_session.devserver.responses import ApiError, error_response, json_response
 from cached_session.devserver.state import State, namespace_of
 
 FAULTS_SCOPE = "devserver.faults"
@@ -38,7 +38,7 @@ class Call:
     @cached_property
     def body(self) -> dict[str, Any]:
         """The JSON object that was sent; an empty body is an empty object."""
-        return rules.parse_object(self.raw)
+        return validation.parse_object(self.raw)
 
     @property
     def query(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Call:
         """Return the agent of the request, once its id is valid and the caller may touch it."""
         self.need(scope)
         given = agent_id if agent_id is not None else self.body.get("agent_id")
-        valid = rules.agent_id(given, any_sign=not self.state.version.is_v0122)
+        valid = validation.agent_id(given, any_sign=not self.state.version.is_v0122)
         self.need(scope, namespace_of(valid))
         return valid
 

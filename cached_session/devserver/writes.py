@@ -8,10 +8,10 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from cached_session.devserver import rules
-from cached_session.devserver.answers import ApiError, invalid, missing
+from cached_session.devserver import validation
 from cached_session.devserver.memories import AgentMemories, Record
 from cached_session.devserver.policy import similarity, ttl_of, words
+from cached_session.devserver.responses import ApiError, invalid, missing
 from cached_session.devserver.sessions import note_activity
 from cached_session.devserver.state import State, namespace_of
 
@@ -26,35 +26,35 @@ def checked_item(state: State, item: Any, now: float, *, with_id: bool = True) -
     """Return a new item's fields after every rule of storing, with defaults filled in."""
     if not isinstance(item, dict):
         raise invalid("a memory must be an object")
-    content = rules.content(item.get("content"), in_bytes=state.version.is_v0122)
+    content = validation.content(item.get("content"), in_bytes=state.version.is_v0122)
     if state.modes.strips_nul:
         content = content.replace("\0", "")
     fields: dict[str, Any] = {
         "content": content,
-        "memory_type": rules.memory_type(item.get("memory_type") or "episodic"),
+        "memory_type": validation.memory_type(item.get("memory_type") or "episodic"),
         "importance": 0.5,
         "tags": [],
-        "expires": rules.expiry(item, now),
+        "expires": validation.expiry(item, now),
     }
     if item.get("importance") is not None:
-        fields["importance"] = rules.importance(item["importance"])
+        fields["importance"] = validation.importance(item["importance"])
     if item.get("tags") is not None:
-        fields["tags"] = rules.tags(item["tags"])
+        fields["tags"] = validation.tags(item["tags"])
     if item.get("session_id") is not None:
-        fields["session_id"] = rules.session_id(
+        fields["session_id"] = validation.session_id(
             item["session_id"], allow_colon=state.version.is_v0123
         )
     if item.get("metadata") is not None:
-        fields["metadata"] = rules.metadata(
+        fields["metadata"] = validation.metadata(
             item["metadata"], max_bytes=state.modes.metadata_max_bytes
         )
     if item.get("lang") is not None:
-        rules.language(item["lang"])
+        validation.language(item["lang"])
     if item.get("event_time") is not None and state.version.is_v0123:
-        happened = rules.event_time(item["event_time"])
+        happened = validation.event_time(item["event_time"])
         fields["metadata"] = {**fields.get("metadata", {}), "_dakera_event_time": happened}
     if with_id and item.get("id") is not None:
-        fields["id"] = rules.memory_id(item["id"])
+        fields["id"] = validation.memory_id(item["id"])
     return fields
 
 
@@ -158,8 +158,8 @@ def store_one(state: State, agent_id: str, body: dict[str, Any]) -> dict[str, An
     if session is not None:
         answer["session_state"] = "ended" if "ended_at" in session else "active"
     if state.version.is_v0123:
-        answer.update(rules.truncation(fields["content"]))
-        warnings = rules.unknown_fields(body, rules.STORE_FIELDS)
+        answer.update(validation.truncation(fields["content"]))
+        warnings = validation.unknown_fields(body, validation.STORE_FIELDS)
         if warnings:
             answer["warnings"] = warnings
     return answer
@@ -174,10 +174,10 @@ def store_batch(
     whose batches are not atomic would do.
     """
     items = body.get("memories")
-    if not isinstance(items, list) or not 1 <= len(items) <= rules.MAX_BATCH_ITEMS:
-        raise invalid(f"memories must be a list of 1 to {rules.MAX_BATCH_ITEMS} items")
+    if not isinstance(items, list) or not 1 <= len(items) <= validation.MAX_BATCH_ITEMS:
+        raise invalid(f"memories must be a list of 1 to {validation.MAX_BATCH_ITEMS} items")
     if body.get("lang") is not None:
-        rules.language(body["lang"])
+        validation.language(body["lang"])
     now = state.clock.now()
     checked = [checked_item(state, item, now) for item in items]
     ids = [fields["id"] for fields in checked if "id" in fields]
@@ -212,7 +212,7 @@ def store_batch(
         session = note_activity(state, agent_id, fields.get("session_id"), 1)
         if session is not None and "ended_at" in session:
             ended[session["id"]] = None
-        report = rules.truncation(doc["content"])
+        report = validation.truncation(doc["content"])
         if report:
             truncated.append(
                 {"id": doc["id"], **{k: report[k] for k in report if k != "truncated"}}
@@ -225,8 +225,8 @@ def store_batch(
     if ended and state.version.is_v0122:
         answer["ended_sessions"] = list(ended)
     if state.version.is_v0123:
-        warnings = rules.unknown_fields(body, rules.BATCH_FIELDS)
-        warnings += rules.unknown_item_fields(items)
+        warnings = validation.unknown_fields(body, validation.BATCH_FIELDS)
+        warnings += validation.unknown_item_fields(items)
         if truncated:
             answer["truncated"] = truncated
         if warnings:
@@ -244,28 +244,28 @@ def update(state: State, agent_id: str, memory_id: str, body: dict[str, Any]) ->
     if body.get("content") is not None:
         # A memory from before the limit may shrink, never grow.
         size = len(doc["content"].encode())
-        doc["content"] = rules.content(
-            body["content"], longest=max(rules.MAX_CONTENT_BYTES, size - 1)
+        doc["content"] = validation.content(
+            body["content"], longest=max(validation.MAX_CONTENT_BYTES, size - 1)
         )
         if state.modes.strips_nul:
             doc["content"] = doc["content"].replace("\0", "")
     if body.get("memory_type") is not None:
-        doc["memory_type"] = rules.memory_type(body["memory_type"])
+        doc["memory_type"] = validation.memory_type(body["memory_type"])
     if body.get("tags") is not None:
-        doc["tags"] = rules.tags(body["tags"])
+        doc["tags"] = validation.tags(body["tags"])
     if body.get("metadata") is not None:
-        new = rules.metadata(body["metadata"], max_bytes=state.modes.metadata_max_bytes)
+        new = validation.metadata(body["metadata"], max_bytes=state.modes.metadata_max_bytes)
         merge = state.modes.metadata_update == "merge"
         doc["metadata"] = {**doc.get("metadata", {}), **new} if merge else new
     if body.get("lang") is not None:
-        rules.language(body["lang"])
+        validation.language(body["lang"])
     base = record.base_importance
     if body.get("importance") is not None:
-        base = doc["importance"] = rules.importance(body["importance"])
+        base = doc["importance"] = validation.importance(body["importance"])
         state.events.publish("importance_updated", agent_id, memory_id=memory_id, importance=base)
     doc["updated_at"] = int(state.clock.now())
     state.put(agent_id, replace(record, doc=doc, base_importance=base))
-    report = rules.truncation(doc["content"]) if body.get("content") is not None else {}
+    report = validation.truncation(doc["content"]) if body.get("content") is not None else {}
     return {**doc, **report} if state.version.is_v0123 else doc
 
 
@@ -277,11 +277,13 @@ def forget(state: State, agent_id: str, body: dict[str, Any]) -> int:
     if ids is not None and not (isinstance(ids, list) and all(isinstance(i, str) for i in ids)):
         raise invalid("memory_ids must be a list of strings")
     if body.get("tags") is not None:
-        rule["tags"] = rules.tags(body["tags"], for_writing=False)
+        rule["tags"] = validation.tags(body["tags"], for_writing=False)
     if body.get("session_id") is not None:
-        rule["session_id"] = rules.text(body, "session_id")
+        rule["session_id"] = validation.text(body, "session_id")
     if body.get("before_timestamp") is not None:
-        rule["created_before"] = rules.integer(body["before_timestamp"], "before_timestamp", 0) - 1
+        rule["created_before"] = (
+            validation.integer(body["before_timestamp"], "before_timestamp", 0) - 1
+        )
     if ids is None and not rule:
         raise invalid("one of memory_ids, tags, session_id, before_timestamp is required")
     if known is None:
@@ -289,7 +291,7 @@ def forget(state: State, agent_id: str, body: dict[str, Any]) -> int:
     else:
         candidates = known.records if ids is None else dict.fromkeys(ids)
         doomed = [i for i in candidates if i in known.records]
-        doomed = [i for i in doomed if rules.passes(known.records[i].doc, rule)]
+        doomed = [i for i in doomed if validation.passes(known.records[i].doc, rule)]
     if not doomed and ids and state.modes.forget_unknown == "not_found":
         raise missing("memory", "no such memory")
     return forget_ids(state, agent_id, doomed)
