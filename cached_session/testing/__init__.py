@@ -12,9 +12,9 @@ fixtures. The library never imports this package.
 from __future__ import annotations
 
 from cached_session.devserver import Clock, DevServer, Fault, FaultPlan
-from cached_session.testing.clock import ManualClock
-from cached_session.testing.lab import FaultLab
-from cached_session.testing.nemesis import Havoc, havoc
+from cached_session.testing.manual_clock import ManualClock
+from cached_session.testing.fault_lab import FaultLab
+from cached_session.testing.random_faults import Havoc, havoc
 from cached_session.testing.network import Network
 
 __all__ = [

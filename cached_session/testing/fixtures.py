@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cached_session.testing.lab import FaultLab
+from cached_session.testing.fault_lab import FaultLab
 
 __all__ = ["fault_lab", "timeless_fault_lab"]
 

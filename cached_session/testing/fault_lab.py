@@ -12,8 +12,8 @@ from cached_session.cache import SessionCache
 from cached_session.devserver import DevServer, FaultPlan, Modes
 from cached_session.options import SyncOptions
 from cached_session.session import CachedSession
-from cached_session.testing.clock import ManualClock
-from cached_session.testing.nemesis import FAULTS, Havoc, havoc
+from cached_session.testing.manual_clock import ManualClock
+from cached_session.testing.random_faults import FAULTS, Havoc, havoc
 from cached_session.testing.network import Network
 
 __all__ = ["QUICK", "FaultLab"]
