@@ -18,9 +18,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from airline import CONVERSATION, Item, Recording
-from device import Device, DeviceProcess, Look, Turn
-from server import LATENCY_MS, DevServer
+from airline_agent import CONVERSATION, Item, Recording
+from demo_device import Device, DeviceProcess, Look, Turn
+from demo_server import LATENCY_MS, DevServer
 
 PATIENCE = 30.0  # seconds that a step may take before it counts as untrue
 

@@ -15,7 +15,7 @@ SAID: dict[str, list[str]] = {
     "two_devices": ["apart: 2 + 1 pending", "together: 0 + 0 pending"],
     "confirmed_pop": ["6 tasks, each handed out once", "nothing handed out: PopUnconfirmed"],
     "encrypted": ["holds a readable word", "I have heard 2 from you."],
-    "migrating": ["second run: ", "I have heard 2 from you."],
+    "migrate_sqlite_session": ["second run: ", "I have heard 2 from you."],
     "offline_first": ["SIGKILL to process", "both show one history", "All of it was true."],
 }
 

@@ -1,6 +1,6 @@
 """Moving from the SDK's `SQLiteSession`: the conversation goes on, and a second run adds nothing.
 
-python examples/migrating.py
+python examples/migrate_sqlite_session.py
 """
 
 from __future__ import annotations

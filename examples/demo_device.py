@@ -1,7 +1,7 @@
 """One device of the demo: an agent, a session and a journal of its own, here or in a process.
 
 `Device` is all that an application does. `DeviceProcess` is the same in a process of its own, told
-what to do over its standard input: `python examples/device.py JOURNAL URL`.
+what to do over its standard input: `python examples/demo_device.py JOURNAL URL`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from agents import Agent, RunHooks, Runner, set_tracing_disabled
 
-from airline import Item, Recording, airline_agent
+from airline_agent import Item, Recording, airline_agent
 from cached_session import CachedSession
 
 SESSION_ID = "support/daiki_lee_6144"
