@@ -1,7 +1,7 @@
-"""One request as a route sees it, and the wrapper that makes a route of a plain function.
+"""`ApiCall`, a parsed request with its checks, and `route`, which makes a route of a function.
 
-A route function is synchronous and runs under the state's lock: what it does is one step for every
-other request and for the tests' own inspection. Its changes are committed before it answers.
+A route function is synchronous and runs under the lock of the state, so other requests and tests
+see all of its changes or none. The changes are committed before the response is sent.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from starlette.routing import Route
 
 from cached_session.devserver import validation
 from cached_session.devserver.auth import Key, authorise
-from cached_session.devserver.background_jobs import housekeeping
+from cached_session.devserver.background_jobs import run_due_jobs
 from cached_session.devserver.faults import Fault
 from cached_session.devserver.memories import AgentMemories
 from cached_session.devserver.responses import ApiError, error_response, json_response
 from cached_session.devserver.state import State, namespace_of
 
-FAULTS_SCOPE = "devserver.faults"
-"""Where the gate leaves the faults that a route itself has to carry out."""
+FAULTS_SCOPE_KEY = "devserver.faults"
+"""Key in the ASGI scope under which the middleware stores the faults of a request."""
 
 
 @dataclass
-class Call:
-    """A request with its body read, and what route functions ask about it."""
+class ApiCall:
+    """A request whose body has been read, with the checks that route functions need."""
 
     state: State
     request: Request
@@ -37,68 +37,76 @@ class Call:
 
     @cached_property
     def body(self) -> dict[str, Any]:
-        """The JSON object that was sent; an empty body is an empty object."""
+        """Return the JSON object that was sent; an empty body counts as an empty object."""
         return validation.parse_object(self.raw)
 
     @property
     def query(self) -> dict[str, str]:
-        """The query string; the last of repeated names counts."""
+        """Return the query parameters; the last of repeated names wins."""
         return dict(self.request.query_params)
 
     def path(self, name: str) -> str:
-        """Return a variable part of the path."""
+        """Return a path parameter."""
         return str(self.request.path_params[name])
 
     @cached_property
     def key(self) -> Key:
-        """The caller's API key; 401 without a valid one."""
+        """Return the caller's API key, or raise a 401."""
         return self.state.keys.identify(
             self.request.headers.get("authorization"), None, self.state.clock.now()
         )
 
-    def need(self, scope: str, namespace: str | None = None) -> None:
-        """Go on only if the caller may do this."""
+    def require(self, scope: str, namespace: str | None = None) -> None:
+        """Raise a 403 unless the key has the scope and a grant for the namespace."""
         authorise(self.key, scope, namespace)
 
-    def agent(self, scope: str, agent_id: Any = None) -> str:
-        """Return the agent of the request, once its id is valid and the caller may touch it."""
-        self.need(scope)
+    def authorised_agent(self, scope: str, agent_id: Any = None) -> str:
+        """Return the agent id of the request after checking its form and the caller's access.
+
+        Without `agent_id`, the id is the one in the body.
+        """
+        self.require(scope)
         given = agent_id if agent_id is not None else self.body.get("agent_id")
-        valid = validation.agent_id(given, any_sign=not self.state.version.is_v0122)
-        self.need(scope, namespace_of(valid))
+        valid = validation.check_agent_id(given, any_characters=not self.state.version.is_v0122)
+        self.require(scope, namespace_of(valid))
         return valid
 
     def faults(self, kind: str) -> list[Fault]:
-        """Return the faults of a kind that hit this request."""
-        return [fault for fault in self.request.scope.get(FAULTS_SCOPE, ()) if fault.kind == kind]
+        """Return the faults of a kind that apply to this request."""
+        return [
+            fault for fault in self.request.scope.get(FAULTS_SCOPE_KEY, ()) if fault.kind == kind
+        ]
 
-    def view(self, known: AgentMemories) -> AgentMemories:
-        """Return the memories as this request sees them: the present, or a stale past."""
-        behind = max((fault.seconds for fault in self.faults("stale")), default=0.0)
-        return known.as_of(self.state.clock.now() - behind) if behind > 0 else known
+    def visible(self, memories: AgentMemories) -> AgentMemories:
+        """Return the memories that this request may see: current, or older under a stale fault."""
+        age = max((fault.seconds for fault in self.faults("stale")), default=0.0)
+        return memories.as_of(self.state.clock.now() - age) if age > 0 else memories
 
-    def read(self, agent_id: str) -> AgentMemories:
-        """Return an agent's memories as this request sees them; 404 when the modes say so."""
-        return self.view(self.state.known_agent(agent_id))
+    def memories_of(self, agent_id: str) -> AgentMemories:
+        """Return the memories of an agent that this request may see.
+
+        For an unknown agent the modes decide between an empty result and a 404.
+        """
+        return self.visible(self.state.agent_to_read(agent_id))
 
 
-Function = Callable[[Call], Any]
+RouteFunction = Callable[[ApiCall], Any]
 
 
-def route(state: State, method: str, path: str, function: Function) -> Route:
-    """Return the route that answers `method path` with what the function returns.
+def route(state: State, method: str, path: str, function: RouteFunction) -> Route:
+    """Return a route that answers `method path` with the result of the function.
 
-    A function returns a `Response`, or a value that is answered as JSON with status 200.
+    The function returns a `Response`, or a value that is sent as JSON with status 200.
     """
 
     async def endpoint(request: Request) -> Response:
         raw = await request.body()
         with state.lock:
             try:
-                housekeeping(state)
-                answer = function(Call(state, request, raw))
-                # Made under the lock: the answer may hold documents that a later call changes.
-                response = answer if isinstance(answer, Response) else json_response(answer)
+                run_due_jobs(state)
+                result = function(ApiCall(state, request, raw))
+                # Serialise under the lock: a later request may change the documents in the result.
+                response = result if isinstance(result, Response) else json_response(result)
             except ApiError as error:
                 response = error_response(error, with_code=state.version.is_v012)
             state.commit()

@@ -1,4 +1,4 @@
-"""The capabilities document: what a server of a version says it can do."""
+"""The capabilities document that a server of a given version returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cached_session.devserver.sessions import IDLE_TIMEOUT_SECONDS
 
 
 def capabilities(version: Version) -> dict[str, Any]:
-    """Return the document; version 2 of it, with naming and session rules, from 0.12.2."""
+    """Return the document; from 0.12.2 it is version 2, with naming and session rules."""
     document: dict[str, Any] = {
         "capabilities_version": 2 if version.is_v0122 else 1,
         "server_version": version.text,

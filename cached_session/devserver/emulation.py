@@ -1,7 +1,7 @@
-"""Which server is imitated: its version, and a choice for each behaviour nobody has documented.
+"""The emulated server: its version, and a mode for each undocumented behaviour.
 
-The real server is closed source, so several answers are unknown. Each unknown is a field here; the
-default is the behaviour a client must at least survive, the other values are the alternatives.
+Dakera is closed source, and some of its behaviour is undocumented. Each such behaviour is a field
+of `Modes`. A client must work with the default; the other values are plausible alternatives.
 """
 
 from __future__ import annotations
@@ -26,76 +26,87 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Modes:
-    """One choice per undocumented behaviour; frozen, so a change is always a whole new value."""
+    """One choice for each undocumented behaviour; frozen, so a change makes a new object."""
 
     existing_id: ExistingId = "replace"
-    """A batch item whose id exists: replace the record, refuse the batch (409), or ignore it."""
+    """A batch item with an existing id: replace the memory, refuse the batch or ignore the item."""
     created_at_on_replace: Literal["reset", "keep"] = "reset"
-    """Whether a replaced record jumps to the top of the listing or keeps its place."""
+    """Whether a replaced memory gets a new creation time, so that it is listed first."""
     metadata_update: Literal["replace", "merge"] = "replace"
-    """What an update does with the metadata it brings."""
+    """Whether an update replaces the metadata or merges its fields into it."""
     over_limit: Literal["clamp", "reject"] = "clamp"
-    """A listing limit above the maximum: silently lowered, or a 400."""
+    """For a listing limit above the maximum: lower it silently, or answer 400."""
     forget_unknown: Literal["zero", "not_found"] = "zero"
-    """Forgetting ids that do not exist: a count of zero, or a 404."""
+    """When all ids to forget are unknown: answer a count of zero, or 404."""
     derived_children: Literal["none", "hidden", "leak"] = "none"
-    """Sentence children of long memories: not made, made but hidden, or visible in reads."""
+    """Memories derived from the sentences of a long one: none, hidden, or visible in reads."""
     dedup_on_store: bool = False
-    """Whether a namespace without a policy of its own drops near-duplicates when they arrive."""
+    """Whether a namespace without its own policy drops near-duplicates when they are stored."""
     strips_nul: bool = False
-    """Whether U+0000 disappears from content."""
+    """Whether U+0000 is removed from content."""
     unknown_agent: Literal["by_version", "empty", "not_found"] = "by_version"
-    """Reading an agent that never stored: empty (from 0.12.3), or a 404 (before)."""
+    """Reads of an unknown agent: empty or 404; `by_version`: empty from 0.12.3, 404 before."""
     metadata_max_bytes: int | None = None
-    """Largest metadata as JSON in bytes; None for no cap, 65536 for the documented worst case."""
+    """Maximum bytes of metadata as JSON; None for no limit; 65536 emulates a strict server."""
     decay_protects_above: float | None = None
-    """Importance above which decay does nothing; the release notes hint at 0.8."""
+    """Importance above which memories do not decay (0.8 by the release notes); None: all decay."""
     sessions_shape: Literal["envelope", "array"] = "envelope"
-    """Whether the session listing is an object or a bare array."""
+    """Whether the session listing is an object (`envelope`) or an array."""
     lag_notice: Literal["memory", "vector", "none"] = "memory"
-    """How a slow event consumer is told that it missed events."""
+    """Form of the notice that a slow event consumer missed events."""
     seed: int = 0
-    """Seed of everything arbitrary: order within one second, order of filter listings."""
+    """Seed of arbitrary orders: within one second, and of filter listings."""
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"mode {name} must be one of {', '.join(allowed)}")
+                value = getattr(self, name)
+                raise ValueError(f"mode {name}={value!r} is not one of {', '.join(allowed)}")
 
     def changed(self, changes: dict[str, Any]) -> Modes:
-        """Return these modes with `changes` applied; ValueError names a mode that is unknown."""
+        """Return a copy with `changes` applied.
+
+        Raises:
+            ValueError: a mode or its value is unknown.
+        """
         unknown = set(changes) - {field.name for field in fields(self)}
         if unknown:
             raise ValueError(f"unknown mode: {', '.join(sorted(unknown))}")
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the modes as plain values."""
+        """Return the modes as a JSON object."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Version:
-    """The version the server reports, and what it therefore has."""
+    """The version that the server reports, and the features that it implies."""
 
     text: str
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """The numeric part, without a `-suffix`."""
+        """Return the numeric parts, without a suffix such as `-rc1`."""
         return tuple(int(part) for part in self.text.split("-", 1)[0].split("."))
 
     @property
     def is_v012(self) -> bool:
-        """Error codes, capabilities and the health routes of 0.12."""
+        """Return whether the server has error codes, capabilities and the health routes of 0.12."""
         return self.parts >= (0, 12, 0)
 
     @property
     def is_v0122(self) -> bool:
-        """Agent creation, whoami, derived children hidden from listings, session touch."""
+        """Return whether the server has agent creation, whoami and session touch.
+
+        From this version on, listings leave out derived memories.
+        """
         return self.parts >= (0, 12, 2)
 
     @property
     def is_v0123(self) -> bool:
-        """Warnings, truncation reports, empty answers for unknown agents, get without agent."""
+        """Return whether the server has warnings, truncation reports and get without an agent.
+
+        From this version on, reads of unknown agents are empty instead of a 404.
+        """
         return self.parts >= (0, 12, 3)

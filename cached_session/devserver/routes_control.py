@@ -1,4 +1,4 @@
-"""The control routes under `/_dev/`: what a test in another process can command."""
+"""The control routes under `/_dev/`: they let a test in another process control the server."""
 
 from __future__ import annotations
 
@@ -12,148 +12,165 @@ from starlette.routing import BaseRoute, Route
 
 from cached_session.devserver import validation
 from cached_session.devserver.auth import Key
-from cached_session.devserver.background_jobs import housekeeping
-from cached_session.devserver.fault_middleware import RequestLog
+from cached_session.devserver.background_jobs import run_due_jobs
+from cached_session.devserver.request_log import RequestLog
 from cached_session.devserver.responses import ApiError, error_response, invalid, json_response
 from cached_session.devserver.state import State
 
-Break = Callable[[float | None], None]
-"""Makes the server refuse connections for some seconds (None: cut the open ones), soon."""
+BreakConnections = Callable[[float | None], None]
+"""Closes the open connections after the current response, and refuses new ones for some seconds.
+
+With None, new connections are accepted.
+"""
 
 Body = dict[str, Any]
 
 
-def routes(state: State, log: RequestLog, break_soon: Break) -> list[BaseRoute]:
-    """Return the control routes; they need no key, because only tests can reach the server."""
+class _ControlRoutes:
+    """The functions of the control routes; each gets the JSON body and returns a JSON value."""
 
-    def faults(_: Body) -> Any:
-        """The plan in force."""
-        return {"faults": [fault.as_dict() for fault in state.faults.active()]}
+    def __init__(self, state: State, log: RequestLog, break_soon: BreakConnections) -> None:
+        self._state = state
+        self._log = log
+        self._break_soon = break_soon
 
-    def add_faults(body: Body) -> Any:
-        """Add `faults` (a list) or one fault (the body) to the plan."""
-        descriptions = body.get("faults", [body])
-        added = state.faults.add_all(descriptions)
+    def faults(self, _: Body) -> Any:
+        """Return the active faults."""
+        return {"faults": [fault.as_dict() for fault in self._state.faults.active()]}
+
+    def add_faults(self, body: Body) -> Any:
+        """Add `faults` (a list), or the one fault in the body, to the plan."""
+        added = self._state.faults.add_all(body.get("faults", [body]))
         return {"faults": [fault.as_dict() for fault in added]}
 
-    def put_faults(body: Body) -> Any:
-        """Replace the plan by `faults`."""
-        state.faults.clear()
-        return add_faults({"faults": body.get("faults", [])})
+    def replace_faults(self, body: Body) -> Any:
+        """Replace all faults by `faults`."""
+        self._state.faults.clear()
+        return self.add_faults({"faults": body.get("faults", [])})
 
-    def clear_faults(body: Body) -> Any:
-        """End all faults."""
-        state.faults.clear()
-        return faults(body)
+    def clear_faults(self, body: Body) -> Any:
+        """Remove all faults."""
+        self._state.faults.clear()
+        return self.faults(body)
 
-    def clock(body: Body) -> Any:
+    def clock(self, body: Body) -> Any:
         """Move the clock: `freeze` (bool), then `set` (Unix seconds), then `advance` (seconds)."""
+        clock = self._state.clock
         if body.get("freeze") is True:
-            state.clock.freeze()
+            clock.freeze()
         if "set" in body:
-            state.clock.set(float(body["set"]))
+            clock.set(float(body["set"]))
         if "advance" in body:
-            state.clock.advance(float(body["advance"]))
+            clock.advance(float(body["advance"]))
         if body.get("freeze") is False:
-            state.clock.resume()
-        housekeeping(state)
-        return {"now": state.clock.now(), "frozen": state.clock.is_frozen}
+            clock.resume()
+        run_due_jobs(self._state)
+        return {"now": clock.now(), "frozen": clock.is_frozen}
 
-    def requests(_: Body) -> Any:
-        """The request log."""
-        return {"requests": [asdict(entry) for entry in log], "count": len(log)}
+    def requests(self, _: Body) -> Any:
+        """Return the request log."""
+        return {"requests": [asdict(entry) for entry in self._log], "count": len(self._log)}
 
-    def clear_requests(body: Body) -> Any:
-        """Start the request log anew."""
-        log.clear()
-        return requests(body)
+    def clear_requests(self, body: Body) -> Any:
+        """Clear the request log."""
+        self._log.clear()
+        return self.requests(body)
 
-    def modes(body: Body) -> Any:
-        """The modes in force, after the changes of the body."""
-        state.modes = state.modes.changed(body)
-        return state.modes.as_dict()
+    def modes(self, body: Body) -> Any:
+        """Change the modes in the body, and return all modes."""
+        self._state.modes = self._state.modes.changed(body)
+        return self._state.modes.as_dict()
 
-    def evict(body: Body) -> Any:
-        """Silently lose memories of `agent_id`: `ids`, or those that pass `filter`, or `all`."""
-        agent_id = validation.agent_id(body.get("agent_id"))
+    def evict(self, body: Body) -> Any:
+        """Delete memories of `agent_id` without an event, selected by `ids`, `filter` or `all`."""
+        agent_id = validation.check_agent_id(body.get("agent_id"))
         if "ids" in body:
-            return {"evicted": state.evict(agent_id, [str(i) for i in body["ids"]])}
+            return {"evicted": self._state.evict(agent_id, [str(i) for i in body["ids"]])}
         if "filter" not in body and body.get("all") is not True:
             raise invalid("one of ids, filter, all is required")
-        rule = validation.filter_object(body.get("filter"))
-        return {"evicted": state.evict(agent_id, lambda doc: validation.passes(doc, rule))}
+        predicates = validation.check_filter_object(body.get("filter"))
+        evicted = self._state.evict(
+            agent_id, lambda doc: validation.matches_filter(doc, predicates)
+        )
+        return {"evicted": evicted}
 
-    def memories(body: Body) -> Any:
-        """Every memory of `agent_id`, newest first, whatever the faults say."""
-        known = state.agents.get(validation.agent_id(body.get("agent_id")))
-        docs = [] if known is None else [r.doc for r in known.newest(with_children=True)]
+    def memories(self, body: Body) -> Any:
+        """Return every memory of `agent_id`, newest first; faults do not apply."""
+        memories = self._state.agents.get(validation.check_agent_id(body.get("agent_id")))
+        docs = [] if memories is None else [r.doc for r in memories.newest(with_children=True)]
         return {"memories": docs, "count": len(docs)}
 
-    def snapshot(_: Body) -> Any:
-        """Take a backup and name it."""
-        return {"snapshot": state.snapshot()}
+    def snapshot(self, _: Body) -> Any:
+        """Take a backup and return its name."""
+        return {"snapshot": self._state.snapshot()}
 
-    def restore(body: Body) -> Any:
-        """Put the backup `snapshot` back."""
+    def restore(self, body: Body) -> Any:
+        """Replace all data by the backup with the name `snapshot`."""
+        name = validation.check_text(body, "snapshot")
         try:
-            state.restore(validation.text(body, "snapshot"))
+            self._state.restore(name)
         except KeyError:
-            raise ApiError(404, "NOT_FOUND", "no such snapshot", resource="snapshot") from None
+            message = f"snapshot {name} not found"
+            raise ApiError(404, "NOT_FOUND", message, resource="snapshot") from None
         return {"restored": True}
 
-    def reset(_: Body) -> Any:
-        """Forget all data."""
-        state.reset()
+    def reset(self, _: Body) -> Any:
+        """Delete all data."""
+        self._state.reset()
         return {"reset": True}
 
-    def add_key(body: Body) -> Any:
-        """Accept an API key: `secret`, `scope`, `namespaces`, `name`, `expires_at`."""
-        return state.add_key(Key(**body)).as_dict()
+    def add_key(self, body: Body) -> Any:
+        """Add an API key: `secret`, `scope`, `namespaces`, `name`, `expires_at`."""
+        return self._state.add_key(Key(**body)).as_dict()
 
-    def refuse_connections(body: Body) -> Any:
-        """Refuse connections for `seconds`, then serve the same data on the same port."""
+    def refuse_connections(self, body: Body) -> Any:
+        """Refuse connections for `seconds`, then serve the same data at the same port."""
         seconds = float(body["seconds"])
-        break_soon(seconds)
+        self._break_soon(seconds)
         return {"refusing": seconds}
 
-    def disconnect(_: Body) -> Any:
-        """Cut every open connection, event streams included."""
-        break_soon(None)
+    def disconnect(self, _: Body) -> Any:
+        """Close every open connection, event streams included."""
+        self._break_soon(None)
         return {"disconnecting": True}
 
+
+def routes(state: State, log: RequestLog, break_soon: BreakConnections) -> list[BaseRoute]:
+    """Return the control routes; they need no API key, because the server is for tests only."""
+    control = _ControlRoutes(state, log, break_soon)
     table: list[tuple[str, str, Callable[[Body], Any]]] = [
-        ("GET", "/_dev/faults", faults),
-        ("PUT", "/_dev/faults", put_faults),
-        ("POST", "/_dev/faults", add_faults),
-        ("DELETE", "/_dev/faults", clear_faults),
-        ("POST", "/_dev/clock", clock),
-        ("GET", "/_dev/requests", requests),
-        ("DELETE", "/_dev/requests", clear_requests),
-        ("POST", "/_dev/modes", modes),
-        ("POST", "/_dev/evict", evict),
-        ("POST", "/_dev/memories", memories),
-        ("POST", "/_dev/snapshot", snapshot),
-        ("POST", "/_dev/restore", restore),
-        ("POST", "/_dev/reset", reset),
-        ("POST", "/_dev/keys", add_key),
-        ("POST", "/_dev/refuse", refuse_connections),
-        ("POST", "/_dev/disconnect", disconnect),
+        ("GET", "/_dev/faults", control.faults),
+        ("PUT", "/_dev/faults", control.replace_faults),
+        ("POST", "/_dev/faults", control.add_faults),
+        ("DELETE", "/_dev/faults", control.clear_faults),
+        ("POST", "/_dev/clock", control.clock),
+        ("GET", "/_dev/requests", control.requests),
+        ("DELETE", "/_dev/requests", control.clear_requests),
+        ("POST", "/_dev/modes", control.modes),
+        ("POST", "/_dev/evict", control.evict),
+        ("POST", "/_dev/memories", control.memories),
+        ("POST", "/_dev/snapshot", control.snapshot),
+        ("POST", "/_dev/restore", control.restore),
+        ("POST", "/_dev/reset", control.reset),
+        ("POST", "/_dev/keys", control.add_key),
+        ("POST", "/_dev/refuse", control.refuse_connections),
+        ("POST", "/_dev/disconnect", control.disconnect),
     ]
-    return [_control(state, method, path, function) for method, path, function in table]
+    return [_control_route(state, method, path, function) for method, path, function in table]
 
 
-def _control(state: State, method: str, path: str, function: Callable[[Body], Any]) -> Route:
+def _control_route(state: State, method: str, path: str, function: Callable[[Body], Any]) -> Route:
     async def endpoint(request: Request) -> Response:
         raw = await request.body()
         with state.lock:
             try:
-                answer = json_response(function(validation.parse_object(raw)))
+                response = json_response(function(validation.parse_object(raw)))
             except ApiError as error:
                 return error_response(error)
             except (KeyError, TypeError, ValueError) as error:
-                # A slip in a test's command: say what is wrong instead of failing with 500.
+                # A mistake in the request of a test: return a 400 with the reason, not a 500.
                 return error_response(invalid(f"{type(error).__name__}: {error}"))
             state.commit()
-        return answer
+        return response
 
     return Route(path, endpoint, methods=[method])

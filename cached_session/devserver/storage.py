@@ -1,8 +1,7 @@
-"""Where the data survives the process: one SQLite file, or nowhere.
+"""Persistent storage of the server: a SQLite file, or none.
 
-The dictionaries in memory are the truth while the server runs; the journal is told of each change
-and commits before the answer leaves. One table of keyed JSON is enough, because the server reads it
-only once, when it starts.
+The server works on dictionaries in memory. The storage gets each change and commits it before the
+response is sent. One table of JSON values is enough, because the server reads it only at the start.
 """
 
 from __future__ import annotations
@@ -15,38 +14,38 @@ from typing import Any, Protocol
 import orjson
 
 
-class Journal(Protocol):
-    """Keeps the latest JSON value of each (kind, key); changes count from `commit` on."""
+class Storage(Protocol):
+    """Stores the latest JSON value of each (kind, key); changes are durable after `commit`."""
 
     def load(self, kind: str) -> Iterator[tuple[str, Any]]:
-        """Yield every (key, value) of a kind, in the order the keys were first put."""
+        """Yield every (key, value) of a kind, in the order in which the keys were first stored."""
         ...
 
     def put(self, kind: str, key: str, value: Any) -> None:
-        """Remember `value` under the key, replacing what was there."""
+        """Store `value` under the key; replace the former value."""
         ...
 
     def delete(self, kind: str, key: str) -> None:
-        """Forget the key; unknown keys are fine."""
+        """Delete the key; an unknown key is ignored."""
         ...
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all keys."""
         ...
 
     def commit(self) -> None:
-        """Make all changes so far survive the death of the process."""
+        """Write all changes, so that they survive a crash of the process."""
         ...
 
     def close(self) -> None:
-        """Commit and let the file go."""
+        """Commit and close the file."""
         ...
 
 
-class NoJournal:
-    """The journal of a server without a data file: remembers nothing."""
+class NoStorage:
+    """The storage of a server without a data file: stores nothing."""
 
-    def load(self, kind: str) -> Iterator[tuple[str, Any]]:  # noqa: ARG002 - a Journal's method
+    def load(self, kind: str) -> Iterator[tuple[str, Any]]:  # noqa: ARG002 - the signature of Storage
         """Yield nothing."""
         return iter(())
 
@@ -66,56 +65,57 @@ class NoJournal:
         """Do nothing."""
 
 
-class FileJournal:
-    """A SQLite file; a committed change survives `kill -9` and leaves the file readable.
+class SqliteStorage:
+    """A SQLite file. A committed change survives `kill -9`.
 
-    The write-ahead log is not synced at each commit, so the loss of power (unlike the death of the
-    process) may take back the last moments. Calls must be serialised by the caller.
+    The write-ahead log is not synced at each commit, so a power failure can lose the latest
+    commits. The caller must serialise the calls.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
         Raises:
-            ValueError: it cannot be opened, or is somebody else's, a session's journal perhaps; it
-                is left as it was.
+            ValueError: the file cannot be opened, or belongs to another program, for example the
+                journal of a session; it was not changed.
         """
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._puts: dict[tuple[str, str], bytes | None] = {}
-        self._wiped = False
+        self._pending: dict[tuple[str, str], bytes | None] = {}
+        self._cleared = False
         try:
-            # The server's thread and a test's thread both write; the state's lock serialises them.
+            # The threads of the server and of a test both write; the state's lock serialises them.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
-            raise ValueError(f"{path} cannot keep the server's data: {error}") from error
+            raise ValueError(f"cannot open {path} for the data of the server: {error}") from error
         try:
             self._prepare(path)
         except sqlite3.Error as error:
             self._db.close()
-            raise ValueError(f"{path} cannot keep the server's data: {error}") from error
+            raise ValueError(f"cannot open {path} for the data of the server: {error}") from error
         except ValueError:
             self._db.close()
             raise
 
     def _prepare(self, path: str | Path) -> None:
-        # Before anything that writes.
+        # Check before the first write, so that the file of another program stays unchanged.
         tables = {name for (name,) in self._db.execute("SELECT tbl_name FROM sqlite_master")}
         if tables - {"records"}:
             raise ValueError(
-                f"{path} is another program's database, with the table {min(tables)!r}; "
-                "choose another file for the server's data"
+                f"{path} is the database of another program, with the table "
+                f"{min(tables - {'records'})!r}; it was not changed; choose another file for the "
+                "data of the server"
             )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        # Purpose: the latest value of everything the server must know after a restart.
-        # Writer: this class only, one transaction per request.
+        # Purpose: the latest value of all data that the server needs after a restart.
+        # Writer: this class, one transaction a request.
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS records"
             " (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (kind, key))"
         )
 
     def load(self, kind: str) -> Iterator[tuple[str, Any]]:
-        """Yield every (key, value) of a kind, in the order the keys were first put."""
+        """Yield every (key, value) of a kind, in the order in which the keys were first stored."""
         rows = self._db.execute(
             "SELECT key, value FROM records WHERE kind = ? ORDER BY rowid", (kind,)
         )
@@ -123,42 +123,42 @@ class FileJournal:
             yield key, orjson.loads(value)
 
     def put(self, kind: str, key: str, value: Any) -> None:
-        """Remember `value` under the key, replacing what was there."""
-        self._puts[kind, key] = orjson.dumps(value)
+        """Store `value` under the key; replace the former value."""
+        self._pending[kind, key] = orjson.dumps(value)
 
     def delete(self, kind: str, key: str) -> None:
-        """Forget the key; unknown keys are fine."""
-        self._puts[kind, key] = None
+        """Delete the key; an unknown key is ignored."""
+        self._pending[kind, key] = None
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._puts.clear()
-        self._wiped = True
+        """Delete all keys."""
+        self._pending.clear()
+        self._cleared = True
 
     def commit(self) -> None:
-        """Make all changes so far survive the death of the process."""
-        if not self._puts and not self._wiped:
+        """Write all changes, so that they survive a crash of the process."""
+        if not self._pending and not self._cleared:
             return
-        gone = [key for key, value in self._puts.items() if value is None]
-        kept = [(*key, value) for key, value in self._puts.items() if value is not None]
+        deleted = [key for key, value in self._pending.items() if value is None]
+        stored = [(*key, value) for key, value in self._pending.items() if value is not None]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            if self._wiped:
+            if self._cleared:
                 self._db.execute("DELETE FROM records")
-            self._db.executemany("DELETE FROM records WHERE kind = ? AND key = ?", gone)
+            self._db.executemany("DELETE FROM records WHERE kind = ? AND key = ?", deleted)
             self._db.executemany(
                 "INSERT INTO records (kind, key, value) VALUES (?, ?, ?)"
                 " ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value",
-                kept,
+                stored,
             )
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-        self._puts.clear()
-        self._wiped = False
+        self._pending.clear()
+        self._cleared = False
 
     def close(self) -> None:
-        """Commit and let the file go."""
+        """Commit and close the file."""
         self.commit()
         self._db.close()
