@@ -219,8 +219,7 @@ class FaultPlan:
         """Add faults that are described as JSON objects, all of them or none.
 
         Raises:
-            ValueError: a kind is missing, or a setting is unknown or has a wrong value; no fault was
-                added.
+            ValueError: a kind is missing, or a setting or its value is wrong; no fault was added.
         """
         settings = {item.name for item in fields(Fault) if item.init}
         created: list[Fault] = []
