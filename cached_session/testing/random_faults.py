@@ -1,4 +1,4 @@
-"""An adversary that breaks things at random while a test goes on, and mends them at its end."""
+"""Random faults: `havoc` breaks networks and the server at random, and repairs them at the end."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FAULTS = ("cut", "stall", "slow", "disconnect", "restart", "lose_request", "lose
 
 @dataclass
 class Havoc:
-    """What a nemesis did: printed by a failing test, it is the story of that test."""
+    """The record of the faults of one `havoc`; print it when a test fails."""
 
     seed: int
-    """What it was made with: the same one takes the same steps."""
+    """The seed of the faults; the same seed gives the same faults."""
     done: list[str] = field(default_factory=list)
-    """Each step so far, in order: the fault, the line, and how long it lasts."""
+    """The faults until now, in order: kind, URL of the network, duration."""
     failed: BaseException | None = None
-    """What went wrong in the nemesis itself; raised at the end of its ``with``."""
+    """The error that ended the faults early, if any; it is raised at the end of the ``with``."""
 
 
 @contextlib.contextmanager
@@ -37,58 +37,84 @@ def havoc(
     pause: float = 0.2,
     faults: Sequence[str] = FAULTS,
 ) -> Iterator[Havoc]:
-    """Break and mend the lines and the server in turn, until the end of the ``with``; then all is
-    well again.
+    """Break networks and the server at random, one fault after the other, during the ``with``.
 
-    The same seed takes the same steps in the same order; when they happen is up to the machine.
+    At the end of the ``with`` every fault has been repaired. The same seed gives the same faults in
+    the same order; their times depend on the machine.
 
     Args:
-        server: what is restarted, and loses requests and answers.
-        networks: what is cut, stalled and slowed, one at a time.
-        pause: seconds from one step to the next, on average; a fault lasts about as long.
-        faults: which kinds there are, of `FAULTS`.
+        server: The server to restart, and to lose requests and responses of.
+        networks: The networks to cut, stall and slow, one at a time.
+        pause: Average seconds between two faults; a fault lasts about as long.
+        faults: The kinds of faults to choose from, out of `FAULTS`.
 
     Raises:
-        ValueError: a fault is not known, or needs a line and there is none.
+        ValueError: a kind of fault is unknown, or ``faults`` or ``networks`` is empty.
     """
     unknown = set(faults) - set(FAULTS)
     if unknown or not faults or not networks:
-        raise ValueError(f"havoc needs a line and faults of {', '.join(FAULTS)}; got {faults}")
-    chance, story, over = random.Random(seed), Havoc(seed), threading.Event()
-
-    def step() -> None:
-        fault, network = chance.choice(list(faults)), chance.choice(list(networks))
-        lasting = chance.uniform(0.5, 1.5) * pause
-        story.done.append(f"{fault} {network.url} {lasting:.2f}s")
-        with contextlib.ExitStack() as undone:
-            if fault == "restart":
-                server.stop()
-                undone.callback(server.start)
-            elif fault == "disconnect":
-                network.disconnect()
-            elif fault == "slow":
-                undone.enter_context(network.slow(lasting / 4))
-            elif fault in ("cut", "stall"):
-                undone.enter_context(getattr(network, fault)())
-            elif fault == "busy":
-                undone.enter_context(server.faults.unavailable(retry_after=lasting))
-            else:
-                undone.enter_context(getattr(server.faults, fault)(probability=0.5, seed=seed))
-            over.wait(lasting)
-
-    def run() -> None:
-        try:
-            while not over.wait(chance.uniform(0.5, 1.5) * pause):
-                step()
-        except BaseException as error:  # noqa: BLE001 - carried to the test's own thread
-            story.failed = error
-
-    thread = threading.Thread(target=run, name="cached-session-nemesis", daemon=True)
+        raise ValueError(
+            f"havoc needs at least one network and kinds of faults out of {', '.join(FAULTS)}; "
+            f"got {list(faults)} and networks: {len(networks)}"
+        )
+    record, stop = Havoc(seed), threading.Event()
+    thread = threading.Thread(
+        target=_break_until,
+        args=(stop, record, server, networks, pause, faults),
+        name="cached-session-havoc",
+        daemon=True,
+    )
     thread.start()
     try:
-        yield story
+        yield record
     finally:
-        over.set()
+        stop.set()
         thread.join()
-    if story.failed is not None:
-        raise story.failed
+    if record.failed is not None:
+        raise record.failed
+
+
+def _break_until(
+    stop: threading.Event,
+    record: Havoc,
+    server: DevServer,
+    networks: Sequence[Network],
+    pause: float,
+    faults: Sequence[str],
+) -> None:
+    """Apply one random fault after the other until `stop` is set."""
+    draw = random.Random(record.seed)
+    try:
+        while not stop.wait(draw.uniform(0.5, 1.5) * pause):
+            fault, network = draw.choice(list(faults)), draw.choice(list(networks))
+            seconds = draw.uniform(0.5, 1.5) * pause
+            record.done.append(f"{fault} {network.url} {seconds:.2f}s")
+            with contextlib.ExitStack() as repairs:
+                _apply(fault, server, network, seconds, record.seed, repairs)
+                stop.wait(seconds)
+    except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
+        record.failed = error
+
+
+def _apply(
+    fault: str,
+    server: DevServer,
+    network: Network,
+    seconds: float,
+    seed: int,
+    repairs: contextlib.ExitStack,
+) -> None:
+    """Apply one fault, and register its repair."""
+    if fault == "restart":
+        server.stop()
+        repairs.callback(server.start)
+    elif fault == "disconnect":
+        network.disconnect()
+    elif fault == "slow":
+        repairs.enter_context(network.slow(seconds / 4))
+    elif fault in ("cut", "stall"):
+        repairs.enter_context(getattr(network, fault)())
+    elif fault == "busy":
+        repairs.enter_context(server.faults.unavailable(retry_after=seconds))
+    else:
+        repairs.enter_context(getattr(server.faults, fault)(probability=0.5, seed=seed))
