@@ -43,7 +43,7 @@ from cached_session.journal.journal import Journal
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import inbox
 from cached_session.remote.wire import decode, memories_of
-from corpus import history
+from conversations import history
 from measure import Stopwatch
 
 SESSION_ID = "benchmark"

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import targets
-from calls import calls, concurrent
-from corpus import history
+from call_cost import calls, concurrent
+from conversations import history
 from growth import disk, growth, memory
 from idle import idle
 from measure import Numbers, say

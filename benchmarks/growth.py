@@ -28,8 +28,8 @@ from cached_session.history.parts import split
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import inbox
 from cached_session.runtime import new_writer
-from corpus import chunks, history, payload_bytes, turns
-from journals import MADE, index, make
+from conversations import chunks, history, payload_bytes, turns
+from make_journals import MADE, index, make
 from measure import Numbers, Stopwatch, exponent, say
 from scale import Scale
 from servers import devserver, free_port

@@ -23,7 +23,7 @@ from cached_session.remote.connect import RemoteSpec
 from cached_session.remote.protocol import GuardReport
 from cached_session.remote.wire import EncodedMemory
 from cached_session.runtime import Runtime
-from corpus import history
+from conversations import history
 from measure import Numbers, say
 from scale import Scale
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import OURS
+from backends import OURS
 
 __all__ = ["draw", "storms"]
 

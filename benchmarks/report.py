@@ -14,8 +14,8 @@ from typing import Any
 
 import plots
 import targets
-from arms import PEER
-from blocks import write_block
+from backends import PEER
+from markdown_pages import write_block
 
 MEASURED = Path(__file__).parent / "measured.json"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 from dakera import AsyncDakeraClient
 
-from arms import DirectDakera
+from backends import DirectDakera
 from cached_session import CachedSession
-from corpus import history, payload_bytes, turns
-from journals import make
+from conversations import history, payload_bytes, turns
+from make_journals import make
 from measure import Numbers, Stopwatch, held_ms, say, summed_up
 from scale import Scale
 from servers import CountingLine, Server, devserver

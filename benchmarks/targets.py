@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from arms import FLOOR, NORMAL, OURS, PEER
+from backends import FLOOR, NORMAL, OURS, PEER
 
 __all__ = ["TARGETS", "Outcome", "Target", "as_text", "judge", "reasons"]
 

@@ -1,8 +1,8 @@
-"""A list of tasks shared by workers on several machines: each task is handed out once.
+"""A task list that workers on several machines share: each task is handed out once.
 
 python examples/confirmed_pop.py
 
-As far as the server's delete is atomic: docs/guides/multiple-devices.md explains this.
+It requires an atomic delete on the server; docs/guides/multiple-devices.md explains the limits.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from echo import text_of
 
 
 async def work(session: CachedSession) -> list[str]:
-    """Take tasks until none is left."""
-    done = []
+    """Take tasks until none is left, and return them."""
+    taken = []
     while item := await session.pop_item():
-        done.append(text_of(item))
-    return done
+        taken.append(text_of(item))
+    return taken
 
 
 async def main() -> None:
-    """Two workers race; then the server is away, and nothing is handed out on a guess."""
+    """Let two workers take tasks; then stop the server, so that no task is handed out."""
     with tempfile.TemporaryDirectory() as name, DevServer() as server:
         one, two = (
             CachedSession.from_url(

@@ -1,4 +1,4 @@
-"""A model that needs no network: it tells what it was given. So what a session kept can be seen."""
+"""A model without a network: its answer shows which items the session gave it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from agents.items import TResponseInputItem, TResponseStreamEvent
 from agents.models.interface import Model
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 
-set_tracing_disabled(True)  # the SDK's traces would go to a server of its own
+set_tracing_disabled(True)  # otherwise the SDK sends traces to its own server
 
 
 class EchoModel(Model):
-    """Repeats the last thing a person said, and says how many things that were."""
+    """A model that repeats the last user message and counts all of them."""
 
     async def get_response(
         self,
@@ -23,10 +23,10 @@ class EchoModel(Model):
         *args: Any,
         **kwargs: Any,
     ) -> ModelResponse:
-        """The answer, made of nothing but the input."""
+        """Return an answer that depends on the input only."""
         items: list[Any] = [{"role": "user", "content": input}] if isinstance(input, str) else input
-        said = [item["content"] for item in items if item.get("role") == "user"]
-        text = f"You said “{said[-1]}”. I have heard {len(said)} from you."
+        messages = [item["content"] for item in items if item.get("role") == "user"]
+        text = f"You said “{messages[-1]}”. I have heard {len(messages)} from you."
         message = ResponseOutputMessage(
             id=f"msg_{len(items)}",
             content=[ResponseOutputText(text=text, type="output_text", annotations=[])],
@@ -37,16 +37,16 @@ class EchoModel(Model):
         return ModelResponse(output=[message], usage=Usage(requests=1), response_id=None)
 
     def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
-        """The examples run whole turns."""
-        raise RuntimeError("this model has no stream; use Runner.run")
+        """Raise an error: the model cannot stream."""
+        raise RuntimeError("this model cannot stream; use Runner.run")
 
 
 def echo_agent() -> Agent[None]:
-    """A real agent of the SDK over that model."""
+    """Return an SDK agent with this model."""
     return Agent(name="Echo", model=EchoModel())
 
 
 def text_of(item: Any) -> str:
-    """What a person reads of a message: its text, whoever wrote it."""
+    """Return the text of a message."""
     content = item.get("content", "")
     return content if isinstance(content, str) else "".join(part["text"] for part in content)

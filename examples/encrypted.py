@@ -1,4 +1,4 @@
-"""A conversation that the server cannot read: the SDK's `EncryptedSession` around ours.
+"""A conversation that the server cannot read: the SDK's `EncryptedSession` over `CachedSession`.
 
 python examples/encrypted.py
 """
@@ -21,19 +21,19 @@ from echo import echo_agent
 KEY = "a passphrase that every device of this user has"
 
 
-def wrapped(session: CachedSession) -> Any:
-    """The wrapper's annotation asks for the SDK's base class; ours has its shape only."""
+def untyped(session: CachedSession) -> Any:
+    """Return the session as `Any`: the wrapper is annotated with the SDK's base class."""
     return session
 
 
 async def main() -> None:
-    """One device writes, the server holds nothing readable, another device reads."""
+    """Write on one device, check that the server holds no readable text, read on another device."""
     with tempfile.TemporaryDirectory() as name, DevServer() as server:
         at = Path(name)
         async with CachedSession.from_url(
             "diary", url=server.url, journal=at / "phone.db", content="none"
         ) as phone:
-            diary = EncryptedSession("diary", wrapped(phone), encryption_key=KEY, ttl=10**9)
+            diary = EncryptedSession("diary", untyped(phone), encryption_key=KEY, ttl=10**9)
             await Runner.run(echo_agent(), "I saw a heron today.", session=diary)
             await phone.flush(timeout=30)
 
@@ -46,9 +46,9 @@ async def main() -> None:
         async with CachedSession.from_url(
             "diary", url=server.url, journal=at / "laptop.db", content="none"
         ) as laptop:
-            diary = EncryptedSession("diary", wrapped(laptop), encryption_key=KEY, ttl=10**9)
+            diary = EncryptedSession("diary", untyped(laptop), encryption_key=KEY, ttl=10**9)
             result = await Runner.run(echo_agent(), "And a crane.", session=diary)
-            print(f"the other device reads on: {result.final_output}")
+            print(f"the other device continues: {result.final_output}")
 
 
 if __name__ == "__main__":

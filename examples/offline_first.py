@@ -1,9 +1,9 @@
-"""A conversation that outlives its server, and its device: `make demo`.
+"""A conversation that continues without its server and on a second device: `make demo`.
 
-A real Agents SDK agent with function tools, run by the real Runner, talks to a customer of an
-airline. Its model replays a recorded conversation (`--live`, with OPENAI_API_KEY set, uses a live
-one). On the way there is no server, then one, then a second device, then the server is killed in
-mid-turn and comes back. Each step says what it claims; an untrue claim makes the exit code 1.
+The Agents SDK's Runner runs an airline agent with function tools. Its model replays a recorded
+conversation (`--live`, with OPENAI_API_KEY set, uses a live model). The server is absent at first,
+then started, then killed during a turn and restarted; a second device joins in between. Each step
+checks its result, and a failed check makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -15,163 +15,208 @@ import os
 import sys
 import tempfile
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airline import CONVERSATION, Item, Recording
-from device import Device, DeviceProcess, Look, Turn
-from server import LATENCY_MS, DevServer
+from airline_agent import CONVERSATION, Item, Recording
+from demo_device import Device, DeviceProcess, DeviceState, Turn
+from demo_server import LATENCY_MS, DevServer
 
-PATIENCE = 30.0  # seconds that a step may take before it counts as untrue
+TIMEOUT = 30.0  # seconds for one step; a slower one fails
 
 
-class Story:
-    """Tells what happens, and keeps count of what was not true."""
+class Report:
+    """Prints the steps and their checks, and collects the checks that failed."""
 
     def __init__(self) -> None:
-        self.untrue: list[str] = []
+        self.failed: list[str] = []
 
-    def chapter(self, title: str) -> None:
-        """A new step."""
+    def section(self, title: str) -> None:
+        """Print the title of a step."""
         print(f"\n{title}\n{'-' * len(title)}")
 
     def turn(self, device: str, turn: Turn) -> None:
-        """One question and its answer, a line each."""
+        """Print one question and its answer, a line each."""
         tools = f"   [{', '.join(turn.tools)}]" if turn.tools else ""
         print(f"  {device:>6} > {_line(turn.question)}")
         print(f"         < {_line(turn.reply)}{tools}")
 
-    def fact(self, text: str) -> None:
-        """Something worth knowing."""
+    def note(self, text: str) -> None:
+        """Print a line of information."""
         print(f"  {text}")
 
-    def claim(self, text: str, true: object, otherwise: Any = "") -> None:
-        """Something that must be true."""
-        print(f"  {'ok  ' if true else 'NOT TRUE '} {text}" + ("" if true else f": {otherwise}"))
+    def check(self, text: str, true: object, details: Any = "") -> None:
+        """Print the result of a check, with details if it failed."""
+        print(f"  {'ok    ' if true else 'FAILED'} {text}" + ("" if true else f": {details}"))
         if not true:
-            self.untrue.append(text)
+            self.failed.append(text)
 
 
-async def tell(story: Story, directory: Path, *, live: bool) -> None:
-    """The four steps of the story, and what a stranger finds on the server afterwards."""
-    recording = Recording()
-    questions = recording.questions
-    server = DevServer(directory / "server-data")
-    phone = Device(directory / "phone.db", server.url, live=live)
+@dataclass
+class Demo:
+    """The objects that all steps of the demo share."""
+
+    report: Report
+    directory: Path
+    live: bool
+    recording: Recording = field(default_factory=Recording)
     laptop: DeviceProcess | None = None
+
+    def __post_init__(self) -> None:
+        self.questions = self.recording.questions
+        self.server = DevServer(self.directory / "server-data")
+        self.phone = Device(self.directory / "phone.db", self.server.url, live=self.live)
+
+    async def close(self) -> None:
+        """Close both devices and kill the server."""
+        if self.laptop is not None:
+            await self.laptop.close()
+        await self.phone.close()
+        self.server.kill()
+
+
+async def run(demo: Demo) -> None:
+    """Run all steps of the demo."""
     try:
-        story.chapter("(a) No server at all: the phone talks on")
-        for question in questions[:3]:
-            story.turn("phone", await phone.ask(question))
-        await phone.wait_for("offline", PATIENCE)
-        alone = await phone.look()
-        report(story, "phone", alone, directory / "phone.db")
-        story.claim("three turns are in the phone's journal", asked(alone) == questions[:3])
-        story.claim("they wait for a server", alone.pending > 0, alone.pending)
-        story.claim("the session knows that it is offline", alone.state == "offline", alone.state)
-        if not live:
-            expected = recorded(recording, questions[:3])
-            story.claim("the history is the recorded one, item for item", alone.items == expected)
-
-        story.chapter("(b) A server appears: everything arrives")
-        await asyncio.to_thread(server.start)
-        story.fact(f"devserver {server.url}, process {server.pid}, data in {server.data}")
-        await phone.session.flush(timeout=PATIENCE)
-        arrived = await phone.look()
-        round_trip = await server.round_trip()
-        report(story, "phone", arrived, directory / "phone.db")
-        story.claim("nothing is pending", arrived.pending == 0, arrived.pending)
-        story.claim("the phone's own history is as it was", arrived.items == alone.items)
-        said = [text for _, text in await server.conversation()]
-        missing = [q for q in questions[:3] if not any(q in text for text in said)]
-        story.claim("the server has what was said", not missing, missing)
-        compare_speed(story, arrived, round_trip)
-
-        story.chapter("(c) A second device, an empty journal: the same conversation")
-        laptop = await DeviceProcess.start(directory / "laptop.db", server.url, live=live)
-        hydrated = await laptop.look()
-        story.fact(f"the laptop is process {laptop.pid}, this phone is process {os.getpid()}")
-        report(story, "laptop", hydrated, directory / "laptop.db")
-        story.claim("the laptop knows all that was said", hydrated.items == arrived.items)
-        for question in questions[3:5]:
-            story.turn("laptop", await laptop.ask(question))
-        await laptop.sync(PATIENCE)
-        await phone.sync(PATIENCE)
-        together = await phone.look()
-        story.claim("the phone has the laptop's turns", asked(together) == questions[:5])
-        story.turn("phone", await phone.ask(questions[5]))
-        await phone.sync(PATIENCE)
-        await laptop.sync(PATIENCE)
-        shared = await laptop.look()
-        story.claim("both show one history", shared.items == (await phone.look()).items)
-
-        story.chapter("(d) The server is killed in mid-turn; both devices go on; it comes back")
-
-        def power_cut() -> None:
-            story.fact(f"SIGKILL to process {server.pid}, while the phone's agent uses a tool")
-            server.kill()
-
-        story.turn("phone", await phone.ask(questions[6], meanwhile=power_cut))
-        story.claim("the server was killed within that turn", server.pid is None or live)
-        server.kill()
-        story.turn("phone", await phone.ask(questions[7]))
-        for question in questions[8:10]:
-            story.turn("laptop", await laptop.ask(question))
-        for device in (phone, laptop):
-            await device.wait_for("offline", PATIENCE)
-        phone_apart, laptop_apart = await phone.look(), await laptop.look()
-        report(story, "phone", phone_apart, directory / "phone.db")
-        report(story, "laptop", laptop_apart, directory / "laptop.db")
-        story.claim("the phone keeps its turns for later", phone_apart.pending > 0)
-        story.claim("so does the laptop", laptop_apart.pending > 0)
-        both_know = phone_apart.state == laptop_apart.state == "offline"
-        story.claim("both know that they are offline", both_know)
-        compare_speed(story, phone_apart, round_trip)
-
-        await asyncio.to_thread(server.start)
-        story.fact(f"the server is back: process {server.pid}, the same data")
-        for device in (phone, laptop, phone):
-            await device.sync(PATIENCE)
-        on_phone, on_laptop = await phone.look(), await laptop.look()
-        report(story, "phone", on_phone, directory / "phone.db")
-        report(story, "laptop", on_laptop, directory / "laptop.db")
-        story.claim("nothing is pending anywhere", on_phone.pending == on_laptop.pending == 0)
-        story.claim("both devices show one identical history", on_phone.items == on_laptop.items)
-        story.claim("every question is there once", sorted(asked(on_phone)) == sorted(questions))
-        shared_length = len(shared.items)
-        story.claim(
-            "what was shared before stays before", on_phone.items[:shared_length] == shared.items
-        )
-        story.claim("what each said apart stays together", apart_in_one_piece(on_phone, questions))
-        story.claim("every tool call is followed by its output", calls_answered(on_phone.items))
-        if not live:
-            story.claim("nothing else crept in", same_items(on_phone.items, recording, questions))
-        show_history(story, on_phone)
-
-        story.chapter("What a stranger finds on the server, with the official dakera client")
-        memories = await server.conversation()
-        for memory_id, text in reversed(memories[:4]):
-            story.fact(f"{memory_id[:20]:20}  {_line(text, 90)}")
-        story.fact(f"... {len(memories)} memories in all")
-        missing = [q for q in questions if not any(q in text for _, text in memories)]
-        story.claim("each question can be read in plain text", not missing, missing)
-        replies = ["family emergency", "HAT088"]
-        unreadable = [r for r in replies if not any(r in text for _, text in memories)]
-        story.claim("so can answers and tool calls", live or not unreadable, unreadable)
+        offline = await start_offline(demo)
+        synced = await add_server(demo, offline)
+        laptop, shared = await add_second_device(demo, synced)
+        await kill_server(demo, laptop, shared)
+        await read_server_data(demo)
     finally:
-        if laptop is not None:
-            await laptop.close()
-        await phone.close()
+        await demo.close()
+
+
+async def start_offline(demo: Demo) -> DeviceState:
+    """Run three turns on the phone without a server; return the state of the phone."""
+    report, questions = demo.report, demo.questions[:3]
+    report.section("(a) Without a server: the phone works offline")
+    for question in questions:
+        report.turn("phone", await demo.phone.ask(question))
+    await demo.phone.wait_for("offline", TIMEOUT)
+    state = await demo.phone.inspect()
+    print_device(demo, "phone", state)
+    report.check("three turns are in the phone's journal", asked(state) == questions)
+    report.check("they are pending", state.pending > 0, state.pending)
+    report.check("the state of the session is offline", state.state == "offline", state.state)
+    if not demo.live:
+        expected = recorded(demo.recording, questions)
+        report.check("the history equals the recorded one", state.items == expected)
+    return state
+
+
+async def add_server(demo: Demo, offline: DeviceState) -> DeviceState:
+    """Start the server and send the pending turns; return the state of the phone."""
+    report, server = demo.report, demo.server
+    report.section("(b) The server starts: the phone sends the pending turns")
+    await asyncio.to_thread(server.start)
+    report.note(f"devserver {server.url}, process {server.pid}, data in {server.data}")
+    await demo.phone.session.flush(timeout=TIMEOUT)
+    state = await demo.phone.inspect()
+    print_device(demo, "phone", state)
+    report.check("nothing is pending", state.pending == 0, state.pending)
+    report.check("the history of the phone is unchanged", state.items == offline.items)
+    stored = [text for _, text in await server.conversation()]
+    missing = [q for q in demo.questions[:3] if not any(q in text for text in stored)]
+    report.check("the server has every question", not missing, missing)
+    compare_speed(report, state, await server.round_trip())
+    return state
+
+
+async def add_second_device(demo: Demo, synced: DeviceState) -> tuple[DeviceProcess, DeviceState]:
+    """Continue on a laptop with an empty journal; return it and the history that both share."""
+    report, questions, phone = demo.report, demo.questions, demo.phone
+    report.section("(c) A second device with an empty journal joins the conversation")
+    path = demo.directory / "laptop.db"
+    laptop = demo.laptop = await DeviceProcess.start(path, demo.server.url, live=demo.live)
+    hydrated = await laptop.inspect()
+    report.note(f"the laptop is process {laptop.pid}, the phone is process {os.getpid()}")
+    print_device(demo, "laptop", hydrated)
+    report.check("the laptop has the whole history", hydrated.items == synced.items)
+    for question in questions[3:5]:
+        report.turn("laptop", await laptop.ask(question))
+    await laptop.sync(TIMEOUT)
+    await phone.sync(TIMEOUT)
+    together = await phone.inspect()
+    report.check("the phone has the laptop's turns", asked(together) == questions[:5])
+    report.turn("phone", await phone.ask(questions[5]))
+    await phone.sync(TIMEOUT)
+    await laptop.sync(TIMEOUT)
+    shared = await laptop.inspect()
+    report.check("both show one history", shared.items == (await phone.inspect()).items)
+    return laptop, shared
+
+
+async def kill_server(demo: Demo, laptop: DeviceProcess, shared: DeviceState) -> None:
+    """Kill the server during a turn, continue on both devices offline, restart and sync."""
+    report, server, questions, phone = demo.report, demo.server, demo.questions, demo.phone
+    report.section("(d) The server is killed during a turn; both devices continue; it restarts")
+
+    def kill() -> None:
+        report.note(f"SIGKILL to process {server.pid} while the phone's agent calls a tool")
         server.kill()
 
+    report.turn("phone", await phone.ask(questions[6], during_tool=kill))
+    report.check("the server was killed during that turn", server.pid is None or demo.live)
+    server.kill()
+    report.turn("phone", await phone.ask(questions[7]))
+    for question in questions[8:10]:
+        report.turn("laptop", await laptop.ask(question))
+    for device in (phone, laptop):
+        await device.wait_for("offline", TIMEOUT)
+    states = {"phone": await phone.inspect(), "laptop": await laptop.inspect()}
+    for name, state in states.items():
+        print_device(demo, name, state)
+        report.check(f"the {name}'s new turns are pending", state.pending > 0)
+        report.check(f"the state of the {name} is offline", state.state == "offline", state.state)
+    await asyncio.to_thread(server.start)
+    report.note(f"the server runs again: process {server.pid}, with the same data")
+    for device in (phone, laptop, phone):
+        await device.sync(TIMEOUT)
+    check_merged(demo, await phone.inspect(), await laptop.inspect(), shared)
 
-def asked(look: Look) -> list[str]:
-    """The questions in a history, in order."""
-    return [str(item["content"]) for item in look.items if item.get("role") == "user"]
+
+def check_merged(demo: Demo, phone: DeviceState, laptop: DeviceState, shared: DeviceState) -> None:
+    """Check that both devices have the same complete history in a sensible order."""
+    report, questions = demo.report, demo.questions
+    print_device(demo, "phone", phone)
+    print_device(demo, "laptop", laptop)
+    report.check("nothing is pending on either device", phone.pending == laptop.pending == 0)
+    report.check("both devices show the same history", phone.items == laptop.items)
+    report.check("every question is there once", sorted(asked(phone)) == sorted(questions))
+    before = phone.items[: len(shared.items)]
+    report.check("the earlier history is unchanged", before == shared.items)
+    report.check("offline turns of one device are not mixed", runs_are_whole(phone, questions))
+    report.check("every tool call is followed by its output", calls_answered(phone.items))
+    if not demo.live:
+        same = same_items(phone.items, demo.recording, questions)
+        report.check("the history has no other items", same)
+    print_history(report, phone)
+
+
+async def read_server_data(demo: Demo) -> None:
+    """Check that the official client reads the conversation from the server in plain text."""
+    report = demo.report
+    report.section("(e) The data on the server, read with the official dakera client")
+    memories = await demo.server.conversation()
+    for memory_id, text in reversed(memories[:4]):
+        report.note(f"{memory_id[:20]:20}  {_line(text, 90)}")
+    report.note(f"... {len(memories)} memories in all")
+    missing = [q for q in demo.questions if not any(q in text for _, text in memories)]
+    report.check("each question is there in plain text", not missing, missing)
+    replies = ["family emergency", "HAT088"]
+    unreadable = [r for r in replies if not any(r in text for _, text in memories)]
+    report.check("so are answers and tool calls", demo.live or not unreadable, unreadable)
+
+
+def asked(state: DeviceState) -> list[str]:
+    """Return the questions in a history, in order."""
+    return [str(item["content"]) for item in state.items if item.get("role") == "user"]
 
 
 def recorded(recording: Recording, questions: list[str]) -> list[Item]:
-    """What the recording holds for these questions."""
+    """Return the recorded items of these questions."""
     return [
         item
         for question in questions
@@ -180,7 +225,7 @@ def recorded(recording: Recording, questions: list[str]) -> list[Item]:
 
 
 def same_items(items: list[Item], recording: Recording, questions: list[str]) -> bool:
-    """Whether the history holds exactly the recorded items, whatever their order."""
+    """Return whether the history has exactly the recorded items, in any order."""
     found, expected = (
         sorted(json.dumps(item, sort_keys=True) for item in some)
         for some in (items, recorded(recording, questions))
@@ -188,14 +233,14 @@ def same_items(items: list[Item], recording: Recording, questions: list[str]) ->
     return found == expected
 
 
-def apart_in_one_piece(look: Look, questions: list[str]) -> bool:
-    """Whether 7-8 (the phone's) and 9-10 (the laptop's) each stand together, in either order."""
-    order = [questions.index(question) for question in asked(look)[6:]]
+def runs_are_whole(state: DeviceState, questions: list[str]) -> bool:
+    """Return whether turns 7-8 (phone) and 9-10 (laptop) are each adjacent, in either order."""
+    order = [questions.index(question) for question in asked(state)[6:]]
     return order in ([6, 7, 8, 9], [8, 9, 6, 7])
 
 
 def calls_answered(items: list[Item]) -> bool:
-    """Whether each tool call has its output behind it, before anybody says another word."""
+    """Return whether each tool call is followed by its output before the next user message."""
     waiting: set[str] = set()
     for item in items:
         if item.get("type") == "function_call":
@@ -207,37 +252,38 @@ def calls_answered(items: list[Item]) -> bool:
     return not waiting
 
 
-def report(story: Story, device: str, look: Look, journal: Path) -> None:
-    """What a person wants to see."""
+def print_device(demo: Demo, name: str, state: DeviceState) -> None:
+    """Print the status of a device and the size of its journal."""
+    journal = demo.directory / f"{name}.db"
     size = sum(f.stat().st_size for f in journal.parent.glob(journal.name + "*")) / 1024
-    story.fact(
-        f"{device}: {len(asked(look))} turns, {len(look.items)} items, {look.pending} pending, "
-        f"{look.parked} parked, {look.state}; {journal} ({size:.0f} KB)"
+    demo.report.note(
+        f"{name}: {len(asked(state))} turns, {len(state.items)} items, {state.pending} pending, "
+        f"{state.parked} parked, {state.state}; {journal} ({size:.0f} KB)"
     )
 
 
-def compare_speed(story: Story, look: Look, round_trip: float) -> None:
-    """How long a read takes here, beside asking the server."""
-    story.fact(
-        f"reading 20 items took {look.read_tail_seconds * 1000:.2f} ms and the whole history "
-        f"{look.read_all_seconds * 1000:.2f} ms ({look.state}); a round trip to the server "
-        f"{round_trip * 1000:.1f} ms (of which {LATENCY_MS} ms are simulated distance)"
+def compare_speed(report: Report, state: DeviceState, round_trip: float) -> None:
+    """Compare the time of a local read with that of a request to the server."""
+    report.note(
+        f"reading 20 items took {state.read_tail_seconds * 1000:.2f} ms and the whole history "
+        f"{state.read_all_seconds * 1000:.2f} ms ({state.state}); a round trip to the server took "
+        f"{round_trip * 1000:.1f} ms, including {LATENCY_MS} ms of simulated latency"
     )
-    story.claim("a read costs less than a round trip", look.read_all_seconds < round_trip)
+    report.check("a read is faster than a round trip", state.read_all_seconds < round_trip)
 
 
-def show_history(story: Story, look: Look) -> None:
-    """The one history, with the writer (one opening of a journal) of each item."""
-    story.fact("the one history:")
-    for rank, (item, writer) in enumerate(zip(look.items, look.writers, strict=True)):
-        story.fact(f"  {rank:>3}  {writer[:6]}  {_gist(item)}")
+def print_history(report: Report, state: DeviceState) -> None:
+    """Print the history with the writer of each item; each opening of a journal is a writer."""
+    report.note("the history:")
+    for rank, (item, writer) in enumerate(zip(state.items, state.writers, strict=True)):
+        report.note(f"  {rank:>3}  {writer[:6]}  {_summary(item)}")
 
 
-def _gist(item: Item) -> str:
+def _summary(item: Item) -> str:
     if item.get("type") == "function_call":
         return _line(f"calls {item['name']}({item['arguments']})")
     if item.get("type") == "function_call_output":
-        return _line(f"  gives {item['output']}")
+        return _line(f"  returns {item['output']}")
     content = item["content"]
     text = content if isinstance(content, str) else "".join(part["text"] for part in content)
     return _line(f"{item['role']}: {text}")
@@ -249,29 +295,29 @@ def _line(text: str, width: int = 84) -> str:
 
 
 def main() -> int:
-    """Run the story in a temporary directory and judge it."""
+    """Run the demo in a temporary directory; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--live", action="store_true", help="a live model (OPENAI_API_KEY)")
+    parser.add_argument("--live", action="store_true", help="use a live model (OPENAI_API_KEY)")
     parser.add_argument("--keep", type=Path, help="keep journals and server data in this directory")
     arguments = parser.parse_args()
     if arguments.live and not os.environ.get("OPENAI_API_KEY"):
         parser.error("--live needs OPENAI_API_KEY in the environment")
-    story = Story()
-    print("One conversation, two devices, and a server that comes and goes.")
+    report = Report()
+    print("One conversation on two devices, with a server that is not always there.")
     print(f"Conversation: {'live' if arguments.live else f'recorded ({CONVERSATION})'}")
     with tempfile.TemporaryDirectory(prefix="cached-session-") as temporary:
         directory = arguments.keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        telling = tell(story, directory, live=arguments.live)
+        demo = run(Demo(report, directory, arguments.live))
         try:
-            asyncio.run(asyncio.wait_for(telling, timeout=600 if arguments.live else 180))
-        except Exception as error:  # noqa: BLE001 - whatever it was, the story did not come true
+            asyncio.run(asyncio.wait_for(demo, timeout=600 if arguments.live else 180))
+        except Exception as error:  # noqa: BLE001 - any error fails the demo
             traceback.print_exc()
-            story.claim("the story came to its end", False, f"{type(error).__name__}: {error}")
-    if story.untrue:
-        print(f"\n{len(story.untrue)} of the claims were not true:", *story.untrue, sep="\n  - ")
+            report.check("the demo ran to its end", False, f"{type(error).__name__}: {error}")
+    if report.failed:
+        print("\nFailed checks:", *report.failed, sep="\n  - ")
         return 1
-    print("\nAll of it was true.")
+    print("\nAll checks passed.")
     return 0
 
 

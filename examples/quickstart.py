@@ -1,4 +1,4 @@
-"""The first session: an agent remembers after a restart, with no server at all.
+"""A first session: an agent remembers a conversation after a restart, without a server.
 
 python examples/quickstart.py
 """
@@ -16,14 +16,14 @@ from echo import echo_agent
 
 
 async def talk(journal: Path, question: str) -> None:
-    """One turn over a session that is opened for it, as after a restart."""
+    """Run one turn with a newly opened session, as after a restart."""
     async with CachedSession("user-123", journal=journal) as session:
         result = await Runner.run(echo_agent(), question, session=session)
         print(f"> {question}\n< {result.final_output}")
 
 
 async def main() -> None:
-    """Two turns; the second agent knows the first."""
+    """Run two turns; the agent remembers the first in the second."""
     with tempfile.TemporaryDirectory() as directory:
         journal = Path(directory) / "agent.db"
         await talk(journal, "My name is Ada.")

@@ -1,4 +1,4 @@
-"""Two devices, one conversation: they talk apart, meet again, and show the same history.
+"""Two devices with one conversation: both write offline, sync, and show the same history.
 
 python examples/two_devices.py
 """
@@ -15,7 +15,7 @@ from echo import text_of
 
 
 async def main() -> None:
-    """A server that is there, gone, and there again."""
+    """Write with a server, without it, and sync when it is back."""
     with tempfile.TemporaryDirectory() as name, DevServer() as server:
         at = Path(name)
         async with (
@@ -30,7 +30,7 @@ async def main() -> None:
             await phone.add_items([{"role": "user", "content": "phone: by train"}])
             await laptop.add_items([{"role": "user", "content": "laptop: on Friday"}])
             await phone.add_items([{"role": "user", "content": "phone: at nine"}])
-            print(f"apart: {phone.status().pending} + {laptop.status().pending} pending")
+            print(f"offline: {phone.status().pending} + {laptop.status().pending} pending")
 
             server.start()
             for device in (phone, laptop, phone):
@@ -39,7 +39,7 @@ async def main() -> None:
             assert here == there
             for item in here:
                 print(f"  {text_of(item)}")
-            print(f"together: {phone.status().pending} + {laptop.status().pending} pending")
+            print(f"synced: {phone.status().pending} + {laptop.status().pending} pending")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The application: all routes behind the gate, and JSON for every error."""
+"""The ASGI application: all routes behind the fault middleware, and JSON for every error."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from cached_session.devserver import routes_agent, routes_dev, routes_memory, routes_system
-from cached_session.devserver.answers import ApiError, error_response
-from cached_session.devserver.gate import Abort, Gate, LoggedRequest, RequestLog
+from cached_session.devserver import routes_agent, routes_control, routes_memory, routes_system
+from cached_session.devserver.fault_middleware import AbortConnection, FaultMiddleware
+from cached_session.devserver.request_log import LoggedRequest, RequestLog
+from cached_session.devserver.responses import ApiError, error_response
 from cached_session.devserver.state import State
 
 _HTTP_CODES = {404: "ROUTE_NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -22,17 +23,17 @@ def build_app(
     state: State,
     log: RequestLog,
     *,
-    abort: Abort,
-    break_soon: routes_dev.Break,
+    abort: AbortConnection,
+    break_soon: routes_control.BreakConnections,
     allowed_hosts: frozenset[str] = frozenset(),
     keepalive: float = routes_system.KEEPALIVE_SECONDS,
     on_request: Callable[[LoggedRequest], None] | None = None,
 ) -> ASGIApp:
-    """Return the ASGI application of a server with this state."""
+    """Return the ASGI application of a server with the given state."""
 
     async def http_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
-            return await crash(request, error)
+            return await internal_error(request, error)
         code = _HTTP_CODES.get(error.status_code, "INVALID_REQUEST")
         refusal = ApiError(
             error.status_code,
@@ -42,7 +43,7 @@ def build_app(
         )
         return error_response(refusal, with_code=state.version.is_v012)
 
-    async def crash(_request: Request, error: Exception) -> Response:
+    async def internal_error(_request: Request, error: Exception) -> Response:
         refusal = ApiError(500, "INTERNAL_ERROR", f"{type(error).__name__}: {error}")
         return error_response(refusal, with_code=state.version.is_v012)
 
@@ -51,10 +52,12 @@ def build_app(
             *routes_memory.routes(state),
             *routes_agent.routes(state),
             *routes_system.routes(state, keepalive),
-            *routes_dev.routes(state, log, break_soon),
+            *routes_control.routes(state, log, break_soon),
         ],
-        exception_handlers={HTTPException: http_error, Exception: crash},
+        exception_handlers={HTTPException: http_error, Exception: internal_error},
     )
-    # The real server has no redirects, and the SDK would not follow them.
+    # Dakera sends no redirects, and the SDK would not follow them.
     app.router.redirect_slashes = False
-    return Gate(app, state, log, abort=abort, allowed_hosts=allowed_hosts, on_request=on_request)
+    return FaultMiddleware(
+        app, state, log, abort=abort, allowed_hosts=allowed_hosts, on_request=on_request
+    )

@@ -1,16 +1,16 @@
-"""The capabilities document: what a server of a version says it can do."""
+"""The capabilities document that a server of a given version returns."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cached_session.devserver import rules
-from cached_session.devserver.modes import Version
+from cached_session.devserver import validation
+from cached_session.devserver.emulation import Version
 from cached_session.devserver.sessions import IDLE_TIMEOUT_SECONDS
 
 
 def capabilities(version: Version) -> dict[str, Any]:
-    """Return the document; version 2 of it, with naming and session rules, from 0.12.2."""
+    """Return the document; from 0.12.2 it is version 2, with naming and session rules."""
     document: dict[str, Any] = {
         "capabilities_version": 2 if version.is_v0122 else 1,
         "server_version": version.text,
@@ -22,7 +22,7 @@ def capabilities(version: Version) -> dict[str, Any]:
                 "aliases": [],
                 "dimension": 1024,
                 "max_seq_length": 512,
-                "effective_max_seq_length": rules.WINDOW_TOKENS,
+                "effective_max_seq_length": validation.WINDOW_TOKENS,
                 "active": True,
                 "modality": "text",
             }
@@ -49,7 +49,7 @@ def capabilities(version: Version) -> dict[str, Any]:
             naming=_naming(version),
             sessions={
                 "idle_timeout_secs": IDLE_TIMEOUT_SECONDS,
-                "max_idle_timeout_secs": rules.MAX_IDLE_TIMEOUT_SECONDS,
+                "max_idle_timeout_secs": validation.MAX_IDLE_TIMEOUT_SECONDS,
                 "touch": True,
                 "ended_reason": True,
             },
@@ -61,19 +61,19 @@ def capabilities(version: Version) -> dict[str, Any]:
 
 def _naming(version: Version) -> dict[str, Any]:
     naming: dict[str, Any] = {
-        "agent_id_pattern": _anchored(rules.AGENT_ID.pattern),
-        "agent_id_max_bytes": rules.MAX_AGENT_ID_BYTES,
-        "agent_namespace_prefix": rules.AGENT_PREFIX,
+        "agent_id_pattern": _anchored(validation.AGENT_ID.pattern),
+        "agent_id_max_bytes": validation.MAX_AGENT_ID_BYTES,
+        "agent_namespace_prefix": validation.AGENT_PREFIX,
         "agent_namespace_max_bytes": 255,
-        "namespace_pattern": _anchored(rules.NAMESPACE.pattern),
+        "namespace_pattern": _anchored(validation.NAMESPACE.pattern),
         "namespace_max_bytes": 128,
-        "reserved_prefixes": list(rules.RESERVED_PREFIXES),
+        "reserved_prefixes": list(validation.RESERVED_PREFIXES),
         "internal_namespaces": ["_dakera_embedding_models"],
         "internal_prefixes": ["_dakera_"],
     }
     if version.is_v0123:
-        naming["session_id_pattern"] = _anchored(rules.SESSION_ID.pattern)
-        naming["session_id_max_bytes"] = rules.MAX_SESSION_ID_BYTES
+        naming["session_id_pattern"] = _anchored(validation.SESSION_ID.pattern)
+        naming["session_id_max_bytes"] = validation.MAX_SESSION_ID_BYTES
     return naming
 
 

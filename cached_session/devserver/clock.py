@@ -1,4 +1,4 @@
-"""The server's clock, which tests move: TTL, decay and sessions all live on it."""
+"""The clock of the server, which tests can move: TTL, decay and sessions depend on it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 
 
 class Clock:
-    """Unix time that runs with the machine's clock until it is frozen, and can be moved.
+    """Unix time that follows the system clock, and that tests can move or freeze.
 
-    Safe to use from any thread. Moving it takes effect at the server's next request or inspection.
+    Safe to use from any thread. A move takes effect at the next request to the server or inspection
+    of it.
     """
 
     def __init__(self) -> None:
@@ -26,13 +27,13 @@ class Clock:
         return self._frozen if self._frozen is not None else time.time() + self._offset
 
     def advance(self, seconds: float) -> float:
-        """Move by `seconds` (backwards when negative) and return the new time."""
+        """Move the clock by `seconds` (backwards if negative) and return the new time."""
         with self._lock:
             self._shift(seconds)
             return self._now()
 
     def set(self, timestamp: float) -> float:
-        """Jump to `timestamp` (Unix seconds); the clock keeps running or stays frozen as it was."""
+        """Set the clock to `timestamp` (Unix seconds); it keeps running, or stays frozen."""
         with self._lock:
             self._shift(timestamp - self._now())
             return self._now()
@@ -44,13 +45,13 @@ class Clock:
             self._offset += seconds
 
     def freeze(self) -> float:
-        """Stop the clock where it is; `advance` and `set` still move it."""
+        """Stop the clock and return its time; `advance` and `set` still move it."""
         with self._lock:
             self._frozen = self._now()
             return self._frozen
 
     def resume(self) -> None:
-        """Let a frozen clock run on from where it stands."""
+        """Let a frozen clock run again, from its current time."""
         with self._lock:
             if self._frozen is not None:
                 self._offset = self._frozen - time.time()
@@ -58,5 +59,5 @@ class Clock:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the clock stands still."""
+        """Return whether the clock is frozen."""
         return self._frozen is not None

@@ -1,6 +1,6 @@
-"""The event broker: what happened goes to every subscriber, and slow ones lose some of it.
+"""The event broker: sends each event to every subscriber; a slow subscriber loses events.
 
-Publishing works from any thread; each subscription belongs to the event loop that opened it.
+Events can be published from any thread. A subscription belongs to the event loop that opened it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import orjson
 
 from cached_session.devserver.clock import Clock
+from cached_session.devserver.emulation import Modes
 from cached_session.devserver.faults import FaultPlan
-from cached_session.devserver.modes import Modes
 
 SUBSCRIBER_BUFFER = 256
-"""Events one consumer may lag behind before the server drops the rest."""
+"""Events that wait for one consumer; when the queue is full, the oldest is dropped."""
 
 Event = dict[str, Any]
 
 
 class Subscription:
-    """The queue of one consumer; bounded, and it counts what did not fit."""
+    """The bounded queue of one consumer, and the number of events that it dropped."""
 
-    def __init__(self, may_see: Callable[[str], bool], capacity: int) -> None:
-        self._may_see = may_see
+    def __init__(self, can_see: Callable[[str], bool], capacity: int) -> None:
+        self._can_see = can_see
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -37,8 +37,8 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def offer(self, event: Event, delay: float = 0.0) -> None:
-        """Queue an event from any thread, `delay` seconds later; a full queue drops its oldest."""
-        if not self._may_see(event.get("agent_id", "")):
+        """Queue an event after `delay` seconds, from any thread; a full queue drops its oldest."""
+        if not self._can_see(event.get("agent_id", "")):
             return
         if delay > 0:
             self._on_loop(lambda: self._loop.call_later(delay, self.offer, event))
@@ -50,20 +50,24 @@ class Subscription:
             self._waiting.append(event)
         self._on_loop(self._wake.set)
 
-    def lose(self, event: Event, *, notice: bool) -> None:
-        """Lose an event on the way to this consumer, noticed or not."""
-        if notice and self._may_see(event.get("agent_id", "")):
+    def drop(self, event: Event, *, notice: bool) -> None:
+        """Drop an event for this consumer; with `notice` the consumer learns that it lags."""
+        if notice and self._can_see(event.get("agent_id", "")):
             with self._lock:
                 self._dropped += 1
             self._on_loop(self._wake.set)
 
     def _on_loop(self, call: Callable[[], object]) -> None:
-        # A closed loop means that the server stopped under the consumer.
+        # The loop is closed when the server has stopped while the consumer was connected.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call)
 
     async def next(self, timeout: float) -> tuple[Event | None, int]:
-        """Wait for the next event; return it (None after `timeout`) and the drops before it."""
+        """Wait for the next event or for dropped events, `timeout` seconds at most.
+
+        Return the event (None after the timeout or when events were dropped) and the number of
+        dropped events.
+        """
         if not self._waiting and not self._dropped:
             self._wake.clear()
             try:
@@ -71,15 +75,15 @@ class Subscription:
             except asyncio.TimeoutError:
                 return None, 0
         with self._lock:
-            # The oldest were dropped, so the gap is noticed before what is left of the queue.
+            # The dropped events are older than the queue, so report them before its next event.
             dropped, self._dropped = self._dropped, 0
             if dropped or not self._waiting:
                 return None, dropped
             return self._waiting.popleft(), 0
 
 
-class Broker:
-    """Fans events out to the subscriptions that exist at that moment; nothing is kept for later."""
+class EventBroker:
+    """Sends each event to the current subscriptions; a later subscription gets no earlier event."""
 
     def __init__(self, clock: Clock, faults: FaultPlan) -> None:
         self._clock = clock
@@ -90,11 +94,11 @@ class Broker:
 
     @property
     def subscribers(self) -> int:
-        """The number of consumers connected now."""
+        """Return the number of connected consumers."""
         return len(self._subscriptions)
 
     def publish(self, event_type: str, agent_id: str, **fields: Any) -> None:
-        """Tell every subscriber that may see the agent; fields that are None are left out."""
+        """Send an event to every subscriber with access to the agent; omit fields that are None."""
         faults = self._faults.take("EVENT", event_type)
         if not self._subscriptions:
             return
@@ -109,15 +113,15 @@ class Broker:
         with self._lock:
             for subscription in self._subscriptions:
                 if lost:
-                    subscription.lose(event, notice=any(fault.notice for fault in lost))
+                    subscription.drop(event, notice=any(fault.notice for fault in lost))
                 else:
                     subscription.offer(event, delay)
 
     async def stream(
-        self, may_see: Callable[[str], bool], modes: Callable[[], Modes], keepalive: float
+        self, can_see: Callable[[str], bool], modes: Callable[[], Modes], keepalive: float
     ) -> AsyncIterator[bytes]:
-        """Yield one consumer's stream as SSE bytes, from `connected` until the consumer leaves."""
-        subscription = Subscription(may_see, self.capacity)
+        """Yield the SSE bytes of one consumer, from `connected` until the consumer disconnects."""
+        subscription = Subscription(can_see, self.capacity)
         with self._lock:
             self._subscriptions.append(subscription)
         try:
@@ -139,7 +143,7 @@ class Broker:
     def _lag_notice(self, dropped: int, form: str) -> Event | None:
         hint = "the consumer was too slow; list the memories again"
         if form == "vector":
-            # The form of the vector stream has no timestamp, and the SDK drops it silently.
+            # The vector stream's notice has no timestamp; the SDK ignores it silently.
             return {"type": "stream_lagged", "dropped": dropped, "hint": hint}
         if form == "none":
             return None

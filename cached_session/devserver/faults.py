@@ -1,7 +1,7 @@
-"""The fault plan: which requests go wrong, how, and how often.
+"""The fault plan: which requests fail, how, and how often.
 
-A fault is data; `gate.py` carries it out. The plan may be changed from any thread while the server
-runs, and each fault is also a context manager that withdraws itself.
+A fault is data; `fault_middleware.py` applies it. The plan can be changed from any thread while the
+server runs. Each fault is also a context manager that removes it from the plan on exit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = frozenset(
 
 EVENT_KINDS = frozenset({"lose_events", "delay_events"})
 
-NATURAL_ROUTES: dict[str, tuple[str, ...]] = {
+APPLICABLE_ROUTES: dict[str, tuple[str, ...]] = {
     "partial_batch": ("POST /v1/memories/store/batch",),
     "stale": (
         "GET /v1/agents/*/memories",
@@ -45,7 +45,7 @@ NATURAL_ROUTES: dict[str, tuple[str, ...]] = {
         "POST /v1/memory/search",
     ),
 }
-"""What a kind can hit at all; other requests do not use up its count or its turns."""
+"""Routes that a kind can apply to; requests to others do not count for `count` or `skip`."""
 
 GARBLED: dict[str, tuple[str, bytes]] = {
     "html": ("text/html", b"<html><body><h1>It works!</h1></body></html>"),
@@ -57,110 +57,119 @@ GARBLED: dict[str, tuple[str, bytes]] = {
     "cut": ("application/json", b'{"stored":[{"id":"'),
     "binary": ("application/json", b"\xff\xfe\x00\x80"),
 }
-"""The nonsense a `garbled` fault can answer with, by name."""
+"""Bodies of a `garbled` response by name: (media type, bytes)."""
 
 
 @dataclass
 class Fault:
-    """One way in which matching requests go wrong; see `FaultPlan` for what each kind does."""
+    """A failure of the requests that match it; the methods of `FaultPlan` describe each kind."""
 
     kind: str
     route: str = "*"
-    """Pattern over `METHOD /path` (`*` and `?` match anything); events are `EVENT type`."""
+    """Pattern for `METHOD /path` with the wildcards `*` and `?`; for events, `EVENT type`."""
     count: int | None = None
-    """How many requests it hits before it is used up; None for no end."""
+    """Number of requests that the fault applies to; None for no limit."""
     probability: float = 1.0
+    """Probability that the fault applies to a matching request, 0 to 1."""
     seed: int = 0
-    """Seed of the probability, so that a run can be repeated."""
+    """Seed of the random draws for `probability`; the same seed repeats the draws."""
     skip: int = 0
-    """How many matching requests it lets pass first."""
+    """Number of matching requests that pass before the fault applies."""
     every: int = 1
-    """It hits each `every`-th matching request after that, starting with the first."""
+    """After `skip`, apply to the first matching request and to each `every`-th after it."""
     lasting: float | None = None
-    """Seconds of real time after which it ends by itself."""
+    """Seconds of real time after which the fault ends; None for no end."""
     seconds: float = 0.0
-    """How much latency, or how far behind a stale read is."""
+    """Seconds of latency, of event delay, or of the age of a stale read."""
     status: int = 500
+    """HTTP status of a `status` fault."""
     code: str | None = None
+    """Error code in the body; None for the usual one of the status."""
     message: str | None = None
+    """Error message in the body; None for a default."""
     after_commit: bool = False
-    """Whether the request is carried out before it goes wrong."""
+    """Whether the route runs before the fault applies."""
     retry_after: float | None = None
-    """Seconds to announce in Retry-After."""
+    """Seconds in the Retry-After header; None for no header."""
     retry_after_date: bool = False
     """Whether Retry-After is an HTTP date instead of seconds."""
     body: str = "html"
-    """Which nonsense a `garbled` answer is: a key of `GARBLED`."""
+    """Body of a `garbled` response: a key of `GARBLED`."""
     items: int = 0
-    """How many items of a batch are stored before it fails."""
+    """Number of items of a batch that are stored before it fails."""
     notice: bool = True
-    """Whether consumers are told that events were lost."""
+    """Whether consumers get a notice that events were lost."""
 
     id: int = field(default=0, init=False)
+    """Number of the fault in its plan."""
     seen: int = field(default=0, init=False)
-    """Matching requests so far."""
+    """Matching requests until now."""
     fired: int = field(default=0, init=False)
-    """Requests hit so far."""
+    """Requests until now that the fault applied to."""
 
     def __post_init__(self) -> None:
-        for name, wanted in _SETTINGS.items():
+        for name, wanted in _SETTING_TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-                kinds = _SPOKEN[next(kind for kind in wanted if kind in _SPOKEN)]
-                raise ValueError(f"{name}={value!r} is no {kinds}")
+                expected = _TYPE_NAMES[next(kind for kind in wanted if kind in _TYPE_NAMES)]
+                raise ValueError(f"{name}={value!r} is not {expected}")
         if self.kind not in KINDS:
-            raise ValueError(f"unknown fault kind {self.kind!r}; one of {', '.join(sorted(KINDS))}")
+            raise ValueError(
+                f"unknown fault kind {self.kind!r}; choose one of {', '.join(sorted(KINDS))}"
+            )
         if self.body not in GARBLED:
-            raise ValueError(f"unknown body {self.body!r}; one of {', '.join(sorted(GARBLED))}")
+            raise ValueError(
+                f"unknown body {self.body!r}; choose one of {', '.join(sorted(GARBLED))}"
+            )
         if self.every < 1:
-            raise ValueError("every must be at least 1")
+            raise ValueError(f"every={self.every!r} is less than 1")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability!r} is not between 0 and 1")
         if not 200 <= self.status <= 599:
-            raise ValueError(f"status={self.status!r} is no status of an answer")
+            raise ValueError(f"status={self.status!r} is not an HTTP status from 200 to 599")
         self._random = random.Random(self.seed)
-        self._born = time.monotonic()
+        self._created_at = time.monotonic()
         self._plan: FaultPlan | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether it will never hit again."""
+        """Return whether the fault cannot apply again."""
         used_up = self.count is not None and self.fired >= self.count
         return used_up or (self.lasting is not None and self.remaining <= 0)
 
     @property
     def remaining(self) -> float:
-        """Seconds of real time until a `lasting` fault ends."""
-        return (self.lasting or 0.0) - (time.monotonic() - self._born)
+        """Return the seconds of real time until a `lasting` fault ends."""
+        return (self.lasting or 0.0) - (time.monotonic() - self._created_at)
 
     def hits(self, request: str) -> bool:
-        """Decide about one request (`METHOD /path`) and count it."""
-        if self.is_over or not self._concerns(request):
+        """Count one request (`METHOD /path`) and return whether the fault applies to it."""
+        if self.is_over or not self._applies_to(request):
             return False
         self.seen += 1
-        turn = self.seen - self.skip - 1
-        if turn < 0 or turn % self.every:
+        position = self.seen - self.skip - 1
+        if position < 0 or position % self.every:
             return False
-        # Drawn only on its turn, so skip and every do not shift the sequence of a seed.
+        # Draw after the checks above, so that skip and every do not shift the draws of a seed.
         if self.probability < 1 and self._random.random() >= self.probability:
             return False
         self.fired += 1
         return True
 
-    def _concerns(self, request: str) -> bool:
+    def _applies_to(self, request: str) -> bool:
         if request.startswith("EVENT ") != (self.kind in EVENT_KINDS):
             return False
-        natural = NATURAL_ROUTES.get(self.kind, ("*",))
+        applicable = APPLICABLE_ROUTES.get(self.kind, ("*",))
         return fnmatchcase(request, self.route) and any(
-            fnmatchcase(request, pattern) for pattern in natural
+            fnmatchcase(request, pattern) for pattern in applicable
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its settings and counters as plain values."""
+        """Return the settings and counters as a JSON object."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def remove(self) -> None:
-        """Withdraw the fault from its plan."""
+        """Remove the fault from its plan."""
         if self._plan is not None:
             self._plan.remove(self)
 
@@ -171,22 +180,24 @@ class Fault:
         self.remove()
 
 
-def _kinds(hint: Any) -> tuple[type, ...]:
-    kinds = get_args(hint) or (hint,)
-    return (*kinds, int) if float in kinds else kinds
+def _accepted_types(hint: Any) -> tuple[type, ...]:
+    types = get_args(hint) or (hint,)
+    return (*types, int) if float in types else types
 
 
-_SETTINGS = {
-    item.name: _kinds(get_type_hints(Fault)[item.name]) for item in fields(Fault) if item.init
+_SETTING_TYPES = {
+    item.name: _accepted_types(get_type_hints(Fault)[item.name])
+    for item in fields(Fault)
+    if item.init
 }
-"""Of what kind each setting's value is: a plan may come from a command line or over HTTP."""
-_SPOKEN = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+"""The types of each setting; values are checked, because a plan can come from the CLI or HTTP."""
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 class FaultPlan:
-    """The faults in force, in the order they were added. Safe to use from any thread.
+    """The active faults, in the order in which they were added. Safe to use from any thread.
 
-    Every method that adds one takes the common settings of `Fault` (`route`, `count`,
+    Each method that adds a fault accepts the common settings of `Fault` (`route`, `count`,
     `probability`, `seed`, `skip`, `every`, `lasting`) as keywords and returns the fault.
     """
 
@@ -196,7 +207,7 @@ class FaultPlan:
         self._next_id = 1
 
     def add(self, fault: Fault) -> Fault:
-        """Put a fault in force."""
+        """Add a fault to the plan and return it."""
         with self._lock:
             fault.id = self._next_id
             fault._plan = self
@@ -205,54 +216,60 @@ class FaultPlan:
             return fault
 
     def add_all(self, faults: Iterable[Mapping[str, Any]]) -> list[Fault]:
-        """Put faults in force that were described as plain values; all of them or none."""
-        known = {item.name for item in fields(Fault) if item.init}
-        made: list[Fault] = []
+        """Add faults that are described as JSON objects, all of them or none.
+
+        Raises:
+            ValueError: a kind is missing, or a setting or its value is wrong; no fault was added.
+        """
+        settings = {item.name for item in fields(Fault) if item.init}
+        created: list[Fault] = []
         for description in faults:
-            unknown = set(description) - known
+            unknown = set(description) - settings
             if unknown:
                 raise ValueError(f"unknown fault setting: {', '.join(sorted(unknown))}")
-            made.append(Fault(**description))
-        return [self.add(fault) for fault in made]
+            if "kind" not in description:
+                raise ValueError("a fault needs a kind")
+            created.append(Fault(**description))
+        return [self.add(fault) for fault in created]
 
     def remove(self, fault: Fault) -> None:
-        """Withdraw a fault; one that is gone already is fine."""
+        """Remove a fault; one that was removed before is ignored."""
         with self._lock:
             self._faults = [other for other in self._faults if other is not fault]
 
     def clear(self) -> None:
-        """Withdraw everything: the server behaves again."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 
     def active(self) -> list[Fault]:
-        """Return the faults that can still hit."""
+        """Return the faults that can still apply."""
         with self._lock:
             return [fault for fault in self._faults if not fault.is_over]
 
     def take(self, method: str, path: str) -> list[Fault]:
-        """Return the faults that hit this request, counting it for each that matches."""
+        """Count a request for each matching fault and return the faults that apply to it."""
         with self._lock:
             if not self._faults:
                 return []
-            hit = [fault for fault in self._faults if fault.hits(f"{method} {path}")]
+            applied = [fault for fault in self._faults if fault.hits(f"{method} {path}")]
             self._faults = [fault for fault in self._faults if not fault.is_over]
-            return hit
+            return applied
 
     def down(self, **common: Any) -> Fault:
-        """Close the connection of every request at once; nothing is read or answered."""
+        """Close the connection of every request immediately, without reading or answering it."""
         return self.add(Fault("down", **common))
 
     def latency(self, seconds: float, *, after_commit: bool = False, **common: Any) -> Fault:
-        """Wait before carrying the request out, or (`after_commit`) before answering."""
+        """Wait before the route runs or, with `after_commit`, before the response is sent."""
         return self.add(Fault("latency", seconds=seconds, after_commit=after_commit, **common))
 
     def lose_request(self, **common: Any) -> Fault:
-        """Drop the connection before anything is carried out."""
+        """Drop the connection before the route runs."""
         return self.add(Fault("drop", **common))
 
     def lose_response(self, **common: Any) -> Fault:
-        """Carry the request out, then drop the connection instead of answering."""
+        """Run the route, then drop the connection instead of answering."""
         return self.add(Fault("drop", after_commit=True, **common))
 
     def status(
@@ -266,7 +283,7 @@ class FaultPlan:
         message: str | None = None,
         **common: Any,
     ) -> Fault:
-        """Answer with an error status, before or after carrying the request out."""
+        """Answer with an error status, before or (`after_commit`) after the route runs."""
         return self.add(
             Fault(
                 "status",
@@ -281,38 +298,39 @@ class FaultPlan:
         )
 
     def too_many(self, retry_after: float = 1, **common: Any) -> Fault:
-        """Refuse with 429 and Retry-After."""
+        """Answer 429 with Retry-After; `retry_after` is in seconds."""
         return self.status(429, retry_after=retry_after, **common)
 
     def unavailable(self, retry_after: float = 1, **common: Any) -> Fault:
-        """Refuse with 503 and Retry-After."""
+        """Answer 503 with Retry-After; `retry_after` is in seconds."""
         return self.status(503, retry_after=retry_after, **common)
 
     def timeout_after_commit(self, **common: Any) -> Fault:
-        """Carry the request out, then answer 408 as if it had taken too long."""
+        """Run the route, then answer 408 as if it had taken too long."""
         return self.status(408, after_commit=True, **common)
 
     def truncate(self, **common: Any) -> Fault:
-        """Carry the request out and cut the answer in the middle of its announced length."""
+        """Run the route, send half of the announced body, and close the connection."""
         return self.add(Fault("truncated", **common))
 
     def garble(self, body: Literal["html"] | str = "html", **common: Any) -> Fault:
-        """Carry the request out and answer 200 with nonsense (a key of `GARBLED`)."""
+        """Run the route and answer 200 with an unusable body (a key of `GARBLED`)."""
         return self.add(Fault("garbled", body=body, **common))
 
     def duplicate(self, **common: Any) -> Fault:
-        """Carry the request out twice and answer with the second result."""
+        """Run the route twice and answer with the second result."""
         return self.add(Fault("duplicate", **common))
 
     def stale(self, seconds: float, **common: Any) -> Fault:
-        """Answer reads from the memories as they stood that long ago on the server's clock.
+        """Answer reads from the memories as they were `seconds` ago on the server's clock.
 
-        With `every=2` fresh and stale answers alternate, as behind a balancer with a slow replica.
+        With `every=2`, current and stale answers alternate, as behind a load balancer of which one
+        replica lags.
         """
         return self.add(Fault("stale", seconds=seconds, **common))
 
     def starting(self, seconds: float, **common: Any) -> Fault:
-        """For that long, answer 503 as a server that loads its models; `/health/live` is 200."""
+        """Answer 503 for `seconds`, as while models are loaded; `/health/live` answers 200."""
         return self.add(Fault("starting", lasting=seconds, **common))
 
     def partial_batch(self, items: int, **common: Any) -> Fault:
@@ -320,9 +338,9 @@ class FaultPlan:
         return self.add(Fault("partial_batch", items=items, **common))
 
     def lose_events(self, *, notice: bool = True, **common: Any) -> Fault:
-        """Drop events (route `EVENT type`); with `notice` consumers then hear that they lag."""
+        """Drop events (route `EVENT type`); with `notice`, consumers get a notice of it."""
         return self.add(Fault("lose_events", notice=notice, **common))
 
     def delay_events(self, seconds: float, **common: Any) -> Fault:
-        """Deliver events (route `EVENT type`) that much later."""
+        """Delay events (route `EVENT type`) by `seconds`."""
         return self.add(Fault("delay_events", seconds=seconds, **common))

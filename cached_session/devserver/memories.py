@@ -1,7 +1,8 @@
-"""The memories of one agent: records by id, newest-first order, and the recent past.
+"""The memories of one agent: records by id, their order, and a log of recent changes.
 
-Knows nothing of HTTP, policies or time passing. A record is never changed in place except for its
-access counters and decayed importance, so the change log can keep old versions by reference.
+This module does not depend on HTTP, policies or the clock. The access counters, the expiry and the
+decayed importance of a record change in place. Every other change replaces the record, so the
+change log can keep old versions by reference.
 """
 
 from __future__ import annotations
@@ -14,34 +15,35 @@ from dataclasses import dataclass
 from typing import Any
 
 CHANGES_KEPT = 200_000
-"""Changes an agent remembers for stale reads; one entry is a few references."""
+"""Changes that are kept for each agent to answer stale reads; one entry is a few references."""
 
 
 @dataclass(slots=True)
 class Record:
-    """One memory as it is answered (`doc`) and what the server knows besides."""
+    """One memory: the JSON object that clients get (`doc`), and internal fields."""
 
     doc: dict[str, Any]
     base_importance: float
+    """Importance before decay."""
     expires: float | None = None
-    """When it is deleted, Unix seconds; None for never."""
+    """Unix time at which the memory is deleted; None for never."""
     explicit_expiry: bool = False
-    """Whether the client set the expiry; then neither policy nor recall moves it."""
+    """Whether the client set the expiry; a recall does not extend such an expiry."""
     parent: str | None = None
-    """The memory this derived sentence belongs to; None for a memory of its own."""
+    """Id of the memory from which this sentence was derived; None for an ordinary memory."""
 
     @property
     def id(self) -> str:
-        """The memory's id, unique within its agent."""
+        """Return the id, which is unique within the agent."""
         return str(self.doc["id"])
 
     @property
     def created_at(self) -> int:
-        """Ingest time in whole seconds."""
+        """Return the time of creation in whole Unix seconds."""
         return int(self.doc["created_at"])
 
-    def saved(self) -> dict[str, Any]:
-        """Return the record as a JSON value for the journal."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object for the storage."""
         return {
             "doc": self.doc,
             "base_importance": self.base_importance,
@@ -51,18 +53,18 @@ class Record:
         }
 
     @classmethod
-    def load(cls, value: dict[str, Any]) -> Record:
-        """Return the record that `saved` described."""
+    def from_json(cls, value: dict[str, Any]) -> Record:
+        """Return the record that `to_json` described."""
         return cls(**value)
 
 
 class AgentMemories:
-    """Records of one agent, ordered by creation with an arbitrary but repeatable order in ties."""
+    """The records of one agent, ordered by creation time; a seed orders those of equal time."""
 
     def __init__(self, seed: int = 0) -> None:
         self.records: dict[str, Record] = {}
         self._seed = seed
-        # Ascending; the newest record is last, so appending and paging from the top are cheap.
+        # Ascending: the newest record is last, so that appending and reading the newest are cheap.
         self._order: list[tuple[int, int, str]] = []
         self._children = 0
         self._changes: deque[tuple[float, str, Record | None]] = deque(maxlen=CHANGES_KEPT)
@@ -70,11 +72,11 @@ class AgentMemories:
     def __len__(self) -> int:
         return len(self.records)
 
-    def _place(self, record: Record) -> tuple[int, int, str]:
+    def _sort_key(self, record: Record) -> tuple[int, int, str]:
         return (record.created_at, self.shuffle_key(record.id), record.id)
 
     def shuffle_key(self, memory_id: str) -> int:
-        """Return a number that orders ids arbitrarily, the same way for the same seed."""
+        """Return a sort key that orders ids arbitrarily, but equally for equal seeds."""
         return zlib.crc32(f"{self._seed}:{memory_id}".encode())
 
     def put(self, record: Record, now: float) -> None:
@@ -86,7 +88,7 @@ class AgentMemories:
         self._link(record)
 
     def remove(self, memory_id: str, now: float) -> Record | None:
-        """Delete and return a record; None when there is none."""
+        """Delete and return a record; None if it does not exist."""
         old = self.records.get(memory_id)
         if old is not None:
             self._changes.append((now, memory_id, old))
@@ -95,12 +97,12 @@ class AgentMemories:
 
     def _link(self, record: Record) -> None:
         self.records[record.id] = record
-        insort(self._order, self._place(record))
+        insort(self._order, self._sort_key(record))
         self._children += record.parent is not None
 
     def _unlink(self, record: Record) -> None:
         del self.records[record.id]
-        del self._order[bisect_left(self._order, self._place(record))]
+        del self._order[bisect_left(self._order, self._sort_key(record))]
         self._children -= record.parent is not None
 
     def newest(self, *, with_children: bool) -> Iterator[Record]:
@@ -111,7 +113,7 @@ class AgentMemories:
                 yield record
 
     def page(self, offset: int, limit: int, *, with_children: bool) -> list[Record]:
-        """Return one page of `newest` without walking over the records before it."""
+        """Return one page of `newest`; if no records are left out, earlier pages are not read."""
         if with_children or not self._children:
             end = max(0, len(self._order) - offset)
             rows = self._order[max(0, end - limit) : end]
@@ -129,9 +131,9 @@ class AgentMemories:
         return len(self.records) - (0 if with_children else self._children)
 
     def as_of(self, moment: float) -> AgentMemories:
-        """Return the memories as they stood at `moment`, as far back as the change log reaches.
+        """Return a copy of the memories as they were at `moment`, a Unix time.
 
-        This is what a replica that lags behind would answer; it costs a copy.
+        It shows what a replica that lags would answer. The change log limits how far back it goes.
         """
         past = dict(self.records)
         for when, memory_id, before in reversed(self._changes):
@@ -143,6 +145,6 @@ class AgentMemories:
                 past[memory_id] = before
         view = AgentMemories(self._seed)
         view.records = past
-        view._order = sorted(view._place(record) for record in past.values())
+        view._order = sorted(view._sort_key(record) for record in past.values())
         view._children = sum(record.parent is not None for record in past.values())
         return view

@@ -1,4 +1,7 @@
-"""What a namespace forgets on its own: TTL by type, decay, similarity; pure functions of time."""
+"""Memory policies: their defaults and validation, TTL, decay curves and text similarity.
+
+Pure functions: the caller passes the age of a memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from cached_session.devserver.answers import invalid
+from cached_session.devserver.responses import invalid
 
 DEFAULT_POLICY: dict[str, Any] = {
     "working_ttl_seconds": 14_400,
@@ -32,7 +35,7 @@ DEFAULT_POLICY: dict[str, Any] = {
     "dedup_on_store": False,
     "dedup_threshold": 0.92,
 }
-"""What a namespace that nobody configured does."""
+"""The policy of a namespace that was not configured."""
 
 DECAY_CURVES = ("exponential", "power_law", "logarithmic", "linear", "step", "flat")
 
@@ -41,22 +44,22 @@ DEFAULT_DECAY: dict[str, Any] = {
     "half_life_hours": 168.0,
     "min_importance": 0.05,
 }
-"""The decay engine: a memory whose importance falls under the minimum is deleted."""
+"""Settings of decay: a memory whose importance falls below the minimum is deleted."""
 
 _WORD = re.compile(r"\w+")
 
 
 def checked_policy(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the full policy that a PUT stores: the body over the defaults, nothing kept."""
+    """Return the policy that a PUT stores: the fields of the body over the defaults."""
     policy = dict(DEFAULT_POLICY)
     for field, value in body.items():
         if field not in policy or field == "consolidated_count":
             continue
-        policy[field] = _checked(field, value)
+        policy[field] = _checked_field(field, value)
     return policy
 
 
-def _checked(field: str, value: Any) -> Any:
+def _checked_field(field: str, value: Any) -> Any:
     if field.endswith("_decay"):
         if value not in DECAY_CURVES:
             raise invalid(f"{field} must be one of {', '.join(DECAY_CURVES)}")
@@ -74,13 +77,15 @@ def _checked(field: str, value: Any) -> Any:
 
 
 def ttl_of(policy: Mapping[str, Any], memory_type: str) -> float | None:
-    """Return the seconds a memory of this type lives without an expiry of its own."""
+    """Return the seconds until a memory of this type expires by policy; None for never."""
     ttl = policy[f"{memory_type}_ttl_seconds"]
     return None if ttl is None else float(ttl)
 
 
-def decayed(curve: str, importance: float, age_seconds: float, half_life_hours: float) -> float:
-    """Return what is left of an importance after `age_seconds`, by the named curve."""
+def decayed_importance(
+    curve: str, importance: float, age_seconds: float, half_life_hours: float
+) -> float:
+    """Return the importance after `age_seconds` on a decay curve."""
     age = max(0.0, age_seconds) / 3600 / half_life_hours
     if curve == "exponential":
         return float(importance * 0.5**age)
@@ -96,13 +101,13 @@ def decayed(curve: str, importance: float, age_seconds: float, half_life_hours: 
 
 
 @lru_cache(maxsize=65_536)
-def words(content: str) -> Counter[str]:
-    """Return the bag of lower-case words that stands in for an embedding."""
+def word_counts(content: str) -> Counter[str]:
+    """Return the counts of lower-case words; they replace an embedding."""
     return Counter(_WORD.findall(content.lower()))
 
 
 def similarity(one: Counter[str], other: Counter[str]) -> float:
-    """Return the cosine of two bags of words, 1.0 for equal bags (two empty ones included)."""
+    """Return the cosine similarity of two word counts; two empty ones have similarity 1.0."""
     if one == other:
         return 1.0
     dot = sum(count * other[word] for word, count in one.items())

@@ -1,17 +1,18 @@
-"""Running the server as a process of its own, until a signal ends it; for the command line."""
+"""`serve`: runs the server in the foreground of a process until a signal; used by the CLI."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from cached_session.devserver.gate import LoggedRequest
-from cached_session.devserver.modes import Modes
+from cached_session.devserver.emulation import Modes
+from cached_session.devserver.request_log import LoggedRequest
 from cached_session.devserver.server import DevServer
 
 
@@ -27,29 +28,27 @@ def serve(
     faults: Iterable[Mapping[str, Any]] = (),
     log: bool | Callable[[str], None] = False,
 ) -> None:
-    """Run a server until SIGINT or SIGTERM; for the command line, in the main thread.
+    """Run a server until SIGINT or SIGTERM. Call it in the main thread.
 
-    Prints `listening on URL` to standard output once connections are accepted. With `data`, every
+    Prints `listening on URL` to standard output when connections are accepted. With `data`, every
     acknowledged change survives `kill -9`.
 
     Args:
         host: Address to bind.
-        port: Port to bind; 0 for a free one, which the printed line names.
+        port: Port to bind; 0 for a free one. The printed line contains it.
         data: File that keeps the data; None for memory only.
         api_key: Root key; None switches authentication off.
-        version: Version to report and to behave like.
-        modes: How undocumented behaviours are settled.
-        faults: What goes wrong from the start: settings of `Fault` as plain values.
-        latency: Seconds that every answer takes longer; a fault that can be removed like others.
-        log: Print one line a request to standard error, or hand it to this function.
+        version: Version to report and to emulate.
+        modes: Choices for undocumented behaviours; None for the defaults.
+        latency: Seconds of delay of each request; a fault that can be removed like others.
+        faults: Faults that are active from the start: settings of `Fault` as JSON objects.
+        log: True to print one line a request to standard error, or a function that gets each line.
+
+    Raises:
+        ValueError: a fault or the data file is invalid; nothing was started.
+        OSError: the address cannot be bound.
     """
-    write = log if callable(log) else partial(_write, sys.stderr)
-
-    def report(entry: LoggedRequest) -> None:
-        status = entry.status if entry.status is not None else "dropped"
-        faults = f" [{', '.join(entry.faults)}]" if entry.faults else ""
-        write(f"{entry.method} {entry.path} {status}{faults}")
-
+    write_line = log if callable(log) else partial(_write, sys.stderr)
     server = DevServer(
         host,
         port,
@@ -57,29 +56,38 @@ def serve(
         api_key=api_key,
         version=version,
         modes=modes,
-        on_request=report if log else None,
+        on_request=(lambda entry: write_line(_log_line(entry))) if log else None,
     )
-    try:
-        server.faults.add_all(faults)
-    except TypeError as error:
-        raise ValueError(f"a fault makes no sense: {error}") from error
+    server.faults.add_all(faults)
     if latency > 0:
         server.faults.latency(latency)
-    done = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: done.set())
+    with _stop_signal() as stop, server:
+        _write(sys.stdout, f"listening on {server.url}")
+        stop.wait()
+
+
+def _log_line(entry: LoggedRequest) -> str:
+    status = entry.status if entry.status is not None else "dropped"
+    faults = f" [{', '.join(entry.faults)}]" if entry.faults else ""
+    return f"{entry.method} {entry.path} {status}{faults}"
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set; restore the former handlers at the end."""
+    stop = threading.Event()
+    handlers = {
+        number: signal.signal(number, lambda *_: stop.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with server:
-            _write(sys.stdout, f"listening on {server.url}")
-            done.wait()
+        yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _write(stream: TextIO, line: str) -> None:
     stream.write(f"{line}\n")
-    # Whoever started this process waits for the line on a pipe.
+    # The parent process may wait for the line on a pipe.
     stream.flush()

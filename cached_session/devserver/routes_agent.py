@@ -7,10 +7,10 @@ from typing import Any
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from cached_session.devserver import reading, rules, sessions
-from cached_session.devserver.answers import ApiError, json_response, missing
-from cached_session.devserver.calls import Call, route
+from cached_session.devserver import queries, sessions, validation
+from cached_session.devserver.api_call import ApiCall, route
 from cached_session.devserver.policy import checked_policy
+from cached_session.devserver.responses import ApiError, json_response, missing
 from cached_session.devserver.state import State, namespace_of
 
 DIMENSION = 1024
@@ -45,10 +45,10 @@ def routes(state: State) -> list[BaseRoute]:
     return [route(state, method, path, function) for method, path, function in table]
 
 
-def create_agent(call: Call) -> Response:
-    """Create an agent before its first memory: 201 when new, 200 when it was there."""
-    agent_id = call.agent("write")
-    _, created = call.state.agent(agent_id)
+def create_agent(call: ApiCall) -> Response:
+    """Create an agent before its first memory; answer 201 if it is new, 200 if it existed."""
+    agent_id = call.authorised_agent("write")
+    _, created = call.state.get_or_create_agent(agent_id)
     body = {
         "agent_id": agent_id,
         "namespace": namespace_of(agent_id),
@@ -59,44 +59,44 @@ def create_agent(call: Call) -> Response:
     return json_response(body, 201 if created else 200)
 
 
-def list_agents(call: Call) -> Any:
-    """List every agent that the caller may read."""
-    call.need("read")
-    leak = call.state.modes.derived_children == "leak"
-    answer = []
-    for agent_id, known in call.state.agents.items():
+def list_agents(call: ApiCall) -> Any:
+    """List the agents that the caller may read."""
+    call.require("read")
+    with_children = call.state.modes.derived_children == "leak"
+    found = []
+    for agent_id, memories in call.state.agents.items():
         if call.key.grants(namespace_of(agent_id)):
-            own = [s for s in call.state.sessions.values() if s["agent_id"] == agent_id]
-            answer.append(
+            started = [s for s in call.state.sessions.values() if s["agent_id"] == agent_id]
+            found.append(
                 {
                     "agent_id": agent_id,
-                    "memory_count": known.count(with_children=leak),
-                    "session_count": len(own),
-                    "active_sessions": sum("ended_at" not in session for session in own),
-                    "vector_count": known.count(with_children=True),
+                    "memory_count": memories.count(with_children=with_children),
+                    "session_count": len(started),
+                    "active_sessions": sum("ended_at" not in session for session in started),
+                    "vector_count": memories.count(with_children=True),
                 }
             )
-    return answer
+    return found
 
 
-def agent_memories(call: Call) -> Any:
-    """List an agent's memories, newest first."""
-    agent_id = call.agent("read", call.path("agent_id"))
-    return reading.listing(call.state, call.read(agent_id), call.query)
+def agent_memories(call: ApiCall) -> Any:
+    """List the memories of an agent, newest first."""
+    agent_id = call.authorised_agent("read", call.path("agent_id"))
+    return queries.list_memories(call.state, call.memories_of(agent_id), call.query)
 
 
-def agent_stats(call: Call) -> Any:
-    """Return an agent's totals."""
-    agent_id = call.agent("read", call.path("agent_id"))
-    return reading.stats(call.state, agent_id, call.read(agent_id))
+def agent_stats(call: ApiCall) -> Any:
+    """Return the totals of an agent."""
+    agent_id = call.authorised_agent("read", call.path("agent_id"))
+    return queries.agent_totals(call.state, agent_id, call.memories_of(agent_id))
 
 
 # Namespaces and their policies
 
 
-def list_namespaces(call: Call) -> Any:
+def list_namespaces(call: ApiCall) -> Any:
     """List the namespaces that the caller may read, with their kinds from 0.12.2."""
-    call.need("read")
+    call.require("read")
     kinds = {namespace_of(agent_id): "agent" for agent_id in call.state.agents}
     kinds.update(dict.fromkeys(call.state.namespaces, "data"))
     kinds = {name: kind for name, kind in kinds.items() if call.key.grants(name)}
@@ -106,25 +106,25 @@ def list_namespaces(call: Call) -> Any:
     return answer
 
 
-def create_namespace(call: Call) -> Any:
-    """Create a data namespace; agents' namespaces cannot be made here."""
-    call.need("write")
-    name = rules.namespace_name(call.body.get("name"))
-    call.need("write", name)
-    return _configure(call, name)
+def create_namespace(call: ApiCall) -> Any:
+    """Create a data namespace; the name must not be that of an agent's namespace."""
+    call.require("write")
+    name = validation.check_namespace_name(call.body.get("name"))
+    call.require("write", name)
+    return _set_data_namespace(call, name)
 
 
-def put_namespace(call: Call) -> Any:
-    """Create or reconfigure a data namespace."""
-    name = rules.namespace_name(call.path("ns"))
-    call.need("write", name)
-    return _configure(call, name)
+def put_namespace(call: ApiCall) -> Any:
+    """Create or change a data namespace."""
+    name = validation.check_namespace_name(call.path("ns"))
+    call.require("write", name)
+    return _set_data_namespace(call, name)
 
 
-def _configure(call: Call, name: str) -> dict[str, Any]:
+def _set_data_namespace(call: ApiCall, name: str) -> dict[str, Any]:
     if call.body.get("dimension") is None:
         raise ApiError(422, "UNPROCESSABLE_CONTENT", "dimension is required")
-    dimension = rules.integer(call.body["dimension"], "dimension", 1)
+    dimension = validation.check_integer(call.body["dimension"], "dimension", 1)
     before = call.state.namespaces.get(name)
     if before is not None and before["dimension"] != dimension:
         raise ApiError(400, "DIMENSION_MISMATCH", f"{name} has dimension {before['dimension']}")
@@ -138,17 +138,17 @@ def _configure(call: Call, name: str) -> dict[str, Any]:
     }
 
 
-def _existing(call: Call, scope: str) -> str:
+def _existing_namespace(call: ApiCall, scope: str) -> str:
     name = call.path("ns")
-    call.need(scope, name)
+    call.require(scope, name)
     if not call.state.has_namespace(name):
         raise missing("namespace", f"namespace {name} not found", "NAMESPACE_NOT_FOUND")
     return name
 
 
-def get_namespace(call: Call) -> Any:
+def get_namespace(call: ApiCall) -> Any:
     """Describe a namespace."""
-    name = _existing(call, "read")
+    name = _existing_namespace(call, "read")
     if name in call.state.namespaces:
         dimension = call.state.namespaces[name]["dimension"]
         return {"namespace": name, "kind": "data", "vector_count": 0, "dimension": dimension}
@@ -156,23 +156,23 @@ def get_namespace(call: Call) -> Any:
     return {"namespace": name, "kind": "agent", "vector_count": count, "dimension": DIMENSION}
 
 
-def delete_namespace(call: Call) -> Any:
-    """Delete a namespace and everything in it."""
-    name = _existing(call, "admin")
+def delete_namespace(call: ApiCall) -> Any:
+    """Delete a namespace with all its data."""
+    name = _existing_namespace(call, "admin")
     call.state.delete_namespace(name)
     return {"namespace": name, "deleted": True}
 
 
-def get_policy(call: Call) -> Any:
-    """Return the policy in force; an unknown namespace answers the defaults."""
+def get_policy(call: ApiCall) -> Any:
+    """Return the policy of a namespace, or the defaults if none was stored."""
     name = call.path("ns")
-    call.need("read", name)
+    call.require("read", name)
     return call.state.policy(name)
 
 
-def put_policy(call: Call) -> Any:
-    """Replace a namespace's policy; fields that are left out fall back to the defaults."""
-    name = _existing(call, "write")
+def put_policy(call: ApiCall) -> Any:
+    """Replace the policy of a namespace; missing fields get their defaults."""
+    name = _existing_namespace(call, "write")
     policy = checked_policy(call.body)
     policy["consolidated_count"] = call.state.policy(name)["consolidated_count"]
     call.state.set_policy(name, policy)
@@ -182,47 +182,50 @@ def put_policy(call: Call) -> Any:
 # Sessions
 
 
-def start_session(call: Call) -> Any:
-    """Start a session under an id of the server's choice."""
-    call.agent("write")
+def start_session(call: ApiCall) -> Any:
+    """Start a session under an id that the server chooses."""
+    call.authorised_agent("write")
     return {"session": sessions.start(call.state, call.body)}
 
 
-def _session(call: Call, scope: str) -> dict[str, Any]:
-    call.need(scope)
+def _find_session(call: ApiCall, scope: str) -> dict[str, Any]:
+    """Return the session in the path, or raise a 404 if the caller may not see it."""
+    call.require(scope)
     session = sessions.find(call.state, call.path("id"))
     if not call.key.grants(namespace_of(session["agent_id"])):
         raise missing("session", f"session {session['id']} not found")
     return session
 
 
-def get_session(call: Call) -> Any:
+def get_session(call: ApiCall) -> Any:
     """Return a session."""
-    return _session(call, "read")
+    return _find_session(call, "read")
 
 
-def end_session(call: Call) -> Any:
-    """End a session for good."""
-    session = _session(call, "write")
+def end_session(call: ApiCall) -> Any:
+    """End a session; it cannot be reopened."""
+    session = _find_session(call, "write")
     ended = sessions.end(call.state, session, "client", call.body.get("summary"))
     return {"session": ended, "memory_count": ended["memory_count"]}
 
 
-def touch_session(call: Call) -> Any:
-    """Keep a session open while it is idle."""
-    return sessions.touch(call.state, _session(call, "write"))
+def touch_session(call: ApiCall) -> Any:
+    """Restart the idle timeout of a session."""
+    return sessions.touch(call.state, _find_session(call, "write"))
 
 
-def list_sessions(call: Call) -> Any:
-    """List sessions, newest first, of one agent or of all that the caller may read."""
+def list_sessions(call: ApiCall) -> Any:
+    """List the sessions of one agent, or of all agents that the caller may read, newest first."""
     agent_id = call.request.path_params.get("agent_id") or call.query.get("agent_id")
     if agent_id is not None:
-        agent_id = call.agent("read", agent_id)
-    call.need("read")
-    active_only = rules.query_flag(call.query.get("active_only"), "active_only")
-    limit = rules.query_integer(call.query.get("limit"), "limit", reading.DEFAULT_LISTING, 1)
-    offset = rules.query_integer(call.query.get("offset"), "offset", 0, 0)
-    limit = reading.limit_of(call.state, limit, reading.MAX_LISTING)
+        agent_id = call.authorised_agent("read", agent_id)
+    call.require("read")
+    active_only = validation.check_query_flag(call.query.get("active_only"), "active_only")
+    limit = validation.check_query_integer(
+        call.query.get("limit"), "limit", queries.DEFAULT_LISTING, 1
+    )
+    offset = validation.check_query_integer(call.query.get("offset"), "offset", 0, 0)
+    limit = queries.bounded_limit(call.state, limit, queries.MAX_LISTING)
     found = [
         session
         for session in reversed(call.state.sessions.values())
@@ -236,12 +239,14 @@ def list_sessions(call: Call) -> Any:
     return {"sessions": page, "total": len(found)}
 
 
-def session_memories(call: Call) -> Any:
-    """List what was stored under a started session; a free-form id was never started: 404."""
-    session = _session(call, "read")
-    limit = rules.query_integer(call.query.get("limit"), "limit", reading.DEFAULT_LISTING, 1)
-    offset = rules.query_integer(call.query.get("offset"), "offset", 0, 0)
-    limit = reading.limit_of(call.state, limit, reading.MAX_SESSION_LISTING)
+def session_memories(call: ApiCall) -> Any:
+    """List the memories of a started session; a session id that was never started is a 404."""
+    session = _find_session(call, "read")
+    limit = validation.check_query_integer(
+        call.query.get("limit"), "limit", queries.DEFAULT_LISTING, 1
+    )
+    offset = validation.check_query_integer(call.query.get("offset"), "offset", 0, 0)
+    limit = queries.bounded_limit(call.state, limit, queries.MAX_SESSION_LISTING)
     found = [record.doc for record in sessions.memories(call.state, session)]
-    page = reading.previews(call.state, found[offset : offset + limit], call.query)
+    page = queries.cut_previews(call.state, found[offset : offset + limit], call.query)
     return {"session": session, "memories": page, "total": len(found)}

@@ -6,9 +6,9 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from cached_session.devserver import reading, rules, writing
-from cached_session.devserver.answers import ApiError, invalid, missing
-from cached_session.devserver.calls import Call, route
+from cached_session.devserver import queries, validation, writes
+from cached_session.devserver.api_call import ApiCall, route
+from cached_session.devserver.responses import ApiError, invalid, missing
 from cached_session.devserver.state import State, namespace_of
 
 
@@ -34,36 +34,36 @@ def routes(state: State) -> list[BaseRoute]:
     return [route(state, method, path, function) for method, path, function in table]
 
 
-def store(call: Call) -> Any:
-    """Store one memory under an id of the server's choice."""
-    return writing.store_one(call.state, call.agent("write"), call.body)
+def store(call: ApiCall) -> Any:
+    """Store one memory under an id that the server chooses."""
+    return writes.store_one(call.state, call.authorised_agent("write"), call.body)
 
 
-def store_batch(call: Call) -> Any:
-    """Store up to 1000 memories under ids of the client's choice, all or none."""
-    agent_id = call.agent("write")
+def store_batch(call: ApiCall) -> Any:
+    """Store up to 1000 memories under ids that the client chooses, all or none."""
+    agent_id = call.authorised_agent("write")
     only_first = min((fault.items for fault in call.faults("partial_batch")), default=None)
-    return writing.store_batch(call.state, agent_id, call.body, only_first=only_first)
+    return writes.store_batch(call.state, agent_id, call.body, only_first=only_first)
 
 
-def get(call: Call) -> Any:
-    """Return one memory; from 0.12.3 without naming its agent, when only one holds the id."""
+def get(call: ApiCall) -> Any:
+    """Return one memory; from 0.12.3 the agent may be omitted if only one agent has the id."""
     memory_id = call.path("id")
     agent_id = call.query.get("agent_id")
     if agent_id is not None:
-        known = call.state.agents.get(call.agent("read", agent_id))
-        record = call.view(known).records.get(memory_id) if known is not None else None
+        memories = call.state.agents.get(call.authorised_agent("read", agent_id))
+        record = call.visible(memories).records.get(memory_id) if memories is not None else None
         if record is None:
             raise missing("memory", f"memory {memory_id} not found")
         return record.doc
-    call.need("read")
+    call.require("read")
     if not call.state.version.is_v0123:
         raise invalid("agent_id is required")
     holders = [
         (holder, record)
-        for holder, known in call.state.agents.items()
+        for holder, memories in call.state.agents.items()
         if call.key.grants(namespace_of(holder))
-        and (record := call.view(known).records.get(memory_id)) is not None
+        and (record := call.visible(memories).records.get(memory_id)) is not None
     ]
     if not holders:
         raise missing("memory", f"memory {memory_id} not found")
@@ -73,65 +73,67 @@ def get(call: Call) -> Any:
     return holders[0][1].doc
 
 
-def update(call: Call) -> Any:
-    """Change a memory's content, metadata, type, importance or tags."""
+def update(call: ApiCall) -> Any:
+    """Change the content, metadata, type, importance or tags of a memory."""
     agent_id = call.query.get("agent_id")
     if agent_id is None:
-        call.need("write")
+        call.require("write")
         raise invalid("agent_id is required")
-    return writing.update(call.state, call.agent("write", agent_id), call.path("id"), call.body)
+    return writes.update(
+        call.state, call.authorised_agent("write", agent_id), call.path("id"), call.body
+    )
 
 
-def forget(call: Call) -> Any:
+def forget(call: ApiCall) -> Any:
     """Delete memories by id, tags, session or age."""
-    return {"deleted_count": writing.forget(call.state, call.agent("write"), call.body)}
+    return {"deleted_count": writes.forget(call.state, call.authorised_agent("write"), call.body)}
 
 
-def importance(call: Call) -> Any:
-    """Set the importance of one memory, or of the several that the async SDK names."""
-    agent_id = call.agent("write")
+def importance(call: ApiCall) -> Any:
+    """Set the importance of one memory, or of several: the async SDK sends `memory_ids`."""
+    agent_id = call.authorised_agent("write")
     ids = call.body.get("memory_ids") or [call.body.get("memory_id")]
     if not isinstance(ids, list) or not all(isinstance(memory_id, str) for memory_id in ids):
         raise invalid("memory_id is required")
-    value = rules.importance(call.body.get("importance"))
+    value = validation.check_importance(call.body.get("importance"))
     for memory_id in ids:
-        writing.update(call.state, agent_id, memory_id, {"importance": value})
+        writes.update(call.state, agent_id, memory_id, {"importance": value})
     return {"updated": len(ids)}
 
 
-def recall_batch(call: Call) -> Any:
-    """List what passes a filter, without ranking."""
-    agent_id = call.agent("read")
-    return reading.filtered(call.state, call.read(agent_id), call.body)
+def recall_batch(call: ApiCall) -> Any:
+    """List the memories that match a filter, without ranking."""
+    agent_id = call.authorised_agent("read")
+    return queries.filter_memories(call.state, call.memories_of(agent_id), call.body)
 
 
-def forget_batch(call: Call) -> Any:
-    """Delete what passes a filter; the empty filter is refused rather than obeyed."""
-    agent_id = call.agent("write")
-    rule = rules.filter_object(call.body.get("filter"))
-    if not rule:
+def forget_batch(call: ApiCall) -> Any:
+    """Delete the memories that match a filter; an empty filter is refused."""
+    agent_id = call.authorised_agent("write")
+    predicates = validation.check_filter_object(call.body.get("filter"))
+    if not predicates:
         raise invalid("filter needs at least one predicate")
-    known = call.state.agents.get(agent_id)
-    ids = reading.matching_ids(known, rule) if known is not None else []
-    return {"deleted_count": writing.forget_ids(call.state, agent_id, ids)}
+    memories = call.state.agents.get(agent_id)
+    ids = queries.matching_ids(memories, predicates) if memories is not None else []
+    return {"deleted_count": writes.forget_ids(call.state, agent_id, ids)}
 
 
-def recall(call: Call) -> Any:
-    """Rank memories against a query, counting each as accessed."""
-    agent_id = call.agent("read")
-    writing.check_rate(call.state, agent_id, "recalls", 1, call.state.clock.now())
-    return reading.recall(call.state, agent_id, call.read(agent_id), call.body)
+def recall(call: ApiCall) -> Any:
+    """Rank memories by a text query and count an access of each result."""
+    agent_id = call.authorised_agent("read")
+    writes.check_rate(call.state, agent_id, "recalls", 1, call.state.clock.now())
+    return queries.recall(call.state, agent_id, call.memories_of(agent_id), call.body)
 
 
-def search(call: Call) -> Any:
-    """Rank memories against a query without side effects."""
-    known = call.read(call.agent("read"))
-    return {"memories": reading.ranked(call.state, known, call.body, 10)}
+def search(call: ApiCall) -> Any:
+    """Rank memories by a text query without side effects."""
+    memories = call.memories_of(call.authorised_agent("read"))
+    return {"memories": queries.rank_memories(call.state, memories, call.body, 10)}
 
 
-def deduplicated(call: Call) -> Any:
-    """List what deduplication deleted and can still be restored, newest first."""
-    agent_id = call.agent("read", call.query.get("agent_id", ""))
+def deduplicated(call: ApiCall) -> Any:
+    """List the deduplicated memories that can still be restored, newest first."""
+    agent_id = call.authorised_agent("read", call.query.get("agent_id", ""))
     now = call.state.clock.now()
     entries = [
         kept["entry"]
@@ -141,14 +143,14 @@ def deduplicated(call: Call) -> Any:
     return {"agent_id": agent_id, "memories": entries, "count": len(entries)}
 
 
-def restore_deduplicated(call: Call) -> Any:
-    """Put a deduplicated memory back under its own id."""
-    agent_id = call.agent("write", call.query.get("agent_id", ""))
+def restore_deduplicated(call: ApiCall) -> Any:
+    """Restore a deduplicated memory under its original id."""
+    agent_id = call.authorised_agent("write", call.query.get("agent_id", ""))
     memory_id = call.path("id")
     kept = call.state.trash.get((agent_id, memory_id))
     if kept is None or kept["entry"]["restorable_until"] <= call.state.clock.now():
-        raise missing("memory", f"no restorable copy of {memory_id}")
-    if memory_id in call.state.agent(agent_id)[0].records:
+        raise missing("memory", f"memory {memory_id} has no copy in the trash")
+    if memory_id in call.state.get_or_create_agent(agent_id)[0].records:
         raise ApiError(409, "CONFLICT", f"memory {memory_id} exists again")
     del call.state.trash[agent_id, memory_id]
     call.state.put(agent_id, kept["record"])

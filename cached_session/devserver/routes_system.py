@@ -1,4 +1,4 @@
-"""Routes about the server itself: health, capabilities, identity, events, files, engines."""
+"""Routes of the server itself: health, capabilities, caller, events, files, background jobs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from cached_session.devserver import reading, rules, writing
-from cached_session.devserver.access import authorise
-from cached_session.devserver.answers import ApiError, error_response, invalid, missing
-from cached_session.devserver.calls import Call, route
+from cached_session.devserver import queries, validation, writes
+from cached_session.devserver.api_call import ApiCall, route
+from cached_session.devserver.auth import authorise
 from cached_session.devserver.capabilities import capabilities
+from cached_session.devserver.responses import ApiError, error_response, invalid, missing
 from cached_session.devserver.state import State, namespace_of
 
 KEEPALIVE_SECONDS = 15.0
+"""Seconds between two comments on an event stream without events."""
 
 
 def routes(state: State, keepalive: float = KEEPALIVE_SECONDS) -> list[BaseRoute]:
     """Return the routes that the server's version has."""
     started = time.monotonic()
 
-    def live(_: Call) -> Any:
-        """Say that the process runs, and for how long: a drop shows a restart."""
+    def live(_: ApiCall) -> Any:
+        """Return that the process is alive, and its uptime; a lower uptime shows a restart."""
         return {
             "alive": True,
             "version": state.version.text,
@@ -41,7 +42,7 @@ def routes(state: State, keepalive: float = KEEPALIVE_SECONDS) -> list[BaseRoute
         ("POST", "/v1/import", import_),
         ("GET", "/v1/import/{job}/status", import_status),
     ]
-    # Admin routes lived outside /v1 before 0.11.91.
+    # Before 0.11.91 the admin routes were outside /v1.
     admin = "/v1/admin" if state.version.parts >= (0, 11, 91) else "/admin"
     table += [
         ("GET", f"{admin}/autopilot/status", autopilot_status),
@@ -58,24 +59,24 @@ def routes(state: State, keepalive: float = KEEPALIVE_SECONDS) -> list[BaseRoute
     return [*plain, _events_route(state, keepalive)]
 
 
-def health(call: Call) -> Any:
-    """Say that the server is well, and which version it is."""
+def health(call: ApiCall) -> Any:
+    """Return the health and the version of the server."""
     return {"status": "healthy", "version": call.state.version.text, "service": "dakera"}
 
 
-def ready(call: Call) -> Any:
-    """Say that the server takes requests."""
+def ready(call: ApiCall) -> Any:
+    """Return that the server accepts requests."""
     checks = {"storage": {"status": "ok"}, "tiered_engine": {"status": "ok"}}
     return {"ready": True, "version": call.state.version.text, "checks": checks}
 
 
-def get_capabilities(call: Call) -> Any:
-    """Say what this server can do."""
+def get_capabilities(call: ApiCall) -> Any:
+    """Return the capabilities document."""
     return capabilities(call.state.version)
 
 
-def whoami(call: Call) -> Any:
-    """Describe the caller's key."""
+def whoami(call: ApiCall) -> Any:
+    """Return the caller's key without its secret."""
     key = call.key
     return {
         "key_id": key.key_id,
@@ -92,7 +93,7 @@ def whoami(call: Call) -> Any:
 
 def _events_route(state: State, keepalive: float) -> Route:
     async def events(request: Request) -> Response:
-        """Stream memory events of the namespaces that the key may read."""
+        """Stream the events of the namespaces that the key may read."""
         try:
             key = state.keys.identify(
                 request.headers.get("authorization"),
@@ -117,16 +118,18 @@ def _events_route(state: State, keepalive: float) -> Route:
 # Files
 
 
-def export(call: Call) -> Any:
-    """Return all of an agent's memories as one file."""
-    agent_id = call.agent("read", call.query.get("agent_id", ""))
-    media_type, body = reading.export(call.read(agent_id), call.query.get("format", "jsonl"))
+def export(call: ApiCall) -> Any:
+    """Return all memories of an agent as a file."""
+    agent_id = call.authorised_agent("read", call.query.get("agent_id", ""))
+    media_type, body = queries.export_file(
+        call.memories_of(agent_id), call.query.get("format", "jsonl")
+    )
     return Response(body, media_type=media_type, headers={"x-dakera-export-skipped": "0"})
 
 
-def import_(call: Call) -> Any:
-    """Store the memories of an uploaded file under the ids that it names."""
-    agent_id = call.agent("write", call.query.get("agent_id", ""))
+def import_(call: ApiCall) -> Any:
+    """Store the memories of an uploaded file under the ids in the file."""
+    agent_id = call.authorised_agent("write", call.query.get("agent_id", ""))
     form = call.query.get("format", "jsonl")
     now = call.state.clock.now()
     started = int(now)
@@ -134,8 +137,8 @@ def import_(call: Call) -> Any:
     items = _file_items(_first_file(call), form)
     for number, item in enumerate(items):
         try:
-            fields = writing.checked_item(call.state, item, now)
-            writing.store(call.state, agent_id, fields, now)
+            fields = writes.check_item(call.state, item, now)
+            writes.store(call.state, agent_id, fields, now)
             imported += 1
         except ApiError as error:
             errors.append(f"item {number + 1}: {error.message}")
@@ -154,16 +157,16 @@ def import_(call: Call) -> Any:
     return job
 
 
-def import_status(call: Call) -> Any:
-    """Repeat the report of an import."""
-    call.need("read")
+def import_status(call: ApiCall) -> Any:
+    """Return the report of an import."""
+    call.require("read")
     job = call.state.jobs.get(call.path("job"))
     if job is None:
         raise missing("job", "no such import job", "JOB_NOT_FOUND")
     return job
 
 
-def _first_file(call: Call) -> bytes:
+def _first_file(call: ApiCall) -> bytes:
     """Return the bytes of the first part of a multipart body."""
     kind, _, rest = call.request.headers.get("content-type", "").partition(";")
     boundary = rest.partition("boundary=")[2].partition(";")[0].strip().strip('"')
@@ -185,26 +188,26 @@ def _file_items(data: bytes, form: str) -> list[Any]:
             rows = orjson.loads(data)["memories" if form == "mem0" else "messages"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise invalid(f"the file is not valid {form}") from None
-    known = rules.ITEM_FIELDS
+    known = validation.ITEM_FIELDS
     items = []
     for row in rows:
         if not isinstance(row, dict):
             raise invalid(f"the file is not valid {form}")
         row.setdefault("content", row.get("memory"))
         item = {name: value for name, value in row.items() if name in known}
-        # Written by this server at store time, and refused from clients.
+        # The server writes this key when it stores a memory, and refuses it from clients.
         if isinstance(item.get("metadata"), dict):
             item["metadata"].pop("_dakera_event_time", None)
         items.append(item)
     return items
 
 
-# Engines that forget, and their settings
+# Background jobs and their settings
 
 
-def autopilot_status(call: Call) -> Any:
-    """Describe the deduplication engine."""
-    call.need("admin")
+def autopilot_status(call: ApiCall) -> Any:
+    """Return the settings and totals of deduplication."""
+    call.require("admin")
     config = dict(call.state.autopilot)
     if not call.state.version.is_v0123:
         for newer in (
@@ -223,31 +226,31 @@ def autopilot_status(call: Call) -> Any:
     }
 
 
-def autopilot_config(call: Call) -> Any:
-    """Change settings of the deduplication engine."""
-    call.need("admin")
-    changes = _subset(call, call.state.autopilot)
+def autopilot_config(call: ApiCall) -> Any:
+    """Change settings of deduplication."""
+    call.require("admin")
+    changes = _check_settings(call, call.state.autopilot)
     if changes.get("dedup_mode") not in (None, "off", "report", "merge"):
         raise invalid("dedup_mode must be off, report or merge")
     config = call.state.configure("autopilot", changes)
     return {"success": True, "config": config, "message": "configuration updated"}
 
 
-def decay_config(call: Call) -> Any:
-    """Describe the decay engine."""
-    call.need("admin")
+def decay_config(call: ApiCall) -> Any:
+    """Return the settings of decay."""
+    call.require("admin")
     return call.state.decay
 
 
-def put_decay_config(call: Call) -> Any:
-    """Change settings of the decay engine."""
-    call.need("admin")
-    config = call.state.configure("decay", _subset(call, call.state.decay))
+def put_decay_config(call: ApiCall) -> Any:
+    """Change settings of decay."""
+    call.require("admin")
+    config = call.state.configure("decay", _check_settings(call, call.state.decay))
     return {"success": True, "config": config, "message": "configuration updated"}
 
 
-def _subset(call: Call, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the body; an unknown or ill-typed one is a 422."""
+def _check_settings(call: ApiCall, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings in the body; raise a 422 for an unknown name or a wrong type."""
     for name, value in call.body.items():
         number = isinstance(settings.get(name), (int, float)) and not isinstance(
             settings.get(name), bool
@@ -260,9 +263,9 @@ def _subset(call: Call, settings: dict[str, Any]) -> dict[str, Any]:
     return dict(call.body)
 
 
-def decay_stats(call: Call) -> Any:
-    """Return what the decay engine has done."""
-    call.need("admin")
+def decay_stats(call: ApiCall) -> Any:
+    """Return the totals of decay and expiry."""
+    call.require("admin")
     totals = call.state.totals
     return {
         "total_decayed": totals["decayed"],

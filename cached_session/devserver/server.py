@@ -1,4 +1,4 @@
-"""Running the server on a real socket, in a thread of this process."""
+"""`DevServer`: the server on a real socket, in a thread of this process."""
 
 from __future__ import annotations
 
@@ -15,98 +15,99 @@ from typing import Any
 import uvicorn
 from starlette.types import Scope
 
-from cached_session.devserver.access import ROOT_NAME, Key
 from cached_session.devserver.app import build_app
+from cached_session.devserver.auth import ROOT_NAME, Key
+from cached_session.devserver.background_jobs import run_due_jobs
 from cached_session.devserver.clock import Clock
+from cached_session.devserver.emulation import Modes
 from cached_session.devserver.faults import FaultPlan
-from cached_session.devserver.forgetting import housekeeping
-from cached_session.devserver.gate import LoggedRequest, RequestLog
-from cached_session.devserver.journal import FileJournal
-from cached_session.devserver.modes import Modes
+from cached_session.devserver.request_log import LoggedRequest, RequestLog
 from cached_session.devserver.routes_system import KEEPALIVE_SECONDS
 from cached_session.devserver.state import State
+from cached_session.devserver.storage import SqliteStorage
 
 STARTUP_SECONDS = 10.0
-"""Longest wait for the listening socket; it takes milliseconds."""
-TURNS = 4
-"""Of the event loop, in which a connection comes or goes."""
+"""Seconds to wait for the listening socket; it normally takes milliseconds."""
+SHUTDOWN_ITERATIONS = 4
+"""Iterations of the event loop in which just accepted connections appear and are closed."""
 TICK_SECONDS = 0.1
-"""How often uvicorn renews its Date header."""
+"""Seconds between two updates of uvicorn's Date header."""
 BACKLOG = 512
-"""Connections that may wait to be accepted."""
+"""Connections that can wait to be accepted."""
 BREAK_DELAY_SECONDS = 0.05
-"""Lets the answer to the command leave before the connections close."""
+"""Seconds for the response to the control request to leave before connections are closed."""
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that says when it listens, and that stops at once instead of gracefully."""
+    """A uvicorn server that signals when it listens, and that stops immediately, not gracefully."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = threading.Event()
-        self._leaving: asyncio.Event | None = None
+        self._stop_requested: asyncio.Event | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the server, then let `start` return."""
-        self._leaving = asyncio.Event()
+        """Open the listening socket, then signal that connections are accepted."""
+        self._stop_requested = asyncio.Event()
         await super().startup(sockets)
         self.listening.set()
 
     async def main_loop(self) -> None:
-        """Tick as uvicorn does, but wake up to leave: a test restarts the server many times."""
-        leaving = self._leaving or asyncio.Event()
+        """Tick as uvicorn does, but react to a stop immediately: tests restart the server often."""
+        stop_requested = self._stop_requested or asyncio.Event()
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(leaving.wait(), TICK_SECONDS)
+                await asyncio.wait_for(stop_requested.wait(), TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse and cut at once; an event stream would keep a graceful end waiting for ever."""
+        """Close all sockets; a graceful shutdown would wait forever for event streams."""
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        # What was accepted this very moment takes some turns to be a connection, and one that is
-        # cut takes another to close its socket.
-        for _ in range(TURNS):
+        # A connection that was just accepted appears only after some iterations of the event loop,
+        # and an aborted one needs a further iteration to close its socket.
+        for _ in range(SHUTDOWN_ITERATIONS):
             self.abort()
             await asyncio.sleep(0)
 
-    def leave(self) -> None:
-        """End the main loop; on the server's loop only."""
+    def request_stop(self) -> None:
+        """End the main loop. Call it on the event loop of the server."""
         self.should_exit = True
-        if self._leaving is not None:
-            self._leaving.set()
+        if self._stop_requested is not None:
+            self._stop_requested.set()
 
     def abort(self, scope: Scope | None = None) -> None:
-        """Cut the connection of one request, or all connections; on the server's loop only."""
+        """Abort the connection of one request, or all. Call it on the event loop of the server."""
         for connection in list(self.server_state.connections):
             client = getattr(connection, "client", None)
-            is_meant = scope is None or client == tuple(scope.get("client") or ())
-            if is_meant and connection.transport is not None:
+            matches = scope is None or client == tuple(scope.get("client") or ())
+            if matches and connection.transport is not None:
                 connection.transport.abort()
 
 
 class DevServer:
     """A development server in a background thread: Dakera's protocol on a real socket.
 
-    It is a stand-in for tests and demos, not Dakera. `port=0` takes a free port at the first start
-    and keeps it: `stop` then `start` is a restart with the data kept. Data lives in memory, or in
-    the SQLite file `data`. Every attribute may be used from any thread, running or not.
+    It replaces Dakera in tests and demos. `port=0` takes a free port at the first start and keeps
+    it, so that `stop` and `start` restart the server at the same address with the same data. The
+    data is in memory or in the SQLite file `data`. Every attribute may be used from any thread,
+    whether the server runs or not.
 
     Args:
-        host: Address to bind; loopback by default, and without `api_key` it should stay that.
+        host: Address to bind. Without `api_key`, keep the default, which is loopback.
         port: Port to bind; 0 for a free one.
-        data: File that keeps the data across processes; None for memory only. One that is no such
-            file is refused with `ValueError`, and left as it was.
+        data: File that keeps the data across processes; None for memory only. The file of another
+            program raises `ValueError` and is not changed.
         api_key: Root key; None switches authentication off.
-        version: Version to report and to behave like, such as "0.12.3" or "0.11.108".
-        modes: How undocumented behaviours are settled.
-        allowed_hosts: Further Host names that an open server answers to.
-        keepalive: Seconds between comments on a quiet event stream.
-        on_request: Called on the server's thread with each finished request, before the end
-            of its answer has left.
+        version: Version to report and to emulate, such as "0.12.3" or "0.11.108".
+        modes: Choices for undocumented behaviours; None for the defaults.
+        allowed_hosts: Further Host names that a server without keys accepts.
+        keepalive: Seconds between two comments on an event stream without events.
+        on_request: Function that gets each finished request. It is called in the thread of the
+            server, before the last byte of the response is sent.
     """
 
     def __init__(
@@ -125,14 +126,14 @@ class DevServer:
         self.host = host
         self.port = port
         self.requests = RequestLog()
-        journal = FileJournal(data) if data is not None else None
-        self.state = State(modes=modes, version=version, journal=journal)
+        storage = SqliteStorage(data) if data is not None else None
+        self.state = State(modes=modes, version=version, storage=storage)
         if api_key is not None:
             self.state.add_key(Key(api_key, name=ROOT_NAME))
         self._allowed_hosts = frozenset(name.lower() for name in (*allowed_hosts, host))
         self._keepalive = keepalive
         self._on_request = on_request
-        self._control = threading.RLock()
+        self._lifecycle_lock = threading.RLock()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,8 +142,13 @@ class DevServer:
     # Running
 
     def start(self) -> DevServer:
-        """Listen; on return connections are accepted. Starting a running server does nothing."""
-        with self._control:
+        """Start the server; on return it accepts connections. Does nothing if the server runs.
+
+        Raises:
+            OSError: the address cannot be bound.
+            RuntimeError: the server did not listen within `STARTUP_SECONDS`.
+        """
+        with self._lifecycle_lock:
             if self._thread is not None:
                 return self
             listener = self._listen()
@@ -152,14 +158,16 @@ class DevServer:
             )
             self._thread.start()
             if not self._server.listening.wait(STARTUP_SECONDS):
-                raise RuntimeError("the development server did not start")
+                raise RuntimeError(
+                    f"the development server did not listen within {STARTUP_SECONDS:g} seconds"
+                )
             return self
 
     def _listen(self) -> socket.socket:
         if self._reservation is not None:
             self._reservation.close()
             self._reservation = None
-        listener = _bound(self.host, self.port)
+        listener = _bind_socket(self.host, self.port)
         listener.listen(BACKLOG)
         self.port = listener.getsockname()[1]
         return listener
@@ -198,23 +206,23 @@ class DevServer:
         asyncio.run(main())
 
     def stop(self) -> None:
-        """Refuse connections and cut the open ones; data and port stay for the next `start`."""
-        with self._control:
+        """Close all connections and refuse new ones; keep the data and the port for `start`."""
+        with self._lifecycle_lock:
             if self._thread is None or self._server is None:
                 return
             server, loop = self._server, self._loop
             if loop is not None:
-                # A closed loop has ended on its own.
+                # RuntimeError: the loop has already ended and is closed.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(server.leave)
+                    loop.call_soon_threadsafe(server.request_stop)
             self._thread.join()
             self._server = self._thread = self._loop = None
-            # A bound socket that does not listen refuses connections and keeps the port ours.
-            self._reservation = _bound(self.host, self.port)
+            # A bound socket that does not listen refuses connections and reserves the port.
+            self._reservation = _bind_socket(self.host, self.port)
 
     def close(self) -> None:
-        """Stop for good and let the port and the data file go."""
-        with self._control:
+        """Stop the server and release the port and the data file; it cannot be started again."""
+        with self._lifecycle_lock:
             self.stop()
             if self._reservation is not None:
                 self._reservation.close()
@@ -222,35 +230,38 @@ class DevServer:
             self.state.close()
 
     def restart(self) -> None:
-        """Stop and start: connections break, data stays."""
-        with self._control:
+        """Stop and start the server: connections are closed, the data is kept."""
+        with self._lifecycle_lock:
             self.stop()
             self.start()
 
     def disconnect(self) -> None:
-        """Cut every open connection, event streams included; new ones are accepted."""
-        with self._control:
+        """Close every open connection, event streams included; new ones are accepted."""
+        with self._lifecycle_lock:
             if self._server is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(self._server.abort)
 
     def refuse(self, seconds: float) -> None:
-        """Refuse connections for that long; returns when the server accepts again."""
-        with self._control:
+        """Refuse connections for `seconds`; on return the server accepts them again."""
+        with self._lifecycle_lock:
             self.stop()
             time.sleep(seconds)
             self.start()
 
     def _break_soon(self, seconds: float | None) -> None:
-        """Disconnect everybody, or refuse for that long, after the present answer has left."""
+        """Close all connections after the current response.
 
-        def later() -> None:
+        With `seconds`, refuse new connections for that time.
+        """
+
+        def break_connections() -> None:
             time.sleep(BREAK_DELAY_SECONDS)
             if seconds is None:
                 self.disconnect()
             else:
                 self.refuse(seconds)
 
-        threading.Thread(target=later, name="devserver-break", daemon=True).start()
+        threading.Thread(target=break_connections, name="devserver-break", daemon=True).start()
 
     def __enter__(self) -> DevServer:
         return self.start()
@@ -260,30 +271,30 @@ class DevServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether connections are accepted."""
+        """Return whether the server runs."""
         return self._thread is not None
 
     @property
     def url(self) -> str:
-        """The base URL for clients; known once the server has started."""
+        """Return the base URL for clients; it is known after the first start."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
-    # Commanding and inspecting
+    # Control and inspection
 
     @property
     def faults(self) -> FaultPlan:
-        """The fault plan."""
+        """Return the fault plan."""
         return self.state.faults
 
     @property
     def clock(self) -> Clock:
-        """The server's clock."""
+        """Return the clock of the server."""
         return self.state.clock
 
     @property
     def modes(self) -> Modes:
-        """The modes in force; assign a changed value to switch while running."""
+        """Return the modes; assign other modes to change them while the server runs."""
         return self.state.modes
 
     @modes.setter
@@ -297,16 +308,19 @@ class DevServer:
             return list(self.state.agents)
 
     def memories(self, agent_id: str, *, with_children: bool = False) -> list[dict[str, Any]]:
-        """Return copies of an agent's memories as they are now, newest first."""
+        """Return copies of the current memories of an agent, newest first; faults do not apply."""
         with self.state.lock:
-            housekeeping(self.state)
-            known = self.state.agents.get(agent_id)
-            if known is None:
+            run_due_jobs(self.state)
+            memories = self.state.agents.get(agent_id)
+            if memories is None:
                 return []
-            return [dict(record.doc) for record in known.newest(with_children=with_children)]
+            return [dict(record.doc) for record in memories.newest(with_children=with_children)]
 
     def evict(self, agent_id: str, which: Callable[[dict[str, Any]], bool] | Iterable[str]) -> int:
-        """Silently lose memories, by predicate over the memory object or by id; return how many."""
+        """Delete memories without an event, by a predicate or by ids; return how many.
+
+        The predicate gets the JSON object of a memory.
+        """
         return self.state.evict(agent_id, which)
 
     def snapshot(self) -> str:
@@ -314,11 +328,15 @@ class DevServer:
         return self.state.snapshot()
 
     def restore(self, name: str) -> None:
-        """Roll all data back to a backup."""
+        """Replace all data by a backup.
+
+        Raises:
+            KeyError: the backup is unknown.
+        """
         self.state.restore(name)
 
     def reset(self) -> None:
-        """Forget all data, faults and logged requests; keys, modes, clock and port stay."""
+        """Delete all data, faults and logged requests; keep keys, modes, clock and port."""
         self.state.reset()
         self.faults.clear()
         self.requests.clear()
@@ -332,22 +350,23 @@ class DevServer:
         name: str = "test",
         expires_at: int | None = None,
     ) -> Key:
-        """Accept a further API key; the first key switches authentication on."""
+        """Add an API key; the first key switches authentication on."""
         return self.state.add_key(Key(secret, scope, namespaces, name, expires_at))
 
     def remove_key(self, secret: str) -> None:
-        """Refuse an API key from now on; removing the last switches authentication off."""
+        """Remove an API key; without any key, authentication is off."""
         self.state.remove_key(secret)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
+    """Return a bound socket that does not listen yet."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio switches Nagle's algorithm off on accepted connections; left
-    # out, an answer in two writes waits 40 ms for the client's delayed acknowledgement.
+    # With an explicit protocol, asyncio switches Nagle's algorithm off on accepted connections.
+    # Otherwise a response in two writes waits 40 ms for the delayed acknowledgement of the client.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
-            # Otherwise connections of the previous run would hold the port for a minute.
+            # Otherwise old connections in TIME_WAIT would block the port for a minute.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except BaseException:

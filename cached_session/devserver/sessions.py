@@ -1,26 +1,28 @@
-"""Server sessions: started by a client, ended by it or by idleness, and what ending does."""
+"""Server sessions: a client starts and ends them, and an idle timeout ends them."""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any
 
-from cached_session.devserver import rules
-from cached_session.devserver.answers import invalid, missing
+from cached_session.devserver import validation
 from cached_session.devserver.memories import Record
-from cached_session.devserver.policy import similarity, words
+from cached_session.devserver.policy import similarity, word_counts
+from cached_session.devserver.responses import invalid, missing
 from cached_session.devserver.state import State
 
 IDLE_TIMEOUT_SECONDS = 14_400
 ENDED_TTL_SECONDS = 30 * 86_400
-"""What the near-duplicates of an ended session still have to live."""
+"""Seconds until the near-duplicates of an ended session expire."""
 PROTECTED_IMPORTANCE = 0.8
+"""Near-duplicates above this importance do not expire."""
 NEAR_DUPLICATE = 0.92
+"""Similarity from which on two memories are near-duplicates."""
 
 
 def start(state: State, body: dict[str, Any]) -> dict[str, Any]:
-    """Start a session under an id of the server's choice."""
-    agent_id = rules.agent_id(body.get("agent_id"))
+    """Start a session under an id that the server chooses."""
+    agent_id = validation.check_agent_id(body.get("agent_id"))
     now = int(state.clock.now())
     session: dict[str, Any] = {
         "id": f"sess_{uuid.uuid4().hex}",
@@ -31,19 +33,19 @@ def start(state: State, body: dict[str, Any]) -> dict[str, Any]:
         "idle_timeout_secs": IDLE_TIMEOUT_SECONDS,
     }
     if body.get("metadata") is not None:
-        session["metadata"] = rules.metadata(body["metadata"], max_bytes=None)
+        session["metadata"] = validation.check_metadata(body["metadata"], max_bytes=None)
     if body.get("idle_timeout_secs") is not None:
-        session["idle_timeout_secs"] = rules.integer(
-            body["idle_timeout_secs"], "idle_timeout_secs", 0, rules.MAX_IDLE_TIMEOUT_SECONDS
+        session["idle_timeout_secs"] = validation.check_integer(
+            body["idle_timeout_secs"], "idle_timeout_secs", 0, validation.MAX_IDLE_TIMEOUT_SECONDS
         )
-    state.agent(agent_id)
+    state.get_or_create_agent(agent_id)
     state.save_session(session)
     state.events.publish("session_started", agent_id, session_id=session["id"])
     return session
 
 
 def find(state: State, session_id: str) -> dict[str, Any]:
-    """Return a session that was started, else 404."""
+    """Return a started session, or raise a 404."""
     session = state.sessions.get(session_id)
     if session is None:
         raise missing("session", f"session {session_id} not found")
@@ -51,15 +53,15 @@ def find(state: State, session_id: str) -> dict[str, Any]:
 
 
 def end(state: State, session: dict[str, Any], reason: str, summary: Any = None) -> dict[str, Any]:
-    """End a session; one that ended already keeps the state it ended with.
+    """End a session; a session that has ended stays as it is.
 
-    Near-duplicates among its memories get thirty days to live, except important ones; that is what
-    an end by the client does, an idle end only closes.
+    If the client ends it, near-duplicates among its memories expire after 30 days, except important
+    ones. The end by the idle timeout changes no memory.
     """
     if "ended_at" in session:
         return session
     if summary is not None and (
-        not isinstance(summary, str) or len(summary.encode()) > rules.MAX_CONTENT_BYTES
+        not isinstance(summary, str) or len(summary.encode()) > validation.MAX_CONTENT_BYTES
     ):
         raise invalid("summary must be a string within the content limit")
     ended = {**session, "ended_at": int(state.clock.now()), "ended_reason": reason}
@@ -78,18 +80,18 @@ def _expire_duplicates(state: State, session: dict[str, Any]) -> None:
     agent_id = session["agent_id"]
     kept: list[Record] = []
     for record in list(memories(state, session)):
-        bag = words(record.doc["content"])
-        twins = (similarity(bag, words(other.doc["content"])) for other in kept)
-        if not any(alike >= NEAR_DUPLICATE for alike in twins):
+        counts = word_counts(record.doc["content"])
+        similarities = (similarity(counts, word_counts(other.doc["content"])) for other in kept)
+        if not any(one >= NEAR_DUPLICATE for one in similarities):
             kept.append(record)
         elif record.doc["importance"] <= PROTECTED_IMPORTANCE:
             record.expires = state.clock.now() + ENDED_TTL_SECONDS
-            state.watch_expiry(agent_id, record)
+            state.schedule_expiry(agent_id, record)
             state.save(agent_id, record)
 
 
 def touch(state: State, session: dict[str, Any]) -> dict[str, Any]:
-    """Note that a session is in use; never re-opens an ended one."""
+    """Restart the idle timeout of a session; an ended one is not reopened."""
     if "ended_at" in session:
         return {"session": session, "session_state": "ended"}
     touched = {**session, "last_activity_at": int(state.clock.now())}
@@ -103,7 +105,10 @@ def touch(state: State, session: dict[str, Any]) -> dict[str, Any]:
 def note_activity(
     state: State, agent_id: str, session_id: str | None, stored: int
 ) -> dict[str, Any] | None:
-    """Count what was stored into a started session and return it; None for a free-form id."""
+    """Count memories that were stored under a started session and return the session.
+
+    Return None for a session id that was never started.
+    """
     session = state.sessions.get(session_id or "")
     if session is None or session["agent_id"] != agent_id:
         return None
@@ -115,7 +120,7 @@ def note_activity(
 
 
 def end_idle(state: State) -> None:
-    """End the sessions whose idle deadline has passed."""
+    """End the sessions whose idle timeout has passed."""
     now = state.clock.now()
     for session in list(state.sessions.values()):
         timeout = session["idle_timeout_secs"]
@@ -125,12 +130,12 @@ def end_idle(state: State) -> None:
 
 def memories(state: State, session: dict[str, Any]) -> list[Record]:
     """Return the memories stored under a session, newest first."""
-    known = state.agents.get(session["agent_id"])
-    if known is None:
+    memories = state.agents.get(session["agent_id"])
+    if memories is None:
         return []
-    leak = state.modes.derived_children == "leak"
+    with_children = state.modes.derived_children == "leak"
     return [
         record
-        for record in known.newest(with_children=leak)
+        for record in memories.newest(with_children=with_children)
         if record.doc.get("session_id") == session["id"]
     ]

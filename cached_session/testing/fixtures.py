@@ -1,6 +1,6 @@
-"""The lab as pytest fixtures.
+"""Pytest fixtures of `FaultLab`.
 
-In a ``conftest.py``:
+Add this to a ``conftest.py``:
 
 pytest_plugins = ["cached_session.testing.fixtures"]
 """
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from cached_session.testing.lab import FaultLab
+from cached_session.testing.fault_lab import FaultLab
 
 __all__ = ["fault_lab", "timeless_fault_lab"]
 
 
 @pytest.fixture
 def fault_lab(tmp_path: Path) -> Iterator[FaultLab]:
-    """A lab on real time, with its journals in the test's own directory."""
+    """Yield a lab that uses real time, with its journals in ``tmp_path``."""
     with FaultLab(directory=tmp_path) as lab:
         yield lab
 
 
 @pytest.fixture
 def timeless_fault_lab(tmp_path: Path) -> Iterator[FaultLab]:
-    """A lab whose time passes only when the test says so: ``timeless_fault_lab.clock``."""
+    """Yield a lab whose time only the test moves, with ``timeless_fault_lab.clock``."""
     with FaultLab(directory=tmp_path, clock=True) as lab:
         yield lab

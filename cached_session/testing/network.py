@@ -1,7 +1,7 @@
-"""The line between one device and its server: a TCP proxy that cuts, stalls and slows.
+"""The network between one device and the server: a TCP proxy that cuts, stalls and delays.
 
-It stands between, so that the server knows nothing of it, and each device can have a line of its
-own: a partition is one that is cut and another that is not.
+The server is not involved. Each device can have its own proxy, so a test can cut off one device
+while another stays connected.
 """
 
 from __future__ import annotations
@@ -17,81 +17,82 @@ __all__ = ["Network"]
 
 CHUNK_BYTES = 64 * 1024
 BACKLOG = 128
-"""Connections that may wait to be accepted."""
-PATIENCE_SECONDS = 10.0
-"""Longest wait for the proxy's thread; it takes milliseconds."""
+"""Connections that can wait to be accepted."""
+THREAD_TIMEOUT_SECONDS = 10.0
+"""Seconds to wait for the thread of the proxy; it normally takes milliseconds."""
 Action = Callable[[], "list[asyncio.Task[None]]"]
-"""Something done on the proxy's thread; it has happened when the tasks that it returns end."""
+"""A change in the thread of the proxy; it is complete when the returned tasks have ended."""
 
 
 class Network:
-    """A line to a server at ``url``; point a session at this `url` instead.
+    """A network to the server at ``url``; give sessions the attribute `url` instead.
 
-    Every method may be called from any thread, and has happened when it returns. Those that break
-    something also undo it at the end of a ``with``: after ``with network.cut(): ...`` connections
-    get through as if nothing had been.
+    Every method can be called from any thread, and has taken effect when it returns. `cut`, `stall`
+    and `slow` can be used in a ``with``: its end calls `mend`.
     """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._there = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._listener = _listening()
+        self._server_address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._listener = _listen()
         self.url = "http://{}:{}".format(*self._listener.getsockname()[:2])
-        """Where a session reaches the server over this line."""
+        """URL of the server through this network."""
         self._is_cut = False
         self._delay = 0.0
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._lines: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, name="cached-session-network", daemon=True
         )
         self._thread.start()
 
-    # -- what can go wrong -----------------------------------------------------------------------
+    # Faults
 
     def cut(self) -> contextlib.AbstractContextManager[None]:
-        """Break every connection, and each new one at once, until `mend`."""
+        """Reset every connection, and each new one immediately, until `mend`."""
 
-        def now() -> list[asyncio.Task[None]]:
+        def change() -> list[asyncio.Task[None]]:
             self._is_cut = True
-            return self._break()
+            return self._reset_connections()
 
-        return self._undone(now)
+        return self._until_mended(change)
 
     def stall(self) -> contextlib.AbstractContextManager[None]:
-        """Let connections be made and nothing come through, until `mend`: the worst kind of
-        outage, which only a timeout tells from a slow answer. What was sent meanwhile arrives
-        later, unless its sender gave up."""
+        """Accept connections but deliver no data until `mend`.
 
-        def now() -> list[asyncio.Task[None]]:
+        A client cannot distinguish this from a slow response without a timeout. Data that was sent
+        meanwhile is delivered after `mend`, unless its sender has closed the connection.
+        """
+
+        def change() -> list[asyncio.Task[None]]:
             self._flowing.clear()
             return []
 
-        return self._undone(now)
+        return self._until_mended(change)
 
     def slow(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        """Hold every piece of data up for that long, in both directions, until `mend`."""
+        """Delay each piece of data by ``seconds``, in both directions, until `mend`."""
 
-        def now() -> list[asyncio.Task[None]]:
+        def change() -> list[asyncio.Task[None]]:
             self._delay = seconds
             return []
 
-        return self._undone(now)
+        return self._until_mended(change)
 
     def disconnect(self) -> None:
-        """Break every connection; new ones get through."""
-        self._do(self._break)
+        """Reset every connection; new ones are accepted."""
+        self._run_in_thread(self._reset_connections)
 
     def mend(self) -> None:
-        """Everything gets through again, without delay."""
-        self._do(self._mend)
+        """Deliver data again, without delay."""
+        self._run_in_thread(self._mend)
 
     def close(self) -> None:
-        """Take the line away. Idempotent."""
+        """Reset all connections and stop the proxy. Idempotent."""
         if self._thread.is_alive():
-            self._do(self._break)
+            self._run_in_thread(self._reset_connections)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._listener.close()
@@ -102,7 +103,7 @@ class Network:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # -- on the proxy's thread -------------------------------------------------------------------
+    # In the thread of the proxy
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -110,7 +111,7 @@ class Network:
         try:
             self._loop.run_forever()
         finally:
-            waiting = [accepting, *self._lines]
+            waiting = [accepting, *self._connections]
             for task in waiting:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*waiting, return_exceptions=True))
@@ -118,51 +119,53 @@ class Network:
 
     async def _accept(self) -> None:
         while True:
-            here, _ = await self._loop.sock_accept(self._listener)
+            client, _ = await self._loop.sock_accept(self._listener)
             if self._is_cut:
-                _reset(here)
+                _reset(client)
                 continue
-            line = self._loop.create_task(self._line(here))
-            self._lines.add(line)
-            line.add_done_callback(self._lines.discard)
+            connection = self._loop.create_task(self._connect(client))
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
 
-    async def _line(self, here: socket.socket) -> None:
-        there: socket.socket | None = None
+    async def _connect(self, client: socket.socket) -> None:
+        """Connect to the server and forward data until one end closes the connection."""
+        server: socket.socket | None = None
         try:
-            there = socket.socket(
-                socket.AF_INET6 if ":" in self._there[0] else socket.AF_INET, socket.SOCK_STREAM
-            )
-            for end in (here, there):
+            is_ipv6 = ":" in self._server_address[0]
+            family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+            server = socket.socket(family, socket.SOCK_STREAM)
+            for end in (client, server):
                 end.setblocking(False)
-                # Two small writes must not wait for each other's acknowledgement.
+                # A small write must not wait for the acknowledgement of the one before.
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._flowing.wait()
-            await self._loop.sock_connect(there, self._there)
-            await self._both_ways(here, there)
+            await self._loop.sock_connect(server, self._server_address)
+            await self._forward_both(client, server)
         except OSError:
-            pass  # one end is gone: the other is told below, and that is all a line can do
+            pass  # one end has closed the connection: the code below resets the other
         finally:
-            _reset(here)
-            if there is not None:
-                _reset(there)
+            _reset(client)
+            if server is not None:
+                _reset(server)
 
-    async def _both_ways(self, here: socket.socket, there: socket.socket) -> None:
-        ways = [
-            self._loop.create_task(self._carry(source, sink))
-            for source, sink in ((here, there), (there, here))
+    async def _forward_both(self, client: socket.socket, server: socket.socket) -> None:
+        """Forward data in both directions until both have ended or one has failed."""
+        directions = [
+            self._loop.create_task(self._forward(source, sink))
+            for source, sink in ((client, server), (server, client))
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            # Nobody may wait at a socket any more when it is closed.
-            for way in ways:
-                way.cancel()
-            await asyncio.wait(ways)
-        for way in ways:
-            if not way.cancelled():
-                way.result()
+            # A task must not wait for a socket when the socket is closed.
+            for direction in directions:
+                direction.cancel()
+            await asyncio.wait(directions)
+        for direction in directions:
+            if not direction.cancelled():
+                direction.result()
 
-    async def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    async def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         while data := await self._loop.sock_recv(source, CHUNK_BYTES):
             if self._delay:
                 await asyncio.sleep(self._delay)
@@ -170,41 +173,44 @@ class Network:
             await self._loop.sock_sendall(sink, data)
         sink.shutdown(socket.SHUT_WR)
 
-    def _break(self) -> list[asyncio.Task[None]]:
-        lines = list(self._lines)
-        for line in lines:
-            line.cancel()
-        return lines
+    def _reset_connections(self) -> list[asyncio.Task[None]]:
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        return connections
 
     def _mend(self) -> list[asyncio.Task[None]]:
         self._is_cut, self._delay = False, 0.0
         self._flowing.set()
         return []
 
-    # -- from any thread -------------------------------------------------------------------------
+    # From any thread
 
-    def _undone(self, action: Action) -> contextlib.AbstractContextManager[None]:
-        self._do(action)
+    def _until_mended(self, action: Action) -> contextlib.AbstractContextManager[None]:
+        """Do the action now; return a context manager that calls `mend` at its end."""
+        self._run_in_thread(action)
 
         @contextlib.contextmanager
-        def until_the_end() -> Iterator[None]:
+        def mend_at_end() -> Iterator[None]:
             try:
                 yield
             finally:
                 self.mend()
 
-        return until_the_end()
+        return mend_at_end()
 
-    def _do(self, action: Action) -> None:
-        async def there() -> None:
-            ending = action()
-            if ending:
-                await asyncio.wait(ending)
+    def _run_in_thread(self, action: Action) -> None:
+        """Do the action in the thread of the proxy, and wait until it is complete."""
 
-        asyncio.run_coroutine_threadsafe(there(), self._loop).result(PATIENCE_SECONDS)
+        async def run() -> None:
+            tasks = action()
+            if tasks:
+                await asyncio.wait(tasks)
+
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(THREAD_TIMEOUT_SECONDS)
 
 
-def _listening() -> socket.socket:
+def _listen() -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
     listener.listen(BACKLOG)
@@ -213,7 +219,7 @@ def _listening() -> socket.socket:
 
 
 def _reset(end: socket.socket) -> None:
-    """Close as a broken line does: with a reset, and whatever was under way is lost."""
-    # SO_LINGER on, for no time: two integers.
+    """Close a socket with a TCP reset, as a broken network does; unsent data is lost."""
+    # The value is two integers: SO_LINGER on, for 0 seconds.
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     end.close()

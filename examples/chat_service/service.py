@@ -1,6 +1,6 @@
-"""A chat service: many users, one `SessionCache`. The cache opens and closes with the service.
+"""A chat service for many users with one `SessionCache`, which opens and closes with the service.
 
-No request waits for the memory server: each reads and writes the journal beside the service.
+No request waits for the memory server, because each reads and writes only the local journal.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from echo import echo_agent, text_of
 
 LATEST = 50
-"""Messages that a page shows."""
+"""Number of messages that a page shows."""
 
 
 class Message(BaseModel):
-    """What a person says."""
+    """A message of a user."""
 
     text: str = Field(min_length=1, max_length=4000)
 
 
 async def view(session: CachedSession) -> dict[str, Any]:
-    """What a page shows of a session: from the journal alone."""
+    """Return the data that a page shows of a session, read from the journal only."""
     status = session.status()
     return {
         "state": status.state,
@@ -52,8 +52,24 @@ async def view(session: CachedSession) -> dict[str, Any]:
     }
 
 
+async def view_events(session: CachedSession) -> AsyncIterator[str]:
+    """Yield the view as a server-sent event, now and at each change."""
+    shown = ""
+    changes = session.changes()
+    while True:
+        current = json.dumps(await view(session))
+        if current != shown:
+            yield f"data: {current}\n\n"
+            shown = current
+        # `changes` does not report whether the server is reachable, so compare each second.
+        # A step that times out loses no change: the next one reports it.
+        with contextlib.suppress(asyncio.TimeoutError):
+            if await asyncio.wait_for(anext(changes, None), 1.0) is None:
+                return  # the service closes
+
+
 def create_service(journal: Path, url: str | None, options: SyncOptions | None = None) -> FastAPI:
-    """The service over a journal of its own; without ``url`` it is local."""
+    """Return a service with its own journal; without ``url`` it does not sync."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,40 +85,27 @@ def create_service(journal: Path, url: str | None, options: SyncOptions | None =
 
     @service.post("/users/{user}/messages")
     async def say(user: str, message: Message) -> dict[str, str]:
-        """One turn: the agent answers, and both are in the journal before this returns."""
+        """Run one turn; the message and the answer are in the journal before this returns."""
         result = await Runner.run(echo_agent(), message.text, session=session_of(user))
         return {"reply": str(result.final_output)}
 
     @service.get("/users/{user}/messages")
     async def read(user: str) -> dict[str, Any]:
-        """The latest messages of one user."""
+        """Return the latest messages of a user."""
         return await view(session_of(user))
 
     @service.get("/users/{user}/events")
     async def follow(user: str) -> StreamingResponse:
-        """The same as a stream of server-sent events: one as soon as something has changed, here,
-        on another device, or in what waits for the server."""
+        """Stream the latest messages as server-sent events, one at each change.
 
-        async def events() -> AsyncIterator[str]:
-            session, shown = session_of(user), ""
-            changes = session.changes()
-            while True:
-                now = json.dumps(await view(session))
-                if now != shown:
-                    yield f"data: {now}\n\n"
-                    shown = now
-                # Whether the server can be reached is no change of the session: asked for each
-                # second. A step that is timed out has told of nothing, and loses nothing.
-                with contextlib.suppress(asyncio.TimeoutError):
-                    if await asyncio.wait_for(anext(changes, None), 1.0) is None:
-                        return  # the service closes
-
-        return StreamingResponse(events(), media_type="text/event-stream")
+        A change is a new message here or on another device, or a change of the pending count.
+        """
+        return StreamingResponse(view_events(session_of(user)), media_type="text/event-stream")
 
     @service.get("/status")
     async def status() -> dict[str, Any]:
-        """For a health check: how the whole cache stands."""
-        now = service.state.cache.status()
-        return {"state": now.state, "pending": now.pending, "parked": now.parked}
+        """Return the status of the whole cache, for a health check."""
+        found = service.state.cache.status()
+        return {"state": found.state, "pending": found.pending, "parked": found.parked}
 
     return service

@@ -1,9 +1,9 @@
-"""Two devices on one page: they follow each other, and each can be cut off.
+"""A page with two devices that show one conversation; each device can be disconnected.
 
 python examples/chat_service/side_by_side.py --port 8000
 
-Each device is a whole chat service with a journal of its own; between it and the memory server (the
-development server) lies a line with a switch, as `cached_session.testing` has them for tests.
+Each device is a chat service with its own journal. A `Network` of `cached_session.testing` connects
+it to the memory server (here the development server), so that the page can cut the connection.
 """
 
 from __future__ import annotations
@@ -31,27 +31,28 @@ from cached_session.devserver import DevServer
 from cached_session.testing import Network
 
 PAGE = Path(__file__).parent / "page"
-LIVELY = SyncOptions(poll_interval=0.5, poll_interval_idle=1.0, backoff_max=1.0)
-"""For watching: a device looks every half second, and soon tries again."""
+FAST_SYNC = SyncOptions(poll_interval=0.5, poll_interval_idle=1.0, backoff_max=1.0)
+"""Short intervals, so that changes appear within a second."""
 
 
 class Switch(BaseModel):
-    """Where a line's switch is put."""
+    """The position of the network switch of a device."""
 
     up: bool
+    """Whether the network is connected."""
 
 
 def create_page(directory: Path, server: str) -> FastAPI:
-    """The page over two devices whose journals are in a directory."""
-    lines: dict[str, Network] = {}
+    """Return the page with two devices; their journals are in `directory`."""
+    networks: dict[str, Network] = {}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             for name in ("phone", "laptop"):
-                lines[name] = stack.enter_context(Network(server))
-                device = create_service(directory / f"{name}.db", lines[name].url, LIVELY)
-                # A mounted application's own lifespan is its parent's to run.
+                networks[name] = stack.enter_context(Network(server))
+                device = create_service(directory / f"{name}.db", networks[name].url, FAST_SYNC)
+                # FastAPI does not run the lifespan of a mounted application.
                 await stack.enter_async_context(device.router.lifespan_context(device))
                 app.mount(f"/{name}", device)
             yield
@@ -61,35 +62,37 @@ def create_page(directory: Path, server: str) -> FastAPI:
 
     @page.get("/")
     async def index() -> FileResponse:
-        """The page itself: plain HTML, CSS and JavaScript."""
+        """Return the page: plain HTML, CSS and JavaScript."""
         return FileResponse(PAGE / "index.html")
 
     @page.post("/links/{device}")
     async def switch(device: str, wanted: Switch) -> Switch:
-        """Cut a device off, or connect it again."""
-        if device not in lines:
-            raise HTTPException(404, f"there is no device {device!r}")
-        line = lines[device]
-        await asyncio.to_thread(line.mend if wanted.up else line.cut)
+        """Disconnect a device, or connect it again."""
+        if device not in networks:
+            raise HTTPException(404, f"unknown device {device!r}; the devices are phone and laptop")
+        network = networks[device]
+        await asyncio.to_thread(network.mend if wanted.up else network.cut)
         return wanted
 
     return page
 
 
 async def main() -> None:
-    """Serve until interrupted."""
-    arguments = argparse.ArgumentParser(description="Two devices on one page.")
-    arguments.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    """Serve the page until interrupted."""
+    arguments = argparse.ArgumentParser(description="Serve a page with two devices.")
+    arguments.add_argument(
+        "--port", type=int, default=8000, help="port to bind; 0 takes a free one"
+    )
     port: int = arguments.parse_args().port
     with tempfile.TemporaryDirectory() as directory, DevServer() as server:
         config = uvicorn.Config(
             create_page(Path(directory), server.url),
             port=port,
             log_level="warning",
-            timeout_graceful_shutdown=1,  # an open page holds its event streams
+            timeout_graceful_shutdown=1,  # open pages keep event streams open
         )
         serving = asyncio.create_task((web := uvicorn.Server(config)).serve())
-        while not web.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells nobody
+        while not web.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.05)
         if web.started:
             address = web.servers[0].sockets[0].getsockname()

@@ -1,4 +1,4 @@
-"""LangChain on two devices, with a server that goes away in between.
+"""LangChain on two devices, with a server that stops for a while.
 
 python examples/frameworks/langchain_chat.py    (extras: langchain, devserver)
 """
@@ -20,7 +20,7 @@ from cached_session.devserver import DevServer
 
 
 def chain_over(cache: SessionCache, *answers: str) -> RunnableWithMessageHistory:
-    """A chain whose history is a session of this device; the model is LangChain's own fake."""
+    """Return a chain with the sessions of this device as history, and LangChain's fake model."""
     model = GenericFakeChatModel(messages=iter(AIMessage(answer) for answer in answers))
     return RunnableWithMessageHistory(
         model, lambda session_id: CachedChatMessageHistory(cache.session(session_id))
@@ -28,7 +28,7 @@ def chain_over(cache: SessionCache, *answers: str) -> RunnableWithMessageHistory
 
 
 async def main() -> None:
-    """One conversation, begun on a phone, gone on with on a laptop."""
+    """Begin one conversation on a phone and continue it on a laptop."""
     trip: RunnableConfig = {"configurable": {"session_id": "trip"}}
     with tempfile.TemporaryDirectory() as name, DevServer() as server:
         at = Path(name)
@@ -45,7 +45,7 @@ async def main() -> None:
             server.stop()
             await on_phone.ainvoke("By train", config=trip)
             await on_laptop.ainvoke("On Friday", config=trip)
-            print(f"apart: {phone.status().pending} + {laptop.status().pending} pending")
+            print(f"offline: {phone.status().pending} + {laptop.status().pending} pending")
 
             server.start()
             for device in (phone, laptop, phone):
@@ -55,7 +55,7 @@ async def main() -> None:
             assert here == there
             for message in here:
                 print(f"  {message.type}: {message.content}")
-            print(f"together: {phone.status().pending} + {laptop.status().pending} pending")
+            print(f"synced: {phone.status().pending} + {laptop.status().pending} pending")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LlamaIndex's chat engine in synchronous code, over a journal that syncs in the background.
+"""LlamaIndex's chat engine in synchronous code, with a journal that syncs in the background.
 
 python examples/frameworks/llama_index_chat.py    (extras: llama-index, devserver)
 """
@@ -19,7 +19,7 @@ from cached_session.devserver import DevServer
 
 
 def engine_over(store: CachedChatStore, key: str) -> SimpleChatEngine:
-    """An engine whose memory is one chat of the store."""
+    """Return an engine whose memory is one chat of the store."""
     memory = ChatMemoryBuffer.from_defaults(
         token_limit=3000, chat_store=store, chat_store_key=key, tokenizer_fn=str.split
     )
@@ -27,7 +27,7 @@ def engine_over(store: CachedChatStore, key: str) -> SimpleChatEngine:
 
 
 def main() -> None:
-    """Two users on one device, and the same two on another one."""
+    """Chat as two users on one device, then read both chats on another device."""
     with tempfile.TemporaryDirectory() as name, DevServer() as server, Bridge() as bridge:
         at = Path(name)
         with bridge.enter(SessionCache(at / "phone.db", url=server.url)) as cache:
@@ -41,8 +41,8 @@ def main() -> None:
         with bridge.enter(SessionCache(at / "laptop.db", url=server.url)) as cache:
             store = CachedChatStore(cache, bridge=bridge)
             for key in ("ada", "bob"):
-                said = [message.content for message in store.get_messages(key)]
-                print(f"{key}: {len(said)} messages, the first: {said[0]}")
+                contents = [message.content for message in store.get_messages(key)]
+                print(f"{key}: {len(contents)} messages, the first: {contents[0]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Pydantic AI agent that goes on where it was, on another device too.
+"""A Pydantic AI agent that continues a conversation after a restart and on another device.
 
 python examples/frameworks/pydantic_ai_chat.py    (extras: pydantic-ai, devserver)
 """
@@ -19,20 +19,21 @@ from cached_session.devserver import DevServer
 
 
 def count(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Stands for a model: it says how much it was told."""
+    """Return an answer with the number of messages that the model received."""
     return ModelResponse([TextPart(f"I was given {len(messages)} messages.")])
 
 
-async def ask(session: CachedSession, words: str) -> str:
-    """One run, with what was said before; what it adds is one batch."""
+async def ask(session: CachedSession, question: str) -> str:
+    """Run one turn with the history, add its messages as one batch, and return the answer."""
     history = CachedMessageHistory(session)
-    result = await Agent(FunctionModel(count)).run(words, message_history=await history.messages())
+    agent = Agent(FunctionModel(count))
+    result = await agent.run(question, message_history=await history.messages())
     await history.add(result.new_messages())
     return str(result.output)
 
 
 async def main() -> None:
-    """A phone without a server, and a laptop that has only the server."""
+    """Chat on a phone without a server, then on a laptop with an empty journal."""
     with tempfile.TemporaryDirectory() as name, DevServer() as server:
         at = Path(name)
         server.stop()

@@ -1,4 +1,4 @@
-"""A Strands agent whose messages and state outlive the process, and the device.
+"""A Strands agent that keeps its messages and state after a restart and on another device.
 
 python examples/frameworks/strands_chat.py    (extras: strands, devserver)
 """
@@ -20,41 +20,41 @@ from cached_session.adapters.strands import CachedSessionRepository
 from cached_session.devserver import DevServer
 
 
-class Counting(Model):
-    """Stands for a model: it says how much it was told."""
+class CountingModel(Model):
+    """A model that answers with the number of messages that it received."""
 
     def update_config(self, **model_config: Any) -> None:
-        """Nothing to configure."""
+        """Do nothing: the model has no configuration."""
 
     def get_config(self) -> Any:
-        """Nothing to configure."""
+        """Return an empty configuration."""
         return {}
 
     def structured_output(self, *arguments: Any, **kwargs: Any) -> Any:
-        """Not needed here."""
+        """Raise an error: the example does not use structured output."""
         raise NotImplementedError
 
     async def stream(self, messages: Any, *arguments: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """One sentence, as the events that a provider sends."""
-        said = f"I was given {len(messages)} messages."
+        """Yield one sentence as the events that a provider sends."""
+        text = f"I was given {len(messages)} messages."
         yield {"messageStart": {"role": "assistant"}}
         yield {"contentBlockStart": {"start": {}}}
-        yield {"contentBlockDelta": {"delta": {"text": said}}}
+        yield {"contentBlockDelta": {"delta": {"text": text}}}
         yield {"contentBlockStop": {}}
         yield {"messageStop": {"stopReason": "end_turn"}}
 
 
 def agent_over(cache: SessionCache, bridge: Bridge) -> Agent:
-    """The agent of a session; Strands gives it the messages and the state that are there."""
+    """Return the agent of a session; Strands loads its stored messages and state."""
     repository = CachedSessionRepository(cache, bridge=bridge)
     manager = RepositorySessionManager("user-1", session_repository=repository)
     return Agent(
-        model=Counting(), session_manager=manager, agent_id="helper", callback_handler=None
+        model=CountingModel(), session_manager=manager, agent_id="helper", callback_handler=None
     )
 
 
 def main() -> None:
-    """A phone without a server, and a laptop that has only the server."""
+    """Chat on a phone without a server, then on a laptop with an empty journal."""
     with tempfile.TemporaryDirectory() as name, DevServer() as server, Bridge() as bridge:
         at = Path(name)
         server.stop()

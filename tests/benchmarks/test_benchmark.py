@@ -196,23 +196,23 @@ def test_cells_of_sync_are_merged_one_by_one(module: Any, tmp_path: Path) -> Non
 def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any) -> None:
     """The mix comes from the run; the same seed gives the same fleet, and more nodes are
     less busy."""
-    scaling = module("scaling")
-    mix = scaling.Mix.of(measured["parts"])
+    simulation = module("fleet_simulation")
+    mix = simulation.Mix.of(measured["parts"])
     idle = {row["events"]: row for row in measured["parts"]["idle"]["rows"] if row["sessions"] == 1}
     assert mix.idle["polling"] == sum(idle[False]["an_hour"].values())
-    fleet = scaling.Fleet(mix, devices=2000)
-    assert scaling.storm(fleet, 3, seed=1) == scaling.storm(fleet, 3, seed=1)
-    assert scaling.storm(fleet, 3, seed=1) != scaling.storm(fleet, 3, seed=2)
-    assert scaling.quiet(fleet, 30, seed=1).busy < scaling.quiet(fleet, 3, seed=1).busy
-    assert scaling.storm(fleet, 30, seed=1).share_back == 1.0
+    fleet = simulation.Fleet(mix, devices=2000)
+    assert simulation.storm(fleet, 3, seed=1) == simulation.storm(fleet, 3, seed=1)
+    assert simulation.storm(fleet, 3, seed=1) != simulation.storm(fleet, 3, seed=2)
+    assert simulation.quiet(fleet, 30, seed=1).busy < simulation.quiet(fleet, 3, seed=1).busy
+    assert simulation.storm(fleet, 30, seed=1).share_back == 1.0
 
 
 def test_a_block_must_be_there(module: Any, tmp_path: Path) -> None:
     """Figures are never written beside the block that they belong to."""
-    blocks = module("blocks")
+    markdown_pages = module("markdown_pages")
     page = tmp_path / "page.md"
     page.write_text("<!-- one -->\nold\n<!-- end -->\nprose\n", encoding="utf-8")
-    blocks.write_block(page, "one", "new \\1")
+    markdown_pages.write_block(page, "one", "new \\1")
     assert page.read_text(encoding="utf-8") == "<!-- one -->\n\nnew \\1\n\n<!-- end -->\nprose\n"
     with pytest.raises(ValueError, match="0 blocks called 'two'"):
-        blocks.write_block(page, "two", "lost")
+        markdown_pages.write_block(page, "two", "lost")

@@ -583,11 +583,11 @@ def test_a_server_keeps_its_data_in_no_file_of_somebody_else(tmp_path: Path, jou
 @pytest.mark.parametrize(
     ("fault", "complaint"),
     [
-        ("status,status=teapot", "status='teapot' is no whole number"),
-        ("status,status=9", "status=9 is no status of an answer"),
-        ("status,count=true", "count=True is no whole number"),
-        ("drop,after_commit=1", "after_commit=1 is no true or false"),
-        ("latency,seconds", "seconds='' is no number"),
+        ("status,status=teapot", "status='teapot' is not a whole number"),
+        ("status,status=9", "status=9 is not an HTTP status from 200 to 599"),
+        ("status,count=true", "count=True is not a whole number"),
+        ("drop,after_commit=1", "after_commit=1 is not true or false"),
+        ("latency,seconds", "seconds='' is not a number"),
         ("drop,probability=20", "probability=20 is not between 0 and 1"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from cached_session.devserver import DevServer
-from cached_session.devserver.modes import Modes
+from cached_session.devserver.emulation import Modes
 from cached_session.options import SyncOptions
 from cached_session.remote.dakera import connect
 from cached_session.remote.protocol import GuardReport, Remote

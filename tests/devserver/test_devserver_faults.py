@@ -12,7 +12,7 @@ from dakera.models import BatchStoreMemoryItem, BatchStoreMemoryRequest
 
 from cached_session.devserver import DevServer, Fault
 from cached_session.devserver.app import build_app
-from cached_session.devserver.gate import RequestLog
+from cached_session.devserver.request_log import RequestLog
 from cached_session.devserver.state import State
 
 BATCH = "POST /v1/memories/store/batch"

@@ -153,7 +153,7 @@ def test_misspelt_mode_is_refused() -> None:
     """An unknown mode or value raises instead of doing nothing."""
     with pytest.raises(ValueError, match="unknown mode: existing"):
         Modes().changed({"existing": "refuse"})
-    with pytest.raises(ValueError, match="existing_id must be one of"):
+    with pytest.raises(ValueError, match="existing_id='explode' is not one of"):
         Modes().changed({"existing_id": "explode"})
 
 

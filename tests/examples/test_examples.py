@@ -12,11 +12,11 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 SAID: dict[str, list[str]] = {
     "quickstart": ["I have heard 1 from you.", "I have heard 2 from you."],
-    "two_devices": ["apart: 2 + 1 pending", "together: 0 + 0 pending"],
+    "two_devices": ["offline: 2 + 1 pending", "synced: 0 + 0 pending"],
     "confirmed_pop": ["6 tasks, each handed out once", "nothing handed out: PopUnconfirmed"],
     "encrypted": ["holds a readable word", "I have heard 2 from you."],
-    "migrating": ["second run: ", "I have heard 2 from you."],
-    "offline_first": ["SIGKILL to process", "both show one history", "All of it was true."],
+    "migrate_sqlite_session": ["second run: ", "I have heard 2 from you."],
+    "offline_first": ["SIGKILL to process", "both show one history", "All checks passed."],
 }
 
 
@@ -33,7 +33,7 @@ def test_an_example_does_what_it_says(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line for line in SAID[name] if line not in done.stdout] == []
-    assert "NOT TRUE" not in done.stdout
+    assert "FAILED" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

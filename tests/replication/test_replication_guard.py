@@ -64,7 +64,7 @@ async def test_a_guard_that_is_broken_off_goes_on_where_it_was(
 async def test_fields_of_others_are_kept(device: Devices, server: DevServer) -> None:
     """What the guard has no business with stays as the operator set it."""
     with server.state.lock:
-        server.state.agent(AGENT)
+        server.state.get_or_create_agent(AGENT)
         own = {
             "rate_limit_enabled": True,
             "rate_limit_stores_per_minute": 1000,

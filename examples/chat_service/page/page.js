@@ -1,5 +1,5 @@
 "use strict";
-// One panel a device. All that it shows comes from that device's own service.
+// One panel for each device. All its data comes from the service of that device.
 
 for (const name of ["phone", "laptop"]) {
   const panel = document.querySelector("template").content.firstElementChild.cloneNode(true);
@@ -16,19 +16,19 @@ for (const name of ["phone", "laptop"]) {
   document.querySelector("main").append(panel);
 
   const post = async (path, body) => {
-    const answer = await fetch(path, {
+    const response = await fetch(path, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify(body),
     });
-    if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+    if (!response.ok) throw new Error(`${path}: ${response.status}`);
   };
 
-  const line = (message) => {
+  const rowOf = (message) => {
     const row = document.createElement("li");
     row.className = message.role === "user" ? "user" : "other";
     row.classList.toggle("unsent", !message.sent);
-    row.textContent = message.text; // never as HTML: anybody may have written it
+    row.textContent = message.text; // never as HTML: the text may come from anybody
     if (!message.sent) {
       const mark = document.createElement("span");
       mark.className = "hidden";
@@ -39,14 +39,14 @@ for (const name of ["phone", "laptop"]) {
   };
 
   new EventSource(`${name}/users/demo/events`).onmessage = (event) => {
-    const now = JSON.parse(event.data);
-    find(".state").textContent = now.state;
-    find(".state").classList.toggle("online", now.state === "online");
-    find(".count").textContent = now.pending;
-    find(".pending").classList.toggle("some", now.pending > 0);
-    find(".empty").hidden = now.messages.length > 0;
+    const view = JSON.parse(event.data);
+    find(".state").textContent = view.state;
+    find(".state").classList.toggle("online", view.state === "online");
+    find(".count").textContent = view.pending;
+    find(".pending").classList.toggle("some", view.pending > 0);
+    find(".empty").hidden = view.messages.length > 0;
     const list = find(".messages");
-    list.replaceChildren(...now.messages.map(line));
+    list.replaceChildren(...view.messages.map(rowOf));
     list.scrollTop = list.scrollHeight;
   };
 

@@ -1,6 +1,6 @@
-"""Moving from the SDK's `SQLiteSession`: the conversation goes on, and a second run adds nothing.
+"""Migration from the SDK's `SQLiteSession`; a second run of the import adds nothing.
 
-python examples/migrating.py
+python examples/migrate_sqlite_session.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from echo import echo_agent
 
 
 async def main() -> None:
-    """An old database, carried over twice, and the next turn."""
+    """Import an old database twice, then run the next turn."""
     with tempfile.TemporaryDirectory() as directory:
         database = Path(directory) / "old.db"
         old = SQLiteSession("user-123", database)

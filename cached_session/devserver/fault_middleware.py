@@ -1,39 +1,33 @@
-"""The gate in front of the routes: it carries out the fault plan and keeps the request log.
+"""ASGI middleware that applies the fault plan to requests and writes the request log.
 
-An ASGI application around another. It knows connections and whole answers, nothing of memories;
-faults that only a route can carry out (stale reads, partial batches) travel in the scope.
+It handles connections and whole responses only. Routes apply the faults that change data (stale
+reads, partial batches); the middleware passes them on in the ASGI scope.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from email.utils import formatdate
-from fnmatch import fnmatchcase
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cached_session.devserver.access import check_host
-from cached_session.devserver.answers import ApiError, error_response, json_response
-from cached_session.devserver.calls import FAULTS_SCOPE
+from cached_session.devserver.api_call import FAULTS_SCOPE_KEY
+from cached_session.devserver.auth import check_host
 from cached_session.devserver.faults import GARBLED, Fault
+from cached_session.devserver.request_log import LoggedRequest, RequestLog
+from cached_session.devserver.responses import ApiError, error_response, json_response
 from cached_session.devserver.state import State
 
 CONTROL_PREFIX = "/_dev/"
-"""Commands to the development server itself; no fault touches them."""
-
-REQUESTS_KEPT = 100_000
-"""Requests that the log remembers; a demo may run for days."""
+"""Path prefix of the control routes; faults do not apply to them."""
 
 EVENT_STREAM = "/v1/events/stream"
 
-CODES = {
+DEFAULT_ERROR_CODES = {
     400: "INVALID_REQUEST",
     401: "INVALID_API_KEY",
     403: "INSUFFICIENT_SCOPE",
@@ -48,75 +42,25 @@ CODES = {
     504: "QUERY_TIMEOUT",
 }
 
-Abort = Callable[[Scope], None]
-"""Cuts the connection that a request came on."""
+AbortConnection = Callable[[Scope], None]
+"""Closes the connection of a request without a response."""
 
-Finish = Callable[[int | None, bool], None]
-"""Logs a request: the status that is sent, None for a cut, and whether the route ran.
+LogResponse = Callable[[int | None, bool], None]
+"""Logs a request: the status that is sent (None for a closed connection), and if the route ran.
 
-It comes before the last byte of the answer: a client that has its answer finds it in the log."""
-
-
-@dataclass(frozen=True)
-class LoggedRequest:
-    """One request that arrived, and what the client got."""
-
-    method: str
-    path: str
-    query: str
-    status: int | None
-    """The status sent; None when the connection was dropped instead."""
-    committed: bool
-    """Whether the route ran, whatever the client was told."""
-    faults: tuple[str, ...] = ()
+It is called before the last byte of the response is sent, so that a client that has the response
+finds the request in the log."""
 
 
-class RequestLog:
-    """The latest requests since the start or the last `clear`, in order of completion."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._entries: deque[LoggedRequest] = deque(maxlen=REQUESTS_KEPT)
-
-    def add(self, entry: LoggedRequest) -> None:
-        """Append a finished request."""
-        with self._lock:
-            self._entries.append(entry)
-
-    def all(self) -> list[LoggedRequest]:
-        """Return a copy of the log."""
-        with self._lock:
-            return list(self._entries)
-
-    def clear(self) -> None:
-        """Start counting anew."""
-        with self._lock:
-            self._entries.clear()
-
-    def count(self, route: str = "*", *, status: int | None = None) -> int:
-        """Count requests whose `METHOD /path` matches the pattern, and whose status is `status`."""
-        return sum(
-            fnmatchcase(f"{entry.method} {entry.path}", route)
-            and (status is None or entry.status == status)
-            for entry in self.all()
-        )
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[LoggedRequest]:
-        return iter(self.all())
-
-
-class Captured:
-    """An answer caught on its way out, so that it can be changed, cut or thrown away."""
+class CapturedResponse:
+    """The response of a route, held back so that a fault can replace, cut or discard it."""
 
     def __init__(self) -> None:
         self.start: Message | None = None
         self.body = b""
 
     async def send(self, message: Message) -> None:
-        """Take one ASGI message of the answer."""
+        """Store one ASGI message of the response."""
         if message["type"] == "http.response.start":
             self.start = message
         elif message["type"] == "http.response.body":
@@ -124,11 +68,11 @@ class Captured:
 
     @property
     def status(self) -> int:
-        """The status of the answer; 500 when the application gave none."""
+        """Return the status of the response; 500 if the application sent none."""
         return int(self.start["status"]) if self.start is not None else 500
 
     async def forward(self, send: Send, *, cut: bool = False) -> None:
-        """Send the answer on, with `cut` only its first half under the full length."""
+        """Send the response; with `cut`, send its first half under the full `Content-Length`."""
         if self.start is None:
             return
         body = self.body[: len(self.body) // 2] if cut else self.body
@@ -136,8 +80,8 @@ class Captured:
         await send({"type": "http.response.body", "body": body, "more_body": cut})
 
 
-class Gate:
-    """Runs the routes behind the fault plan; see `FaultPlan` for what each fault does."""
+class FaultMiddleware:
+    """Runs the routes under the fault plan; `FaultPlan` documents each fault."""
 
     def __init__(
         self,
@@ -145,7 +89,7 @@ class Gate:
         state: State,
         log: RequestLog,
         *,
-        abort: Abort,
+        abort: AbortConnection,
         allowed_hosts: frozenset[str] = frozenset(),
         on_request: Callable[[LoggedRequest], None] | None = None,
     ) -> None:
@@ -157,16 +101,16 @@ class Gate:
         self._on_request = on_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request as an ASGI application does, and log it."""
+        """Handle one ASGI request; log it unless it is for a control route."""
         if scope["type"] != "http":
             return
         if scope["path"].startswith(CONTROL_PREFIX):
             await self._app(scope, receive, send)
             return
         faults = self._state.faults.take(scope["method"], scope["path"])
-        scope[FAULTS_SCOPE] = faults
+        scope[FAULTS_SCOPE_KEY] = faults
 
-        def finish(status: int | None, committed: bool) -> None:
+        def log_response(status: int | None, committed: bool) -> None:
             entry = LoggedRequest(
                 method=scope["method"],
                 path=scope["path"],
@@ -179,51 +123,59 @@ class Gate:
             if self._on_request is not None:
                 self._on_request(entry)
 
-        await self._handle(scope, receive, send, faults, finish)
+        await self._handle(scope, receive, send, faults, log_response)
 
     async def _handle(
-        self, scope: Scope, receive: Receive, send: Send, faults: list[Fault], finish: Finish
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        faults: list[Fault],
+        log_response: LogResponse,
     ) -> None:
-        """Answer one request, and log it."""
+        """Apply the faults before and after the route, send the response, and log the request."""
         refusal = await self._before(scope, faults)
         cut = refusal is None and _has(faults, "drop", after=False)
         if cut or (refusal is not None and refusal.status_code == 0):
-            finish(None, False)
+            log_response(None, False)
             self._abort(scope)
             return
         if refusal is not None:
-            finish(refusal.status_code, False)
+            log_response(refusal.status_code, False)
             await refusal(scope, receive, send)
             return
         if scope["path"] == EVENT_STREAM:
-            # A stream has no last byte that it knows of: it is logged when it is over.
-            finish(await self._stream(scope, receive, send), True)
+            # The last byte of a stream is not known in advance, so log it when it has ended.
+            log_response(await self._stream(scope, receive, send), True)
             return
         try:
             body = await Request(scope, receive).body()
         except ClientDisconnect:
-            finish(None, False)
+            log_response(None, False)
             return
         for _ in range(1 + sum(fault.kind == "duplicate" for fault in faults)):
-            captured = Captured()
+            captured = CapturedResponse()
             await self._app(scope, _replay(body), captured.send)
-        await self._after(scope, receive, send, faults, captured, finish)
+        await self._after(scope, receive, send, faults, captured, log_response)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> int | None:
-        """Pass an answer through as it is made; return its status."""
+        """Forward a streamed response without holding it back; return its status."""
         status: int | None = None
 
-        async def noting(message: Message) -> None:
+        async def forward(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
             await send(message)
 
-        await self._app(scope, receive, noting)
+        await self._app(scope, receive, forward)
         return status
 
     async def _before(self, scope: Scope, faults: list[Fault]) -> Response | None:
-        """Carry out what happens before the route; return the answer that replaces it, if any."""
+        """Apply the faults before the route; return the response that replaces it, if any.
+
+        A response with status 0 means that the connection is closed instead.
+        """
         if _has(faults, "down"):
             return Response(status_code=0)
         for fault in faults:
@@ -248,37 +200,38 @@ class Gate:
         receive: Receive,
         send: Send,
         faults: list[Fault],
-        captured: Captured,
-        finish: Finish,
+        captured: CapturedResponse,
+        log_response: LogResponse,
     ) -> None:
-        """Carry out what happens to the answer of a route that ran, and log it."""
+        """Apply the faults to the response of a route that ran, send it, and log the request."""
         for fault in faults:
             if fault.kind == "latency" and fault.after_commit:
                 await asyncio.sleep(fault.seconds)
         for fault in faults:
             if fault.kind == "drop" and fault.after_commit:
-                finish(None, True)
+                log_response(None, True)
                 self._abort(scope)
                 return
             if fault.kind == "status" and fault.after_commit:
-                finish(fault.status, True)
+                log_response(fault.status, True)
                 await self._refusal(fault)(scope, receive, send)
                 return
             if fault.kind == "garbled":
-                finish(200, True)
-                media_type, nonsense = GARBLED[fault.body]
-                await Response(nonsense, media_type=media_type)(scope, receive, send)
+                log_response(200, True)
+                media_type, body = GARBLED[fault.body]
+                await Response(body, media_type=media_type)(scope, receive, send)
                 return
-        finish(captured.status, True)
+        log_response(captured.status, True)
         if _has(faults, "truncated"):
             await captured.forward(send, cut=True)
-            # One turn of the loop lets the first half leave before the connection does.
+            # Give the event loop time to send the first half before the connection is closed.
             await asyncio.sleep(0.01)
             self._abort(scope)
             return
         await captured.forward(send)
 
     def _refusal(self, fault: Fault) -> Response:
+        """Return the error response that a `status` fault asks for."""
         headers = {}
         if fault.retry_after is not None:
             seconds = fault.retry_after
@@ -287,12 +240,13 @@ class Gate:
                 if fault.retry_after_date
                 else f"{seconds:g}"
             )
-        code = fault.code or CODES.get(fault.status, "INTERNAL_ERROR")
-        message = fault.message or f"fault on command: {fault.status}"
+        code = fault.code or DEFAULT_ERROR_CODES.get(fault.status, "INTERNAL_ERROR")
+        message = fault.message or f"injected fault: status {fault.status}"
         error = ApiError(fault.status, code, message, headers=headers)
         return error_response(error, with_code=self._state.version.is_v012)
 
     def _starting(self, scope: Scope, fault: Fault) -> Response:
+        """Return the response of a server that still loads its models."""
         version = self._state.version.text
         if scope["path"] == "/health/live":
             alive = {"alive": True, "version": version, "uptime_seconds": 0, "starting": True}
@@ -318,7 +272,7 @@ def _has(faults: list[Fault], kind: str, *, after: bool | None = None) -> bool:
 
 
 def _replay(body: bytes) -> Receive:
-    """Return a receive channel that delivers a body once more."""
+    """Return an ASGI receive function that delivers a body that was already read."""
     delivered = False
 
     async def receive() -> Message:

@@ -1,4 +1,4 @@
-"""A server, a line to it for each device, a journal for each device: what a fault test needs."""
+"""`FaultLab`: a server, and a network and a journal for each device, for tests under faults."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cached_session.cache import SessionCache
 from cached_session.devserver import DevServer, FaultPlan, Modes
 from cached_session.options import SyncOptions
 from cached_session.session import CachedSession
-from cached_session.testing.clock import ManualClock
-from cached_session.testing.nemesis import FAULTS, Havoc, havoc
+from cached_session.testing.manual_clock import ManualClock
 from cached_session.testing.network import Network
+from cached_session.testing.random_faults import FAULTS, Havoc, havoc
 
 __all__ = ["QUICK", "FaultLab"]
 
@@ -27,22 +27,23 @@ QUICK = SyncOptions(
     request_timeout=2.0,
     connect_timeout=1.0,
 )
-"""Everything as in production, only sooner: a test should not wait a minute for a retry."""
+"""Short intervals and timeouts, so that a test need not wait a minute for a retry."""
 
 
 class FaultLab:
-    """One server and any number of devices that reach it over lines that can be broken.
+    """One server and any number of devices, each with a network that can be broken.
 
-    A device has a journal and a `network` of its own; the same session id on two devices is one
-    history. Use it as ``with`` (in a plain fixture) or as ``async with``. At its end the server
-    and the lines are gone, and the journals unless you named a directory; close sessions before.
+    Each device has a journal and a `network`. The same session id on two devices is the same
+    session, with one history. Use the lab as ``with`` (in a synchronous fixture) or as ``async
+    with``, and close all sessions before its end. The end stops the server and the networks, and
+    deletes the journals unless you gave a directory.
 
     Args:
-        clock: True for a `ManualClock` that the devices and the server go by; read it as `clock`.
-        options: of the sessions.
-        directory: for the journals; None for a temporary one.
-        api_key: what the server asks for; None for an open one.
-        modes: how the server settles what Dakera does not document.
+        clock: True to use a `ManualClock` for the devices and the server; see the property `clock`.
+        options: Options of the sessions.
+        directory: Directory of the journals; None for a temporary one.
+        api_key: API key that the server requires; None for a server without authentication.
+        modes: Choices of the server for behaviour that Dakera does not document.
     """
 
     def __init__(
@@ -62,50 +63,51 @@ class FaultLab:
             self._clock.drive(self.server.clock)
         self._directory = None if directory is None else Path(directory)
         self._networks: dict[str, Network] = {}
-        self._after = contextlib.ExitStack()
+        self._cleanup = contextlib.ExitStack()
         self._is_open = False
 
     @property
     def clock(self) -> ManualClock:
-        """The clock that devices and server go by.
+        """Return the clock of the devices and the server.
 
         Raises:
-            RuntimeError: the lab was made without one.
+            RuntimeError: the lab uses real time.
         """
         if self._clock is None:
-            raise RuntimeError("this lab runs on real time; make it with FaultLab(clock=True)")
+            raise RuntimeError("this lab uses real time; create it with FaultLab(clock=True)")
         return self._clock
 
     @property
     def faults(self) -> FaultPlan:
-        """What the server does wrong, request by request."""
+        """Return the fault plan of the server."""
         return self.server.faults
 
     def network(self, device: str = "laptop") -> Network:
-        """The line between a device and the server.
+        """Return the network between a device and the server.
 
         Raises:
             RuntimeError: the lab is not open.
         """
         if not self._is_open:
-            raise RuntimeError("the lab is not open; use 'with FaultLab() as lab'")
+            raise RuntimeError("the lab is not open; use it as 'with FaultLab() as lab'")
         if device not in self._networks:
-            self._networks[device] = self._after.enter_context(Network(self.server.url))
+            self._networks[device] = self._cleanup.enter_context(Network(self.server.url))
         return self._networks[device]
 
     def journal(self, device: str = "laptop") -> Path:
-        """The file that a device keeps its sessions in.
+        """Return the path of the journal of a device.
 
         Raises:
             RuntimeError: the lab is not open.
         """
         if not self._is_open or self._directory is None:
-            raise RuntimeError("the lab is not open; use 'with FaultLab() as lab'")
+            raise RuntimeError("the lab is not open; use it as 'with FaultLab() as lab'")
         return self._directory / f"{device}.db"
 
     def session(self, session_id: str, device: str = "laptop", **more: Any) -> CachedSession:
-        """A session of a device, which the caller closes; ``more`` are keywords of
-        `CachedSession.from_url`.
+        """Return a session of a device; the caller closes it.
+
+        ``more`` are further keywords of `CachedSession.from_url`.
 
         Raises:
             RuntimeError: the lab is not open.
@@ -113,7 +115,7 @@ class FaultLab:
         return CachedSession.from_url(session_id, **self._arguments(device), **more)
 
     def cache(self, device: str = "laptop") -> SessionCache:
-        """All sessions of a device, in a cache that the caller closes.
+        """Return a cache over the journal of a device; the caller closes it.
 
         Raises:
             RuntimeError: the lab is not open.
@@ -121,29 +123,33 @@ class FaultLab:
         return SessionCache(**self._arguments(device))
 
     def _arguments(self, device: str) -> dict[str, Any]:
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "url": self.network(device).url,
             "api_key": self._api_key,
             "journal": self.journal(device),
             "options": self.options,
         }
         if self._clock is not None:
-            given["runtime"] = self._clock.runtime()
-        return given
+            arguments["runtime"] = self._clock.runtime()
+        return arguments
 
     def restart(self) -> None:
-        """Restart the server: connections break, data stays. On return it listens again, at the
-        same address."""
+        """Restart the server: connections are closed, the data is kept.
+
+        On return the server accepts connections again, at the same address.
+        """
         self.server.restart()
 
     def havoc(
         self, *, seed: int = 0, pause: float = 0.2, faults: tuple[str, ...] = FAULTS
     ) -> contextlib.AbstractContextManager[Havoc]:
-        """Break the lines of the devices met so far, and the server, at random; see `havoc`. Make
-        the devices' sessions before. ``pause`` is in seconds.
+        """Break the networks of all devices, and the server, at random; see `havoc`.
+
+        Create the sessions of the devices before: only existing networks are broken. ``pause`` is
+        in seconds.
 
         Raises:
-            ValueError: a fault is not known.
+            ValueError: a kind of fault is unknown.
             RuntimeError: the lab is not open.
         """
         self.network()
@@ -151,19 +157,17 @@ class FaultLab:
             self.server, list(self._networks.values()), seed=seed, pause=pause, faults=faults
         )
 
-    # -- opening and closing ---------------------------------------------------------------------
-
     def __enter__(self) -> FaultLab:
         if self._directory is None:
-            kept = tempfile.TemporaryDirectory(prefix="fault-lab-")
-            self._directory = Path(self._after.enter_context(kept))
-        self._after.enter_context(self.server)
+            temporary = tempfile.TemporaryDirectory(prefix="fault-lab-")
+            self._directory = Path(self._cleanup.enter_context(temporary))
+        self._cleanup.enter_context(self.server)
         self._is_open = True
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._is_open = False
-        self._after.close()
+        self._cleanup.close()
         self._networks.clear()
 
     async def __aenter__(self) -> FaultLab:

@@ -1,4 +1,4 @@
-"""The demo's server: the development server of this project, as a process that can be killed."""
+"""The server of the demo: the development server as a process that can be killed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 from dakera import AsyncDakeraClient
 
-LATENCY_MS = 20  # what a data centre in the same country adds to each request
+LATENCY_MS = 20  # added to each request, as for a data centre in the same country
 
 
 class DevServer:
-    """`cached-session devserver --port N --data FILE`, started, killed and started again."""
+    """The process `cached-session devserver --port N --data FILE`."""
 
     def __init__(self, data: Path) -> None:
         with socket.socket() as probe:
@@ -29,18 +29,18 @@ class DevServer:
 
     @property
     def pid(self) -> int | None:
-        """The process that serves now, if one does."""
+        """Return the process id of the running server, or None."""
         return self._process.pid if self._process else None
 
-    def start(self, patience: float = 20) -> None:
-        """Start the process and wait until it answers."""
+    def start(self, timeout: float = 20) -> None:
+        """Start the process and wait until it answers, `timeout` seconds at most."""
         command = f"devserver --port {self.port} --data {{}} --latency {LATENCY_MS}".split()
         command = [part.format(self.data) for part in command]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cached_session.cli.main", *command],
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 httpx.get(f"{self.url}/health", timeout=1).raise_for_status()
@@ -51,14 +51,14 @@ class DevServer:
                 time.sleep(0.05)
 
     def kill(self) -> None:
-        """As a power cut would: SIGKILL, no goodbye."""
+        """Kill the process with SIGKILL, as a power failure does."""
         if self._process:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     async def conversation(self) -> list[tuple[str, str]]:
-        """(id, content) of every memory of every agent, newest first, by the official client."""
+        """Return (id, content) of all memories, newest first, as the official client lists them."""
         async with AsyncDakeraClient(self.url) as client:
             return [
                 (memory["id"], memory["content"])
@@ -67,7 +67,7 @@ class DevServer:
             ]
 
     async def round_trip(self) -> float:
-        """Seconds that the official client needs to read the newest 20 memories (median of 9)."""
+        """Return the seconds in which the official client reads 20 memories (median of 9 reads)."""
         async with AsyncDakeraClient(self.url) as client:
             (agent,) = await client.list_agents()
             taken = []

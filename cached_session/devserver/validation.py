@@ -1,6 +1,7 @@
-"""Strict validation of what clients send; every rule is a 400 (or a warning) that names the field.
+"""Strict validation of requests: an invalid field raises a 400 that names it, or gives a warning.
 
-Pure functions over parsed JSON: nothing here reads state, time or configuration.
+Pure functions of parsed JSON: they read no state, time or configuration. Each `check_*` function
+returns the valid value.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cached_session.devserver.answers import invalid
+from cached_session.devserver.responses import invalid
 
 MAX_CONTENT_BYTES = 100_000
 MAX_METADATA_FIELDS = 100
@@ -23,7 +24,7 @@ MAX_SESSION_ID_BYTES = 256
 MAX_IDLE_TIMEOUT_SECONDS = 2_592_000
 WINDOW_TOKENS = 512
 LATEST_EVENT_TIME = 9_999_999_999
-"""The last second (in the year 2286) that an event time may name."""
+"""The latest allowed event time in Unix seconds (in the year 2286)."""
 
 MEMORY_TYPES = ("working", "episodic", "semantic", "procedural")
 AGENT_PREFIX = "_dakera_agent_"
@@ -37,7 +38,7 @@ DERIVED_ID = re.compile(r"mem_s[0-9a-f]{24}\Z")
 LANGUAGE = re.compile(r"[a-zA-Z]{2,8}(-[a-zA-Z0-9]{1,8})*\Z")
 RESERVED_PREFIXES = ("_", "system_", "internal_", "admin_")
 
-_OPEN_METADATA_KEYS = {"_dakera_content_date", "_dakera_lang"}
+_UNRESERVED_METADATA_KEYS = {"_dakera_content_date", "_dakera_lang"}
 
 ITEM_FIELDS = frozenset(
     {
@@ -98,7 +99,7 @@ RECALL_FIELDS = frozenset(
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a request body; an empty body is an empty object."""
+    """Return the JSON object in a request body; an empty body is an empty object."""
     if not body.strip():
         return {}
     try:
@@ -110,52 +111,53 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def text(body: Mapping[str, Any], field: str) -> str:
-    """Return a field that must be a string that is not empty."""
+def check_text(body: Mapping[str, Any], field: str) -> str:
+    """Return a field that must be a non-empty string."""
     value = body.get(field)
     if not isinstance(value, str) or not value:
         raise invalid(f"{field} is required and must be a non-empty string")
     return value
 
 
-def integer(value: Any, field: str, low: int, high: int | None = None) -> int:
-    """Return `value` when it is an integer within the bounds."""
+def check_integer(value: Any, field: str, low: int, high: int | None = None) -> int:
+    """Return `value` if it is an integer from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise invalid(f"{field} must be an integer")
     if value < low or (high is not None and value > high):
-        raise invalid(f"{field} is out of range")
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise invalid(f"{field}={value} is out of range; it must be {bounds}")
     return value
 
 
-def query_integer(value: str | None, field: str, default: int, low: int) -> int:
-    """Return an integer of the query string."""
+def check_query_integer(value: str | None, field: str, default: int, low: int) -> int:
+    """Return an integer parameter of the query string."""
     if value is None:
         return default
     try:
-        return integer(int(value), field, low)
+        return check_integer(int(value), field, low)
     except ValueError:
         raise invalid(f"{field} must be an integer") from None
 
 
-def query_flag(value: str | None, field: str) -> bool:
-    """Return a true|false of the query string; absent is false."""
+def check_query_flag(value: str | None, field: str) -> bool:
+    """Return a true or false parameter of the query string; a missing one is false."""
     if value not in (None, "true", "false"):
         raise invalid(f"{field} must be true or false")
     return value == "true"
 
 
-def agent_id(value: Any, *, any_sign: bool = False) -> str:
-    """Return a valid agent id; servers before 0.12.2 publish no rule for its signs."""
+def check_agent_id(value: Any, *, any_characters: bool = False) -> str:
+    """Return a valid agent id; servers before 0.12.2 accept any characters."""
     if not isinstance(value, str) or not value:
         raise invalid("agent_id is required")
     if len(value.encode()) > MAX_AGENT_ID_BYTES:
         raise invalid(f"agent_id is longer than {MAX_AGENT_ID_BYTES} bytes")
-    if not (any_sign or AGENT_ID.match(value)) or value.startswith("_dakera_"):
+    if not (any_characters or AGENT_ID.match(value)) or value.startswith("_dakera_"):
         raise invalid("agent_id must match ^[a-zA-Z0-9][a-zA-Z0-9_\\-.]*$")
     return value
 
 
-def session_id(value: Any, *, allow_colon: bool) -> str:
+def check_session_id(value: Any, *, allow_colon: bool) -> str:
     """Return a valid session id; servers before 0.12.3 refuse colons."""
     pattern = SESSION_ID if allow_colon else OLD_SESSION_ID
     if not isinstance(value, str) or not pattern.match(value):
@@ -165,8 +167,8 @@ def session_id(value: Any, *, allow_colon: bool) -> str:
     return value
 
 
-def memory_id(value: Any) -> str:
-    """Return a memory id that a caller may choose."""
+def check_memory_id(value: Any) -> str:
+    """Return a memory id that a client may choose."""
     if not isinstance(value, str) or not MEMORY_ID.match(value):
         raise invalid("id must match ^[A-Za-z0-9_.:-]{1,256}$")
     if DERIVED_ID.match(value):
@@ -174,58 +176,58 @@ def memory_id(value: Any) -> str:
     return value
 
 
-def memory_type(value: Any) -> str:
-    """Return one of the four types."""
+def check_memory_type(value: Any) -> str:
+    """Return one of the four memory types."""
     if value not in MEMORY_TYPES:
         raise invalid(f"memory_type must be one of {', '.join(MEMORY_TYPES)}")
     return str(value)
 
 
-def content(value: Any, *, longest: int = MAX_CONTENT_BYTES, in_bytes: bool = True) -> str:
-    """Return content within the limit; `longest` is raised for one that may only shrink."""
+def check_content(value: Any, *, longest: int = MAX_CONTENT_BYTES, in_bytes: bool = True) -> str:
+    """Return non-empty content of at most `longest` bytes, or characters unless `in_bytes`."""
     if not isinstance(value, str) or not value:
         raise invalid("content is required and must be a non-empty string")
     size = len(value.encode()) if in_bytes else len(value)
     if size > longest:
         unit = "bytes" if in_bytes else "characters"
-        raise invalid(f"content is {size} {unit}, the limit is {MAX_CONTENT_BYTES}")
+        raise invalid(f"content is {size} {unit}; the limit is {MAX_CONTENT_BYTES}")
     return value
 
 
-def importance(value: Any, field: str = "importance") -> float:
-    """Return a number in 0..1."""
+def check_importance(value: Any, field: str = "importance") -> float:
+    """Return a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise invalid(f"{field} must be a number between 0 and 1")
     return float(value)
 
 
-def tags(value: Any, *, for_writing: bool = True) -> list[str]:
-    """Return a list of strings; a written one may not carry the curator's mark."""
+def check_tags(value: Any, *, for_writing: bool = True) -> list[str]:
+    """Return a list of strings; clients may not write the reserved tag `dakera-curated`."""
     if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
         raise invalid("tags must be a list of strings")
     if for_writing and "dakera-curated" in value:
-        raise invalid("tags: dakera-curated is reserved")
+        raise invalid("tags: the tag dakera-curated is reserved")
     return value
 
 
-def metadata(value: Any, *, max_bytes: int | None) -> dict[str, Any]:
-    """Return metadata without reserved keys and within the field limit."""
+def check_metadata(value: Any, *, max_bytes: int | None) -> dict[str, Any]:
+    """Return metadata without reserved keys and within the limits of fields and bytes."""
     if not isinstance(value, dict):
         raise invalid("metadata must be an object")
     if len(value) > MAX_METADATA_FIELDS:
         raise invalid(f"metadata has more than {MAX_METADATA_FIELDS} fields")
     for key in value:
-        if key.startswith("_dakera_") and key not in _OPEN_METADATA_KEYS:
+        if key.startswith("_dakera_") and key not in _UNRESERVED_METADATA_KEYS:
             raise invalid(f"metadata: the key {key} is reserved")
     if max_bytes is not None and len(orjson.dumps(value)) > max_bytes:
         raise invalid(f"metadata is larger than {max_bytes} bytes")
     return value
 
 
-def event_time(value: Any) -> int:
-    """Return the Unix second of a number or an RFC 3339 text, from 1970 to 2286."""
+def check_event_time(value: Any) -> int:
+    """Return the Unix second of a number or an RFC 3339 string, from 1970 to 2286."""
     if isinstance(value, str):
-        value = moment(value, "event_time")
+        value = check_moment(value, "event_time")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise invalid("event_time must be a number or an RFC 3339 time")
     if not 0 <= value <= LATEST_EVENT_TIME:
@@ -233,11 +235,11 @@ def event_time(value: Any) -> int:
     return int(value)
 
 
-def moment(value: Any, field: str) -> float:
-    """Return the Unix time of an ISO 8601 text; one without an offset is UTC."""
+def check_moment(value: Any, field: str) -> float:
+    """Return the Unix time of an ISO 8601 string; without an offset it is UTC."""
     if not isinstance(value, str):
         raise invalid(f"{field} must be an ISO 8601 time")
-    # Python 3.10 reads neither a lower-case nor an upper-case Z.
+    # Python 3.10 does not parse a Z.
     iso = value[:-1] + "+00:00" if value[-1:] in ("Z", "z") else value
     try:
         parsed = dt.datetime.fromisoformat(iso)
@@ -248,75 +250,77 @@ def moment(value: Any, field: str) -> float:
     return parsed.timestamp()
 
 
-def expiry(body: Mapping[str, Any], now: float) -> float | None:
-    """Return the moment the client wants the memory deleted; `expires_at` wins over a TTL."""
+def check_expiry(body: Mapping[str, Any], now: float) -> float | None:
+    """Return the requested Unix time of expiry, if any; `expires_at` overrides `ttl_seconds`."""
     ttl = body.get("ttl_seconds")
     at = body.get("expires_at")
     if ttl is not None:
-        integer(ttl, "ttl_seconds", 1, MAX_TTL_SECONDS)
+        check_integer(ttl, "ttl_seconds", 1, MAX_TTL_SECONDS)
     if at is not None:
-        integer(at, "expires_at", 0, int(now) + MAX_TTL_SECONDS)
+        check_integer(at, "expires_at", 0, int(now) + MAX_TTL_SECONDS)
         return float(at)
     return now + ttl if ttl is not None else None
 
 
-def language(value: Any) -> str:
-    """Return a language tag."""
+def check_language(value: Any) -> str:
+    """Return a language tag such as `pt-BR`."""
     if not isinstance(value, str) or not LANGUAGE.match(value):
         raise invalid("lang must be a language tag such as en or pt-BR")
     return value
 
 
-def namespace_name(value: Any) -> str:
-    """Return a name that a data namespace may have."""
+def check_namespace_name(value: Any) -> str:
+    """Return a valid name of a data namespace."""
     if not isinstance(value, str) or not NAMESPACE.match(value) or len(value) > 128:
         raise invalid("name must match ^[a-zA-Z0-9][a-zA-Z0-9_-]*$ and be at most 128 bytes")
     if value.startswith(RESERVED_PREFIXES):
-        raise invalid("name starts with a reserved prefix")
+        raise invalid(f"name must not start with one of {', '.join(RESERVED_PREFIXES)}")
     return value
 
 
-def filter_object(value: Any) -> dict[str, Any]:
-    """Return a valid listing filter; absent is the empty filter, which passes everything."""
+def check_filter_object(value: Any) -> dict[str, Any]:
+    """Return the predicates of a filter; a missing or empty filter matches every memory."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise invalid("filter must be an object")
     for field in ("created_after", "created_before"):
         if value.get(field) is not None:
-            integer(value[field], f"filter.{field}", 0)
+            check_integer(value[field], f"filter.{field}", 0)
     for field in ("min_importance", "max_importance"):
         if value.get(field) is not None:
-            importance(value[field], f"filter.{field}")
+            check_importance(value[field], f"filter.{field}")
     if value.get("tags") is not None:
-        tags(value["tags"], for_writing=False)
+        check_tags(value["tags"], for_writing=False)
     if value.get("memory_type") is not None:
-        memory_type(value["memory_type"])
+        check_memory_type(value["memory_type"])
     if value.get("session_id") is not None and not isinstance(value["session_id"], str):
         raise invalid("filter.session_id must be a string")
     return {field: value[field] for field in FILTER_FIELDS if value.get(field) is not None}
 
 
-def passes(doc: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
-    """Whether a memory passes a filter: all predicates hold, both time bounds are inclusive."""
+def matches_filter(doc: Mapping[str, Any], predicates: Mapping[str, Any]) -> bool:
+    """Return whether all predicates hold for a memory; both time bounds are inclusive."""
     return (
-        ("session_id" not in rule or doc.get("session_id") == rule["session_id"])
-        and ("memory_type" not in rule or doc["memory_type"] == rule["memory_type"])
-        and doc["importance"] >= rule.get("min_importance", 0)
-        and doc["importance"] <= rule.get("max_importance", 1)
-        and doc["created_at"] >= rule.get("created_after", 0)
-        and doc["created_at"] <= rule.get("created_before", doc["created_at"])
-        and ("tags" not in rule or set(rule["tags"]) <= set(doc["tags"]))
+        ("session_id" not in predicates or doc.get("session_id") == predicates["session_id"])
+        and ("memory_type" not in predicates or doc["memory_type"] == predicates["memory_type"])
+        and doc["importance"] >= predicates.get("min_importance", 0)
+        and doc["importance"] <= predicates.get("max_importance", 1)
+        and doc["created_at"] >= predicates.get("created_after", 0)
+        and doc["created_at"] <= predicates.get("created_before", doc["created_at"])
+        and ("tags" not in predicates or set(predicates["tags"]) <= set(doc["tags"]))
     )
 
 
-def unknown_fields(body: Mapping[str, Any], known: Collection[str], prefix: str = "") -> list[str]:
-    """Return the warnings for fields that the route ignores."""
+def unknown_field_warnings(
+    body: Mapping[str, Any], known: Collection[str], prefix: str = ""
+) -> list[str]:
+    """Return a warning for each field of a body that the route ignores."""
     return [f"unknown field '{prefix}{field}' ignored" for field in body if field not in known]
 
 
-def unknown_item_fields(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return one warning for each field that batch items have and the route ignores."""
+def unknown_item_field_warnings(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a warning with a count of items for each field of batch items that is ignored."""
     counts: dict[str, int] = {}
     for item in items:
         for field in item:
@@ -328,8 +332,8 @@ def unknown_item_fields(items: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def truncation(value: str) -> dict[str, Any]:
-    """Return the report for content longer than the embedding model reads, or an empty one."""
+def truncation_report(value: str) -> dict[str, Any]:
+    """Return a report if content exceeds the window of the embedding model, else an empty one."""
     tokens = max(len(value) // 4, len(value.split()))
     if tokens <= WINDOW_TOKENS:
         return {}

@@ -1,7 +1,7 @@
-"""One device of the demo: an agent, a session and a journal of its own, here or in a process.
+"""A device of the demo with an agent, a session and a journal, in this process or another.
 
-`Device` is all that an application does. `DeviceProcess` is the same in a process of its own, told
-what to do over its standard input: `python examples/device.py JOURNAL URL`.
+`Device` has the code that an application needs. `DeviceProcess` runs a `Device` in another process
+(`python examples/demo_device.py JOURNAL URL`) and sends it commands over standard input.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 
 from agents import Agent, RunHooks, Runner, set_tracing_disabled
 
-from airline import Item, Recording, airline_agent
+from airline_agent import Item, Recording, airline_agent
 from cached_session import CachedSession
 
 SESSION_ID = "support/daiki_lee_6144"
 
-set_tracing_disabled(True)  # the SDK's traces would go to a server of its own
-logging.getLogger("cached_session").addHandler(logging.NullHandler())  # the story tells it
+set_tracing_disabled(True)  # otherwise the SDK sends traces to its own server
+logging.getLogger("cached_session").addHandler(logging.NullHandler())  # the demo prints a report
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one question led to."""
+    """One turn: a question, its answer, the tools that were called, and the time."""
 
     question: str
     reply: str
@@ -39,8 +39,8 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a device holds, and what reading it costs."""
+class DeviceState:
+    """The history and status of a device, and the median seconds of a read."""
 
     items: list[Item]
     writers: list[str]
@@ -51,29 +51,29 @@ class Look:
     read_all_seconds: float
 
 
-class _Meanwhile(RunHooks[None]):
-    """Calls a function while the agent is using a tool, once."""
+class _DuringTool(RunHooks[None]):
+    """Calls a function once, when the agent starts a tool."""
 
-    def __init__(self, happens: Callable[[], None]) -> None:
-        self._happens: Callable[[], None] | None = happens
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function: Callable[[], None] | None = function
 
     async def on_tool_start(self, *_: Any) -> None:
-        """The agent is in the middle of a turn: now."""
-        happens, self._happens = self._happens, None
-        if happens:
-            happens()
+        """Call the function at the first tool."""
+        function, self._function = self._function, None
+        if function:
+            function()
 
 
 class Device:
-    """A phone or a laptop with the same conversation on it."""
+    """A device with its own journal; all devices share the session `SESSION_ID`."""
 
     def __init__(self, journal: Path, url: str, *, live: bool = False) -> None:
         self.agent: Agent[None] = airline_agent(Recording(), live=live)
         self.session = CachedSession.from_url(SESSION_ID, url=url, journal=journal)
 
-    async def ask(self, question: str, meanwhile: Callable[[], None] | None = None) -> Turn:
-        """One turn of the conversation, run by the SDK's own Runner."""
-        hooks = _Meanwhile(meanwhile) if meanwhile else None
+    async def ask(self, question: str, during_tool: Callable[[], None] | None = None) -> Turn:
+        """Run one turn with the SDK's Runner; call `during_tool` when the first tool starts."""
+        hooks = _DuringTool(during_tool) if during_tool else None
         start = time.perf_counter()
         result = await Runner.run(self.agent, question, session=self.session, hooks=hooks)
         seconds = time.perf_counter() - start
@@ -84,8 +84,8 @@ class Device:
         ]
         return Turn(question, str(result.final_output), called, seconds)
 
-    async def look(self) -> Look:
-        """The whole history, the state of things, and the median cost of a read."""
+    async def inspect(self) -> DeviceState:
+        """Return the whole history, the status, and the median seconds of 50 reads."""
         items = await self.session.get_items()
         tail, whole = [], []
         for _ in range(50):
@@ -96,7 +96,7 @@ class Device:
             tail.append(middle - start)
             whole.append(time.perf_counter() - middle)
         status = self.session.status()
-        return Look(
+        return DeviceState(
             items=[dict(item) for item in items],
             writers=[entry.writer for entry in await self.session.entries()],
             state=status.state,
@@ -107,7 +107,7 @@ class Device:
         )
 
     async def wait_for(self, state: str, timeout: float) -> None:
-        """Give the background task the time to notice; `look` says what it noticed."""
+        """Wait until the session has the state, `timeout` seconds at most."""
         deadline = time.monotonic() + timeout
         while self.session.status().state != state:
             if time.monotonic() > deadline:
@@ -115,16 +115,16 @@ class Device:
             await asyncio.sleep(0.05)
 
     async def sync(self, timeout: float) -> None:
-        """Everything here is there, and everything there is here."""
+        """Send and fetch all operations."""
         await self.session.sync(timeout=timeout)
 
     async def close(self) -> None:
-        """What is not sent stays in the journal."""
+        """Close the session; unsent operations stay in the journal."""
         await self.session.close()
 
 
 class DeviceProcess:
-    """The same device, in another process with an event loop and a journal of its own."""
+    """A device in another process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -132,7 +132,7 @@ class DeviceProcess:
 
     @classmethod
     async def start(cls, journal: Path, url: str, *, live: bool = False) -> DeviceProcess:
-        """Start the process; it opens the journal at its first order."""
+        """Start the process; it opens the journal at the first command."""
         command = [sys.executable, __file__, str(journal), url, *(["--live"] if live else [])]
         pipe = asyncio.subprocess.PIPE
         return cls(
@@ -142,50 +142,54 @@ class DeviceProcess:
         )
 
     async def ask(self, question: str) -> Turn:
-        """As `Device.ask`."""
-        return Turn(**await self._order("ask", question))
+        """Run `Device.ask` in the process."""
+        return Turn(**await self._send("ask", question))
 
-    async def look(self) -> Look:
-        """As `Device.look`."""
-        return Look(**await self._order("look"))
+    async def inspect(self) -> DeviceState:
+        """Run `Device.inspect` in the process."""
+        return DeviceState(**await self._send("inspect"))
 
     async def wait_for(self, state: str, timeout: float) -> None:
-        """As `Device.wait_for`."""
-        await self._order("wait_for", state, timeout)
+        """Run `Device.wait_for` in the process."""
+        await self._send("wait_for", state, timeout)
 
     async def sync(self, timeout: float) -> None:
-        """As `Device.sync`."""
-        await self._order("sync", timeout)
+        """Run `Device.sync` in the process."""
+        await self._send("sync", timeout)
 
     async def close(self) -> None:
-        """Let the device close its session, and see its process end."""
+        """Close the session of the device and wait for the end of the process."""
         assert self._process.stdin
         self._process.stdin.close()
         await self._process.wait()
 
-    async def _order(self, verb: str, *arguments: Any) -> Any:
+    async def _send(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the device in the process and return its result."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps([verb, *arguments]).encode() + b"\n")
+        self._process.stdin.write(json.dumps([method, *arguments]).encode() + b"\n")
         await self._process.stdin.drain()
-        answer = json.loads(await self._process.stdout.readline() or b'{"error": "it died"}')
+        answer = json.loads(
+            await self._process.stdout.readline() or b'{"error": "its process ended"}'
+        )
         if "error" in answer:
-            raise RuntimeError(f"the other device could not {verb}: {answer['error']}")
-        return answer["done"]
+            raise RuntimeError(f"{method} failed on the other device: {answer['error']}")
+        return answer["result"]
 
 
-async def _obey(journal: Path, url: str, *, live: bool) -> None:
+async def _run_commands(journal: Path, url: str, *, live: bool) -> None:
+    """Run commands from standard input, one JSON list a line, and print a JSON answer to each."""
     device = Device(journal, url, live=live)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        verb, *arguments = json.loads(line)
+        method, *arguments = json.loads(line)
         try:
-            done = await getattr(device, verb)(*arguments)
-            answer: dict[str, Any] = {"done": None if done is None else asdict(done)}
-        except Exception as error:  # noqa: BLE001 - the one who gave the order reports it
+            result = await getattr(device, method)(*arguments)
+            answer: dict[str, Any] = {"result": None if result is None else asdict(result)}
+        except Exception as error:  # noqa: BLE001 - the parent process raises it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
     await device.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_obey(Path(sys.argv[1]), sys.argv[2], live="--live" in sys.argv[3:]))
+    asyncio.run(_run_commands(Path(sys.argv[1]), sys.argv[2], live="--live" in sys.argv[3:]))

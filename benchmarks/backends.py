@@ -16,8 +16,8 @@ from agents.extensions.memory import AsyncSQLiteSession
 from dakera import AsyncDakeraClient
 
 from cached_session import CachedSession, SyncOptions
-from corpus import Item, chunks
-from journals import make
+from conversations import Item, chunks
+from make_journals import make
 from measure import say
 from servers import free_port
 

@@ -1,8 +1,9 @@
-"""An airline's agent that needs no network: its model and its tools replay a recorded conversation.
+"""An airline agent without a network: its model and tools replay a recorded conversation.
 
-The conversation is a real one: a live model talked to a (made-up) customer and called the airline's
-tools. Here the real Agents SDK runs it again, turn by turn: `RecordedModel` says what the model
-said, the tools answer what they answered. With a live model, only the tools are recorded.
+In the recording, a live model talks to a fictitious customer and calls the tools of an airline.
+Here the Agents SDK runs the conversation again, turn by turn: `RecordedModel` returns the recorded
+answers of the model, and the tools return their recorded outputs. With a live model, only the tool
+outputs are recorded.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from typing_extensions import TypedDict
 
 CONVERSATIONS = Path(__file__).parent / "data" / "airline-conversations.jsonl"
-CONVERSATION = "airline-21-0"  # ten turns, four tools: a customer needs to be home sooner
+CONVERSATION = "airline-21-0"  # ten turns, four tools: a customer needs an earlier flight
 
 Item = dict[str, Any]
 
 
 class Recording:
-    """One recorded conversation, cut into turns: what a person said and all that came of it."""
+    """One recorded conversation, split into turns: a user message and the items that follow it."""
 
     def __init__(self, session: str = CONVERSATION, file: Path = CONVERSATIONS) -> None:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -36,33 +37,33 @@ class Recording:
         self.turns: dict[str, list[Item]] = {}
         for item in self.items:
             if item.get("role") == "user":
-                said = self.turns[item["content"]] = []
+                answers = self.turns[item["content"]] = []
             else:
-                said.append(item)
-        # Whoever played the customer hung up with words that nobody answered.
-        self.turns = {text: said for text, said in self.turns.items() if said}
+                answers.append(item)
+        # The last user message of the recording has no answer.
+        self.turns = {text: answers for text, answers in self.turns.items() if answers}
 
     @property
     def questions(self) -> list[str]:
-        """What the person said, in order."""
+        """Return the user messages, in order."""
         return list(self.turns)
 
     def tool_output(self, name: str, arguments: str) -> str:
-        """What the airline's tool answered to this very call (arguments as a model writes them)."""
-        asked = (name, json.loads(arguments))
+        """Return the recorded output of a tool for these arguments, which are JSON."""
+        call = (name, json.loads(arguments))
         outputs = {i["call_id"]: i["output"] for i in self.items if "output" in i}
         for item in self.items:
             if item.get("type") != "function_call":
                 continue
-            if (item["name"], json.loads(item["arguments"])) == asked:
+            if (item["name"], json.loads(item["arguments"])) == call:
                 return str(outputs[item["call_id"]])
-        return f"Error: nothing is on record for {name} with {arguments}"
+        return f"Error: the recording has no call of {name} with {arguments}"
 
 
 class RecordedModel(Model):
-    """Answers as the recorded model did, judging by nothing but the input it is given.
+    """A model that returns the recorded answer to its input.
 
-    So a history that the session lost or shuffled shows at once: the model does not know the way.
+    It uses nothing but the input, so it fails if the session lost or reordered the history.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -75,15 +76,18 @@ class RecordedModel(Model):
         *args: Any,
         **kwargs: Any,
     ) -> ModelResponse:
-        """The recorded answer to the last thing a person said, one step further for each tool."""
+        """Return the recorded answer to the last user message, up to the next tool call.
+
+        The number of tool outputs after that message decides which part of the answer comes next.
+        """
         items: list[Any] = [{"role": "user", "content": input}] if isinstance(input, str) else input
-        asked = max(n for n, item in enumerate(items) if item.get("role") == "user")
-        answered = sum(item.get("type") == "function_call_output" for item in items[asked:])
+        last_user = max(n for n, item in enumerate(items) if item.get("role") == "user")
+        outputs = sum(item.get("type") == "function_call_output" for item in items[last_user:])
         step: list[Any] = []
-        for item in self.recording.turns[items[asked]["content"]]:
+        for item in self.recording.turns[items[last_user]["content"]]:
             if item["type"] == "function_call_output":
-                answered -= 1
-            elif answered == 0:
+                outputs -= 1
+            elif outputs == 0:
                 step.append(
                     ResponseFunctionToolCall(**item)
                     if item["type"] == "function_call"
@@ -92,19 +96,19 @@ class RecordedModel(Model):
         return ModelResponse(output=step, usage=Usage(requests=1), response_id=None)
 
     def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
-        """Not recorded: the example runs whole turns."""
-        raise RuntimeError("the recording has no stream; use Runner.run")
+        """Raise an error: streams are not recorded."""
+        raise RuntimeError("the recorded model cannot stream; use Runner.run")
 
 
 class Flight(TypedDict):
-    """One leg."""
+    """One flight of a reservation."""
 
     flight_number: str
     date: str
 
 
 class Passenger(TypedDict):
-    """Who flies."""
+    """One passenger of a reservation."""
 
     first_name: str
     last_name: str
@@ -112,34 +116,34 @@ class Passenger(TypedDict):
 
 
 class Payment(TypedDict):
-    """Who pays how much."""
+    """A payment method and the amount that it pays."""
 
     payment_id: str
     amount: int
 
 
 def airline_tools(recording: Recording) -> list[Tool]:
-    """The airline's tools: the agent sees their signatures, the recording answers."""
+    """Return the tools of the airline; the recording supplies their outputs."""
 
-    def recorded(call: ToolContext[None]) -> str:
+    def recorded_output(call: ToolContext[None]) -> str:
         return recording.tool_output(call.tool_name, call.tool_arguments)
 
     @function_tool
     def get_user_details(call: ToolContext[None], user_id: str) -> str:
-        """The customer's profile, with payment methods and reservations."""
-        return recorded(call)
+        """Get the profile of a customer, with payment methods and reservations."""
+        return recorded_output(call)
 
     @function_tool
     def get_reservation_details(call: ToolContext[None], reservation_id: str) -> str:
-        """One reservation: flights, passengers, payments."""
-        return recorded(call)
+        """Get one reservation with its flights, passengers and payments."""
+        return recorded_output(call)
 
     @function_tool
     def search_direct_flight(
         call: ToolContext[None], origin: str, destination: str, date: str
     ) -> str:
-        """Direct flights between two airports (three letters each) on a day (YYYY-MM-DD)."""
-        return recorded(call)
+        """Search direct flights between two airports (three letters each) on a day (YYYY-MM-DD)."""
+        return recorded_output(call)
 
     @function_tool
     def book_reservation(
@@ -157,13 +161,13 @@ def airline_tools(recording: Recording) -> list[Tool]:
         insurance: str,
     ) -> str:
         """Book the flights and take the payment."""
-        return recorded(call)
+        return recorded_output(call)
 
     return [get_user_details, get_reservation_details, search_direct_flight, book_reservation]
 
 
 def airline_agent(recording: Recording, *, live: bool = False) -> Agent[None]:
-    """A real agent with real function tools; its model is recorded unless `live`."""
+    """Return an SDK agent with function tools; its model is recorded unless `live`."""
     return Agent(
         name="Airline",
         instructions="You help customers of an airline. Look things up before you answer.",

@@ -11,7 +11,7 @@ from typing import Any
 
 from cached_session import CachedSession, SyncOptions
 from cached_session.journal.tables import search_index
-from corpus import Item, chunks
+from conversations import Item, chunks
 
 __all__ = ["MADE", "index", "make"]
 

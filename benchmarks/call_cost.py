@@ -14,10 +14,10 @@ from typing import Any
 
 from agents.extensions.memory import AsyncSQLiteSession
 
-from arms import DIRECT, NORMAL, OURS, PEER, SESSION_ID, open_arms
+from backends import DIRECT, NORMAL, OURS, PEER, SESSION_ID, open_arms
 from cached_session import CachedSession, SessionCache, SyncOptions
-from corpus import Item, history
-from journals import make
+from conversations import Item, history
+from make_journals import make
 from measure import Numbers, Stopwatch, held_ms, say
 from scale import Scale
 from servers import devserver, redis

@@ -20,8 +20,8 @@ from random import Random
 from typing import Any
 
 import plots
-from blocks import write_block
 from cached_session import SyncOptions
+from markdown_pages import write_block
 
 __all__ = ["Fleet", "Mix", "Quiet", "Storm", "quiet", "storm"]
 

@@ -1,7 +1,7 @@
-"""What the server loses on its own as its clock moves: expiry, decay, deduplication.
+"""Background jobs of the server: expiry, idle sessions, decay, consolidation, deduplication.
 
-`housekeeping` runs before each request and each inspection, so a moved clock shows at once and
-nothing here needs a timer.
+`run_due_jobs` runs before each request and each inspection, so a moved clock takes effect
+immediately and no timer is needed.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ from typing import Any
 
 from cached_session.devserver import sessions
 from cached_session.devserver.memories import Record
-from cached_session.devserver.policy import decayed, similarity, words
+from cached_session.devserver.policy import decayed_importance, similarity, word_counts
 from cached_session.devserver.state import State, namespace_of
 
 DECAY_INTERVAL_SECONDS = 3600
 
 
-def housekeeping(state: State) -> None:
-    """Delete what has expired, then run each engine whose interval has passed."""
-    expire(state)
+def run_due_jobs(state: State) -> None:
+    """Delete expired memories, end idle sessions, and run each job whose interval has passed."""
+    delete_expired(state)
     sessions.end_idle(state)
     if _is_due(state, "decay", DECAY_INTERVAL_SECONDS):
-        decay(state)
+        apply_decay(state)
     for agent_id in list(state.agents):
         _consolidate(state, agent_id)
-    _autopilot(state)
+    _run_autopilot(state)
 
 
-def _is_due(state: State, engine: str, interval: float) -> bool:
-    """Whether an engine's interval has passed; the first look only starts it."""
+def _is_due(state: State, job: str, interval: float) -> bool:
+    """Return whether a job is due: `interval` seconds after its last run or the first call."""
     now = state.clock.now()
-    last = state.last_cycle.setdefault(engine, now)
+    last = state.last_cycle.setdefault(job, now)
     if now - last < interval:
         return False
-    state.last_cycle[engine] = now
+    state.last_cycle[job] = now
     return True
 
 
-def expire(state: State) -> int:
-    """Hard-delete every memory whose time has come; no event tells of it."""
+def delete_expired(state: State) -> int:
+    """Delete every expired memory without an event; return how many."""
     now = state.clock.now()
     expired = 0
     while state.expiries and state.expiries[0][0] <= now:
         _, agent_id, memory_id = heapq.heappop(state.expiries)
-        known = state.agents.get(agent_id)
-        record = known.records.get(memory_id) if known is not None else None
-        # The entry may be older than a replacement of the record or an extension of its life.
+        memories = state.agents.get(agent_id)
+        record = memories.records.get(memory_id) if memories is not None else None
+        # The queue entry may be outdated: the record may have been replaced or extended since.
         if record is not None and record.expires is not None and record.expires <= now:
             state.remove(agent_id, memory_id)
             expired += 1
@@ -54,23 +54,26 @@ def expire(state: State) -> int:
     return expired
 
 
-def decay(state: State) -> int:
-    """Lower every importance by its type's curve; delete what falls under the minimum."""
+def apply_decay(state: State) -> int:
+    """Lower each importance by the curve of its type; delete memories below the minimum.
+
+    Return how many memories were deleted.
+    """
     now = state.clock.now()
     half_life = float(state.decay["half_life_hours"])
     minimum = float(state.decay["min_importance"])
     protected = state.modes.decay_protects_above
     deleted = 0
-    for agent_id, known in state.agents.items():
+    for agent_id, memories in state.agents.items():
         policy = state.policy(namespace_of(agent_id))
-        for record in list(known.records.values()):
+        for record in list(memories.records.values()):
             if protected is not None and record.base_importance > protected:
                 continue
             curve = policy[f"{record.doc['memory_type']}_decay"]
             if curve == "flat":
                 continue
             age = now - record.doc["updated_at"]
-            left = decayed(curve, record.base_importance, age, half_life)
+            left = decayed_importance(curve, record.base_importance, age, half_life)
             if left < minimum:
                 state.remove(agent_id, record.id)
                 deleted += 1
@@ -81,33 +84,33 @@ def decay(state: State) -> int:
 
 
 def _consolidate(state: State, agent_id: str) -> None:
-    """Merge near-duplicates of one namespace when its policy asks for it."""
+    """Delete near-duplicates of one agent when its policy enables consolidation."""
     namespace = namespace_of(agent_id)
     policy = state.policies.get(namespace)
     if policy is None or not policy["consolidation_enabled"]:
         return
     if not _is_due(state, f"consolidate:{agent_id}", policy["consolidation_interval_hours"] * 3600):
         return
-    merged = fold_duplicates(
+    deleted = delete_duplicates(
         state, agent_id, policy["consolidation_threshold"], "consolidation", cross_session=True
     )
     state.set_policy(
-        namespace, {**policy, "consolidated_count": policy["consolidated_count"] + merged}
+        namespace, {**policy, "consolidated_count": policy["consolidated_count"] + deleted}
     )
 
 
-def _autopilot(state: State) -> None:
-    """Fold duplicates in every agent, when the operator switched that on.
+def _run_autopilot(state: State) -> None:
+    """Delete duplicates of every agent when the settings enable deduplication.
 
-    Servers before 0.12.3 have no `dedup_mode`: there, `enabled` alone is enough.
+    Servers before 0.12.3 have no `dedup_mode`: for them `enabled` is enough.
     """
     config = state.autopilot
-    switched_on = config["dedup_mode"] == "merge" or not state.version.is_v0123
-    if not config["enabled"] or not switched_on:
+    merges = config["dedup_mode"] == "merge" or not state.version.is_v0123
+    if not config["enabled"] or not merges:
         return
     if _is_due(state, "dedup", config["dedup_interval_hours"] * 3600):
         for agent_id in list(state.agents):
-            fold_duplicates(
+            delete_duplicates(
                 state,
                 agent_id,
                 config["dedup_threshold"],
@@ -116,48 +119,50 @@ def _autopilot(state: State) -> None:
             )
 
 
-def fold_duplicates(
+def delete_duplicates(
     state: State, agent_id: str, threshold: float, kind: str, *, cross_session: bool
 ) -> int:
     """Delete each memory that is a near-duplicate of an older one; return how many.
 
-    The copies stay in the trash for its retention, from where a client can restore them.
+    A client can restore the deleted memories from the trash until its retention ends.
     """
-    known = state.agents[agent_id]
-    survivors: list[Record] = []
-    folded = 0
-    for record in reversed(list(known.newest(with_children=False))):
-        twin = _twin(survivors, record, threshold, cross_session)
-        if twin is None:
-            survivors.append(record)
+    memories = state.agents[agent_id]
+    kept: list[Record] = []
+    deleted = 0
+    for record in reversed(list(memories.newest(with_children=False))):
+        original = _find_original(kept, record, threshold, cross_session)
+        if original is None:
+            kept.append(record)
             continue
-        _trash(state, agent_id, record, twin, kind)
-        folded += 1
+        _move_to_trash(state, agent_id, record, original, kind)
+        deleted += 1
     if kind == "consolidation":
-        state.totals["consolidated"] += folded
+        state.totals["consolidated"] += deleted
     else:
-        state.totals["dedup_removed"] += folded
-    return folded
+        state.totals["dedup_removed"] += deleted
+    return deleted
 
 
-def _twin(
-    survivors: list[Record], record: Record, threshold: float, cross_session: bool
+def _find_original(
+    kept: list[Record], record: Record, threshold: float, cross_session: bool
 ) -> Record | None:
-    bag = words(record.doc["content"])
-    for other in survivors:
+    counts = word_counts(record.doc["content"])
+    for other in kept:
         if not cross_session and other.doc.get("session_id") != record.doc.get("session_id"):
             continue
-        if similarity(bag, words(other.doc["content"])) >= threshold:
+        if similarity(counts, word_counts(other.doc["content"])) >= threshold:
             return other
     return None
 
 
-def _trash(state: State, agent_id: str, record: Record, twin: Record, kind: str) -> None:
+def _move_to_trash(
+    state: State, agent_id: str, record: Record, original: Record, kind: str
+) -> None:
     now = int(state.clock.now())
     entry: dict[str, Any] = {
         "id": record.id,
         "kind": kind,
-        "survivor_id": twin.id,
+        "survivor_id": original.id,
         "deleted_at": now,
         "restorable_until": now + int(state.autopilot["trash_retention_hours"] * 3600),
     }
@@ -166,6 +171,6 @@ def _trash(state: State, agent_id: str, record: Record, twin: Record, kind: str)
     state.trash[agent_id, record.id] = {"entry": entry, "record": record}
     state.remove(agent_id, record.id)
     if kind == "consolidation":
-        state.events.publish("consolidated", agent_id, memory_id=twin.id)
+        state.events.publish("consolidated", agent_id, memory_id=original.id)
     else:
         state.events.publish("deduplicated", agent_id, memory_id=record.id)

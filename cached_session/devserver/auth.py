@@ -1,4 +1,4 @@
-"""Who may do what: keys with scopes and grants, and which Host names an open server answers to."""
+"""Authentication and authorisation: API keys, scopes, grants, and the check of the Host header."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import ipaddress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cached_session.devserver.answers import ApiError
+from cached_session.devserver.responses import ApiError
 
 SCOPES = ("read", "write", "admin", "super_admin")
 
 ROOT_NAME = "root"
-"""The name of the key given at the start; it is never saved, so a restart can change it."""
+"""Name of the key that the constructor got. It is never saved, so a restart can change it."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """An API key: its scope, and the namespaces it is good for (None for all)."""
+    """An API key: its scope, and the namespaces it grants (None for all)."""
 
     secret: str
     scope: str = "super_admin"
@@ -32,11 +32,11 @@ class Key:
             object.__setattr__(self, "key_id", f"key_{self.name}")
 
     def allows(self, scope: str) -> bool:
-        """Whether the key reaches the scope; each scope contains the ones before it."""
+        """Return whether the key has the scope; each scope in `SCOPES` includes those before it."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
     def grants(self, namespace: str) -> bool:
-        """Whether the key may touch the namespace, by exact name or `prefix*`."""
+        """Return whether a grant matches the namespace, by exact name or `prefix*`."""
         if self.namespaces is None:
             return True
         return any(
@@ -45,32 +45,32 @@ class Key:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the key as plain values."""
+        """Return the key as a JSON object."""
         return asdict(self)
 
 
 OPEN = Key(secret="", name="auth-disabled", key_id="auth-disabled")
-"""Who everybody is while no key is configured."""
+"""The key of every caller while no key is configured."""
 
 
 class Keyring:
-    """The configured keys; none configured means that authentication is off."""
+    """The configured API keys; without any, authentication is off."""
 
     def __init__(self) -> None:
         self._keys: dict[str, Key] = {}
 
     @property
     def is_empty(self) -> bool:
-        """Whether authentication is off."""
+        """Return whether authentication is off."""
         return not self._keys
 
     def add(self, key: Key) -> Key:
-        """Accept a key from now on, replacing one with the same secret."""
+        """Add a key; replace the one with the same secret."""
         self._keys[key.secret] = key
         return key
 
     def remove(self, secret: str) -> None:
-        """Refuse a key from now on."""
+        """Remove a key; an unknown secret is ignored."""
         self._keys.pop(secret, None)
 
     def all(self) -> list[Key]:
@@ -78,7 +78,7 @@ class Keyring:
         return list(self._keys.values())
 
     def identify(self, authorization: str | None, query_key: str | None, now: float) -> Key:
-        """Return the caller's key; 401 without a valid one."""
+        """Return the caller's key, or raise a 401 if it is missing, unknown or expired."""
         if self.is_empty:
             return OPEN
         secret = query_key
@@ -96,7 +96,7 @@ class Keyring:
 
 
 def authorise(key: Key, scope: str, namespace: str | None = None) -> None:
-    """Return when the key may do this, else raise the 403 that says why not."""
+    """Raise a 403 unless the key has the scope and, if given, a grant for the namespace."""
     if not key.allows(scope):
         raise ApiError(403, "INSUFFICIENT_SCOPE", f"the API key needs the {scope} scope")
     if namespace is not None and not key.grants(namespace):
@@ -104,12 +104,13 @@ def authorise(key: Key, scope: str, namespace: str | None = None) -> None:
 
 
 def check_host(host_header: str | None, allowed: frozenset[str]) -> None:
-    """Refuse (421) a Host that is neither local nor private.
+    """Raise a 421 for a Host header that is neither local, private nor allowed.
 
-    An open server must not be reached by a web page through a name that its author controls.
+    Otherwise a web page could reach a server without keys through a DNS name that its author
+    controls.
     """
     host = (host_header or "").strip().lower()
-    # An IPv6 address stands in brackets, because it has colons of its own.
+    # An IPv6 address is in brackets, because it contains colons itself.
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if not name or name in allowed or name == "localhost" or name.endswith(".localhost"):
         return

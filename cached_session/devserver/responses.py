@@ -1,7 +1,7 @@
-"""What an answer of the development server looks like: JSON bytes and the error body.
+"""Responses of the development server: JSON bodies and the documented error body.
 
-Every refusal in the package is an `ApiError`; the one place that turns it into a response is
-`error_response`, so no route can answer with anything but the documented error body.
+Every refusal is an `ApiError`. Only `error_response` turns one into a response, so every route
+answers with the documented error body.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 
 class ApiError(Exception):
-    """A refusal with a status and a machine-readable code; carried to the edge, never swallowed."""
+    """A refused request: its HTTP status, machine-readable code and message."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """Return the documented error object, without the fields that are not set."""
+        """Return the documented error object without the fields that are not set."""
         body: dict[str, Any] = {"error": self.message, "code": self.code}
         if self.details is not None:
             body["details"] = self.details
@@ -45,19 +45,19 @@ class ApiError(Exception):
 
 
 def invalid(message: str, *, details: str | None = None) -> ApiError:
-    """Return the 400 for a request that can never succeed as it is."""
+    """Return a 400: the request is invalid, and sending it again cannot succeed."""
     return ApiError(400, "INVALID_REQUEST", message, details=details)
 
 
 def missing(resource: str, message: str, code: str = "VECTOR_NOT_FOUND") -> ApiError:
-    """Return the 404 that names what was missing."""
+    """Return a 404 that names the kind of resource that was not found."""
     return ApiError(404, code, message, resource=resource)
 
 
 def json_response(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return `body` as compact JSON; key order and text are kept exactly."""
+    """Return `body` as compact JSON; keep the order of keys and the text exactly."""
     return Response(
         orjson.dumps(body),
         status_code=status,
@@ -67,10 +67,10 @@ def json_response(
 
 
 def error_response(error: ApiError, *, with_code: bool = True) -> Response:
-    """Return the response of a refusal; servers before 0.12 send the message alone."""
+    """Return the response for a refusal; servers before 0.12 send only the message."""
     headers = dict(error.headers)
     if error.status in (429, 503):
-        # Both always carry it: a client may rely on being told how long to wait.
+        # Both always have the header: a client may rely on it to know how long to wait.
         headers.setdefault("Retry-After", "1")
     body = error.body() if with_code else {"error": error.message}
     return json_response(body, error.status, headers)
