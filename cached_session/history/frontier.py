@@ -8,8 +8,9 @@ from cached_session.history.ranges import Ranges
 
 __all__ = ["Frontier"]
 
-MOST = 1 << 53
-"""Counters are below this limit: not every JSON parser keeps larger integers exact."""
+INTEGER_LIMIT = 1 << 53
+"""Integers that replicas exchange are below this limit: not every JSON parser keeps larger ones
+exact."""
 
 
 class Frontier:
@@ -44,9 +45,9 @@ class Frontier:
         """Return the counters of one writer. The caller must not change them."""
         return self._known.get(writer) or Ranges()
 
-    def upto(self, writer: str) -> int:
+    def contiguous_end(self, writer: str) -> int:
         """Return the end of the range that starts at counter 1; 0 if counter 1 is missing."""
-        return self.ranges(writer).upto()
+        return self.ranges(writer).contiguous_end()
 
     def add(self, writer: str, first: int, last: int | None = None) -> None:
         """Add the dot ``first`` of a writer, or the dots from ``first`` to ``last``."""
@@ -111,7 +112,7 @@ def _decode_range(data: object) -> tuple[int, int]:
         not isinstance(data, list)
         or len(data) != 2
         or not all(type(counter) is int for counter in data)
-        or not 1 <= data[0] <= data[1] < MOST
+        or not 1 <= data[0] <= data[1] < INTEGER_LIMIT
     ):
         raise ValueError(f"a range of counters must be [first, last], not {data!r:.80}")
     return data[0], data[1]

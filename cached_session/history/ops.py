@@ -21,14 +21,14 @@ __all__ = [
     "ItemRef",
     "Kind",
     "Operation",
-    "clear_payload",
-    "cleared_by",
+    "decode_clear",
+    "decode_pop",
+    "encode_clear",
     "encode_head",
-    "own_text",
-    "pop_payload",
-    "popped_by",
+    "encode_pop",
+    "escape_payload",
     "seal",
-    "wire_text",
+    "unescape_payload",
 ]
 
 DIGEST_BYTES = 16
@@ -84,7 +84,7 @@ class Operation:
         conflict. Only the writer can compute it: other replicas may lack popped payloads."""
         whole = hashlib.sha256(self.head(session_key))
         for payload in self.payloads:
-            whole.update(hashlib.sha256(wire_text(payload).encode()).digest())
+            whole.update(hashlib.sha256(escape_payload(payload).encode()).digest())
         return whole.digest()[:DIGEST_BYTES].hex()
 
     def head(self, session_key: str) -> bytes:
@@ -112,7 +112,7 @@ def seal(head: bytes, digest: str, index: int, text: str) -> str:
     return sealed.digest()[:SEAL_BYTES].hex()
 
 
-def wire_text(payload: str) -> str:
+def escape_payload(payload: str) -> str:
     """Escape a payload to ASCII. Other characters only occur inside JSON strings, where an escape
     means the same.
 
@@ -122,16 +122,16 @@ def wire_text(payload: str) -> str:
     return payload if payload.isascii() else _NOT_ASCII.sub(_escape, payload)
 
 
-def own_text(text: str) -> str:
-    """Return the payload of a text from `wire_text`, as orjson writes it. A text that was not made
-    from such a payload is returned unchanged."""
+def unescape_payload(text: str) -> str:
+    """Return the payload of a text from `escape_payload`, as orjson writes it. A text that was not
+    made from such a payload is returned unchanged."""
     if "\\u" not in text:
         return text
     try:
         payload = orjson.dumps(orjson.loads(text)).decode()
     except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
         return text
-    return payload if wire_text(payload) == text else text
+    return payload if escape_payload(payload) == text else text
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -142,7 +142,7 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
-def pop_payload(ref: ItemRef) -> str:
+def encode_pop(ref: ItemRef) -> str:
     """Return the payload of a pop. It includes the item count of the append, so that a replica
     without the append knows when all of its items have been popped."""
     return orjson.dumps(
@@ -150,7 +150,7 @@ def pop_payload(ref: ItemRef) -> str:
     ).decode()
 
 
-def popped_by(payload: str) -> ItemRef:
+def decode_pop(payload: str) -> ItemRef:
     """Decode the payload of a pop.
 
     Raises:
@@ -171,12 +171,12 @@ def popped_by(payload: str) -> ItemRef:
     return ItemRef(Dot(writer, counter), index, count)
 
 
-def clear_payload(frontier: Frontier) -> str:
+def encode_clear(frontier: Frontier) -> str:
     """Return the payload of a clear that removes the operations of ``frontier``."""
     return orjson.dumps(frontier.encode()).decode()
 
 
-def cleared_by(payload: str) -> Frontier:
+def decode_clear(payload: str) -> Frontier:
     """Decode the payload of a clear: the operations that it removes.
 
     Raises:

@@ -15,9 +15,9 @@ from cached_session.history.ops import (
     Kind,
     Operation,
     encode_head,
-    own_text,
+    escape_payload,
     seal,
-    wire_text,
+    unescape_payload,
 )
 
 __all__ = ["PART_BYTES", "Part", "assemble", "cut", "is_intact", "part_count", "split"]
@@ -73,7 +73,7 @@ def cut(text: str) -> list[str]:
 def part_count(payload: str) -> int:
     """Return the number of parts of a payload."""
     # A character takes at most twelve ASCII characters: two escapes of six.
-    return 1 if len(payload) * 12 <= PART_BYTES else len(cut(wire_text(payload)))
+    return 1 if len(payload) * 12 <= PART_BYTES else len(cut(escape_payload(payload)))
 
 
 def split(op: Operation, digest: str, key: str) -> list[Part]:
@@ -96,7 +96,7 @@ def split(op: Operation, digest: str, key: str) -> list[Part]:
         )
         for index, payload in enumerate(op.payloads)
         if payload != GONE
-        for text in (wire_text(payload),)
+        for text in (escape_payload(payload),)
         for pieces, sealed in ((cut(text), seal(head, digest, index, text)),)
         for number, piece in enumerate(pieces)
     ]
@@ -127,7 +127,7 @@ def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> O
                     f"payload {index} of operation {first.dot} does not match its seal"
                 )
             text = GONE
-        payloads.append(own_text(text))
+        payloads.append(unescape_payload(text))
     return Operation(
         first.dot, first.kind, first.stamp, first.said_ms, tuple(payloads), first.private
     )

@@ -70,7 +70,7 @@ class Ranges:
         """Return the last counter of the range with ``counter``, which must be in the set."""
         return self._lasts[bisect_right(self._firsts, counter) - 1]
 
-    def upto(self) -> int:
+    def contiguous_end(self) -> int:
         """Return the end of the range that starts at 1; 0 if 1 is not in the set."""
         return self._lasts[0] if self._firsts and self._firsts[0] == 1 else 0
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from cached_session.errors import InvalidArgument
-from cached_session.history.text import folded, readable
+from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import item_rows, search_index
 from cached_session.journal.tables.sessions import session_row
@@ -29,7 +29,7 @@ def words(query: object) -> list[str]:
     Raises:
         InvalidArgument: there is none.
     """
-    found = folded(query).split() if isinstance(query, str) else []
+    found = normalize_text(query).split() if isinstance(query, str) else []
     if not found:
         raise InvalidArgument(f"query={query!r} has no word to look for")
     return found
@@ -102,7 +102,7 @@ def _matches(
 
 
 def _holds(payload: bytes, wanted: list[str]) -> bool:
-    text = folded(readable(payload.decode(errors="replace"))[1])
+    text = normalize_text(role_and_text(payload.decode(errors="replace"))[1])
     return all(word in text for word in wanted)
 
 

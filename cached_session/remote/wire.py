@@ -46,9 +46,9 @@ import orjson
 
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.ids import session_key
+from cached_session.history.item_text import ROLES, role_and_text
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import PART_BYTES, Part, split
-from cached_session.history.text import ROLES, readable
 from cached_session.remote.ids import (
     WIRE_VERSION,
     claim_id,
@@ -199,7 +199,7 @@ def _content(op: Operation, part: Part) -> tuple[str, str]:
         return ("(removed an item)" if op.kind is Kind.POP else "(cleared the session)"), "op"
     if part.part:
         return f"(continued, part {part.part + 1} of {part.parts})", "part"
-    role, text = readable(op.payloads[part.index])
+    role, text = role_and_text(op.payloads[part.index])
     return (HIDDEN if op.private else text), role
 
 

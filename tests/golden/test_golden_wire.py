@@ -21,10 +21,10 @@ from cached_session.history.ops import (
     ItemRef,
     Kind,
     Operation,
-    clear_payload,
-    own_text,
-    pop_payload,
-    wire_text,
+    encode_clear,
+    encode_pop,
+    escape_payload,
+    unescape_payload,
 )
 from cached_session.history.parts import Part, assemble, cut
 from cached_session.journal.tables import schema
@@ -92,9 +92,9 @@ OPERATIONS = {
     "append-private": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], private=True),
     "append-1969": Operation(DOT, Kind.APPEND, 1, -5, ITEMS[:1]),
     "pop": Operation(
-        DOT, Kind.POP, STAMP, SAID, (pop_payload(ItemRef(Dot("zwriter234567", 9), 1, 3)),)
+        DOT, Kind.POP, STAMP, SAID, (encode_pop(ItemRef(Dot("zwriter234567", 9), 1, 3)),)
     ),
-    "clear": Operation(DOT, Kind.CLEAR, STAMP, SAID, (clear_payload(Frontier.of(CLEARED)),)),
+    "clear": Operation(DOT, Kind.CLEAR, STAMP, SAID, (encode_clear(Frontier.of(CLEARED)),)),
 }
 
 
@@ -114,7 +114,9 @@ def test_what_was_written_once_is_still_read(name: str) -> None:
     assert all(isinstance(part, Part) for part in parts)
     op = assemble(parts, key)  # type: ignore[arg-type]
     written = OPERATIONS[name]
-    assert op == replace(written, payloads=tuple(own_text(wire_text(p)) for p in written.payloads))
+    assert op == replace(
+        written, payloads=tuple(unescape_payload(escape_payload(p)) for p in written.payloads)
+    )
     assert [json.loads(p) for p in op.payloads] == [json.loads(p) for p in written.payloads]
     assert {part.digest for part in parts} == {op.digest(key)}  # type: ignore[union-attr]
 
@@ -122,7 +124,7 @@ def test_what_was_written_once_is_still_read(name: str) -> None:
 def test_the_long_item_takes_parts() -> None:
     """The golden append has three items, one of which is 60 KB and lies in several memories."""
     assert 60_000 < len(ITEMS[1].encode()) < 62_000
-    parts = len(cut(wire_text(ITEMS[1])))
+    parts = len(cut(escape_payload(ITEMS[1])))
     assert parts > 3
     assert [m["metadata"]["cs_p"] for m in golden("append")] == [1, *[parts] * parts, 1]
     assert {m["metadata"]["cs_v"] for m in golden("append")} == {WIRE_VERSION}

@@ -18,10 +18,10 @@ from cached_session.history.ops import (
     ItemRef,
     Kind,
     Operation,
-    clear_payload,
-    cleared_by,
-    pop_payload,
-    popped_by,
+    decode_clear,
+    decode_pop,
+    encode_clear,
+    encode_pop,
 )
 from cached_session.history.parts import Part, split
 from tests.property.reference_model import order
@@ -63,7 +63,7 @@ def wholly_popped(ops: Iterable[Operation]) -> set[Dot]:
     sizes: dict[Dot, int] = {}
     for op in ops:
         if op.kind is Kind.POP:
-            ref = popped_by(op.payloads[0])
+            ref = decode_pop(op.payloads[0])
             named.setdefault(ref.dot, set()).add(ref.index)
             sizes[ref.dot] = ref.count
     return {dot for dot, indexes in named.items() if len(indexes) == sizes[dot]}
@@ -75,7 +75,7 @@ def frontier_of(ops: Iterable[Operation]) -> set[Dot]:
     ops = list(ops)
     here = {op.dot for op in ops}
     gone = wholly_popped(ops)
-    covers = [cleared_by(op.payloads[0]) for op in ops if op.kind is Kind.CLEAR]
+    covers = [decode_clear(op.payloads[0]) for op in ops if op.kind is Kind.CLEAR]
     writers = {dot.writer for dot in here | gone} | {w for c in covers for w in c.writers()}
     found = set(here)
     for writer in writers:
@@ -101,7 +101,7 @@ def complete(arrived: Iterable[Part], own: Iterable[Operation], ops: dict[Dot, O
             (ref.dot, ref.index)
             for dot in applied
             if ops[dot].kind is Kind.POP
-            for ref in [popped_by(ops[dot].payloads[0])]
+            for ref in [decode_pop(ops[dot].payloads[0])]
         }
         more = {
             dot
@@ -188,10 +188,10 @@ def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
             ]
             # Items that nobody has ever shown can be named too.
             items += [ItemRef(Dot("ghostwriter", 1 + size // 2), size % 2, 2)]
-            op = writer.write(Kind.POP, (pop_payload(items[choice % len(items)]),))
+            op = writer.write(Kind.POP, (encode_pop(items[choice % len(items)]),))
         else:
             covered = Frontier.of(frontier_of(writer.known.values()))
-            op = writer.write(Kind.CLEAR, (clear_payload(covered),))
+            op = writer.write(Kind.CLEAR, (encode_clear(covered),))
         ops[op.dot] = op
     return ops
 
@@ -210,7 +210,7 @@ class Delivery:
             (ref.dot, ref.index)
             for op in ops.values()
             if op.kind is Kind.POP
-            for ref in [popped_by(op.payloads[0])]
+            for ref in [decode_pop(op.payloads[0])]
         }
         parts = [
             part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
+from cached_session.history.ops import Dot, Kind, Operation, decode_clear, decode_pop
 
 __all__ = ["order", "visible"]
 
@@ -24,9 +24,9 @@ def visible(ops: Iterable[Operation]) -> list[tuple[Dot, int, str]]:
     the operations are given, and repetitions, do not change the result.
     """
     known = {op.dot: op for op in ops}.values()
-    refs = [popped_by(op.payloads[0]) for op in known if op.kind is Kind.POP]
+    refs = [decode_pop(op.payloads[0]) for op in known if op.kind is Kind.POP]
     popped = {(ref.dot, ref.index) for ref in refs}
-    cleared = [cleared_by(op.payloads[0]) for op in known if op.kind is Kind.CLEAR]
+    cleared = [decode_clear(op.payloads[0]) for op in known if op.kind is Kind.CLEAR]
     return [
         (op.dot, index, payload)
         for op in sorted((op for op in known if op.kind is Kind.APPEND), key=order)

@@ -14,10 +14,10 @@ from cached_session.history.ops import (
     Dot,
     ItemRef,
     Kind,
-    clear_payload,
-    cleared_by,
-    pop_payload,
-    popped_by,
+    decode_clear,
+    decode_pop,
+    encode_clear,
+    encode_pop,
 )
 from cached_session.history.ranges import Ranges
 from tests.property.histories import histories
@@ -92,7 +92,7 @@ def test_a_frontier_is_the_set_of_its_dots(added) -> None:
         mine = {counter for w, counter in known if w == writer}
         missing = [counter for counter in range(1, max(mine, default=0)) if counter not in mine]
         first_missing = next(c for c in range(1, 100) if c not in mine)
-        assert frontier.upto(writer) == first_missing - 1
+        assert frontier.contiguous_end(writer) == first_missing - 1
         for most in (0, 1, 3, 100):
             assert frontier.gaps(writer, most) == missing[:most]
     assert frontier == Frontier.of(reversed(added))
@@ -143,7 +143,7 @@ def test_an_encoded_frontier_comes_back(added) -> None:
     """Encoding and decoding, also through JSON and a clear's payload, gives an equal frontier."""
     frontier = Frontier.of(added)
     assert Frontier.decode(json.loads(json.dumps(frontier.encode()))) == frontier
-    assert cleared_by(clear_payload(frontier)) == frontier
+    assert decode_clear(encode_clear(frontier)) == frontier
 
 
 json_like = st.recursive(
@@ -160,7 +160,7 @@ json_like = st.recursive(
 def test_a_nonsense_payload_is_a_value_error(data) -> None:
     """No pop and no clear can be read out of other JSON, and refusing it never raises else."""
     text = json.dumps(data)
-    for read, back in ((popped_by, pop_payload), (cleared_by, clear_payload)):
+    for read, back in ((decode_pop, encode_pop), (decode_clear, encode_clear)):
         try:
             found = read(text)
         except ValueError:
@@ -212,14 +212,14 @@ def test_a_frontier_of_another_shape_is_refused(data) -> None:
 def test_a_pop_that_names_no_item_is_refused(data) -> None:
     """A pop names a writer, a counter from 1 and an index within the batch, all of their types."""
     with pytest.raises(ValueError):  # noqa: PT011
-        popped_by(json.dumps(data))
+        decode_pop(json.dumps(data))
 
 
 @given(st.text(max_size=8), st.integers(1, (1 << 53) - 1), st.integers(0, 5), st.integers(1, 5))
 def test_a_pop_names_its_item(writer, counter, index, more) -> None:
     """What a pop's payload names is what it was made for."""
     ref = ItemRef(Dot(writer, counter), index, index + more)
-    assert popped_by(pop_payload(ref)) == ref
+    assert decode_pop(encode_pop(ref)) == ref
 
 
 @pytest.mark.promise(number=4)
@@ -238,7 +238,7 @@ def test_what_is_shown_is_whole_batches_minus_what_was_named(ops) -> None:
     shown = []
     for _, dot in sorted((op.stamp, op.dot) for op in ops.values() if op.kind is Kind.APPEND):
         for index, text in enumerate(ops[dot].payloads):
-            pop = json.loads(pop_payload(ItemRef(dot, index, len(ops[dot].payloads))))
+            pop = json.loads(encode_pop(ItemRef(dot, index, len(ops[dot].payloads))))
             gone = any(
                 json.loads(op.payloads[0]) == pop
                 if op.kind is Kind.POP

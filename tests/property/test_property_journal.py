@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cached_session.history.ops import Dot, Kind, Operation, cleared_by, popped_by
+from cached_session.history.ops import Dot, Kind, Operation, decode_clear, decode_pop
 from cached_session.history.parts import Part, split
 from cached_session.journal.tables import item_rows, writes
 from tests.property.histories import (
@@ -188,11 +188,11 @@ def _write(
     if op.kind is Kind.APPEND:
         assert list(op.payloads) == texts
     elif op.kind is Kind.POP:
-        ref = popped_by(op.payloads[0])
+        ref = decode_pop(op.payloads[0])
         assert (ref.dot, ref.index) == shown[-1][:2]
     else:
         # What a clear before it covers, as all know by now, it need not repeat.
-        covers = [cleared_by(c.payloads[0]) for c in [*applied, op] if c.kind is Kind.CLEAR]
+        covers = [decode_clear(c.payloads[0]) for c in [*applied, op] if c.kind is Kind.CLEAR]
         appends = [seen for seen in applied if seen.kind is Kind.APPEND]
         assert all(any(seen.dot in cover for cover in covers) for seen in appends)
         # Nobody looks for what a clear names: a clear is looked for until it is there.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cached_session.errors import JournalError
-from cached_session.history.ops import Dot, Kind, Operation, cleared_by
+from cached_session.history.ops import Dot, Kind, Operation, decode_clear
 from cached_session.history.parts import Part, part_count
 from cached_session.journal import compaction
 from cached_session.journal.tables import audit_state, gaps, outbox, writes
@@ -202,7 +202,7 @@ class Exchange(RuleBasedStateMachine):
             self.note_holes(who)
             assert self.replicas[who].rows("SELECT * FROM parts") == []
         expected = [list(row) for row in visible(self.ops.values())]
-        covers = [cleared_by(op.payloads[0]) for op in self.ops.values() if op.kind is Kind.CLEAR]
+        covers = [decode_clear(op.payloads[0]) for op in self.ops.values() if op.kind is Kind.CLEAR]
         for replica in self.replicas:
             shown = replica.rows(
                 "SELECT writer, counter, idx, payload FROM items ORDER BY stamp, "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import agent_id, session_key
-from cached_session.history.ops import Dot, popped_by
+from cached_session.history.ops import Dot, decode_pop
 from cached_session.options import SyncOptions
 from cached_session.remote.ids import claim_id, memory_id
 from cached_session.runtime import Runtime
@@ -292,7 +292,7 @@ class Device:
                 (name, process.engine.writer),
             )
             for writer, counter, body in rows:
-                ref = popped_by(body)
+                ref = decode_pop(body)
                 if (ref.dot, ref.index) == (add.dot, index):
                     return Dot(writer, counter)
             raise Broken(f"{process.name} was given {key} and has recorded no pop of it")
@@ -351,7 +351,7 @@ class Device:
                 "SELECT writer, counter, kind, body FROM ops WHERE seq > ? ORDER BY seq", (applied,)
             ).fetchall()
         )
-        pops = [popped_by(body) for _, _, kind, body in written if kind == "pop"]
+        pops = [decode_pop(body) for _, _, kind, body in written if kind == "pop"]
         if [oracle.key(name, ref.dot, ref.index) for ref in pops] != gone:
             raise Broken(f"replacing {gone} recorded {pops}")
         if [kind for _, _, kind, _ in written] != ["pop"] * len(gone) + ["append"] * bool(keys):

@@ -54,17 +54,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "clear: the frontier covers operations that have not arrived": (
         "journal/tables/writes.py",
-        "clear_payload(tx.unsettled())",
-        "clear_payload(_all_of(tx.frontier()))",
+        "encode_clear(tx.unsettled())",
+        "encode_clear(_all_of(tx.frontier()))",
     ),
     "clear: the frontier names earlier clears": (
         "journal/tables/apply.py",
-        "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
-        "if kind == Kind.POP.value and self._place(popped_by(body).dot) is None:",
+        "if kind == Kind.CLEAR.value or self._place(decode_pop(body).dot) is None:",
+        "if kind == Kind.POP.value and self._place(decode_pop(body).dot) is None:",
     ),
     "clear: the frontier names a pop whose item has not arrived": (
         "journal/tables/apply.py",
-        "if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:",
+        "if kind == Kind.CLEAR.value or self._place(decode_pop(body).dot) is None:",
         "if kind == Kind.CLEAR.value:",
     ),
     "claim: won whatever the server responds": (

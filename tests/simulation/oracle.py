@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cached_session.history.ops import Dot, Kind, Operation, popped_by
+from cached_session.history.ops import Dot, Kind, Operation, decode_pop
 from cached_session.journal.tables.states import PENDING
 from tests.property.reference_model import visible
 
@@ -216,7 +216,9 @@ class Oracle:
             "JOIN sessions s ON s.id = o.session WHERE s.session_id = ? AND o.kind = 'pop'",
             (session,),
         )
-        refs = [popped_by(body) for *dot, body in rows if (session, Dot(*dot)) not in self.removals]
+        refs = [
+            decode_pop(body) for *dot, body in rows if (session, Dot(*dot)) not in self.removals
+        ]
         return {self.key(session, ref.dot, ref.index) for ref in refs}
 
     def check_journal(self, conn: sqlite3.Connection, session: str) -> None:

@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from cached_session.history.ids import agent_id, session_key
-from cached_session.history.ops import Dot, cleared_by, popped_by
+from cached_session.history.ops import Dot, decode_clear, decode_pop
 from cached_session.history.parts import part_count
 from cached_session.journal import get_items, search
 from cached_session.journal.tables.schema import FORMAT
@@ -161,7 +161,7 @@ class World:
         for other in self.server.ids(agent):
             said = (self.server.memory(agent, other) or {})["metadata"]
             if said["cs_op"] == "pop":
-                ref = popped_by(said["cs_x"])
+                ref = decode_pop(said["cs_x"])
                 if ref.dot == dot and ref.index == int(index):
                     return
             elif said["cs_op"] == "clear":
@@ -169,7 +169,7 @@ class World:
                 parts[said["cs_j"]] = said["cs_x"]
                 if len(parts) == said["cs_p"]:
                     payload = "".join(text for _, text in sorted(parts.items()))
-                    if dot in cleared_by(payload):
+                    if dot in decode_clear(payload):
                         return
         self.errors.append(f"{identity} is forgotten before its removal is on the server")
 

@@ -21,8 +21,8 @@ from cached_session.history.ops import (
     ItemRef,
     Kind,
     Operation,
-    cleared_by,
-    popped_by,
+    decode_clear,
+    decode_pop,
 )
 from cached_session.journal.recovery import row_check
 from cached_session.journal.sqlite.db_errors import is_passing
@@ -384,9 +384,9 @@ def _operation(conn: sqlite3.Connection, row: tuple[Any, ...], losses: _Losses) 
         if kind == Kind.APPEND.value:
             texts, lost = _payloads(conn, (session, stamp, writer, counter), count, live)
         elif kind == Kind.POP.value:
-            popped_by(body)
+            decode_pop(body)
         else:
-            cleared_by(body)
+            decode_clear(body)
         # What was to be kept out of the server's index must not get there.
         is_private = private not in (0, False)
         op = Operation(Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), is_private)

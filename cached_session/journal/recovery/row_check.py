@@ -15,20 +15,20 @@ import sqlite3
 from functools import cache
 
 from cached_session.history.clock import MAX_STAMP
-from cached_session.history.frontier import MOST
+from cached_session.history.frontier import INTEGER_LIMIT
 from cached_session.journal.recovery import schema_check
 from cached_session.journal.tables.row_bounds import ITEMS_MOST, PARTS_MOST
 
 __all__ = ["is_fact", "is_name", "nonsense", "rule"]
 
 YES_OR_NO = "BETWEEN 0 AND 1"
-COUNTER = f"BETWEEN 1 AND {MOST}"
+COUNTER = f"BETWEEN 1 AND {INTEGER_LIMIT}"
 INDEX = f"BETWEEN -1 AND {ITEMS_MOST}"
 STAMP = f"BETWEEN 0 AND {MAX_STAMP}"
-TIME = f"BETWEEN -{MOST} AND {MOST}"
+TIME = f"BETWEEN -{INTEGER_LIMIT} AND {INTEGER_LIMIT}"
 BOUNDS = {
     "asked": "BETWEEN 0 AND 3",
-    "by_counter": f"BETWEEN 0 AND {MOST}",
+    "by_counter": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "bytes": ">= 0",
     "codec": YES_OR_NO,
     "conflicted": YES_OR_NO,
@@ -38,7 +38,7 @@ BOUNDS = {
     "created_ms": TIME,
     "digest": "<> ''",
     "explained": YES_OR_NO,
-    "failures": f"BETWEEN 0 AND {MOST}",
+    "failures": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "first": COUNTER,
     "ground": TIME,
     "ground_ms": TIME,
@@ -46,7 +46,7 @@ BOUNDS = {
     "hydrated": YES_OR_NO,
     "idx": INDEX,
     "items": ">= 0",
-    "last": f"BETWEEN first AND {MOST}",
+    "last": f"BETWEEN first AND {INTEGER_LIMIT}",
     "last_ms": TIME,
     "live": "BETWEEN 0 AND count",
     "met": YES_OR_NO,
@@ -55,18 +55,18 @@ BOUNDS = {
     "part": f"BETWEEN 0 AND {PARTS_MOST}",
     "parts": f"BETWEEN 1 AND {PARTS_MOST}",
     "parts.kind": "IN ('append', 'pop', 'clear')",
-    "pause_ms": f"BETWEEN 0 AND {MOST}",
+    "pause_ms": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "private": YES_OR_NO,
     "pulled_ms": TIME,
-    "revision": f"BETWEEN 0 AND {MOST}",
+    "revision": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "run_stamp": STAMP,
     "said_ms": TIME,
     "since_ms": TIME,
     "stamp": STAMP,
     "state": "BETWEEN 0 AND 3",
-    "tries": f"BETWEEN 0 AND {MOST}",
+    "tries": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "until_ms": TIME,
-    "upto": f"BETWEEN 0 AND {MOST}",
+    "upto": f"BETWEEN 0 AND {INTEGER_LIMIT}",
 }
 """By column, or by table and column: what an integer or a word can be, besides its type."""
 ANY = {"sessions.session_id": "IN ('text', 'blob')", "items.payload": "<> 'null'"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
-from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, cleared_by, popped_by
+from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, decode_clear, decode_pop
 from cached_session.history.ranges import Ranges
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.sqlite.tracked_connection import changing
@@ -259,7 +259,7 @@ class SessionTransaction:
         if counter is not None:
             known.applied.add(counter)
         while True:
-            following = known.applied.upto() + 1
+            following = known.applied.contiguous_end() + 1
             if following in known.cleared:
                 known.applied.add(following, known.cleared.end_of(following))
             elif self.wholly_popped(writer, following):
@@ -304,9 +304,9 @@ class SessionTransaction:
             return self._append(op, known, codecs)
         self.flush()
         if op.kind is Kind.POP:
-            self._pop(popped_by(op.payloads[0]), op.dot if own else None)
+            self._pop(decode_pop(op.payloads[0]), op.dot if own else None)
         else:
-            covered = cleared_by(op.payloads[0])
+            covered = decode_clear(op.payloads[0])
             self._clear(covered, op.dot if own else None)
             if state == ACKED:
                 self.settle(covered)
@@ -402,7 +402,7 @@ class SessionTransaction:
             "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
             (self.session,),
         ):
-            if kind == Kind.CLEAR.value or self._place(popped_by(body).dot) is None:
+            if kind == Kind.CLEAR.value or self._place(decode_pop(body).dot) is None:
                 needed.append((writer, counter))
         return needed
 
@@ -528,7 +528,7 @@ class SessionTransaction:
             known.changed = known.cleared_changed = False
 
     def _write_applied(self, writer: str, known: _Known) -> None:
-        key, upto = (self.session, writer), known.applied.upto()
+        key, upto = (self.session, writer), known.applied.contiguous_end()
         self.conn.execute(
             "INSERT INTO frontier VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from cached_session.history.clock import stamp_ms
-from cached_session.history.ops import popped_by
+from cached_session.history.ops import decode_pop
 from cached_session.journal.tables import item_rows
 from cached_session.journal.tables.item_rows import Position
 from cached_session.journal.tables.outbox import newest
@@ -181,7 +181,7 @@ class _Step:
             "SELECT body FROM ops WHERE seq > ? AND session = ? AND kind = 'pop'",
             (seq, self.session),
         ).fetchall():
-            ref = popped_by(body)
+            ref = decode_pop(body)
             op = self._op(ref.dot)
             if op is not None:
                 position = (op.stamp, *ref.dot, ref.index)

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cached_session.history.ops import Dot, Kind, Operation, popped_by
+from cached_session.history.ops import Dot, Kind, Operation, decode_pop
 from cached_session.history.parts import Part, assemble
 from cached_session.journal.tables.apply import SessionTransaction
 
@@ -93,7 +93,7 @@ def _completed_by_pops(tx: SessionTransaction, applied: Sequence[Operation]) -> 
     """Appends of which some parts wait here and of which more has just been popped: what is popped
     is not waited for."""
     return sorted(
-        {popped_by(op.payloads[0]).dot for op in applied if op.kind is Kind.POP}
+        {decode_pop(op.payloads[0]).dot for op in applied if op.kind is Kind.POP}
         if tx.has("parts")
         else set()
     )

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation, cleared_by, popped_by
+from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear, decode_pop
 from cached_session.journal.sqlite.codec import EXACT, decode_rows
 from cached_session.journal.sqlite.tracked_connection import queueing
 from cached_session.journal.tables.apply import SessionTransaction
@@ -176,7 +176,7 @@ def ack(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
             (session_id,) = session_ids([(name,)])
             tx = SessionTransaction.begin(conn, session_id)
             if tx is not None:
-                tx.settle(cleared_by(body))
+                tx.settle(decode_clear(body))
 
 
 def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -282,7 +282,7 @@ def _keep_pops(tx: SessionTransaction, dot: Dot) -> None:
     bodies = tx.conn.execute(
         f"SELECT body FROM ops WHERE session = ? AND kind = '{Kind.POP.value}'", (tx.session,)
     )
-    named = [ref for (body,) in bodies if (ref := popped_by(body)).dot == dot]
+    named = [ref for (body,) in bodies if (ref := decode_pop(body)).dot == dot]
     if named:
         tx.conn.executemany(
             "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cached_session.history.clock import MAX_STAMP
-from cached_session.history.frontier import MOST
+from cached_session.history.frontier import INTEGER_LIMIT
 
 __all__ = ["ITEMS_MOST", "PARTS_MOST", "check_memories", "check_operation"]
 
@@ -24,7 +24,7 @@ def check_memories(writer: object, counter: object, index: object, parts: object
     if not (
         isinstance(writer, str)
         and type(counter) is type(index) is type(parts) is int
-        and 1 <= counter <= MOST
+        and 1 <= counter <= INTEGER_LIMIT
         and -1 <= index <= ITEMS_MOST
         and 1 <= parts <= PARTS_MOST
     ):
@@ -43,9 +43,9 @@ def check_operation(
         isinstance(writer, str)
         and isinstance(digest, str)
         and type(counter) is type(stamp) is type(said_ms) is type(count) is int
-        and 1 <= counter <= MOST
+        and 1 <= counter <= INTEGER_LIMIT
         and 0 <= stamp <= MAX_STAMP
-        and -MOST <= said_ms <= MOST
+        and -INTEGER_LIMIT <= said_ms <= INTEGER_LIMIT
         and 1 <= count <= ITEMS_MOST
     ):
         raise ValueError("it makes no sense")

@@ -27,7 +27,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from cached_session.history.text import folded, readable
+from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.journal.sqlite.db_errors import is_passing
 
 __all__ = [
@@ -219,7 +219,7 @@ def _last(conn: sqlite3.Connection) -> int:
 
 def document(session: int, payloads: Iterable[str]) -> str:
     """What is indexed of an operation: the readable text of its visible items, folded."""
-    text = "\n".join([folded(readable(payload)[1]) for payload in payloads])
+    text = "\n".join([normalize_text(role_and_text(payload)[1]) for payload in payloads])
     if text.isascii():
         return f"{_mark(session)}{text}"
     runs = [SEPARATOR.join(run) for run in WIDE.findall(text)]

@@ -15,8 +15,8 @@ from cached_session.history.ops import (
     ItemRef,
     Kind,
     Operation,
-    clear_payload,
-    pop_payload,
+    encode_clear,
+    encode_pop,
 )
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.sqlite.tracked_connection import Version, queueing, version_of
@@ -168,7 +168,7 @@ def remove(
 
 
 def _pop(tx: SessionTransaction, author: Author, ref: ItemRef) -> None:
-    op = _operation(tx, author, Kind.POP, (pop_payload(ref),), private=False)
+    op = _operation(tx, author, Kind.POP, (encode_pop(ref),), private=False)
     tx.apply(op, state=PENDING, own=True)
     tx.finish()
 
@@ -215,7 +215,7 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
     (items,) = conn.execute("SELECT items FROM sessions WHERE id = ?", (tx.session,)).fetchone()
     if not items:
         return
-    op = _operation(tx, author, Kind.CLEAR, (clear_payload(tx.unsettled()),), private=False)
+    op = _operation(tx, author, Kind.CLEAR, (encode_clear(tx.unsettled()),), private=False)
     tx.apply(op, state=PENDING, own=True)
     tx.finish()
 
@@ -241,5 +241,5 @@ def _operation(
         gap_ms=author.run_gap_ms,
     )
     mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
-    dot = Dot(author.writer, mine.applied.upto() + 1)
+    dot = Dot(author.writer, mine.applied.contiguous_end() + 1)
     return Operation(dot, kind, run.stamp, author.now_ms, payloads, private)

@@ -11,7 +11,7 @@ import pytest
 from cached_session import UnreadableItem
 from cached_session.adapters.item_format import ItemFormat, format_call, join_texts
 from cached_session.cli.render_history import gist
-from cached_session.history.text import readable
+from cached_session.history.item_text import role_and_text
 from cached_session.journal.sqlite.codec import encode_items
 
 MINE = ItemFormat("langchain.message")
@@ -28,7 +28,7 @@ def test_people_and_search_see_role_and_text() -> None:
     """The command line, search and the server's recall show what was said, not how it is kept."""
     item = MINE.encode("user", "Where is my bag?", {"type": "human"})
     ((payload, _),) = encode_items([item])
-    assert readable(payload) == ("user", "Where is my bag?")
+    assert role_and_text(payload) == ("user", "Where is my bag?")
     assert gist(item) == "user: Where is my bag?"
 
 

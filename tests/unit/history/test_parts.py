@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation, own_text, wire_text
+from cached_session.history.ops import GONE, Dot, Kind, Operation, escape_payload, unescape_payload
 from cached_session.history.parts import (
     PART_BYTES,
     Part,
@@ -41,7 +41,7 @@ def parts_of(op: Operation) -> list[Part]:
 def test_a_payload_is_cut_between_characters_and_joins_again(payload: str) -> None:
     """Whatever characters fall on the edges, parts are ASCII of at most the limit, none begins or
     ends with a space beside which it was cut, and they join byte for byte."""
-    text = wire_text(payload)
+    text = escape_payload(payload)
     pieces = cut(text)
     assert "".join(pieces) == text
     assert text.isascii()
@@ -64,9 +64,9 @@ def test_no_part_is_cut_beside_a_space() -> None:
 def test_a_payload_is_ascii_on_the_wire_and_itself_at_home(value: str) -> None:
     """Nothing on the way can change what is only letters, digits and backslashes."""
     payload = orjson.dumps({"content": value}).decode()
-    assert wire_text(payload).isascii()
-    assert json.loads(wire_text(payload)) == {"content": value}
-    assert own_text(wire_text(payload)) == payload
+    assert escape_payload(payload).isascii()
+    assert json.loads(escape_payload(payload)) == {"content": value}
+    assert unescape_payload(escape_payload(payload)) == payload
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])

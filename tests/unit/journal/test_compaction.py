@@ -8,7 +8,7 @@ import pytest
 
 from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
-from cached_session.history.ops import Dot, Kind, Operation, clear_payload
+from cached_session.history.ops import Dot, Kind, Operation, encode_clear
 from cached_session.history.parts import split
 from cached_session.journal import compaction
 from cached_session.journal.journal import Journal
@@ -112,7 +112,7 @@ def test_a_pruned_operation_that_comes_again_stays_hidden(journal: Journal) -> N
     """A server that goes back to an old backup shows it once more; the clear covers it."""
     old = Operation(Dot(PEER, 1), Kind.APPEND, 7, 0, ('"old"',))
     covered = Frontier.of([old.dot])
-    wipe = Operation(Dot(PEER, 2), Kind.CLEAR, 7, 0, (clear_payload(covered),))
+    wipe = Operation(Dot(PEER, 2), Kind.CLEAR, 7, 0, (encode_clear(covered),))
     receive(journal, old)
     receive(journal, wipe)
     assert prune(journal) == 1

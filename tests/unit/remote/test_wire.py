@@ -17,10 +17,10 @@ from cached_session.history.ops import (
     ItemRef,
     Kind,
     Operation,
-    clear_payload,
-    own_text,
-    pop_payload,
-    wire_text,
+    encode_clear,
+    encode_pop,
+    escape_payload,
+    unescape_payload,
 )
 from cached_session.history.parts import Part, assemble
 from cached_session.remote.ids import memory_id, namespace, placeholder_id, version_of
@@ -78,16 +78,16 @@ def test_an_operation_comes_back_from_the_wire(
     in any session, and the same operation always gives the same memories."""
     dot = Dot(writer, counter)
     op = append(*payloads, dot=dot, stamp=stamp, said_ms=said_ms, private=private)
-    own = tuple(own_text(wire_text(payload)) for payload in payloads)
+    own = tuple(unescape_payload(escape_payload(payload)) for payload in payloads)
     assert received(op, session) == replace(op, payloads=own)
     assert memories(op, session) == memories(copy.deepcopy(op), session)
 
 
 def test_pops_and_clears_come_back_from_the_wire() -> None:
     """A pop and a clear are memories like any other, even a clear that takes several parts."""
-    pop = Operation(DOT, Kind.POP, 5, 6, (pop_payload(ItemRef(Dot("x" * 12, 3), 1, 2)),))
+    pop = Operation(DOT, Kind.POP, 5, 6, (encode_pop(ItemRef(Dot("x" * 12, 3), 1, 2)),))
     many = Frontier.of((f"writer{letter * 8}", 2 * n + 1) for letter in "ab" for n in range(3000))
-    clear = Operation(DOT, Kind.CLEAR, 5, 6, (clear_payload(many),))
+    clear = Operation(DOT, Kind.CLEAR, 5, 6, (encode_clear(many),))
     assert received(pop) == pop
     assert received(clear) == clear
     assert len(memories(clear)) > 1

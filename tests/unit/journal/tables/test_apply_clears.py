@@ -13,9 +13,9 @@ from cached_session.history.ops import (
     ItemRef,
     Kind,
     Operation,
-    clear_payload,
-    cleared_by,
-    pop_payload,
+    decode_clear,
+    encode_clear,
+    encode_pop,
 )
 from cached_session.history.parts import split
 from cached_session.journal.journal import Journal
@@ -78,12 +78,12 @@ def holes(here: Journal) -> set[tuple[str, int]]:
 def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_found() -> None:
     """A replica that has the later clear and not the earlier one knows that one is missing."""
     first = append(A, 1, 10)
-    earlier = Operation(Dot(X, 1), Kind.CLEAR, 20, 0, (clear_payload(Frontier.of([(A, 1)])),))
+    earlier = Operation(Dot(X, 1), Kind.CLEAR, 20, 0, (encode_clear(Frontier.of([(A, 1)])),))
     between = append(X, 2, 20)
     writer = journal()
     receive(writer, first, earlier, between)
     later = clear(writer, Y)
-    assert cleared_by(later.payloads[0]) == Frontier.of([(X, 2)])
+    assert decode_clear(later.payloads[0]) == Frontier.of([(X, 2)])
 
     reader = journal()
     receive(reader, first, later)
@@ -97,12 +97,12 @@ def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_
 def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None:
     """A pop that came before its item is still needed after a clear that never saw the item."""
     target = append(A, 1, 10)
-    popped = Operation(Dot(P, 1), Kind.POP, 20, 0, (pop_payload(ItemRef(target.dot, 0, 2)),))
+    popped = Operation(Dot(P, 1), Kind.POP, 20, 0, (encode_pop(ItemRef(target.dot, 0, 2)),))
     after = append(P, 2, 20)
     writer = journal()
     receive(writer, popped, after)
     later = clear(writer, Y)
-    assert cleared_by(later.payloads[0]) == Frontier.of([(P, 2)])
+    assert decode_clear(later.payloads[0]) == Frontier.of([(P, 2)])
 
 
 def test_a_clear_names_nothing_twice() -> None:
@@ -111,7 +111,7 @@ def test_a_clear_names_nothing_twice() -> None:
     for round_ in range(3):
         receive(here, append(A, round_ + 1, 10 + round_))
         made = clear(here, Y)
-        assert cleared_by(made.payloads[0]).encode() == {A: [[round_ + 1, round_ + 1]]}
+        assert decode_clear(made.payloads[0]).encode() == {A: [[round_ + 1, round_ + 1]]}
         seqs = here.read_blocking(lambda conn: [out.seq for out in outbox.load(conn, "1", ())])
         here.write_blocking(lambda conn, seqs=seqs: outbox.ack(conn, seqs))
 
@@ -119,9 +119,9 @@ def test_a_clear_names_nothing_twice() -> None:
 def test_what_a_pop_names_is_known_to_exist() -> None:
     """An append of which only a pop has arrived is looked for, unless all of it is popped."""
     here = journal()
-    receive(here, Operation(Dot(P, 1), Kind.POP, 20, 0, (pop_payload(ItemRef(Dot(A, 2), 0, 2)),)))
+    receive(here, Operation(Dot(P, 1), Kind.POP, 20, 0, (encode_pop(ItemRef(Dot(A, 2), 0, 2)),)))
     assert holes(here) == {(A, 1), (A, 2)}
-    receive(here, Operation(Dot(P, 2), Kind.POP, 20, 0, (pop_payload(ItemRef(Dot(A, 2), 1, 2)),)))
+    receive(here, Operation(Dot(P, 2), Kind.POP, 20, 0, (encode_pop(ItemRef(Dot(A, 2), 1, 2)),)))
     assert holes(here) == {(A, 1)}
 
 
@@ -134,7 +134,7 @@ def test_what_another_removed_before_it_was_acked_is_forgotten_after() -> None:
     )
     receive(
         here,
-        Operation(Dot(P, 1), Kind.POP, 1 << 40, 0, (pop_payload(ItemRef(Dot(A, 1), 0, 1)),)),
+        Operation(Dot(P, 1), Kind.POP, 1 << 40, 0, (encode_pop(ItemRef(Dot(A, 1), 0, 1)),)),
     )
     assert items(here) == 0
     due = lambda: here.read_blocking(lambda conn: outbox.forgets_due(conn, SESSION, 9))  # noqa: E731

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from cached_session.history.ids import session_key
-from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, pop_payload
+from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, encode_pop
 from cached_session.history.parts import split
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import (
@@ -228,7 +228,7 @@ def test_what_was_sent_again_is_forgotten_with_anybodys_removal(conn: sqlite3.Co
     take(conn)
     ack_all(conn)
     for counter, out in enumerate((first, second), start=1):
-        removal = pop_payload(ItemRef(out.op.dot, 0, 1))
+        removal = encode_pop(ItemRef(out.op.dot, 0, 1))
         tx = apply.SessionTransaction.begin(conn, S)
         assert tx is not None
         tx.apply(Operation(Dot("other", counter), Kind.POP, 1 << 20, 1, (removal,)))
@@ -333,7 +333,7 @@ def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Conn
     assert arrive(conn, op, parts=slice(1)).incomplete == 1
     assert items(conn) == []
     assert note_holes(conn, S, 0) == 1
-    arrive(conn, remote(2, pop_payload(ItemRef(op.dot, 2, 3)), kind=Kind.POP))
+    arrive(conn, remote(2, encode_pop(ItemRef(op.dot, 2, 3)), kind=Kind.POP))
     (hole,) = holes_due(conn, S, 0, 9)
     assert (hole.dot, hole.count, hole.popped) == (op.dot, 3, {2})
     assert hole.have == {(0, 0)}
@@ -345,12 +345,12 @@ def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Conn
 
 def test_a_pop_alone_tells_how_large_its_batch_is(conn: sqlite3.Connection) -> None:
     """Of an append that nobody here has seen, its pop names the size and what need not come."""
-    pop_one = remote(2, pop_payload(ItemRef(Dot(THEM, 1), 0, 2)), kind=Kind.POP)
+    pop_one = remote(2, encode_pop(ItemRef(Dot(THEM, 1), 0, 2)), kind=Kind.POP)
     arrive(conn, pop_one)
     assert note_holes(conn, S, 0) == 1
     (hole,) = holes_due(conn, S, 0, 9)
     assert (hole.count, hole.popped, hole.have) == (2, {0}, set())
-    arrive(conn, remote(3, pop_payload(ItemRef(Dot(THEM, 1), 1, 2)), kind=Kind.POP))
+    arrive(conn, remote(3, encode_pop(ItemRef(Dot(THEM, 1), 1, 2)), kind=Kind.POP))
     assert note_holes(conn, S, 0) == 0
 
 
@@ -449,7 +449,7 @@ def test_nonsense_that_a_pop_completes_harms_no_other(conn: sqlite3.Connection) 
     arrive(conn, bad, parts=slice(1))
     result = arrive(
         conn,
-        remote(2, pop_payload(ItemRef(bad.dot, 1, 2)), kind=Kind.POP),
+        remote(2, encode_pop(ItemRef(bad.dot, 1, 2)), kind=Kind.POP),
         remote(3, '"good"', stamp=20),
     )
     assert (result.new, result.damaged) == (2, 1)

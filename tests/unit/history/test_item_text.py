@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cached_session.history.text import CONTENT_BYTES, readable
+from cached_session.history.item_text import CONTENT_BYTES, role_and_text
 from cached_session.journal.sqlite.codec import encode_item
 
 fields = st.sampled_from(
@@ -24,7 +24,7 @@ items = st.recursive(
 @given(items)
 def test_any_json_reads_as_something(item: Any) -> None:
     """Every JSON text gives a role and a text that is not empty and that UTF-8 can say."""
-    role, text = readable(json.dumps(item))
+    role, text = role_and_text(json.dumps(item))
     assert role
     assert text
     assert "\x00" not in text
@@ -56,7 +56,7 @@ def test_any_json_reads_as_something(item: Any) -> None:
 )
 def test_an_item_says_what_a_person_would_read(item: Any, said: tuple[str, str]) -> None:
     """Messages give their text, tools their call and their output, the rest its JSON."""
-    assert readable(json.dumps(item, separators=(",", ":"))) == said
+    assert role_and_text(json.dumps(item, separators=(",", ":"))) == said
 
 
 @pytest.mark.parametrize("depth", [100, 254, 300, 5000])
@@ -64,7 +64,7 @@ def test_an_item_says_what_a_person_would_read(item: Any, said: tuple[str, str])
 def test_deep_nesting_is_no_obstacle(depth: int, field: str) -> None:
     """An item nested past what the fast library writes still gives a text."""
     payload = f'{{"type":"x_output","{field}":{{"z":{"[" * depth}{"]" * depth}}}}}'
-    assert readable(payload)[1]
+    assert role_and_text(payload)[1]
 
 
 def test_an_item_that_was_stored_can_be_read_aloud() -> None:
@@ -73,12 +73,12 @@ def test_an_item_that_was_stored_can_be_read_aloud() -> None:
     for _ in range(300):
         deep = [deep]
     payload, _ = encode_item({"role": "user", "content": {"z": deep}})
-    assert readable(payload) == ("item", payload)
+    assert role_and_text(payload) == ("item", payload)
 
 
 def test_a_long_text_is_cut_within_the_limit_and_between_characters() -> None:
     """Readable text stays below what a server takes, and no character is torn."""
-    _, text = readable(json.dumps({"role": "user", "content": "é" + "😀" * 40_000}))
+    _, text = role_and_text(json.dumps({"role": "user", "content": "é" + "😀" * 40_000}))
     assert len(text.encode()) <= CONTENT_BYTES + 10
     assert text.startswith("é😀")
     assert text.endswith("😀 (...)")
@@ -87,6 +87,6 @@ def test_a_long_text_is_cut_within_the_limit_and_between_characters() -> None:
 def test_what_needs_the_exact_codec_is_readable_too() -> None:
     """A lone surrogate is shown as a question mark, and a large number hides no text beside it."""
     payload, _ = encode_item({"role": "user", "content": "half \ud83d"})
-    assert readable(payload) == ("user", "half ?")
+    assert role_and_text(payload) == ("user", "half ?")
     payload, _ = encode_item({"role": "user", "content": "many", "n": 10**30})
-    assert readable(payload) == ("user", "many")
+    assert role_and_text(payload) == ("user", "many")

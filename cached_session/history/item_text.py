@@ -8,20 +8,20 @@ from typing import Any
 
 import orjson
 
-__all__ = ["ROLES", "folded", "readable"]
+__all__ = ["ROLES", "normalize_text", "role_and_text"]
 
 CONTENT_BYTES = 60_000
 """Maximum length of the readable text of an item. The server refuses content over 100,000 bytes."""
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 ROLES = _ROLES | {"item", "reasoning", "tool"}
-"""All roles that `readable` returns."""
+"""All roles that `role_and_text` returns."""
 
 
-def readable(payload: str) -> tuple[str, str]:
+def role_and_text(payload: str) -> tuple[str, str]:
     """Return (role, text) of an item. The text of an item without readable text is its JSON."""
     try:
-        role, text = _role_and_text(_load(payload))
+        role, text = _extract(_load(payload))
     except (ValueError, TypeError, RecursionError):
         # orjson parses deeper nesting than it serialises, and raises TypeError for the rest.
         role, text = "item", ""
@@ -34,7 +34,7 @@ def readable(payload: str) -> tuple[str, str]:
     return role, text
 
 
-def folded(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Normalise a text so that case, width and the form of accents do not matter in a search."""
     return unicodedata.normalize("NFKC", text).casefold()
 
@@ -46,7 +46,7 @@ def _load(payload: str) -> Any:
         return json.loads(payload)
 
 
-def _role_and_text(item: Any) -> tuple[str, str]:
+def _extract(item: Any) -> tuple[str, str]:
     role, text = "item", ""
     if isinstance(item, dict):
         given = item.get("role")
