@@ -71,9 +71,8 @@ def _check_integrity(path: str) -> Finding:
             "journal",
             "fail",
             f"{path} is damaged: {' '.join('; '.join(problems).split())[:200]}",
-            "run cached-session compact: it copies what can be read to a new file and keeps the "
-            "damaged one next to it; a sync fetches the rest from the server; cached-session "
-            "status then shows what was lost",
+            "cached-session compact sets it aside and copies what can be read to a new file; a "
+            "sync fetches the rest from the server; cached-session status then shows what was lost",
         )
     form = f"format {version}" if current else f"format {version}, to be migrated when opened"
     return Finding("journal", "ok", f"{path} is intact ({form})")

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from llama_index.engine.agent.workflow import FunctionAgent
-from llama_index.engine.chat_engine import SimpleChatEngine
-from llama_index.engine.llms import ChatMessage, ImageBlock, MessageRole, MockLLM, TextBlock
-from llama_index.engine.llms.mock import MockFunctionCallingLLM
-from llama_index.engine.memory import ChatMemoryBuffer
-from llama_index.engine.tools import FunctionTool
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.llms import ChatMessage, ImageBlock, MessageRole, MockLLM, TextBlock
+from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.tools import FunctionTool
 
 from cached_session import SessionCache, UnreadableItem, WouldBlock
 from cached_session.adapters import Bridge
@@ -70,7 +70,7 @@ async def test_messages_of_every_kind_come_back_equal() -> None:
 async def test_a_store_behaves_as_llama_indexs_own() -> None:
     """Every method gives what `SimpleChatStore` gives, step by step; a chat without messages is one
     that does not exist."""
-    from llama_index.engine.storage.chat_store import SimpleChatStore
+    from llama_index.core.storage.chat_store import SimpleChatStore
 
     async with SessionCache(":memory:") as cache:
         ours, theirs = CachedChatStore(cache), SimpleChatStore()
