@@ -52,7 +52,7 @@ class Status:
     failing_for: float | None = None
     """Seconds since the first of the latest consecutive failures; None if there are none."""
     is_refused: bool = False
-    """Whether the last failure was a refused key. Also set where no server is configured now."""
+    """True if the last failure was a refused key, even if no server is configured now."""
     incomplete: int = 0
     """Number of operations of which only some parts have arrived."""
     conflicts: int = 0
@@ -68,7 +68,7 @@ class Status:
     """Report about the damaged journal file that this one replaces: why it was set aside, which
     rows were copied from it, and which were lost. None if there was no such file."""
     hydrated: bool = False
-    """Whether the whole history has been fetched from the server at least once."""
+    """True if the whole history has been fetched from the server at least once."""
     last_server: str | None = None
     """URL of the server that the journal synced with last, even if none is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class Progress:
     items: int
     """Number of items that can be read so far."""
     done: bool
-    """Whether the whole history has been fetched."""
+    """True if the whole history has been fetched."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class SyncOptions:
     """Longest time that a write waits for another process's lock on the journal. After it, the
     write raises `JournalError`."""
     search_index: bool = True
-    """Whether the journal has a full-text index, updated with each item. Without it, `search` scans
+    """True: the journal has a full-text index, updated with each item. Without it, `search` scans
     the session. This is a property of the file: the last process to open it decides."""
     max_pending_items: int | None = None
     """Quota of unsent items in the journal, all sessions together; None for no quota. Only
@@ -54,7 +54,7 @@ class SyncOptions:
     spread over the interval, also after restarts. At most 96 audits start in it: with more
     sessions, each is audited less often."""
     listen: bool = True
-    """Whether to keep one event stream open, so that the server can report new operations."""
+    """True: keep one event stream open, so that the server can report new operations."""
     poll_interval_listening: float = 300.0
     """Time between two pulls, of any sessions, while the event stream is open. Pulls are
     still needed then, because events can be lost."""

@@ -42,7 +42,7 @@ class Runtime:
     """Function that returns unique bytes, for writer ids."""
 
     threaded: bool = True
-    """Whether blocking work runs in other threads. A simulation runs everything in one thread."""
+    """True: blocking work runs in other threads. A simulation runs everything in one thread."""
 
     def writer(self) -> str:
         """Return a new writer id."""

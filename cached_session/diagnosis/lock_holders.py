@@ -37,7 +37,7 @@ class Holder:
 
     @property
     def advice(self) -> str:
-        """How to make the process release the lock."""
+        """Commands that make the process release the lock."""
         if self.state.startswith("stopped"):
             return f"kill -CONT {self.pid} continues it, kill -KILL {self.pid} ends it"
         return f"if it hangs, end it: kill {self.pid}"
