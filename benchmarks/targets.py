@@ -1,5 +1,4 @@
-"""What is promised, and how it turned out: each target with what a run measured, and what stands in
-the way of those that are missed."""
+"""The speed targets, the figures of a run for each, and the reasons for missed targets."""
 
 from __future__ import annotations
 
@@ -17,42 +16,43 @@ COLD, LONG = "read 20 after a write", "10000"
 
 @dataclass(frozen=True)
 class Target:
-    """One promise."""
+    """One speed target."""
 
     what: str
+    """Description of the measured value."""
     bound: float
-    is_most: bool
+    is_upper_bound: bool
     measure: Callable[[Parts], float]
-    """From the parts of a run; KeyError or StopIteration where that was not measured."""
-    why: str
-    """What stands in the way where it is missed, as the profile says; no figures."""
+    """Returns the value from the parts of a run; KeyError or StopIteration if it is missing."""
+    reason: str
+    """The reason for missing the target, according to a profile; without figures."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A promise and what became of it; None: not measured."""
+    """A target and the measured value; None if it was not measured."""
 
     target: Target
     measured: float | None
 
     @property
     def is_met(self) -> bool:
-        """Whether it was measured and kept."""
+        """Return whether the target was measured and met."""
         if self.measured is None:
             return False
         bound = self.target.bound
-        return self.measured <= bound if self.target.is_most else self.measured >= bound
+        return self.measured <= bound if self.target.is_upper_bound else self.measured >= bound
 
     @property
     def verdict(self) -> str:
-        """In a word or two."""
+        """Return "met", "**missed**" or "not measured"."""
         return "not measured" if self.measured is None else "met" if self.is_met else "**missed**"
 
 
-def _times(what: str, over: str, under: str, length: str = LONG) -> Callable[[Parts], float]:
+def _ratio(what: str, over: str, under: str, length: str = LONG) -> Callable[[Parts], float]:
     def measure(parts: Parts) -> float:
-        arms = parts["calls"]["histories"][length]["calls"][what]
-        return float(arms[over]["median"] / arms[under]["median"])
+        backends = parts["calls"]["histories"][length]["calls"][what]
+        return float(backends[over]["median"] / backends[under]["median"])
 
     return measure
 
@@ -112,88 +112,87 @@ def _held(parts: Parts) -> float:
     return float(parts["calls"]["histories"][LONG]["held_ms"]["read all"][OURS])
 
 
-def _at_most(what: str, bound: float, measure: Callable[[Parts], float], why: str) -> Target:
-    return Target(what, bound, True, measure, why)
+def _at_most(what: str, bound: float, measure: Callable[[Parts], float], reason: str) -> Target:
+    return Target(what, bound, True, measure, reason)
 
 
-def _at_least(what: str, bound: float, measure: Callable[[Parts], float], why: str) -> Target:
-    return Target(what, bound, False, measure, why)
+def _at_least(what: str, bound: float, measure: Callable[[Parts], float], reason: str) -> Target:
+    return Target(what, bound, False, measure, reason)
 
 
 HOPS = (
-    "The event loop must not wait for the disk, so a write hands its job to the writing thread and "
-    "gets its answer through the loop: one wake-up each way, of a core that sleeps by then. The "
-    "statements are few, as it asks for nothing that the write before it knew; but a commit writes "
-    "a page for each row that the history has and a bare table has not (the operation, its number "
-    "and its two indexes, its writer's frontier, the session), and the disk takes longer for them. "
-    "The largest part beside the disk is code that runs cold: after a pause of some milliseconds "
-    "all of it, SQLite's, the event loop's and ours, takes several times as long as in a loop."
+    "The event loop must not wait for the disk, so a write passes its job to the writer thread and "
+    "gets the result through the event loop: one wake-up in each direction, of a core that may "
+    "sleep. The write runs few statements, because it reuses what the write before it read. But a "
+    "commit writes a page for each row that the history has and a bare table does not have (the "
+    "operation, its number and its two indexes, the frontier of its writer, the session), and the "
+    "disk takes longer for them. The largest part besides the disk is cold code: after a pause of "
+    "some milliseconds, the code of SQLite, the event loop and this library takes several times "
+    "as long as in a loop."
 )
 MANY = (
-    "Jobs that wait together share a commit, and their callers a wake-up; what is left is the rows "
-    "of each, and the loop's own work for each of its tasks, which takes turns with them at the "
-    "interpreter's lock."
+    "Waiting jobs share a commit, and their callers share a wake-up. What remains is the rows of "
+    "each job, and the work of the event loop for each task; both compete for the interpreter lock."
 )
 TARGETS: tuple[Target, ...] = (
     _at_most(
-        "read 20 of 10,000 after a write, beside the floor",
+        "read 20 of 10,000 after a write, relative to the floor",
         1.2,
-        _times(COLD, OURS, FLOOR),
-        "A read that is not warm goes to the reading connection, which must first see that the "
-        "file has changed; the key of an item's place is wider than the floor's row number.",
+        _ratio(COLD, OURS, FLOOR),
+        "A read after a write uses the reading connection, which must first detect the change of "
+        "the file. The sort key of an item is longer than the row number of the floor.",
     ),
     _at_most(
-        "read 20 of 10,000 warm, beside the floor",
+        "read 20 of 10,000 warm, relative to the floor",
         1.0,
-        _times("read 20", OURS, FLOOR),
-        "Both decode the same text; ours asks the file for a change, the floor runs a query.",
+        _ratio("read 20", OURS, FLOOR),
+        "Both decode the same text. This library checks the file; the floor runs a query.",
     ),
     _at_least(
         "read 20 of 10,000 warm, times as fast as AsyncSQLiteSession",
         15,
-        _times("read 20", PEER, OURS),
-        "Half of a warm read is making fresh objects out of JSON, which every arm does, and a "
-        "third the two questions to the system that cannot be left out: whether anybody has "
-        "committed (`PRAGMA data_version`, two locks of a file) and whether the file still has its "
-        "name (`stat`). The Python around them is what is left.",
+        _ratio("read 20", PEER, OURS),
+        "Half of a warm read creates objects from JSON, as in every backend. A third goes to two "
+        "required checks: whether another connection has committed (`PRAGMA data_version`, two "
+        "file locks), and whether the file still has its name (`stat`). The rest is Python code.",
     ),
     _at_least(
         "read all 10,000, times as fast as AsyncSQLiteSession",
         3,
-        _times("read all", PEER, OURS),
-        "A warm read decodes what is kept in memory, and asks SQLite for no row: what remains is "
-        "the making of fresh objects. The first read, and the first after another process's write, "
-        "scans the file once more.",
+        _ratio("read all", PEER, OURS),
+        "A warm read decodes cached text without a query, so the rest of its time creates "
+        "objects. The first read, and the first one after a write of another process, scan the "
+        "file.",
     ),
     _at_most(
-        "read all 10,000, longest hold of the event loop, ms",
+        "read all 10,000, longest blocking of the event loop, ms",
         5,
         _held,
-        "A slice is decoded in one piece, in a thread that has the interpreter's lock meanwhile, "
-        "about a millisecond; where others use the cores too, the loop then waits for its turn. "
-        "Thousands of fresh objects also make Python collect garbage: a full collection, which "
-        "looks at all that the program holds, is the program's own.",
+        "Each slice is decoded in a thread that holds the interpreter lock for about a "
+        "millisecond; if other processes use the cores too, the event loop waits longer. Thousands "
+        "of new objects also trigger garbage collection, and a full collection visits all objects "
+        "of the program.",
     ),
     _at_most(
         "read 20 after a write, exponent from 100 items to 1,000,000",
         0.05,
         _flat,
-        "The larger file's pages are further apart in the machine's caches.",
+        "The pages of a larger file are less likely to be in the caches of the processor.",
     ),
     _at_most(
-        "read 20 at p99 while a backlog is pushed, beside idle",
+        "read 20 at p99 during a push of a backlog, relative to idle",
         1.5,
         _busy,
-        "Acknowledgements leave what is kept in memory as it is. But a read lets go of the "
-        "interpreter's lock at each of its questions to the file, and the threads that read the "
-        "outbox and commit acknowledgements take it then, for a moment each; while one commits, "
-        "the read asks the other connection, whose pages are out of date; where the machine has no "
-        "core to spare, it waits for its turn besides.",
+        "Acknowledgements do not invalidate the tail cache. But a read releases the interpreter "
+        "lock at each check of the file, and the threads that read the outbox and commit "
+        "acknowledgements then take the lock for a short time. During a commit, the read uses the "
+        "other connection, whose pages are out of date. Without a free core, it also waits for a "
+        "core.",
     ),
-    _at_most("add 1, beside the floor", 1.3, _times("add 1", OURS, FLOOR), HOPS),
-    _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _times("add 1", PEER, OURS), HOPS),
+    _at_most("add 1, relative to the floor", 1.3, _ratio("add 1", OURS, FLOOR), HOPS),
+    _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _ratio("add 1", PEER, OURS), HOPS),
     _at_least(
-        "1,000 sessions at once, times as fast as AsyncSQLiteSession",
+        "1,000 concurrent sessions, times as fast as AsyncSQLiteSession",
         8,
         _many(OURS),
         MANY,
@@ -208,51 +207,50 @@ TARGETS: tuple[Target, ...] = (
         "push of 10,000 items at 20 ms, times as fast as one request an item",
         200,
         _push,
-        "Requests follow each other, so that operations arrive in order: their latency is a third "
-        "of the time, and what the server needs to store is most of the rest, for a body waits for "
-        "the answer of the one before. What is to be done here is done meanwhile: encoding, "
-        "a third of the device's processor seconds, and reading what the event stream tells of "
-        "each of its own memories, a fifth.",
+        "Requests are sent one after the other, so that operations arrive in order. Their latency "
+        "is a third of the time, and most of the rest is the time of the server to store, because "
+        "each request waits for the response of the one before. The device works meanwhile: a "
+        "third of its processor seconds is encoding, and a fifth is reading the events of its own "
+        "memories.",
     ),
     _at_most(
         "first 200 of 100,000 items readable on a new device, round trips at 20 ms",
         3,
         _trips,
-        "Within a second the server lists in any order, and this history was stored in a few: that "
-        "the tail is whole is known when nearly all of the newest second is here, thousands of "
-        "items. Its pages are asked for side by side once the first one shows that it does not end "
-        "the second; what more of them there are than SyncOptions.parallel_requests follows as "
-        "these are answered, and counts as a further round trip.",
+        "The server lists the memories of one second in any order, and this history was stored "
+        "within a few seconds. So the tail is complete only when nearly all memories of the newest "
+        "second have arrived, which are thousands. Their pages are fetched concurrently after the "
+        "first page. Pages over SyncOptions.parallel_requests wait for earlier responses and count "
+        "as a further round trip.",
     ),
     _at_most(
-        "hydration of 100,000 at 20 ms, the device's own share of the time",
+        "hydration of 100,000 at 20 ms, share of the device's processor time",
         0.5,
         _share,
-        "The server has nothing to do but to send what it holds, eight pages at a time; here each "
-        "memory is read, checked and written, in Python under one lock, which takes several times "
-        "as long. Of the device's processor seconds a quarter goes to the parts of turns that the "
-        "order within a second has laid on different pages, and that wait in the journal for each "
-        "other; a fifth to putting operations together, checking their seals and writing them; a "
-        "sixth to the collector of garbage; an eighth to checking each memory field by field; the "
-        "rest to HTTP and JSON.",
+        "The server only sends stored memories, eight pages at a time. The device reads, checks "
+        "and writes each memory in Python under one lock, which takes several times as long. Of "
+        "its processor seconds, a quarter goes to operations whose parts are on different pages, "
+        "because of the order within a second, and wait in the journal until all have arrived; a "
+        "fifth to assembling operations, checking their seals and writing them; a sixth to garbage "
+        "collection; an eighth to checking each field of a memory; and the rest to HTTP and JSON.",
     ),
     _at_most(
         "a write on one device seen on another, ms by loopback (median)",
         100,
         lambda parts: float(parts["events"]["median"] * 1000),
-        "A write waits for others to leave with it, an event for the pull that it asks for.",
+        "A write waits a short time for others to be sent with it, and an event starts a pull.",
     ),
     _at_most(
-        "requests an hour of an idle cache, at most, with events",
+        "most requests an hour of an idle cache with events",
         20,
         _idle,
-        "Each look at a session and each audit lists it: what is asked for grows with how often.",
+        "Each poll and each audit of a session lists it, so the number depends on their intervals.",
     ),
 )
 
 
 def judge(parts: Parts) -> list[Outcome]:
-    """Every target, with what these parts say about it."""
+    """Return each target with its value in these parts."""
     return [Outcome(target, _measured(target, parts)) for target in TARGETS]
 
 
@@ -264,10 +262,10 @@ def _measured(target: Target, parts: Parts) -> float | None:
 
 
 def as_text(found: list[Outcome]) -> str:
-    """The targets as a table of Markdown."""
+    """Return the targets as a Markdown table."""
     lines = ["| target | wanted | measured | |", "|---|---|---|---|"]
     for one in found:
-        sign = "≤" if one.target.is_most else "≥"
+        sign = "≤" if one.target.is_upper_bound else "≥"
         value = "" if one.measured is None else f"{one.measured:.3g}"
         lines.append(
             f"| {one.target.what} | {sign} {one.target.bound:g} | {value} | {one.verdict} |"
@@ -276,8 +274,8 @@ def as_text(found: list[Outcome]) -> str:
 
 
 def reasons(found: list[Outcome]) -> str:
-    """What stands in the way of each target that was missed, as a list of Markdown."""
+    """Return the reason for each missed target, as a Markdown list."""
     missed = [one for one in found if one.measured is not None and not one.is_met]
     if not missed:
-        return "No target that was measured is missed."
-    return "\n".join(f"- **{one.target.what}**: {one.target.why}" for one in missed)
+        return "No measured target is missed."
+    return "\n".join(f"- **{one.target.what}**: {one.target.reason}" for one in missed)
