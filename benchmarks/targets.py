@@ -224,7 +224,7 @@ TARGETS: tuple[Target, ...] = (
         "as a further round trip.",
     ),
     _at_most(
-        "hydration of 100,000 at 20 ms, share of the device's processor time",
+        "hydration of 100,000 at 20 ms, processor time relative to elapsed time",
         0.5,
         _share,
         "The server only sends stored memories, eight pages at a time. The device reads, checks "
