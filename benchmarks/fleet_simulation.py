@@ -198,9 +198,9 @@ class Recovery:
     share_recovered: float
     """Share of devices that recovered within `RECOVERY_LIMIT`."""
     half_s: float
-    """Seconds until half of these devices had recovered."""
+    """Seconds until half of the recovered devices had recovered."""
     last_s: float
-    """Seconds until the last of them had recovered."""
+    """Seconds until the last of the recovered devices had recovered."""
     by_second: tuple[int, ...]
     """Requests in each second."""
 

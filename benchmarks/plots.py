@@ -1,4 +1,4 @@
-"""Plots in `docs/plots/`. The same figures give the same bytes, so commits show only changes.
+"""Plots in `docs/plots/`. The same figures always give the same bytes.
 
 The plots need matplotlib, which the extra `bench` installs.
 """

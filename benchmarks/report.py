@@ -89,7 +89,7 @@ def conditions_block(machine: str, parts: Parts) -> str:
 
 
 def calls_block(part: Parts) -> str:
-    """Return a table for each length of the history."""
+    """Return the times of calls, in a table for each length of the history."""
     found = []
     for length, history in part["histories"].items():
         names = list(history["calls"]["read 20"])
@@ -237,7 +237,7 @@ def idle_block(part: Parts) -> str:
 
 
 def growth_block(part: Parts) -> str:
-    """Return a table for each quantity that grows."""
+    """Return the times of calls, in a table for each quantity that grows."""
     found = []
     for what, row in part["rows"].items():
         rows = [

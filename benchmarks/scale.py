@@ -41,7 +41,7 @@ class Scale:
     writers: tuple[int, ...]
     """Writers of one history."""
     written: int
-    """Operations of that history."""
+    """Operations of the history with several writers."""
     pending: tuple[int, ...]
     """Pending operations."""
     tombstones: tuple[int, ...]

@@ -201,10 +201,11 @@ def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any
     idle = {row["events"]: row for row in measured["parts"]["idle"]["rows"] if row["sessions"] == 1}
     assert mix.idle["polling"] == sum(idle[False]["an_hour"].values())
     fleet = simulation.Fleet(mix, devices=2000)
-    assert simulation.simulate_recovery(fleet, 3, seed=1) == simulation.simulate_recovery(fleet, 3, seed=1)
-    assert simulation.simulate_recovery(fleet, 3, seed=1) != simulation.simulate_recovery(fleet, 3, seed=2)
-    assert simulation.simulate_normal_load(fleet, 30, seed=1).busy < simulation.simulate_normal_load(fleet, 3, seed=1).busy
-    assert simulation.simulate_recovery(fleet, 30, seed=1).share_recovered == 1.0
+    recover, load = simulation.simulate_recovery, simulation.simulate_normal_load
+    assert recover(fleet, 3, seed=1) == recover(fleet, 3, seed=1)
+    assert recover(fleet, 3, seed=1) != recover(fleet, 3, seed=2)
+    assert load(fleet, 30, seed=1).busy < load(fleet, 3, seed=1).busy
+    assert recover(fleet, 30, seed=1).share_recovered == 1.0
 
 
 def test_a_block_must_be_there(module: Any, tmp_path: Path) -> None:
