@@ -86,7 +86,7 @@ bench-report: $(VENV)/.bench ## measure, draw docs/plots, write the figures of d
 	$(BIN)/python benchmarks/report.py --add build/bench.json
 
 bench-scaling: $(VENV)/.bench ## simulate 100,000 devices against clusters of 3, 10 and 30 nodes
-	$(BIN)/python benchmarks/fleet_simulation.py $(ARGS)
+	$(BIN)/python benchmarks/fleet_report.py $(ARGS)
 
 bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network
 	$(BIN)/python benchmarks/apply_cost.py $(ARGS)

@@ -1,19 +1,19 @@
-"""What applying operations from elsewhere costs, without the network: `make bench-apply`.
+"""The cost of applying operations of other devices, without a network: `make bench-apply`.
 
-First a hydration: the memories of 100,000 operations as a server lists them, newest first in pages
-of 500, are decoded and applied to a new journal file, one durable transaction a page. Each page is
-made when its turn comes, and the time that this takes is not counted. Beside the seconds by the
-clock stand those of the processor, which a busy machine and a slow disk do not touch.
+The first part is a hydration. The memories of 100,000 operations are decoded and applied to a new
+journal, in the order of a server's listing: newest first, in pages of 500, one durable transaction
+a page. The time to make a page is not counted. Processor seconds are measured besides elapsed
+seconds, because a busy machine or a slow disk does not change them.
 
-Peak memory is traced in passes of their own, because tracing costs time: that it is the same for
-10,000 operations and for --traced is what shows it to be bounded by the page.
+Peak memory is traced in separate passes, because tracing takes time. If the peak is equal for
+10,000 operations and for --traced, it is bounded by the size of a page.
 
-Then, on histories of 1,000, 10,000 and 100,000 operations: an operation that sorts behind all
-others, and one that sorts before all, in turn, each in a transaction of its own that is not synced
-to the disk, which would hide everything else; and `get_items(20)` right after a pop and
-`pop_item()`, durable as by default, of a session over the same file.
+The second part uses histories of 1,000, 10,000 and 100,000 operations. It applies, by turns, an
+operation that sorts after all others and one that sorts before all. Each has its own transaction,
+which is not synced to the disk, because a sync would take longer than everything else. Then it
+measures `get_items(20)` after a pop, and `pop_item()`, with the default durability.
 
-Numbers are for reading, not for a test to judge: the targets are printed beside them.
+The targets are printed next to the figures. No test checks the figures.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ NOW_MS = 1_700_000_000_000
 PAGE = 500
 WRITERS = 4
 RUN_LENGTH = 250
-"""Operations of one writer before another's turn comes."""
+"""Consecutive operations of one writer."""
 SIZES = (1_000, 10_000, 100_000)
 SHORT_TRACE = 10_000
 MIB = 1 << 20
 
-# What the project promises of itself: items a second, and how much dearer a late one may be.
+# The targets: items a second, and the cost of a late operation relative to one at the end.
 ITEMS_A_SECOND = 20_000
 LATE_RATIO = 3.0
 
 
 @dataclass(frozen=True)
 class Hydration:
-    """A history brought into a new journal."""
+    """The cost of the hydration of a new journal."""
 
     operations: int
     seconds: float
@@ -76,8 +76,8 @@ class Hydration:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What calls cost over a history of one length, in microseconds (medians)."""
+class CallCosts:
+    """The median cost of calls on a history of one length, in microseconds."""
 
     operations: int
     append_at_end: float
@@ -88,33 +88,33 @@ class Row:
 
 
 class Conversation:
-    """Operations of some writers in turn, each of one recorded item; made when asked for."""
+    """A history of several writers in turn, one recorded item an operation; made on demand."""
 
     def __init__(self, length: int) -> None:
         self.length = length
         self._payloads = [text.decode() if isinstance(text, bytes) else text for text in _texts()]
 
     def operation(self, number: int) -> Operation:
-        """The operation at that place of the history; those below 0 sort before all others."""
-        run, place = divmod(number, RUN_LENGTH)
+        """Return the operation with this position; negative positions sort before all others."""
+        run, position = divmod(number, RUN_LENGTH)
         if number < 0:
             dot, stamp = Dot("b" * 24, -number), (NOW_MS - 1 << 16) + number
         elif number >= self.length:
             dot, stamp = Dot("z" * 24, number - self.length + 1), (NOW_MS << 16) + self.length
         else:
             writer = "cdef"[run % WRITERS] * 24
-            dot = Dot(writer, run // WRITERS * RUN_LENGTH + place + 1)
+            dot = Dot(writer, run // WRITERS * RUN_LENGTH + position + 1)
             stamp = (NOW_MS << 16) + run
         payload = self._payloads[number % len(self._payloads)]
         return Operation(dot, Kind.APPEND, stamp, NOW_MS + number, (payload,))
 
     def memories(self, number: int) -> list[dict[str, Any]]:
-        """The same as the server would list it."""
+        """Return the memories of an operation, as the server lists them."""
         op = self.operation(number)
         return list(memories_of(op, op.digest(KEY), SESSION_ID))
 
     def pages(self) -> Iterator[list[dict[str, Any]]]:
-        """The listing, newest first."""
+        """Yield the pages of the listing, newest first."""
         page: list[dict[str, Any]] = []
         for number in reversed(range(self.length)):
             page += reversed(self.memories(number))
@@ -130,7 +130,7 @@ def _texts() -> list[Any]:
 
 
 def apply(journal: Journal, memories: list[dict[str, Any]]) -> int:
-    """Decode and apply, as a pull does with a page; how many operations were new."""
+    """Decode and apply a page as a pull does; return the number of new operations."""
     parts = [part for memory in memories if isinstance(part := decode(memory, KEY), Part)]
     result = journal.write_blocking(
         lambda conn: inbox.apply_page(conn, SESSION_ID, parts, [], NOW_MS)
@@ -138,18 +138,18 @@ def apply(journal: Journal, memories: list[dict[str, Any]]) -> int:
     return result.new
 
 
-def opened(path: Path, durability: str = "full") -> Journal:
-    """The journal at a path."""
+def open_journal(path: Path, durability: str = "full") -> Journal:
+    """Open the journal at a path."""
     journal = Journal(path, durability=durability)
     journal.open_blocking()
     return journal
 
 
 def hydrate(path: Path, length: int) -> Hydration:
-    """Bring a history into a new journal, and time that."""
+    """Apply a history to a new journal and measure the time."""
     pages: list[float] = []
     applied, cpu = 0, 0.0
-    journal = opened(path)
+    journal = open_journal(path)
     try:
         for page in Conversation(length).pages():
             start, busy = time.perf_counter(), time.process_time()
@@ -159,17 +159,17 @@ def hydrate(path: Path, length: int) -> Hydration:
         start = time.perf_counter()
     finally:
         journal.close_blocking()
-    seconds = sum(pages) + time.perf_counter() - start  # closing writes the log back
+    seconds = sum(pages) + time.perf_counter() - start  # close() copies the log into the database
     if applied != length:
         raise RuntimeError(f"{applied} of {length} operations were applied")
     size = path.stat().st_size / MIB
     return Hydration(length, seconds, cpu, length / seconds, length / cpu, max(pages), size)
 
 
-def traced(path: Path, length: int) -> float:
-    """The most MiB of Python's memory at a time while a history is brought in."""
+def traced_peak_mib(path: Path, length: int) -> float:
+    """Return the peak of Python's memory in MiB while a history is applied."""
     conversation = Conversation(length)
-    journal = opened(path)
+    journal = open_journal(path)
     tracemalloc.start()
     try:
         for page in conversation.pages():
@@ -180,26 +180,26 @@ def traced(path: Path, length: int) -> float:
         journal.close_blocking()
 
 
-def resident() -> float:
-    """The most MiB that this process has ever had."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (MIB if sys.platform == "darwin" else 1024)
+def peak_resident_mib() -> float:
+    """Return the peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
-def late_and_last(path: Path, length: int, rounds: int) -> tuple[float, float]:
-    """Median seconds to apply an operation behind, and one before, all others."""
+def time_last_and_first(path: Path, length: int, rounds: int) -> tuple[float, float]:
+    """Return the median seconds to apply an operation after, and one before, all others."""
     conversation = Conversation(length)
-    journal = opened(path, "normal")
+    journal = open_journal(path, "normal")
     last: list[float] = []
-    late: list[float] = []
-    made: tuple[tuple[list[float], Callable[[int], int]], ...] = (
+    first: list[float] = []
+    positions: tuple[tuple[list[float], Callable[[int], int]], ...] = (
         (last, lambda number: length + number),
-        (late, lambda number: -1 - number),
+        (first, lambda number: -1 - number),
     )
     try:
         for number in range(rounds + 5):
-            for seconds, place in made if number % 2 else made[::-1]:
-                memories = conversation.memories(place(number))
+            for seconds, position in positions if number % 2 else positions[::-1]:
+                memories = conversation.memories(position(number))
                 start = time.perf_counter()
                 new = apply(journal, memories)
                 seconds.append(time.perf_counter() - start)
@@ -207,11 +207,11 @@ def late_and_last(path: Path, length: int, rounds: int) -> tuple[float, float]:
                     raise RuntimeError("an operation was not new")
     finally:
         journal.close_blocking()
-    return statistics.median(last[5:]), statistics.median(late[5:])  # the first ones warm up
+    return statistics.median(last[5:]), statistics.median(first[5:])  # without the warm-up
 
 
-async def calls(path: Path, rounds: int) -> tuple[float, float]:
-    """Median seconds of a read of the tail that is not warm, and of a pop."""
+async def call_times(path: Path, rounds: int) -> tuple[float, float]:
+    """Return the median seconds of a read of the tail after a pop, and of a pop."""
     watch = Stopwatch()
     async with CachedSession(SESSION_ID, journal=path) as session:
         await session.get_items(20)
@@ -222,26 +222,28 @@ async def calls(path: Path, rounds: int) -> tuple[float, float]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Hydrate, trace, measure, print."""
+    """Measure everything, print it, and return the figures."""
     print(
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"{os.cpu_count()} cores; one item an operation, pages of {PAGE}, synchronous=FULL"
     )
-    rows: list[Row] = []
+    rows: list[CallCosts] = []
     with tempfile.TemporaryDirectory(prefix="cached-session-bench-") as temporary:
         directory = Path(temporary)
         hydrations = {}
-        before = resident()
+        before = peak_resident_mib()
         for size in sorted({*SIZES[:2], arguments.operations}):
             hydrations[size] = hydrate(directory / f"{size}.db", size)
-        grown = resident() - before
+        grown = peak_resident_mib() - before
         for size in sorted(hydrations):
             path = directory / f"{size}.db"
-            last, late = late_and_last(path, size, arguments.rounds)
-            tail, pop = asyncio.run(calls(path, arguments.rounds))
-            rows.append(Row(size, 1e6 * last, 1e6 * late, late / last, 1e6 * tail, 1e6 * pop))
+            last, late = time_last_and_first(path, size, arguments.rounds)
+            tail, pop = asyncio.run(call_times(path, arguments.rounds))
+            rows.append(CallCosts(size, 1e6 * last, 1e6 * late, late / last, 1e6 * tail, 1e6 * pop))
         lengths = sorted({SHORT_TRACE, arguments.traced})
-        peaks = {length: traced(directory / f"traced-{length}.db", length) for length in lengths}
+        peaks = {
+            length: traced_peak_mib(directory / f"traced-{length}.db", length) for length in lengths
+        }
     print_tables(list(hydrations.values()), peaks, grown, rows)
     return {
         "python": platform.python_version(),
@@ -255,9 +257,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_tables(
-    hydrations: list[Hydration], peaks: dict[int, float], grown: float, rows: list[Row]
+    hydrations: list[Hydration], peaks: dict[int, float], grown: float, rows: list[CallCosts]
 ) -> None:
-    """Everything, for people."""
+    """Print the figures as tables."""
     print(
         f"\n{'hydrated':>10}{'seconds':>10}{'items/s':>10}{'items/cpu s':>13}"
         f"{'slowest page':>15}{'file':>12}"
@@ -270,10 +272,10 @@ def print_tables(
             f"{one.slowest_page * 1000:>12.0f} ms{one.journal_mib:>8.1f} MiB{verdict}"
         )
     for length, peak in peaks.items():
-        print(f"peak of Python's memory over {length} operations: {peak:.1f} MiB")
-    print(f"growth of the process over all of them: {grown:.1f} MiB")
+        print(f"peak of Python's memory with {length} operations: {peak:.1f} MiB")
+    print(f"growth of the resident memory of the process: {grown:.1f} MiB")
     print(
-        f"\n{'history':>10}{'behind all':>13}{'before all':>13}{'ratio':>8}"
+        f"\n{'history':>10}{'after all':>13}{'before all':>13}{'ratio':>8}"
         f"{'get_items(20)':>16}{'pop_item()':>13}"
     )
     for row in rows:
@@ -285,12 +287,19 @@ def print_tables(
 
 
 def main() -> None:
-    """Read the arguments, run, and keep the numbers if asked to."""
+    """Parse the arguments, measure, and write the figures to a file if requested."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--operations", type=int, default=SIZES[-1], help="the longest history")
-    parser.add_argument("--traced", type=int, default=50_000, help="the longest with memory traced")
+    parser.add_argument(
+        "--operations", type=int, default=SIZES[-1], help="operations in the longest history"
+    )
+    parser.add_argument(
+        "--traced",
+        type=int,
+        default=50_000,
+        help="operations in the longest history with traced memory",
+    )
     parser.add_argument("--rounds", type=int, default=200, help="calls of each kind")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
     numbers = run(arguments)
     if arguments.json:

@@ -1,4 +1,8 @@
-"""Who is measured: this library in three weathers, what a user would pick instead, the floor."""
+"""The backends to compare: this library, alternatives of the SDK, Redis, Dakera, and bare SQLite.
+
+This library is measured without a server, with a server, and with an unreachable server. The floor
+is `sqlite3` without a library around it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from dakera import AsyncDakeraClient
 from cached_session import CachedSession, SyncOptions
 from conversations import Item, chunks
 from make_journals import make
-from measure import say
+from measure import print_progress
 from servers import free_port
 
 __all__ = [
@@ -29,39 +33,41 @@ __all__ = [
     "PEER",
     "REDIS",
     "SESSION_ID",
-    "Arm",
+    "Backend",
+    "BareSqlite",
     "DirectDakera",
-    "Floor",
     "fill",
-    "open_arms",
+    "open_backends",
 ]
 
 SESSION_ID = "benchmark"
 FLOOR, PEER, REDIS = "floor", "AsyncSQLiteSession", "RedisSession"
 OURS, NORMAL, DIRECT = "ours, local", "ours, NORMAL", "one request per item"
 LONG = 100_000
-"""Histories longer than this are made for fewer arms: those that write them in seconds."""
+"""Longer histories are measured only on the backends that can write them within seconds."""
 
 
-class Arm(Protocol):
-    """The part of the agents' session protocol that is measured."""
+class Backend(Protocol):
+    """The measured part of the session protocol of the Agents SDK."""
 
     async def get_items(self, limit: int | None = None) -> Sequence[Any]:
-        """The latest items."""
+        """Return the latest items."""
         ...
 
     async def add_items(self, items: Any) -> None:
-        """Append."""
+        """Append items."""
         ...
 
     async def pop_item(self) -> Any:
-        """Remove the latest."""
+        """Remove and return the latest item."""
         ...
 
 
-class Floor:
-    """What SQLite costs with nothing around it: called on the event loop's own thread, which no
-    library should do, with the same durability and the same JSON library."""
+class BareSqlite:
+    """`sqlite3` with the same durability and JSON library as `CachedSession`.
+
+    It runs in the thread of the event loop, which a library should not do.
+    """
 
     def __init__(self, path: Path) -> None:
         self._conn = sqlite3.connect(path, isolation_level=None)
@@ -70,7 +76,7 @@ class Floor:
         self._conn.execute("CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, payload)")
 
     async def get_items(self, limit: int | None = None) -> Sequence[Any]:
-        """The latest items."""
+        """Return the latest items."""
         rows = self._conn.execute(
             "SELECT payload FROM items ORDER BY id DESC LIMIT ?", (-1 if limit is None else limit,)
         ).fetchall()
@@ -78,7 +84,7 @@ class Floor:
         return items
 
     async def add_items(self, items: Any) -> None:
-        """Append."""
+        """Append items."""
         self._conn.execute("BEGIN IMMEDIATE")
         self._conn.executemany(
             "INSERT INTO items (payload) VALUES (?)", [(orjson.dumps(item),) for item in items]
@@ -86,7 +92,7 @@ class Floor:
         self._conn.execute("COMMIT")
 
     async def pop_item(self) -> Any:
-        """Remove the latest."""
+        """Remove and return the latest item."""
         row = self._conn.execute(
             "DELETE FROM items WHERE id = (SELECT max(id) FROM items) RETURNING payload"
         ).fetchone()
@@ -98,30 +104,30 @@ class Floor:
 
 
 class DirectDakera:
-    """The obvious backend: one request per item, nothing kept here."""
+    """A session without a local copy: one request to Dakera an item."""
 
     def __init__(self, client: AsyncDakeraClient, agent: str = SESSION_ID) -> None:
         self._client = client
         self._agent = agent
 
     async def get_items(self, limit: int | None = None) -> Sequence[Any]:
-        """The latest items, in pages."""
+        """Return the latest items, page by page."""
         found: list[Any] = []
         while limit is None or len(found) < limit:
-            most = 500 if limit is None else min(500, limit - len(found))
-            page = await self._list(most, len(found))
+            size = 500 if limit is None else min(500, limit - len(found))
+            page = await self._list(size, len(found))
             found += [orjson.loads(memory["content"]) for memory in page]
-            if len(page) < most:
+            if len(page) < size:
                 break
         return found[::-1]
 
     async def add_items(self, items: Any) -> None:
-        """Append, one request after the other."""
+        """Append items, one request after the other."""
         for item in items:
             await self._client.store_memory(self._agent, orjson.dumps(item).decode())
 
     async def pop_item(self) -> Any:
-        """Remove the latest: list, then forget."""
+        """Remove and return the latest item with two requests: list, then forget."""
         page = await self._list(1, 0)
         if not page:
             return None
@@ -133,7 +139,7 @@ class DirectDakera:
         return orjson.loads(page[0]["content"])
 
     async def fill(self, items: Sequence[Item]) -> None:
-        """Make a history, in batches: its making is not what is measured."""
+        """Store a history in batches; this is not measured."""
         for batch in chunks(items):
             memories = [{"content": orjson.dumps(item).decode()} for item in batch]
             await self._client._request(
@@ -151,42 +157,42 @@ class DirectDakera:
         return page
 
 
-async def fill(arm: Any, items: Sequence[Item]) -> None:
-    """Make a history."""
-    if isinstance(arm, DirectDakera):
-        await arm.fill(items)
+async def fill(backend: Any, items: Sequence[Item]) -> None:
+    """Store a history in a backend; this is not measured."""
+    if isinstance(backend, DirectDakera):
+        await backend.fill(items)
         return
     for batch in chunks(items):
-        await arm.add_items(batch)
+        await backend.add_items(batch)
 
 
-async def open_arms(
+async def open_backends(
     stack: AsyncExitStack,
     directory: Path,
     items: Sequence[Item],
     url: str | None,
     redis_url: str | None,
 ) -> dict[str, Any]:
-    """Every arm that this machine has, each over a history of its own with these items."""
+    """Open every backend that is installed, each with its own history of these items."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before anything is measured
     is_long = len(items) > LONG
-    arms: dict[str, Any] = {FLOOR: Floor(directory / "floor.db")}
-    stack.push_async_callback(arms[FLOOR].close)
-    arms["SQLiteSession"] = plain = SQLiteSession(SESSION_ID, directory / "sync.db")
+    backends: dict[str, Any] = {FLOOR: BareSqlite(directory / "floor.db")}
+    stack.push_async_callback(backends[FLOOR].close)
+    backends["SQLiteSession"] = plain = SQLiteSession(SESSION_ID, directory / "sync.db")
     stack.callback(plain.close)
-    arms[PEER] = peer = AsyncSQLiteSession(SESSION_ID, directory / "async.db")
+    backends[PEER] = peer = AsyncSQLiteSession(SESSION_ID, directory / "async.db")
     stack.push_async_callback(peer.close)
     if not is_long:
-        _add_alchemy(stack, arms, directory)
+        _add_alchemy(stack, backends, directory)
     if redis_url is not None and not is_long:
-        _add_redis(stack, arms, redis_url)
+        _add_redis(stack, backends, redis_url)
     await make(directory / "local.db", SESSION_ID, items)
-    arms[OURS] = await stack.enter_async_context(
+    backends[OURS] = await stack.enter_async_context(
         CachedSession(SESSION_ID, journal=directory / "local.db")
     )
     if not is_long:
         await make(directory / "normal.db", SESSION_ID, items)
-        arms[NORMAL] = await stack.enter_async_context(
+        backends[NORMAL] = await stack.enter_async_context(
             CachedSession(
                 SESSION_ID,
                 journal=directory / "normal.db",
@@ -194,42 +200,52 @@ async def open_arms(
             )
         )
     if url is not None and not is_long:
-        for name, server in (
-            ("ours, online", url),
-            ("ours, unreachable", f"http://127.0.0.1:{free_port()}"),
-        ):
-            journal, session_id = directory / f"{name}.db", f"{name}-{len(items)}"
-            await make(journal, session_id, items)
-            session = CachedSession.from_url(session_id, url=server, journal=journal, hydrate=False)
-            arms[name] = await stack.enter_async_context(session)
-        client = await stack.enter_async_context(AsyncDakeraClient(url))
-        arms[DIRECT] = DirectDakera(client, f"direct-{len(items)}")
-    for name, arm in arms.items():
+        await _add_online(stack, backends, directory, items, url)
+    for name, backend in backends.items():
         if not name.startswith("ours"):
-            await fill(arm, items)
-    if "ours, online" in arms:
-        await arms["ours, online"].flush(600)
-    return arms
+            await fill(backend, items)
+    if "ours, online" in backends:
+        await backends["ours, online"].flush(600)
+    return backends
 
 
-def _add_alchemy(stack: AsyncExitStack, arms: dict[str, Any], directory: Path) -> None:
+async def _add_online(
+    stack: AsyncExitStack,
+    backends: dict[str, Any],
+    directory: Path,
+    items: Sequence[Item],
+    url: str,
+) -> None:
+    for name, server in (
+        ("ours, online", url),
+        ("ours, unreachable", f"http://127.0.0.1:{free_port()}"),
+    ):
+        journal, session_id = directory / f"{name}.db", f"{name}-{len(items)}"
+        await make(journal, session_id, items)
+        session = CachedSession.from_url(session_id, url=server, journal=journal, hydrate=False)
+        backends[name] = await stack.enter_async_context(session)
+    client = await stack.enter_async_context(AsyncDakeraClient(url))
+    backends[DIRECT] = DirectDakera(client, f"direct-{len(items)}")
+
+
+def _add_alchemy(stack: AsyncExitStack, backends: dict[str, Any], directory: Path) -> None:
     try:
         alchemy = importlib.import_module("agents.extensions.memory.sqlalchemy_session")
     except ImportError:
-        say("SQLAlchemySession is left out: sqlalchemy is not installed (extra `bench`)")
+        print_progress("Skip SQLAlchemySession: sqlalchemy is not installed (extra `bench`)")
         return
     session = alchemy.SQLAlchemySession.from_url(
         SESSION_ID, url=f"sqlite+aiosqlite:///{directory / 'alchemy.db'}", create_tables=True
     )
-    arms["SQLAlchemySession"] = session
+    backends["SQLAlchemySession"] = session
     stack.push_async_callback(session.engine.dispose)
 
 
-def _add_redis(stack: AsyncExitStack, arms: dict[str, Any], url: str) -> None:
+def _add_redis(stack: AsyncExitStack, backends: dict[str, Any], url: str) -> None:
     try:
         module = importlib.import_module("agents.extensions.memory.redis_session")
     except ImportError:
-        say("RedisSession is left out: redis is not installed (extra `bench`)")
+        print_progress("Skip RedisSession: redis is not installed (extra `bench`)")
         return
-    arms[REDIS] = session = module.RedisSession.from_url(f"bench-{uuid.uuid4().hex}", url=url)
+    backends[REDIS] = session = module.RedisSession.from_url(f"bench-{uuid.uuid4().hex}", url=url)
     stack.push_async_callback(session.close)

@@ -1,7 +1,7 @@
-"""Everything that is promised about speed, measured beside what a user would pick instead.
+"""The benchmark of all speed targets, compared with other session backends.
 
-All arms are interleaved in one run, so that noise hits them alike: what counts are the ratios. The
-parts can be run one by one (`--only`); `report.py` puts what they wrote together.
+The calls of all backends are interleaved, so that noise affects each equally; compare the ratios,
+not the times. `--only` runs single parts, and `report.py` merges their results.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from pathlib import Path
 from typing import Any
 
 import targets
-from call_cost import calls, concurrent
+from call_cost import measure_calls, measure_concurrent
 from conversations import history
-from growth import disk, growth, memory
-from idle import idle
-from measure import Numbers, say
+from growth import measure_disk, measure_growth, measure_memory
+from idle import measure_idle
+from measure import Numbers, print_progress
 from scale import ALL, FULL, QUICK, SMOKE, Scale
-from sync_cost import busy, events, sync
+from sync_cost import measure_busy, measure_events, measure_sync
 
 __all__ = ["PARTS", "main", "run"]
 
 PARTS: dict[str, Callable[[Path, Scale], Awaitable[Numbers]]] = {
-    "calls": calls,
-    "concurrent": concurrent,
-    "busy": busy,
-    "events": events,
-    "sync": sync,
-    "growth": growth,
-    "disk": disk,
-    "memory": memory,
-    "idle": idle,
+    "calls": measure_calls,
+    "concurrent": measure_concurrent,
+    "busy": measure_busy,
+    "events": measure_events,
+    "sync": measure_sync,
+    "growth": measure_growth,
+    "disk": measure_disk,
+    "memory": measure_memory,
+    "idle": measure_idle,
 }
 
 
 async def run(scale: Scale, only: list[str]) -> Numbers:
-    """Some parts: {"machine": ..., "parts": {name: numbers}}."""
-    logging.getLogger("cached_session").addHandler(logging.NullHandler())  # one arm is offline
+    """Measure some parts; return {"machine": ..., "parts": {name: figures}}."""
+    logging.getLogger("cached_session").addHandler(logging.NullHandler())  # a backend is offline
     found: Numbers = {"machine": _machine(), "parts": {}}
     with tempfile.TemporaryDirectory(prefix="cached-session-bench-") as temporary:
         for name in only:
-            say(name)
+            print_progress(name)
             load, start = os.getloadavg()[0], time.perf_counter()
             history(1)
             gc.collect()
-            gc.freeze()  # what was loaded until here is nobody's cost
-            place = Path(temporary) / name
-            place.mkdir()
-            part = await PARTS[name](place, scale)
+            gc.freeze()  # exclude what was loaded before from later collections
+            directory = Path(temporary) / name
+            directory.mkdir()
+            part = await PARTS[name](directory, scale)
             spent = time.perf_counter() - start
             found["parts"][name] = {"scale": scale.name, "load": load, "took": spent, **part}
-            say(f"{name} took {spent:.0f} s")
+            print_progress(f"{name} took {spent:.0f} s")
     return found
 
 
@@ -74,39 +74,49 @@ def _machine() -> str:
     )
 
 
-def _cells(text: str) -> tuple[tuple[int, float], ...]:
+def _parse_cells(text: str) -> tuple[tuple[int, float], ...]:
     pairs = (one.split("@") for one in text.split(","))
     return tuple((int(items), float(latency)) for items, latency in pairs)
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print the targets, and write the figures to a file if requested."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_const", const=QUICK, dest="scale", help="1 minute")
+    size.add_argument(
+        "--quick",
+        action="store_const",
+        const=QUICK,
+        dest="scale",
+        help="measure smaller sizes, in about 1 minute",
+    )
     size.add_argument(
         "--all",
         action="store_const",
         const=ALL,
         dest="scale",
-        help="also what takes most of a minute each: 100,000 items synced at 0 and 200 ms",
+        help="also sync 100,000 items at 0 and 200 ms, which takes almost a minute each",
     )
     size.add_argument(
-        "--smoke", action="store_const", const=SMOKE, dest="scale", help="does it still run?"
+        "--smoke",
+        action="store_const",
+        const=SMOKE,
+        dest="scale",
+        help="use tiny sizes, to test the benchmark itself",
     )
     parser.add_argument(
         "--cells",
-        type=_cells,
-        help="what `sync` measures instead, as in 1000@20,100000@200 (items@ms)",
+        type=_parse_cells,
+        help="sizes and latencies for `sync`, such as 1000@20,100000@200 (items@ms)",
     )
     parser.add_argument(
         "--only",
         action="append",
         choices=list(PARTS),
         metavar="PART",
-        help=f"one part of {', '.join(PARTS)}; may be given more than once",
+        help=f"measure only this part: {', '.join(PARTS)}; can be repeated",
     )
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this JSON file")
     asked: Any = parser.parse_args()
     wanted = [name for name in PARTS if not asked.only or name in asked.only]
     scale: Scale = asked.scale or FULL

@@ -1,4 +1,7 @@
-"""Each call of each arm, interleaved; many sessions at once; how long the loop was held."""
+"""The cost of single calls on each backend, and of many concurrent sessions.
+
+Besides the time, it measures how long each call blocks the event loop.
+"""
 
 from __future__ import annotations
 
@@ -14,141 +17,143 @@ from typing import Any
 
 from agents.extensions.memory import AsyncSQLiteSession
 
-from backends import DIRECT, NORMAL, OURS, PEER, SESSION_ID, open_arms
+from backends import DIRECT, NORMAL, OURS, PEER, SESSION_ID, open_backends
 from cached_session import CachedSession, SessionCache, SyncOptions
 from conversations import Item, history
 from make_journals import make
-from measure import Numbers, Stopwatch, held_ms, say
+from measure import Numbers, Stopwatch, blocked_ms, print_progress
 from scale import Scale
 from servers import devserver, redis
 
-__all__ = ["calls", "concurrent"]
+__all__ = ["measure_calls", "measure_concurrent"]
 
 LATENCY_MS = 20.0
-"""Added by the server of the arms that are online."""
-RARE = 8
-"""Rounds between two of what takes long: large batches, whole histories, one request per item."""
-WHOLE = 1
-"""Reads of the whole of a history too long for more."""
-HOLDS = 9
-"""Runs of each call of which the median hold counts: the machine's own pauses do not."""
+"""Latency that the server of the online backends adds."""
+SELDOM_EVERY = 8
+"""Slow calls (large batches, whole histories, one request per item) run once in 8 rounds."""
+LONG_READS = 1
+"""Reads of a whole history over 100,000 items; more would take too long."""
+BLOCKED_RUNS = 9
+"""Runs of each call to measure blocking; the median excludes pauses of the machine."""
 
 FIRST = "read all for the first time"
-"""A session that was opened just now keeps nothing; to most arms each time is the first."""
+"""A read by a newly opened session, whose caches are empty; most backends have no cache."""
 
-Work = Callable[[Any, list[Item]], Awaitable[Any]]
-
-
-async def _turn(arm: Any, batch: list[Item]) -> None:
-    await arm.get_items(50)
-    await arm.add_items(batch[:3])
+CallFunction = Callable[[Any, list[Item]], Awaitable[Any]]
 
 
-# A read of a tail comes right after a write once, and once more: cold, and warm.
-OFTEN: dict[str, Work] = {
-    "add 1": lambda arm, batch: arm.add_items(batch[:1]),
-    "read 20 after a write": lambda arm, _: arm.get_items(20),
-    "read 20": lambda arm, _: arm.get_items(20),
-    "read 200": lambda arm, _: arm.get_items(200),
-    "pop": lambda arm, _: arm.pop_item(),
+async def _turn(backend: Any, batch: list[Item]) -> None:
+    await backend.get_items(50)
+    await backend.add_items(batch[:3])
+
+
+# The first read of the tail comes after a write (cold), the second after a read (warm).
+OFTEN: dict[str, CallFunction] = {
+    "add 1": lambda backend, batch: backend.add_items(batch[:1]),
+    "read 20 after a write": lambda backend, _: backend.get_items(20),
+    "read 20": lambda backend, _: backend.get_items(20),
+    "read 200": lambda backend, _: backend.get_items(200),
+    "pop": lambda backend, _: backend.pop_item(),
     "turn: read 50, add 3": _turn,
 }
-SELDOM: dict[str, Work] = {
-    "add 10": lambda arm, batch: arm.add_items(batch[:10]),
-    "add 100": lambda arm, batch: arm.add_items(batch),
-    "read all after a write": lambda arm, _: arm.get_items(),
-    "read all": lambda arm, _: arm.get_items(),
+SELDOM: dict[str, CallFunction] = {
+    "add 10": lambda backend, batch: backend.add_items(batch[:10]),
+    "add 100": lambda backend, batch: backend.add_items(batch),
+    "read all after a write": lambda backend, _: backend.get_items(),
+    "read all": lambda backend, _: backend.get_items(),
 }
 
 
-async def calls(directory: Path, scale: Scale) -> Numbers:
-    """Every call of every arm over histories of some lengths."""
+async def measure_calls(directory: Path, scale: Scale) -> Numbers:
+    """Measure every call of every backend on histories of several lengths."""
     found: Numbers = {"latency_ms": LATENCY_MS, "histories": {}}
     async with devserver() as server, redis(directory / "redis") as redis_url:
         if redis_url is None:
-            say("Redis is left out: redis-server is not installed")
+            print_progress("Skip Redis: redis-server is not installed")
         for length, rounds in scale.calls:
-            say(f"  a history of {length}")
-            await server.begin(LATENCY_MS)
-            place = directory / str(length)
-            found["histories"][str(length)] = await _one(
-                place, history(length), server.url, redis_url, rounds
+            print_progress(f"  a history of {length}")
+            await server.reset(LATENCY_MS)
+            subdirectory = directory / str(length)
+            found["histories"][str(length)] = await _measure_history(
+                subdirectory, history(length), server.url, redis_url, rounds
             )
     return found
 
 
-async def _one(
+async def _measure_history(
     directory: Path, items: list[Item], url: str, redis_url: str | None, rounds: int
 ) -> Numbers:
-    """Each round has the arms in another order."""
+    """Measure all backends on one history; each round has a new order of backends."""
     watch, batch = Stopwatch(), items[:100]
-    # A million items as Python objects weigh more than all that is measured.
+    # A million items as Python objects take more memory than everything that is measured.
     is_long = len(items) > 100_000
     async with AsyncExitStack() as stack:
-        arms = await open_arms(stack, directory, items, url, redis_url)
+        backends = await open_backends(stack, directory, items, url, redis_url)
         if not is_long:
             await make(directory / "first.db", SESSION_ID, items)
         del items
-        for arm in arms.values():  # the first call opens: not what is measured
-            await arm.get_items(20)
+        for backend in backends.values():  # the first call opens the backend and is not measured
+            await backend.get_items(20)
         gc.collect()
-        gc.freeze()  # what the arms have loaded: one collection of it outweighs a read of all
-        names = list(arms)
+        gc.freeze()  # a collection of what the backends have loaded takes longer than a read of all
+        names = list(backends)
         for number in range(rounds):
-            # Shuffled, not turned: nobody always comes after the same one, whose disk still works.
+            # A random order, so that no backend always runs while the disk writes of another end.
             random.Random(number).shuffle(names)
-            seldom = number % RARE == 0
+            seldom = number % SELDOM_EVERY == 0
             for name in names:
                 if name == DIRECT and not seldom:
                     continue
                 works = {**OFTEN, **(SELDOM if seldom else {})}
                 if is_long:
                     works.pop("read all after a write", None)
-                    if number >= RARE * WHOLE:
+                    if number >= SELDOM_EVERY * LONG_READS:
                         works.pop("read all", None)
                 if name == DIRECT:
-                    works.pop("add 100", None)  # as ten of its `add 10`
+                    works.pop("add 100", None)  # costs as much as ten `add 10`
                 for what, work in works.items():
-                    await watch.time(what, name, work(arms[name], batch))
+                    await watch.time(what, name, work(backends[name], batch))
                 if seldom and not is_long and not name.startswith("ours"):
-                    await watch.time(FIRST, name, arms[name].get_items())
+                    await watch.time(FIRST, name, backends[name].get_items())
             if seldom and not is_long:
                 async with CachedSession(SESSION_ID, journal=directory / "first.db") as session:
                     await session.get_items(20)
                     await watch.time(FIRST, OURS, session.get_items())
-        held = await _holds(arms, batch, whole=not is_long)
-    return {"calls": watch.table(), "held_ms": held}
+        blocked = await _blocked_times(backends, batch, whole=not is_long)
+    return {"calls": watch.table(), "held_ms": blocked}
 
 
-async def _holds(arms: dict[str, Any], batch: list[Item], *, whole: bool) -> Numbers:
-    """The longest that another task was held up by each call: the median of some runs, each with
-    the arms in another order: a collection of garbage, which comes every so many reads of all,
-    would always meet the same arm."""
+async def _blocked_times(backends: dict[str, Any], batch: list[Item], *, whole: bool) -> Numbers:
+    """Return the longest time that each call blocks another task: the median of several runs.
+
+    Each run has a new order of backends. Otherwise a garbage collection, which occurs regularly,
+    would always hit the same backend.
+    """
     works = {**OFTEN, **SELDOM}
-    del works["read 20 after a write"]  # the same call, one line above
+    del works["read 20 after a write"]  # the same call as "read 20"
     del works["read all after a write"]
     if not whole:
         del works["read all"]
     found: Numbers = {}
     for what, work in works.items():
         gaps: dict[str, list[float]] = {
-            name: [] for name in arms if (name, what) != (DIRECT, "add 100")
+            name: [] for name in backends if (name, what) != (DIRECT, "add 100")
         }
-        for number in range(HOLDS):
+        for number in range(BLOCKED_RUNS):
             names = list(gaps)
             random.Random(number).shuffle(names)
             for name in names:
                 seen = gaps[name]
                 if name != DIRECT or number == 0:
-                    seen.append(await held_ms(work(arms[name], batch)))
+                    seen.append(await blocked_ms(work(backends[name], batch)))
         found[what] = {name: statistics.median(seen) for name, seen in gaps.items()}
     return found
 
 
-async def concurrent(directory: Path, scale: Scale) -> Numbers:
-    """Seconds until many sessions have each written one item, side by side, on one file."""
+async def measure_concurrent(directory: Path, scale: Scale) -> Numbers:
+    """Measure the seconds until many concurrent sessions on one file have each written an item."""
     took: dict[str, list[float]] = {PEER: [], OURS: [], NORMAL: []}
-    held: dict[str, list[float]] = {PEER: [], OURS: [], NORMAL: []}
+    blocked: dict[str, list[float]] = {PEER: [], OURS: [], NORMAL: []}
     for turn in range(scale.concurrent_rounds):
         for name, seconds in took.items():
             path = directory / f"{name}-{turn}.db"
@@ -159,12 +164,12 @@ async def concurrent(directory: Path, scale: Scale) -> Numbers:
                     else await _ours(stack, path, scale.concurrent, name)
                 )
                 start = time.perf_counter()
-                held[name].append(await held_ms(write()))
+                blocked[name].append(await blocked_ms(write()))
                 seconds.append(time.perf_counter() - start)
     return {
         "sessions": scale.concurrent,
         "seconds": {name: min(seconds) for name, seconds in took.items()},
-        "held_ms": {name: statistics.median(gaps) for name, gaps in held.items()},
+        "held_ms": {name: statistics.median(gaps) for name, gaps in blocked.items()},
     }
 
 
@@ -173,8 +178,8 @@ async def _peers(stack: AsyncExitStack, path: Path, sessions: int) -> Callable[[
     for peer in peers:
         stack.push_async_callback(peer.close)
         await peer.get_items(1)
-    # A connection and a thread each, and SQLite lets one write: at most eight at a time, or they
-    # give up waiting for the lock.
+    # Each peer has its own connection and thread, but SQLite allows one writer. Run at most eight
+    # at a time, because more would exceed the lock timeout.
     limit = asyncio.Semaphore(8)
 
     async def write(peer: AsyncSQLiteSession) -> None:

@@ -1,4 +1,4 @@
-"""The recorded conversations, repeated into one long history."""
+"""Recorded conversations as test data: histories of any length, turns and batches."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _recorded() -> list[Item]:
 
 
 def history(length: int) -> list[Item]:
-    """That many items of real conversations, one after the other, again and again."""
+    """Return `length` recorded items; the recording is repeated if needed."""
     return list(islice(cycle(_recorded()), length))
 
 
 def turns(items: list[Item]) -> list[list[Item]]:
-    """The same items as an agent adds them: a question, and all that came of it."""
+    """Split items into turns, as an agent adds them: a user message and the items that follow."""
     batches: list[list[Item]] = []
     for item in items:
         if item.get("role") == "user" or not batches:
@@ -39,10 +39,10 @@ def turns(items: list[Item]) -> list[list[Item]]:
 
 
 def chunks(items: Sequence[Item], size: int = 1000) -> Iterable[Sequence[Item]]:
-    """The same items in as few batches as is sensible: a history is made quickly with them."""
+    """Split items into large batches, so that a history is written quickly."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def payload_bytes(items: Iterable[Item]) -> int:
-    """What the items say, as the shortest JSON."""
+    """Return the bytes of the items as compact JSON."""
     return sum(len(orjson.dumps(item)) for item in items)

@@ -1,7 +1,7 @@
-"""What calls cost as their work grows: history, sessions, writers, pending operations, tombstones;
-the file beside its payload; the memory of a process that reads.
+"""How costs grow with the number of items, sessions, writers, pending operations and tombstones.
 
-The sizes of one row are measured in turn, all of them open at once, so that noise hits each alike.
+It also measures the file size relative to the payload, and the memory of a process that reads. The
+calls on all sizes of a row are interleaved, so that noise affects each size equally.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from cached_session.journal.tables import inbox
 from cached_session.runtime import new_writer
 from conversations import chunks, history, payload_bytes, turns
 from make_journals import MADE, index, make
-from measure import Numbers, Stopwatch, exponent, say
+from measure import Numbers, Stopwatch, exponent, print_progress
 from scale import Scale
 from servers import devserver, free_port
 
-__all__ = ["disk", "growth", "memory"]
+__all__ = ["measure_disk", "measure_growth", "measure_memory"]
 
 NAME = "growth"
 TAIL_READER = Path(__file__).with_name("tail_reader.py")
 WARM_UP = 3
 LONG = 100_000
-"""A history longer than this is read as a whole only once."""
+"""Histories over this number of items are read whole only once."""
 COPIES = 3
-"""Journals that are cleared at each size: a clear is measured once on each."""
-LIVE = 100
-"""Items that are still there beside the tombstones."""
-A_SESSION = 10
-"""Items of one of many sessions."""
+"""Copies of the journal at each size, for the calls that can run once on each copy (clear)."""
+VISIBLE_ITEMS = 100
+"""Items that are not removed, besides the tombstones."""
+SESSION_ITEMS = 10
+"""Items in each session where sessions are counted."""
 NOW_MS = 1_767_225_600_000
-PATIENCE = 300.0
+SYNC_TIMEOUT = 300.0
 
 Call = Callable[[Any, int], Awaitable[Any]]
 
@@ -59,8 +59,8 @@ CALLS: dict[str, Call] = {
 }
 
 
-async def growth(directory: Path, scale: Scale) -> Numbers:
-    """A row for each thing that grows: its sizes, the median seconds of calls, their exponents."""
+async def measure_growth(directory: Path, scale: Scale) -> Numbers:
+    """Measure a row for each quantity: its sizes, the median seconds of calls, and exponents."""
     rows = {}
     for what, row in (
         ("items in the history", _lengths),
@@ -69,19 +69,19 @@ async def growth(directory: Path, scale: Scale) -> Numbers:
         ("pending operations", _pending),
         ("tombstones", _tombstones),
     ):
-        say(f"  {what}")
-        place = directory / what
-        place.mkdir(parents=True)
-        sizes, seconds = await row(place, scale)
+        print_progress(f"  {what}")
+        subdirectory = directory / what
+        subdirectory.mkdir(parents=True)
+        sizes, seconds = await row(subdirectory, scale)
         exponents = {call: exponent(sizes, took) for call, took in seconds.items()}
         rows[what] = {"sizes": list(sizes), "seconds": seconds, "exponents": exponents}
     return {"rows": rows}
 
 
-async def _in_turn(
+async def _measure_in_turn(
     opened: dict[int, Any], calls: dict[str, Call], rounds: int
 ) -> dict[str, list[float]]:
-    """The median of each call, by size."""
+    """Return the median seconds of each call, by size; each round has a new order of sizes."""
     watch = Stopwatch()
     sizes, order = list(opened), list(opened)
     for number in range(rounds + WARM_UP):
@@ -101,7 +101,7 @@ async def _lengths(directory: Path, scale: Scale) -> tuple[tuple[int, ...], Numb
             await make(path, NAME, history(length))
             opened[length] = await stack.enter_async_context(CachedSession(NAME, journal=path))
         read = {"read 200": lambda session, _: session.get_items(200)}
-        seconds = await _in_turn(opened, {**CALLS, **read}, scale.rounds)
+        seconds = await _measure_in_turn(opened, {**CALLS, **read}, scale.rounds)
         whole = []
         for length, session in opened.items():
             took: list[float] = []
@@ -122,18 +122,18 @@ async def _sessions(directory: Path, scale: Scale) -> tuple[tuple[int, ...], Num
                 for group in chunks(range(count)):  # type: ignore[arg-type]
                     await asyncio.gather(
                         *(
-                            cache.session(f"s{n}").add_items(history(A_SESSION))  # type: ignore[arg-type]
+                            cache.session(f"s{n}").add_items(history(SESSION_ITEMS))  # type: ignore[arg-type]
                             for n in group
                         )
                     )
             opened[count] = (count, await stack.enter_async_context(SessionCache(path)))
 
         def one(call: Call) -> Call:
-            # Another session at each turn, far from the last.
+            # Each round uses another session, far from the last one.
             return lambda at, number: call(at[1].session(f"s{number * 7919 % at[0]}"), number)
 
         calls = {what: one(call) for what, call in CALLS.items()}
-        return scale.sessions, await _in_turn(opened, calls, scale.rounds)
+        return scale.sessions, await _measure_in_turn(opened, calls, scale.rounds)
 
 
 async def _writers(directory: Path, scale: Scale) -> tuple[tuple[int, ...], Numbers]:
@@ -142,16 +142,16 @@ async def _writers(directory: Path, scale: Scale) -> tuple[tuple[int, ...], Numb
         opened = {}
         for count in scale.writers:
             path = directory / f"{count}.db"
-            await asyncio.to_thread(_written_by, path, count, scale.written)
+            await asyncio.to_thread(_write_with_writers, path, count, scale.written)
             await asyncio.to_thread(index, path)
             cleared.append(await _clear(path))
             opened[count] = await stack.enter_async_context(CachedSession(NAME, journal=path))
-        seconds = await _in_turn(opened, CALLS, scale.rounds)
+        seconds = await _measure_in_turn(opened, CALLS, scale.rounds)
     return scale.writers, {**seconds, "clear": cleared}
 
 
-def _written_by(path: Path, writers: int, operations: int) -> None:
-    """A history in which so many writers have had their turns, as it comes from a server."""
+def _write_with_writers(path: Path, writers: int, operations: int) -> None:
+    """Apply a history of `operations` from several writers, as if it came from a server."""
     key = session_key(NAME)
     payloads = [orjson.dumps(item).decode() for item in history(500)]
     journal = Journal(str(path), durability="normal")
@@ -160,11 +160,11 @@ def _written_by(path: Path, writers: int, operations: int) -> None:
         counters: dict[int, int] = {}
         parts = []
         for number in range(operations):
-            who = number * writers // operations
-            counters[who] = counters.get(who, 0) + 1
-            dot = Dot(new_writer(who.to_bytes(15, "big")), counters[who])
+            writer = number * writers // operations
+            counters[writer] = counters.get(writer, 0) + 1
+            dot = Dot(new_writer(writer.to_bytes(15, "big")), counters[writer])
             payload = payloads[number % len(payloads)]
-            op = Operation(dot, Kind.APPEND, (NOW_MS << 16) + who, NOW_MS + number, (payload,))
+            op = Operation(dot, Kind.APPEND, (NOW_MS << 16) + writer, NOW_MS + number, (payload,))
             parts += split(op, op.digest(key), key)
         for start in range(0, len(parts), 1000):
             page = parts[start : start + 1000]
@@ -204,7 +204,9 @@ async def _pending(directory: Path, scale: Scale) -> tuple[tuple[int, ...], Numb
         async def status(session: CachedSession, _: int) -> None:
             session.status()
 
-        return scale.pending, await _in_turn(opened, {**CALLS, "status": status}, scale.rounds)
+        return scale.pending, await _measure_in_turn(
+            opened, {**CALLS, "status": status}, scale.rounds
+        )
 
 
 async def _tombstones(directory: Path, scale: Scale) -> tuple[tuple[int, ...], Numbers]:
@@ -213,28 +215,28 @@ async def _tombstones(directory: Path, scale: Scale) -> tuple[tuple[int, ...], N
         for count in scale.tombstones:
             path = directory / f"{count}.db"
             async with CachedSession(NAME, journal=path, options=MADE) as session:
-                # One by one: what is popped later is what an agent pops.
-                for item in history(LIVE + count):
+                # One item an operation, so that a pop removes a whole operation.
+                for item in history(VISIBLE_ITEMS + count):
                     await session.add_items([item])  # type: ignore[list-item]
                 for _ in range(count):
                     await session.pop_item()
             opened[count] = await stack.enter_async_context(CachedSession(NAME, journal=path))
         every: dict[str, Call] = {**CALLS, "read all": lambda session, _: session.get_items()}
-        return scale.tombstones, await _in_turn(opened, every, scale.rounds)
+        return scale.tombstones, await _measure_in_turn(opened, every, scale.rounds)
 
 
-async def disk(directory: Path, scale: Scale) -> Numbers:
-    """Bytes of the file a byte of payload, and rows of operations, at each stage of a life."""
+async def measure_disk(directory: Path, scale: Scale) -> Numbers:
+    """Measure bytes of the file a byte of payload, and operations, at each stage of a journal."""
     items = history(scale.disk)
     payload = payload_bytes(items)
     path = directory / "disk.db"
     stages: list[Numbers] = []
 
     def note(stage: str) -> None:
-        with closing(sqlite3.connect(path)) as onlooker:
-            (pages,) = onlooker.execute("PRAGMA page_count").fetchone()
-            (size,) = onlooker.execute("PRAGMA page_size").fetchone()
-            (rows,) = onlooker.execute("SELECT count(*) FROM ops").fetchone()
+        with closing(sqlite3.connect(path)) as conn:
+            (pages,) = conn.execute("PRAGMA page_count").fetchone()
+            (size,) = conn.execute("PRAGMA page_size").fetchone()
+            (rows,) = conn.execute("SELECT count(*) FROM ops").fetchone()
         stages.append({"stage": stage, "ratio": pages * size / payload, "operations": rows})
 
     async with devserver() as server:
@@ -243,37 +245,39 @@ async def disk(directory: Path, scale: Scale) -> Numbers:
         async with SessionCache(path, url=server.url) as cache:
             await cache.compact()
             note("compact()")
-            await cache.flush(PATIENCE)
+            await cache.flush(SYNC_TIMEOUT)
             note("all of it acknowledged")
             await cache.compact()
             note("compact()")
             await cache.session(NAME, hydrate=False).clear_session()
-            await cache.flush(PATIENCE)
-            await cache.sync(PATIENCE)
+            await cache.flush(SYNC_TIMEOUT)
+            await cache.sync(SYNC_TIMEOUT)
             note("cleared, and the clear acknowledged")
         often = SyncOptions(prune_interval=0.02)
         async with SessionCache(path, url=server.url, options=often) as cache:
-            await cache.sync(PATIENCE)
+            await cache.sync(SYNC_TIMEOUT)
             before = -1
-            # It tells nobody when it has nothing left to do.
+            # Pruning has no event for its end, so wait until the size no longer changes.
             while before != (before := _size(path)):  # noqa: ASYNC110
                 await asyncio.sleep(1.0)
-            note("pruned automatically")
+            note("pruned in the background")
             await cache.compact()
             note("compact()")
     return {"items": scale.disk, "payload_bytes": payload, "stages": stages}
 
 
 def _size(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as onlooker:
-        (pages,) = onlooker.execute("PRAGMA page_count").fetchone()
-        (rows,) = onlooker.execute("SELECT count(*) FROM ops").fetchone()
+    with closing(sqlite3.connect(path)) as conn:
+        (pages,) = conn.execute("PRAGMA page_count").fetchone()
+        (rows,) = conn.execute("SELECT count(*) FROM ops").fetchone()
     return int(pages) + int(rows)
 
 
-async def memory(directory: Path, scale: Scale) -> Numbers:
-    """The most resident memory of a process of its own that reads the tail of a history a hundred
-    times; the first has no history."""
+async def measure_memory(directory: Path, scale: Scale) -> Numbers:
+    """Measure the peak resident memory of a process that reads the tail of a history 100 times.
+
+    The first process has an empty history.
+    """
     found: list[float] = []
     lengths: Iterable[int] = (0, *scale.lengths)
     for length in lengths:

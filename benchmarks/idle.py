@@ -1,8 +1,8 @@
-"""What a cache asks of the server when nothing happens, and what a turn costs in requests.
+"""The number of requests of an idle cache, and of a turn.
 
-Exact, and the same on every machine: nothing here is measured in real time. The library runs on a
-loop whose clock jumps to the next timer whenever nothing is left to do, against a server in memory
-that counts; hours pass in seconds. A guard counts as one request, though the first is several.
+The results are exact and equal on every machine, because the time is virtual: the clock of the
+event loop jumps to the next timer when no task is ready. An in-memory server counts the requests. A
+guard counts as one request, although the first guard takes several.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from cached_session.remote.protocol import GuardReport
 from cached_session.remote.wire import EncodedMemory
 from cached_session.runtime import Runtime
 from conversations import history
-from measure import Numbers, say
+from measure import Numbers, print_progress
 from scale import Scale
 
-__all__ = ["idle"]
+__all__ = ["measure_idle"]
 
 T = TypeVar("T")
 
 HOUR = 3600.0
 EPOCH_MS = 1_767_225_600_000
-"""The wall clock when the loop's is 0: that one must stay small enough to tell timers apart."""
+"""Wall clock at loop time 0. The loop time starts at 0, so that its floats stay precise."""
 TURN_SECONDS = 30.0
-"""Between two turns of somebody who talks."""
+"""Seconds between two turns."""
 TURNS = 60
-TURN = 3
+TURN_ITEMS = 3
 """Items of a turn."""
 
 
-class _Hasty(asyncio.SelectorEventLoop):
-    """When nothing is left to do, it is the time of the next timer."""
+class _VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer when no task is ready."""
 
     _now = 0.0
 
@@ -56,8 +56,9 @@ class _Hasty(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def _in_no_time(work: Coroutine[Any, Any, T]) -> T:
-    loop = _Hasty()
+def _run_in_virtual_time(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a new loop with virtual time."""
+    loop = _VirtualTimeLoop()
     try:
         return loop.run_until_complete(work)
     finally:
@@ -67,16 +68,16 @@ def _in_no_time(work: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class _Server:
-    """Memories of agents, newest first; who asked for what."""
+    """An in-memory server that counts requests by (device, kind)."""
 
     loop: asyncio.AbstractEventLoop
-    asked: Counter[tuple[str, str]] = field(default_factory=Counter)
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     agents: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     streams: list[asyncio.Queue[tuple[str, str]]] = field(default_factory=list)
 
 
 class _Remote:
-    """`Remote` and `EventSource`, as one device sees them."""
+    """`Remote` and `EventSource` of one device, connected to the in-memory server."""
 
     server = "http://in.memory"
 
@@ -84,13 +85,14 @@ class _Remote:
         self._server, self._device = server, device
         self.answered = 0
 
-    def _ask(self, what: str, agent: str) -> dict[str, dict[str, Any]]:
-        self._server.asked[self._device, what] += 1
+    def _count(self, what: str, agent: str) -> dict[str, dict[str, Any]]:
+        """Count a request and return the memories of the agent."""
+        self._server.requests[self._device, what] += 1
         self.answered += 1
         return self._server.agents.setdefault(agent, {})
 
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
-        held = self._ask("store", agent)
+        held = self._count("store", agent)
         now = EPOCH_MS // 1000 + int(self._server.loop.time())
         for memory in memories:
             held[memory.id] = {**orjson.loads(memory.data), "agent_id": agent, "created_at": now}
@@ -99,32 +101,32 @@ class _Remote:
         return {memory.id for memory in memories}
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
-        return self._ask("fetch", agent).get(memory)
+        return self._count("fetch", agent).get(memory)
 
     async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
-        newest_first = list(self._ask("page", agent).values())[::-1]
+        newest_first = list(self._count("page", agent).values())[::-1]
         return newest_first[offset : offset + limit]
 
     async def forget(self, agent: str, memories: Sequence[str]) -> int:
-        held = self._ask("forget", agent)
+        held = self._count("forget", agent)
         return sum(held.pop(memory, None) is not None for memory in memories)
 
     async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
-        held = self._ask("tagged", agent)
+        held = self._count("tagged", agent)
         return [memory for memory in held.values() if tag in memory["tags"]]
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
-        raise NotImplementedError("nobody asks for it here")
+        raise NotImplementedError("the benchmark does not recall")
 
     async def guard(self, agent: str) -> GuardReport:
-        self._ask("guard", agent)
+        self._count("guard", agent)
         return GuardReport()
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
     async def events(self) -> AsyncGenerator[tuple[str, str] | None]:
-        self._server.asked[self._device, "stream"] += 1
+        self._server.requests[self._device, "stream"] += 1
         stream: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._server.streams.append(stream)
         try:
@@ -137,7 +139,7 @@ class _Remote:
 
 @dataclass(frozen=True)
 class _Spec:
-    """What `RemoteSpec` is to a real server."""
+    """The `RemoteSpec` of the in-memory server."""
 
     counting: _Server = field(compare=False)
     device: str
@@ -150,17 +152,17 @@ class _Spec:
 
 
 class _Device:
-    """A cache in memory, without threads."""
+    """A device with an in-memory journal and without threads."""
 
     def __init__(self, server: _Server, name: str, *, listen: bool) -> None:
-        # Nobody else writes to this journal: no need to look for that every half second.
+        # No other process writes to this journal, so it need not be watched every half second.
         self._options = SyncOptions(listen=listen, watch_interval=5.0)
-        chance = random.Random(name)
+        seeded = random.Random(name)
         runtime = Runtime(
             wall_ms=lambda: EPOCH_MS + int(server.loop.time() * 1000),
             monotonic=server.loop.time,
-            random=chance,
-            token=chance.randbytes,
+            random=seeded,
+            token=seeded.randbytes,
             threaded=False,
         )
         self._engine = Engine(":memory:", self._options, runtime)
@@ -193,36 +195,35 @@ class _Device:
         await self._engine.release(self._spec)
 
 
-async def idle(_: Path, scale: Scale) -> Numbers:
-    """Requests an hour of a cache with so many open sessions, with and without the event stream;
-    requests a turn of one who talks and of one who listens."""
+async def measure_idle(_: Path, scale: Scale) -> Numbers:
+    """Count requests an hour by open sessions, and requests a turn, with and without events."""
     found: Numbers = {"hours": scale.hours, "rows": [], "turn": {}}
     for listen in (True, False):
         for sessions in scale.idle:
-            say(f"  {sessions} sessions, {'events' if listen else 'polling'}")
+            print_progress(f"  {sessions} sessions, {'events' if listen else 'polling'}")
             first, later = await asyncio.to_thread(
-                _in_no_time, _silence(sessions, scale.hours, listen)
+                _run_in_virtual_time, _count_idle_requests(sessions, scale.hours, listen)
             )
             found["rows"].append(
                 {"sessions": sessions, "events": listen, "first_hour": first, "an_hour": later}
             )
         found["turn"]["events" if listen else "polling"] = await asyncio.to_thread(
-            _in_no_time, _talk(listen)
+            _run_in_virtual_time, _count_turn_requests(listen)
         )
     return found
 
 
-async def _silence(sessions: int, hours: int, listen: bool) -> tuple[Numbers, Numbers]:
-    """What is asked for in the hour that begins with a turn in each session, and in a later one."""
+async def _count_idle_requests(sessions: int, hours: int, listen: bool) -> tuple[Numbers, Numbers]:
+    """Return the requests in the hour after a turn in each session, and in a later hour."""
     server = _Server(asyncio.get_running_loop())
     device = _Device(server, "device", listen=listen)
     for number in range(sessions):
         session = await device.open(f"session {number}")
-        await session.add_items(history(TURN))  # type: ignore[arg-type]
+        await session.add_items(history(TURN_ITEMS))  # type: ignore[arg-type]
     await asyncio.sleep(HOUR)
-    first = Counter(server.asked)
+    first = Counter(server.requests)
     await asyncio.sleep(HOUR * hours)
-    later = server.asked - first
+    later = server.requests - first
     await device.close()
     return (
         {what: float(count) for (_, what), count in sorted(first.items())},
@@ -230,23 +231,25 @@ async def _silence(sessions: int, hours: int, listen: bool) -> tuple[Numbers, Nu
     )
 
 
-async def _talk(listen: bool) -> Numbers:
-    """Requests a turn: of a device on which somebody talks, and of one that listens."""
+async def _count_turn_requests(listen: bool) -> Numbers:
+    """Return the requests a turn of a device that writes, and of one that only receives."""
     server = _Server(asyncio.get_running_loop())
     devices = {name: _Device(server, name, listen=listen) for name in ("talks", "listens")}
     talks, listens = [await device.open("talk") for device in devices.values()]
     await asyncio.sleep(TURN_SECONDS)
-    server.asked.clear()
+    server.requests.clear()
     for _ in range(TURNS):
         await talks.get_items(50)
-        await talks.add_items(history(TURN))  # type: ignore[arg-type]
+        await talks.add_items(history(TURN_ITEMS))  # type: ignore[arg-type]
         await asyncio.sleep(TURN_SECONDS)
-    if len(await listens.get_items()) != TURN * TURNS:
-        raise RuntimeError("the other device has not seen every turn")
-    asked = Counter(server.asked)
+    if len(await listens.get_items()) != TURN_ITEMS * TURNS:
+        raise RuntimeError("the other device has not received every turn")
+    requests = Counter(server.requests)
     for device in devices.values():
         await device.close()
     return {
-        name: {what: count / TURNS for (who, what), count in sorted(asked.items()) if who == name}
+        name: {
+            what: count / TURNS for (who, what), count in sorted(requests.items()) if who == name
+        }
         for name in devices
     }

@@ -1,4 +1,4 @@
-"""Journals that are only made to be measured: quickly, and with their search index in step."""
+"""Journals for measurements: written quickly, with an up-to-date search index."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from conversations import Item, chunks
 __all__ = ["MADE", "index", "make"]
 
 MADE = SyncOptions(durability="normal")
-"""Nobody waits for the disk while a journal is made."""
+"""Options for writing a journal without waiting for the disk."""
 
 
 async def make(
     path: Path, session_id: str, items: Sequence[Item], batches: Iterable[Sequence[Any]] = ()
 ) -> None:
-    """A journal with a history: in large batches, or in these."""
+    """Write a journal with a history, in the given batches or in large ones."""
     async with CachedSession(session_id, journal=path, options=MADE) as session:
         wanted: Iterable[Sequence[Any]] = batches or chunks(items)
         for batch in wanted:
@@ -31,8 +31,10 @@ async def make(
 
 
 def index(path: Path) -> None:
-    """Index now what the writing thread would index while it is idle, a little at a time: the calls
-    that are measured are those of a journal that has come to rest."""
+    """Index the items that the writer thread would index while it is idle.
+
+    The measured calls then run without indexing in the background.
+    """
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         reached = search_index.reach(conn)
         if reached is not None:

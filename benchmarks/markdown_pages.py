@@ -1,4 +1,4 @@
-"""The parts of a page that a command writes, between `<!-- NAME -->` and `<!-- end -->`."""
+"""Markdown pages with generated blocks, between `<!-- NAME -->` and `<!-- end -->`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["write_block"]
 
 
 def write_block(page: Path, name: str, text: str) -> None:
-    """Put the text into the block of that name.
+    """Replace the text of a block.
 
     Raises:
-        ValueError: the page has no such block, or more than one.
+        ValueError: the page has no block of that name, or several; it was not changed.
     """
     before = page.read_text(encoding="utf-8")
     block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)

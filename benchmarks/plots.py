@@ -1,5 +1,7 @@
-"""The pictures in `docs/plots/`: the same bytes for the same numbers, so that a commit shows what
-has changed. The library that draws them is in the extra `bench`."""
+"""Plots in `docs/plots/`. The same figures always give the same bytes.
+
+The plots need matplotlib, which the extra `bench` installs.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,18 @@ from typing import Any
 
 from backends import OURS
 
-__all__ = ["draw", "storms"]
+__all__ = ["draw", "draw_recovery"]
 
 PLOTS = Path(__file__).parent.parent / "docs" / "plots"
-SHOWN = ("read 20", "read 20 after a write", "read 200", "read all", "add 1", "add 100", "pop")
+PLOTTED_CALLS = (
+    "read 20",
+    "read 20 after a write",
+    "read 200",
+    "read all",
+    "add 1",
+    "add 100",
+    "pop",
+)
 EMPHASIS = "#d62728"
 COLOURS = (
     "#7f7f7f",
@@ -51,10 +61,10 @@ def _save(pyplot: Any, figure: Any, name: str) -> None:
 
 
 def draw(parts: dict[str, Any]) -> list[str]:
-    """Every picture for which these parts have the numbers; their names."""
+    """Draw each plot for which the parts have figures; return the names."""
     pyplot = _pyplot()
     drawn = []
-    for name, needs, picture in (
+    for name, part, plot in (
         ("calls", "calls", _calls),
         ("lengths", "calls", _lengths),
         ("growth", "growth", _growth),
@@ -62,44 +72,44 @@ def draw(parts: dict[str, Any]) -> list[str]:
         ("idle", "idle", _idle),
         ("memory", "memory", _memory),
     ):
-        if needs in parts:
-            _save(pyplot, picture(pyplot, parts[needs]), name)
+        if part in parts:
+            _save(pyplot, plot(pyplot, parts[part]), name)
             drawn.append(name)
     return drawn
 
 
-def storms(returns: Mapping[str, Mapping[int, Sequence[int]]], seconds: int) -> None:
-    """Requests a second of a fleet that comes back: by settings, by nodes."""
+def draw_recovery(recoveries: Mapping[str, Mapping[int, Sequence[int]]], seconds: int) -> None:
+    """Plot the requests a second of a fleet after an outage, by settings and nodes."""
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(
-        1, len(returns), figsize=(4.5 * len(returns), 3.8), sharey=True, squeeze=False
+        1, len(recoveries), figsize=(4.5 * len(recoveries), 3.8), sharey=True, squeeze=False
     )
-    for axes, (name, by_nodes) in zip(panels[0], returns.items(), strict=True):
+    for axes, (name, by_nodes) in zip(panels[0], recoveries.items(), strict=True):
         for nodes, requests in by_nodes.items():
-            shown = [max(one, 0.9) for one in requests[:seconds]]
-            axes.semilogy(range(len(shown)), shown, linewidth=1, label=f"{nodes} nodes")
+            clipped = [max(one, 0.9) for one in requests[:seconds]]
+            axes.semilogy(range(len(clipped)), clipped, linewidth=1, label=f"{nodes} nodes")
         axes.set_title(name)
-        axes.set_xlabel("seconds since the server is reachable again")
-    panels[0][0].set_ylabel("requests per second")
+        axes.set_xlabel("seconds after the end of the outage")
+    panels[0][0].set_ylabel("requests a second")
     panels[0][0].legend(fontsize="small")
     _save(pyplot, figure, "storm")
 
 
 def _calls(pyplot: Any, part: dict[str, Any]) -> Any:
-    """Every arm, call by call."""
+    """Plot the median of each call on each backend."""
     found = part["histories"]["10000"]["calls"]
     names = [name for name in found["read 20"] if not name.startswith("one request")]
     figure, axes = pyplot.subplots(figsize=(9, 7))
     height = 0.8 / len(names)
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         axes.barh(
-            [row + place * height for row in range(len(SHOWN))],
-            [found[what][name]["median"] * 1000 for what in SHOWN],
+            [row + position * height for row in range(len(PLOTTED_CALLS))],
+            [found[what][name]["median"] * 1000 for what in PLOTTED_CALLS],
             height,
             label=name,
-            color=COLOURS[place % len(COLOURS)],
+            color=COLOURS[position % len(COLOURS)],
         )
-    axes.set_yticks([row + 0.4 for row in range(len(SHOWN))], SHOWN)
+    axes.set_yticks([row + 0.4 for row in range(len(PLOTTED_CALLS))], PLOTTED_CALLS)
     axes.set_xscale("log")
     axes.set_xlabel("median, ms; a history of 10,000 items")
     axes.invert_yaxis()
@@ -108,7 +118,7 @@ def _calls(pyplot: Any, part: dict[str, Any]) -> Any:
 
 
 def _lengths(pyplot: Any, part: dict[str, Any]) -> Any:
-    """The reads that an agent makes, as its history grows, of those that were measured at each."""
+    """Plot reads over the length of the history, for the backends measured at every length."""
     histories = part["histories"]
     lengths = sorted(map(int, histories))
     names = list(histories[str(lengths[-1])]["calls"]["read 20"])
@@ -131,7 +141,7 @@ def _lengths(pyplot: Any, part: dict[str, Any]) -> Any:
 
 
 def _growth(pyplot: Any, part: dict[str, Any]) -> Any:
-    """A panel for each thing that grows."""
+    """Plot the calls over each quantity that grows, in a panel each."""
     rows = part["rows"]
     figure, panels = pyplot.subplots(2, 3, figsize=(11, 7))
     for axes, (what, row) in zip(panels.flat, rows.items(), strict=False):
@@ -152,22 +162,22 @@ def _growth(pyplot: Any, part: dict[str, Any]) -> Any:
 
 
 def _sync(pyplot: Any, part: dict[str, Any]) -> Any:
-    """Push, hydration and reconnect beside one request per item."""
+    """Plot push, hydration and reconnect, compared with one request per item."""
     cells = part["cells"]
     latencies = sorted({cell["latency_ms"] for cell in cells})
     figure, panels = pyplot.subplots(
         1, len(latencies), figsize=(3.4 * len(latencies), 4), sharey=True, squeeze=False
     )
-    shown = {
+    curves = {
         "one_by_one_seconds": ("one request per item", "#7f7f7f"),
         "push_seconds": ("push", EMPHASIS),
         "hydrate_seconds": ("hydrate", "#1f77b4"),
-        "tail_seconds": ("first 200 readable", "#2ca02c"),
+        "tail_seconds": ("first 200 items readable", "#2ca02c"),
         "reconnect_seconds": ("reconnect", "#9467bd"),
     }
     for axes, latency in zip(panels[0], latencies, strict=True):
         row = [cell for cell in cells if cell["latency_ms"] == latency]
-        for key, (label, colour) in shown.items():
+        for key, (label, colour) in curves.items():
             axes.loglog(
                 [cell["items"] for cell in row],
                 [cell[key] for cell in row],
@@ -183,7 +193,7 @@ def _sync(pyplot: Any, part: dict[str, Any]) -> Any:
 
 
 def _idle(pyplot: Any, part: dict[str, Any]) -> Any:
-    """Requests an hour, over the sessions that are open."""
+    """Plot the requests an hour of an idle cache over its open sessions."""
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for events, label in ((True, "with the event stream"), (False, "polling")):
         rows = [row for row in part["rows"] if row["events"] is events]
@@ -193,20 +203,20 @@ def _idle(pyplot: Any, part: dict[str, Any]) -> Any:
             marker="o",
             label=label,
         )
-    axes.axhline(20, color="#7f7f7f", linestyle="--", label="the target")
+    axes.axhline(20, color="#7f7f7f", linestyle="--", label="target")
     axes.set_xlabel("open sessions of one idle cache")
-    axes.set_ylabel("requests per hour")
+    axes.set_ylabel("requests an hour")
     axes.legend(fontsize="small")
     return figure
 
 
 def _memory(pyplot: Any, part: dict[str, Any]) -> Any:
-    """Resident memory over the length of the history."""
+    """Plot resident memory over the length of the history."""
     figure, axes = pyplot.subplots(figsize=(6, 3.5))
     axes.semilogx(part["lengths"][1:], part["resident_mib"][1:], marker="o", color=EMPHASIS)
     axes.axhline(part["resident_mib"][0], color="#7f7f7f", linestyle="--", label="no history")
     axes.set_ylim(0, 1.4 * max(part["resident_mib"]))
     axes.set_xlabel("items in the history")
-    axes.set_ylabel("MiB of a process that reads the tail")
+    axes.set_ylabel("resident MiB of a process that reads its tail")
     axes.legend(fontsize="small")
     return figure

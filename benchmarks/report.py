@@ -1,8 +1,7 @@
-"""From the numbers of one or more runs: `measured.json`, the plots, the figures of the page.
+"""The report of one or more runs: `measured.json`, the plots, and the tables of the page.
 
-A part that several files have, or a cell of `sync`, is taken from the last one: what takes long can
-be measured by itself.
-Without files, what `measured.json` holds is drawn and written again.
+If several files have the same part, or the same cell of `sync`, the last file wins; so a slow part
+can be measured separately. Without files, the report is made from `measured.json`.
 """
 
 from __future__ import annotations
@@ -22,35 +21,35 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 Parts = dict[str, Any]
 
-ROLES = {"talks": "writing device", "listens": "following device"}
-"""The devices of `idle`, as the page names them."""
-
 
 def merge(files: list[Path], kept: Path | None = None) -> dict[str, Any]:
-    """One run out of several, and out of the kept one where it was measured on the same machine.
+    """Merge runs, and the kept run if it was measured on the same machine.
 
     Raises:
-        ValueError: they come from different machines.
+        ValueError: the files were measured on different machines.
     """
     found: dict[str, Any] = {}
     for file in files:
         numbers = json.loads(file.read_text(encoding="utf-8"))
         if found and numbers["machine"] != found["machine"]:
-            raise ValueError(f"{file} was measured on {numbers['machine']!r}")
+            raise ValueError(
+                f"{file} was measured on {numbers['machine']!r}, "
+                f"the files before it on {found['machine']!r}"
+            )
         found = {
             "machine": numbers["machine"],
-            "parts": _over(found.get("parts"), numbers["parts"]),
+            "parts": _merge_parts(found.get("parts"), numbers["parts"]),
         }
     if kept is not None and kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
         if not found or before["machine"] == found["machine"]:
             found["machine"] = before["machine"]
-            found["parts"] = _over(before["parts"], found.get("parts", {}))
+            found["parts"] = _merge_parts(before["parts"], found.get("parts", {}))
     return found
 
 
-def _over(old: Parts | None, new: Parts) -> Parts:
-    """Parts, the new ones first; of `sync`, cell by cell: some take minutes."""
+def _merge_parts(old: Parts | None, new: Parts) -> Parts:
+    """Return the old parts, replaced by new ones; `sync` is merged cell by cell."""
     parts = {**(old or {}), **new}
     cells = [*(old or {}).get("sync", {}).get("cells", ()), *new.get("sync", {}).get("cells", ())]
     if cells:
@@ -59,13 +58,13 @@ def _over(old: Parts | None, new: Parts) -> Parts:
     return parts
 
 
-def rounded(value: Any) -> Any:
-    """Four digits say all that a measurement can, and keep the file small."""
+def round_floats(value: Any) -> Any:
+    """Round floats to four digits, which is precise enough and keeps the file small."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    return [rounded(one) for one in value] if isinstance(value, list) else value
+        return {key: round_floats(one) for key, one in value.items()}
+    return [round_floats(one) for one in value] if isinstance(value, list) else value
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -77,8 +76,8 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1000:.3f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def conditions(machine: str, parts: Parts) -> str:
-    """Where and how."""
+def conditions_block(machine: str, parts: Parts) -> str:
+    """Return the machine, and the scale, duration and load of each part."""
     rows = [
         [name, part["scale"], f"{part['took']:.0f} s", f"{part['load']:.1f}"]
         for name, part in parts.items()
@@ -89,17 +88,17 @@ def conditions(machine: str, parts: Parts) -> str:
     )
 
 
-def calls(part: Parts) -> str:
-    """A table for each length."""
+def calls_block(part: Parts) -> str:
+    """Return the times of calls, in a table for each length of the history."""
     found = []
     for length, history in part["histories"].items():
         names = list(history["calls"]["read 20"])
         rows = []
-        for what, arms in history["calls"].items():
-            peer = arms[PEER]["median"]
+        for what, backends in history["calls"].items():
+            peer = backends[PEER]["median"]
             cells = []
             for name in names:
-                one = arms.get(name)
+                one = backends.get(name)
                 cells.append(
                     f"{_time(one['median'])}, p99 {_time(one['p99'])} ({peer / one['median']:.2f})"
                     if one
@@ -108,17 +107,17 @@ def calls(part: Parts) -> str:
             rows.append([what, *cells])
         for what, holds in history["held_ms"].items():
             cells = [f"{holds[name]:.1f} ms" if name in holds else "" for name in names]
-            rows.append([f"{what}: event loop blocked", *cells])
+            rows.append([f"{what}: loop blocked", *cells])
         found.append(
-            f"A history of {int(length):,} items: median, p99, and in brackets how many times as "
-            f"fast as {PEER} (medians). The online variants use a server with an added latency of "
+            f"A history of {int(length):,} items: median, p99, and in brackets the speed relative "
+            f"to {PEER} (ratio of medians). The server of the online backends adds "
             f"{part['latency_ms']:g} ms.\n\n" + _table(["", *names], rows)
         )
     return "\n\n".join(found)
 
 
-def concurrent(part: Parts) -> str:
-    """Sessions side by side."""
+def concurrent_block(part: Parts) -> str:
+    """Return the table of concurrent sessions."""
     peer = part["seconds"][PEER]
     rows = [
         [
@@ -130,70 +129,44 @@ def concurrent(part: Parts) -> str:
         ]
         for name, seconds in part["seconds"].items()
     ]
-    head = [f"{part['sessions']} sessions write one item each", "total time", "writes/s"]
-    return _table([*head, f"times as fast as {PEER}", "event loop blocked"], rows)
+    head = [f"{part['sessions']} sessions write one item each", "total", "writes/s", "speed ratio"]
+    return _table([*head, "loop blocked"], rows)
 
 
-def busy(part: Parts) -> str:
-    """Reads beside a push."""
+def busy_block(part: Parts) -> str:
+    """Return the table of reads during a push."""
     rows = [
         [name, f"{one['calls']}", _time(one["median"]), _time(one["p99"])]
         for name, one in part["read 20"].items()
     ]
     head = [f"read 20 while {part['items']:,} items are pushed", "reads", "median", "p99"]
+    blocked = f"{part['pull_held_ms']:.1f} ms"
     return (
-        _table(head, rows)
-        + "\n\nWhile the same number of items is pulled, the event loop is blocked for at most "
-        f"{part['pull_held_ms']:.1f} ms."
+        f"{_table(head, rows)}\n\nDuring a pull of as many, the loop is blocked {blocked} at most."
     )
 
 
-def sync(part: Parts) -> str:
-    """A row for each cell; the wire."""
-    rows = []
-    for cell in part["cells"]:
-        thousands = cell["items"] / 1000
-        rows.append(
-            [
-                f"{cell['items']:,}",
-                f"{cell['latency_ms']:g} ms",
-                f"{cell['push_seconds']:.2f} s",
-                f"{cell['push_requests']}",
-                f"{cell['one_by_one_seconds'] / cell['push_seconds']:.0f}",
-                f"{cell['tail_seconds']:.2f} s, {cell['tail_round_trips']}",
-                f"{cell['hydrate_seconds']:.2f} s",
-                f"{cell['hydrate_requests']}",
-                f"{cell['reconnect_seconds']:.2f} s, {cell['reconnect_requests']}",
-                f"{cell['news_requests']}",
-                *(
-                    " / ".join(
-                        f"{cell[f'{what}{whose}cpu_seconds'] / thousands:.3f}"
-                        if f"{what}{whose}cpu_seconds" in cell
-                        else "?"
-                        for what in ("push", "hydrate")
-                    )
-                    for whose in ("_", "_server_")
-                ),
-                f"{cell['push_held_ms']:.0f} / {cell['hydrate_held_ms']:.0f} ms",
-            ]
-        )
+def sync_block(part: Parts) -> str:
+    """Return the table of sync, and the bytes on the wire."""
     head = [
         "items",
         "latency",
         "push",
         "requests",
-        "times as fast as one request per item",
+        "speed relative to one request per item",
         "first 200 readable, round trips",
         "hydrate",
         "requests",
         "reconnect, requests",
-        "requests of the first pull after the backlog",
-        "CPU s per 1,000 items: push / hydrate",
-        "server CPU s per 1,000 items: push / hydrate",
-        "event loop blocked: push / hydrate",
+        "requests of the first reconnect",
+        "CPU s a 1,000 items: push / hydrate",
+        "CPU s of the server a 1,000 items",
+        "loop blocked: push / hydrate",
     ]
+    cells = _table(head, [_sync_row(cell) for cell in part["cells"]])
     wire = part["wire"]
-    bytes_rows = [
+    wire_head = [f"bytes on the wire a byte of payload, {wire['items']:,} items"]
+    wire_rows = [
         [
             what,
             f"{wire[what]['sent']:.2f}",
@@ -202,29 +175,42 @@ def sync(part: Parts) -> str:
         ]
         for what in ("push", "hydrate")
     ]
-    return (
-        _table(head, rows)
-        + "\n\n"
-        + _table(
-            [
-                f"bytes on the wire per byte of payload, {wire['items']:,} items",
-                "sent",
-                "received",
-                "requests",
-            ],
-            bytes_rows,
-        )
-    )
+    return f"{cells}\n\n{_table([*wire_head, 'sent', 'received', 'requests'], wire_rows)}"
 
 
-def events(part: Parts) -> str:
-    """Latency, and what telling costs."""
+def _sync_row(cell: dict[str, Any]) -> list[str]:
+    return [
+        f"{cell['items']:,}",
+        f"{cell['latency_ms']:g} ms",
+        f"{cell['push_seconds']:.2f} s",
+        f"{cell['push_requests']}",
+        f"{cell['one_by_one_seconds'] / cell['push_seconds']:.0f}",
+        f"{cell['tail_seconds']:.2f} s, {cell['tail_round_trips']}",
+        f"{cell['hydrate_seconds']:.2f} s",
+        f"{cell['hydrate_requests']}",
+        f"{cell['reconnect_seconds']:.2f} s, {cell['reconnect_requests']}",
+        f"{cell['news_requests']}",
+        _cpu_seconds(cell, "cpu_seconds"),
+        _cpu_seconds(cell, "server_cpu_seconds"),
+        f"{cell['push_held_ms']:.0f} / {cell['hydrate_held_ms']:.0f} ms",
+    ]
+
+
+def _cpu_seconds(cell: dict[str, Any], figure: str) -> str:
+    """Return the processor seconds a 1,000 items of push and hydrate; "?" if not measured."""
+    found = [cell.get(f"{what}_{figure}") for what in ("push", "hydrate")]
+    thousands = cell["items"] / 1000
+    return " / ".join("?" if one is None else f"{one / thousands:.3f}" for one in found)
+
+
+def events_block(part: Parts) -> str:
+    """Return the table of event latency."""
     rows = [[f"{part['calls']}", _time(part["median"]), _time(part["p99"])]]
-    return _table(["writes seen on another device, over loopback", "median", "p99"], rows)
+    return _table(["writes seen on another device, by loopback", "median", "p99"], rows)
 
 
-def idle(part: Parts) -> str:
-    """An hour, and a turn."""
+def idle_block(part: Parts) -> str:
+    """Return the tables of requests an hour and requests a turn."""
     rows = []
     for row in part["rows"]:
         kinds = ", ".join(f"{count:.1f} {what}" for what, count in row["an_hour"].items())
@@ -240,20 +226,18 @@ def idle(part: Parts) -> str:
         )
     turns = [
         [
-            f"{ROLES[who]}, {'with events' if way == 'events' else 'polling'}",
+            f"{who}, {'with events' if way == 'events' else 'polling'}",
             ", ".join(f"{count:.2f} {what}" for what, count in kinds.items()),
         ]
         for way, devices in part["turn"].items()
         for who, kinds in devices.items()
     ]
-    head = ["open sessions", "event stream", "requests in the first hour", "in each later hour"]
-    return (
-        _table([*head, "by kind"], rows) + "\n\n" + _table(["device", "requests per turn"], turns)
-    )
+    head = ["open sessions", "event stream", "requests in the first hour", "in a later hour"]
+    return _table([*head, "by kind"], rows) + "\n\n" + _table(["device", "requests a turn"], turns)
 
 
-def growth(part: Parts) -> str:
-    """A table for each thing that grows."""
+def growth_block(part: Parts) -> str:
+    """Return the times of calls, in a table for each quantity that grows."""
     found = []
     for what, row in part["rows"].items():
         rows = [
@@ -264,42 +248,44 @@ def growth(part: Parts) -> str:
     return "\n\n".join(found)
 
 
-def disk(part: Parts) -> str:
-    """The stages of a journal's life."""
+def disk_block(part: Parts) -> str:
+    """Return the table of file sizes."""
     rows = [[one["stage"], f"{one['ratio']:.2f}", f"{one['operations']}"] for one in part["stages"]]
-    head = [f"{part['items']:,} items", "file bytes per byte of payload", "operations kept"]
+    head = [f"{part['items']:,} items", "bytes of the file a byte of payload", "operations kept"]
     return _table(head, rows)
 
 
-def memory(part: Parts) -> str:
-    """One row."""
+def memory_block(part: Parts) -> str:
+    """Return the table of resident memory."""
     head = ["items in the history", *(f"{length:,}" for length in part["lengths"])]
     return _table(head, [["resident MiB", *(f"{one:.1f}" for one in part["resident_mib"])]])
 
 
 BLOCKS = {
-    "calls": calls,
-    "concurrent": concurrent,
-    "busy": busy,
-    "sync": sync,
-    "events": events,
-    "idle": idle,
-    "growth": growth,
-    "disk": disk,
-    "memory": memory,
+    "calls": calls_block,
+    "concurrent": concurrent_block,
+    "busy": busy_block,
+    "sync": sync_block,
+    "events": events_block,
+    "idle": idle_block,
+    "growth": growth_block,
+    "disk": disk_block,
+    "memory": memory_block,
 }
 
 
 def main() -> None:
-    """Write all of it."""
+    """Write the figures, the plots and the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("json", type=Path, nargs="*", help="what `bench.py --json` wrote")
+    parser.add_argument("json", type=Path, nargs="*", help="files of `bench.py --json`")
     parser.add_argument(
-        "--add", action="store_true", help="keep the parts of measured.json that no file has"
+        "--add",
+        action="store_true",
+        help="keep the parts of measured.json that the files do not have",
     )
     asked = parser.parse_args()
     kept = MEASURED if asked.add or not asked.json else None
-    numbers = rounded(merge(asked.json, kept))
+    numbers = round_floats(merge(asked.json, kept))
     parts = {name: numbers["parts"][name] for name in BLOCKS if name in numbers["parts"]}
     MEASURED.write_text(
         json.dumps({"machine": numbers["machine"], "parts": parts}, indent=1) + "\n",
@@ -309,7 +295,7 @@ def main() -> None:
     found = targets.judge(parts)
     write_block(PAGE, "targets", targets.as_text(found))
     write_block(PAGE, "missed", targets.reasons(found))
-    write_block(PAGE, "conditions", conditions(numbers["machine"], parts))
+    write_block(PAGE, "conditions", conditions_block(numbers["machine"], parts))
     for name, block in BLOCKS.items():
         write_block(PAGE, name, block(parts[name]) if name in parts else "Not measured.")
 

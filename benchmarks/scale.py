@@ -1,4 +1,4 @@
-"""How much of everything is measured."""
+"""Sizes of the benchmark: `FULL`, `ALL`, `QUICK`, and `SMOKE` to test the benchmark itself."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ __all__ = ["FULL", "QUICK", "SMOKE", "Scale"]
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes and rounds of each part."""
+    """The sizes and rounds of each part."""
 
     name: str
     calls: tuple[tuple[int, int], ...]
-    """(length of the history, rounds): every arm, interleaved."""
+    """(items in the history, rounds) for the calls of all backends."""
     lengths: tuple[int, ...]
-    """Histories of ours alone, for growth and memory."""
+    """Items in the histories for growth and memory."""
     rounds: int
-    """Calls of each kind at each size, where growth is measured."""
+    """Calls of each kind at each size, for growth."""
     concurrent: int
-    """Sessions that write at once, ..."""
+    """Sessions that write concurrently."""
     concurrent_rounds: int
-    """... and how often they do."""
+    """Repetitions of the concurrent writes."""
     cells: tuple[tuple[int, float], ...]
-    """(items, added latency in ms): push, hydration and reconnect."""
+    """(items, added latency in ms) for push, hydration and reconnect."""
     sample: int
-    """Items stored one by one in each of those."""
+    """Items that are stored with one request each, for each of `cells`."""
     busy: tuple[int, int]
-    """(items of a backlog, rounds): reads while it is pushed."""
+    """(items of a backlog, rounds) for reads during a push."""
     events: int
-    """Words that one device waits for from another."""
-    told: int
-    """Items that a server tells to listeners."""
+    """Writes that one device waits for from another."""
+    fan_out: int
+    """Items that are stored while devices listen to the event stream."""
     idle: tuple[int, ...]
-    """Open sessions of a cache to which nothing happens."""
+    """Open sessions of an idle cache."""
     hours: int
-    """Simulated hours of that."""
+    """Simulated hours of an idle cache."""
     sessions: tuple[int, ...]
     """Sessions in one journal."""
     writers: tuple[int, ...]
-    """Writers of one history ..."""
+    """Writers of one history."""
     written: int
-    """... of so many operations."""
+    """Operations of the history with several writers."""
     pending: tuple[int, ...]
-    """Operations that wait for the server."""
+    """Pending operations."""
     tombstones: tuple[int, ...]
     """Popped items."""
     disk: int
-    """Items of the journal whose size is looked at."""
+    """Items of the journal for file size and bytes on the wire."""
 
 
 FULL = Scale(
@@ -64,7 +64,7 @@ FULL = Scale(
     sample=40,
     busy=(10_000, 3),
     events=60,
-    told=1000,
+    fan_out=1000,
     idle=(1, 100, 1000),
     hours=2,
     sessions=(1, 10, 100, 1000, 10_000),
@@ -81,7 +81,7 @@ ALL = replace(
         (items, latency) for items in (1000, 10_000, 100_000) for latency in (0.0, 20.0, 200.0)
     ),
 )
-"""The cells that take most of a minute each, too."""
+"""`FULL` with further cells, which take almost a minute each."""
 QUICK = replace(
     FULL,
     name="quick",
@@ -113,7 +113,7 @@ SMOKE = replace(
     sample=2,
     busy=(100, 1),
     events=2,
-    told=20,
+    fan_out=20,
     idle=(1, 3),
     hours=1,
     sessions=(1, 3),
@@ -123,4 +123,4 @@ SMOKE = replace(
     tombstones=(3, 9),
     disk=60,
 )
-"""Enough to see that everything still runs; its figures say nothing."""
+"""Tiny sizes to test the benchmark itself; the figures mean nothing."""

@@ -1,6 +1,7 @@
-"""A process that reads the tail of a history a hundred times, and says how much memory it took.
+"""A process that reads the tail of a history 100 times and prints its peak memory.
 
-A process of its own, with nothing in it but this library: `python tail_reader.py JOURNAL SESSION`.
+It imports only this library, so that no other memory is counted. Run it with
+`python tail_reader.py JOURNAL SESSION`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ async def _read(path: str, session_id: str) -> None:
 
 
 def _peak_mib() -> float:
-    """The most resident memory so far. Not by getrusage where there is better: a process begins
-    there with the peak of whoever started it."""
+    """Return the peak resident memory in MiB.
+
+    /proc is preferred, because getrusage starts with the peak of the parent process.
+    """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+        peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_rss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(peak) / 1024
 

@@ -25,7 +25,7 @@ from cached_session import CachedSession
 SESSION_ID = "support/daiki_lee_6144"
 
 set_tracing_disabled(True)  # otherwise the SDK sends traces to its own server
-logging.getLogger("cached_session").addHandler(logging.NullHandler())  # the demo prints a report
+logging.getLogger("cached_session").addHandler(logging.NullHandler())  # only the report is printed
 
 
 @dataclass(frozen=True)

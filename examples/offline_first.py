@@ -178,7 +178,7 @@ async def kill_server(demo: Demo, laptop: DeviceProcess, shared: DeviceState) ->
 
 
 def check_merged(demo: Demo, phone: DeviceState, laptop: DeviceState, shared: DeviceState) -> None:
-    """Check that both devices have the same complete history in a sensible order."""
+    """Check that both devices have the same complete history, with each device's turns together."""
     report, questions = demo.report, demo.questions
     print_device(demo, "phone", phone)
     print_device(demo, "laptop", laptop)

@@ -11,7 +11,7 @@ from cached_session.devserver.responses import ApiError
 SCOPES = ("read", "write", "admin", "super_admin")
 
 ROOT_NAME = "root"
-"""Name of the key that the constructor got. It is never saved, so a restart can change it."""
+"""Name of the `api_key` of `DevServer`. It is not stored, so a restart can change the key."""
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def search(call: ApiCall) -> Any:
 
 
 def deduplicated(call: ApiCall) -> Any:
-    """List the deduplicated memories that can still be restored, newest first."""
+    """List the memories that deduplication deleted and that can be restored, newest first."""
     agent_id = call.authorised_agent("read", call.query.get("agent_id", ""))
     now = call.state.clock.now()
     entries = [
@@ -144,7 +144,7 @@ def deduplicated(call: ApiCall) -> Any:
 
 
 def restore_deduplicated(call: ApiCall) -> Any:
-    """Restore a deduplicated memory under its original id."""
+    """Restore a memory that deduplication deleted, under its original id."""
     agent_id = call.authorised_agent("write", call.query.get("agent_id", ""))
     memory_id = call.path("id")
     kept = call.state.trash.get((agent_id, memory_id))

@@ -177,7 +177,7 @@ def check_memory_id(value: Any) -> str:
 
 
 def check_memory_type(value: Any) -> str:
-    """Return one of the four memory types."""
+    """Return a valid memory type: one of `MEMORY_TYPES`."""
     if value not in MEMORY_TYPES:
         raise invalid(f"memory_type must be one of {', '.join(MEMORY_TYPES)}")
     return str(value)
@@ -195,7 +195,7 @@ def check_content(value: Any, *, longest: int = MAX_CONTENT_BYTES, in_bytes: boo
 
 
 def check_importance(value: Any, field: str = "importance") -> float:
-    """Return a number from 0 to 1."""
+    """Return a valid importance: a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise invalid(f"{field} must be a number between 0 and 1")
     return float(value)
@@ -239,7 +239,7 @@ def check_moment(value: Any, field: str) -> float:
     """Return the Unix time of an ISO 8601 string; without an offset it is UTC."""
     if not isinstance(value, str):
         raise invalid(f"{field} must be an ISO 8601 time")
-    # Python 3.10 does not parse a Z.
+    # `fromisoformat` of Python 3.10 does not accept the suffix Z.
     iso = value[:-1] + "+00:00" if value[-1:] in ("Z", "z") else value
     try:
         parsed = dt.datetime.fromisoformat(iso)

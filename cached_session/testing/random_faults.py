@@ -43,10 +43,10 @@ def havoc(
     the same order; their times depend on the machine.
 
     Args:
-        server: The server to restart, and to lose requests and responses of.
-        networks: The networks to cut, stall and slow, one at a time.
+        server: The server that is restarted, and that loses requests and responses.
+        networks: The networks that are cut, stalled and slowed, one at a time.
         pause: Average seconds between two faults; a fault lasts about as long.
-        faults: The kinds of faults to choose from, out of `FAULTS`.
+        faults: The kinds of faults that are drawn, out of `FAULTS`.
 
     Raises:
         ValueError: a kind of fault is unknown, or ``faults`` or ``networks`` is empty.

@@ -96,7 +96,7 @@ def test_idle_requests_are_exact(measured: dict[str, Any], module: Any, tmp_path
     import asyncio
 
     idle, scale = module("idle"), module("scale")
-    again = asyncio.run(idle.idle(tmp_path, scale.SMOKE))
+    again = asyncio.run(idle.measure_idle(tmp_path, scale.SMOKE))
     assert again["rows"] == measured["parts"]["idle"]["rows"]
     assert again["turn"] == measured["parts"]["idle"]["turn"]
 
@@ -106,7 +106,7 @@ def test_many_idle_sessions_ask_no_more_than_one(module: Any) -> None:
     it has open, audits included."""
     idle = module("idle")
     for sessions in (1, 600):
-        _, an_hour = idle._in_no_time(idle._silence(sessions, 3, listen=True))
+        _, an_hour = idle._run_in_virtual_time(idle._count_idle_requests(sessions, 3, listen=True))
         assert 0 < sum(an_hour.values()) < 20
 
 
@@ -127,10 +127,10 @@ def test_a_missed_target_says_why(module: Any) -> None:
     slow = {"events": {"median": 0.2}}
     (missed,) = [one for one in targets.judge(slow) if one.measured is not None]
     assert (missed.measured, missed.is_met, missed.verdict) == (200.0, False, "**missed**")
-    assert missed.target.why in targets.reasons([missed])
+    assert missed.target.reason in targets.reasons([missed])
     (met,) = [one for one in targets.judge({"events": {"median": 0.1}}) if one.is_met]
     assert met.target is missed.target
-    assert met.target.why not in targets.reasons([met])
+    assert met.target.reason not in targets.reasons([met])
 
 
 def test_a_report_can_be_made(
@@ -201,10 +201,11 @@ def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any
     idle = {row["events"]: row for row in measured["parts"]["idle"]["rows"] if row["sessions"] == 1}
     assert mix.idle["polling"] == sum(idle[False]["an_hour"].values())
     fleet = simulation.Fleet(mix, devices=2000)
-    assert simulation.storm(fleet, 3, seed=1) == simulation.storm(fleet, 3, seed=1)
-    assert simulation.storm(fleet, 3, seed=1) != simulation.storm(fleet, 3, seed=2)
-    assert simulation.quiet(fleet, 30, seed=1).busy < simulation.quiet(fleet, 3, seed=1).busy
-    assert simulation.storm(fleet, 30, seed=1).share_back == 1.0
+    recover, load = simulation.simulate_recovery, simulation.simulate_normal_load
+    assert recover(fleet, 3, seed=1) == recover(fleet, 3, seed=1)
+    assert recover(fleet, 3, seed=1) != recover(fleet, 3, seed=2)
+    assert load(fleet, 30, seed=1).busy < load(fleet, 3, seed=1).busy
+    assert recover(fleet, 30, seed=1).share_recovered == 1.0
 
 
 def test_a_block_must_be_there(module: Any, tmp_path: Path) -> None:
