@@ -118,7 +118,7 @@ class Writer:
                 "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
             ) from error
         future: ShieldedFuture[T] = ShieldedFuture(loop=loop)
-        self._enqueue(_Job(run, future.tell, alone, loop))
+        self._enqueue(_Job(run, future.complete, alone, loop))
         return future
 
     def run_blocking(self, run: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:

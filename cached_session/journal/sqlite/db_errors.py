@@ -6,13 +6,10 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
-from typing import TypeVar
 
 from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
 
 __all__ = ["FOREIGN", "NONSENSE", "is_damage", "is_locked", "is_passing", "journal_error"]
-
-T = TypeVar("T")
 
 PASSING = (
     "disk I/O",
