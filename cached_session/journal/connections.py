@@ -20,7 +20,7 @@ from cached_session.errors import CachedSessionError, JournalError
 from cached_session.journal.connect import MEMORY, connect, create_private
 from cached_session.journal.recovery import recover
 from cached_session.journal.sqlite import file_identity
-from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_damage
 from cached_session.journal.tables import schema
 
 __all__ = ["Connections", "end_transaction"]
@@ -135,7 +135,7 @@ class Connections:
             schema.prepare(writer, self.path, search_index=self._search_index)
             return _Opened(writer, writer, None, {})
         while True:
-            file_identity.move_away(self.path, self.busy_ms / 1000)
+            file_identity.move_stray_logs(self.path, self.busy_ms / 1000)
             create_private(self.path)
             file = file_identity.file_id(self.path)
             opened: list[sqlite3.Connection] = []
@@ -144,9 +144,9 @@ class Connections:
                 schema.prepare(opened[0], self.path, search_index=self._search_index)
                 opened.append(self._connect(OPEN_PAUSE_MS))
                 opened[1].execute("PRAGMA query_only = ON")
-                logs = file_identity.beside(self.path)
+                logs = file_identity.find_logs(self.path)
             except BaseException:
-                _drop(opened, file_identity.is_another(self.path, file))
+                _drop(opened, file_identity.is_replaced(self.path, file))
                 raise
             if file is not None and file_identity.file_id(self.path) == file:
                 return _Opened(opened[0], opened[1], file, logs)
@@ -204,7 +204,7 @@ class Connections:
         # What was moved away should be whole without its log, in case that this cannot go on.
         with suppress(sqlite3.Error):
             old.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        self._left += file_identity.move_away(self.path, self.busy_ms / 1000, self._logs)
+        self._left += file_identity.move_stray_logs(self.path, self.busy_ms / 1000, self._logs)
         opened = self._opened()
         try:
             retired, fresh = self._on_replaced()
@@ -225,7 +225,7 @@ class Connections:
         """Let go of every connection."""
         with self.reading, self.asides:
             conns = {self._aside, self.reader, self.writer} - {None}
-            moved = self._id is not None and file_identity.is_another(self.path, self._id)
+            moved = self._id is not None and file_identity.is_replaced(self.path, self._id)
             self._aside = self.reader = self.writer = self._id = None
             _drop([conn for conn in conns if conn is not None], moved)
 
@@ -241,7 +241,7 @@ class Connections:
         if moved or (self.writer is not None and self.suspicion is not None):
             try:
                 self.current()
-            except (CachedSessionError, *FOREIGN) as error:
+            except (CachedSessionError, *FOREIGN_ERRORS) as error:
                 log.error(
                     "the journal %s was taken away and cannot be made again (%s): what was unsent "
                     "in it is lost"

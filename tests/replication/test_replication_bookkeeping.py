@@ -11,7 +11,7 @@ import pytest
 
 from cached_session import CachedSession, JournalFull, PopUnconfirmed
 from cached_session.devserver import DevServer
-from cached_session.journal.sqlite.tracked_connection import Connection
+from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from tests.replication.devices import (
     BATCH,
     PATIENCE,
@@ -48,7 +48,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
     """Every connection that is opened writes by this book."""
     book = Book()
 
-    class Failing(Connection):
+    class Failing(TrackedConnection):
         hit = False
 
         def passing(self, sql: str) -> None:

@@ -25,7 +25,7 @@ from cached_session.history.ops import (
     decode_pop,
 )
 from cached_session.journal.recovery import row_check
-from cached_session.journal.sqlite.db_errors import is_passing
+from cached_session.journal.sqlite.db_errors import is_transient
 from cached_session.journal.tables import writes
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import write_meta
@@ -263,7 +263,7 @@ def _one(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any,
 
 def _if_damage(error: sqlite3.DatabaseError) -> None:
     """What passes is no damage: whoever mends must stop, and leave the file where it is."""
-    if is_passing(error):
+    if is_transient(error):
         raise error
 
 

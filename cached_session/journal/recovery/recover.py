@@ -27,8 +27,14 @@ from cached_session.journal.recovery.copy_rows import (
     record,
     report_of,
 )
-from cached_session.journal.sqlite.db_errors import is_damage, is_passing
-from cached_session.journal.sqlite.file_identity import LOGS, FileId, changing, dated, file_id
+from cached_session.journal.sqlite.db_errors import is_damage, is_transient
+from cached_session.journal.sqlite.file_identity import (
+    LOG_SUFFIXES,
+    FileId,
+    dated_name,
+    file_id,
+    lock_names,
+)
 from cached_session.journal.tables import schema
 from cached_session.journal.tables.meta import read_meta
 
@@ -85,7 +91,7 @@ def mend(
     """
     real = os.path.realpath(path)
     try:
-        with changing(path, patience):
+        with lock_names(path, patience):
             _undo(real)
             found = _damage(real, path, patience) if Path(real).exists() else None
             if found is None:
@@ -106,7 +112,7 @@ def _undo(real: str) -> None:
     if not ready.exists():
         return
     for aside in _asides(real):
-        for suffix in LOGS:
+        for suffix in LOG_SUFFIXES:
             if Path(aside + suffix).exists():
                 Path(aside + suffix).replace(real + suffix)
         Path(aside).unlink()
@@ -148,7 +154,7 @@ def _mend(
     own: sqlite3.Connection | None,
 ) -> Salvage:
     now_ms = time.time_ns() // 1_000_000
-    report = Salvage(now_ms, why, _source(file_id(real)), set_aside=dated(real, ASIDE, now_ms))
+    report = Salvage(now_ms, why, _source(file_id(real)), set_aside=dated_name(real, ASIDE, now_ms))
     old = sqlite3.connect(real, timeout=patience, isolation_level=None)
     try:
         # SQLite then reads what is there of a file that was cut short, and of a spoiled schema.
@@ -183,7 +189,7 @@ def _restore(old: sqlite3.Connection) -> bool:
             return True
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # What can be read of it without is carried over.
-        if is_passing(error):
+        if is_transient(error):
             raise
     return False
 
@@ -197,7 +203,7 @@ def _fill(
 ) -> Salvage:
     """Make the fresh file, whole and without a log, with all that can be read of the old one."""
     building = real + BUILDING
-    for suffix in ("", *LOGS):
+    for suffix in ("", *LOG_SUFFIXES):
         Path(building + suffix).unlink(missing_ok=True)
     with closing(connect(building)) as new:
         schema.prepare(new, real)
@@ -217,7 +223,7 @@ def _fill(
         (busy, *_) = new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise sqlite3.OperationalError("database is locked")
-    for suffix in LOGS:
+    for suffix in LOG_SUFFIXES:
         Path(building + suffix).unlink(missing_ok=True)
     Path(building).replace(real + READY)
     return report
@@ -228,7 +234,7 @@ def _asides(real: str) -> list[str]:
     prefix = f"{Path(real).name}{ASIDE}"
     file = file_id(real)
     found = [str(one) for one in Path(real).parent.iterdir() if one.name.startswith(prefix)]
-    return [name for name in found if not name.endswith(LOGS) and file_id(name) == file]
+    return [name for name in found if not name.endswith(LOG_SUFFIXES) and file_id(name) == file]
 
 
 def _swap(real: str, aside: str) -> None:
@@ -238,7 +244,7 @@ def _swap(real: str, aside: str) -> None:
     own. Whoever dies in between leaves the fresh file under `READY`: see `_undo`.
     """
     os.link(real, aside)
-    for suffix in LOGS:
+    for suffix in LOG_SUFFIXES:
         if Path(real + suffix).exists():
             Path(real + suffix).replace(aside + suffix)
     _sync_directory(real)
