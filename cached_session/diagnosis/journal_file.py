@@ -54,9 +54,13 @@ def _check_integrity(path: str) -> Finding:
             (version,) = conn.execute("PRAGMA user_version").fetchone()
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
             if problems == ["ok"] and current:
-                if schema_check.is_whole(conn):
-                    problems = schema_check.misfits(conn) or row_check.nonsense(conn) or problems
-                    schema_check.read_all(conn)
+                if schema_check.is_complete(conn):
+                    problems = (
+                        schema_check.index_problems(conn)
+                        or row_check.invalid_cells(conn)
+                        or problems
+                    )
+                    schema_check.decode_all_texts(conn)
                 else:
                     problems = ["its schema is not that of a journal"]
     except CachedSessionError as error:

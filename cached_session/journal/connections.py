@@ -18,7 +18,8 @@ from typing import NamedTuple
 from cached_session import fork_safety
 from cached_session.errors import CachedSessionError, JournalError
 from cached_session.journal.connect import MEMORY, connect, create_private
-from cached_session.journal.recovery import recover
+from cached_session.journal.recovery import recover, replace_file
+from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.sqlite import file_identity
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_damage
 from cached_session.journal.tables import schema
@@ -113,8 +114,10 @@ class Connections:
             return self.writer
         if self.writer is not None and self.is_moved():
             return self._follow(self.writer)
-        if self.suspicion is not None or (not self.in_memory and recover.is_unfinished(self.path)):
-            self._mend(self.suspicion or "a process died while it mended the journal")
+        if self.suspicion is not None or (
+            not self.in_memory and replace_file.is_interrupted(self.path)
+        ):
+            self._mend(self.suspicion or "a process ended while it recovered the journal")
         self._release()
         self._stale = False
         try:
@@ -185,17 +188,17 @@ class Connections:
     def _mend(self, why: str) -> None:
         """Have the damaged file replaced, unless it turns out to be whole."""
         retired, writer = self._on_replaced()
-        report = recover.mend(
+        report = recover.recover_file(
             self.path,
             why,
             self.busy_ms / 1000,
             lambda path: self._connect(self.busy_ms, path),
-            recover.Writers(retired, writer),
+            WriterIds(retired, writer),
             self.writer,
         )
         self.suspicion = None
         if report is not None:
-            log.error("the journal %s was damaged. %s", self.path, report.sentence())
+            log.error("the journal %s was damaged. %s", self.path, report.summary())
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
         """Somebody took the file away, or put another one here. What was acknowledged is still in
@@ -208,13 +211,13 @@ class Connections:
         opened = self._opened()
         try:
             retired, fresh = self._on_replaced()
-            report = recover.follow(
-                old, opened.writer, self._id, self.path, recover.Writers(retired, fresh)
+            report = recover.copy_to_replacement(
+                old, opened.writer, self._id, self.path, WriterIds(retired, fresh)
             )
         except BaseException:
             _drop([opened.writer, opened.reader], False)
             raise
-        log.error("the journal %s was replaced under its session. %s", self.path, report.sentence())
+        log.error("the journal %s was replaced under its session. %s", self.path, report.summary())
         self._release()
         for left in self._left:
             left.unlink(missing_ok=True)
@@ -256,7 +259,7 @@ class Connections:
 def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
     for conn in conns:
         if moved:
-            recover.abandon(conn)
+            replace_file.never_close(conn)
         else:
             conn.close()
 

@@ -180,7 +180,7 @@ async def test_what_the_background_stumbles_over_is_looked_into(
     await a.sync(timeout=PATIENCE)
     with closing(sqlite3.connect(a._engine.path, isolation_level=None)) as other:
         other.execute("UPDATE sessions SET ground = 'nonsense'")
-    await until(lambda: "sessions.ground makes no sense" in str(a.status().salvaged))
+    await until(lambda: "sessions.ground has an invalid value" in str(a.status().salvaged))
     await until(lambda: a.status().last_error is None)
     assert texts(await a.get_items()) == ["one"]
 
