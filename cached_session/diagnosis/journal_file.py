@@ -14,7 +14,7 @@ from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
 from cached_session.humanize import size
 from cached_session.journal.recovery import row_check, schema_check
-from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage, journal_error
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_damage, journal_error
 from cached_session.journal.tables import schema
 
 __all__ = ["check_file", "unusable"]
@@ -54,14 +54,18 @@ def _check_integrity(path: str) -> Finding:
             (version,) = conn.execute("PRAGMA user_version").fetchone()
             problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
             if problems == ["ok"] and current:
-                if schema_check.is_whole(conn):
-                    problems = schema_check.misfits(conn) or row_check.nonsense(conn) or problems
-                    schema_check.read_all(conn)
+                if schema_check.is_complete(conn):
+                    problems = (
+                        schema_check.index_problems(conn)
+                        or row_check.invalid_cells(conn)
+                        or problems
+                    )
+                    schema_check.decode_all_texts(conn)
                 else:
                     problems = ["its schema is not that of a journal"]
     except CachedSessionError as error:
         return unusable(error)
-    except FOREIGN as error:
+    except FOREIGN_ERRORS as error:
         mapped = journal_error(error, path)
         if isinstance(mapped, CachedSessionError) and not is_damage(error):
             return unusable(mapped)  # such as a lock or a file mode: the file may be intact

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.humanize import count, lasting
+from cached_session.journal.recovery.report import NOTHING_LOST
 from cached_session.journal.tables.audit_state import Standing
 from cached_session.models import Status
 
@@ -114,7 +115,7 @@ def _check_history(status: Status) -> Iterator[Finding]:
 
 def _check_salvaged(status: Status, old_file_exists: bool) -> Iterator[Finding]:
     if status.salvaged is not None:
-        lost = "losses:" in status.salvaged
+        lost = NOTHING_LOST not in status.salvaged
         if not lost and not old_file_exists:
             yield Finding("salvaged", "ok", status.salvaged)
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
-from cached_session.journal.recovery import recover
+from cached_session.journal.recovery.report import read_report
 from cached_session.journal.tables import pauses, status_counts
 from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.sessions import numbered_sessions, session_row
@@ -69,8 +69,8 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
     """One session, or all of the journal with each of its sessions."""
     meta, server = read_meta(conn), pauses.pause_of(conn, None)
-    salvaged = recover.report_of(meta)
-    told = None if salvaged is None else salvaged.sentence()
+    salvaged = read_report(meta)
+    told = None if salvaged is None else salvaged.summary()
     if session_id is not None:
         row = session_row(conn, session_id)
         facts = status_counts.facts(conn, row[0] if row else -1, at.now, at.hole_patience)

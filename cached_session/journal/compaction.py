@@ -88,7 +88,7 @@ async def compact(journal: Journal) -> CompactReport:
 
 
 def _look(conn: sqlite3.Connection) -> None:
-    for problem in schema_check.misfits(conn):
+    for problem in schema_check.index_problems(conn):
         raise sqlite3.DatabaseError(f"database disk image is malformed: {problem}")
 
 

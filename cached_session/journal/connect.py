@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cached_session.errors import JournalError
 from cached_session.history.parts import part_count
-from cached_session.journal.sqlite.tracked_connection import Connection
+from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from cached_session.journal.tables import schema
 
 __all__ = ["MEMORY", "connect", "create_private", "teach", "there"]
@@ -35,7 +35,7 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         timeout=busy_ms / 1000,
         isolation_level=None,
         check_same_thread=False,
-        factory=Connection,
+        factory=TrackedConnection,
     )
     try:
         # Which file is this? Asked before anything that could write to it.

@@ -18,9 +18,10 @@ from typing import NamedTuple
 from cached_session import fork_safety
 from cached_session.errors import CachedSessionError, JournalError
 from cached_session.journal.connect import MEMORY, connect, create_private
-from cached_session.journal.recovery import recover
+from cached_session.journal.recovery import recover, replace_file
+from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.sqlite import file_identity
-from cached_session.journal.sqlite.db_errors import FOREIGN, is_damage
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_damage
 from cached_session.journal.tables import schema
 
 __all__ = ["Connections", "end_transaction"]
@@ -113,8 +114,10 @@ class Connections:
             return self.writer
         if self.writer is not None and self.is_moved():
             return self._follow(self.writer)
-        if self.suspicion is not None or (not self.in_memory and recover.is_unfinished(self.path)):
-            self._mend(self.suspicion or "a process died while it mended the journal")
+        if self.suspicion is not None or (
+            not self.in_memory and replace_file.is_interrupted(self.path)
+        ):
+            self._mend(self.suspicion or "a process ended while it recovered the journal")
         self._release()
         self._stale = False
         try:
@@ -135,7 +138,7 @@ class Connections:
             schema.prepare(writer, self.path, search_index=self._search_index)
             return _Opened(writer, writer, None, {})
         while True:
-            file_identity.move_away(self.path, self.busy_ms / 1000)
+            file_identity.move_stray_logs(self.path, self.busy_ms / 1000)
             create_private(self.path)
             file = file_identity.file_id(self.path)
             opened: list[sqlite3.Connection] = []
@@ -144,9 +147,9 @@ class Connections:
                 schema.prepare(opened[0], self.path, search_index=self._search_index)
                 opened.append(self._connect(OPEN_PAUSE_MS))
                 opened[1].execute("PRAGMA query_only = ON")
-                logs = file_identity.beside(self.path)
+                logs = file_identity.find_logs(self.path)
             except BaseException:
-                _drop(opened, file_identity.is_another(self.path, file))
+                _drop(opened, file_identity.is_replaced(self.path, file))
                 raise
             if file is not None and file_identity.file_id(self.path) == file:
                 return _Opened(opened[0], opened[1], file, logs)
@@ -185,17 +188,17 @@ class Connections:
     def _mend(self, why: str) -> None:
         """Have the damaged file replaced, unless it turns out to be whole."""
         retired, writer = self._on_replaced()
-        report = recover.mend(
+        report = recover.recover_file(
             self.path,
             why,
             self.busy_ms / 1000,
             lambda path: self._connect(self.busy_ms, path),
-            recover.Writers(retired, writer),
+            WriterIds(retired, writer),
             self.writer,
         )
         self.suspicion = None
         if report is not None:
-            log.error("the journal %s was damaged. %s", self.path, report.sentence())
+            log.error("the journal %s was damaged. %s", self.path, report.summary())
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
         """Somebody took the file away, or put another one here. What was acknowledged is still in
@@ -204,17 +207,17 @@ class Connections:
         # What was moved away should be whole without its log, in case that this cannot go on.
         with suppress(sqlite3.Error):
             old.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        self._left += file_identity.move_away(self.path, self.busy_ms / 1000, self._logs)
+        self._left += file_identity.move_stray_logs(self.path, self.busy_ms / 1000, self._logs)
         opened = self._opened()
         try:
             retired, fresh = self._on_replaced()
-            report = recover.follow(
-                old, opened.writer, self._id, self.path, recover.Writers(retired, fresh)
+            report = recover.copy_to_replacement(
+                old, opened.writer, self._id, self.path, WriterIds(retired, fresh)
             )
         except BaseException:
             _drop([opened.writer, opened.reader], False)
             raise
-        log.error("the journal %s was replaced under its session. %s", self.path, report.sentence())
+        log.error("the journal %s was replaced under its session. %s", self.path, report.summary())
         self._release()
         for left in self._left:
             left.unlink(missing_ok=True)
@@ -225,7 +228,7 @@ class Connections:
         """Let go of every connection."""
         with self.reading, self.asides:
             conns = {self._aside, self.reader, self.writer} - {None}
-            moved = self._id is not None and file_identity.is_another(self.path, self._id)
+            moved = self._id is not None and file_identity.is_replaced(self.path, self._id)
             self._aside = self.reader = self.writer = self._id = None
             _drop([conn for conn in conns if conn is not None], moved)
 
@@ -241,7 +244,7 @@ class Connections:
         if moved or (self.writer is not None and self.suspicion is not None):
             try:
                 self.current()
-            except (CachedSessionError, *FOREIGN) as error:
+            except (CachedSessionError, *FOREIGN_ERRORS) as error:
                 log.error(
                     "the journal %s was taken away and cannot be made again (%s): what was unsent "
                     "in it is lost"
@@ -256,7 +259,7 @@ class Connections:
 def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
     for conn in conns:
         if moved:
-            recover.abandon(conn)
+            replace_file.never_close(conn)
         else:
             conn.close()
 

@@ -20,7 +20,7 @@ from cached_session.journal.connect import MEMORY
 from cached_session.journal.connections import Connections, end_transaction
 from cached_session.journal.readers import Readers
 from cached_session.journal.sqlite.awaiting import shielded
-from cached_session.journal.sqlite.db_errors import FOREIGN, is_locked, journal_error
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
 from cached_session.journal.sqlite.tracked_connection import Version, version_of
 from cached_session.journal.thread_pool import ThreadPool
 from cached_session.journal.writer import Writer
@@ -172,7 +172,7 @@ class Journal:
                 raise SessionClosed(f"the journal {self.path} is not open")
             end_transaction(conn)
             return run(conn)
-        except FOREIGN as error:
+        except FOREIGN_ERRORS as error:
             if not wait and is_locked(error):
                 raise _Busy from error
             file.suspect(error)

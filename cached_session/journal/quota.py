@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from cached_session.journal.sqlite.tracked_connection import Connection
+from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from cached_session.journal.tables.states import PARKED
 
 __all__ = ["Quota"]
@@ -75,4 +75,4 @@ class Quota:
 
 
 def _queued(conn: sqlite3.Connection) -> int:
-    return conn.queued if isinstance(conn, Connection) else 0
+    return conn.queue_additions if isinstance(conn, TrackedConnection) else 0

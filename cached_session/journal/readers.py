@@ -19,7 +19,7 @@ from cached_session.errors import SessionClosed
 from cached_session.journal.connect import there
 from cached_session.journal.connections import Connections, end_transaction
 from cached_session.journal.sqlite.awaiting import shielded
-from cached_session.journal.sqlite.db_errors import FOREIGN, journal_error
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, journal_error
 from cached_session.journal.thread_pool import ThreadPool
 from cached_session.journal.writer import Writer
 
@@ -58,7 +58,7 @@ class Readers:
                 conn = self._connections.aside()
                 end_transaction(conn)
                 return run(conn)
-            except FOREIGN as error:
+            except FOREIGN_ERRORS as error:
                 self._connections.suspect(error)
                 raise journal_error(error, self._connections.path) from error
 
@@ -96,7 +96,7 @@ class Readers:
             ) as conn:
                 conn.execute("PRAGMA query_only = ON")
                 return run(conn, is_wanted)
-        except FOREIGN as error:
+        except FOREIGN_ERRORS as error:
             self._connections.suspect(error)
             raise journal_error(error, path) from error
 

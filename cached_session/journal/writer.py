@@ -25,7 +25,7 @@ from cached_session import fork_safety
 from cached_session.errors import SessionClosed
 from cached_session.journal.connections import Connections, end_transaction
 from cached_session.journal.sqlite.awaiting import ShieldedFuture, shielded
-from cached_session.journal.sqlite.db_errors import is_locked, is_passing, journal_error
+from cached_session.journal.sqlite.db_errors import is_locked, is_transient, journal_error
 from cached_session.journal.tables import search_index
 from cached_session.journal.thread_pool import ThreadPool
 
@@ -118,7 +118,7 @@ class Writer:
                 "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
             ) from error
         future: ShieldedFuture[T] = ShieldedFuture(loop=loop)
-        self._enqueue(_Job(run, future.tell, alone, loop))
+        self._enqueue(_Job(run, future.complete, alone, loop))
         return future
 
     def run_blocking(self, run: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
@@ -277,7 +277,7 @@ class Writer:
         written without it; what fails again is the journal's own."""
         try:
             conn = self._connections.writer
-            if conn is None or type(error) not in AMBIGUOUS or is_passing(error):
+            if conn is None or type(error) not in AMBIGUOUS or is_transient(error):
                 return False
             if not search_index.is_kept(conn):
                 return False

@@ -11,7 +11,7 @@ from pathlib import Path
 START = """
 import asyncio, os, sys
 from cached_session import CachedSession, JournalError
-from cached_session.journal.recovery import recover
+from cached_session.journal.recovery import replace_file
 
 path = sys.argv[1]
 

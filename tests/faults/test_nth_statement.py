@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cached_session import CachedSession, JournalError, SyncOptions
-from cached_session.journal.sqlite.tracked_connection import Connection
+from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from tests.faults.workload import Work, said, words
 
 OPTIONS = SyncOptions(durability="normal", busy_timeout=0.1)
@@ -56,7 +56,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
     """Every connection that is opened passes its statements by the fault."""
     fault = Fault()
 
-    class Faulty(Connection):
+    class Faulty(TrackedConnection):
         def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
             run = super().execute
             return fault.passing(sql, lambda: run(sql, *arguments))

@@ -124,7 +124,9 @@ async def test_damage_of_the_journal_itself_is_told_once_whatever_becomes_of_the
             await session.clear_session()
         assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
         assert await found(session, "needle") == WORDS[::-1]
-        assert "150 of them unsent; 1 losses: rows of forgets;" in str(session.status().salvaged)
+        assert "150 of them unsent; 1 loss: rows of table forgets;" in str(
+            session.status().salvaged
+        )
         await session.clear_session()
         assert await session.get_items() == []
     assert is_sound(journal)

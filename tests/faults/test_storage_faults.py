@@ -14,6 +14,7 @@ import pytest
 
 from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
 from cached_session.devserver import DevServer
+from cached_session.humanize import count
 from tests.faults.children import child, told
 
 BESIDE = """
@@ -110,7 +111,7 @@ async def test_lost_items_of_a_batch_are_reported_and_removed(journal: Path) -> 
         assert 0 < len(lost) <= 10
         status = session.status()
         assert status.salvaged is not None
-        assert f"{len(lost)} losses: item 0 of" in status.salvaged
+        assert f"{count(len(lost), 'loss', 'losses')}: item 0 of" in status.salvaged
         # The removal of what is lost is an operation too: nobody waits for it.
         assert status.pending == 40 + len(lost)
         await session.add_items(said("on"))
@@ -127,7 +128,9 @@ async def test_damage_found_on_opening_is_mended_at_once(journal: Path) -> None:
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(said("b"))
         assert await words(session) == ["b"]
-        assert "losses" in str(session.status().salvaged)
+        assert "losses: rows of table sessions; operations from row 1 on" in str(
+            session.status().salvaged
+        )
     (aside,) = asides(journal)
     assert aside.read_bytes() == bytes(data)
 
@@ -179,7 +182,7 @@ async def test_a_format_that_never_was_is_damage(journal: Path) -> None:
         conn.execute("PRAGMA user_version = 0")
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == ["a"]
-        assert "format 0, which never was" in str(session.status().salvaged)
+        assert "format number 0 is not valid" in str(session.status().salvaged)
 
 
 @pytest.mark.parametrize("how", ["closed", "left open"])

@@ -11,7 +11,7 @@ import pytest
 
 from cached_session import CachedSession, JournalFull, PopUnconfirmed
 from cached_session.devserver import DevServer
-from cached_session.journal.sqlite.tracked_connection import Connection
+from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from tests.replication.devices import (
     BATCH,
     PATIENCE,
@@ -48,7 +48,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
     """Every connection that is opened writes by this book."""
     book = Book()
 
-    class Failing(Connection):
+    class Failing(TrackedConnection):
         hit = False
 
         def passing(self, sql: str) -> None:
@@ -180,7 +180,7 @@ async def test_what_the_background_stumbles_over_is_looked_into(
     await a.sync(timeout=PATIENCE)
     with closing(sqlite3.connect(a._engine.path, isolation_level=None)) as other:
         other.execute("UPDATE sessions SET ground = 'nonsense'")
-    await until(lambda: "sessions.ground makes no sense" in str(a.status().salvaged))
+    await until(lambda: "sessions.ground has an invalid value" in str(a.status().salvaged))
     await until(lambda: a.status().last_error is None)
     assert texts(await a.get_items()) == ["one"]
 

@@ -1,8 +1,7 @@
-"""The schema of a file that may be damaged, held against the one that a journal has.
+"""Comparison of a file's schema with that of a new journal, and repair of a damaged schema.
 
-SQLite believes whatever text stands in a schema: a table of which one byte is spoiled has other
-columns, or is not there, and everything in it with it. Here the text is known better than by the
-file.
+SQLite trusts the schema text in the file. If one byte of it is damaged, a table has other columns
+or is missing together with its rows. The expected text is known from `tables/schema.py`.
 """
 
 from __future__ import annotations
@@ -13,62 +12,68 @@ from functools import cache
 
 from cached_session.journal.tables import schema
 
-__all__ = ["columns", "is_whole", "misfits", "read_all", "restore"]
+__all__ = [
+    "decode_all_texts",
+    "expected_columns",
+    "index_problems",
+    "is_complete",
+    "restore_schema",
+]
 
-NAMED = "SELECT CAST(name AS BLOB), rowid FROM sqlite_master"
+NAMES = "SELECT CAST(name AS BLOB), rowid FROM sqlite_master"
 
 
-def is_whole(conn: sqlite3.Connection) -> bool:
-    """Whether a journal of the current format has all its tables, with their columns, and indexes.
+def is_complete(conn: sqlite3.Connection) -> bool:
+    """Return whether a journal of the current format has all tables with their columns, and all
+    indexes.
 
     Raises:
-        sqlite3.DatabaseError, UnicodeDecodeError: its schema cannot be read.
+        sqlite3.DatabaseError, UnicodeDecodeError: the schema cannot be read.
     """
-    return _shape(conn) >= _own_shape()
+    return _columns_and_indexes(conn) >= _expected_columns_and_indexes()
 
 
-def misfits(conn: sqlite3.Connection) -> list[str]:
-    """What does not fit together in a whole journal: rows that an index does not have, or has as
-    others. SQLite's quick check looks at neither, and whoever asks such an index meets damage.
+def index_problems(conn: sqlite3.Connection) -> list[str]:
+    """Describe rows of a journal with a complete schema that an index lacks or has with other
+    values. SQLite's quick check does not compare them, but a query over such an index fails.
 
     Raises:
-        sqlite3.DatabaseError: it cannot be read.
+        sqlite3.DatabaseError: the file cannot be read.
     """
     found: list[str] = []
-    for _, kind, table, _, _ in _own_rows():
-        if kind == "table":
-            rows = conn.execute(f"PRAGMA integrity_check({table})").fetchmany(3)
-            found += [str(text) for (text,) in rows if text != "ok"]
+    for table in _tables():
+        rows = conn.execute(f"PRAGMA integrity_check({table})").fetchmany(3)
+        found += [str(text) for (text,) in rows if text != "ok"]
     return found
 
 
-def read_all(conn: sqlite3.Connection) -> None:
-    """Read every row of a whole journal but the words of items, which are read one by one.
+def decode_all_texts(conn: sqlite3.Connection) -> None:
+    """Read every row, so that a text that is not valid UTF-8 raises an error. Payloads of items are
+    left out: a damaged one affects its own item only.
 
     Raises:
-        sqlite3.DatabaseError: what should be text is none.
+        sqlite3.DatabaseError: a text cannot be decoded, or the file cannot be read.
     """
-    for _, kind, table, _, _ in _own_rows():
-        if kind == "table":
-            columns = "session, writer" if table == "items" else "*"
-            for _ in conn.execute(f"SELECT {columns} FROM {table}"):
-                pass
+    for table in _tables():
+        columns = "session, writer" if table == "items" else "*"
+        for _ in conn.execute(f"SELECT {columns} FROM {table}"):
+            pass
 
 
-def restore(conn: sqlite3.Connection) -> None:
-    """Have a journal's tables read as they were made, until the transaction is rolled back: of a
-    spoiled row of the schema nothing is believed but where its table begins.
+def restore_schema(conn: sqlite3.Connection) -> None:
+    """Replace the schema by that of a new journal, until the transaction is rolled back. Of each
+    damaged row of the schema, only the page where its table begins is kept.
 
     Raises:
-        sqlite3.DatabaseError: the schema's own pages cannot be read.
+        sqlite3.DatabaseError: the pages of the schema cannot be read.
     """
-    rows = {bytes(name or b""): rowid for name, rowid in conn.execute(NAMED)}
-    ours = {name.encode() for _, _, name, _, _ in _own_rows()}
-    strange = {rowid for name, rowid in rows.items() if name not in ours}
-    for rowid, kind, name, table, sql in _own_rows():
+    rows = {bytes(name or b""): rowid for name, rowid in conn.execute(NAMES)}
+    expected = {name.encode() for _, _, name, _, _ in _expected_rows()}
+    unknown = {rowid for name, rowid in rows.items() if name not in expected}
+    for rowid, kind, name, table, sql in _expected_rows():
         found = rows.get(name.encode())
-        if found is None and rowid in strange:
-            # Its name is spoiled: it stands where it was made.
+        if found is None and rowid in unknown:
+            # Its name is damaged, but its row number is that of a new journal.
             found = rowid
         if found is not None:
             conn.execute(
@@ -80,10 +85,10 @@ def restore(conn: sqlite3.Connection) -> None:
     conn.execute("PRAGMA writable_schema = ON")
 
 
-def columns() -> dict[str, list[tuple[str, str, bool]]]:
-    """(name, declared type, whether it must have a value) of each column of a journal's tables."""
+def expected_columns() -> dict[str, list[tuple[str, str, bool]]]:
+    """Return (name, declared type, whether NULL is forbidden) of each column, by table."""
     found: dict[str, list[tuple[str, str, bool]]] = {}
-    with closing(_made()) as conn:
+    with closing(_new_journal()) as conn:
         for table, name, type_, is_needed in conn.execute(
             'SELECT m.name, c.name, c.type, c."notnull" '
             "FROM sqlite_master m, pragma_table_info(m.name) c "
@@ -93,12 +98,13 @@ def columns() -> dict[str, list[tuple[str, str, bool]]]:
     return found
 
 
-Row = tuple[int, str, str, str, str | None]
+SchemaRow = tuple[int, str, str, str, str | None]
+"""Row number, type, name, table and statement of a row of `sqlite_master`."""
 
 
-def _shape(conn: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
-    # As bytes: a name may be no text any more. Without the search index (a virtual table has no
-    # page of its own), which cannot even be asked for its columns where it is damaged.
+def _columns_and_indexes(conn: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
+    # Read as bytes, because a damaged name may not be valid UTF-8. The search index is left out:
+    # as a virtual table it has no root page, and SQLite cannot list its columns if it is damaged.
     columns = conn.execute(
         "SELECT CAST(m.name AS BLOB), c.cid, CAST(c.name AS BLOB), CAST(c.type AS BLOB), c.pk "
         "FROM sqlite_master m, pragma_table_xinfo(m.name) c "
@@ -112,18 +118,22 @@ def _shape(conn: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
 
 
 @cache
-def _own_shape() -> frozenset[tuple[object, ...]]:
-    with closing(_made()) as conn:
-        return _shape(conn)
+def _expected_columns_and_indexes() -> frozenset[tuple[object, ...]]:
+    with closing(_new_journal()) as conn:
+        return _columns_and_indexes(conn)
 
 
 @cache
-def _own_rows() -> list[Row]:
-    with closing(_made()) as conn:
+def _expected_rows() -> list[SchemaRow]:
+    with closing(_new_journal()) as conn:
         return conn.execute("SELECT rowid, type, name, tbl_name, sql FROM sqlite_master").fetchall()
 
 
-def _made() -> sqlite3.Connection:
+def _tables() -> list[str]:
+    return [table for _, kind, table, _, _ in _expected_rows() if kind == "table"]
+
+
+def _new_journal() -> sqlite3.Connection:
     conn = sqlite3.connect(":memory:", isolation_level=None)
     schema.prepare(conn, ":memory:", search_index=False)
     return conn

@@ -6,13 +6,17 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
-from typing import TypeVar
 
 from cached_session.errors import CachedSessionError, JournalCorrupt, JournalError, JournalFull
 
-__all__ = ["FOREIGN", "NONSENSE", "is_damage", "is_locked", "is_passing", "journal_error"]
-
-T = TypeVar("T")
+__all__ = [
+    "FOREIGN_ERRORS",
+    "INVALID_VALUE",
+    "is_damage",
+    "is_locked",
+    "is_transient",
+    "journal_error",
+]
 
 PASSING = (
     "disk I/O",
@@ -35,10 +39,10 @@ DAMAGE = (
     "datatype mismatch",
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NONSENSE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+INVALID_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """What Python says of a value that cannot be where it was read: a cell of the journal is spoiled
 (`sense.py`). The names and numbers that callers bring are looked at before they come here."""
-FOREIGN = (sqlite3.Error, OSError, *NONSENSE)
+FOREIGN_ERRORS = (sqlite3.Error, OSError, *INVALID_VALUE)
 """What SQLite, the file system and Python raise: mapped onto our tree before it leaves a call."""
 
 
@@ -54,7 +58,7 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether SQLite speaks of a disk, a lock or memory, and not of what is in the file."""
     return any(sign in str(error) for sign in PASSING)
 
@@ -63,7 +67,7 @@ def is_damage(error: BaseException) -> bool:
     """Whether the file itself may be broken: not the disk or a lock. Our statements never change,
     so one that names what is not there speaks of a spoiled schema, and one that breaks a rule of it
     of a spoiled row."""
-    if isinstance(error, NONSENSE):
+    if isinstance(error, INVALID_VALUE):
         # A text that cannot be written is none of the file's.
         return not isinstance(error, (CachedSessionError, UnicodeEncodeError))
     return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in DAMAGE)
@@ -85,10 +89,10 @@ def _wanting(path: str) -> str:
 def journal_error(error: BaseException, path: str) -> BaseException:
     """The error of our tree for one of SQLite's or of the file system's; anything else is passed
     through."""
-    if isinstance(error, CachedSessionError) or not isinstance(error, FOREIGN):
+    if isinstance(error, CachedSessionError) or not isinstance(error, FOREIGN_ERRORS):
         return error
     text = str(error)
-    is_nonsense = isinstance(error, NONSENSE)
+    is_nonsense = isinstance(error, INVALID_VALUE)
     if is_nonsense:
         text = f"{type(error).__name__}: {text}"
     lowered = text.lower()

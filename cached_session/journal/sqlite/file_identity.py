@@ -20,23 +20,23 @@ from filelock import FileLock, Timeout
 from cached_session.errors import JournalError
 
 __all__ = [
-    "LOGS",
+    "LOG_SUFFIXES",
     "FileId",
-    "beside",
-    "changing",
-    "dated",
+    "dated_name",
     "file_id",
-    "is_another",
-    "move_away",
+    "find_logs",
+    "is_replaced",
+    "lock_names",
+    "move_stray_logs",
 ]
 
 log = logging.getLogger("cached_session.journal")
 
 LOCK = ".salvage-lock"
 """Beside the journal: who changes what its names stand for."""
-LOGS = ("-wal", "-shm")
+LOG_SUFFIXES = ("-wal", "-shm")
 """What SQLite keeps beside a file."""
-LEFT = ".left-"
+STRAY_SUFFIX = ".left-"
 """Between the journal's name and the moment at which a log was found that is another file's."""
 FileId = tuple[int, int]
 """Device and inode: which file it is, whatever its name."""
@@ -56,7 +56,7 @@ def file_id(path: str) -> FileId | None:
     return info.st_dev, info.st_ino
 
 
-def is_another(path: str, file: FileId | None) -> bool:
+def is_replaced(path: str, file: FileId | None) -> bool:
     """Whether the name is another file's than this, or may be: it cannot be looked at."""
     try:
         return file_id(path) != file
@@ -64,15 +64,15 @@ def is_another(path: str, file: FileId | None) -> bool:
         return True
 
 
-def beside(path: str) -> dict[str, FileId]:
+def find_logs(path: str) -> dict[str, FileId]:
     """The log and its index that lie beside this name, by suffix."""
     real = os.path.realpath(path)
-    found = {suffix: file_id(real + suffix) for suffix in LOGS}
+    found = {suffix: file_id(real + suffix) for suffix in LOG_SUFFIXES}
     return {suffix: file for suffix, file in found.items() if file is not None}
 
 
 @contextmanager
-def changing(path: str, patience: float) -> Iterator[None]:
+def lock_names(path: str, patience: float) -> Iterator[None]:
     """Alone with the names of a journal, among those who change what they stand for.
 
     Raises:
@@ -89,7 +89,9 @@ def changing(path: str, patience: float) -> Iterator[None]:
         lock.release()
 
 
-def move_away(path: str, patience: float, whose: Mapping[str, FileId] | None = None) -> list[Path]:
+def move_stray_logs(
+    path: str, patience: float, whose: Mapping[str, FileId] | None = None
+) -> list[Path]:
     """Let a log and an index that are not those of the file of this name have other names, before
     SQLite looks for its own; these names. Whoever has them open goes on with them.
 
@@ -98,14 +100,14 @@ def move_away(path: str, patience: float, whose: Mapping[str, FileId] | None = N
     Raises:
         JournalError: another process changes the names, or they cannot be changed.
     """
-    if not _left(path, whose):
+    if not _stray_logs(path, whose):
         return []
     real = os.path.realpath(path)
-    new, moved = dated(real, LEFT, time.time_ns() // 1_000_000), []
+    new, moved = dated_name(real, STRAY_SUFFIX, time.time_ns() // 1_000_000), []
     try:
-        with changing(path, patience):
+        with lock_names(path, patience):
             # Asked again: others may have come to the same end, and theirs must stay.
-            for suffix in _left(path, whose):
+            for suffix in _stray_logs(path, whose):
                 moved.append(Path(new + suffix))
                 Path(real + suffix).replace(moved[-1])
                 log.warning("%s was not of the file beside it: it is %s now", suffix, moved[-1])
@@ -117,13 +119,13 @@ def move_away(path: str, patience: float, whose: Mapping[str, FileId] | None = N
     return moved
 
 
-def dated(real: str, why: str, at_ms: int) -> str:
+def dated_name(real: str, why: str, at_ms: int) -> str:
     """The name of what is set aside at this moment."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
     return f"{real}{why}{stamp}.{at_ms % 1000:03d}Z"
 
 
-def _left(path: str, whose: Mapping[str, FileId] | None) -> list[str]:
+def _stray_logs(path: str, whose: Mapping[str, FileId] | None) -> list[str]:
     if whose is None:
-        return list(beside(path)) if file_id(path) is None else []
-    return [suffix for suffix, file in beside(path).items() if whose.get(suffix) == file]
+        return list(find_logs(path)) if file_id(path) is None else []
+    return [suffix for suffix, file in find_logs(path).items() if whose.get(suffix) == file]

@@ -16,7 +16,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, decode_clear, decode_pop
 from cached_session.history.ranges import Ranges
 from cached_session.journal.sqlite.codec import codec_of
-from cached_session.journal.sqlite.tracked_connection import changing
+from cached_session.journal.sqlite.tracked_connection import count_history_change
 from cached_session.journal.tables import search_index
 from cached_session.journal.tables.sessions import stored_id
 from cached_session.journal.tables.states import ACKED, AGAIN, PENDING, SENT
@@ -549,7 +549,7 @@ class SessionTransaction:
         """Write everything back; what became of the operations. Searching them comes later
         (journal/tables/search_index.py)."""
         self.flush()
-        changing(self.conn)
+        count_history_change(self.conn)
         self.revision += 1
         applied, self.applied = self.applied, Applied()
         self.conn.execute(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
-from cached_session.journal.sqlite.tracked_connection import queueing
+from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.row_bounds import check_memories
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
@@ -130,7 +130,7 @@ def put_back(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
             f"AND state = {ACKED}",
             (tx.session, *claim.ref.dot),
         )
-        queueing(conn)
+        count_queued(conn)
 
 
 def is_open(conn: sqlite3.Connection, session_id: str, claim: Claim) -> bool:

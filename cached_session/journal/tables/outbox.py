@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear, decode_pop
 from cached_session.journal.sqlite.codec import EXACT, decode_rows
-from cached_session.journal.sqlite.tracked_connection import queueing
+from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.row_bounds import check_memories, check_operation
 from cached_session.journal.tables.sessions import session_ids, session_row, stored_id
@@ -241,7 +241,7 @@ def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] 
             (session, writer, counter, writer, counter),
         )
         moved += 1
-    queueing(conn)
+    count_queued(conn)
     return moved
 
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from cached_session.history.item_text import normalize_text, role_and_text
-from cached_session.journal.sqlite.db_errors import is_passing
+from cached_session.journal.sqlite.db_errors import is_transient
 
 __all__ = [
     "CREATE",
@@ -136,7 +136,7 @@ def is_sound(conn: sqlite3.Connection) -> bool:
             if has < must:
                 return False
     except sqlite3.DatabaseError as error:
-        if is_passing(error):
+        if is_transient(error):
             raise
         return False
     return True
@@ -153,7 +153,7 @@ def _drop(conn: sqlite3.Connection) -> None:
     try:
         conn.execute("DROP TABLE words")
     except sqlite3.DatabaseError as error:
-        if is_passing(error):
+        if is_transient(error):
             raise
         # So damaged that SQLite cannot take it for an index: its tables go one by one.
         conn.execute("PRAGMA writable_schema = ON")
@@ -264,7 +264,7 @@ def candidates(
             (query, session, reached, session),
         ).fetchall()
     except sqlite3.DatabaseError as error:
-        if is_passing(error):
+        if is_transient(error):
             raise
         raise Spoiled(str(error)) from error
 
@@ -293,7 +293,7 @@ def _do(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, str]]
         conn.executemany(sql, documents)
     except sqlite3.DatabaseError as error:
         # A SQLite without FTS5, or damage inside the index: words are never held up for its sake.
-        if is_passing(error):
+        if is_transient(error):
             raise
         log.warning("the search index is given up, and built anew at the next opening: %s", error)
         give_up(conn)

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cached_session.journal.sqlite.tracked_connection import queueing
+from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.states import ACKED, PARKED, SENT
 
 __all__ = [
@@ -85,7 +85,7 @@ def forget_server(conn: sqlite3.Connection) -> None:
     conn.execute("DELETE FROM claims")
     conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
     conn.execute("DELETE FROM gates")
-    queueing(conn)
+    count_queued(conn)
 
 
 def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:

@@ -19,7 +19,7 @@ from cached_session.history.ops import (
     encode_pop,
 )
 from cached_session.journal.sqlite.codec import decode_rows
-from cached_session.journal.sqlite.tracked_connection import Version, queueing, version_of
+from cached_session.journal.sqlite.tracked_connection import Version, count_queued, version_of
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.states import PENDING
 
@@ -118,7 +118,7 @@ def append(
     op = _operation(tx, author, Kind.APPEND, payloads, private)
     tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
     tx.finish()
-    queueing(conn)
+    count_queued(conn)
     return _written(session_id, tx)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cached_session.journal import tail_cache as module
 from cached_session.journal.sqlite.codec import EXACT, FAST
-from cached_session.journal.sqlite.tracked_connection import Connection, Version
+from cached_session.journal.sqlite.tracked_connection import TrackedConnection, Version
 from cached_session.journal.tail_cache import (
     BLOCK_ITEMS,
     MOST_BYTES,
@@ -25,7 +25,7 @@ from cached_session.journal.tail_cache import (
 
 @pytest.fixture
 def version() -> Iterator[Version]:
-    with closing(sqlite3.connect(":memory:", factory=Connection)) as conn:
+    with closing(sqlite3.connect(":memory:", factory=TrackedConnection)) as conn:
         yield conn, 1, 1
 
 

@@ -12,6 +12,8 @@ from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
 from cached_session.devserver import DevServer
 from cached_session.journal import connect
 from cached_session.journal.recovery import copy_rows, recover
+from cached_session.journal.recovery.copy_rows import WriterIds
+from cached_session.journal.recovery.report import RecoveryReport
 from cached_session.journal.sqlite import file_identity
 from cached_session.journal.tables import schema
 from tests.faults.children import child, say, told
@@ -23,7 +25,7 @@ await words(session)
 if sys.argv[2] == "before the log is moved":
     os.link = lambda *_: os._exit(9)
 else:
-    recover._sync_directory = lambda _: os._exit(9)
+    replace_file._sync_directory = lambda _: os._exit(9)
 session._engine.journal._connections.suspicion = "somebody says so"
 await words(session)
 """
@@ -126,11 +128,13 @@ def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
     add(old, "a")
     source = file_identity.file_id(str(journal))
     assert source is not None
-    writers = recover.Writers("nobody", "somebody")
-    report = recover.Salvage(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")
-    copy_rows.carry(old, new, report, writers)
+    writers = WriterIds("nobody", "somebody")
+    report = RecoveryReport(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")
+    copy_rows.copy_journal(old, new, report, writers)
     add(old, "b")
-    found = recover.follow(old, new, source, str(fresh), recover.Writers("writer", "another"))
+    found = recover.copy_to_replacement(
+        old, new, source, str(fresh), WriterIds("writer", "another")
+    )
     assert (found.why, found.set_aside, found.operations) == ("damage", "there", 2)
     payloads = [row[0] for row in new.execute("SELECT payload FROM items ORDER BY counter")]
     assert payloads == ['{"content":"a"}', '{"content":"b"}']
@@ -197,7 +201,7 @@ async def test_a_spoiled_number_of_a_row_hides_none_that_follow(journal: Path) -
         with pytest.raises(JournalCorrupt):
             await session.entries()
         found = await words(session)
-        assert "operations number 6 to 7 of the journal" in str(session.status().salvaged)
+        assert "operations in rows 6 to 7" in str(session.status().salvaged)
     assert found == [str(number) for number in range(12) if number not in (5, 6)] + ["on"]
 
 
@@ -259,7 +263,7 @@ async def test_doctor_tells_what_became_of_a_damaged_journal(journal: Path) -> N
     (aside,) = asides(journal)
     assert found["journal"].level == "ok"
     assert found["salvaged"].level == "warn"
-    assert "1 losses: item 0 of" in found["salvaged"].message
+    assert "1 loss: item 0 of operation" in found["salvaged"].message
     assert str(aside) in found["salvaged"].message
     assert "other devices" in found["salvaged"].advice
     assert aside.name in found["set aside"].message
@@ -293,7 +297,9 @@ async def test_an_operation_of_which_only_the_digest_is_spoiled_is_kept(
             # All but one batch that the server has, and of which it alone knows the digest.
             assert await words(session) == [word for word in EVERYTHING if word != "in part"]
             salvaged = str(session.status().salvaged)
-            assert "; digests made anew: 5; 5 operations were carried over, 3 of" in salvaged
+            assert (
+                "; digests computed again: 5; copied 5 operations to a new file, 3 of" in salvaged
+            )
             assert "nothing unsent was lost" in salvaged
         after = digests(journal)
         assert len(after) == 5

@@ -1,0 +1,48 @@
+"""The search for damage in a journal file, before it is replaced."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+from cached_session.journal.recovery import row_check, schema_check
+from cached_session.journal.sqlite.db_errors import is_damage
+from cached_session.journal.tables import schema
+
+__all__ = ["find_damage"]
+
+
+def find_damage(real: str, path: str, timeout: float) -> str | None:
+    """Describe the damage of a journal file, or return None if there is none. ``path`` is the name
+    of ``real`` in messages.
+
+    Raises:
+        JournalError: the file is not a journal, or a newer version wrote it.
+        sqlite3.Error: the file is locked, or the disk failed.
+    """
+    with closing(sqlite3.connect(real, timeout=timeout, isolation_level=None)) as conn:
+        try:
+            conn.execute("PRAGMA query_only = ON")
+            (application,) = conn.execute("PRAGMA application_id").fetchone()
+            (version,) = conn.execute("PRAGMA user_version").fetchone()
+            if application != schema.APPLICATION_ID or version > schema.FORMAT:
+                schema.identify(conn, path)
+                return None
+            if version < 1:
+                return f"its format number {version} is not valid"
+            return _describe(conn, is_current=version == schema.FORMAT)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if is_damage(error):
+                return str(error)
+            raise
+
+
+def _describe(conn: sqlite3.Connection, *, is_current: bool) -> str | None:
+    problems = [str(text) for (text,) in conn.execute("PRAGMA quick_check(3)")]
+    if is_current and not schema_check.is_complete(conn):
+        return "its schema is not that of a journal"
+    if problems == ["ok"] and is_current:
+        problems = schema_check.index_problems(conn) or row_check.invalid_cells(conn) or problems
+        # SQLite does not check whether texts are valid UTF-8.
+        schema_check.decode_all_texts(conn)
+    return None if problems == ["ok"] else "; ".join(problems).replace("\n", " ")

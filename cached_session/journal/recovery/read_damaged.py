@@ -1,0 +1,239 @@
+"""Reading of a damaged journal file: each row that SQLite can still read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cached_session.history.ops import GONE
+from cached_session.journal.recovery import row_check
+from cached_session.journal.recovery.report import Losses
+from cached_session.journal.sqlite.db_errors import is_transient
+from cached_session.journal.tables.sessions import session_ids
+
+__all__ = [
+    "OperationRow",
+    "decode_or_keep",
+    "read_payloads",
+    "read_rows",
+    "read_session_ids",
+    "scan_operations",
+]
+
+MAX_PROBES = 1_000_000
+"""Row numbers that are tried one by one after a damaged page."""
+TRIES = 2
+"""Attempts to read. SQLite reports a page as malformed if the disk failed to read it once, so a
+row counts as lost only after a second attempt."""
+DEFAULT_HIGHEST = 10_000
+"""The highest number of an operation that is tried where the number itself cannot be read."""
+
+
+@dataclass(frozen=True)
+class OperationRow:
+    """A row of the `ops` table. The cells of a damaged row can have any type."""
+
+    seq: Any
+    session: Any
+    writer: Any
+    counter: Any
+    kind: Any
+    stamp: Any
+    said_ms: Any
+    count: Any
+    live: Any
+    private: Any
+    digest: Any
+    state: Any
+    body: Any
+    error: Any
+
+
+# NOT INDEXED: read the table itself. An index may be damaged while the table is not.
+OPERATIONS = (
+    f"SELECT {', '.join(field.name for field in fields(OperationRow))} FROM ops NOT INDEXED"
+)
+
+
+def decode_or_keep(cell: bytes) -> str | bytes:
+    """Return a text cell as a string, or as bytes if it is not valid UTF-8. A connection with this
+    text factory can read the other cells of such a row."""
+    try:
+        return cell.decode()
+    except UnicodeDecodeError:
+        return cell
+
+
+def read_rows(
+    conn: sqlite3.Connection, sql: str, table: str, losses: Losses
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a query up to the first damage. Add a loss if there is damage."""
+    most: list[tuple[Any, ...]] = []
+    for _ in range(TRIES):
+        found: list[tuple[Any, ...]] = []
+        try:
+            for row in conn.execute(sql):
+                found.append(row)  # noqa: PERF402 - keeps the rows before the damage
+        except sqlite3.DatabaseError as error:
+            _raise_if_transient(error)
+            most = max(most, found, key=len)
+        else:
+            return found
+    losses.add(f"rows of table {table}")
+    return most
+
+
+def read_session_ids(conn: sqlite3.Connection, losses: Losses) -> dict[int, str]:
+    """Return the session ids by row number. Where the table is damaged, read its unique index too,
+    which has both columns."""
+    of_table = Losses()
+    rows = read_rows(conn, "SELECT session_id, id FROM sessions NOT INDEXED", "sessions", of_table)
+    if of_table.named:
+        index = "sessions INDEXED BY sqlite_autoindex_sessions_1"
+        rows += read_rows(conn, f"SELECT session_id, id FROM {index}", "sessions", losses)
+    found: dict[int, str] = {}
+    for session_id, number in rows:
+        if row_check.is_session_id(session_id):
+            found[number] = next(session_ids([(session_id,)]))
+        else:
+            losses.add(f"the id of the session with row number {number}")
+    return found
+
+
+def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[OperationRow]:
+    """Yield the rows of operations in the order of writing: by a scan of the table, and after a
+    damaged page by their row numbers."""
+    # The number of the last row before the damage may itself be wrong, and higher than all others.
+    # So the scan resumes after `before`, the number of the row in front of it.
+    before, last, highest = 0, 0, _highest_number(conn)
+    failures: Counter[int] = Counter()
+    while True:
+        try:
+            for row in conn.execute(f"{OPERATIONS} WHERE seq > ? ORDER BY seq", (before,)):
+                if row[0] == last:
+                    continue
+                yield OperationRow(*row)
+                before, last = last if last <= highest else before, row[0]
+            return
+        except sqlite3.DatabaseError as error:
+            _raise_if_transient(error)
+        # Counted for each number, so that the scan ends if wrong numbers lead back to an old one.
+        failures[before] += 1
+        if failures[before] < TRIES:
+            continue
+        found = None
+        if failures[before] == TRIES:
+            found = _probe(conn, range(before + 1, min(highest, before + MAX_PROBES) + 1), last)
+        if found is None:
+            losses.add(f"operations from row {before + 1} on")
+            return
+        first = (last if last < found.seq else before) + 1
+        losses.add(f"operations in rows {first} to {found.seq - 1}")
+        yield found
+        before = last = found.seq
+
+
+def _highest_number(conn: sqlite3.Connection) -> int:
+    for sql in (
+        "SELECT seq FROM sqlite_sequence WHERE name = 'ops'",
+        "SELECT max(seq) FROM ops NOT INDEXED",
+    ):
+        try:
+            row = conn.execute(sql).fetchone()
+        except sqlite3.DatabaseError as error:
+            _raise_if_transient(error)
+            continue
+        if row and isinstance(row[0], int):
+            return row[0]
+    return DEFAULT_HIGHEST
+
+
+def _probe(conn: sqlite3.Connection, numbers: range, known: int) -> OperationRow | None:
+    """Return the first operation that can be read among these row numbers, except a known one."""
+    for seq in numbers:
+        if seq == known:
+            continue
+        try:
+            row = _read_row(conn, f"{OPERATIONS} WHERE seq = ?", (seq,))
+        except sqlite3.DatabaseError as error:
+            _raise_if_transient(error)
+            continue
+        if row is not None:
+            return OperationRow(*row)
+    return None
+
+
+def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> tuple[list[str], list[int]]:
+    """Return the payloads of an append, and the indexes of those that were lost. `GONE` stands for
+    a lost payload and for one that was removed before."""
+    texts = [GONE] * row.count
+    rows, unread = _read_items(conn, row)
+    found = 0
+    for index, payload in rows:
+        if type(index) is not int or not 0 <= index < row.count:
+            continue
+        try:
+            text = (payload or b"").decode()
+            json.loads(text)
+        except (ValueError, RecursionError):
+            # A damaged text does not match its writer's seal: no other replica would accept it.
+            unread.append(index)
+            continue
+        texts[index] = text
+        found += 1
+    if found >= (row.live if type(row.live) is int else 0):
+        return texts, []
+    # If no row failed to be read, a lost item cannot be distinguished from a removed one.
+    lost = unread or [index for index, text in enumerate(texts) if text == GONE]
+    return texts, lost
+
+
+def _read_items(
+    conn: sqlite3.Connection, row: OperationRow
+) -> tuple[list[tuple[Any, ...]], list[int]]:
+    """Return the (index, payload) rows of an append, and the indexes of rows with damage."""
+    key = (row.session, row.stamp, row.writer, row.counter)
+    sql = (
+        "SELECT idx, CAST(payload AS BLOB) FROM items "
+        "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ?"
+    )
+    try:
+        return conn.execute(sql, key).fetchall(), []
+    except sqlite3.DatabaseError as error:
+        _raise_if_transient(error)
+    rows: list[tuple[Any, ...]] = []
+    unread: list[int] = []
+    for index in range(row.count):
+        try:
+            found = _read_row(conn, f"{sql} AND idx = ?", (*key, index))
+        except sqlite3.DatabaseError as error:
+            _raise_if_transient(error)
+            unread.append(index)
+            continue
+        if found is not None:
+            rows.append(found)
+    return rows, unread
+
+
+def _read_row(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Return one row, or None if there is none.
+
+    Raises:
+        sqlite3.DatabaseError: two attempts to read the row failed.
+    """
+    try:
+        row: tuple[Any, ...] | None = conn.execute(sql, key).fetchone()
+    except sqlite3.DatabaseError as error:
+        _raise_if_transient(error)
+        row = conn.execute(sql, key).fetchone()
+    return row
+
+
+def _raise_if_transient(error: sqlite3.DatabaseError) -> None:
+    """Raise an error that is not damage. A recovery then stops and leaves the file in place."""
+    if is_transient(error):
+        raise error

@@ -1,0 +1,79 @@
+"""Rebuilding of an operation from a row of a damaged journal."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cached_session.history.clock import stamp_ms
+from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear, decode_pop
+from cached_session.journal.recovery.read_damaged import OperationRow, read_payloads
+from cached_session.journal.recovery.report import Losses
+from cached_session.journal.tables.row_bounds import check_operation
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+
+__all__ = ["RebuiltOperation", "rebuild_operation"]
+
+
+@dataclass(frozen=True)
+class RebuiltOperation:
+    """An operation from a row of which some cells may have been damaged.
+
+    A damaged time is taken from the stamp. A damaged state becomes `SENT`: the operation is sent
+    again, which changes nothing on the server. A damaged digest is computed again. The result is
+    the lost digest if all payloads are present. If some were removed before, it is another one:
+    replicas that have the operation with its first digest count a conflict. They still show the
+    same items, because each payload has a seal of its own. So an unsent operation is copied even
+    with a new digest, and the server provides an acknowledged one with its first digest.
+    """
+
+    operation: Operation
+    state: int
+    digest: str | None
+    """None if it was damaged."""
+    error: str | None
+    lost: Sequence[int]
+    """The indexes of visible items that could not be read."""
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether payloads are missing that the server has if it acknowledged the operation."""
+        return bool(self.lost) or (self.digest is None and GONE in self.operation.payloads)
+
+
+def rebuild_operation(
+    conn: sqlite3.Connection, row: OperationRow, losses: Losses
+) -> RebuiltOperation | None:
+    """Return the operation of a row. Return None and add a loss if the row does not have enough
+    valid cells to identify the operation."""
+    try:
+        operation, lost = _rebuild(conn, row)
+    except (TypeError, ValueError) as damage:
+        losses.add(f"operation {row.writer}:{row.counter}: {damage}")
+        return None
+    return RebuiltOperation(
+        operation,
+        row.state if row.state in (PENDING, SENT, ACKED, PARKED) else SENT,
+        row.digest if isinstance(row.digest, str) and row.digest else None,
+        row.error if isinstance(row.error, str) else None,
+        lost,
+    )
+
+
+def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, list[int]]:
+    said_ms = row.said_ms if type(row.said_ms) is int else stamp_ms(row.stamp)
+    check_operation(row.writer, row.counter, row.stamp, said_ms, row.count, "")
+    kind = Kind(row.kind)
+    texts: list[str] = [row.body]
+    lost: list[int] = []
+    if kind is Kind.APPEND:
+        texts, lost = read_payloads(conn, row)
+    elif kind is Kind.POP:
+        decode_pop(row.body)
+    else:
+        decode_clear(row.body)
+    # A damaged mark counts as private: text that is kept from the server must not be sent.
+    is_private = row.private not in (0, False)
+    dot = Dot(row.writer, row.counter)
+    return Operation(dot, kind, row.stamp, said_ms, tuple(texts), is_private), lost
