@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
@@ -235,6 +235,13 @@ def used(server: DevServer) -> tuple[bytes, str]:
     return _used(server.url), server.snapshot()
 
 
+# Each of these once kept a query, or a loop over rows, going without end.
+@example(cell=("ops", "session"), row=11, value="'5'", names=["sync"])
+@example(cell=("forgets", "session"), row=0, value="'5'", names=["sync"])
+@example(cell=("ops", "session"), row=11, value="NULL", names=["sync"])
+@example(cell=("ops", "seq"), row=11, value="-1", names=["flush"])
+@example(cell=("above", "first"), row=0, value="0", names=["clear_session", "sync"])
+@example(cell=("settled", "last"), row=0, value="1.5", names=["clear_session"])
 @settings(max_examples=max(40, EXAMPLES // 3))
 @given(
     cell=st.sampled_from(CELLS),

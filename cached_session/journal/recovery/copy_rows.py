@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -293,7 +294,8 @@ def _rows(conn: sqlite3.Connection, losses: _Losses) -> Iterator[tuple[Any, ...]
     """Operations in the order of writing: a scan, and behind a damaged page one by one."""
     # The number of the row before the damage may be spoiled itself, and further than all others:
     # what follows is looked for behind the one before it.
-    before, last, end, tries = 0, 0, _highest(conn), 0
+    before, last, end = 0, 0, _highest(conn)
+    failed: Counter[int] = Counter()
     while True:
         try:
             for row in conn.execute(
@@ -302,14 +304,17 @@ def _rows(conn: sqlite3.Connection, losses: _Losses) -> Iterator[tuple[Any, ...]
                 if row[0] == last:
                     continue
                 yield row
-                before, last, tries = last if last <= end else before, row[0], 0
+                before, last = last if last <= end else before, row[0]
             return
         except sqlite3.DatabaseError as error:
             _if_damage(error)
-        tries += 1
-        if tries < TRIES:
+        # Counted by number, so that this ends where spoiled numbers lead back to an earlier one.
+        failed[before] += 1
+        if failed[before] < TRIES:
             continue
-        tries = 0
+        if failed[before] > TRIES:
+            losses.add(f"operations from number {before + 1} of the journal on")
+            return
         for seq in range(before + 1, min(end, before + PROBES_MOST) + 1):
             if seq == last:
                 continue
