@@ -66,7 +66,7 @@ faults: $(VENV)/.dev ## fail every file operation (needs cc), statement and byte
 fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600; ROUND=... again
 	@end=$$(($$(date +%s) + $(SECONDS))); round=$(ROUND); while [ $$(date +%s) -lt $$end ]; do \
 		echo "round $$round"; FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz \
-		-o faulthandler_timeout=0 --hypothesis-seed=$$round $(ARGS) || exit 1; \
+		--timeout=3600 --hypothesis-seed=$$round $(ARGS) || exit 1; \
 		round=$$((round + 1)); done
 
 contract: $(VENV)/.dev ## ask a Dakera server what replication relies on: URL=http://host:3000 KEY=...
