@@ -63,10 +63,10 @@ faults: $(VENV)/.dev ## fail every file operation (needs cc), statement and byte
 	STRIDE=$(STRIDE) $(BIN)/python -m pytest -q -s tests/faults/test_nth_statement.py \
 		tests/faults/test_torn_log.py
 
-fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600; ROUND=... again
+fuzz: $(VENV)/.dev ## generate fresh examples, round after round, for SECONDS=600; ROUND=... again
 	@end=$$(($$(date +%s) + $(SECONDS))); round=$(ROUND); while [ $$(date +%s) -lt $$end ]; do \
-		echo "round $$round"; FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz \
-		--timeout=3600 --hypothesis-seed=$$round $(ARGS) || exit 1; \
+		echo "round $$round"; $(BIN)/python -m pytest -x -q -n $(JOBS) -m hypothesis \
+		--timeout=3600 --hypothesis-profile=fresh --hypothesis-seed=$$round $(ARGS) || exit 1; \
 		round=$$((round + 1)); done
 
 contract: $(VENV)/.dev ## ask a Dakera server what replication relies on: URL=http://host:3000 KEY=...
