@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.1
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-page test-adapters check-adapters test-package docs check soak crash faults fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
+.PHONY: help demo test coverage test-page test-adapters check-adapters test-package docs check soak crash faults fuzz contract lint format bench bench-report bench-scaling bench-apply build lowest clean screens
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -31,6 +31,14 @@ demo: $(VENV)/.demo ## see a conversation survive: no server, a second device, a
 
 test: $(VENV)/.dev ## run the tests; ARGS='-k journal -x' goes to pytest; JOBS=0: in one process
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+coverage: $(VENV)/.dev ## run the tests and show which lines and branches none reaches; pages in build/coverage
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet --fail-under=0
+	$(BIN)/python -m coverage report
 
 test-page: $(VENV)/.dev ## run the page's tests in a headless Chromium (packages chromium, chromium-driver)
 	$(BIN)/python -m pytest -m page tests/page $(ARGS)
@@ -63,10 +71,10 @@ faults: $(VENV)/.dev ## fail every file operation (needs cc), statement and byte
 	STRIDE=$(STRIDE) $(BIN)/python -m pytest -q -s tests/faults/test_nth_statement.py \
 		tests/faults/test_torn_log.py
 
-fuzz: $(VENV)/.dev ## mangle memories and files, round after round, for SECONDS=600; ROUND=... again
+fuzz: $(VENV)/.dev ## generate fresh examples, round after round, for SECONDS=600; ROUND=... again
 	@end=$$(($$(date +%s) + $(SECONDS))); round=$(ROUND); while [ $$(date +%s) -lt $$end ]; do \
-		echo "round $$round"; FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -x -q tests/fuzz \
-		-o faulthandler_timeout=0 --hypothesis-seed=$$round $(ARGS) || exit 1; \
+		echo "round $$round"; $(BIN)/python -m pytest -x -q -n $(JOBS) -m hypothesis \
+		--timeout=3600 --hypothesis-profile=fresh --hypothesis-seed=$$round $(ARGS) || exit 1; \
 		round=$$((round + 1)); done
 
 contract: $(VENV)/.dev ## ask a Dakera server what replication relies on: URL=http://host:3000 KEY=...

@@ -97,7 +97,11 @@ def read_rows(
         while page := conn.execute(sql, (*parameters, *after, PAGE)).fetchall():
             for *_, data in page:
                 yield _encode_row(data)
-            after = (page[-1][0], page[-1][1])
+            last = (page[-1][0], page[-1][1])
+            if not all(isinstance(number, (int, float)) for number in last) or last <= after:
+                # The next page would begin before this one ends, and so on without end.
+                raise sqlite3.DatabaseError(f"its rows are not in order at {last!r:.80}")
+            after = last
 
 
 def _encode_row(data: object) -> Row:

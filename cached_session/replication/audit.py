@@ -19,7 +19,7 @@ from cached_session.remote.wire import EncodedMemory, Placeholder, Unreadable, d
 from cached_session.replication.context import Context
 from cached_session.replication.encode import encode
 from cached_session.replication.listing import page
-from cached_session.replication.pull import pull
+from cached_session.replication.pull import MOST_PAGES, pull
 from cached_session.replication.push import push
 from cached_session.replication.retention_guard import guard
 from cached_session.replication.store import store
@@ -125,7 +125,7 @@ async def _present(
     present: dict[Dot, dict[tuple[int, int], int]] = {}
     explained: set[Dot] = set()
     offset, before = 0, ""
-    while True:
+    for _ in range(MOST_PAGES):
         memories = await page(context, session_id, offset, context.options.page_size)
         if not memories or (offset and str(memories[0].get("id")) == before):
             return present, explained
@@ -140,6 +140,11 @@ async def _present(
             elif isinstance(part, Part):
                 _note(present, explained, [part], (), key)
         offset += len(memories)
+    raise RemoteError(
+        Verdict.UNREACHABLE,
+        f"the server lists more than {MOST_PAGES} pages of {session_id!r}: no history has so many",
+        scope=Scope.SESSION,
+    )
 
 
 def _note(

@@ -25,8 +25,8 @@ __all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
 """Ids in one forget request."""
-EVERYTHING = 1 << 62
-"""Above every `seq`."""
+EVERYTHING = (1 << 63) - 1
+"""The highest `seq` that there can be."""
 TAKE_OPS = 1000
 TAKE_BYTES = 512 * 1024
 """Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
@@ -72,7 +72,7 @@ async def _taking(
     """What is to be sent, some at a time, in order; nothing at the end. The next is taken and
     encoded while its caller sends."""
 
-    async def take(after: int) -> tuple[int, list[EncodedOperation]]:
+    async def take(after: int | None) -> tuple[int | None, list[EncodedOperation]]:
         seqs = await context.journal.write(
             lambda conn: outbox.take(
                 conn,
@@ -88,7 +88,7 @@ async def _taking(
         found = await context.journal.read_aside(lambda conn: outbox.whole(conn, seqs))
         return seqs[-1], await encode(context, found, session_id)
 
-    ahead = asyncio.ensure_future(take(0))
+    ahead = asyncio.ensure_future(take(None))
 
     async def following() -> list[EncodedOperation]:
         nonlocal ahead

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import os
 import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import orjson
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cached_session.errors import CachedSessionError
@@ -19,8 +18,8 @@ from cached_session.journal.tables.gaps import holes_due, note_holes
 from cached_session.journal.tables.schema import prepare
 from cached_session.journal.tables.sessions import all_sessions
 from cached_session.remote.wire import Placeholder, Unreadable, decode, memories_of
+from tests.hypothesis_profiles import examples
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 KEY = session_key("talk")
 LEAF = st.one_of(
     st.none(),
@@ -66,7 +65,7 @@ def mangled(draw: st.DrawFn) -> dict[str, Any]:
     return memory
 
 
-@settings(max_examples=EXAMPLES)
+@examples(150)
 @given(memories=st.lists(mangled(), max_size=12))
 def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any]]) -> None:
     """Whatever a server lists is decoded, refused as unreadable or ignored; a whole page of it is
@@ -96,7 +95,7 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
 
 
 @example(cuts=[(62117, b" \x80")], length=None)
-@settings(max_examples=EXAMPLES)
+@examples(150)
 @given(
     cuts=st.lists(
         st.tuples(st.integers(0, 1 << 17), st.binary(min_size=1, max_size=64)), max_size=8

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
 from cached_session.devserver import DevServer
 from cached_session.journal.tables import outbox, schema, search_index
-from tests.fuzz.test_fuzz import EXAMPLES
 from tests.fuzz.test_fuzz_journal import quiet, said
+from tests.hypothesis_profiles import examples
 
 __all__ = ["quiet"]
 
@@ -235,7 +235,14 @@ def used(server: DevServer) -> tuple[bytes, str]:
     return _used(server.url), server.snapshot()
 
 
-@settings(max_examples=max(40, EXAMPLES // 3))
+# Each of these once kept a query, or a loop over rows, going without end.
+@example(cell=("ops", "session"), row=11, value="'5'", names=["sync"])
+@example(cell=("forgets", "session"), row=0, value="'5'", names=["sync"])
+@example(cell=("ops", "session"), row=11, value="NULL", names=["sync"])
+@example(cell=("ops", "seq"), row=11, value="-1", names=["flush"])
+@example(cell=("above", "first"), row=0, value="0", names=["clear_session", "sync"])
+@example(cell=("settled", "last"), row=0, value="1.5", names=["clear_session"])
+@examples(50)
 @given(
     cell=st.sampled_from(CELLS),
     row=st.integers(0, 11),

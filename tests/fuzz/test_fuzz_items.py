@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import SQLiteSession
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cached_session import (
@@ -24,7 +24,8 @@ from cached_session.errors import CachedSessionError, InvalidArgument
 from cached_session.journal.sqlite.codec import decode_rows, encode_item
 from cached_session.moving import jsonl
 from cached_session.moving.direct_items import TAG, DirectItems
-from tests.fuzz.test_fuzz import EXAMPLES, JSON, LEAF, VALID
+from tests.fuzz.test_fuzz import JSON, LEAF, VALID
+from tests.hypothesis_profiles import examples
 
 TEXT = st.text(st.characters(), max_size=20)
 """Lone surrogates included."""
@@ -55,7 +56,7 @@ def as_json(value: Any) -> Any:
     raise ValueError(value)
 
 
-@settings(max_examples=EXAMPLES)
+@examples(150)
 @given(item=ANYTHING)
 def test_an_item_comes_back_as_it_was_or_is_refused(item: Any) -> None:
     """Whatever is handed in as an item: JSON carries it and it comes back with its types, or it
@@ -72,7 +73,7 @@ def test_an_item_comes_back_as_it_was_or_is_refused(item: Any) -> None:
     assert json.dumps(found) == json.dumps(as_json(item))
 
 
-@settings(max_examples=EXAMPLES)
+@examples(150)
 @given(
     rows=st.lists(
         st.tuples(
@@ -165,7 +166,7 @@ def carried(kind: Any, data: bytes, suffix: str) -> ImportReport | None:
     return asyncio.run(carry())
 
 
-@settings(max_examples=max(20, EXAMPLES // 5))
+@examples(30)
 @example(data=LINES)
 @given(data=lines())
 def test_no_file_of_lines_breaks_an_import(data: bytes) -> None:
@@ -178,7 +179,7 @@ def test_no_file_of_lines_breaks_an_import(data: bytes) -> None:
         assert report.added + report.unreadable == sum(1 for _ in jsonl.read_lines(file.name))
 
 
-@settings(max_examples=max(20, EXAMPLES // 5))
+@examples(30)
 @given(data=exports())
 def test_no_export_of_a_server_breaks_an_import(data: bytes) -> None:
     """Any bytes as an export: what is ours or a direct session's comes in, the rest is counted."""
@@ -214,7 +215,7 @@ def _cut(data: bytes, cuts: Cuts, length: int | None) -> bytes:
     return bytes(mangled[:length])
 
 
-@settings(max_examples=max(20, EXAMPLES // 5))
+@examples(30)
 @example(cuts=[], length=None)
 @example(cuts=[(3661, b"\x80")], length=None)
 @given(
@@ -243,7 +244,7 @@ LISTED = st.dictionaries(st.sampled_from(FIELDS), JSON | TEXT, max_size=6)
 
 
 @example(memories=[_direct(created_at=strange) for strange in ("\ud800", 1 << 70, math.nan, None)])
-@settings(max_examples=EXAMPLES)
+@examples(150)
 @given(memories=st.lists(LISTED, max_size=5))
 def test_no_memory_of_a_direct_session_breaks_the_import(memories: list[dict[str, Any]]) -> None:
     """Whatever a listing holds, a memory is taken as an item or is none."""

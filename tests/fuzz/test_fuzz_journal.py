@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cached_session import CachedSession, JournalError, SyncOptions
 from cached_session.journal.tables import outbox
-from tests.fuzz.test_fuzz import EXAMPLES
+from tests.hypothesis_profiles import examples
 
 TRIES = 6
 """Calls until one succeeds: damage is found page by page, and each may be met by another call."""
@@ -135,7 +135,7 @@ CUTS = st.lists(
 )
 
 
-@settings(max_examples=max(30, EXAMPLES // 3))
+@examples(50)
 @example(which="closed", cuts=[(223466, b"\x01\x01")], length=None)  # the schema: another column
 @example(which="closed", cuts=[(223468, b"0\x80")], length=None)  # the schema: no text
 @example(which="closed", cuts=[(223468, b"\x80")], length=None)  # a name that is no text

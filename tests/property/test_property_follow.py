@@ -5,7 +5,6 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
@@ -13,6 +12,7 @@ from cached_session import Change, Entry
 from cached_session.journal.tables import change_cursor, outbox, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.writes import Author
+from tests.hypothesis_profiles import examples
 from tests.property.histories import SESSION
 from tests.property.replicas import Replica
 from tests.property.test_property_machine import JOURNALS, Exchange, names, which
@@ -173,7 +173,7 @@ class Followed(Exchange):
             assert places == list(follower.view.positions or ())
 
 
-Followed.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+Followed.TestCase.settings = examples(100, stateful_step_count=40)
 
 
 class TestFollowed(Followed.TestCase):

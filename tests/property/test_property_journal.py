@@ -4,12 +4,13 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session.history.ops import Dot, Kind, Operation, decode_clear, decode_pop
 from cached_session.history.parts import Part, split
 from cached_session.journal.tables import item_rows, writes
+from tests.hypothesis_profiles import examples
 from tests.property.histories import (
     CLOCKS,
     GAP_MS,
@@ -28,7 +29,7 @@ History = dict[Dot, Operation]
 
 
 @pytest.mark.promise(number=4)
-@settings(max_examples=200)
+@examples(200)
 @given(histories(), deliveries())
 def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History, delivery) -> None:
     """Whatever comes in whatever order, pieces and number, the items, their ranks and counters and
@@ -137,7 +138,7 @@ Step = st.tuples(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories(most=10), deliveries(), st.lists(Step, max_size=16))
 def test_writes_here_and_arrivals_mix_in_any_way(ops: History, delivery, steps) -> None:
     """Appends, pops and clears by several openings of a journal, between pages from elsewhere,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -14,6 +13,7 @@ from cached_session.journal import compaction
 from cached_session.journal.tables import audit_state, gaps, outbox, writes
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
+from tests.hypothesis_profiles import examples
 from tests.property.histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
 from tests.property.reference_model import order, visible
 from tests.property.replicas import Replica
@@ -233,7 +233,7 @@ class Exchange(RuleBasedStateMachine):
                 assert item.parts == part_count(self.ops[item.dot].payloads[item.index])
 
 
-Exchange.TestCase.settings = settings(max_examples=120, stateful_step_count=30)
+Exchange.TestCase.settings = examples(120, stateful_step_count=30)
 
 
 class TestExchange(Exchange.TestCase):

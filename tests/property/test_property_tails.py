@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session import CachedSession
@@ -18,6 +18,7 @@ from cached_session.journal.journal import Journal
 from cached_session.journal.tables import item_rows, writes
 from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.writes import Author
+from tests.hypothesis_profiles import examples
 
 Steps = st.lists(
     st.tuples(
@@ -40,7 +41,7 @@ def scan(path: Path) -> list[Any]:
     return [json.loads(text) for text, _ in rows]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(Steps)
 def test_what_is_kept_in_memory_is_what_the_file_has(steps: list[Any]) -> None:
     """Whoever writes in between, through this journal or another connection, and whatever part is

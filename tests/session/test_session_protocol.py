@@ -17,10 +17,11 @@ import agents
 import pytest
 from agents import SessionSettings, SQLiteSession
 from agents.extensions.memory import AsyncSQLiteSession
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session import CachedSession, InvalidArgument, SessionClosed
+from tests.hypothesis_profiles import examples
 from tests.session.session_support import exact, said, words
 
 Make = Callable[..., Any]
@@ -200,7 +201,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(60)
 @given(batches=st.lists(st.lists(JSON, max_size=4), max_size=4), limit=st.integers(0, 20))
 def test_any_batches_come_back_exactly(batches: list[list[Any]], limit: int) -> None:
     """Whatever JSON values are written, whole history and tail are what was written, in order."""

@@ -18,6 +18,7 @@ from cached_session.history.ranges import Ranges
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.sqlite.tracked_connection import count_history_change
 from cached_session.journal.tables import search_index
+from cached_session.journal.tables.row_bounds import check_range
 from cached_session.journal.tables.sessions import stored_id
 from cached_session.journal.tables.states import ACKED, AGAIN, PENDING, SENT
 
@@ -128,6 +129,8 @@ class SessionTransaction:
                     key,
                 ).fetchone()
             upto, run_stamp, last_ms = row or (0, 0, 0)
+            if upto:
+                check_range(1, upto)
             applied = Ranges([(1, upto)] if upto else [])
             for first, last in self._ranges("above", key):
                 applied.add(first, last)
@@ -152,9 +155,12 @@ class SessionTransaction:
     def _ranges(self, table: str, key: tuple[int, str]) -> list[tuple[int, int]]:
         if not self.has(table):
             return []
-        return self.conn.execute(
+        found: list[tuple[int, int]] = self.conn.execute(
             f"SELECT first, last FROM {table} WHERE session = ? AND writer = ?", key
         ).fetchall()
+        for first, last in found:
+            check_range(first, last)
+        return found
 
     def frontier(self) -> Frontier:
         """Everything applied to this session."""
@@ -163,10 +169,12 @@ class SessionTransaction:
         for writer, last in self.conn.execute(
             "SELECT writer, upto FROM frontier WHERE session = ? AND upto > 0", (self.session,)
         ):
+            check_range(1, last)
             frontier.add(writer, 1, last)
         for writer, first, last in self.conn.execute(
             "SELECT writer, first, last FROM above WHERE session = ?", (self.session,)
         ):
+            check_range(first, last)
             frontier.add(writer, first, last)
         return frontier
 
@@ -266,6 +274,9 @@ class SessionTransaction:
                 known.applied.add(following)
             else:
                 break
+            if known.applied.upto() < following:
+                # Without this check a range that begins at 0 would keep the loop here for ever.
+                raise ValueError(f"the ranges of writer {writer!r:.80} make no sense")
 
     def popped(self, dot: Dot) -> frozenset[int]:
         """Which items of an operation applied pops name."""
@@ -388,6 +399,7 @@ class SessionTransaction:
         for writer, first, last in self.conn.execute(
             "SELECT writer, first, last FROM settled WHERE session = ?", (self.session,)
         ):
+            check_range(first, last)
             settled.setdefault(writer, Ranges()).add(first, last)
         for writer, ranges in settled.items():
             found.subtract(writer, ranges)
@@ -416,6 +428,7 @@ class SessionTransaction:
             for writer, first, last in self.conn.execute(
                 f"SELECT writer, first, last FROM {table} WHERE session = ?", (self.session,)
             ):
+                check_range(first, last)
                 known.setdefault(writer, Ranges()).add(first, last)
         named: dict[str, Ranges] = {}
         for writer, counter in self.conn.execute(

@@ -130,11 +130,22 @@ def slices(
             return conn.execute(f"SELECT CAST(payload AS BLOB), codec {FORWARD}", key).fetchall()
 
         yield Slice(b"[%b]" % joined, count, not codec, rows)
-        position = conn.execute(
+        last = conn.execute(
             f"SELECT stamp, writer, counter, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
         ).fetchone()
+        if last is not None and not _is_after(last, position):
+            # The next slice would begin before this one ends, and so on without end.
+            raise ValueError(f"the items of session {session} are not in order at {last!r:.80}")
+        position = last
         # The next items are likely as large as these.
         most = max(1, min(most_items, count * most_bytes // max(1, len(joined))))
+
+
+def _is_after(position: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """Return whether an item stands behind another one, and its position has the right types.
+
+    SQLite compares other types by rules of its own: it may find an item behind itself."""
+    return tuple(map(type, position)) == (int, str, int, int) and position > before
 
 
 Position = tuple[int, str, int, int]

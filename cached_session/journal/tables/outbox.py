@@ -87,7 +87,7 @@ def take(
     conn: sqlite3.Connection,
     session_id: str,
     *,
-    after: int,
+    after: int | None,
     upto: int,
     most_ops: int,
     most_bytes: int,
@@ -96,17 +96,23 @@ def take(
     that the server may hold them from now on: before their payloads are read, so that an item
     is either popped here alone or sent.
 
-    At least one if there is any, then as many as fit; their `seq` lie above ``after`` and not
-    above ``upto``.
+    At least one if there is any, then as many as fit; their `seq` lie above ``after`` (None: from
+    the lowest on, which a spoiled one may be below 1) and not above ``upto``.
+
+    Raises:
+        ValueError: the outbox is not in order: its reader would take the same ones without end.
     """
     session = _row_id(conn, session_id)
     if session is None:
         return []
+    above, key = ("", ()) if after is None else ("AND seq > ?", (after,))
     rows = conn.execute(
-        "SELECT seq, bytes, count FROM ops WHERE session = ? AND seq > ? AND seq <= ? "
+        f"SELECT seq, bytes, count FROM ops WHERE session = ? {above} AND seq <= ? "
         f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?",
-        (session, after, upto, most_ops),
+        (session, *key, upto, most_ops),
     ).fetchall()
+    if after is not None and any(row[0] <= after for row in rows):
+        raise ValueError(f"the outbox of session {session} is not in order behind {after}")
     chosen: list[int] = []
     size = items = 0
     for seq, bytes_, count in rows:
@@ -327,10 +333,16 @@ def forgets_due(conn: sqlite3.Connection, session_id: str, most: int) -> list[Fo
 def forgotten(conn: sqlite3.Connection, session_id: str, done: Sequence[Forget]) -> None:
     """The server has answered: these need not be asked for again."""
     session = _row_id(conn, session_id)
-    conn.executemany(
+    gone = conn.executemany(
         "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
         [(session, *forget.dot, forget.index) for forget in done],
-    )
+    ).rowcount
+    if gone < len(done):
+        # Another process may have deleted them. What is still listed cannot be found by its key,
+        # and the caller would have it forgotten again and again.
+        left = set(done).intersection(forgets_due(conn, session_id, len(done)))
+        if left:
+            raise ValueError(f"{len(left)} rows of forgets cannot be found by their keys")
 
 
 def pending_sessions(conn: sqlite3.Connection) -> list[str]:
@@ -340,9 +352,12 @@ def pending_sessions(conn: sqlite3.Connection) -> list[str]:
 
 
 def _stepping(table: str, rows: str = "1") -> str:
-    """The session numbers in a table, each once: from one to the next by its index."""
-    least = f"SELECT min(session) FROM {table} WHERE {rows}"
-    return f"{least} UNION ALL SELECT ({least} AND session > s) FROM {{name}} WHERE s IS NOT NULL"
+    """Return SQL that steps through the session numbers in a table by its index, each once."""
+    # UNION, not UNION ALL: it drops a number that was found before, so the query ends whatever the
+    # cells hold. The text '5' is compared as the number 5, and every text is greater than that.
+    # The first bound passes over a NULL, which SQLite takes for the least of a NOT NULL column.
+    least = f"SELECT min(session) FROM {table} WHERE {rows} AND session"
+    return f"{least} >= {-(1 << 63)} UNION SELECT ({least} > s) FROM {{name}} WHERE s IS NOT NULL"
 
 
 WAITING = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import INTEGER_LIMIT
 
-__all__ = ["ITEMS_MOST", "PARTS_MOST", "check_memories", "check_operation"]
+__all__ = ["ITEMS_MOST", "PARTS_MOST", "check_memories", "check_operation", "check_range"]
 
 ITEMS_MOST = 1 << 24
 """Items of one batch: as JSON texts they would be gigabytes."""
@@ -29,6 +29,16 @@ def check_memories(writer: object, counter: object, index: object, parts: object
         and 1 <= parts <= PARTS_MOST
     ):
         raise ValueError(f"the memories of {writer!r:.80}:{counter!r:.80} make no sense")
+
+
+def check_range(first: object, last: object) -> None:
+    """Check a range of counters before it is put into a set: loops over sets rely on it.
+
+    Raises:
+        ValueError: no operations have these counters.
+    """
+    if not (type(first) is type(last) is int and 1 <= first <= last <= MOST):
+        raise ValueError(f"the counters {first!r:.80} to {last!r:.80} make no sense")
 
 
 def check_operation(

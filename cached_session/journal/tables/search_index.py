@@ -197,6 +197,8 @@ def catch_up(
             return
         following = conn.execute("SELECT 1 FROM ops WHERE seq > ?", (row[0],)).fetchone()
         last = row[0] if following else last
+        if last <= reached:
+            raise ValueError(f"the operations behind number {reached} are not in order")
     rows = conn.execute(
         "SELECT o.seq, i.session, CAST(i.payload AS BLOB) FROM ops o CROSS JOIN items i "
         "ON i.session = o.session AND i.stamp = o.stamp AND i.writer = o.writer "

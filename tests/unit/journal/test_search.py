@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session.history.ids import session_key
@@ -25,6 +25,7 @@ from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import inbox, schema, search_index, writes
 from cached_session.journal.tables.writes import Author
 from cached_session.remote.wire import decode, memories_of
+from tests.hypothesis_profiles import examples
 
 AUTHOR = Author("a" * 24, 1_700_000_000_000, 600_000)
 GOLDEN = Path(__file__).parents[2] / "golden" / "schema-1.json"
@@ -110,7 +111,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(STEPS, st.lists(st.text('ab"é会议\U0001f389 ', min_size=1, max_size=5), max_size=5))
 def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str]) -> None:
     """After any appends, pops and clears in two sessions, look-up and scan give the same entries,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_session.remote import http
@@ -25,7 +25,6 @@ async def decoded(data: bytes) -> object:
     return await http._decoded(data)
 
 
-@settings(deadline=None)
 @given(LISTS, st.integers(1, 40))
 def test_a_list_in_slices_is_the_whole_list(value: list[object], size: int) -> None:
     """Wherever it is cut, and whatever its texts look like."""
@@ -34,7 +33,6 @@ def test_a_list_in_slices_is_the_whole_list(value: list[object], size: int) -> N
         assert asyncio.run(decoded(orjson.dumps(value))) == value
 
 
-@settings(deadline=None)
 @given(LISTS, st.integers(1, 40), st.data())
 def test_a_damaged_list_is_no_list(value: list[object], size: int, data: st.DataObject) -> None:
     """What is no JSON as a whole is none in slices either."""

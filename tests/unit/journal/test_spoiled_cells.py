@@ -1,0 +1,356 @@
+"""Loops and recursive queries over rows of which a cell is spoiled: each of them ends."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cached_session.errors import InvalidArgument
+from cached_session.history.frontier import Frontier
+from cached_session.history.ops import Dot, ItemRef, Kind, Operation, clear_payload, pop_payload
+from cached_session.journal import connect
+from cached_session.journal.recovery import copy_rows
+from cached_session.journal.sqlite.codec import encode_items
+from cached_session.journal.sqlite.db_errors import FOREIGN
+from cached_session.journal.tables import item_rows, outbox, schema, search_index, writes
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.outbox import Forget
+from cached_session.journal.tables.states import AGAIN
+from cached_session.moving import sqlite as agents_database
+from cached_session.replication import audit
+
+pytestmark = pytest.mark.timeout(10)
+
+S = "talk"
+STEPS_MOST = 1_000_000
+"""Steps of SQLite that no query here takes: one that does is taken to have no end."""
+SPOILED = ["'5'", "'x'", "''", "x'0035'", "1.5", "9e999", "-9e999"]
+SPOILED += ["0", "-1", str(1 << 62), str((1 << 63) - 1), str(-(1 << 63)), "CAST(x'80ff' AS TEXT)"]
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    """The tables of a journal, over a connection that interrupts a query without end."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        schema.prepare(conn, ":memory:")
+        connect.teach(conn)
+        left = STEPS_MOST // 1000
+
+        def step() -> bool:
+            nonlocal left
+            left -= 1
+            return left < 0
+
+        conn.set_progress_handler(step, 1000)
+        yield conn
+        assert left >= 0, "a query was interrupted"
+
+
+def spoil(conn: sqlite3.Connection, table: str, change: str) -> None:
+    """Change rows of a table as if its columns took any value."""
+    (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    for said in (re.sub(r" (TEXT|INTEGER)(?! PRIMARY KEY)| NOT NULL", "", sql), sql):
+        conn.execute("PRAGMA writable_schema = ON")
+        conn.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (said, table))
+        conn.execute("PRAGMA writable_schema = RESET")
+        if said is not sql:
+            conn.execute(f"UPDATE {table} SET {change}")
+
+
+def author() -> writes.Author:
+    return writes.Author("mewriter", 1, 600_000)
+
+
+def add(conn: sqlite3.Connection, *words: str, session: str = S) -> None:
+    writes.append(conn, author(), session, encode_items(list(words)), private=False)
+
+
+def op(counter: int, kind: Kind, payload: str, writer: str = "other000") -> Operation:
+    return Operation(Dot(writer, counter), kind, 1 << 20, 1, (payload,))
+
+
+# -- the recursive query -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [(table, value) for table in ("ops", "forgets") for value in SPOILED] + [("ops", "NULL")],
+)
+def test_a_spoiled_session_number_does_not_keep_the_search_for_unsent_work_going(
+    conn: sqlite3.Connection, table: str, value: str
+) -> None:
+    """`pending_sessions` ends, and finds the sessions whose rows are sound."""
+    for session in ("a", "b", "c"):
+        add(conn, "word", session=session)
+    if table == "forgets":
+        conn.execute("UPDATE ops SET state = 2")
+        for number in (1, 2, 3):
+            conn.execute("INSERT INTO forgets VALUES (?, 'w', 1, 0, 1, '', 0)", (number,))
+    spoil(conn, table, f"session = {value} WHERE session = 2")
+    assert {"a", "c"} <= set(outbox.pending_sessions(conn))
+
+
+def test_the_search_for_unsent_work_steps_through_the_indexes(conn: sqlite3.Connection) -> None:
+    """Each step is a search in an index: the history and the outbox are not scanned."""
+    plan = [row[3] for row in conn.execute(f"EXPLAIN QUERY PLAN {outbox.WAITING}")]
+    assert "SEARCH ops USING INDEX outbox (session>?)" in plan
+    assert "SEARCH forgets USING PRIMARY KEY (session>?)" in plan
+    assert not [step for step in plan if re.match("SCAN (ops|forgets|sessions)", step)]
+
+
+# -- slices of a history -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["'12'", "x'12'", "1.5"])
+@pytest.mark.parametrize("column", ["stamp", "counter", "idx", "writer"])
+def test_a_spoiled_place_does_not_make_a_read_begin_again(
+    conn: sqlite3.Connection, column: str, value: str
+) -> None:
+    """A history in slices of one item ends, whichever part of a place is spoiled: with all that
+    could be read, or with an error that has the journal looked at."""
+    add(conn, *map(str, range(6)))
+    spoil(conn, "items", f"{column} = {value} WHERE idx = 3")
+    with suppress(ValueError):
+        assert len(list(islice(item_rows.slices(conn, 1, 1, 1 << 20), 100))) <= 6
+
+
+def test_items_in_no_order_do_not_make_a_read_begin_again(tmp_path: Path) -> None:
+    """A stamp that is spoiled in the file leads back to the beginning: the read ends."""
+    stamps = [0x5152_5354_5500 + number for number in range(1, 7)]
+    path = tmp_path / "j.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        schema.prepare(conn, str(path))
+        rows = [(stamp, 1 + at) for at, stamp in enumerate(stamps)]
+        conn.executemany("INSERT INTO items VALUES (1, ?, 'w', ?, 0, '1', 0)", rows)
+    _overwrite(path, "items", stamps[3], stamps[0] - 1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        assert len(list(islice(item_rows.slices(conn, 1, 2, 1 << 20), 100))) < len(stamps)
+
+
+def _overwrite(path: Path, name: str, number: int, other: int) -> None:
+    """Put another number of six bytes where the first page of a table or index has this one."""
+    with closing(sqlite3.connect(path)) as conn:
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        (root,) = conn.execute(sql, (name,)).fetchone()
+        (size,) = conn.execute("PRAGMA page_size").fetchone()
+    data = path.read_bytes()
+    page = data[(root - 1) * size : root * size]
+    was, now = number.to_bytes(6, "big"), other.to_bytes(6, "big")
+    assert was in page
+    path.write_bytes(data[: (root - 1) * size] + page.replace(was, now) + data[root * size :])
+
+
+# -- the frontier --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["above", "cleared"])
+@pytest.mark.parametrize("first", SPOILED)
+def test_a_spoiled_range_does_not_keep_the_frontier_moving(
+    conn: sqlite3.Connection, table: str, first: str
+) -> None:
+    """A range that begins below 1 would never close the prefix: applying an operation ends."""
+    covered = Frontier.of([("other000", 1), ("other000", 2), ("other000", 5)])
+    tx = SessionTransaction.create(conn, S, 1)
+    tx.apply(op(1, Kind.CLEAR, clear_payload(covered), "third000"))
+    tx.apply(op(4, Kind.APPEND, '"four"'))
+    tx.finish()
+    highest = f"SELECT max(first) FROM {table} WHERE writer = 'other000'"
+    spoil(conn, table, f"first = {first} WHERE first = ({highest})")
+    for call in (_apply_next, _clear, _look_for_gaps):
+        with suppress(*FOREIGN):
+            call(conn)
+
+
+def _apply_next(conn: sqlite3.Connection) -> None:
+    tx = SessionTransaction.create(conn, S, 1)
+    tx.apply(op(7, Kind.POP, pop_payload(ItemRef(Dot("other000", 6), 0, 1))))
+    tx.finish()
+
+
+def _clear(conn: sqlite3.Connection) -> None:
+    writes.clear(conn, author(), S)
+
+
+def _look_for_gaps(conn: sqlite3.Connection) -> None:
+    tx = SessionTransaction.begin(conn, S)
+    assert tx is not None
+    assert len(tx.missing(200)) < 1000
+
+
+@pytest.mark.parametrize("bounds", [(0, 3), (3, 2), (1, 1 << 60), (1, 1e300), ("1", 3), (1, None)])
+def test_a_range_that_no_writer_has_is_refused(
+    conn: sqlite3.Connection, bounds: tuple[Any, Any]
+) -> None:
+    """It raises what has the journal looked at, before a loop runs over it."""
+    add(conn, "word")
+    conn.execute("INSERT INTO settled VALUES (1, 'mewriter', 1, 1)")
+    first, last = (f"'{bound}'" if isinstance(bound, str) else bound for bound in bounds)
+    spoil(conn, "settled", f"first = {first}, last = {'NULL' if last is None else last}")
+    with pytest.raises(ValueError, match="make no sense"):
+        writes.clear(conn, author(), S)
+
+
+# -- the outbox ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seq", [0, -1, -(1 << 63), (1 << 62) + 1])
+def test_an_operation_with_a_spoiled_number_is_taken(conn: sqlite3.Connection, seq: int) -> None:
+    """What counts as unsent is also sent: otherwise its session would be pushed without end."""
+    add(conn, "word")
+    conn.execute("UPDATE ops SET seq = ?", (seq,))
+    assert outbox.has_unsent(conn, S)
+    last = (1 << 63) - 1
+    assert outbox.take(conn, S, after=None, upto=last, most_ops=9, most_bytes=999) == [seq]
+
+
+def test_an_outbox_in_no_order_is_not_taken_again_and_again(tmp_path: Path) -> None:
+    """What lies behind an operation and has a lower number has the journal looked at."""
+    path = tmp_path / "j.db"
+    numbers = [0x5152_5354_5500 + number for number in range(1, 7)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        schema.prepare(conn, str(path))
+        for _ in numbers:
+            add(conn, "word")
+        for seq, number in enumerate(numbers, 1):
+            conn.execute("UPDATE ops SET seq = ? WHERE seq = ?", (number, seq))
+        # Sent again before: nothing of them changes when they are taken.
+        conn.execute("UPDATE ops SET state = 1, error = ?", (AGAIN,))
+        conn.execute("VACUUM")
+    _overwrite(path, "outbox", numbers[3], numbers[0])
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        with pytest.raises(ValueError, match="not in order"):
+            list(islice(_taken(conn), 100))
+
+
+def _taken(conn: sqlite3.Connection) -> Iterator[int]:
+    """Take the outbox one by one, as a push does."""
+    after = None
+    while seqs := outbox.take(conn, S, after=after, upto=1 << 62, most_ops=2, most_bytes=99):
+        after = seqs[-1]
+        yield after
+
+
+def test_rows_that_cannot_be_found_by_their_key_are_not_asked_for_again(
+    conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that a scan shows and its key does not find has the journal looked at; one that another
+    process has deleted does not."""
+    add(conn, "word")
+    conn.execute("INSERT INTO forgets VALUES (1, 'w', 1, 0, 1, '', 0)")
+    (due,) = outbox.forgets_due(conn, S, 9)
+    stuck = Forget(Dot("w", 2), 0, 1)
+    monkeypatch.setattr(outbox, "forgets_due", lambda *_: [stuck])
+    with pytest.raises(ValueError, match="cannot be found"):
+        outbox.forgotten(conn, S, [due, stuck])
+    monkeypatch.undo()
+    outbox.forgotten(conn, S, [due])
+    outbox.forgotten(conn, S, [due])
+
+
+# -- others --------------------------------------------------------------------------------------
+
+
+def test_an_index_that_does_not_move_forward_is_not_built_for_ever(
+    conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each slice of the search index ends behind the one before."""
+
+    class Disordered(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> Any:
+            if sql.startswith("SELECT max(seq)"):
+                return super().execute("SELECT 3, 1")
+            return super().execute(sql, *args)
+
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=Disordered)) as other:
+        schema.prepare(other, ":memory:")
+        for _ in range(9):
+            add(other, "word")
+        with pytest.raises(ValueError, match="not in order"):
+            search_index.catch_up(other, 5, 0, 2)
+
+
+class Damaged:
+    """A journal whose rows lead back to an earlier number, and of which a page cannot be read."""
+
+    numbers = (5, 3, 4)
+
+    def execute(self, sql: str, key: tuple[int, ...] = ()) -> Any:
+        if "sqlite_sequence" in sql:
+            return Rows([(9,)])
+        if "seq = ?" in sql:
+            return Rows([(key[0],)] if key[0] in self.numbers else [])
+        return self._scan(key[0])
+
+    def _scan(self, before: int) -> Iterator[tuple[int]]:
+        behind = next((at for at, seq in enumerate(self.numbers) if seq > before), None)
+        if behind is not None:
+            yield from ((seq,) for seq in self.numbers[behind:])
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+
+class Rows(list[Any]):
+    """Stands for a cursor."""
+
+    def fetchone(self) -> Any:
+        return self[0] if self else None
+
+
+def test_rows_that_lead_back_do_not_keep_a_recovery_going() -> None:
+    """Every row that can be read is given, and the scan ends."""
+    losses = copy_rows._Losses()
+    found = []
+    for row in copy_rows._rows(Damaged(), losses):  # type: ignore[arg-type]
+        found.append(row[0])
+        assert len(found) < 100
+    assert set(found) == set(Damaged.numbers)
+    assert losses.named
+
+
+async def test_a_listing_that_never_ends_is_given_up_by_an_audit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that makes up ever new memories is not listened to for ever."""
+
+    async def page(context: Any, session_id: str, offset: int, limit: int) -> list[dict[str, Any]]:
+        assert offset < 100
+        return [{"id": str(offset)}]
+
+    class Options:
+        page_size = 1
+
+    class Context:
+        options = Options
+
+    monkeypatch.setattr(audit, "page", page)
+    monkeypatch.setattr(audit, "MOST_PAGES", 5)
+    with pytest.raises(audit.RemoteError, match="more than 5 pages"):
+        await audit._present(Context(), S)  # type: ignore[arg-type]
+
+
+def test_a_database_in_no_order_is_not_imported_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that ends before it began ends the import of an Agents SDK database."""
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("CREATE TABLE agent_messages (id INTEGER, session_id TEXT, message_data TEXT)")
+        conn.execute(
+            "CREATE TABLE message_structure (id INTEGER, session_id TEXT, branch_id TEXT, "
+            "message_id INTEGER, sequence_number)"
+        )
+        for number in range(1, 4):
+            conn.execute("INSERT INTO agent_messages VALUES (?, 's', '1')", (number,))
+            conn.execute(
+                "INSERT INTO message_structure VALUES (?, 's', 'main', ?, ?)",
+                (number, number, number if number < 3 else "5"),
+            )
+    monkeypatch.setattr(agents_database, "PAGE", 1)
+    with pytest.raises(InvalidArgument, match="not in order"):
+        list(islice(agents_database.read_rows(path, "s", "main"), 100))
