@@ -44,9 +44,7 @@ class RemoteSpec:
             return cls(server, client=client)
         if url is None:
             if api_key is not None:
-                raise InvalidArgument(
-                    "api_key without url; pass the address of the server too"
-                )
+                raise InvalidArgument("api_key without url; pass the address of the server too")
             return None
         if api_key is not None and not (
             isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()
