@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part, is_intact
-from cached_session.journal.tables import audit_state, outbox
-from cached_session.journal.tables.sessions import is_unguarded
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.tables import audit_state
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import EncodedMemory, Placeholder, Unreadable, decode, placeholder
 from cached_session.replication.context import Context
@@ -21,7 +21,7 @@ from cached_session.replication.encode import encode
 from cached_session.replication.listing import page
 from cached_session.replication.pull import MOST_PAGES, pull
 from cached_session.replication.push import push
-from cached_session.replication.retention_guard import guard
+from cached_session.replication.retention_guard import guard_retention
 from cached_session.replication.store import store
 
 __all__ = ["AuditReport", "audit"]
@@ -51,7 +51,8 @@ async def audit(context: Context, session_id: str) -> AuditReport:
     Raises:
         RemoteError: the first failure; running it again goes on.
     """
-    await push(context, session_id)
+    session = SessionRef.of(session_id)
+    await push(context, session)
     present: dict[Dot, dict[tuple[int, int], int]] = {}
     explained: set[Dot] = set()
     key = session_key(session_id)
@@ -69,17 +70,15 @@ async def audit(context: Context, session_id: str) -> AuditReport:
         )
         # A server that has lost something may have lost the policy, too, before it is put back;
         # and a key that may set it can have come since. Where all is well nothing is asked.
-        unguarded = await context.journal.read(lambda conn: is_unguarded(conn, session_id))
+        unguarded = await context.journal.retention.is_unguarded(session_id)
         if plan.resend or unguarded:
-            await guard(context, session_id, anew=True)
+            await guard_retention(context, session, anew=True)
         for start in range(0, len(plan.resend), HEAL_OPS):
             seqs = plan.resend[start : start + HEAL_OPS]
-            found = await context.journal.read_aside(
-                lambda conn, seqs=seqs: outbox.whole(conn, seqs)  # type: ignore[misc]
-            )
-            parcels = await encode(context, found, session_id)
+            found = await context.journal.outbox.load(seqs)
+            parcels = await encode(context, session, found)
             memories = [memory for parcel in parcels for memory in parcel.memories]
-            unkept = await store(context, session_id, memories)
+            unkept = await store(context, session, memories)
             if unkept:
                 raise RemoteError(
                     Verdict.UNREACHABLE,
@@ -88,9 +87,9 @@ async def audit(context: Context, session_id: str) -> AuditReport:
                 )
         if plan.explain:
             # Others would report as absent what its writer has parked.
-            parked = await context.journal.read_aside(lambda conn: outbox.whole(conn, plan.explain))
+            parked = await context.journal.outbox.load(plan.explain)
             notes = [EncodedMemory.of(placeholder(outgoing.op, session_id)) for outgoing in parked]
-            await store(context, session_id, notes)
+            await store(context, session, notes)
         forget = plan.forget
         if plan.resend:
             # Another device may have removed some of it since the first pull and had it forgotten
@@ -105,7 +104,7 @@ async def audit(context: Context, session_id: str) -> AuditReport:
             await context.journal.write(
                 lambda conn: audit_state.queue_forgets(conn, session_id, forget)
             )
-    pushed = await push(context, session_id)
+    pushed = await push(context, session)
     now = context.runtime.wall_ms()
     await context.journal.write(lambda conn: audit_state.note_audit(conn, session_id, now))
     return AuditReport(

@@ -60,7 +60,7 @@ class Auditor:
                 wait = min(max(left_ms / 1000, options.watch_interval), LONGEST_LOOK)
                 if session_id is not None:
                     try:
-                        if await self._context.wait_ms(session_id):
+                        if await self._context.pauses.wait_ms(session_id):
                             raise RemoteError(Verdict.BUSY, "its gate is shut")
                         await self.audit_now(session_id)
                         rests_until = clock() + interval / MOST_AUDITS

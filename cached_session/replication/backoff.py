@@ -7,7 +7,7 @@ import random
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
 
-__all__ = ["growing", "pause_after"]
+__all__ = ["exponential", "pause_after"]
 
 SHORTEST = 0.05
 """Full jitter may draw nearly nothing: no failing loop ever turns faster than this."""
@@ -28,10 +28,10 @@ def pause_after(
         return asked * (1 + 0.1 * chance.random())
     if error.verdict is Verdict.DENIED:
         return options.denied_retry * (0.5 + 0.5 * chance.random())
-    return growing(failures, options, chance)
+    return exponential(failures, options, chance)
 
 
-def growing(failures: int, options: SyncOptions, chance: random.Random) -> float:
+def exponential(failures: int, options: SyncOptions, chance: random.Random) -> float:
     """Seconds after so many failures before: exponential, with full jitter."""
     ceiling = min(options.backoff_max, options.backoff_base * 2.0 ** min(failures, 32))
     return max(SHORTEST, ceiling * chance.random())

@@ -24,6 +24,7 @@ import anyio
 
 from cached_session.errors import JournalError, PopUnconfirmed
 from cached_session.history.ids import agent_id, session_key
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables import claims
 from cached_session.journal.tables.claims import Claim, Doubt
 from cached_session.journal.tables.writes import Author
@@ -55,7 +56,7 @@ async def pop_confirmed(context: Context, session_id: str) -> tuple[bytes, int] 
     """
     try:
         # What an earlier call could not settle comes first: it is the later item.
-        await context.meet_server(session_id)
+        await context.check_server(session_id)
         in_doubt = await settle_claims(context, session_id, eager=True)
     except RemoteError as error:
         raise _unconfirmed(session_id, error.reason) from error
@@ -107,7 +108,7 @@ async def _won(context: Context, session_id: str, claim: Claim) -> bool:
         if claim.is_in_flight:
             # The server may or may not hold it; only once it surely does, or refuses it, can it be
             # claimed there.
-            await push(context, session_id)
+            await push(context, SessionRef.of(session_id))
             claim = replace(
                 claim,
                 is_parked=await context.journal.read(

@@ -74,4 +74,6 @@ class Listener:
     def _is_news(self, memory: str) -> bool:
         """Not what was sent from here, whoever wrote it: a backlog would be listed again and again
         while it is being sent. Not what no pull reads, as notes and sentences of memories."""
-        return not memory or (version_of(memory) is not None and memory not in self._context.sent)
+        return not memory or (
+            version_of(memory) is not None and memory not in self._context.push_state.sent
+        )

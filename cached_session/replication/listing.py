@@ -11,7 +11,7 @@ import anyio
 
 from cached_session.history.ids import agent_id, session_key
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.replication.backoff import growing
+from cached_session.replication.backoff import exponential
 from cached_session.replication.context import Context
 from cached_session.replication.ingest import Page, read_page
 from cached_session.replication.tasks import cancel_all
@@ -52,15 +52,15 @@ async def page(
         except RemoteError as error:
             if error.verdict is Verdict.BUSY and (error.retry_after or 0.0) <= PATIENCE:
                 # Everybody waits, not this listing alone.
-                pause = await context.shut(session_id, error)
+                pause = await context.pauses.record_failure(session_id, error)
             elif error.verdict is Verdict.UNREACHABLE and clock() - began < QUICK:
-                pause = growing(failures, context.options, context.runtime.random)
+                pause = exponential(failures, context.options, context.runtime.random)
             else:
                 raise
             await anyio.sleep(pause)
             continue
         if failures:
-            await context.reopen(session_id)
+            await context.pauses.record_success(session_id)
         return found
     return await context.remote.list_memories(agent, offset=offset, limit=limit)
 

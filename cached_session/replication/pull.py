@@ -76,7 +76,7 @@ async def pull(
                 await look_for_holes(context, session_id, result, all_holes)
         except RemoteError:
             if result.new:
-                await context.reopen(session_id)
+                await context.pauses.record_success(session_id)
             raise
         await listing.note()
         return result

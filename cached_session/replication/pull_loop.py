@@ -90,7 +90,7 @@ class Puller:
         if plan is None:
             return
         clock = self._context.runtime.monotonic
-        wait = await self._context.wait_ms(session_id) / 1000
+        wait = await self._context.pauses.wait_ms(session_id) / 1000
         if wait:
             plan.due = clock() + wait
             return
@@ -101,7 +101,7 @@ class Puller:
                 result = await self.pull_now(session_id)
         except RemoteError:
             self._on_pulled(session_id)
-            plan.due = clock() + max(0.05, await self._context.wait_ms(session_id) / 1000)
+            plan.due = clock() + max(0.05, await self._context.pauses.wait_ms(session_id) / 1000)
         except SessionClosed:
             raise
         except CachedSessionError as error:
