@@ -73,7 +73,16 @@ TIERS: dict[str, list[set[str]]] = {
         {"connect"},
     ],
     "replication": [
-        {"backoff", "batch_size", "local_errors", "results", "tasks"},
+        {
+            "backoff",
+            "batch_size",
+            "claim_rules",
+            "gap_search",
+            "listing_scan",
+            "local_errors",
+            "results",
+            "tasks",
+        },
         {"schedule"},
         {"context"},
         {"encode", "event_listener", "ingest", "leader", "retention_guard", "store"},

@@ -22,6 +22,11 @@ from cached_session.journal.readers import Readers
 from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
 from cached_session.journal.sqlite.tracked_connection import Version, version_of
+from cached_session.journal.tables.audit_state import Audits
+from cached_session.journal.tables.claims import Claims
+from cached_session.journal.tables.gaps import Gaps
+from cached_session.journal.tables.inbox import Inbox
+from cached_session.journal.tables.pull_state import Pulls
 from cached_session.journal.thread_pool import ThreadPool
 from cached_session.journal.writer import Writer
 
@@ -69,6 +74,11 @@ class Journal:
         self._pool = ThreadPool()
         self._writer = Writer(self._connections, self._pool, threaded=threaded)
         self._readers = Readers(self._connections, self._writer, self._pool, threaded=threaded)
+        self.inbox = Inbox(self)
+        self.gaps = Gaps(self)
+        self.pulls = Pulls(self)
+        self.claims = Claims(self)
+        self.audits = Audits(self)
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -88,7 +98,7 @@ class Journal:
 
     async def write(
         self,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -100,41 +110,41 @@ class Journal:
         Raises:
             JournalError: the journal could not be written; nothing of the job is stored.
         """
-        return await shielded(self._writer.submit(_bound(run, *args, **kwargs)))
+        return await shielded(self._writer.submit(_bound(function, *args, **kwargs)))
 
     async def maintain(
         self,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
         """Run what SQLite does not allow inside a transaction, alone on the writing thread."""
-        return await shielded(self._writer.submit(_bound(run, *args, **kwargs), alone=True))
+        return await shielded(self._writer.submit(_bound(function, *args, **kwargs), alone=True))
 
     def write_soon(
         self,
         loop: asyncio.AbstractEventLoop,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> asyncio.Future[T]:
         """Like `write`, without waiting: the future's result comes after the commit."""
-        return self._writer.submit(_bound(run, *args, **kwargs), loop)
+        return self._writer.submit(_bound(function, *args, **kwargs), loop)
 
     def write_blocking(
         self,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
         """Like `write`, from a thread that runs no event loop."""
-        return self._writer.run_blocking(_bound(run, *args, **kwargs))
+        return self._writer.run_blocking(_bound(function, *args, **kwargs))
 
     # -- reading ---------------------------------------------------------------------------------
 
     async def read(
         self,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -145,18 +155,20 @@ class Journal:
         if self._connections.must_open():
             await self._writer.open()
         try:
-            return self._read(_bound(run, *args, **kwargs), wait=False)
+            return self._read(_bound(function, *args, **kwargs), wait=False)
         except _Busy:
-            return await shielded(self._writer.submit(_bound(run, *args, **kwargs), alone=True))
+            return await shielded(
+                self._writer.submit(_bound(function, *args, **kwargs), alone=True)
+            )
 
     def read_blocking(
         self,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
         """Like `read`, without an event loop. The journal must be open."""
-        return self._read(_bound(run, *args, **kwargs), wait=True)
+        return self._read(_bound(function, *args, **kwargs), wait=True)
 
     def _read(self, run: Callable[[sqlite3.Connection], T], *, wait: bool) -> T:
         file = self._connections
@@ -204,12 +216,12 @@ class Journal:
 
     def read_aside(
         self,
-        run: Callable[Concatenate[sqlite3.Connection, P], T],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Awaitable[T]:
         """Run a query of some milliseconds in a thread, beside short reads and writes."""
-        return self._readers.read(_bound(run, *args, **kwargs))
+        return self._readers.read(_bound(function, *args, **kwargs))
 
     def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> Awaitable[T]:
         """Run a query of any length in a thread, over a connection of its own. ``run`` is told

@@ -25,6 +25,7 @@ from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.batch_size import BatchSize
+from cached_session.replication.listing_scan import ListingCheckpoint
 from cached_session.replication.local_errors import LocalErrors
 from cached_session.runtime import Runtime
 
@@ -56,20 +57,6 @@ class Sent:
             del self._ids[identity]
 
 
-@dataclass(frozen=True)
-class Reached:
-    """How far down the first listing of a session had come when it was broken off."""
-
-    offset: int
-    limit: int
-    above: tuple[str, ...]
-    """The ids right above, at most a hundred: what is found there must continue them."""
-    newest: int
-    """The newest second at its top."""
-    is_torn: bool
-    """Whether a page had not continued the one before."""
-
-
 @dataclass
 class Context:
     """One journal and one server. All of it belongs to one event loop."""
@@ -88,8 +75,8 @@ class Context:
     """Sessions of which the server had not kept those: what it acknowledges anew is believed."""
     sent: Sent = field(default_factory=Sent)
     """What the event stream tells of that is no news here."""
-    reached: dict[str, Reached] = field(default_factory=dict)
-    """First listings that go on where they were broken off, by session."""
+    listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
+    """Where the first listing of each session was interrupted."""
     local_errors: LocalErrors = field(default_factory=LocalErrors)
     """Why the journal keeps what goes on in the background from going on."""
     body: BatchSize = field(init=False)

@@ -10,10 +10,11 @@ import anyio
 
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.outbox import has_unsent, pending_sessions
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import growing
-from cached_session.replication.confirmed_pop import settle_claims
+from cached_session.replication.confirmed_pop import resolve_claims
 from cached_session.replication.context import Context
 from cached_session.replication.push import push
 from cached_session.replication.results import PushResult
@@ -115,7 +116,7 @@ class Pusher:
         """
 
         async def work() -> PushResult:
-            in_doubt = await settle_claims(self._context, session_id)
+            in_doubt = await resolve_claims(self._context, SessionRef.of(session_id))
             result = await push(self._context, session_id, upto=upto)
             result.unsettled = in_doubt
             return result
