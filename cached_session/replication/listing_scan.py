@@ -200,8 +200,9 @@ class ListingScan:
         leave. If they leave none, the history does not count as hydrated.
         """
         if listed == request.limit < LARGEST_PAGE:
-            self._previous = ()
-            self.request = PageRequest(request.offset, LARGEST_PAGE, self._following)
+            # A smaller page after the largest one would differ from it, and so on without end.
+            self._previous, self._following = (), LARGEST_PAGE
+            self.request = PageRequest(request.offset, LARGEST_PAGE, LARGEST_PAGE)
         else:
             self._give_up("ignores offsets in listings", is_finished=listed < request.limit)
 
