@@ -20,7 +20,7 @@ from cached_session.errors import (
     UnreadableItem,
     WouldBlock,
 )
-from cached_session.journal.tables.outbox import Parked
+from cached_session.journal.tables.parked_operations import Parked
 from cached_session.models import (
     Change,
     CompactReport,

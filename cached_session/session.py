@@ -15,9 +15,9 @@ from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.journal import get_items, search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
-from cached_session.journal.tables import item_rows, outbox, writes
+from cached_session.journal.tables import item_rows, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
-from cached_session.journal.tables.outbox import Parked
+from cached_session.journal.tables.parked_operations import Parked
 from cached_session.models import (
     Entry,
     ImportProgress,
@@ -480,7 +480,7 @@ class CachedSession:
             return Changes(engine, self.session_id, self._ready, ChangeCursor.of(seen))
         file, upto = engine.tail_cache.file, None
         if engine.journal.is_open:
-            upto = engine.journal.read_blocking(outbox.newest)
+            upto = engine.journal.outbox.newest_seq_blocking()
         return Changes(engine, self.session_id, self._ready, ChangeCursor.since(file, upto))
 
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
@@ -534,7 +534,7 @@ class CachedSession:
             JournalError: the journal cannot be read.
         """
         engine = await self._ready()
-        return await engine.journal.read_aside(lambda conn: outbox.parked(conn, self.session_id))
+        return await engine.journal.parked.all(self.session_id)
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
         """Put parked operations (all, or those named by their dots) back in the queue; how many. On
@@ -548,9 +548,7 @@ class CachedSession:
         """
         engine = await self._ready()
         named = None if dots is None else _dots(dots)
-        moved = await engine.journal.write(
-            lambda conn: outbox.retry_parked(conn, self.session_id, named)
-        )
+        moved = await engine.journal.parked.retry(self.session_id, named)
         self._wrote()
         return moved
 
@@ -572,9 +570,7 @@ class CachedSession:
             raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
         engine = await self._ready()
         named = _dots(dots)
-        dropped = await engine.journal.write(
-            lambda conn: outbox.drop_parked(conn, self.session_id, named)
-        )
+        dropped = await engine.journal.parked.drop(self.session_id, named)
         self._wrote()
         return dropped
 

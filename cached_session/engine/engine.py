@@ -345,7 +345,7 @@ class Engine:
         if session_id in self._met:
             return
         moment = self.runtime.monotonic()
-        self.loop_host.tell(lambda replicator: replicator.freshen(session_id, moment))
+        self.loop_host.tell(lambda replicator: replicator.request_pull(session_id, moment))
         with (
             self._arrivals.waiting(session_id) as event,
             anyio.move_on_after(self.options.hydrate_timeout),
@@ -423,7 +423,7 @@ class Engine:
 
     def _trouble(self, session_id: str | None) -> str | None:
         replicator = self.loop_host.replicator()
-        return None if replicator is None else replicator.context.local_errors.latest(session_id)
+        return None if replicator is None else replicator.context.local_errors.reason(session_id)
 
     def backlog(self) -> telemetry.Backlog | None:
         """What waits in all sessions together; None if the journal is closed. From any thread."""

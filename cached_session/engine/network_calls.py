@@ -14,8 +14,7 @@ from cached_session.history.ids import agent_id, session_key
 from cached_session.history.parts import Part
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal import search
-from cached_session.journal.tables import item_rows, outbox
-from cached_session.journal.tables.outbox import pending_sessions
+from cached_session.journal.tables import item_rows
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode
@@ -43,7 +42,7 @@ async def sync(engine: Engine, sessions: Sequence[str], timeout: float | None) -
     """See `CachedSession.sync`."""
     started = engine.runtime.monotonic()
     tally = _Tally()
-    upto = await engine.journal.read(outbox.newest)
+    upto = await engine.journal.outbox.newest_seq()
 
     async def step(replicator: Replicator, session_id: str) -> None:
         pushed = await replicator.pusher.push_now(session_id, upto=upto)
@@ -66,7 +65,7 @@ async def sync(engine: Engine, sessions: Sequence[str], timeout: float | None) -
 
 async def flush(engine: Engine, sessions: Sequence[str], timeout: float | None) -> None:
     """See `CachedSession.flush`."""
-    upto = await engine.journal.read(outbox.newest)
+    upto = await engine.journal.outbox.newest_seq()
 
     async def step(replicator: Replicator, session_id: str) -> None:
         await replicator.pusher.push_now(session_id, upto=upto)
@@ -119,10 +118,10 @@ async def _until_done(
 
 async def _pause(replicator: Replicator, session_id: str, last: RemoteError | None) -> None:
     """At once the first time (somebody asked), then as the gates say; always as the server says."""
-    asked = await replicator.context.wait_ms(session_id, asked_only=True) / 1000
+    asked = await replicator.context.pauses.wait_ms(session_id, asked_only=True) / 1000
     waited = 0.0
     if last is not None:
-        waited = min(LONGEST_PAUSE, await replicator.context.wait_ms(session_id) / 1000)
+        waited = min(LONGEST_PAUSE, await replicator.context.pauses.wait_ms(session_id) / 1000)
     await anyio.sleep(max(asked, waited))
 
 
@@ -139,14 +138,14 @@ async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
     if not engine.journal.is_open or engine.spec is None:
         return
     with anyio.move_on_after(engine.options.close_timeout):
-        waiting = await engine.journal.read(pending_sessions)
+        waiting = await engine.journal.outbox.pending_sessions()
         names = [name for name in waiting if sessions is None or name in sessions]
         if not names:
             return
 
         async def work(replicator: Replicator) -> None:
             for name in names:
-                if await replicator.context.wait_ms(name):
+                if await replicator.context.pauses.wait_ms(name):
                     continue
                 try:
                     await replicator.pusher.push_now(name)
@@ -231,7 +230,7 @@ async def _ask(
     Raises:
         RemoteError: it cannot be asked, or is known to be out of reach, and nobody waits for it.
     """
-    if await replicator.context.wait_ms(session_id):
+    if await replicator.context.pauses.wait_ms(session_id):
         raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")
     key = session_key(session_id)
     context = replicator.context

@@ -26,7 +26,12 @@ from cached_session.journal.tables.audit_state import Audits
 from cached_session.journal.tables.claims import Claims
 from cached_session.journal.tables.gaps import Gaps
 from cached_session.journal.tables.inbox import Inbox
+from cached_session.journal.tables.known_server import KnownServer
+from cached_session.journal.tables.outbox import Outbox
+from cached_session.journal.tables.parked_operations import ParkedOperations
+from cached_session.journal.tables.pauses import PauseTable
 from cached_session.journal.tables.pull_state import Pulls
+from cached_session.journal.tables.retention_marks import RetentionMarks
 from cached_session.journal.thread_pool import ThreadPool
 from cached_session.journal.writer import Writer
 
@@ -79,6 +84,11 @@ class Journal:
         self.pulls = Pulls(self)
         self.claims = Claims(self)
         self.audits = Audits(self)
+        self.outbox = Outbox(self)
+        self.parked = ParkedOperations(self)
+        self.pauses = PauseTable(self)
+        self.known_server = KnownServer(self)
+        self.retention = RetentionMarks(self)
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"
@@ -264,12 +274,12 @@ class Journal:
 
 
 def _bound(
-    run: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
 ) -> Callable[[sqlite3.Connection], T]:
     """Return the function with all its arguments but the connection."""
     if not args and not kwargs:
-        return cast("Callable[[sqlite3.Connection], T]", run)
-    return lambda conn: run(conn, *args, **kwargs)
+        return cast("Callable[[sqlite3.Connection], T]", function)
+    return lambda conn: function(conn, *args, **kwargs)
 
 
 class _Busy(Exception):

@@ -1,6 +1,8 @@
-"""The journal and the server, brought together: push, pull, claim, audit, and who does it when.
+"""Replication between the journal and the server.
 
-``worker`` owns the tasks: ``pusher``, ``puller``, ``auditor`` and ``listen``. ``schedule`` decides
-when, ``leader`` which process. One round of one session is in ``push``, ``pull`` (with ``pages``,
-``incoming`` and ``holes``), ``claim`` and ``audit``. ``context`` is what all of it works with.
+``replicator`` runs the loops: ``push_loop``, ``pull_loop``, ``audit_loop`` and ``event_listener``.
+``leader`` elects the process that pushes, ``schedule`` decides which session is due. One push is in
+``push`` (decided by ``push_plan`` and ``store_plan``), one pull in ``pull``, one audit in ``audit``
+and a confirmed pop in ``confirmed_pop``. ``pauses`` holds up attempts after a failure. All of them
+work on one ``context``.
 """

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cached_session.history.session_ref import SessionRef
-from cached_session.journal.tables import outbox
 from cached_session.journal.tables.audit_plan import AuditPlan, ServerListing
 from cached_session.journal.tables.outbox import Forget
-from cached_session.journal.tables.sessions import is_unguarded
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
@@ -23,7 +21,7 @@ from cached_session.replication.listing import fetch_page
 from cached_session.replication.listing_scan import MAX_PAGES
 from cached_session.replication.pull import pull
 from cached_session.replication.push import push
-from cached_session.replication.retention_guard import guard
+from cached_session.replication.retention_guard import guard_retention
 from cached_session.replication.store import store
 
 __all__ = ["AuditReport", "audit"]
@@ -53,7 +51,7 @@ async def audit(context: Context, session: SessionRef) -> AuditReport:
     Raises:
         RemoteError: the first failure. Another audit goes on from there.
     """
-    await push(context, session.session_id)
+    await push(context, session)
     listing = ServerListing(session.key)
     # Hold the push lock: an operation that is acknowledged after its page was listed would look
     # lost.
@@ -66,7 +64,7 @@ async def audit(context: Context, session: SessionRef) -> AuditReport:
         forgets = await _forgets(context, session, plan)
         if forgets:
             await context.journal.audits.queue_forgets(session, forgets)
-    pushed = await push(context, session.session_id)
+    pushed = await push(context, session)
     await context.journal.audits.record(session, context.runtime.wall_ms())
     return AuditReport(
         listed=len(listing),
@@ -82,9 +80,9 @@ async def _guard(context: Context, session: SessionRef, plan: AuditPlan) -> None
     A server that has lost memories may have lost the policy as well. A key that may set it may have
     come since. If all is well, nothing is requested.
     """
-    was_refused = await context.journal.read(is_unguarded, session.session_id)
+    was_refused = await context.journal.retention.is_unguarded(session.session_id)
     if plan.resend or was_refused:
-        await guard(context, session.session_id, anew=True)
+        await guard_retention(context, session, anew=True)
 
 
 async def _resend(context: Context, session: SessionRef, seqs: Sequence[int]) -> None:
@@ -94,10 +92,10 @@ async def _resend(context: Context, session: SessionRef, seqs: Sequence[int]) ->
         RemoteError: also if the server does not keep them.
     """
     for start in range(0, len(seqs), RESEND_OPS):
-        found = await context.journal.read_aside(outbox.whole, seqs[start : start + RESEND_OPS])
-        encoded = await encode(context, found, session.session_id)
+        found = await context.journal.outbox.load(seqs[start : start + RESEND_OPS])
+        encoded = await encode(context, session, found)
         memories = [memory for operation in encoded for memory in operation.memories]
-        unkept = await store(context, session.session_id, memories)
+        unkept = await store(context, session, memories)
         if unkept:
             raise RemoteError(
                 Verdict.UNREACHABLE,
@@ -109,9 +107,9 @@ async def _resend(context: Context, session: SessionRef, seqs: Sequence[int]) ->
 async def _explain(context: Context, session: SessionRef, seqs: Sequence[int]) -> None:
     """Store the placeholders of parked operations: without them, other devices report gaps."""
     if seqs:
-        parked = await context.journal.read_aside(outbox.whole, seqs)
+        parked = await context.journal.outbox.load(seqs)
         notes = [EncodedMemory.of(placeholder(found.op, session.session_id)) for found in parked]
-        await store(context, session.session_id, notes)
+        await store(context, session, notes)
 
 
 async def _forgets(context: Context, session: SessionRef, plan: AuditPlan) -> list[Forget]:

@@ -104,7 +104,7 @@ class Auditor:
         """Audit a session, unless it is paused."""
         context = self._context
         try:
-            if await context.wait_ms(session_id):
+            if await context.pauses.wait_ms(session_id):
                 raise RemoteError(Verdict.BUSY, "its sync is paused")
             await self.audit_now(session_id)
         except (RemoteError, JournalError) as error:

@@ -91,7 +91,7 @@ async def _resolve_earlier(context: Context, session: SessionRef) -> None:
         PopUnconfirmed: some of them are still in doubt.
     """
     try:
-        await context.meet_server(session.session_id)
+        await context.check_server(session.session_id)
         in_doubt = await resolve_claims(context, session, eager=True)
     except RemoteError as error:
         raise _unconfirmed(session, error.reason) from error
@@ -138,7 +138,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
         if claim.is_in_flight:
             # The server may or may not hold the item. It can be claimed only when the server
             # surely holds it, or refuses it.
-            await push(context, session.session_id)
+            await push(context, session)
             is_parked = await claims.is_parked(session, claim.ref.dot)
             claim = replace(claim, is_parked=is_parked)
         remote = _ClaimedItem(context, session, claim)

@@ -1,47 +1,34 @@
-"""Encode operations into memories without holding the event loop."""
+"""Encode operations of the outbox into memories without blocking the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.outbox import Outgoing
 from cached_session.remote.wire import EncodedMemory, memories_of
 from cached_session.replication.context import Context
+from cached_session.replication.push_plan import EncodedOperation
 from cached_session.replication.tasks import SliceBudget
 
-__all__ = ["LARGE_BYTES", "SLICE_BYTES", "EncodedOperation", "encode"]
+__all__ = ["LARGE_BYTES", "SLICE_BYTES", "encode"]
 
 SLICE_BYTES = 8 * 1024
-"""Memories encoded on the event loop at a time: some two hundred microseconds of work."""
-
+"""Bytes encoded on the event loop at a time: about two hundred microseconds of work."""
 
 LARGE_BYTES = 128 * 1024
-"""An operation with more payload is cut and encoded in a thread: one item of it may be that large,
-and cannot be done in slices."""
-
-
-@dataclass
-class EncodedOperation:
-    """An operation and its memories, ready to be sent."""
-
-    outgoing: Outgoing
-    memories: list[EncodedMemory]
-
-    @property
-    def size(self) -> int:
-        """EncodedMemory bytes."""
-        return sum(len(memory.data) for memory in self.memories)
+"""An operation with more payload is encoded in a thread: a single item of it may be that large, and
+cannot be encoded in slices."""
 
 
 async def encode(
-    context: Context, found: Sequence[Outgoing], session_id: str
+    context: Context, session: SessionRef, operations: Sequence[Outgoing]
 ) -> list[EncodedOperation]:
-    """Operations with their memories."""
+    """Return the operations with their memories, in the same order."""
     budget = SliceBudget(SLICE_BYTES)
-    parcels = []
-    for outgoing in found:
-        pieces = _memories(outgoing, session_id)
+    encoded = []
+    for outgoing in operations:
+        pieces = _memories(outgoing, session)
         if sum(map(len, outgoing.op.payloads)) > LARGE_BYTES:
             memories: list[EncodedMemory] = await context.journal.offload(list, pieces)
         else:
@@ -49,9 +36,9 @@ async def encode(
             for memory in pieces:
                 memories.append(memory)
                 await budget.spend(len(memory.data))
-        parcels.append(EncodedOperation(outgoing, memories))
-    return parcels
+        encoded.append(EncodedOperation(outgoing.seq, outgoing.op, memories))
+    return encoded
 
 
-def _memories(outgoing: Outgoing, session_id: str) -> Iterator[EncodedMemory]:
-    return map(EncodedMemory.of, memories_of(outgoing.op, outgoing.digest, session_id))
+def _memories(outgoing: Outgoing, session: SessionRef) -> Iterator[EncodedMemory]:
+    return map(EncodedMemory.of, memories_of(outgoing.op, outgoing.digest, session.session_id))

@@ -103,7 +103,7 @@ class Listener:
                     self.is_up = True
                     if event is None:
                         self._on_hint(None)
-                    elif is_news(event[1], self._context.sent.__contains__):
+                    elif is_news(event[1], self._context.push_state.sent.__contains__):
                         self._on_hint(event[0])
         except RemoteError as error:
             return error

@@ -1,32 +1,37 @@
-"""Of several processes on one journal, one pushes for all: the one that holds the file lock."""
+"""The election of a leader among the processes on one journal: the holder of a file lock.
+
+The leader pushes and audits for all of them.
+"""
 
 from __future__ import annotations
+
+import logging
 
 import anyio
 from filelock import BaseFileLock, Timeout
 
-from cached_session.replication.context import log
-
 __all__ = ["Leader"]
+
+log = logging.getLogger("cached_session.replication")
 
 
 class Leader:
-    """Whether it is this process. Without a lock (a journal in memory) there is no other."""
+    """The leadership of this process. A journal in memory has no lock, and one process alone."""
 
     def __init__(self, lock: BaseFileLock | None) -> None:
         self._lock = lock
         self.is_leader = False
 
-    async def lead(self, pause: float) -> None:
-        """Return as the leader, whenever that will be; another's death is noticed after a pause."""
-        # A file lock tells nobody when it is free.
-        while not self._try():  # noqa: ASYNC110
-            await anyio.sleep(pause)
+    async def lead(self, interval: float) -> None:
+        """Return when this process has become the leader; look every ``interval`` seconds."""
+        # A file lock does not notify anybody when it is released.
+        while not self._try_to_lead():  # noqa: ASYNC110
+            await anyio.sleep(interval)
 
-    def _try(self) -> bool:
+    def _try_to_lead(self) -> bool:
         if not self.is_leader and self._lock is not None:
             try:
-                # A lock attempt is two system calls on a local file: no thread needed for it.
+                # Two system calls on a local file need no thread.
                 self._lock.acquire(blocking=False)
             except Timeout:
                 return False
@@ -37,7 +42,7 @@ class Leader:
         return True
 
     def resign(self) -> None:
-        """Let go of the lock: another may lead."""
+        """Release the lock, so that another process can lead."""
         if self.is_leader and self._lock is not None:
             self._lock.release()
         self.is_leader = False

@@ -11,7 +11,7 @@ import anyio
 
 from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.replication.backoff import growing
+from cached_session.replication.backoff import exponential
 from cached_session.replication.context import Context
 from cached_session.replication.ingest import read_page
 from cached_session.replication.listing_scan import Page, PageRequest, stride
@@ -58,13 +58,13 @@ async def fetch_page(
                 raise
             if error.verdict is Verdict.BUSY:
                 # Every request waits, not only those of this listing.
-                pause = await context.shut(session.session_id, error)
+                pause = await context.pauses.record_failure(session.session_id, error)
             else:
-                pause = growing(failures, context.options, context.runtime.random)
+                pause = exponential(failures, context.options, context.runtime.random)
             await anyio.sleep(pause)
             continue
         if failures:
-            await context.reopen(session.session_id)
+            await context.pauses.record_success(session.session_id)
         return found
     return await context.remote.list_memories(session.agent, offset=offset, limit=limit)
 

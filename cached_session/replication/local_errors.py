@@ -1,4 +1,5 @@
-"""Why the journal keeps the background from its work: no row can tell, for none can be written."""
+"""Errors of the journal that stop background work. They are kept in memory: while the journal
+cannot be written, no row can record them."""
 
 from __future__ import annotations
 
@@ -8,20 +9,23 @@ from cached_session.errors import CachedSessionError
 
 __all__ = ["LocalErrors"]
 
-
 log = logging.getLogger("cached_session.replication")
 
 
 class LocalErrors:
-    """The last error of each kind of work on each session, until that kind succeeds there. Safe to
-    ask from any thread."""
+    """The last error of each kind of work on each session, until that work succeeds.
+
+    Safe to use from any thread.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], tuple[int, str]] = {}
 
     def record(self, work: str, session_id: str, error: CachedSessionError) -> int:
-        """One failed; how many before it, since the last that succeeded. The first is logged as an
-        error."""
+        """Record a failure; return the number of failures in a row before it.
+
+        The first one is logged as an error, the others for debugging.
+        """
         failures, _ = self._found.get((work, session_id), (0, ""))
         self._found[work, session_id] = failures + 1, str(error)
         log.log(
@@ -35,12 +39,12 @@ class LocalErrors:
         return failures
 
     def clear(self, work: str, session_id: str) -> None:
-        """One succeeded."""
+        """Forget the last error of a kind of work that has succeeded."""
         self._found.pop((work, session_id), None)
 
-    def latest(self, session_id: str | None) -> str | None:
-        """Of a session (None: of any); None if there is none."""
-        for (_, whose), (_, reason) in list(self._found.items()):
-            if session_id in (None, whose):
+    def reason(self, session_id: str | None) -> str | None:
+        """Return an error of a session, or of any session (None); None if there is none."""
+        for (_, failed), (_, reason) in list(self._found.items()):
+            if session_id in (None, failed):
                 return reason
         return None

@@ -60,7 +60,7 @@ async def pull(
                 await search_gaps(context, session, result, all_gaps=all_gaps)
         except RemoteError:
             if result.new:
-                await context.reopen(session.session_id)
+                await context.pauses.record_success(session.session_id)
             raise
         await listing.record()
         return result

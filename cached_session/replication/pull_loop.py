@@ -99,7 +99,7 @@ class Puller:
         if plan is None:
             return
         context, clock = self._context, self._context.runtime.monotonic
-        wait = await context.wait_ms(session_id) / 1000
+        wait = await context.pauses.wait_ms(session_id) / 1000
         if wait:
             plan.due = clock() + wait
             return
@@ -110,7 +110,7 @@ class Puller:
                 result = await self.pull_now(session_id)
         except RemoteError:
             self._on_pulled(session_id)
-            plan.due = clock() + max(SHORTEST_WAIT, await context.wait_ms(session_id) / 1000)
+            plan.due = clock() + max(SHORTEST_WAIT, await context.pauses.wait_ms(session_id) / 1000)
         except SessionClosed:
             raise
         except CachedSessionError as error:

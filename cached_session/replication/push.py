@@ -1,220 +1,184 @@
-"""From the outbox to the server: in order, whole, acknowledged by nothing but its answer."""
+"""Push one session: send the outbox in order, then delete removed items on the server."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing
 
-from cached_session.history.ids import agent_id, session_key
-from cached_session.journal.tables import outbox
-from cached_session.journal.tables.meta import note_progress, note_success
-from cached_session.journal.tables.outbox import Forget, has_unsent
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.tables.outbox import Forget
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import EncodedMemory, placeholder
-from cached_session.replication.context import Context, log
-from cached_session.replication.encode import EncodedOperation, encode
+from cached_session.replication.context import Context
+from cached_session.replication.encode import encode
+from cached_session.replication.push_plan import (
+    DeliveryPlan,
+    EncodedOperation,
+    Park,
+    check_placeholder,
+    groups,
+    kept,
+)
 from cached_session.replication.results import PushResult
-from cached_session.replication.retention_guard import guard
+from cached_session.replication.retention_guard import guard_retention
 from cached_session.replication.store import store
 from cached_session.replication.tasks import cancel_all
 
 __all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
-"""Ids in one forget request."""
-EVERYTHING = (1 << 63) - 1
-"""The highest `seq` that there can be."""
-TAKE_OPS = 1000
-TAKE_BYTES = 512 * 1024
-"""Payload bytes taken from the outbox at a time: a few requests' worth, whatever the backlog."""
+"""Ids in one request that deletes memories."""
+LAST_SEQ = (1 << 63) - 1
+"""The highest possible `seq`."""
+READ_OPERATIONS = 1000
+READ_BYTES = 512 * 1024
+"""Payload read from the outbox at a time: enough for a few requests, however long the backlog."""
+
+log = logging.getLogger("cached_session.replication")
 
 
-async def push(context: Context, session_id: str, *, upto: int | None = None) -> PushResult:
-    """Send what waits in one session, then have the server forget what was removed.
+async def push(context: Context, session: SessionRef, *, upto: int | None = None) -> PushResult:
+    """Send the unsent operations of a session, then delete what they removed on the server.
 
     Args:
-        upto: the `seq` to stop at; None goes on while there is something to send.
+        upto: the last `seq` to send; None goes on while there is something to send.
 
     Raises:
-        RemoteError: the first failure; what was acknowledged before it stays acknowledged.
+        RemoteError: the first failure. What was acknowledged before it stays acknowledged.
     """
     result = PushResult()
-    last = EVERYTHING if upto is None else upto
-    async with context.lock("push", session_id):
-        if await context.journal.read(lambda conn: has_unsent(conn, session_id)):
-            await guard(context, session_id)
-            waiting: list[EncodedOperation] = []
-            async with _taking(context, session_id, last) as following:
-                while parcels := await following():
-                    *full, waiting = _groups([*waiting, *parcels], context, session_id)
-                    for group in full:
-                        await _deliver(context, session_id, group, result)
-                if waiting:
-                    await _deliver(context, session_id, waiting, result)
-        await _forget(context, session_id, result)
+    async with context.lock("push", session.session_id):
+        if await context.journal.outbox.has_unsent(session.session_id):
+            await guard_retention(context, session)
+            await _send_unsent(context, session, LAST_SEQ if upto is None else upto, result)
+        await _forget_removed(context, session, result)
     if result.unkept:
         raise RemoteError(
             Verdict.UNREACHABLE,
-            f"the server did not keep {result.unkept} operations of {agent_id(session_id)} "
+            f"the server did not keep {result.unkept} operations of {session.agent} "
             "(does it deduplicate on store?); they will be sent again",
             scope=Scope.SESSION,
         )
     return result
 
 
-@asynccontextmanager
-async def _taking(
-    context: Context, session_id: str, last: int
-) -> AsyncIterator[Callable[[], Awaitable[list[EncodedOperation]]]]:
-    """What is to be sent, some at a time, in order; nothing at the end. The next is taken and
-    encoded while its caller sends."""
+async def _send_unsent(
+    context: Context, session: SessionRef, upto: int, result: PushResult
+) -> None:
+    """Send the operations up to a `seq`, as many in a request as fit."""
+    batch_size = context.push_state.batch_size
+    waiting: list[EncodedOperation] = []
+    async with aclosing(_ReadAhead(context, session, upto)) as reader:
+        while operations := await reader.next():
+            # The last group may have space for the operations that are read next.
+            limits = batch_size.limits(session.session_id)
+            *full, waiting = groups([*waiting, *operations], limits)
+            for group in full:
+                await _deliver(context, session, group, result)
+        if waiting:
+            await _deliver(context, session, waiting, result)
 
-    async def take(after: int | None) -> tuple[int | None, list[EncodedOperation]]:
-        seqs = await context.journal.write(
-            lambda conn: outbox.take(
-                conn,
-                session_id,
-                after=after,
-                upto=last,
-                most_ops=TAKE_OPS,
-                most_bytes=TAKE_BYTES,
-            )
+
+class _ReadAhead:
+    """The unsent operations of a session, encoded, in order. The next ones are read and encoded
+    while the caller sends those before them."""
+
+    def __init__(self, context: Context, session: SessionRef, upto: int) -> None:
+        self._context = context
+        self._session = session
+        self._upto = upto
+        self._reading = asyncio.ensure_future(self._read(after=None))
+
+    async def next(self) -> list[EncodedOperation]:
+        """Return the next operations; none at the end."""
+        last, operations = await self._reading
+        if operations:
+            self._reading = asyncio.ensure_future(self._read(after=last))
+        return operations
+
+    async def aclose(self) -> None:
+        """Stop reading; returns when it has stopped."""
+        await cancel_all([self._reading])
+
+    async def _read(self, after: int | None) -> tuple[int | None, list[EncodedOperation]]:
+        outbox = self._context.journal.outbox
+        seqs = await outbox.take(
+            self._session.session_id,
+            after=after,
+            upto=self._upto,
+            most_ops=READ_OPERATIONS,
+            most_bytes=READ_BYTES,
         )
         if not seqs:
             return after, []
-        found = await context.journal.read_aside(lambda conn: outbox.whole(conn, seqs))
-        return seqs[-1], await encode(context, found, session_id)
-
-    ahead = asyncio.ensure_future(take(None))
-
-    async def following() -> list[EncodedOperation]:
-        nonlocal ahead
-        after, parcels = await ahead
-        if parcels:
-            ahead = asyncio.ensure_future(take(after))
-        return parcels
-
-    try:
-        yield following
-    finally:
-        await cancel_all([ahead])
-
-
-def _groups(
-    parcels: Sequence[EncodedOperation], context: Context, session_id: str
-) -> list[list[EncodedOperation]]:
-    """Neighbours that fit one request; an operation too large for one goes alone."""
-    groups: list[list[EncodedOperation]] = []
-    size = count = 0
-    most = context.batch_most(session_id)
-    for parcel in parcels:
-        fits = size + parcel.size <= context.body.most and count + len(parcel.memories) <= most
-        if groups and fits:
-            groups[-1].append(parcel)
-        else:
-            groups.append([parcel])
-            size = count = 0
-        size += parcel.size
-        count += len(parcel.memories)
-    return groups
+        operations = await outbox.load(seqs)
+        return seqs[-1], await encode(self._context, self._session, operations)
 
 
 async def _deliver(
-    context: Context, session_id: str, group: Sequence[EncodedOperation], result: PushResult
+    context: Context, session: SessionRef, group: list[EncodedOperation], result: PushResult
 ) -> None:
-    """Send a group and settle it; a refusal is bisected down to the operation at fault.
-
-    An operation of which everything was removed before it was sent has no memories: its removal
-    explains its dot, and nobody ever needs it.
-    """
-    try:
-        unkept = await store(
-            context, session_id, [memory for parcel in group for memory in parcel.memories]
-        )
-    except RemoteError as error:
-        if error.verdict is not Verdict.REFUSED:
-            raise
-        if len(group) == 1:
-            await _park(context, session_id, group[0], error, result)
-            return
-        middle = len(group) // 2
-        await _deliver(context, session_id, group[:middle], result)
-        await _deliver(context, session_id, group[middle:], result)
-        return
-    kept = [
-        parcel.outgoing.seq
-        for parcel in group
-        if not any(memory.id in unkept for memory in parcel.memories)
-    ]
-    now = context.runtime.wall_ms()
-
-    def settle(conn: sqlite3.Connection) -> None:
-        outbox.ack(conn, kept)
-        note_success(conn, now)
-        if kept:
-            note_progress(conn, now)
-
-    await context.journal.write(settle)
-    result.acked += len(kept)
-    result.unkept += len(group) - len(kept)
+    """Send a group of operations and acknowledge them; park those that the server refuses."""
+    plan = DeliveryPlan(group)
+    while (step := plan.next()) is not None:
+        if isinstance(step, Park):
+            await _park(context, session, step, result)
+            continue
+        memories = [memory for operation in step.operations for memory in operation.memories]
+        try:
+            unkept = await store(context, session, memories)
+        except RemoteError as error:
+            plan.refused(step, error)
+        else:
+            await _acknowledge(context, step.operations, unkept, result)
 
 
-async def _park(
-    context: Context,
-    session_id: str,
-    parcel: EncodedOperation,
-    error: RemoteError,
-    result: PushResult,
+async def _acknowledge(
+    context: Context, operations: Sequence[EncodedOperation], unkept: set[str], result: PushResult
 ) -> None:
-    """Set one operation aside. The placeholder proves that it is the operation that is at fault:
-    a server that refuses even that refuses everything."""
-    op = parcel.outgoing.op
-    note = EncodedMemory.of(placeholder(op, session_id))
-    context.sent.add([note.id])
+    seqs = kept(operations, unkept)
+    await context.journal.outbox.acknowledge(seqs, context.runtime.wall_ms())
+    result.acked += len(seqs)
+    result.unkept += len(operations) - len(seqs)
+
+
+async def _park(context: Context, session: SessionRef, step: Park, result: PushResult) -> None:
+    """Store a placeholder for an operation that the server refuses, and park the operation."""
+    op, reason = step.operation.op, step.error.reason
+    memory = EncodedMemory.of(placeholder(op, session.session_id))
+    context.push_state.sent.add([memory.id])
     try:
-        await context.remote.store(agent_id(session_id), [note])
+        await context.remote.store(session.agent, [memory])
     except RemoteError as refusal:
-        if refusal.verdict is Verdict.REFUSED:
-            raise RemoteError(
-                Verdict.DENIED,
-                f"the server refuses everything of this session: {error.reason}",
-                scope=Scope.SESSION,
-                status=error.status,
-            ) from refusal
-        if refusal.verdict is not Verdict.CONFLICT:  # it stands there already
-            raise
-    if not await context.journal.write(
-        lambda conn: outbox.park(conn, parcel.outgoing.seq, error.reason)
-    ):
+        check_placeholder(refusal, step.error)
+    if not await context.journal.outbox.park(step.operation.seq, reason):
         return
     result.parked += 1
     log.error(
         "operation %d of writer %s in session %r is parked: %s",
         op.dot.counter,
         op.dot.writer,
-        session_id,
-        error.reason,
-        extra={"session": session_id, "writer": op.dot.writer, "counter": op.dot.counter},
+        session.session_id,
+        reason,
+        extra={
+            "session": session.session_id,
+            "writer": op.dot.writer,
+            "counter": op.dot.counter,
+        },
     )
 
 
-async def _forget(context: Context, session_id: str, result: PushResult) -> None:
-    agent, key = agent_id(session_id), session_key(session_id)
-    while True:
-        due = await context.journal.read(
-            lambda conn: outbox.forgets_due(conn, session_id, FORGETS_A_REQUEST)
-        )
-        if not due:
-            return
-        ids = [identity for forget in due for identity in _ids(forget, key)]
+async def _forget_removed(context: Context, session: SessionRef, result: PushResult) -> None:
+    """Delete the memories of removed items on the server."""
+    outbox = context.journal.outbox
+    while due := await outbox.forgets_due(session.session_id, FORGETS_A_REQUEST):
+        ids = [identity for forget in due for identity in _ids(forget, session.key)]
         for start in range(0, len(ids), FORGETS_A_REQUEST):
-            await context.remote.forget(agent, ids[start : start + FORGETS_A_REQUEST])
-        await context.journal.write(
-            lambda conn, due=due: outbox.forgotten(conn, session_id, due)  # type: ignore[misc]
-        )
+            await context.remote.forget(session.agent, ids[start : start + FORGETS_A_REQUEST])
+        await outbox.delete_forgets(session.session_id, due)
         result.forgotten += len(due)
 
 

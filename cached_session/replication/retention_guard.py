@@ -1,34 +1,49 @@
-"""Ask the server to keep a session's namespace, on first contact and once a day."""
+"""Ask the server to keep a session's namespace, on first contact and once a day.
+
+The server's retention policy could otherwise delete a history that is still in use.
+"""
 
 from __future__ import annotations
 
-from cached_session.history.ids import agent_id
-from cached_session.journal.tables import sessions
-from cached_session.journal.tables.sessions import note_guard
-from cached_session.replication.context import Context, log
+import logging
 
-__all__ = ["GUARD_AGAIN_MS", "guard"]
+from cached_session.history.session_ref import SessionRef
+from cached_session.replication.context import Context
+
+__all__ = ["GUARD_AGAIN_MS", "guard_retention", "is_due"]
 
 GUARD_AGAIN_MS = 24 * 3600 * 1000
-"""The namespace's policy is checked again after a day: a server may have been set up anew."""
+"""The policy is checked again after a day: the server may have been set up anew."""
+
+log = logging.getLogger("cached_session.replication")
 
 
-async def guard(context: Context, session_id: str, *, anew: bool = False) -> None:
-    """The lifecycle guard, on first contact and once a day; ``anew``: also now.
+def is_due(guarded_ms: int, now_ms: int) -> bool:
+    """Return whether the policy has to be checked again after a check at ``guarded_ms`` (0: never).
+
+    A check that lies in the future was dated by a clock that has been moved since.
+    """
+    return not guarded_ms or not 0 <= now_ms - guarded_ms < GUARD_AGAIN_MS
+
+
+async def guard_retention(context: Context, session: SessionRef, *, anew: bool = False) -> None:
+    """Ask the server to keep the namespace of a session, unless that was done within a day.
+
+    Args:
+        anew: ask in any case.
 
     Raises:
         RemoteError: the server could not be asked.
     """
-    now = context.runtime.wall_ms()
-    guarded_ms = await context.journal.read(lambda conn: sessions.guarded_ms(conn, session_id))
-    if 0 <= now - guarded_ms < GUARD_AGAIN_MS and guarded_ms and not anew:
+    marks, now = context.journal.retention, context.runtime.wall_ms()
+    if not anew and not is_due(await marks.guarded_ms(session.session_id), now):
         return
-    report = await context.remote.guard(agent_id(session_id))
+    report = await context.remote.guard(session.agent)
     if report.unguarded:
         log.warning(
             "session %r is not guarded on the server: %s",
-            session_id,
+            session.session_id,
             report.unguarded,
-            extra={"session": session_id},
+            extra={"session": session.session_id},
         )
-    await context.journal.write(lambda conn: note_guard(conn, session_id, now, report.unguarded))
+    await marks.record(session.session_id, now, report.unguarded)

@@ -1,5 +1,7 @@
-"""Which session is pushed or pulled now, and when the next one is. Pure: told what has happened,
-and what time it is (monotonic seconds)."""
+"""The schedules: which session is pushed or pulled now, and when the next one is due.
+
+Pure: the callers report events and pass the time, in monotonic seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,20 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from cached_session.history.ids import agent_id
+from cached_session.history.session_ref import SessionRef
 from cached_session.options import SyncOptions
 from cached_session.replication.results import PullResult
 
 __all__ = ["Plan", "PullSchedule", "PushSchedule"]
 
-LEFT_MOST = 10_000
-"""Sessions that nobody has open whose plan is remembered."""
+MAX_CLOSED_PLANS = 10_000
+"""Plans that are kept of sessions that are not open any more."""
 GROWTH = 1.5
-"""Each pull that brings nothing makes the next one this much later."""
+"""The factor by which the interval grows with each pull that brings nothing."""
 
 
 class PushSchedule:
-    """When each session is pushed again: at once, where nothing is said."""
+    """The time of the next push of each session; a session without one is due immediately."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
@@ -30,42 +32,47 @@ class PushSchedule:
     def due(
         self, waiting: Sequence[str], now: float, *, besides: Collection[str]
     ) -> tuple[list[str], float]:
-        """Which of the sessions with something unsent are pushed now, and when the next one is.
-        ``besides``: those under way."""
+        """Return the sessions that are due, and the time when the next one is.
+
+        Args:
+            waiting: the sessions with something unsent.
+            besides: the sessions that are being pushed.
+        """
         self._due = {name: self._due[name] for name in waiting if name in self._due}
         idle = {name: self._due.get(name, -math.inf) for name in waiting if name not in besides}
         nearest = min((due for due in idle.values() if due > now), default=math.inf)
         return [name for name, due in idle.items() if due <= now], nearest
 
     def put_off(self, session_id: str, until: float) -> None:
-        """Not before then; infinity: not before something is written."""
+        """Put off a session until a time; until something is written (infinity)."""
         self._due[session_id] = until
 
     def written(self) -> None:
-        """What had nothing to send may have something now."""
+        """Make the sessions due that were put off until something is written."""
         self._due = {name: when for name, when in self._due.items() if when < math.inf}
 
 
 @dataclass
 class Plan:
-    """When one session is pulled next."""
+    """The times of the last and of the next pull of one session."""
 
     interval: float
     due: float = 0.0
     last: float = -math.inf
     started: float = -math.inf
-    """When the last pull began that is under way or has succeeded."""
+    """The beginning of the last pull that is running or has succeeded."""
     fresh: float = -math.inf
-    """When the last pull that succeeded began: what was on the server then is here."""
+    """The beginning of the last pull that succeeded: all that the server held then is here."""
     wanted: float = -math.inf
-    """A pull that begins after this is wanted at once, also if one is under way."""
-    hoped: float = -math.inf
-    """The same, but it waits for the end of a push of the session, which every page would show."""
+    """A pull that begins after this time is wanted immediately, even if one is running."""
+    wanted_after_push: float = -math.inf
+    """The same, but the pull waits for the running push to end: a pull now would only list the
+    memories that the push stores."""
     brought: PullResult = field(default_factory=PullResult)
-    """By the last pull that succeeded."""
+    """The result of the last pull that succeeded."""
 
-    def freshen(self, moment: float) -> bool:
-        """Pull soon; False if a pull has begun since the moment."""
+    def request_pull(self, moment: float) -> bool:
+        """Make the session due; return False if a pull has begun since the moment."""
         if self.started >= moment:
             return False
         self.due, self.wanted = 0.0, moment
@@ -73,13 +80,13 @@ class Plan:
 
 
 class PullSchedule:
-    """The plans of the sessions that somebody has open."""
+    """The plans of the open sessions."""
 
     def __init__(self, options: SyncOptions, chance: random.Random) -> None:
         self._options = options
         self._chance = chance
         self._plans: dict[str, Plan] = {}
-        self._left: dict[str, Plan] = {}
+        self._closed: dict[str, Plan] = {}
         self._agents: dict[str, str] = {}
         self._used: set[str] = set()
         self._pushing: Counter[str] = Counter()
@@ -87,112 +94,118 @@ class PullSchedule:
     # -- the sessions ----------------------------------------------------------------------------
 
     def follow(self, session_id: str) -> bool:
-        """Pull this session from now on, first at once; False if that is so already."""
+        """Pull a session from now on, first immediately; return False if it is pulled already."""
         if session_id in self._plans:
             return False
-        # A service that makes a session object a request must not pull at each of them.
-        plan = self._left.pop(session_id, None)
+        # A service may open a session for each of its requests. It must not pull each time.
+        plan = self._closed.pop(session_id, None)
         self._plans[session_id] = plan or Plan(self._options.poll_interval)
-        self._agents[agent_id(session_id)] = session_id
+        self._agents[SessionRef.of(session_id).agent] = session_id
         return True
 
     def unfollow(self, session_id: str) -> None:
-        """Nobody has this session open any more."""
+        """Stop pulling a session that is not open any more."""
         plan = self._plans.pop(session_id, None)
         if plan is not None:
-            self._agents.pop(agent_id(session_id), None)
-            self._left[session_id] = plan
-            while len(self._left) > LEFT_MOST:
-                del self._left[next(iter(self._left))]
+            self._agents.pop(SessionRef.of(session_id).agent, None)
+            self._closed[session_id] = plan
+            while len(self._closed) > MAX_CLOSED_PLANS:
+                del self._closed[next(iter(self._closed))]
 
     def plan(self, session_id: str) -> Plan | None:
-        """The plan of a session; None if nobody has it open."""
+        """Return the plan of a session; None if it is not open."""
         return self._plans.get(session_id)
 
     def plans(self) -> Collection[Plan]:
-        """All of them."""
+        """Return the plans of all open sessions."""
         return self._plans.values()
 
     def fresh(self, session_id: str) -> float:
-        """When the last pull that succeeded began. Safe from any thread."""
+        """Return the beginning of the last pull that succeeded. Safe to call from any thread."""
         plan = self._plans.get(session_id)
         return -math.inf if plan is None else plan.fresh
 
-    # -- what has happened -----------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def use(self, session_id: str) -> None:
-        """The session is in use: poll it at the pace of use. Safe from any thread."""
+        """Poll a session at the interval of sessions in use. Safe to call from any thread."""
         self._used.add(session_id)
 
-    def freshen(self, session_id: str, moment: float) -> bool:
-        """Pull this session soon; False if a pull has begun since the moment, or nobody has it
-        open."""
+    def request_pull(self, session_id: str, moment: float) -> bool:
+        """Make a session due; return False if a pull has begun since the moment, or if the
+        session is not open."""
         plan = self._plans.get(session_id)
-        return plan is not None and plan.freshen(moment)
+        return plan is not None and plan.request_pull(moment)
 
     def hint(self, agent: str | None, moment: float) -> bool:
-        """Something was stored for an agent, or (None) anything may have been for any; whether a
-        session is to be pulled soon."""
+        """Report that the server has stored something for an agent, or may have for any (None).
+
+        Returns:
+            Whether a session has become due.
+        """
         if agent is not None:
-            return agent in self._agents and self.freshen(self._agents[agent], moment)
-        hints = [self._freshen_some_time(name, plan, moment) for name, plan in self._plans.items()]
+            return agent in self._agents and self.request_pull(self._agents[agent], moment)
+        hints = [self._request_after_push(name, plan, moment) for name, plan in self._plans.items()]
         return any(hints)
 
-    def _freshen_some_time(self, session_id: str, plan: Plan, moment: float) -> bool:
-        """Pull this session soon, or after the push that is under way: nothing says that there is
-        anything new but what the push has stored."""
+    def _request_after_push(self, session_id: str, plan: Plan, moment: float) -> bool:
+        """Make a session due, or due after its running push: the hint may be about the memories
+        that the push has stored."""
         if session_id not in self._pushing:
-            return plan.freshen(moment)
-        plan.hoped = moment
-        # A long push must not keep others' words away.
+            return plan.request_pull(moment)
+        plan.wanted_after_push = moment
+        # A long push must not delay the items of other devices.
         plan.due = min(plan.due, moment + self._options.poll_interval)
         return False
 
-    def deafened(self, now: float) -> None:
-        """The stream is down: poll at the usual pace again."""
+    def stream_lost(self, now: float) -> None:
+        """Poll at the usual interval again, because the event stream is down."""
         for plan in self._plans.values():
             plan.due = min(plan.due, now + plan.interval)
 
     def push_began(self, session_id: str) -> None:
-        """One push more of this session is under way."""
+        """Report the beginning of a push of a session."""
         self._pushing[session_id] += 1
 
     def push_ended(self, session_id: str) -> bool:
-        """One less; whether the session is to be pulled now that the last has ended."""
+        """Report the end of a push; return whether the session has become due."""
         self._pushing[session_id] -= 1
         if self._pushing[session_id]:
             return False
         del self._pushing[session_id]
         plan = self._plans.get(session_id)
-        if plan is None or plan.hoped <= plan.started:
+        if plan is None or plan.wanted_after_push <= plan.started:
             return False
         plan.due = 0.0
         return True
 
     def is_pushing(self, session_id: str) -> bool:
-        """Whether a push of this session is under way."""
+        """Return whether a push of a session is running."""
         return session_id in self._pushing
 
     def pulled(
         self, session_id: str, plan: Plan, now: float, *, is_news: bool, is_listening: bool
     ) -> None:
-        """A pull has ended well: when the next one is. ``is_listening``: the stream is up."""
+        """Plan the next pull after one that has succeeded. ``is_listening``: the stream is up."""
         options = self._options
         slowest = max(options.poll_interval, options.poll_interval_idle)
         plan.interval = options.poll_interval if is_news else min(plan.interval * GROWTH, slowest)
         plan.last = now
         interval = plan.interval
         if is_listening:
-            # One session at a time, however many are open.
+            # The requests a second stay the same, however many sessions are open.
             interval = max(interval, options.poll_interval_listening * len(self._plans))
-        # Jitter by a fifth, so that devices that started together do not stay together.
+        # A jitter of up to a tenth keeps devices that started together from pulling together.
         plan.due = now + interval * (0.9 + 0.2 * self._chance.random())
         if self._wanted(session_id, plan) > plan.started:
             plan.due = 0.0
 
     def given_up(self, session_id: str) -> bool:
-        """The pull that began last has failed, or whoever asked for it has gone: it has seen
-        nothing. Whether another one is wanted at once by those who relied on it."""
+        """Report that the pull that began last has failed or was cancelled.
+
+        Returns:
+            Whether the session has become due for a caller that relied on that pull.
+        """
         plan = self._plans.get(session_id)
         if plan is None:
             return False
@@ -203,22 +216,29 @@ class PullSchedule:
         return True
 
     def _wanted(self, session_id: str, plan: Plan) -> float:
-        return plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.hoped)
+        """Return the moment after which a pull must begin to satisfy every request."""
+        return (
+            plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.wanted_after_push)
+        )
 
-    # -- what is to be done ----------------------------------------------------------------------
+    # -- the next pulls ----------------------------------------------------------------------------
 
     def due(
         self, now: float, *, besides: Collection[str], is_listening: bool
     ) -> tuple[list[str], float]:
-        """Which sessions are pulled now, and when the next one is. ``besides``: those under way;
-        ``is_listening``: the stream is up."""
-        self._hasten(is_listening=is_listening)
+        """Return the sessions that are due, and the time when the next one is.
+
+        Args:
+            besides: the sessions that are being pulled.
+            is_listening: the event stream is up.
+        """
+        self._poll_used(is_listening=is_listening)
         idle = {name: plan.due for name, plan in self._plans.items() if name not in besides}
         nearest = min((due for due in idle.values() if due > now), default=math.inf)
         return [name for name, due in idle.items() if due <= now], nearest
 
-    def _hasten(self, *, is_listening: bool) -> None:
-        """Sessions that were used since the last look are polled at the pace of use."""
+    def _poll_used(self, *, is_listening: bool) -> None:
+        """Poll the sessions that were used since the last call at the interval of use."""
         used, self._used = self._used, set()
         for session_id in used:
             plan = self._plans.get(session_id)

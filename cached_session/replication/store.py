@@ -1,127 +1,90 @@
-"""Store memories in requests of legal size and verify what the server kept."""
+"""Store memories in requests of legal size, and verify that the server keeps them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cached_session.history.ids import agent_id
-from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.history.session_ref import SessionRef
+from cached_session.remote.errors import RemoteError
 from cached_session.remote.wire import EncodedMemory
-from cached_session.replication.context import RATE_LIMITED, Context
+from cached_session.replication.context import Context
+from cached_session.replication.store_plan import Fetch, ListNewest, Send, StorePlan, batches
 
-__all__ = ["LISTED", "SAMPLES", "store"]
-
-SAMPLES = 3
-"""Memories that are looked for by id, and not found, before the rest counts as not kept."""
-
+__all__ = ["LISTED", "store"]
 
 LISTED = 1000
-"""Rows of the one listing that tells which of many memories are there already."""
+"""Rows of the listing that shows which of many memories the server holds."""
 
 
-async def store(context: Context, session_id: str, memories: Sequence[EncodedMemory]) -> set[str]:
-    """Store memories, in requests of legal size; the ids of those that the server did not keep.
+async def store(
+    context: Context, session: SessionRef, memories: Sequence[EncodedMemory]
+) -> set[str]:
+    """Store memories; return the ids of those that the server did not keep.
 
-    Where a server takes only so many a minute, what it has taken of a large operation is not sent
-    again after the pause: it would use up the next minute, and the next. In the end it is asked for
-    the last of that, because it may have been restarted meanwhile, without it.
+    A store that was broken off goes on where it stopped; see `StoreProgress`.
 
     Raises:
-        RemoteError: REFUSED if even one of them alone is refused.
+        RemoteError: REFUSED if even one memory alone is refused.
     """
-    taken = context.taken.setdefault(session_id, set())
-    relied = None
-    if session_id not in context.doubted:
-        relied = next((memory for memory in reversed(memories) if memory.id in taken), None)
+    progress = context.push_state.progress
+    while True:
+        to_verify = progress.to_verify(session.session_id, memories)
+        unkept = await _store_unsent(context, session, memories)
+        if to_verify is None or await _is_held(context, session, to_verify):
+            progress.finish(session.session_id)
+            return unkept
+        progress.lost(session.session_id)
+
+
+async def _store_unsent(
+    context: Context, session: SessionRef, memories: Sequence[EncodedMemory]
+) -> set[str]:
+    """Store the memories that the server has not acknowledged; return the ids of unkept ones."""
+    state, session_id, clock = context.push_state, session.session_id, context.runtime.monotonic
+    unsent = state.progress.unsent(session_id, memories)
     unkept: set[str] = set()
-    for batch in _batches(memories, context, session_id, taken):
-        ids = {memory.id for memory in batch}
-        size, began = sum(len(memory.data) for memory in batch), context.runtime.monotonic()
+    for batch in batches(unsent, state.batch_size.limits(session_id)):
+        size, began = sum(len(memory.data) for memory in batch), clock()
         try:
-            missing = await _store_batch(context, session_id, batch)
+            missing = await _store_batch(context, session, batch)
         except RemoteError as error:
-            context.body.failed(size, error)
-            if error.status == RATE_LIMITED:
-                context.batch_refused(session_id, len(batch))
+            state.batch_size.failed(session_id, size, len(batch), error)
             raise
-        context.body.answered(size, context.runtime.monotonic() - began)
-        context.batch_taken(session_id, len(batch))
-        taken |= ids - missing
+        state.batch_size.answered(session_id, size, len(batch), clock() - began)
+        state.progress.acknowledge(session_id, {memory.id for memory in batch} - missing)
         unkept |= missing
-    if relied is not None:
-        found = await context.remote.fetch(agent_id(session_id), relied.id)
-        if not relied.is_held(found):
-            # Once for an operation: a server whose reads lag would be sent it again without end.
-            context.doubted.add(session_id)
-            taken.clear()
-            return await store(context, session_id, memories)
-    context.doubted.discard(session_id)
-    del context.taken[session_id]
     return unkept
 
 
-def _batches(
-    memories: Sequence[EncodedMemory], context: Context, session_id: str, taken: set[str]
-) -> list[list[EncodedMemory]]:
-    batches: list[list[EncodedMemory]] = []
-    size = 0
-    most = context.batch_most(session_id)
-    for memory in memories:
-        if memory.id in taken:
-            continue
-        full = not batches or len(batches[-1]) >= most
-        if full or size + len(memory.data) > context.body.most:
-            batches.append([])
-            size = 0
-        batches[-1].append(memory)
-        size += len(memory.data)
-    return batches
+async def _store_batch(
+    context: Context, session: SessionRef, batch: list[EncodedMemory]
+) -> set[str]:
+    """Run the steps of a `StorePlan`; return the ids of memories that the server did not keep."""
+    plan = StorePlan(batch)
+    while (step := plan.next()) is not None:
+        if isinstance(step, Send):
+            context.push_state.sent.add(memory.id for memory in step.memories)
+            try:
+                stored = await context.remote.store(session.agent, step.memories)
+            except RemoteError as error:
+                plan.refused(step, error)
+            else:
+                plan.sent(step, stored)
+        elif isinstance(step, ListNewest):
+            plan.listed(step, await _held_in_listing(context, session, step.memories))
+        elif isinstance(step, Fetch):
+            plan.fetched(step, is_held=await _is_held(context, session, step.memory))
+    return plan.unkept
 
 
-async def _store_batch(context: Context, session_id: str, batch: list[EncodedMemory]) -> set[str]:
-    """Store a batch; the ids that the server did not keep. What it holds already, whether it
-    refuses to hear of it again or keeps silent, is looked up by one listing, not one by one."""
-    agent = agent_id(session_id)
-    context.sent.add(memory.id for memory in batch)
-    try:
-        stored = await context.remote.store(agent, batch)
-    except RemoteError as error:
-        # Too large together, or one id there already: smaller requests tell.
-        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):
-            raise
-        conflict = error.verdict is Verdict.CONFLICT
-        stored = (
-            await _listed(context, agent, batch) if conflict and len(batch) > SAMPLES else set()
-        )
-        rest = [memory for memory in batch if memory.id not in stored]
-        if stored:
-            return await _store_batch(context, session_id, rest) if rest else set()
-        if len(batch) > 1 and (conflict or _is_one_operation(batch)):
-            middle = len(batch) // 2
-            unkept = await _store_batch(context, session_id, batch[:middle])
-            return unkept | await _store_batch(context, session_id, batch[middle:])
-        if not conflict:
-            raise
-    unsaid = [memory for memory in batch if memory.id not in stored]
-    if len(unsaid) > SAMPLES:
-        held = await _listed(context, agent, unsaid)
-        unsaid = [memory for memory in unsaid if memory.id not in held]
-    unkept = set()
-    for memory in unsaid:
-        if len(unkept) >= SAMPLES:
-            # A server that keeps nothing is not asked a thousand times. All of it is sent again.
-            return {memory.id for memory in unsaid}
-        if not memory.is_held(await context.remote.fetch(agent, memory.id)):
-            unkept.add(memory.id)
-    return unkept
-
-
-async def _listed(context: Context, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
-    """Those of these memories that stand, as they are, among the newest on the server."""
-    found = await context.remote.list_memories(agent, offset=0, limit=LISTED)
-    theirs = {memory["id"]: memory for memory in found if isinstance(memory.get("id"), str)}
+async def _held_in_listing(
+    context: Context, session: SessionRef, memories: Sequence[EncodedMemory]
+) -> set[str]:
+    """Return the ids of those memories that the newest rows on the server show unchanged."""
+    rows = await context.remote.list_memories(session.agent, offset=0, limit=LISTED)
+    theirs = {row["id"]: row for row in rows if isinstance(row.get("id"), str)}
     return {memory.id for memory in memories if memory.is_held(theirs.get(memory.id))}
 
 
-def _is_one_operation(batch: list[EncodedMemory]) -> bool:
-    return len({memory.dot for memory in batch}) == 1
+async def _is_held(context: Context, session: SessionRef, memory: EncodedMemory) -> bool:
+    return memory.is_held(await context.remote.fetch(session.agent, memory.id))

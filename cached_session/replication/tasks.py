@@ -1,9 +1,9 @@
-"""Work of the processor, in slices on the event loop.
+"""Tools for tasks on the event loop: long computations in slices, and cancelling for certain.
 
-Code in a thread keeps the loop waiting longer than the same code on the loop in slices: whoever
-runs Python holds the interpreter's lock, and a thread that finds it free, as it is for a moment in
-every read of the journal, keeps it for up to the interpreter's switch interval, or for a whole call
-into a library that never lets go of it.
+Computations run on the loop in slices and not in a thread, because a thread makes the loop wait
+longer. The thread that runs Python code holds the interpreter's lock. A thread that finds it free,
+as it is for a moment in each read of the journal, keeps it for up to the interpreter's switch
+interval, or for a whole call into a library that does not release it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ __all__ = ["SliceBudget", "cancel_all"]
 
 
 class SliceBudget:
-    """Lets the event loop turn after each slice. What work costs is counted, not timed: the same
-    work has the same slices everywhere."""
+    """The work that a computation may do before it lets other tasks run.
 
-    def __init__(self, slice_: int) -> None:
-        self._slice = self._left = slice_
+    Work is counted in units of the caller and not timed, so that the same work has the same slices
+    in every run.
+    """
 
-    async def spend(self, cost: int) -> None:
-        """So much of the slice has been used."""
-        self._left -= cost
-        if self._left <= 0:
-            self._left = self._slice
+    def __init__(self, units: int) -> None:
+        self._units = self._remaining = units
+
+    async def spend(self, units: int) -> None:
+        """Count work that was done; let other tasks run if the slice is used up."""
+        self._remaining -= units
+        if self._remaining <= 0:
+            self._remaining = self._units
             await anyio.lowlevel.checkpoint()
 
 
 async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel what is still under way; returns when all of it has ended, whatever came of it."""
+    """Cancel tasks and return when each has ended, with a result, an error or cancelled."""
     if not tasks:
         return
     for task in tasks:
@@ -44,4 +47,5 @@ async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     await shielded(asyncio.ensure_future(asyncio.wait(tasks)))
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # seen: whoever waits has it, or has failed already
+            # Mark the exception as retrieved: the awaiting caller has it, or has failed already.
+            task.exception()

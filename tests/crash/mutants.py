@@ -37,11 +37,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "ack: stored before the operation is sent": (
         "replication/push.py",
-        "    try:\n        unkept = await store(",
+        "        try:\n            unkept = await store(",
         (
-            "    early = [parcel.outgoing.seq for parcel in group]\n"
-            "    await context.journal.write(lambda conn: outbox.ack(conn, early))\n"
-            "    try:\n        unkept = await store("
+            "        early = [operation.seq for operation in step.operations]\n"
+            "        await context.journal.outbox.acknowledge(early, 1)\n"
+            "        try:\n            unkept = await store("
         ),
     ),
     "outbox: operations are removed before the server responds": (
@@ -51,7 +51,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "outbox: operations in flight at a kill are not sent again": (
         "journal/tables/outbox.py",
-        'f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?"',
+        'f"AND {UNSENT} ORDER BY seq LIMIT ?"',
         'f"AND state <> 2 AND state = {PENDING} ORDER BY seq LIMIT ?"',
     ),
 }

@@ -31,7 +31,7 @@ def said(*words: str) -> list[Any]:
 
 def _acknowledge(conn: sqlite3.Connection) -> None:
     seqs = [outgoing.seq for outgoing in outbox.load(conn, "seq <= 5", ())]
-    outbox.ack(conn, seqs)
+    outbox.acknowledge(conn, seqs)
     outbox.park(conn, 6, "refused")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from cached_session import Change, Entry
-from cached_session.journal.tables import change_cursor, outbox, writes
+from cached_session.journal.tables import change_cursor, outbox, parked_operations, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.writes import Author
 from tests.hypothesis_profiles import examples
@@ -119,15 +119,15 @@ class Followed(Exchange):
     def retry(self, who: int) -> None:
         """Everything that is parked is to be sent again."""
         self.replicas[who].journal.write_blocking(
-            lambda conn: outbox.retry_parked(conn, SESSION, None)
+            lambda conn: parked_operations.retry_parked(conn, SESSION, None)
         )
 
     @rule(who=which)
     def drop(self, who: int) -> None:
         """Everything that is parked is given up, as far as it may be."""
         write = self.replicas[who].journal.write_blocking
-        dots = [one.dot for one in write(lambda conn: outbox.parked(conn, SESSION))]
-        self.dropped[who] += write(lambda conn: outbox.drop_parked(conn, SESSION, dots))
+        dots = [one.dot for one in write(lambda conn: parked_operations.parked(conn, SESSION))]
+        self.dropped[who] += write(lambda conn: parked_operations.drop_parked(conn, SESSION, dots))
 
     @rule(who=which)
     def look(self, who: int) -> None:
@@ -202,7 +202,7 @@ def answer(follower: Follower) -> None:
     write = follower.replica.journal.write_blocking
     limits = {"after": 0, "upto": 1 << 40, "most_ops": 100, "most_bytes": 1 << 20}
     seqs = write(lambda conn: outbox.take(conn, SESSION, **limits))
-    write(lambda conn: outbox.ack(conn, seqs))
+    write(lambda conn: outbox.acknowledge(conn, seqs))
 
 
 def test_many_answers_are_told_a_part_at_a_time(follower: Follower) -> None:
@@ -235,7 +235,7 @@ def test_what_is_given_up_unseen_is_not_acknowledged(follower: Follower) -> None
     follower.catch_up()
     write = follower.replica.journal.write_blocking
     write(lambda conn: outbox.park(conn, 1, "refused"))
-    (one,) = write(lambda conn: outbox.parked(conn, SESSION))
-    assert write(lambda conn: outbox.drop_parked(conn, SESSION, [one.dot])) == 1
+    (one,) = write(lambda conn: parked_operations.parked(conn, SESSION))
+    assert write(lambda conn: parked_operations.drop_parked(conn, SESSION, [one.dot])) == 1
     follower.catch_up()
     assert (follower.shown, follower.operations, follower.pending) == ([], 0, 0)

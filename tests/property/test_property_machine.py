@@ -138,7 +138,7 @@ class Exchange(RuleBasedStateMachine):
             self.server.setdefault(memory["id"], memory)
             self.ever[memory["id"]] = memory
         if answered:
-            write(lambda conn: outbox.ack(conn, [out.seq for out in taken]))
+            write(lambda conn: outbox.acknowledge(conn, [out.seq for out in taken]))
 
     @rule(who=which)
     def forget(self, who: int) -> None:
@@ -148,7 +148,7 @@ class Exchange(RuleBasedStateMachine):
         for item in due:
             for part in range(item.parts):
                 self.server.pop(memory_id(KEY, item.dot, item.index, part), None)
-        write(lambda conn: outbox.forgotten(conn, SESSION, due) if due else None)
+        write(lambda conn: outbox.delete_forgets(conn, SESSION, due) if due else None)
 
     @rule(who=which, most=st.integers(1, 5))
     def prune(self, who: int, most: int) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cached_session import SyncOptions
+from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.remote.wire import EncodedMemory
 from cached_session.replication.batch_size import FIRST_BYTES, LEAST_BYTES
@@ -40,7 +41,7 @@ class Server:
 
 
 def context_for(server: Server, **options: int) -> Context:
-    runtime = SimpleNamespace(monotonic=lambda: server.clock, wall_ms=lambda: 1)
+    runtime = SimpleNamespace(monotonic=lambda: server.clock, wall_ms=lambda: 1, random=None)
     return Context(None, server, SyncOptions(**options), runtime, "w")  # type: ignore[arg-type]
 
 
@@ -54,9 +55,11 @@ async def send(context: Context, server: Server, rounds: int, kib: int = 2048) -
     for number in range(rounds):
         at = len(server.sizes)
         try:
-            await store(context, "talk", memories(number * 1000, kib * KIB // MEMORY))
+            await store(
+                context, SessionRef.of("talk"), memories(number * 1000, kib * KIB // MEMORY)
+            )
         except RemoteError:
-            context.taken.clear()
+            context.push_state.progress.clear()
         began.append(server.sizes[at])
     return began
 

@@ -427,12 +427,12 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
         await b.sync()
 
     monkeypatch.setattr(remote, "list_memories", held)
-    replicator.freshen("talk", replicator.context.runtime.monotonic())
+    replicator.request_pull("talk", replicator.context.runtime.monotonic())
     await asks.wait()
     await a.add_items([said("news")])
     await a.flush(timeout=PATIENCE)
     news = replicator.context.runtime.monotonic()
-    replicator.freshen("talk", news)
+    replicator.request_pull("talk", news)
     syncing = asyncio.ensure_future(sync())
     await until(lambda: plan.started > news)
     # The one that began before the news comes to its end; what it saw is not what was asked for.

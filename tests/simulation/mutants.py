@@ -40,15 +40,15 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        if False:\n            hidden",
     ),
     "ack: the ids in the response are not compared": (
-        "replication/store.py",
-        "unsaid = [memory for memory in batch if memory.id not in stored]",
-        "unsaid: list[EncodedMemory] = []",
+        "replication/store_plan.py",
+        "unconfirmed = [memory for memory in step.memories if memory.id not in stored]",
+        "unconfirmed: list[EncodedMemory] = []",
     ),
     "ack: a request without a usable response counts as acknowledged": (
-        "replication/store.py",
+        "replication/store_plan.py",
         "        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):\n",
         (
-            "        if error.verdict is Verdict.UNREACHABLE:\n            return set()\n"
+            "        if error.verdict is Verdict.UNREACHABLE:\n            return\n"
             "        if error.verdict not in (Verdict.REFUSED, Verdict.CONFLICT):\n"
         ),
     ),
@@ -98,9 +98,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "if claimers <= {own}:",
     ),
     "claim: a parked item that is retried counts as never sent": (
-        "journal/tables/outbox.py",
+        "journal/tables/parked_operations.py",
         'conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))',
-        'conn.execute(f"UPDATE ops SET state = {PENDING} WHERE seq = ?", (seq,))',
+        'conn.execute(f"UPDATE ops SET state = 0 WHERE seq = ?", (seq,))',
     ),
     "migration: a journal of format 1 keeps its format number": (
         "journal/tables/schema.py",
@@ -171,7 +171,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "JOIN ops o",
     ),
     "dropped: the pull position is not reset": (
-        "journal/tables/outbox.py",
+        "journal/tables/parked_operations.py",
         "    if dropped:\n",
         "    if False:\n",
     ),
@@ -187,19 +187,19 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "forget: sent before the removal is acknowledged": (
         "journal/tables/outbox.py",
-        "coalesce(b.state, 2) = 2",
+        "coalesce(b.state, {ACKED}) = {ACKED}",
         "1",
     ),
     "forget: sent before the item itself is acknowledged": (
         "journal/tables/outbox.py",
-        "coalesce(a.state, 2) = 2",
+        "coalesce(a.state, {ACKED}) = {ACKED}",
         "1",
     ),
     "forget: marked as done before the server is asked": (
         "replication/push.py",
         "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n",
         (
-            "        await context.journal.write(lambda c: outbox.forgotten(c, session_id, due))\n"
+            "        await outbox.delete_forgets(session.session_id, due)\n"
             "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n"
         ),
     ),
@@ -214,7 +214,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "    if True:\n        return plan.forget\n",
     ),
     "pauses: measured with the wall clock only": (
-        "replication/context.py",
+        "replication/steady_clock.py",
         "        return max(now, steady)",
         "        return now",
     ),

@@ -1,4 +1,7 @@
-"""What waits for the server, and what its answers change: the replicator's transactions."""
+"""The outbox: operations that the server has not acknowledged, and memories that it should delete.
+
+Sessions add operations (see `writes`). The replicator takes them and records the server's answers.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,43 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear, decode_pop
-from cached_session.journal.sqlite.codec import EXACT, decode_rows
-from cached_session.journal.sqlite.tracked_connection import count_queued
+from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear
+from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.meta import note_progress, note_success
 from cached_session.journal.tables.row_bounds import check_memories, check_operation
-from cached_session.journal.tables.sessions import session_ids, session_row, stored_id
+from cached_session.journal.tables.sessions import session_ids, session_number
 from cached_session.journal.tables.states import ACKED, AGAIN, PARKED, PENDING, SENT
 
 __all__ = [
     "WAITING",
     "Forget",
+    "Outbox",
     "Outgoing",
-    "Parked",
-    "ack",
-    "drop_parked",
+    "acknowledge",
+    "delete_forgets",
     "forgets_due",
-    "forgotten",
     "has_unsent",
     "load",
+    "load_by_seq",
     "newest",
     "park",
-    "parked",
     "pending_sessions",
-    "retry_parked",
     "take",
-    "whole",
 ]
 
 PARAMETERS = 500
 """Values in one statement: older builds of SQLite take fewer than a thousand."""
 
+UNACKED = f"state <> {ACKED}"
+"""The rows of the partial index `outbox`. A query must contain this text to use the index."""
+UNSENT = f"{UNACKED} AND state <> {PARKED}"
+"""The operations that are still to be sent."""
+
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An operation as the outbox holds it."""
+    """An operation in the outbox."""
 
     seq: int
     op: Operation
@@ -49,36 +54,15 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Forget:
-    """The memories of one removed item (index -1: a placeholder) that the server should forget."""
+    """The memories of one removed item (index -1: a placeholder) that the server should delete."""
 
     dot: Dot
     index: int
     parts: int
 
 
-@dataclass(frozen=True)
-class Parked:
-    """An operation that the server refused for good. It stays readable here; see `retry_parked`."""
-
-    session_id: str
-    dot: Dot
-    kind: str
-    error: str
-    said_at: float
-    """Unix seconds by the writer's clock."""
-    items: list[object]
-    """The items of an append; empty for a pop or clear."""
-
-
-def _row_id(conn: sqlite3.Connection, session_id: str) -> int | None:
-    row = conn.execute(
-        "SELECT id FROM sessions WHERE session_id = ?", (stored_id(session_id),)
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
 def newest(conn: sqlite3.Connection) -> int:
-    """The `seq` of the last operation of the journal: what a flush called now has to reach."""
+    """Return the `seq` of the last operation of the journal: the end of a flush that begins now."""
     (seq,) = conn.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()
     return int(seq)
 
@@ -92,23 +76,26 @@ def take(
     most_ops: int,
     most_bytes: int,
 ) -> list[int]:
-    """Choose the next unacknowledged operations of a session, in the order of writing, and note
-    that the server may hold them from now on: before their payloads are read, so that an item
-    is either popped here alone or sent.
+    """Take the next unacknowledged operations of a session, in the order of writing.
 
-    At least one if there is any, then as many as fit; their `seq` lie above ``after`` (None: from
-    the lowest on, which a spoiled one may be below 1) and not above ``upto``.
+    They are marked as sent before their payloads are read, because from then on the server may
+    hold them: an item is either popped in this journal alone, or it is sent.
+
+    Returns:
+        The `seq` of at least one operation if there is any, and of as many as fit. All lie above
+        ``after`` and not above ``upto``. None begins with the lowest, which in a damaged row may
+        be below 1.
 
     Raises:
-        ValueError: the outbox is not in order: its reader would take the same ones without end.
+        ValueError: the outbox is not in order. Its reader would take the same operations forever.
     """
-    session = _row_id(conn, session_id)
+    session = session_number(conn, session_id)
     if session is None:
         return []
     above, key = ("", ()) if after is None else ("AND seq > ?", (after,))
     rows = conn.execute(
         f"SELECT seq, bytes, count FROM ops WHERE session = ? {above} AND seq <= ? "
-        f"AND state <> 2 AND state <> {PARKED} ORDER BY seq LIMIT ?",
+        f"AND {UNSENT} ORDER BY seq LIMIT ?",
         (session, *key, upto, most_ops),
     ).fetchall()
     if after is not None and any(row[0] <= after for row in rows):
@@ -130,7 +117,7 @@ def take(
 
 
 def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[Outgoing]:
-    """Operations with all their payloads that are still here; `GONE` stands for the others."""
+    """Return operations with the payloads that are still here; `GONE` stands for the others."""
     found = []
     rows = conn.execute(
         "SELECT seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body "
@@ -150,7 +137,8 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
                 "AND writer = ? AND counter = ?",
                 (session, stamp, writer, counter),
             ):
-                # A damaged text goes as it can: its seal tells the others, nothing waits for it.
+                # A damaged text is sent as far as it can be decoded. Its checksum shows the damage
+                # to the other devices, and the operations after it do not wait.
                 texts[index] = payload.decode(errors="replace")
         op = Operation(
             Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), bool(private)
@@ -159,8 +147,8 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
     return found
 
 
-def whole(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:
-    """Operations by `seq`, as `load` gives them."""
+def load_by_seq(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:
+    """Return operations by their `seq`; see `load`."""
     return [
         found
         for some in _few(seqs)
@@ -168,8 +156,8 @@ def whole(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:
     ]
 
 
-def ack(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
-    """The server holds these whole."""
+def acknowledge(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    """Record that the server holds these operations completely."""
     for some in _few(seqs):
         among = f"seq IN ({', '.join('?' * len(some))})"
         conn.execute(f"UPDATE ops SET state = {ACKED} WHERE {among}", some)
@@ -190,129 +178,24 @@ def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
-    """The server refuses this one for good: out of the queue, still readable. False if it has
-    taken it meanwhile, from another process that pushes, or if it has been given up."""
+    """Park an operation that the server refuses for good: it is not sent again, and stays readable.
+
+    Returns:
+        False if another process has pushed it meanwhile, or if it has been dropped.
+    """
     parked = conn.execute(
-        f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ? AND state <> {ACKED}",
+        f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ? AND {UNACKED}",
         (error, seq),
     )
     return parked.rowcount > 0
 
 
-def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
-    """Parked operations, oldest first."""
-    session = None if session_id is None else _row_id(conn, session_id)
-    if session_id is not None and session is None:
-        return []
-    of = "" if session is None else f"session = {session} AND "
-    rows = conn.execute(
-        f"SELECT o.seq, s.session_id, o.error FROM ops o JOIN sessions s ON s.id = o.session "
-        f"WHERE o.seq IN (SELECT seq FROM ops WHERE {of} state <> 2 AND state = {PARKED}) "
-        "ORDER BY o.seq"
-    ).fetchall()
-    found = []
-    for seq, name, error in rows:
-        (owner,) = session_ids([(name,)])
-        for outgoing in load(conn, "seq = ?", (seq,)):
-            op = outgoing.op
-            texts = [text for text in op.payloads if text != GONE]
-            items = decode_rows([(text.encode(), EXACT) for text in texts])
-            found.append(
-                Parked(
-                    owner,
-                    op.dot,
-                    op.kind.value,
-                    error or "",
-                    op.said_ms / 1000,
-                    items if op.kind is Kind.APPEND else [],
-                )
-            )
-    return found
+def forgets_due(conn: sqlite3.Connection, session_id: str, limit: int) -> list[Forget]:
+    """Return removed items whose append and removal the server has both acknowledged.
 
-
-def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] | None) -> int:
-    """Put parked operations back in the queue (all, or those named); how many there were.
-
-    Their placeholders are forgotten once the operations themselves have arrived. They count as
-    sent: an answer may have been lost before the server refused them, so that others have them.
+    A memory that is deleted before its append has arrived would come back with it.
     """
-    session = _row_id(conn, session_id)
-    if session is None:
-        return 0
-    moved = 0
-    for seq, writer, counter in _parked_rows(conn, session, dots):
-        conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))
-        conn.execute(
-            "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, -1, 1, ?, ?)",
-            (session, writer, counter, writer, counter),
-        )
-        moved += 1
-    count_queued(conn)
-    return moved
-
-
-def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) -> int:
-    """Give up parked appends for good; how many there were.
-
-    A dropped append leaves the local history too, so that all replicas stay equal. Its placeholder
-    goes on explaining the hole. Pops and clears are not dropped: what they removed is gone here.
-    The next pull lists everything: where an earlier answer was lost, the server holds the append
-    all the same, and others show it.
-    """
-    tx = SessionTransaction.begin(conn, session_id)
-    if tx is None:
-        return 0
-    dropped = 0
-    for seq, writer, counter in _parked_rows(conn, tx.session, dots):
-        (kind,) = conn.execute("SELECT kind FROM ops WHERE seq = ?", (seq,)).fetchone()
-        if kind != Kind.APPEND.value:
-            continue
-        tx.withdraw(Dot(writer, counter))
-        conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
-        _keep_pops(tx, Dot(writer, counter))
-        # An earlier retry wanted the placeholder forgotten: it has to stay now.
-        conn.execute(
-            "DELETE FROM forgets WHERE session = ? AND by_writer = ? AND by_counter = ?",
-            (tx.session, writer, counter),
-        )
-        dropped += 1
-    if dropped:
-        conn.execute("UPDATE sessions SET ground = 0, ground_ms = 0 WHERE id = ?", (tx.session,))
-    tx.finish()
-    return dropped
-
-
-def _keep_pops(tx: SessionTransaction, dot: Dot) -> None:
-    """What pops name of an operation that is not here any more: if the server holds the rest of it,
-    that comes back, and what was popped is not waited for."""
-    bodies = tx.conn.execute(
-        f"SELECT body FROM ops WHERE session = ? AND kind = '{Kind.POP.value}'", (tx.session,)
-    )
-    named = [ref for (body,) in bodies if (ref := decode_pop(body)).dot == dot]
-    if named:
-        tx.conn.executemany(
-            "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
-            [(tx.session, *dot, ref.index, ref.count) for ref in named],
-        )
-        tx.mark("popped")
-
-
-def _parked_rows(
-    conn: sqlite3.Connection, session: int, dots: Sequence[Dot] | None
-) -> list[tuple[int, str, int]]:
-    rows: list[tuple[int, str, int]] = conn.execute(
-        f"SELECT seq, writer, counter FROM ops WHERE session = ? AND state <> 2 "
-        f"AND state = {PARKED} ORDER BY seq",
-        (session,),
-    ).fetchall()
-    named = None if dots is None else set(dots)
-    return [row for row in rows if named is None or Dot(row[1], row[2]) in named]
-
-
-def forgets_due(conn: sqlite3.Connection, session_id: str, most: int) -> list[Forget]:
-    """Removed items whose removal the server has acknowledged, and whose own append is settled:
-    forgetting a memory that is yet to arrive would let it come back."""
-    session = _row_id(conn, session_id)
+    session = session_number(conn, session_id)
     if session is None:
         return []
     rows = conn.execute(
@@ -321,33 +204,40 @@ def forgets_due(conn: sqlite3.Connection, session_id: str, most: int) -> list[Fo
         "AND b.counter = f.by_counter "
         "LEFT JOIN ops a ON a.session = f.session AND a.writer = f.writer "
         "AND a.counter = f.counter "
-        "WHERE f.session = ? AND coalesce(b.state, 2) = 2 AND coalesce(a.state, 2) = 2 LIMIT ?",
-        (session, most),
+        f"WHERE f.session = ? AND coalesce(b.state, {ACKED}) = {ACKED} "
+        f"AND coalesce(a.state, {ACKED}) = {ACKED} LIMIT ?",
+        (session, limit),
     ).fetchall()
     for row in rows:
-        # What no row has, none is found by when it is done: it would be asked for without end.
+        # `delete_forgets` would not find a row with a damaged dot: it would be sent forever.
         check_memories(*row)
     return [Forget(Dot(writer, counter), index, parts) for writer, counter, index, parts in rows]
 
 
-def forgotten(conn: sqlite3.Connection, session_id: str, done: Sequence[Forget]) -> None:
-    """The server has answered: these need not be asked for again."""
-    session = _row_id(conn, session_id)
-    gone = conn.executemany(
+def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[Forget]) -> None:
+    """Remove items from the queue of deletions after the server has answered.
+
+    Raises:
+        ValueError: rows cannot be found by their keys. They would be sent again forever.
+    """
+    session = session_number(conn, session_id)
+    deleted = conn.executemany(
         "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
         [(session, *forget.dot, forget.index) for forget in done],
     ).rowcount
-    if gone < len(done):
-        # Another process may have deleted them. What is still listed cannot be found by its key,
-        # and the caller would have it forgotten again and again.
+    if deleted < len(done):
+        # Another process may have deleted them. Rows that are still listed are damaged.
         left = set(done).intersection(forgets_due(conn, session_id, len(done)))
         if left:
             raise ValueError(f"{len(left)} rows of forgets cannot be found by their keys")
 
 
 def pending_sessions(conn: sqlite3.Connection) -> list[str]:
-    """Sessions with something to send, to have forgotten or to settle. Cost: those sessions, and
-    what of them is parked; not how much waits in each."""
+    """Return the sessions with operations to send, memories to delete or claims to resolve.
+
+    The cost grows with the number of those sessions and of their parked operations, not with the
+    length of their queues.
+    """
     return list(session_ids(conn.execute(WAITING).fetchall()))
 
 
@@ -362,22 +252,85 @@ def _stepping(table: str, rows: str = "1") -> str:
 
 WAITING = (
     "WITH RECURSIVE "
-    f"unacked(s) AS ({_stepping('ops', 'state <> 2').format(name='unacked')}), "
+    f"unacked(s) AS ({_stepping('ops', UNACKED).format(name='unacked')}), "
     f"forgetting(s) AS ({_stepping('forgets').format(name='forgetting')}) "
     "SELECT session_id FROM sessions WHERE id IN (SELECT s FROM unacked WHERE EXISTS "
-    f"(SELECT 1 FROM ops WHERE session = s AND state <> 2 AND state <> {PARKED}) "
+    f"(SELECT 1 FROM ops WHERE session = s AND {UNSENT}) "
     "UNION SELECT s FROM forgetting UNION SELECT session FROM claims)"
 )
 
 
 def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
-    """Whether a session has something to send."""
-    row = session_row(conn, session_id)
-    found = (
-        row
-        and conn.execute(
-            f"SELECT 1 FROM ops WHERE session = ? AND state <> 2 AND state <> {PARKED} LIMIT 1",
-            (row[0],),
-        ).fetchone()
-    )
-    return bool(found)
+    """Return whether a session has operations to send."""
+    session = session_number(conn, session_id)
+    sql = f"SELECT 1 FROM ops WHERE session = ? AND {UNSENT} LIMIT 1"
+    return conn.execute(sql, (session,)).fetchone() is not None
+
+
+def data_version(conn: sqlite3.Connection) -> int:
+    """Return a number that changes whenever another connection, of any process, has committed."""
+    (version,) = conn.execute("PRAGMA data_version").fetchone()
+    return int(version)
+
+
+def acknowledge_now(conn: sqlite3.Connection, seqs: Sequence[int], now_ms: int) -> None:
+    """Record that the server has answered, and which operations it holds now."""
+    acknowledge(conn, seqs)
+    note_success(conn, now_ms)
+    if seqs:
+        note_progress(conn, now_ms)
+
+
+class Outbox:
+    """The outbox of one journal."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def version(self) -> int:
+        """Return a number that changes with each commit to the journal, of any process."""
+        return await self._runner.read(data_version)
+
+    async def newest_seq(self) -> int:
+        """Return the `seq` of the last operation of the journal."""
+        return await self._runner.read(newest)
+
+    def newest_seq_blocking(self) -> int:
+        """Return the `seq` of the last operation, without an event loop."""
+        return self._runner.read_blocking(newest)
+
+    async def pending_sessions(self) -> list[str]:
+        """Return the sessions with operations to send, memories to delete or claims to resolve."""
+        return await self._runner.read(pending_sessions)
+
+    async def has_unsent(self, session_id: str) -> bool:
+        """Return whether a session has operations to send."""
+        return await self._runner.read(has_unsent, session_id)
+
+    async def take(
+        self, session_id: str, *, after: int | None, upto: int, most_ops: int, most_bytes: int
+    ) -> list[int]:
+        """Mark the next operations as sent, and return their `seq`; see the function."""
+        return await self._runner.write(
+            take, session_id, after=after, upto=upto, most_ops=most_ops, most_bytes=most_bytes
+        )
+
+    async def load(self, seqs: Sequence[int]) -> list[Outgoing]:
+        """Return operations with their payloads, read off the event loop."""
+        return await self._runner.read_aside(load_by_seq, seqs)
+
+    async def acknowledge(self, seqs: Sequence[int], now_ms: int) -> None:
+        """Record that the server has answered, and which operations it holds now."""
+        await self._runner.write(acknowledge_now, seqs, now_ms)
+
+    async def park(self, seq: int, reason: str) -> bool:
+        """Park an operation that the server refuses; return False if it is not waiting any more."""
+        return await self._runner.write(park, seq, reason)
+
+    async def forgets_due(self, session_id: str, limit: int) -> list[Forget]:
+        """Return removed items whose memories the server should delete now."""
+        return await self._runner.read(forgets_due, session_id, limit)
+
+    async def delete_forgets(self, session_id: str, done: Sequence[Forget]) -> None:
+        """Remove items from the queue of deletions after the server has answered."""
+        await self._runner.write(delete_forgets, session_id, done)

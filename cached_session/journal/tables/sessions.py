@@ -1,4 +1,4 @@
-"""The sessions table: ids, row numbers, first reads, retention marks."""
+"""The sessions table: ids, row numbers, first reads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from cached_session.journal.tables.states import ACKED, PARKED, SENT
 __all__ = [
     "all_sessions",
     "forget_server",
-    "guarded_ms",
-    "is_unguarded",
-    "note_guard",
     "numbered_sessions",
     "record_first_read",
     "revision_of",
     "session_ids",
+    "session_number",
     "session_row",
     "stored_id",
 ]
@@ -40,6 +38,14 @@ def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, in
         (stored_id(session_id),),
     ).fetchone()
     return row
+
+
+def session_number(conn: sqlite3.Connection, session_id: str) -> int | None:
+    """Return the row number of a session; None if the journal does not know it."""
+    row = conn.execute(
+        "SELECT id FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
@@ -86,27 +92,3 @@ def forget_server(conn: sqlite3.Connection) -> None:
     conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
     conn.execute("DELETE FROM gates")
     count_queued(conn)
-
-
-def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
-    """When the lifecycle guard last looked after a session; 0 for never."""
-    row = conn.execute(
-        "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def is_unguarded(conn: sqlite3.Connection, session_id: str) -> bool:
-    """Whether the last lifecycle guard could not do what it wanted."""
-    row = conn.execute(
-        "SELECT 1 FROM sessions WHERE session_id = ? AND guard <> ''", (stored_id(session_id),)
-    ).fetchone()
-    return row is not None
-
-
-def note_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded: str) -> None:
-    """The lifecycle guard has looked after a session; what it could not do."""
-    conn.execute(
-        "UPDATE sessions SET guarded_ms = ?, guard = ? WHERE session_id = ?",
-        (now_ms, unguarded, stored_id(session_id)),
-    )

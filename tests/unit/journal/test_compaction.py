@@ -50,12 +50,12 @@ def send(journal: Journal) -> list[int]:
 
 
 def ack(journal: Journal, seqs: list[int]) -> None:
-    journal.write_blocking(lambda c: outbox.ack(c, seqs))
+    journal.write_blocking(lambda c: outbox.acknowledge(c, seqs))
 
 
 def forget(journal: Journal) -> None:
     due = journal.read_blocking(lambda c: outbox.forgets_due(c, SESSION, 100))
-    journal.write_blocking(lambda c: outbox.forgotten(c, SESSION, due))
+    journal.write_blocking(lambda c: outbox.delete_forgets(c, SESSION, due))
 
 
 def prune(journal: Journal, most: int = 100) -> int:

@@ -64,7 +64,7 @@ def test_a_stream_that_is_up_makes_pulls_rare_however_many_are_open() -> None:
     assert 270 <= pull(made, "a", 0.0, up=True) <= 330
     made.use("a")
     assert made.due(10.0, besides="bc", is_listening=True)[0] == []
-    made.deafened(20.0)
+    made.stream_lost(20.0)
     assert made.due(25.0, besides="bc", is_listening=False)[0] == ["a"]
 
 
@@ -100,7 +100,7 @@ def test_a_hint_for_all_waits_for_a_push() -> None:
 
 def test_what_is_closed_and_opened_again_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as there are not too many of them."""
-    monkeypatch.setattr(schedule, "LEFT_MOST", 1)
+    monkeypatch.setattr(schedule, "MAX_CLOSED_PLANS", 1)
     made = pulls("a", "b")
     for session_id in "ab":
         pull(made, session_id, 10.0)

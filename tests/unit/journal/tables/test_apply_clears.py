@@ -115,7 +115,7 @@ def test_a_clear_names_nothing_twice() -> None:
         made = clear(here, Y)
         assert decode_clear(made.payloads[0]).encode() == {A: [[round_ + 1, round_ + 1]]}
         seqs = here.read_blocking(lambda conn: [out.seq for out in outbox.load(conn, "1", ())])
-        here.write_blocking(lambda conn, seqs=seqs: outbox.ack(conn, seqs))
+        here.write_blocking(lambda conn, seqs=seqs: outbox.acknowledge(conn, seqs))
 
 
 def test_what_a_pop_names_is_known_to_exist() -> None:
@@ -141,5 +141,5 @@ def test_what_another_removed_before_it_was_acked_is_forgotten_after() -> None:
     assert items(here) == 0
     due = lambda: here.read_blocking(lambda conn: outbox.forgets_due(conn, SESSION, 9))  # noqa: E731
     assert due() == []
-    here.write_blocking(lambda conn: outbox.ack(conn, [1]))
+    here.write_blocking(lambda conn: outbox.acknowledge(conn, [1]))
     assert due() == [outbox.Forget(Dot(A, 1), 0, 1)]

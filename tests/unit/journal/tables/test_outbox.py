@@ -11,6 +11,7 @@ from cached_session.journal.tables import (
     apply,
     item_rows,
     outbox,
+    parked_operations,
     pauses,
     status_counts,
     writes,
@@ -49,11 +50,11 @@ def items(conn: sqlite3.Connection) -> list[object]:
 def take(conn: sqlite3.Connection, **limits: int) -> list[outbox.Outgoing]:
     limits = {"after": 0, "upto": 1 << 40, "most_ops": 1000, "most_bytes": 1 << 20, **limits}
     seqs = outbox.take(conn, S, **limits)
-    return outbox.whole(conn, seqs)
+    return outbox.load_by_seq(conn, seqs)
 
 
 def ack_all(conn: sqlite3.Connection) -> None:
-    outbox.ack(conn, [out.seq for out in take(conn)])
+    outbox.acknowledge(conn, [out.seq for out in take(conn)])
 
 
 def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> None:
@@ -71,7 +72,7 @@ def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> N
     assert taken[0].op.payloads == ('"a"', GONE)
     assert take(conn, after=taken[0].seq) == taken[1:]
     assert outbox.take(conn, "unknown", after=0, upto=9, most_ops=9, most_bytes=9) == []
-    outbox.ack(conn, [taken[0].seq, taken[2].seq])
+    outbox.acknowledge(conn, [taken[0].seq, taken[2].seq])
     assert take(conn) == [taken[1]]
     assert pending_sessions(conn) == [S, "other"]
 
@@ -95,7 +96,7 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
         add(conn, item)
     seqs = [out.seq for out in take(conn, upto=2)]
     assert states(conn) == [SENT, SENT, PENDING, PENDING]
-    outbox.ack(conn, seqs[:1])
+    outbox.acknowledge(conn, seqs[:1])
     outbox.park(conn, 3, "400: no")
     assert [out.seq for out in take(conn)] == [seqs[1], 4]
     assert states(conn) == [ACKED, SENT, PARKED, SENT]
@@ -113,10 +114,10 @@ def test_what_the_server_has_taken_meanwhile_is_not_parked(conn: sqlite3.Connect
     """Two processes may push one operation at a time, and only one of them be refused."""
     add(conn, "a")
     (out,) = take(conn)
-    outbox.ack(conn, [out.seq])
+    outbox.acknowledge(conn, [out.seq])
     assert not outbox.park(conn, out.seq, "400: no")
     assert states(conn) == [ACKED]
-    assert outbox.parked(conn, S) == []
+    assert parked_operations.parked(conn, S) == []
 
 
 def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connection) -> None:
@@ -128,23 +129,23 @@ def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connecti
     first, second, third = take(conn)
     outbox.park(conn, first.seq, "413: too large")
     outbox.park(conn, second.seq, "400: no")
-    outbox.ack(conn, [third.seq])
-    found = outbox.parked(conn, S)
+    outbox.acknowledge(conn, [third.seq])
+    found = parked_operations.parked(conn, S)
     assert [(one.kind, one.error, one.items) for one in found] == [
         ("append", "413: too large", [{"a": 1 << 70}]),
         ("pop", "400: no", []),
     ]
-    assert outbox.parked(conn, None) == found
-    assert outbox.parked(conn, "unknown") == []
+    assert parked_operations.parked(conn, None) == found
+    assert parked_operations.parked(conn, "unknown") == []
     assert items(conn) == [{"a": 1 << 70}, "c"]
-    assert outbox.retry_parked(conn, S, [first.op.dot, third.op.dot]) == 1
-    assert outbox.retry_parked(conn, "unknown", None) == 0
+    assert parked_operations.retry_parked(conn, S, [first.op.dot, third.op.dot]) == 1
+    assert parked_operations.retry_parked(conn, "unknown", None) == 0
     assert take(conn)[0].op == first.op
     assert outbox.forgets_due(conn, S, 9) == []
-    outbox.ack(conn, [first.seq])
+    outbox.acknowledge(conn, [first.seq])
     assert outbox.forgets_due(conn, S, 9) == [Forget(first.op.dot, -1, 1)]
-    assert outbox.retry_parked(conn, S, None) == 1
-    assert outbox.parked(conn, S) == []
+    assert parked_operations.retry_parked(conn, S, None) == 1
+    assert parked_operations.parked(conn, S) == []
 
 
 def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
@@ -154,9 +155,9 @@ def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
     add(conn, "d")
     out = take(conn)[1]
     outbox.park(conn, out.seq, "no")
-    assert outbox.drop_parked(conn, S, [Dot(ME, 1)]) == 0
-    assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
-    assert outbox.drop_parked(conn, "unknown", [out.op.dot]) == 0
+    assert parked_operations.drop_parked(conn, S, [Dot(ME, 1)]) == 0
+    assert parked_operations.drop_parked(conn, S, [out.op.dot]) == 1
+    assert parked_operations.drop_parked(conn, "unknown", [out.op.dot]) == 0
     assert items(conn) == ["a", "d"]
     assert session_row(conn, S)[1] == 2
     add(conn, "e")
@@ -170,8 +171,8 @@ def test_a_parked_pop_is_not_dropped(conn: sqlite3.Connection) -> None:
     assert pop(conn) == "b"
     (out,) = take(conn)
     outbox.park(conn, out.seq, "no")
-    assert outbox.drop_parked(conn, S, [out.op.dot]) == 0
-    assert [parked.kind for parked in outbox.parked(conn, S)] == ["pop"]
+    assert parked_operations.drop_parked(conn, S, [out.op.dot]) == 0
+    assert [parked.kind for parked in parked_operations.parked(conn, S)] == ["pop"]
     assert items(conn) == ["a"]
     assert outbox.forgets_due(conn, S, 9) == []
 
@@ -182,9 +183,9 @@ def test_a_dropped_operation_keeps_its_placeholder(conn: sqlite3.Connection) -> 
     (out,) = take(conn)
     for _ in range(2):
         outbox.park(conn, out.seq, "no")
-        assert outbox.retry_parked(conn, S, None) == 1
+        assert parked_operations.retry_parked(conn, S, None) == 1
     outbox.park(conn, out.seq, "no")
-    assert outbox.drop_parked(conn, S, [out.op.dot]) == 1
+    assert parked_operations.drop_parked(conn, S, [out.op.dot]) == 1
     assert outbox.forgets_due(conn, S, 9) == []
 
 
@@ -197,13 +198,13 @@ def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
     assert pop(conn) == "x" * 60_000
     append, removal = take(conn)
     assert outbox.forgets_due(conn, S, 9) == []
-    outbox.ack(conn, [removal.seq])
+    outbox.acknowledge(conn, [removal.seq])
     assert outbox.forgets_due(conn, S, 9) == []
-    outbox.ack(conn, [append.seq])
+    outbox.acknowledge(conn, [append.seq])
     due = outbox.forgets_due(conn, S, 9)
     assert due == [Forget(Dot(ME, 1), 1, 5)]
     assert pending_sessions(conn) == [S]
-    outbox.forgotten(conn, S, due)
+    outbox.delete_forgets(conn, S, due)
     assert outbox.forgets_due(conn, S, 9) == []
     assert pending_sessions(conn) == []
     assert outbox.forgets_due(conn, "unknown", 9) == []
@@ -215,7 +216,7 @@ def test_what_was_sent_again_is_forgotten_with_anybodys_removal(conn: sqlite3.Co
     add(conn, "once")
     add(conn, "again")
     first, second = take(conn)
-    outbox.ack(conn, [first.seq])
+    outbox.acknowledge(conn, [first.seq])
     take(conn)
     ack_all(conn)
     for counter, out in enumerate((first, second), start=1):
@@ -266,7 +267,9 @@ def test_an_undecodable_item_is_passed_over_by_a_pop(conn: sqlite3.Connection) -
 
 
 def shut(conn: sqlite3.Connection, session: str | None, pause_ms: int, now_ms: int) -> None:
-    pauses.shut(conn, session, pause_ms=pause_ms, now_ms=now_ms, kind="busy", reason=f"at {now_ms}")
+    pauses.record_failure(
+        conn, session, pause_ms=pause_ms, now_ms=now_ms, kind="busy", reason=f"at {now_ms}"
+    )
 
 
 def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
@@ -324,7 +327,7 @@ def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
     for item in "abc":
         add(conn, item)
     first, second, _ = take(conn)
-    outbox.ack(conn, [first.seq])
+    outbox.acknowledge(conn, [first.seq])
     outbox.park(conn, second.seq, "no")
     add(conn, "d")
     shut(conn, None, 500, 1000)
@@ -348,7 +351,7 @@ def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
         "SELECT o.seq, s.session_id FROM ops o JOIN sessions s ON s.id = o.session"
     ).fetchall():
         if int(name) % 3 == 1:
-            outbox.ack(conn, [seq])
+            outbox.acknowledge(conn, [seq])
         elif int(name) in (0, 2):
             outbox.park(conn, seq, "no")
     conn.execute("INSERT INTO forgets SELECT id, 'w', 1, 0, 1, '', 0 FROM sessions WHERE id = 2")

@@ -1,0 +1,169 @@
+"""The parked operations of the outbox: those that the server refuses for good.
+
+A push parks them (see `outbox`); the user retries or drops them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cached_session.history.ops import GONE, Dot, Kind, decode_pop
+from cached_session.journal.sqlite.codec import EXACT, decode_rows
+from cached_session.journal.sqlite.runner import Runner
+from cached_session.journal.sqlite.tracked_connection import count_queued
+from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.outbox import UNACKED, load
+from cached_session.journal.tables.sessions import session_ids, session_number
+from cached_session.journal.tables.states import PARKED, SENT
+
+__all__ = ["Parked", "ParkedOperations", "drop_parked", "parked", "retry_parked"]
+
+IS_PARKED = f"{UNACKED} AND state = {PARKED}"
+"""The first condition makes SQLite use the index of the outbox."""
+
+
+@dataclass(frozen=True)
+class Parked:
+    """An operation that the server refuses for good. It stays readable here; see `retry_parked`."""
+
+    session_id: str
+    dot: Dot
+    kind: str
+    error: str
+    said_at: float
+    """Unix seconds by the writer's clock."""
+    items: list[object]
+    """The items of an append; empty for a pop or clear."""
+
+
+def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
+    """Return the parked operations of a session, or of all (None), oldest first."""
+    session = None if session_id is None else session_number(conn, session_id)
+    if session_id is not None and session is None:
+        return []
+    of = "" if session is None else f"session = {session} AND "
+    rows = conn.execute(
+        f"SELECT o.seq, s.session_id, o.error FROM ops o JOIN sessions s ON s.id = o.session "
+        f"WHERE o.seq IN (SELECT seq FROM ops WHERE {of} {IS_PARKED}) "
+        "ORDER BY o.seq"
+    ).fetchall()
+    found = []
+    for seq, name, error in rows:
+        (owner,) = session_ids([(name,)])
+        for outgoing in load(conn, "seq = ?", (seq,)):
+            op = outgoing.op
+            texts = [text for text in op.payloads if text != GONE]
+            items = decode_rows([(text.encode(), EXACT) for text in texts])
+            found.append(
+                Parked(
+                    owner,
+                    op.dot,
+                    op.kind.value,
+                    error or "",
+                    op.said_ms / 1000,
+                    items if op.kind is Kind.APPEND else [],
+                )
+            )
+    return found
+
+
+def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] | None) -> int:
+    """Send parked operations again (all, or those named); return their number.
+
+    Their placeholders are deleted once the operations have arrived. They count as sent: an earlier
+    request may have reached the server although its answer was lost, so that others have them.
+    """
+    session = session_number(conn, session_id)
+    if session is None:
+        return 0
+    moved = 0
+    for seq, writer, counter in _parked_rows(conn, session, dots):
+        conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))
+        conn.execute(
+            "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, -1, 1, ?, ?)",
+            (session, writer, counter, writer, counter),
+        )
+        moved += 1
+    count_queued(conn)
+    return moved
+
+
+def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) -> int:
+    """Drop parked appends for good; return their number.
+
+    A dropped append leaves the local history too, so that all replicas stay equal. Its placeholder
+    still explains the gap. Pops and clears are not dropped, because the items that they removed
+    cannot be restored here. The next pull lists everything: if an earlier answer was lost, the
+    server holds the append all the same, and other devices show it.
+    """
+    tx = SessionTransaction.begin(conn, session_id)
+    if tx is None:
+        return 0
+    dropped = 0
+    for seq, writer, counter in _parked_rows(conn, tx.session, dots):
+        (kind,) = conn.execute("SELECT kind FROM ops WHERE seq = ?", (seq,)).fetchone()
+        if kind != Kind.APPEND.value:
+            continue
+        tx.withdraw(Dot(writer, counter))
+        conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
+        _keep_pops(tx, Dot(writer, counter))
+        # An earlier retry has queued the deletion of the placeholder, which has to stay now.
+        conn.execute(
+            "DELETE FROM forgets WHERE session = ? AND by_writer = ? AND by_counter = ?",
+            (tx.session, writer, counter),
+        )
+        dropped += 1
+    if dropped:
+        conn.execute("UPDATE sessions SET ground = 0, ground_ms = 0 WHERE id = ?", (tx.session,))
+    tx.finish()
+    return dropped
+
+
+def _keep_pops(tx: SessionTransaction, dot: Dot) -> None:
+    """Remember the items that pops name of an operation that has been dropped.
+
+    If the server holds the operation, its other items come back, and it is complete without the
+    popped ones.
+    """
+    bodies = tx.conn.execute(
+        f"SELECT body FROM ops WHERE session = ? AND kind = '{Kind.POP.value}'", (tx.session,)
+    )
+    named = [ref for (body,) in bodies if (ref := decode_pop(body)).dot == dot]
+    if named:
+        tx.conn.executemany(
+            "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
+            [(tx.session, *dot, ref.index, ref.count) for ref in named],
+        )
+        tx.mark("popped")
+
+
+def _parked_rows(
+    conn: sqlite3.Connection, session: int, dots: Sequence[Dot] | None
+) -> list[tuple[int, str, int]]:
+    rows: list[tuple[int, str, int]] = conn.execute(
+        f"SELECT seq, writer, counter FROM ops WHERE session = ? AND {IS_PARKED} ORDER BY seq",
+        (session,),
+    ).fetchall()
+    named = None if dots is None else set(dots)
+    return [row for row in rows if named is None or Dot(row[1], row[2]) in named]
+
+
+class ParkedOperations:
+    """The parked operations of one journal."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def all(self, session_id: str | None) -> list[Parked]:
+        """Return the parked operations of a session, or of all (None), oldest first."""
+        return await self._runner.read_aside(parked, session_id)
+
+    async def retry(self, session_id: str, dots: Sequence[Dot] | None) -> int:
+        """Send parked operations again (all, or those named); return their number."""
+        return await self._runner.write(retry_parked, session_id, dots)
+
+    async def drop(self, session_id: str, dots: Sequence[Dot]) -> int:
+        """Drop parked appends for good; return their number."""
+        return await self._runner.write(drop_parked, session_id, dots)

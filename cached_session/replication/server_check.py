@@ -1,0 +1,44 @@
+"""Check before the first request that the journal's acknowledgements come from this server."""
+
+from __future__ import annotations
+
+import logging
+
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.journal import Journal
+from cached_session.remote.protocol import Remote
+
+__all__ = ["ServerCheck"]
+
+log = logging.getLogger("cached_session.replication")
+
+
+class ServerCheck:
+    """The comparison of the server in use with the one that the journal knows."""
+
+    def __init__(self, journal: Journal, remote: Remote) -> None:
+        self._journal = journal
+        self._remote = remote
+        self._is_done = False
+
+    async def run(self, session_id: str) -> None:
+        """Send everything again if this is another server than the journal knows.
+
+        That server must answer first, because a mistyped address never does. The check runs until
+        it has succeeded once.
+
+        Raises:
+            RemoteError: another server than the journal knows does not answer.
+        """
+        if self._is_done:
+            return
+        server = self._remote.server
+        known = await self._journal.known_server.url()
+        if known is not None and known != server:
+            agent = SessionRef.of(session_id).agent
+            await self._remote.list_memories(agent, offset=0, limit=1)
+        if known != server:
+            replaced = await self._journal.known_server.switch(server)
+            if replaced is not None:
+                log.warning("the journal goes on with %s instead of %s", server, replaced)
+        self._is_done = True

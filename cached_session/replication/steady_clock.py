@@ -1,0 +1,30 @@
+"""The time by which pauses, claims and gaps are counted."""
+
+from __future__ import annotations
+
+from cached_session.runtime import Runtime
+
+__all__ = ["SteadyClock"]
+
+
+class SteadyClock:
+    """The wall clock in milliseconds, corrected where it stands still or goes back.
+
+    Pauses are stored, and the next process knows only the wall clock. But a pause must also end
+    while the wall clock stands still or after it was moved back: then the monotonic clock counts
+    on from the last good time.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._last_ms = runtime.wall_ms()
+        self._last_moment = runtime.monotonic()
+
+    def now_ms(self) -> int:
+        """Return the time in Unix milliseconds. It never goes back."""
+        moment = self._runtime.monotonic()
+        steady = self._last_ms + int((moment - self._last_moment) * 1000)
+        now = self._runtime.wall_ms()
+        if now >= steady:
+            self._last_ms, self._last_moment = now, moment
+        return max(now, steady)
