@@ -24,7 +24,6 @@ from cached_session.diagnosis.locks import check_locks
 from cached_session.diagnosis.server import check_server
 from cached_session.errors import JournalError
 from cached_session.journal.journal import MEMORY
-from cached_session.journal.tables import audit_state
 from cached_session.journal.tables import search_index as index_table
 from cached_session.models import Status
 from cached_session.paths import journal_path
@@ -88,10 +87,8 @@ async def _check_journal(
                 old_file_exists=any(finding.check == "set aside" for finding in findings),
             )
             now, late_ms = time.time_ns() // 1_000_000, int(LATE_SECONDS * 1000)
-            standing = await cache._engine.journal.read(
-                lambda conn: audit_state.standing(conn, now, late_ms)
-            )
-            findings += check_audits(standing, now)
+            audits = await cache._engine.journal.audits.overview(now, late_ms)
+            findings += check_audits(audits, now)
             if not any(finding.level == "fail" for finding in findings):
                 # This takes the write lock, so skip it if the lock is known to be held.
                 is_sound = await cache._engine.journal.write(_check_index)

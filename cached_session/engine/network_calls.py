@@ -12,6 +12,7 @@ from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.ids import agent_id, session_key
 from cached_session.history.parts import Part
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal import search
 from cached_session.journal.tables import item_rows
 from cached_session.models import Recall, SyncReport
@@ -187,10 +188,12 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
     """See `CachedSession.pop_item`."""
     try:
         return await engine.loop_host.do(
-            lambda replicator: confirmed_pop.pop_confirmed(replicator.context, session_id),
+            lambda replicator: confirmed_pop.pop_confirmed(
+                replicator.context, SessionRef.of(session_id)
+            ),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
-                "returned, and the claim is settled when the server answers again"
+                "returned, and the claim is resolved when the server answers again"
             ),
         )
     except RemoteError as error:

@@ -22,10 +22,15 @@ from cached_session.journal.readers import Readers
 from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
 from cached_session.journal.sqlite.tracked_connection import Version, version_of
+from cached_session.journal.tables.audit_state import Audits
+from cached_session.journal.tables.claims import Claims
+from cached_session.journal.tables.gaps import Gaps
+from cached_session.journal.tables.inbox import Inbox
 from cached_session.journal.tables.known_server import KnownServer
 from cached_session.journal.tables.outbox import Outbox
 from cached_session.journal.tables.parked_operations import ParkedOperations
 from cached_session.journal.tables.pauses import PauseTable
+from cached_session.journal.tables.pull_state import Pulls
 from cached_session.journal.tables.retention_marks import RetentionMarks
 from cached_session.journal.thread_pool import ThreadPool
 from cached_session.journal.writer import Writer
@@ -74,6 +79,11 @@ class Journal:
         self._pool = ThreadPool()
         self._writer = Writer(self._connections, self._pool, threaded=threaded)
         self._readers = Readers(self._connections, self._writer, self._pool, threaded=threaded)
+        self.inbox = Inbox(self)
+        self.gaps = Gaps(self)
+        self.pulls = Pulls(self)
+        self.claims = Claims(self)
+        self.audits = Audits(self)
         self.outbox = Outbox(self)
         self.parked = ParkedOperations(self)
         self.pauses = PauseTable(self)
