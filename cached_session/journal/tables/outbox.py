@@ -15,7 +15,7 @@ from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import note_progress, note_success
 from cached_session.journal.tables.row_bounds import check_memories, check_operation
 from cached_session.journal.tables.sessions import session_ids, session_number
-from cached_session.journal.tables.states import ACKED, AGAIN, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import ACKED, AGAIN, BY_DOT, PARKED, PENDING, SENT
 
 __all__ = [
     "WAITING",
@@ -222,7 +222,7 @@ def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[For
     """
     session = session_number(conn, session_id)
     deleted = conn.executemany(
-        "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+        f"DELETE FROM forgets WHERE {BY_DOT} AND idx = ?",
         [(session, *forget.dot, forget.index) for forget in done],
     ).rowcount
     if deleted < len(done):
