@@ -68,7 +68,8 @@ class Pusher:
         try:
             async with self._limiter:
                 wait = await self._push_unless_paused(session_id)
-            if wait == math.inf and await self._context.journal.outbox.has_unsent(session_id):
+            session = SessionRef.of(session_id)
+            if wait == math.inf and await self._context.journal.outbox.has_unsent(session):
                 # Operations were written while the push was ending.
                 wait = 0.0
             self._schedule.put_off(session_id, self._context.runtime.monotonic() + wait)

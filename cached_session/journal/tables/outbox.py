@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import note_progress, note_success
@@ -303,16 +304,21 @@ class Outbox:
         """Return the sessions with operations to send, memories to delete or claims to resolve."""
         return await self._runner.read(pending_sessions)
 
-    async def has_unsent(self, session_id: str) -> bool:
+    async def has_unsent(self, session: SessionRef) -> bool:
         """Return whether a session has operations to send."""
-        return await self._runner.read(has_unsent, session_id)
+        return await self._runner.read(has_unsent, session.session_id)
 
     async def take(
-        self, session_id: str, *, after: int | None, upto: int, most_ops: int, most_bytes: int
+        self, session: SessionRef, *, after: int | None, upto: int, most_ops: int, most_bytes: int
     ) -> list[int]:
         """Mark the next operations as sent, and return their `seq`; see the function."""
         return await self._runner.write(
-            take, session_id, after=after, upto=upto, most_ops=most_ops, most_bytes=most_bytes
+            take,
+            session.session_id,
+            after=after,
+            upto=upto,
+            most_ops=most_ops,
+            most_bytes=most_bytes,
         )
 
     async def load(self, seqs: Sequence[int]) -> list[Outgoing]:
@@ -327,10 +333,10 @@ class Outbox:
         """Park an operation that the server refuses; return False if it is not waiting any more."""
         return await self._runner.write(park, seq, reason)
 
-    async def forgets_due(self, session_id: str, limit: int) -> list[Forget]:
+    async def forgets_due(self, session: SessionRef, limit: int) -> list[Forget]:
         """Return removed items whose memories the server should delete now."""
-        return await self._runner.read(forgets_due, session_id, limit)
+        return await self._runner.read(forgets_due, session.session_id, limit)
 
-    async def delete_forgets(self, session_id: str, done: Sequence[Forget]) -> None:
+    async def delete_forgets(self, session: SessionRef, done: Sequence[Forget]) -> None:
         """Remove items from the queue of deletions after the server has answered."""
-        await self._runner.write(delete_forgets, session_id, done)
+        await self._runner.write(delete_forgets, session.session_id, done)
