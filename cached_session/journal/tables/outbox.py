@@ -268,12 +268,6 @@ def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
     return conn.execute(sql, (session,)).fetchone() is not None
 
 
-def data_version(conn: sqlite3.Connection) -> int:
-    """Return a number that changes whenever another connection, of any process, has committed."""
-    (version,) = conn.execute("PRAGMA data_version").fetchone()
-    return int(version)
-
-
 def acknowledge_now(conn: sqlite3.Connection, seqs: Sequence[int], now_ms: int) -> None:
     """Record that the server has answered, and which operations it holds now."""
     acknowledge(conn, seqs)
@@ -288,17 +282,9 @@ class Outbox:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    async def version(self) -> int:
-        """Return a number that changes with each commit to the journal, of any process."""
-        return await self._runner.read(data_version)
-
     async def newest_seq(self) -> int:
         """Return the `seq` of the last operation of the journal."""
         return await self._runner.read(newest)
-
-    def newest_seq_blocking(self) -> int:
-        """Return the `seq` of the last operation, without an event loop."""
-        return self._runner.read_blocking(newest)
 
     async def pending_sessions(self) -> list[str]:
         """Return the sessions with operations to send, memories to delete or claims to resolve."""
