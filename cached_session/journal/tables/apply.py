@@ -274,7 +274,7 @@ class SessionTransaction:
                 known.applied.add(following)
             else:
                 break
-            if known.applied.upto() < following:
+            if known.applied.contiguous_end() < following:
                 # Without this check a range that begins at 0 would keep the loop here for ever.
                 raise ValueError(f"the ranges of writer {writer!r:.80} make no sense")
 

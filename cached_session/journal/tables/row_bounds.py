@@ -37,7 +37,7 @@ def check_range(first: object, last: object) -> None:
     Raises:
         ValueError: no operations have these counters.
     """
-    if not (type(first) is type(last) is int and 1 <= first <= last <= MOST):
+    if not (type(first) is type(last) is int and 1 <= first <= last <= INTEGER_LIMIT):
         raise ValueError(f"the counters {first!r:.80} to {last!r:.80} make no sense")
 
 
