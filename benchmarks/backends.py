@@ -104,7 +104,7 @@ class BareSqlite:
 
 
 class DirectDakera:
-    """A session without a local copy: one request to Dakera an item."""
+    """A session without a local copy: one request to Dakera per item."""
 
     def __init__(self, client: AsyncDakeraClient, agent: str = SESSION_ID) -> None:
         self._client = client

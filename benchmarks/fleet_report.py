@@ -30,16 +30,16 @@ PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 NODES = (3, 10, 30)
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults, one key for all": {"shared_key": True},
-    "defaults, a key a user": {},
+    "defaults, one shared key": {"shared_key": True},
+    "defaults, one key per user": {},
     "`listen=False`": {"options": SyncOptions(listen=False)},
-    "a key a user, long intervals": {
+    "one key per user, longer intervals": {
         "options": SyncOptions(poll_interval_listening=1800.0, backoff_max=600.0)
     },
 }
 
 
-PLOTTED = ("defaults, a key a user", "a key a user, long intervals")
+PLOTTED = ("defaults, one key per user", "one key per user, longer intervals")
 PLOTTED_SECONDS = 700
 
 
@@ -54,7 +54,7 @@ def tables(fleet: Fleet, seed: int) -> tuple[str, dict[str, dict[int, Recovery]]
             load_rows.append(_load_row(name, nodes, load, configured.events()))
             if load.busy >= 1:
                 recovery_rows.append(
-                    f"| {name} | {nodes} | | | overloaded without an outage | never | never |"
+                    f"| {name} | {nodes} | | | overloaded in normal operation | never | never |"
                 )
                 continue
             recovery = simulate_recovery(configured, nodes, seed)
@@ -64,20 +64,19 @@ def tables(fleet: Fleet, seed: int) -> tuple[str, dict[str, dict[int, Recovery]]
         _describe(fleet, seed),
         "",
         _head(
-            "normal load, nodes, requests/s, events/s, busy, most busy with, p99, streams a node"
+            "normal operation, nodes, requests/s, events/s, utilization, largest part, p99, "
+            "streams per node"
         ),
         *load_rows,
         "",
-        _head(
-            "after an outage of an hour, nodes, peak requests/s, timed out, recovered, half, last"
-        ),
+        _head("after an outage of one hour, nodes, peak requests/s, timed out, back, half, all"),
         *recovery_rows,
     ]
     return "\n".join(lines), recoveries
 
 
 def _load_row(name: str, nodes: int, load: NormalLoad, events: float) -> str:
-    wait = f"{load.p99_ms:.0f} ms" if load.busy < 1 else "grows forever"
+    wait = f"{load.p99_ms:.0f} ms" if load.busy < 1 else "unbounded"
     return (
         f"| {name} | {nodes} | {load.requests_a_second:.0f} | {events:.0f} | "
         f"{load.busy:.0%} | {load.most} | {wait} | {load.streams:.0f} |"
@@ -104,19 +103,21 @@ def _head(names: str) -> str:
 def _describe(fleet: Fleet, seed: int) -> str:
     mix = fleet.mix
     turn = "; ".join(
-        f"{who} {', '.join(f'{count:.2f} {kind}' for kind, count in kinds.items())}"
+        f"{'the writing' if who == 'talks' else 'the following'} device "
+        f"{', '.join(f'{count:.2f} {kind}' for kind, count in kinds.items())}"
         for who, kinds in mix.turn["events"].items()
     )
     return (
         f"{fleet.devices:,} devices with {fleet.sessions} open sessions each. On "
-        f"{fleet.talking:.1%} of them, a conversation adds a turn of {fleet.turn_items} items "
-        f"every {fleet.turn_seconds:g} s; the same number only receives. Seed {seed}.\n\n"
-        f"Counted by the benchmark: requests a turn with events: {turn}; an idle hour takes "
-        f"{mix.idle['events']:.1f} requests a cache with events and {mix.idle['polling']:.1f} a "
-        f"session without; a backlog is sent in requests of {mix.items_a_store:.0f} items; a "
-        f"reconnect takes {mix.reconnect_requests:.0f} requests a session. Measured on the "
-        f"development server, in ms of one core: {mix.item_ms:.3f} to store an item, "
-        f"{mix.row_ms:.3f} to list a row, {mix.event_ms:.3f} to send an event "
+        f"{fleet.talking:.1%} of them a user writes a turn of {fleet.turn_items} items every "
+        f"{fleet.turn_seconds:g} s, and the same number of devices follows these sessions. "
+        f"Seed {seed}.\n\n"
+        f"Counted by the benchmark: requests per turn with events: {turn}. An idle hour takes "
+        f"{mix.idle['events']:.1f} requests per cache with events and {mix.idle['polling']:.1f} "
+        f"per session without. A backlog is sent in requests of {mix.items_a_store:.0f} items. A "
+        f"session that reconnects takes {mix.reconnect_requests:.0f} requests. Measured on the "
+        f"development server, in ms of one core: {mix.item_ms:.3f} per stored item, "
+        f"{mix.row_ms:.3f} per listed row, {mix.event_ms:.3f} per delivered event "
         f"({mix.event_bytes:.0f} bytes)."
     )
 

@@ -94,7 +94,7 @@ class Fleet:
     """Items of a turn."""
     options: SyncOptions = DEFAULTS
     shared_key: bool = False
-    """Whether all devices have one API key; then the server sends every event to each device."""
+    """True if all devices have one API key; then the server sends every event to each device."""
 
     @property
     def update_method(self) -> str:
@@ -128,7 +128,7 @@ class Fleet:
             slower = DEFAULTS.poll_interval_listening / self.options.poll_interval_listening
         return {
             "store": (turns * stores, self.turn_items / stores * self.mix.item_ms),
-            "page, a turn": (turns * pages, self.page_ms),
+            "page, turns": (turns * pages, self.page_ms),
             "page, idle": (silent * idle * slower / HOUR, self.page_ms),
         }
 

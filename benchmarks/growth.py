@@ -1,4 +1,4 @@
-"""How costs grow with the number of items, sessions, writers, pending operations and tombstones.
+"""The growth of costs with the number of items, sessions, writers, pending operations, tombstones.
 
 It also measures the file size relative to the payload, and the memory of a process that reads. The
 calls on all sizes of a row are interleaved, so that noise affects each size equally.
@@ -263,7 +263,7 @@ async def measure_disk(directory: Path, scale: Scale) -> Numbers:
             # Pruning has no event for its end, so wait until the size no longer changes.
             while before != (before := _size(path)):  # noqa: ASYNC110
                 await asyncio.sleep(1.0)
-            note("pruned in the background")
+            note("pruned automatically")
             await cache.compact()
             note("compact()")
     return {"items": scale.disk, "payload_bytes": payload, "stages": stages}

@@ -89,8 +89,8 @@ def draw_recovery(recoveries: Mapping[str, Mapping[int, Sequence[int]]], seconds
             clipped = [max(one, 0.9) for one in requests[:seconds]]
             axes.semilogy(range(len(clipped)), clipped, linewidth=1, label=f"{nodes} nodes")
         axes.set_title(name)
-        axes.set_xlabel("seconds after the end of the outage")
-    panels[0][0].set_ylabel("requests a second")
+        axes.set_xlabel("seconds since the server is reachable again")
+    panels[0][0].set_ylabel("requests per second")
     panels[0][0].legend(fontsize="small")
     _save(pyplot, figure, "storm")
 
@@ -205,7 +205,7 @@ def _idle(pyplot: Any, part: dict[str, Any]) -> Any:
         )
     axes.axhline(20, color="#7f7f7f", linestyle="--", label="target")
     axes.set_xlabel("open sessions of one idle cache")
-    axes.set_ylabel("requests an hour")
+    axes.set_ylabel("requests per hour")
     axes.legend(fontsize="small")
     return figure
 
@@ -217,6 +217,6 @@ def _memory(pyplot: Any, part: dict[str, Any]) -> Any:
     axes.axhline(part["resident_mib"][0], color="#7f7f7f", linestyle="--", label="no history")
     axes.set_ylim(0, 1.4 * max(part["resident_mib"]))
     axes.set_xlabel("items in the history")
-    axes.set_ylabel("resident MiB of a process that reads its tail")
+    axes.set_ylabel("MiB of a process that reads the tail")
     axes.legend(fontsize="small")
     return figure

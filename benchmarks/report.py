@@ -21,6 +21,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 Parts = dict[str, Any]
 
+ROLES = {"talks": "writing device", "listens": "following device"}
+"""Names of the devices of `idle` in the report."""
+
 
 def merge(files: list[Path], kept: Path | None = None) -> dict[str, Any]:
     """Merge runs, and the kept run if it was measured on the same machine.
@@ -107,10 +110,10 @@ def calls_block(part: Parts) -> str:
             rows.append([what, *cells])
         for what, holds in history["held_ms"].items():
             cells = [f"{holds[name]:.1f} ms" if name in holds else "" for name in names]
-            rows.append([f"{what}: loop blocked", *cells])
+            rows.append([f"{what}: event loop blocked", *cells])
         found.append(
-            f"A history of {int(length):,} items: median, p99, and in brackets the speed relative "
-            f"to {PEER} (ratio of medians). The server of the online backends adds "
+            f"A history of {int(length):,} items: median, p99, and in brackets how many times as "
+            f"fast as {PEER} (medians). The online variants use a server with an added latency of "
             f"{part['latency_ms']:g} ms.\n\n" + _table(["", *names], rows)
         )
     return "\n\n".join(found)
@@ -129,8 +132,8 @@ def concurrent_block(part: Parts) -> str:
         ]
         for name, seconds in part["seconds"].items()
     ]
-    head = [f"{part['sessions']} sessions write one item each", "total", "writes/s", "speed ratio"]
-    return _table([*head, "loop blocked"], rows)
+    head = [f"{part['sessions']} sessions write one item each", "total time", "writes/s"]
+    return _table([*head, f"times as fast as {PEER}", "event loop blocked"], rows)
 
 
 def busy_block(part: Parts) -> str:
@@ -142,7 +145,8 @@ def busy_block(part: Parts) -> str:
     head = [f"read 20 while {part['items']:,} items are pushed", "reads", "median", "p99"]
     blocked = f"{part['pull_held_ms']:.1f} ms"
     return (
-        f"{_table(head, rows)}\n\nDuring a pull of as many, the loop is blocked {blocked} at most."
+        f"{_table(head, rows)}\n\nWhile the same number of items is pulled, the event loop is "
+        f"blocked for at most {blocked}."
     )
 
 
@@ -153,19 +157,19 @@ def sync_block(part: Parts) -> str:
         "latency",
         "push",
         "requests",
-        "speed relative to one request per item",
+        "times as fast as one request per item",
         "first 200 readable, round trips",
         "hydrate",
         "requests",
         "reconnect, requests",
-        "requests of the first reconnect",
-        "CPU s a 1,000 items: push / hydrate",
-        "CPU s of the server a 1,000 items",
-        "loop blocked: push / hydrate",
+        "requests of the first pull after the backlog",
+        "CPU s per 1,000 items: push / hydrate",
+        "server CPU s per 1,000 items: push / hydrate",
+        "event loop blocked: push / hydrate",
     ]
     cells = _table(head, [_sync_row(cell) for cell in part["cells"]])
     wire = part["wire"]
-    wire_head = [f"bytes on the wire a byte of payload, {wire['items']:,} items"]
+    wire_head = [f"bytes on the wire per byte of payload, {wire['items']:,} items"]
     wire_rows = [
         [
             what,
@@ -206,7 +210,7 @@ def _cpu_seconds(cell: dict[str, Any], figure: str) -> str:
 def events_block(part: Parts) -> str:
     """Return the table of event latency."""
     rows = [[f"{part['calls']}", _time(part["median"]), _time(part["p99"])]]
-    return _table(["writes seen on another device, by loopback", "median", "p99"], rows)
+    return _table(["writes seen on another device, over loopback", "median", "p99"], rows)
 
 
 def idle_block(part: Parts) -> str:
@@ -226,14 +230,16 @@ def idle_block(part: Parts) -> str:
         )
     turns = [
         [
-            f"{who}, {'with events' if way == 'events' else 'polling'}",
+            f"{ROLES[who]}, {'with events' if way == 'events' else 'polling'}",
             ", ".join(f"{count:.2f} {what}" for what, count in kinds.items()),
         ]
         for way, devices in part["turn"].items()
         for who, kinds in devices.items()
     ]
-    head = ["open sessions", "event stream", "requests in the first hour", "in a later hour"]
-    return _table([*head, "by kind"], rows) + "\n\n" + _table(["device", "requests a turn"], turns)
+    head = ["open sessions", "event stream", "requests in the first hour", "in each later hour"]
+    return (
+        _table([*head, "by kind"], rows) + "\n\n" + _table(["device", "requests per turn"], turns)
+    )
 
 
 def growth_block(part: Parts) -> str:
@@ -251,7 +257,7 @@ def growth_block(part: Parts) -> str:
 def disk_block(part: Parts) -> str:
     """Return the table of file sizes."""
     rows = [[one["stage"], f"{one['ratio']:.2f}", f"{one['operations']}"] for one in part["stages"]]
-    head = [f"{part['items']:,} items", "bytes of the file a byte of payload", "operations kept"]
+    head = [f"{part['items']:,} items", "file bytes per byte of payload", "operations kept"]
     return _table(head, rows)
 
 

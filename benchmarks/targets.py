@@ -121,78 +121,81 @@ def _at_least(what: str, bound: float, measure: Callable[[Parts], float], reason
 
 
 HOPS = (
-    "The event loop must not wait for the disk, so a write passes its job to the writer thread and "
-    "gets the result through the event loop: one wake-up in each direction, of a core that may "
-    "sleep. The write runs few statements, because it reuses what the write before it read. But a "
-    "commit writes a page for each row that the history has and a bare table does not have (the "
-    "operation, its number and its two indexes, the frontier of its writer, the session), and the "
-    "disk takes longer for them. The largest part besides the disk is cold code: after a pause of "
-    "some milliseconds, the code of SQLite, the event loop and this library takes several times "
-    "as long as in a loop."
+    "The event loop must not wait for the disk. A write therefore passes its job to the writer "
+    "thread and gets the result back through the event loop. Each direction wakes up a thread on a "
+    "core that has gone to sleep by then. A write needs few SQL statements, because it reuses what "
+    "the write before it has read. But a commit writes a page for each row that the history needs "
+    "and a bare table does not (the operation, its number and its two indexes, its writer's "
+    "frontier, the session), and the disk needs more time for these pages. The largest part apart "
+    "from the disk is cold code: after a pause of some milliseconds, the code of SQLite, the event "
+    "loop and the library takes several times as long as in a tight loop."
 )
 MANY = (
-    "Waiting jobs share a commit, and their callers share a wake-up. What remains is the rows of "
-    "each job, and the work of the event loop for each task; both compete for the interpreter lock."
+    "Jobs that wait together share one commit, and their callers share one wake-up. The rest of "
+    "the time is spent on the rows of each job and on the event loop's own work for each task; "
+    "the two alternate because both need Python's global interpreter lock."
 )
 TARGETS: tuple[Target, ...] = (
     _at_most(
         "read 20 of 10,000 after a write, relative to the floor",
         1.2,
         _ratio(COLD, OURS, FLOOR),
-        "A read after a write uses the reading connection, which must first detect the change of "
-        "the file. The sort key of an item is longer than the row number of the floor.",
+        "A read that is not cached uses the reader connection, which must first notice that the "
+        "file has changed. The sort key of an item is wider than the floor's row number.",
     ),
     _at_most(
         "read 20 of 10,000 warm, relative to the floor",
         1.0,
         _ratio("read 20", OURS, FLOOR),
-        "Both decode the same text. This library checks the file; the floor runs a query.",
+        "Both decode the same text. The session checks whether the file has changed; the floor "
+        "runs a query.",
     ),
     _at_least(
         "read 20 of 10,000 warm, times as fast as AsyncSQLiteSession",
         15,
         _ratio("read 20", PEER, OURS),
-        "Half of a warm read creates objects from JSON, as in every backend. A third goes to two "
-        "required checks: whether another connection has committed (`PRAGMA data_version`, two "
-        "file locks), and whether the file still has its name (`stat`). The rest is Python code.",
+        "Half of a warm read creates new objects from JSON, as in every variant. A third is two "
+        "system calls that cannot be left out: they check whether another connection has committed "
+        "(`PRAGMA data_version`, which takes two file locks) and whether the file still has its "
+        "name (`stat`). The rest is Python code around them.",
     ),
     _at_least(
         "read all 10,000, times as fast as AsyncSQLiteSession",
         3,
         _ratio("read all", PEER, OURS),
-        "A warm read decodes cached text without a query, so the rest of its time creates "
-        "objects. The first read, and the first one after a write of another process, scan the "
-        "file.",
+        "A warm read decodes the cached text and reads no row from SQLite. What remains is the "
+        "creation of new objects. The first read, and the first read after a write by another "
+        "process, scan the file.",
     ),
     _at_most(
-        "read all 10,000, longest blocking of the event loop, ms",
+        "read all 10,000, longest time that the event loop is blocked, ms",
         5,
         _held,
-        "Each slice is decoded in a thread that holds the interpreter lock for about a "
-        "millisecond; if other processes use the cores too, the event loop waits longer. Thousands "
-        "of new objects also trigger garbage collection, and a full collection visits all objects "
-        "of the program.",
+        "A slice is decoded in one step, in a thread that holds Python's global interpreter lock "
+        "for about a millisecond. If other processes use the cores too, the event loop then waits "
+        "for its turn. Thousands of new objects also trigger Python's garbage collector; a full "
+        "collection visits all objects of the program.",
     ),
     _at_most(
         "read 20 after a write, exponent from 100 items to 1,000,000",
         0.05,
         _flat,
-        "The pages of a larger file are less likely to be in the caches of the processor.",
+        "The pages of a larger file fit less well into the caches of the machine.",
     ),
     _at_most(
-        "read 20 at p99 during a push of a backlog, relative to idle",
+        "read 20 at p99 while a backlog is pushed, relative to idle",
         1.5,
         _busy,
-        "Acknowledgements do not invalidate the tail cache. But a read releases the interpreter "
-        "lock at each check of the file, and the threads that read the outbox and commit "
-        "acknowledgements then take the lock for a short time. During a commit, the read uses the "
-        "other connection, whose pages are out of date. Without a free core, it also waits for a "
-        "core.",
+        "Acknowledgements do not invalidate the cache. But a read releases Python's global "
+        "interpreter lock at each access to the file, and the threads that read the outbox and "
+        "commit acknowledgements then take the lock for a short time. While one of them commits, "
+        "the read uses the other connection, whose cached pages are out of date. If no core is "
+        "free, the read also waits for its turn.",
     ),
     _at_most("add 1, relative to the floor", 1.3, _ratio("add 1", OURS, FLOOR), HOPS),
     _at_least("add 1, times as fast as AsyncSQLiteSession", 2, _ratio("add 1", PEER, OURS), HOPS),
     _at_least(
-        "1,000 concurrent sessions, times as fast as AsyncSQLiteSession",
+        "1,000 sessions that write at the same time, times as fast as AsyncSQLiteSession",
         8,
         _many(OURS),
         MANY,
@@ -208,43 +211,46 @@ TARGETS: tuple[Target, ...] = (
         200,
         _push,
         "Requests are sent one after the other, so that operations arrive in order. Their latency "
-        "is a third of the time, and most of the rest is the time of the server to store, because "
-        "each request waits for the response of the one before. The device works meanwhile: a "
-        "third of its processor seconds is encoding, and a fifth is reading the events of its own "
-        "memories.",
+        "is a third of the time. Most of the rest is the time that the server needs to store a "
+        "request, because each request waits for the response to the one before. The device's own "
+        "work overlaps with it: encoding (a third of the device's processor time), and reading the "
+        "event stream, which reports each of its own memories (a fifth).",
     ),
     _at_most(
         "first 200 of 100,000 items readable on a new device, round trips at 20 ms",
         3,
         _trips,
         "The server lists the memories of one second in any order, and this history was stored "
-        "within a few seconds. So the tail is complete only when nearly all memories of the newest "
-        "second have arrived, which are thousands. Their pages are fetched concurrently after the "
-        "first page. Pages over SyncOptions.parallel_requests wait for earlier responses and count "
-        "as a further round trip.",
+        "within a few seconds. The tail is known to be complete only when nearly all memories of "
+        "the newest second are here, which are thousands. When the first page shows that the "
+        "second continues, the next pages are requested in parallel. Pages beyond "
+        "SyncOptions.parallel_requests are requested as responses arrive, and count as a further "
+        "round trip.",
     ),
     _at_most(
-        "hydration of 100,000 at 20 ms, processor time relative to elapsed time",
+        "hydration of 100,000 at 20 ms, share of the time that the device's processor is busy",
         0.5,
         _share,
-        "The server only sends stored memories, eight pages at a time. The device reads, checks "
-        "and writes each memory in Python under one lock, which takes several times as long. Of "
-        "its processor seconds, a quarter goes to operations whose parts are on different pages, "
-        "because of the order within a second, and wait in the journal until all have arrived; a "
-        "fifth to assembling operations, checking their seals and writing them; a sixth to garbage "
-        "collection; an eighth to checking each field of a memory; and the rest to HTTP and JSON.",
+        "The server only sends its memories, eight pages at a time. The device reads, checks and "
+        "writes each memory in Python under the global interpreter lock, which takes several "
+        "times as long. A quarter of the device's processor time goes to operations whose parts "
+        "arrive on different pages and wait in the journal for each other; a fifth to assembling "
+        "operations, checking their digests and writing them; a sixth to the garbage collector; "
+        "an eighth to checking each memory field by field; the rest to HTTP and JSON.",
     ),
     _at_most(
-        "a write on one device seen on another, ms by loopback (median)",
+        "a write on one device seen on another, ms over loopback (median)",
         100,
         lambda parts: float(parts["events"]["median"] * 1000),
-        "A write waits a short time for others to be sent with it, and an event starts a pull.",
+        "A write waits for others that can be sent in the same request, and an event waits for the "
+        "pull that it triggers.",
     ),
     _at_most(
-        "most requests an hour of an idle cache with events",
+        "requests per hour of an idle cache with events, at most",
         20,
         _idle,
-        "Each poll and each audit of a session lists it, so the number depends on their intervals.",
+        "Each poll and each audit of a session lists it, so the requests grow with their "
+        "frequency.",
     ),
 )
 

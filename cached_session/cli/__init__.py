@@ -1,1 +1,1 @@
-"""The command line: arguments in, the public API called, text or JSON out. Nothing imports it."""
+"""The command line: calls the public API and prints text or JSON. No other package imports it."""

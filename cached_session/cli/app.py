@@ -1,4 +1,4 @@
-"""What can be typed: commands, options and the environment variables that stand for them."""
+"""The commands of the command line, with their options and environment variables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cached_session.cli.exit_codes import EXIT_CODES, FAILED
 
 app = typer.Typer(
     name="cached-session",
-    help="Conversation sessions that work offline, and meet again on a Dakera memory server.",
+    help="Inspect, sync, import and export conversation sessions that work offline.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,18 +45,18 @@ def _root(
         typer.Option(
             "--config",
             envvar="CACHED_SESSION_CONFIG",
-            help="A TOML file with url, api_key and journal. "
+            help="Read url, api_key and journal from this TOML file. "
             "Default: config.toml in the user's configuration directory.",
         ),
     ] = None,
     version: Annotated[  # noqa: ARG001
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Say which version this is."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    # `version` has done its work before this is called.
+    # `_print_version` has run before this is called.
     context.obj = configuration
 
 
@@ -65,13 +65,13 @@ def status(
     context: typer.Context,
     journal: Journal = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Stay, and show every change.")
+        bool, typer.Option("--watch", "-w", help="Keep running and print changes.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """What the journal holds: sessions, items, and what still waits for the server.
+    """Print the sessions of the journal, their items, and their unsent operations.
 
-    It reads the journal and nothing else; no server is asked.
+    Reads only the journal; no request is sent.
     """
     run(commands.status(settings_of(context, journal), as_json=as_json, watch=watch))
 
@@ -79,27 +79,28 @@ def status(
 @app.command()
 def show(
     context: typer.Context,
-    session: Annotated[str, typer.Argument(help="The session's id.")],
+    session: Annotated[str, typer.Argument(help="Session id.")],
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=0, help="Only the latest N items.")
+        int | None, typer.Option("--limit", "-n", min=0, help="Print only the latest N items.")
     ] = None,
     follow: Annotated[
         bool,
         typer.Option(
-            "--follow", "-f", help="Stay, and show what is said next; syncs if a server is named."
+            "--follow", "-f", help="Keep running and print new items; sync if a server is given."
         ),
     ] = False,
     unfold: Annotated[
-        bool, typer.Option("--unfold", help="Tool calls with all they were given and gave.")
+        bool,
+        typer.Option("--unfold", help="Print tool calls with their full arguments and outputs."),
     ] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="The items themselves, one JSON value a line.")
+        bool, typer.Option("--raw", help="Print the stored items, one JSON value per line.")
     ] = False,
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """The history of one session, as this device knows it."""
+    """Print the history of one session from this journal."""
     settings = settings_of(context, journal, url, api_key)
     run(commands.show(session, settings, limit=limit, raw=raw, unfold=unfold, follow=follow))
 
@@ -112,8 +113,8 @@ def sync(
         typer.Option(
             "--session",
             "-s",
-            help="Only this session; may be repeated. One that this journal has never met is "
-            "fetched whole.",
+            help="Sync only this session; may be repeated. A session that is not in the journal "
+            "yet is fetched from the server.",
         ),
     ] = None,
     as_json: Json = False,
@@ -121,10 +122,10 @@ def sync(
     url: Url = None,
     api_key: ApiKey = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", "-t", min=0, help="Seconds before it gives up waiting.")
+        float, typer.Option("--timeout", "-t", min=0, help="Stop waiting after this many seconds.")
     ] = 60.0,
 ) -> None:
-    """Send what waits, fetch what others wrote, and say what is left."""
+    """Send unsent operations, fetch those of other devices, and print the result."""
     settings = settings_of(context, journal, url, api_key)
     run(commands.sync(session or [], settings, timeout=timeout, as_json=as_json))
 
@@ -132,20 +133,23 @@ def sync(
 @app.command()
 def search(
     context: typer.Context,
-    query: Annotated[str, typer.Argument(help="Words that an item must hold, all of them.")],
+    query: Annotated[str, typer.Argument(help="Words that an item must contain, all of them.")],
     session: Sessions = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, help="At most N items of each session.")
+        int, typer.Option("--limit", "-n", min=1, help="Print at most N items of each session.")
     ] = 20,
     recall: Annotated[
-        bool, typer.Option("--recall", help="Ask the server for what is near in meaning.")
+        bool, typer.Option("--recall", help="Let the server search by meaning.")
     ] = False,
     as_json: Json = False,
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Items that hold all the words, in this journal; no server is asked without --recall."""
+    """Print the items that contain all the words.
+
+    Searches the journal; sends no request without --recall.
+    """
     settings = settings_of(context, journal, url, api_key)
     run(
         commands.search(query, session or [], settings, limit=limit, recall=recall, as_json=as_json)
@@ -160,13 +164,14 @@ def doctor(
     url: Url = None,
     api_key: ApiKey = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", "-t", min=0.1, help="Seconds for each answer.")
+        float,
+        typer.Option("--timeout", "-t", min=0.1, help="Wait this many seconds for each answer."),
     ] = 5.0,
 ) -> None:
-    """What is right and wrong with the journal, the disk, the server, the key; and what to do.
+    """Check the journal, the disk, the server and the API key, and print advice.
 
-    Nothing is changed and nothing is synced. Exit code 1 if something has failed; a warning is
-    none.
+    Changes nothing and syncs nothing. The exit code is 1 if a check fails; a warning does not
+    change it.
     """
     settings = settings_of(context, journal, url, api_key)
     if not run(commands.doctor(settings, as_json=as_json, timeout=timeout)):
@@ -182,16 +187,16 @@ def audit(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Compare the server with the journal, and put back what either has lost."""
+    """Compare the server with the journal, and restore what either has lost."""
     settings = settings_of(context, journal, url, api_key)
     run(commands.audit(session or [], settings, as_json=as_json))
 
 
 @app.command()
 def compact(context: typer.Context, as_json: Json = False, journal: Journal = None) -> None:
-    """Let go of bookkeeping that nothing needs any more, and give its space back.
+    """Delete bookkeeping that is no longer needed, and free its disk space.
 
-    Nothing that a session shows is changed. The journal may be in use.
+    Changes no history. The journal may be in use. A damaged journal is set aside and recovered.
     """
     run(commands.compact(settings_of(context, journal), as_json=as_json))
 

@@ -1,4 +1,4 @@
-"""The verbs: each calls the public API and prints what it answers."""
+"""The commands: each calls the public API and prints the result."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from typing import Any, TypeVar
 
 import anyio
 
-from cached_session import CachedSession, Changes, Entry, Status, SyncReport, diagnose
+from cached_session import (
+    CachedSession,
+    Changes,
+    Entry,
+    SessionCache,
+    Status,
+    SyncReport,
+    diagnose,
+)
 from cached_session.cli import output, progress, render_history, render_reports, render_status
-from cached_session.cli.common import chosen, existing, online
+from cached_session.cli.common import choose_sessions, open_existing, open_online
 from cached_session.cli.config import Settings
 from cached_session.errors import CachedSessionError, SyncError
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.5
-"""Between two looks at the journal, for those who watch it."""
+WATCH_SECONDS = 0.5
+"""Interval at which ``status --watch`` reads the journal."""
 BAR_SECONDS = 0.1
-TRY_SECONDS = 5.0
-"""Until a person who follows a session is told that the server does not answer."""
-TOGETHER = 4
-"""Sessions that sync side by side."""
+"""Interval at which progress bars are updated."""
+FIRST_SYNC_SECONDS = 5.0
+"""Time limit of the first sync of ``show --follow``, after which a message reports no answer."""
+CONCURRENT_SYNCS = 4
+"""Sessions to sync at the same time."""
 
 
 async def status(settings: Settings, *, as_json: bool, watch: bool) -> None:
-    """Print the state of a journal, without a server; again whenever it changes."""
-    async with existing(settings) as cache:
+    """Print the state of a journal; with ``watch``, again whenever it changes."""
+    async with open_existing(settings) as cache:
         if watch:
             await _watch(cache.status, as_json=as_json)
         elif as_json:
@@ -44,7 +53,7 @@ async def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
         with Live(auto_refresh=False) as live:
             while True:
                 live.update(render_status.status_screen(look()), refresh=True)
-                await anyio.sleep(LOOK_SECONDS)
+                await anyio.sleep(WATCH_SECONDS)
     before: Any = None
     while True:
         found = look()
@@ -56,7 +65,7 @@ async def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
                 for line in [*([""] if before else []), *lines]:
                     output.say(line)
         before = lines
-        await anyio.sleep(LOOK_SECONDS)
+        await anyio.sleep(WATCH_SECONDS)
 
 
 async def show(
@@ -68,12 +77,12 @@ async def show(
     unfold: bool,
     follow: bool,
 ) -> None:
-    """Print one session's history; with ``follow``, what comes after it too."""
-    async with existing(settings, syncing=follow) as cache:
+    """Print one session's history; with ``follow``, new items too."""
+    async with open_existing(settings, syncing=follow) as cache:
         if not follow:
-            await chosen(cache, [session_id])
+            await choose_sessions(cache, [session_id])
         session = cache.session(session_id, hydrate=False)
-        # Before the history is read: what is said meanwhile is in one of the two, or in both.
+        # Opened before the history is read, so that no item that is written meanwhile is missed.
         changes = session.changes()
         entries = await session.entries(limit)
         _print(entries, raw=raw, unfold=unfold)
@@ -82,20 +91,23 @@ async def show(
                 output.complain(f"{session_id!r} has no items")
             return
 
-        async def try_now() -> None:
-            # Whoever starts to follow wants it now: no pause after an earlier failure is for them.
+        async def sync_now() -> None:
+            # A person who starts to follow a session does not want to wait for a pause that an
+            # earlier failure has set.
             if settings.url:
                 try:
-                    await session.sync(TRY_SECONDS)
+                    await session.sync(FIRST_SYNC_SECONDS)
                 except SyncError as error:
-                    output.complain(f"until the server answers, only this journal is seen: {error}")
+                    output.complain(f"only this journal is shown until the server answers: {error}")
 
-        await _beside(try_now, _follow(changes, entries, raw=raw, unfold=unfold))
+        await _run_beside(sync_now, _follow(changes, entries, raw=raw, unfold=unfold))
 
 
-async def _beside(other: Callable[[], Coroutine[Any, Any, None]], work: Awaitable[T]) -> T:
-    """Do the work while the other runs, which ends with it; what the work raises is raised as it
-    is, outside of the group of the two."""
+async def _run_beside(other: Callable[[], Coroutine[Any, Any, None]], work: Awaitable[T]) -> T:
+    """Return the result of the work; the other coroutine runs beside it and is cancelled after it.
+
+    An error of the work is raised as it is, and not in the exception group of the two tasks.
+    """
     failure: CachedSessionError | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(other)
@@ -110,10 +122,10 @@ async def _beside(other: Callable[[], Coroutine[Any, Any, None]], work: Awaitabl
 
 
 async def _follow(changes: Changes, shown: list[Entry], *, raw: bool, unfold: bool) -> None:
-    places = {(entry.writer, entry.counter, entry.index) for entry in shown}
+    printed = {(entry.writer, entry.counter, entry.index) for entry in shown}
     async for change in changes:
         if change.kind == "appended":
-            fresh = [e for e in change.entries if (e.writer, e.counter, e.index) not in places]
+            fresh = [e for e in change.entries if (e.writer, e.counter, e.index) not in printed]
             _print(fresh, raw=raw, unfold=unfold)
         elif change.kind == "removed" and not raw:
             output.say(f"(removed: {len(change.entries)} of the items above)")
@@ -129,43 +141,16 @@ def _print(entries: list[Entry], *, raw: bool, unfold: bool) -> None:
 async def sync(
     session_ids: list[str], settings: Settings, *, timeout: float, as_json: bool
 ) -> None:
-    """Push and pull, and print what came of it; ``as_json``: of each session that is done.
+    """Sync sessions, and print the result, in JSON for each session that has succeeded.
 
     Raises:
-        SyncError: the server did not take or give everything in the time given.
+        SyncError: the server did not accept or send everything in time.
     """
     started = time.monotonic()
-    async with online(settings, new=bool(session_ids)) as cache:
+    async with open_online(settings, new=bool(session_ids)) as cache:
         known = await cache.sessions()
         names = list(dict.fromkeys(session_ids)) or known
-        reports: dict[str, SyncReport] = {}
-        errors: list[CachedSessionError] = []
-        limiter = anyio.CapacityLimiter(TOGETHER)
-
-        async def one(name: str, drawn: progress.SyncBars) -> None:
-            async with limiter, cache.session(name, hydrate=False) as session:
-                before = session.status()
-                drawn.began(name, before)
-                try:
-                    left = max(0.0, timeout - (time.monotonic() - started))
-                    report = await _synced(session, left, drawn)
-                    # Some of it may have gone, or come, before the call that waits for it.
-                    after = session.status()
-                    refused = max(0, after.parked - before.parked)
-                    reports[name] = replace(
-                        report,
-                        pushed=max(report.pushed, before.pending - after.pending - refused),
-                        pulled=max(0, after.items - before.items),
-                    )
-                except CachedSessionError as error:
-                    errors.append(error)
-                finally:
-                    drawn.done(name, session.status())
-
-        with progress.sync_bars(len(names)) as drawn:
-            async with anyio.create_task_group() as group:
-                for name in names:
-                    group.start_soon(one, name, drawn)
+        reports, errors = await _sync_all(cache, names, started + timeout)
         if as_json:
             output.say_json(reports)
         elif session_ids or len(names) > 1:
@@ -176,27 +161,65 @@ async def sync(
             raise errors[0]
         for name in reports.keys() - set(known):
             if not cache.session(name, hydrate=False).status().items:
-                output.complain(f"the server has nothing of {name!r} either: is the id right?")
+                output.complain(f"the server has no items of {name!r} either; check the session id")
         if not names:
-            output.complain("this journal has no session; --session ID fetches one of the server's")
+            output.complain("this journal has no session; --session ID fetches one from the server")
         found = cache.status()
         if not as_json:
             if names and not session_ids:
-                render_reports.print_report(
-                    _sum(reports, time.monotonic() - started), "all sessions"
-                )
+                total = _sum(reports, time.monotonic() - started)
+                render_reports.print_report(total, "all sessions")
             render_status.print_status(found)
         if found.parked:
-            output.complain("something is parked; cached-session parked list says what, and why")
+            output.complain("operations are parked; cached-session parked list shows why")
 
 
-async def _synced(session: CachedSession, timeout: float, drawn: progress.SyncBars) -> SyncReport:
-    async def draw() -> None:
+async def _sync_all(
+    cache: SessionCache, names: list[str], deadline: float
+) -> tuple[dict[str, SyncReport], list[CachedSessionError]]:
+    """Sync sessions, several at a time; return the reports and the errors of those that failed."""
+    reports: dict[str, SyncReport] = {}
+    errors: list[CachedSessionError] = []
+    limiter = anyio.CapacityLimiter(CONCURRENT_SYNCS)
+
+    async def sync_one(name: str, bars: progress.SyncBars) -> None:
+        async with limiter, cache.session(name, hydrate=False) as session:
+            before = session.status()
+            bars.start(name, before)
+            try:
+                reports[name] = await _sync_one(session, before, deadline, bars)
+            except CachedSessionError as error:
+                errors.append(error)
+            finally:
+                bars.finish(name, session.status())
+
+    with progress.sync_bars(len(names)) as bars:
+        async with anyio.create_task_group() as group:
+            for name in names:
+                group.start_soon(sync_one, name, bars)
+    return reports, errors
+
+
+async def _sync_one(
+    session: CachedSession, before: Status, deadline: float, bars: progress.SyncBars
+) -> SyncReport:
+    """Sync one session, and return the report for the time since ``before``."""
+
+    async def update_bar() -> None:
         while True:
-            drawn.moved(session.session_id, session.status())
+            bars.update(session.session_id, session.status())
             await anyio.sleep(BAR_SECONDS)
 
-    return await _beside(draw, session.sync(timeout))
+    left = max(0.0, deadline - time.monotonic())
+    report = await _run_beside(update_bar, session.sync(left))
+    # The replicator starts with the session: it may send or fetch before `sync` begins to count.
+    after = session.status()
+    refused = max(0, after.parked - before.parked)
+    return replace(
+        report,
+        pushed=max(report.pushed, before.pending - after.pending - refused),
+        pulled=max(0, after.items - before.items),
+    )
 
 
 def _sum(reports: Mapping[str, SyncReport], seconds: float) -> SyncReport:
@@ -220,19 +243,19 @@ async def search(
     recall: bool,
     as_json: bool,
 ) -> None:
-    """Print the items that hold the words, or that the server finds near in meaning."""
+    """Print the items that contain the words, or that the server finds by meaning."""
     found: list[dict[str, Any]] = []
     is_local = False
-    async with online(settings) if recall else existing(settings) as cache:
-        for name in await chosen(cache, session_ids):
+    async with open_online(settings) if recall else open_existing(settings) as cache:
+        for name in await choose_sessions(cache, session_ids):
             session = cache.session(name, hydrate=False)
             if recall:
                 answer = await session.recall(query, limit)
                 entries = answer.entries
                 if answer.source == "local" and not is_local:
                     output.complain(
-                        "the server cannot be asked (cached-session doctor says why): "
-                        "this is what the words say"
+                        "the server cannot be asked (cached-session doctor shows why); "
+                        "the journal was searched for the words instead"
                     )
                     is_local = True
             else:
@@ -246,12 +269,12 @@ async def search(
     if as_json:
         output.say_json(found)
     elif not found:
-        output.complain("nothing found")
+        output.complain("no items found")
 
 
 async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
-    """Print what is right and wrong; whether nothing has failed."""
-    with output.waiting("looking"):
+    """Print the findings of all checks, and return whether none has failed."""
+    with output.waiting("checking"):
         findings = await diagnose(
             settings.journal, url=settings.url, api_key=settings.api_key, timeout=timeout
         )
@@ -263,10 +286,10 @@ async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
 
 
 async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) -> None:
-    """Compare the server with the journal and mend both."""
+    """Compare the server with the journal, and restore what either has lost."""
     reports: dict[str, Any] = {}
-    async with online(settings) as cache:
-        for name in await chosen(cache, session_ids):
+    async with open_online(settings) as cache:
+        for name in await choose_sessions(cache, session_ids):
             async with cache.session(name, hydrate=False) as session:
                 reports[name] = await session.audit()
             if not as_json:
@@ -276,8 +299,8 @@ async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) ->
 
 
 async def compact(settings: Settings, *, as_json: bool) -> None:
-    """Give back the space that nothing needs."""
-    async with existing(settings) as cache:
+    """Delete bookkeeping that is no longer needed, and free its disk space."""
+    async with open_existing(settings) as cache:
         with output.waiting("compacting"):
             report = await cache.compact()
     if as_json:

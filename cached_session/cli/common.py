@@ -1,4 +1,4 @@
-"""What the commands have in common: the options of several, the settings, how one is run."""
+"""Shared parts of the commands: common options, settings, opening a cache, and error handling."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ Journal = Annotated[
         "--journal",
         "-j",
         envvar="CACHED_SESSION_JOURNAL",
-        help="The journal file. Default: the one in the user's data directory.",
+        help="Use this journal file. Default: the one in the user's data directory.",
     ),
 ]
-Url = Annotated[str | None, typer.Option("--url", envvar="DAKERA_URL", help="The Dakera server.")]
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="DAKERA_URL", help="Address of the Dakera server.")
+]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         "--api-key",
         envvar="DAKERA_API_KEY",
-        help="Its key, if it wants one. Better kept in the environment or the file: "
-        "other users see what is typed.",
+        help="API key of the server. Set it in the environment or the configuration file: "
+        "other users of this machine can see command lines.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sessions = Annotated[
     list[str] | None,
-    typer.Option("--session", "-s", help="Only this session; may be repeated."),
+    typer.Option("--session", "-s", help="Use only this session; may be repeated."),
 ]
 
 
@@ -54,7 +56,7 @@ def settings_of(
     url: str | None = None,
     api_key: str | None = None,
 ) -> Settings:
-    """What the command line, the environment and the configuration file say."""
+    """Merge the settings of the command line, the environment and the configuration file."""
     try:
         found, warning = config.load(context.obj)
     except CachedSessionError as error:
@@ -62,12 +64,12 @@ def settings_of(
         raise typer.Exit(CALLED_WRONGLY) from error
     if warning:
         output.complain(warning)
-    return found.over(journal, url, api_key)
+    return found.overridden_by(journal, url, api_key)
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:
-    """Run a command; what the library raises on purpose becomes a line and an exit code."""
-    # The library logs each pause between tries; here, the last reason is told at the end.
+    """Run a command; print an error of the library as one line, and exit with its code."""
+    # The library logs each failed attempt. A command prints only the last error, at the end.
     logging.getLogger("cached_session").addHandler(logging.NullHandler())
     try:
         return asyncio.run(command)
@@ -79,47 +81,52 @@ def run(command: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(NOT_SYNCED if isinstance(error, SyncError) else FAILED) from error
 
 
-def existing(settings: Settings, *, syncing: bool = False) -> SessionCache:
-    """A cache over a journal that is there: looking at nothing must not create something."""
+def open_existing(settings: Settings, *, syncing: bool = False) -> SessionCache:
+    """Open a cache over an existing journal: a command that only reads must not create one."""
     if syncing and settings.url:
-        return online(settings)
-    return SessionCache(_there(settings))
+        return open_online(settings)
+    return SessionCache(_existing_journal(settings))
 
 
-def online(settings: Settings, *, new: bool = False) -> SessionCache:
-    """A cache that syncs with the server that was named; ``new``: its journal may be made."""
+def open_online(settings: Settings, *, new: bool = False) -> SessionCache:
+    """Open a cache that syncs with the server; with ``new`` it may create the journal."""
     if not settings.url:
         raise InvalidArgument(
-            "say which server: --url http://..., DAKERA_URL in the environment, "
+            "no server is given; pass --url http://..., or set DAKERA_URL in the environment "
             "or url in the configuration file"
         )
-    path = settings.journal if new else _there(settings)
+    path = settings.journal if new else _existing_journal(settings)
     return SessionCache(path, url=settings.url, api_key=settings.api_key)
 
 
-def _there(settings: Settings) -> str:
+def _existing_journal(settings: Settings) -> str:
+    """Return the path of the journal.
+
+    Raises:
+        JournalError: there is none.
+    """
     path = journal_path(settings.journal)
     if not Path(path).exists():
         raise JournalError(
-            f"there is no journal at {path}; name another with --journal, "
-            "or CACHED_SESSION_JOURNAL in the environment"
+            f"there is no journal at {path}; pass another with --journal, "
+            "or set CACHED_SESSION_JOURNAL in the environment"
         )
     return path
 
 
-async def chosen(cache: SessionCache, session_ids: Sequence[str]) -> list[str]:
-    """The sessions that were named, or all of the journal.
+async def choose_sessions(cache: SessionCache, session_ids: Sequence[str]) -> list[str]:
+    """Return the given sessions, or all sessions of the journal if none is given.
 
     Raises:
-        InvalidArgument: the journal knows nothing of one of them.
+        InvalidArgument: the journal does not have one of them.
     """
     known = await cache.sessions()
     for name in session_ids:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f" (is it {near[0]!r}?)" if near else ""
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise InvalidArgument(
-                f"nothing is known of {name!r} here{hint}; cached-session status lists what is, "
-                "sync --session fetches what the server has"
+                f"the journal has no session {name!r}{hint}; cached-session status lists its "
+                "sessions; sync --session fetches one from the server"
             )
     return list(dict.fromkeys(session_ids)) or known

@@ -1,10 +1,10 @@
-"""The configuration file: a few lines of TOML that stand for options nobody wants to type.
+"""The configuration file: defaults of command-line options, in TOML.
 
     url = "https://dakera.example"
     api_key = "dk-..."
     journal = "/var/lib/agent/sessions.db"
 
-An option beats the environment, the environment beats the file.
+An option overrides the environment, and the environment overrides the file.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ConfigError(CachedSessionError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the journal is and which server it syncs with."""
+    """Path of the journal, address of the server and API key."""
 
     journal: str | None = None
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
 
-    def over(self, journal: Path | None, url: str | None, api_key: str | None) -> Settings:
-        """These settings with what the command line and the environment say."""
+    def overridden_by(self, journal: Path | None, url: str | None, api_key: str | None) -> Settings:
+        """Return these settings, overridden by the given options."""
         return Settings(
             journal=str(journal) if journal else self.journal,
             url=url or self.url,
@@ -45,15 +45,15 @@ class Settings:
 
 
 def default_path() -> Path:
-    """Where the file is looked for if nobody names another."""
+    """Return the path of the file that is read without ``--config``."""
     return platformdirs.user_config_path("cached_session") / "config.toml"
 
 
 def load(path: Path | None) -> tuple[Settings, str | None]:
-    """The settings of a file, and a warning if others can read the key in it.
+    """Return the settings of a file, and a warning if other users can read the key in it.
 
     Raises:
-        ConfigError: the file was named and is not there, or it makes no sense.
+        ConfigError: the given file does not exist, or a file cannot be read or is invalid.
     """
     named, path = path is not None, path or default_path()
     try:
@@ -64,13 +64,16 @@ def load(path: Path | None) -> tuple[Settings, str | None]:
         return Settings(), None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
-    settings = _settings(path, _parsed(path, text))
+    settings = _validate(path, _parse(path, text))
     if settings.api_key and os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        return settings, f"others on this machine can read the key in {path}: chmod 600 {path}"
+        return (
+            settings,
+            f"other users of this machine can read the API key in {path}; run: chmod 600 {path}",
+        )
     return settings, None
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _parse(path: Path, text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -79,17 +82,19 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         found: dict[str, Any] = tomllib.loads(text)
         return found
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the configuration file {path} is no TOML: {error}") from error
+        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
 
 
-def _settings(path: Path, found: dict[str, Any]) -> Settings:
+def _validate(path: Path, found: dict[str, Any]) -> Settings:
     known = [spec.name for spec in fields(Settings)]
     for name, value in found.items():
         if name not in known:
             raise ConfigError(
-                f"{path} sets {name!r}, which is no setting; known are {', '.join(known)}"
+                f"{path} has the unknown setting {name!r}; the settings are {', '.join(known)}"
             )
         if not isinstance(value, str):
-            # The value may be a secret in the wrong shape: it is not shown.
-            raise ConfigError(f"{path} sets {name} to something that is no text in quotes")
+            # The value is not shown: it may be a secret without quotes.
+            raise ConfigError(
+                f"{path} sets {name} to a value that is not a string; put it in quotes"
+            )
     return Settings(**found)

@@ -1,4 +1,4 @@
-"""What a file is that somebody wants to import: by its first bytes, never by its name."""
+"""The format of a file to import, detected by its first bytes and never by its name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cached_session.errors import InvalidArgument
 
-__all__ = ["kind_of"]
+__all__ = ["detect_format"]
 
 
-def kind_of(source: str) -> str:
-    """`sqlite`, `dakera` (a server's export) or `jsonl`.
+def detect_format(source: str) -> str:
+    """Return `sqlite`, `dakera` (a server's export) or `jsonl`.
 
     Raises:
         InvalidArgument: the file cannot be read.

@@ -1,4 +1,4 @@
-"""``devserver``: the development server, with what shall go wrong on it."""
+"""The command ``devserver``: run the development server, with faults to inject."""
 
 from __future__ import annotations
 
@@ -11,34 +11,41 @@ from cached_session.cli import output
 from cached_session.cli.exit_codes import CALLED_WRONGLY, FAILED
 from cached_session.cli.extras import explain_missing
 
+Faults = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fault",
+        help="Inject a fault: a kind and its settings, such as "
+        "drop,after_commit=true,probability=0.2 or status,status=503,every=3. May be repeated.",
+    ),
+]
+
 
 def devserver(
     port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, help="Where it listens; 0 picks one.")
+        int,
+        typer.Option(
+            "--port", "-p", min=0, max=65535, help="Listen on this port; 0 picks a free one."
+        ),
     ] = 3000,
-    host: Annotated[str, typer.Option("--host", help="On which address.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
     data: Annotated[
-        Path | None, typer.Option("--data", help="Keep the memories in this file, not in memory.")
+        Path | None,
+        typer.Option("--data", help="Keep the memories in this file instead of in memory."),
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option("--api-key", help="Ask every caller for this key.")
+        str | None, typer.Option("--api-key", help="Require this key of every request.")
     ] = None,
     latency: Annotated[
-        float, typer.Option("--latency", min=0, help="Milliseconds added to each request.")
+        float,
+        typer.Option("--latency", min=0, help="Delay each request by this many milliseconds."),
     ] = 0.0,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fault",
-            help="Something that goes wrong: a kind and its settings, such as "
-            "drop,after_commit=true,probability=0.2 or status,status=503,every=3. May be repeated.",
-        ),
-    ] = None,
+    fault: Faults = None,
     log: Annotated[
-        bool, typer.Option("--log", help="A line for each request, on standard error.")
+        bool, typer.Option("--log", help="Print each request on standard error.")
     ] = False,
 ) -> None:
-    """Serve the part of Dakera's API that a session needs: for development, not for production."""
+    """Serve the part of Dakera's API that sessions use, for development and tests only."""
     try:
         from cached_session.devserver import serve
 
@@ -48,7 +55,7 @@ def devserver(
             data=data,
             api_key=api_key,
             latency=latency / 1000,
-            faults=[_fault(text) for text in fault or []],
+            faults=[_parse_fault(text) for text in fault or []],
             log=log,
         )
     except ModuleNotFoundError as error:
@@ -61,17 +68,17 @@ def devserver(
         raise typer.Exit(FAILED) from error
 
 
-def _fault(text: str) -> dict[str, Any]:
-    """`kind,name=value,...` as plain values; which there are is the fault plan's business."""
+def _parse_fault(text: str) -> dict[str, Any]:
+    """Parse `kind,name=value,...`. The fault plan of the server validates the names."""
     kind, *settings = text.split(",")
     found: dict[str, Any] = {"kind": kind.strip()}
     for setting in settings:
         name, _, value = setting.partition("=")
-        found[name.strip()] = _value(value.strip())
+        found[name.strip()] = _parse_value(value.strip())
     return found
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     if text in ("true", "false"):
         return text == "true"
     for number in (int, float):

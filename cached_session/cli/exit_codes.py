@@ -5,14 +5,12 @@ from __future__ import annotations
 __all__ = ["CALLED_WRONGLY", "EXIT_CODES", "FAILED", "NOT_SYNCED"]
 
 FAILED = 1
-
-
+"""The command failed, or `doctor` found a failure."""
 CALLED_WRONGLY = 2
-
-
+"""An argument, a setting or a source to import is wrong."""
 NOT_SYNCED = 3
-
+"""The server did not accept or send everything in time, or refused the key."""
 
 EXIT_CODES = """\
-Exit codes: 0 done; 1 failed, the message says what to do; 2 called wrongly; 3 the server did not \
-take or give everything in time, the journal is intact; 130 interrupted, nothing is lost."""
+Exit codes: 0 done; 1 failed, see the message; 2 wrong arguments; 3 the sync did not finish in \
+time or was refused, the journal is intact; 130 interrupted, the journal is intact."""

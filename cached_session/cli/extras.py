@@ -1,4 +1,4 @@
-"""Explain which extra a missing package belongs to."""
+"""The packages of the command-line extras, and the message when one is missing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from cached_session.cli.exit_codes import FAILED
 __all__ = ["EXTRA_MODULES", "MISSING", "explain_missing"]
 
 MISSING = """\
-cached-session: {module} is not installed. The command line is an extra of the package:
+cached-session: {module} is not installed. It comes with an extra of the package:
 
-    pip install 'cached-session[cli]'          # everything but devserver
+    pip install 'cached-session[cli]'          # all commands but devserver
     pip install 'cached-session[devserver]'    # devserver
 """
 
@@ -20,7 +20,7 @@ EXTRA_MODULES = frozenset({"rich", "starlette", "tomli", "typer", "uvicorn"})
 
 
 def explain_missing(error: ModuleNotFoundError) -> None:
-    """Say which extra to install and leave, or raise again what is no extra's module."""
+    """Print which extra to install, and exit; raise again if the module belongs to no extra."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRA_MODULES:
         raise error

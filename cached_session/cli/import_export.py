@@ -1,4 +1,4 @@
-"""``export`` and ``import``: histories that leave a journal, and those that move in."""
+"""The commands ``export`` and ``import``: write a history to a file, and add one from a source."""
 
 from __future__ import annotations
 
@@ -24,35 +24,41 @@ from cached_session.cli.common import (
     Journal,
     Json,
     Url,
-    chosen,
-    existing,
-    online,
+    choose_sessions,
+    open_existing,
+    open_online,
     run,
     settings_of,
 )
 from cached_session.cli.config import Settings
-from cached_session.cli.detect_format import kind_of
+from cached_session.cli.detect_format import detect_format
 from cached_session.cli.escape import safe_id
 from cached_session.cli.exit_codes import FAILED
 from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 
-SOME = 5
-"""Sessions of a database that a complaint names."""
+SHOWN_SESSIONS = 5
+"""Sessions of a database to name in an error."""
+IMPORTERS = {
+    "jsonl": import_jsonl,
+    "dakera": import_dakera_export,
+    "server": import_dakera_session,
+}
+"""Importers of one session from a source that holds one, by format."""
 
 
 def export(
     context: typer.Context,
-    session: Annotated[str, typer.Argument(help="The session's id.")],
-    file: Annotated[str, typer.Argument(help="Where to; - is standard output.")],
+    session: Annotated[str, typer.Argument(help="Session id.")],
+    file: Annotated[str, typer.Argument(help="File to write; - is standard output.")],
     journal: Journal = None,
 ) -> None:
-    """Write a session to a file, one JSON value a line; import gives the same bytes back."""
+    """Write a session to a file, one JSON value per line. An import restores the same bytes."""
     run(_export(session, file, settings_of(context, journal)))
 
 
 class Kind(str, Enum):
-    """What a source is."""
+    """Formats of a source."""
 
     auto = "auto"
     jsonl = "jsonl"
@@ -61,39 +67,49 @@ class Kind(str, Enum):
     server = "server"
 
 
+From = Annotated[
+    Kind,
+    typer.Option(
+        "--from",
+        help="Format of the source. jsonl: one item per line. sqlite: a database of the Agents "
+        "SDK. dakera: an export of a server. server: a session that is stored on the server "
+        "without cached_session.",
+    ),
+]
+
+
 def import_(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="The file; with --from server the namespace to read.")
+        str, typer.Argument(help="File to read; with --from server, the namespace on the server.")
     ],
     session: Annotated[
         str | None,
-        typer.Option("--session", "-s", help="Into which session. A database: default is all."),
-    ] = None,
-    kind: Annotated[
-        Kind,
         typer.Option(
-            "--from",
-            help="jsonl: one item a line. sqlite: a database of the Agents SDK. dakera: a "
-            "server's own export. server: a session that wrote straight to the server.",
+            "--session",
+            "-s",
+            help="Add the items to this session. Default for a database: all of its sessions.",
         ),
-    ] = Kind.auto,
+    ] = None,
+    kind: From = Kind.auto,
     source_session: Annotated[
         str | None,
-        typer.Option("--source-session", help="Which session of a database, if not the same."),
+        typer.Option(
+            "--source-session", help="Read this session of a database, if its id differs."
+        ),
     ] = None,
     branch: Annotated[
-        str, typer.Option("--branch", help="Of an AdvancedSQLiteSession, which branch.")
+        str, typer.Option("--branch", help="Read this branch of an AdvancedSQLiteSession.")
     ] = "main",
     table: Annotated[
-        str, typer.Option("--table", help="A database's table of messages.")
+        str, typer.Option("--table", help="Read messages from this table of a database.")
     ] = "agent_messages",
     as_json: Json = False,
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Bring in a history from elsewhere. Run again, it adds only what is not here yet."""
+    """Add a history from another source. A repeat adds only new items."""
     settings = settings_of(context, journal, url, api_key)
     whole = run(
         _import(
@@ -113,8 +129,8 @@ def import_(
 
 async def _export(session_id: str, target: str, settings: Settings) -> None:
     """Write a session to a file, or to standard output."""
-    async with existing(settings) as cache:
-        await chosen(cache, [session_id])
+    async with open_existing(settings) as cache:
+        await choose_sessions(cache, [session_id])
         session = cache.session(session_id, hydrate=False)
         if target == "-":
             with output.writing():
@@ -125,18 +141,20 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
             output.say(f"{safe_id(session_id)}: {count(written, 'item')} written to {target}")
 
 
-def _check_source(path: str, session: str, table: str) -> None:
-    """A session that is imported under another id is to be named: nothing would come of it.
+def _require_session(path: str, session: str, table: str) -> None:
+    """Require that the database has this session; otherwise the import would add nothing.
 
     Raises:
         InvalidArgument: the database has no such session.
     """
-    there = sqlite_sessions(path, table)
-    if session not in there:
-        some = ", ".join(repr(name) for name in there[:SOME]) + (" ..." if there[SOME:] else "")
+    names = sqlite_sessions(path, table)
+    if session not in names:
+        some = ", ".join(repr(name) for name in names[:SHOWN_SESSIONS]) + (
+            " ..." if names[SHOWN_SESSIONS:] else ""
+        )
         raise InvalidArgument(
-            f"{path} has no items of a session {session!r}; it has {some or 'none at all'}: name "
-            "the one to import with --source-session"
+            f"{path} has no items of a session {session!r}; its sessions: {some or 'none'}. Pass "
+            "the one to import as --source-session"
         )
 
 
@@ -151,37 +169,34 @@ async def _import(
     table: str,
     as_json: bool,
 ) -> bool:
-    """Bring a file or a direct session in; whether all of it could be read."""
+    """Import from a file or the server, and return whether every line could be read."""
     if kind == "auto":
-        kind = kind_of(source)
+        kind = detect_format(source)
     if session_id is None and kind != "sqlite":
-        raise InvalidArgument("say which session it goes into: --session ID")
-    direct = kind == "server"
-    async with online(settings, new=True) if direct else SessionCache(settings.journal) as cache:
-        with progress.import_bars() as drawn:
+        raise InvalidArgument("no session is given; pass --session ID")
+    is_remote = kind == "server"
+    opened = open_online(settings, new=True) if is_remote else SessionCache(settings.journal)
+    async with opened as cache:
+        with progress.import_bars() as bars:
             if session_id is None:
                 reports = await import_sqlite(
-                    cache, source, branch=branch, messages_table=table, on_progress=drawn
+                    cache, source, branch=branch, messages_table=table, on_progress=bars
                 )
+            elif kind == "sqlite":
+                _require_session(source, source_session or session_id, table)
+                session = cache.session(session_id, hydrate=False)
+                report = await import_sqlite_session(
+                    session,
+                    source,
+                    source_session,
+                    branch=branch,
+                    messages_table=table,
+                    on_progress=bars,
+                )
+                reports = [report]
             else:
                 session = cache.session(session_id, hydrate=False)
-                if kind == "sqlite":
-                    _check_source(source, source_session or session_id, table)
-                    report = await import_sqlite_session(
-                        session,
-                        source,
-                        source_session,
-                        branch=branch,
-                        messages_table=table,
-                        on_progress=drawn,
-                    )
-                elif direct:
-                    report = await import_dakera_session(session, source, on_progress=drawn)
-                elif kind == "dakera":
-                    report = await import_dakera_export(session, source, on_progress=drawn)
-                else:
-                    report = await import_jsonl(session, source, on_progress=drawn)
-                reports = [report]
+                reports = [await IMPORTERS[kind](session, source, on_progress=bars)]
     if as_json:
         output.say_json(reports)
     else:

@@ -1,12 +1,14 @@
-"""``cached-session``, also ``python -m cached_session``: the way in, and what its exit codes mean.
+"""The entry point of ``cached-session``, also of ``python -m cached_session``.
 
-0   it was done
-1   it failed, or `doctor` found something broken: the message says what to do
-2   it was called wrongly (an unknown option, a session that the journal does not know, no server)
-3   the server did not take or give everything in the time given; the journal is intact
-130 interrupted by the keyboard; nothing is lost
+Exit codes:
 
-The command line needs an extra of the package; without it, it says which.
+0   done
+1   failed, or `doctor` found a failure; the message says what to do
+2   wrong arguments (an unknown option, a session that the journal does not have, no server)
+3   the sync did not finish in time, or the server refused the key; the journal is intact
+130 interrupted by the keyboard; the journal is intact
+
+The command line needs an extra of the package, and names it if it is not installed.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from cached_session.cli.extras import explain_missing
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
+    """Run the command in the arguments."""
     try:
         from cached_session.cli.app import app
     except ModuleNotFoundError as error:
         explain_missing(error)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a sign gets its code, not a traceback.
+        # A character that the terminal's encoding lacks is printed escaped, and is not an error.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""How the commands speak: Rich on a terminal, plain lines and JSON everywhere else.
+"""Printing for all commands: Rich on a terminal, plain lines and JSON elsewhere.
 
-Whatever comes from a history, a journal or a server is escaped (`safe`) and reaches Rich as plain
-text, never as markup.
+Text from a history, a journal or a server is escaped (`safe`) and reaches Rich as plain text, never
+as markup.
 """
 
 from __future__ import annotations
@@ -21,57 +21,58 @@ from cached_session.humanize import lasting
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-WIDTH = 100  # characters of an item's text that stand on its line
+WIDTH = 100
+"""Characters of an item's text to print on its line."""
 
 
 def is_terminal() -> bool:
-    """Whether a person looks at standard output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def show(what: RenderableType) -> None:
-    """Draw on the terminal."""
+    """Print a Rich renderable on the terminal."""
     from rich.console import Console
 
     Console(highlight=False, markup=False, emoji=False).print(what)
 
 
 def complain(message: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     sys.stderr.write(f"cached-session: {safe(message)}\n")
     sys.stderr.flush()
 
 
 def say(line: str) -> None:
-    """One line on standard output, at once: whoever follows through a pipe waits for it."""
+    """Print one line on standard output, and flush it: a reader of a pipe may wait for it."""
     with writing():
         print(line, flush=True)
 
 
 class Unwritable(CachedSessionError):
-    """Standard output takes no more: a disk that is full."""
+    """Standard output cannot be written, for example because a disk is full."""
 
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """What is written to standard output inside, to the end or told.
+    """Map errors of writes to standard output that happen inside.
 
     Raises:
-        BrokenPipeError: whoever read it has gone, and has what was wanted.
-        Unwritable: it cannot be written.
+        BrokenPipeError: the reader has closed the pipe, and has what it wanted.
+        Unwritable: standard output cannot be written.
     """
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        # Python would try to write the rest once more when it ends.
+        # Python would write its buffer again when it ends, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Unwritable(f"standard output cannot be written: {error.strerror}") from error
 
 
 def say_json(value: Any, indent: int | None = 2) -> None:
-    """One value, for programs; dataclasses as objects."""
+    """Print one value as JSON; a dataclass becomes an object."""
     say(safe_json(_plain(value), indent))
 
 
@@ -87,7 +88,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """A sign of life on a terminal, nothing elsewhere."""
+    """Show a spinner with a text on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield
         return
@@ -99,7 +100,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Rows under a header, each as wide as it must be; numbers to the right."""
+    """Yield the lines of a table; columns of numbers are aligned to the right."""
     widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
     numbers = {"items", "pending", "parked", "age"}
     for row in [header, *rows]:
@@ -110,21 +111,21 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[
 
 
 def cut(text: str) -> str:
-    """A line's worth of a text."""
+    """Shorten a text to one line of `WIDTH` characters."""
     text = safe(" ".join(text.split()))
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
 def age(seconds: float | None) -> str:
-    """How long, to a person."""
+    """Format a duration; ``-`` if there is none."""
     return "-" if seconds is None else lasting(seconds)
 
 
 def when(moment: float) -> str:
-    """A moment by this machine's own time."""
+    """Format a Unix time as local time."""
     try:
         found = datetime.fromtimestamp(moment, tz=timezone.utc)
         return found.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, OSError, ValueError):
-        # A clock of somebody else, far off.
+        # Another device's clock may be out of the range of dates.
         return f"{moment:.0f}"

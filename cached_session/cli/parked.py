@@ -1,4 +1,4 @@
-"""``parked``: operations that the server refuses for good, looked at, retried, dropped."""
+"""The commands ``parked``: list, show, retry and drop operations that the server refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cached_session.cli.common import (
     Journal,
     Json,
     Sessions,
-    existing,
+    open_existing,
     run,
     settings_of,
 )
@@ -28,19 +28,20 @@ from cached_session.humanize import count
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHORT = 8
+SHORT_NAME = 8
+"""Characters of an operation's name to show on a terminal, if they are unambiguous."""
 COLUMNS = ("operation", "session", "kind", "items", "written", "why")
 
 app = typer.Typer(
-    help="Operations that the server refuses for good: look at them, retry them, drop them.",
+    help="List, show, retry and drop operations that the server refuses for good.",
     no_args_is_help=True,
     context_settings=CONTEXT,
 )
 
-Operation = Annotated[str, typer.Argument(help="As parked list names it; its beginning is enough.")]
+Operation = Annotated[str, typer.Argument(help="Name from parked list; its beginning is enough.")]
 Operations = Annotated[
     list[str] | None,
-    typer.Argument(help="As parked list names them; the beginning is enough."),
+    typer.Argument(help="Names from parked list; the beginning of each is enough."),
 ]
 
 
@@ -51,13 +52,13 @@ def list_(
     as_json: Json = False,
     journal: Journal = None,
 ) -> None:
-    """Every refused operation: its name, its session, and why."""
+    """List the parked operations, each with its name, its session and the reason."""
     run(_list(settings_of(context, journal), session or [], as_json=as_json))
 
 
 @app.command("show")
 def show(context: typer.Context, operation: Operation, journal: Journal = None) -> None:
-    """The items of one refused operation, one JSON value a line."""
+    """Print the items of one parked operation, one JSON value per line."""
     run(_show(settings_of(context, journal), operation))
 
 
@@ -65,26 +66,26 @@ def show(context: typer.Context, operation: Operation, journal: Journal = None) 
 def retry(
     context: typer.Context,
     operation: Operations = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All parked operations.")] = False,
     journal: Journal = None,
 ) -> None:
-    """Put refused operations back in the queue; the next sync sends them."""
-    _move(context, operation, journal, every=every, drop=False)
+    """Queue parked operations again; the next sync sends them."""
+    _run_retry_or_drop(context, operation, journal, every=every, drop=False)
 
 
 @app.command("drop")
 def drop(
     context: typer.Context,
     operation: Operations = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All parked operations.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     journal: Journal = None,
 ) -> None:
-    """Give refused operations up for good: their items leave this history too."""
-    _move(context, operation, journal, every=every, drop=True, sure=yes)
+    """Delete parked operations for good, with their items in this history."""
+    _run_retry_or_drop(context, operation, journal, every=every, drop=True, sure=yes)
 
 
-def _move(
+def _run_retry_or_drop(
     context: typer.Context,
     operations: list[str] | None,
     journal: Path | None,
@@ -94,14 +95,14 @@ def _move(
     sure: bool = True,
 ) -> None:
     if bool(operations) == every:
-        output.complain("name the operations, or say --all")
+        output.complain("pass either names of operations or --all")
         raise typer.Exit(CALLED_WRONGLY)
-    run(_moved(settings_of(context, journal), operations or [], drop=drop, sure=sure))
+    run(_retry_or_drop(settings_of(context, journal), operations or [], drop=drop, sure=sure))
 
 
 async def _list(settings: Settings, session_ids: list[str], *, as_json: bool) -> None:
-    """List what the server refuses."""
-    async with existing(settings) as cache:
+    """Print the parked operations."""
+    async with open_existing(settings) as cache:
         found = await _parked(cache, session_ids)
     if as_json:
         output.say_json([{"operation": _name(one), **vars(one)} for one in found])
@@ -110,22 +111,26 @@ async def _list(settings: Settings, session_ids: list[str], *, as_json: bool) ->
 
 
 async def _show(settings: Settings, operation: str) -> None:
-    """Print one refused operation: why, and its items."""
-    async with existing(settings) as cache:
-        (one,) = _named(await _parked(cache, []), [operation])
+    """Print one parked operation: the reason on standard error, and its items."""
+    async with open_existing(settings) as cache:
+        (one,) = _find_by_name(await _parked(cache, []), [operation])
     output.complain(f"{one.kind} of {safe_id(one.session_id)}: {one.error}")
     render_history.print_items(one.items)
 
 
-async def _moved(settings: Settings, operations: list[str], *, drop: bool, sure: bool) -> None:
-    """Retry or give up the operations named; all of them if none is. Asks first, unless sure."""
-    async with existing(settings) as cache:
+async def _retry_or_drop(
+    settings: Settings, operations: list[str], *, drop: bool, sure: bool
+) -> None:
+    """Retry or drop the named operations, or all if none is named; ask first, unless ``sure``."""
+    async with open_existing(settings) as cache:
         found = await _parked(cache, [])
-        chosen = _named(found, operations) if operations else found
+        chosen = _find_by_name(found, operations) if operations else found
         if chosen and not sure:
             items = count(sum(len(one.items) for one in chosen), "item")
             what = f"{count(len(chosen), 'operation')} with {items}"
-            typer.confirm(f"{what}: they leave this history. Drop them?", abort=True, err=True)
+            typer.confirm(
+                f"{what} will be deleted from this history too. Drop them?", abort=True, err=True
+            )
         moved = 0
         for one in chosen:
             session = cache.session(one.session_id)
@@ -134,7 +139,9 @@ async def _moved(settings: Settings, operations: list[str], *, drop: bool, sure:
             else:
                 moved += await session.retry_parked([one.dot])
     output.say(
-        f"{moved} dropped" if drop else f"{moved} put back in the queue: the next sync sends"
+        f"{count(moved, 'operation')} dropped"
+        if drop
+        else f"{count(moved, 'operation')} queued again; the next sync sends"
     )
 
 
@@ -147,30 +154,30 @@ async def _parked(cache: SessionCache, session_ids: list[str]) -> list[Parked]:
     return found
 
 
-def _named(found: Sequence[Parked], operations: Sequence[str]) -> list[Parked]:
-    """Those whose name begins like one that was typed; each must mean exactly one.
+def _find_by_name(found: Sequence[Parked], operations: Sequence[str]) -> list[Parked]:
+    """Return the operations whose names begin with the typed ones.
 
     Raises:
-        InvalidArgument: one means none, or several.
+        InvalidArgument: a typed name is the beginning of no operation's name, or of several.
     """
     chosen = []
     for typed in operations:
         exact = [one for one in found if _name(one) == typed]
         near = exact or [one for one in found if _name(one).startswith(typed)]
         if len(near) != 1:
-            meant = f"{len(near)} parked operations" if near else "no parked operation"
-            raise InvalidArgument(f"{typed!r} names {meant}; see cached-session parked list")
+            matched = f"{len(near)} parked operations" if near else "no parked operation"
+            raise InvalidArgument(f"{typed!r} matches {matched}; see cached-session parked list")
         chosen += near
     return chosen
 
 
 def _name(parked: Parked) -> str:
-    """How a parked operation is named on the command line."""
+    """Return the name of a parked operation on the command line."""
     return f"{parked.dot.writer}:{parked.dot.counter}"
 
 
 def _print(found: Sequence[Parked]) -> None:
-    """One line an operation: its name, its session, why."""
+    """Print one line per operation: its name, its session and the reason."""
     rows = [
         (
             _name(one),
@@ -183,7 +190,7 @@ def _print(found: Sequence[Parked]) -> None:
         for one in found
     ]
     if not rows:
-        output.say("nothing is parked")
+        output.say("no operation is parked")
         return
     if output.is_terminal():
         output.show(_screen(rows))
@@ -193,7 +200,7 @@ def _print(found: Sequence[Parked]) -> None:
 
 
 def _screen(rows: Sequence[tuple[str, ...]]) -> RenderableType:
-    """The beginning of a name is shown where it is enough, so that the reason has room."""
+    """Draw the table; shorten names if that is unambiguous, to leave space for the reason."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -206,7 +213,7 @@ def _screen(rows: Sequence[tuple[str, ...]]) -> RenderableType:
             no_wrap=name in ("operation", "items"),
             overflow="fold",
         )
-    short = {name[:SHORT] for name, *_ in rows}
+    short = {name[:SHORT_NAME] for name, *_ in rows}
     for name, *row in rows:
-        table.add_row(*map(Text, [name[:SHORT] if len(short) == len(rows) else name, *row]))
+        table.add_row(*map(Text, [name[:SHORT_NAME] if len(short) == len(rows) else name, *row]))
     return table

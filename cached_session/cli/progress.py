@@ -1,4 +1,4 @@
-"""Progress bars on a terminal; elsewhere nothing is drawn, and the report at the end is enough."""
+"""Progress bars on a terminal. Elsewhere nothing is drawn; the report at the end is enough."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cached_session.cli.escape import safe_id
+from cached_session.humanize import count
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from cached_session import ImportProgress, Status
 
-FEW = 12
-"""Bars that stay when they are done; of more sessions only those under way are shown."""
+MOST_KEPT_BARS = 12
+"""Sessions up to which finished bars stay; with more, only running ones are shown."""
 
 __all__ = ["ImportBars", "SyncBars", "import_bars", "sync_bars"]
 
 
 class SyncBars:
-    """A bar for each session under way, and one for all of them."""
+    """A bar for each session that is syncing, and one for all of them."""
 
     def __init__(self, progress: Progress | None, sessions: int) -> None:
         self._progress = progress
@@ -30,22 +31,22 @@ class SyncBars:
         if progress is not None:
             self._all = progress.add_task("all sessions", total=sessions, detail="")
 
-    def began(self, session_id: str, status: Status) -> None:
-        """A session's turn has come."""
+    def start(self, session_id: str, status: Status) -> None:
+        """Add the bar of a session."""
         if self._progress is not None:
             task = self._progress.add_task(
                 safe_id(session_id), total=status.pending or None, detail=""
             )
             self._tasks[session_id] = task, status.pending, status.items
 
-    def moved(self, session_id: str, status: Status) -> None:
-        """How far it is: the queue shrinks, then the history grows."""
+    def update(self, session_id: str, status: Status) -> None:
+        """Show the progress of a session: first its queue shrinks, then its history grows."""
         if self._progress is not None and session_id in self._tasks:
             task, pending, items = self._tasks[session_id]
             fetched = status.items - items
-            detail = f"{fetched} items fetched" if fetched > 0 else ""
+            detail = f"{count(fetched, 'item')} fetched" if fetched > 0 else ""
             if status.pending or not pending:
-                # What is to be fetched has no known end: the bar only moves.
+                # The number of items to fetch is unknown, so such a bar only moves.
                 self._progress.update(
                     task,
                     total=pending or None,
@@ -55,21 +56,24 @@ class SyncBars:
             else:
                 self._progress.update(task, total=None, detail=detail or f"{pending} sent")
 
-    def done(self, session_id: str, status: Status) -> None:
-        """It is synced, or has failed: its line stays only among few."""
+    def finish(self, session_id: str, status: Status) -> None:
+        """Complete the bar of a session that is synced or has failed; remove it among many."""
         if self._progress is not None:
             task, pending, items = self._tasks.pop(session_id)
             sent, fetched = pending - status.pending, status.items - items
             self._progress.update(
-                task, total=1, completed=1, detail=f"{max(0, sent)} sent, {fetched} items fetched"
+                task,
+                total=1,
+                completed=1,
+                detail=f"{max(0, sent)} sent, {count(fetched, 'item')} fetched",
             )
-            if self._sessions > FEW:
+            if self._sessions > MOST_KEPT_BARS:
                 self._progress.remove_task(task)
             self._progress.advance(self._all)
 
 
 class ImportBars:
-    """A bar for each session that comes in, and one while the source is only read."""
+    """A bar for each session that is imported, and one while the source is read."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -77,30 +81,30 @@ class ImportBars:
         if progress is not None:
             self._reading = progress.add_task("reading", total=None, detail="")
 
-    def __call__(self, news: ImportProgress) -> None:
-        """Told by the import after each batch."""
+    def __call__(self, done: ImportProgress) -> None:
+        """Show the progress of an import; called by it after each batch."""
         if self._progress is None:
             return
         self._progress.update(self._reading, visible=False)
-        if news.session_id not in self._tasks:
-            self._tasks[news.session_id] = self._progress.add_task(
-                safe_id(news.session_id), total=news.total, detail=""
+        if done.session_id not in self._tasks:
+            self._tasks[done.session_id] = self._progress.add_task(
+                safe_id(done.session_id), total=done.total, detail=""
             )
         self._progress.update(
-            self._tasks[news.session_id], completed=news.done, detail=f"{news.added} added"
+            self._tasks[done.session_id], completed=done.done, detail=f"{done.added} added"
         )
 
 
 @contextmanager
 def sync_bars(sessions: int) -> Iterator[SyncBars]:
-    """Bars for a sync of so many sessions."""
+    """Show the bars of a sync of so many sessions."""
     with _progress() as progress:
         yield SyncBars(progress, sessions)
 
 
 @contextmanager
 def import_bars() -> Iterator[ImportBars]:
-    """Bars for an import."""
+    """Show the bars of an import."""
     with _progress() as progress:
         yield ImportBars(progress)
 

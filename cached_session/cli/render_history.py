@@ -1,4 +1,4 @@
-"""What was said, as a person reads it or as a program does."""
+"""Items and entries as text: drawn for a terminal, in lines for a pipe, or as JSON."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ if TYPE_CHECKING:
 
     from cached_session import Entry
 
-FOLDED = 60  # characters of a folded tool's arguments or output
+FOLDED = 60
+"""Characters of a folded tool call's arguments or output."""
 UNSENT = "yellow"
 ROLES = {"user": "bold cyan", "assistant": "bold green", "tool": "yellow"}
 
 
 def print_items(items: Iterable[Any]) -> None:
-    """One JSON value a line."""
+    """Print items, one JSON value per line."""
     for item in items:
         output.say(safe_json(item))
 
 
 def print_entries(entries: Sequence[Entry], *, unfold: bool = False) -> None:
-    """A conversation as a person reads it; piped, one line an item."""
+    """Print a conversation; in a pipe, one line per item."""
     if not output.is_terminal():
         for entry in entries:
             output.say(entry_line(entry))
@@ -40,18 +41,18 @@ def print_entries(entries: Sequence[Entry], *, unfold: bool = False) -> None:
         if _is_output(entry.item) and entry.item.get("call_id") in calls:
             continue
         answer = outputs.get(entry.item.get("call_id")) if _is_call(entry.item) else None
-        output.show(_speech(entry, answer, unfold=unfold))
+        output.show(_draw_entry(entry, answer, unfold=unfold))
 
 
 def entry_line(entry: Entry) -> str:
-    """Rank, when, who wrote it, whether the server has it, the text."""
+    """Return rank, time, writer, sync state and text of an entry on one line."""
     return (
         f"{entry.rank:>6}  {output.when(entry.said_at)}  {entry.writer[:6]}  "
-        f"{entry.sync_state:8}  {gist(entry.item)}"
+        f"{entry.sync_state:8}  {one_line(entry.item)}"
     )
 
 
-def _speech(entry: Entry, answer: Any, *, unfold: bool) -> RenderableType:
+def _draw_entry(entry: Entry, answer: Any, *, unfold: bool) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -72,7 +73,7 @@ def _speech(entry: Entry, answer: Any, *, unfold: bool) -> RenderableType:
     head.append(f"  {entry.rank}  {output.when(entry.said_at)}", style="dim")
     if entry.sync_state != "acked":
         head.append(f"  {entry.sync_state}", style=UNSENT)
-    body = _spoken(item)
+    body = _message_text(item)
     head.append(f"\n{safe(body) if body is not None else safe_json(item)}", style="not bold")
     return head
 
@@ -85,8 +86,8 @@ def _is_output(item: Any) -> bool:
     return isinstance(item, dict) and "output" in item
 
 
-def _spoken(item: Any) -> str | None:
-    """The words of a message; None if it has none."""
+def _message_text(item: Any) -> str | None:
+    """Return the text of a message; None if it has none."""
     content = item.get("content") if isinstance(item, dict) else None
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
@@ -106,24 +107,23 @@ def _short(value: Any, width: int | None) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def gist(item: Any) -> str:
-    """A line's worth of an item: who, and what was said, called or answered."""
+def one_line(item: Any) -> str:
+    """Return an item on one line: role and text, tool call, or tool output."""
     if _is_call(item):
         return output.cut(f"calls {item.get('name')}({item.get('arguments')})")
     if _is_output(item):
         return output.cut(f"gives {_text(item['output'])}")
-    spoken = _spoken(item)
-    if spoken is not None:
-        return output.cut(f"{item.get('role', item.get('type', '?'))}: {spoken}")
+    text = _message_text(item)
+    if text is not None:
+        return output.cut(f"{item.get('role', item.get('type', '?'))}: {text}")
     return output.cut(safe_json(item))
 
 
 def print_found(session_id: str, entries: Sequence[Entry]) -> None:
-    """One line an item, with the session it is from."""
+    """Print found entries, one line each, with their session."""
     for entry in entries:
-        line = (
-            f"{safe_id(session_id)}  {entry.rank}  {output.when(entry.said_at)}  {gist(entry.item)}"
-        )
+        when = output.when(entry.said_at)
+        line = f"{safe_id(session_id)}  {entry.rank}  {when}  {one_line(entry.item)}"
         if output.is_terminal():
             from rich.text import Text
 

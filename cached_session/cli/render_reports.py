@@ -1,4 +1,4 @@
-"""What a command did or found, in a line or a few."""
+"""Reports of syncs, imports, audits, compactions and checks, as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEVELS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def print_report(report: SyncReport, what: str) -> None:
-    """What a sync did."""
+    """Print the report of a sync."""
     output.say(
         f"synced {safe_id(what)} in {report.seconds:.1f} s: "
         f"{count(report.pushed, 'operation')} sent, "
@@ -32,40 +32,40 @@ def print_report(report: SyncReport, what: str) -> None:
 
 
 def print_import(report: ImportReport) -> None:
-    """What an import did."""
+    """Print the report of an import."""
     output.say(
         f"{safe_id(report.session_id)}: {count(report.added, 'item')} added"
-        + (f", {report.known} {_be(report.known)} here already" if report.known else "")
+        + (f", {report.known} {_was(report.known)} imported before" if report.known else "")
         + (f", {report.unreadable} could not be read" if report.unreadable else "")
         + (f" (the first: number {report.first_unreadable})" if report.first_unreadable else "")
-        + (f", {report.skipped} of its memories are no items" if report.skipped else "")
+        + (f", {report.skipped} of its memories are not items" if report.skipped else "")
     )
 
 
-def _be(number: int) -> str:
+def _was(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
 def print_audit(session_id: str, report: AuditReport) -> None:
-    """What an audit found and did."""
+    """Print the report of an audit."""
     output.say(
         f"{safe_id(session_id)}: {count(report.listed, 'memory', 'memories')} listed, "
-        f"{count(report.healed, 'operation')} put back, {report.applied} fetched, "
-        f"{count(report.forgotten, 'removed item')} forgotten"
+        f"{count(report.healed, 'operation')} sent again, {report.applied} fetched, "
+        f"{count(report.forgotten, 'removed item')} deleted from the server"
     )
 
 
 def print_compacted(report: CompactReport) -> None:
-    """What a compaction did."""
+    """Print the report of a compaction."""
     freed = max(0, report.bytes_before - report.bytes_after)
     output.say(
-        f"bookkeeping of {count(report.operations, 'operation')} let go, {size(freed)} given back: "
+        f"bookkeeping of {count(report.operations, 'operation')} deleted, {size(freed)} freed; "
         f"the journal takes {size(report.bytes_after)}"
     )
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """One line a finding, and what to do about it below."""
+    """Print one line per finding, with its advice below."""
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
         head = f"{finding.level:4}  {finding.check:{width}}  "

@@ -1,4 +1,4 @@
-"""The state of a journal, as a table on a terminal or as lines."""
+"""The status of a journal, as a table on a terminal or as lines."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STATES = {
     "partial": "yellow",
     "local": "dim",
 }
-FACTS = {"trouble": "red", "salvaged": "yellow"}
+FACTS = {"error": "red", "salvaged": "yellow"}
 COLUMNS = ("session", "items", "pending", "parked", "age", "state")
 
 
 def state_of(status: Status) -> str:
-    """How one session stands, in a word, as far as its journal knows."""
+    """Return the state of one session in a word, as far as its journal knows."""
     if status.parked:
         return "parked"
     if status.is_refused:
@@ -43,7 +43,7 @@ def state_of(status: Status) -> str:
 
 
 def print_status(status: Status) -> None:
-    """What a person wants to know first, then a line for each session."""
+    """Print the status of the journal, then one line per session."""
     if output.is_terminal():
         output.show(status_screen(status))
         return
@@ -52,7 +52,7 @@ def print_status(status: Status) -> None:
 
 
 def status_lines(status: Status) -> Iterator[str]:
-    """The same without a terminal."""
+    """Yield the lines of the status for a pipe."""
     for name, value in _facts(status):
         yield f"{name:8} {value}"
     yield _sum(status)
@@ -62,7 +62,7 @@ def status_lines(status: Status) -> Iterator[str]:
 
 
 def status_screen(status: Status) -> RenderableType:
-    """The same for a terminal."""
+    """Draw the status for a terminal."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -88,7 +88,7 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
         yield "synced", output.when(status.last_success)
     if status.last_error:
         since = f"for {lasting(status.failing_for)}: " if status.failing_for else ""
-        yield "trouble", since + safe(status.last_error)
+        yield "error", since + safe(status.last_error)
     if status.salvaged:
         yield "salvaged", safe(status.salvaged)
 

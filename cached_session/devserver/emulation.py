@@ -31,9 +31,9 @@ class Modes:
     existing_id: ExistingId = "replace"
     """A batch item with an existing id: replace the memory, refuse the batch or ignore the item."""
     created_at_on_replace: Literal["reset", "keep"] = "reset"
-    """Whether a replaced memory gets a new creation time, so that it is listed first."""
+    """Creation time of a replaced memory: `reset` sets a new one, so that it is listed first."""
     metadata_update: Literal["replace", "merge"] = "replace"
-    """Whether an update replaces the metadata or merges its fields into it."""
+    """An update replaces the metadata, or merges its fields into it."""
     over_limit: Literal["clamp", "reject"] = "clamp"
     """For a listing limit above the maximum: lower it silently, or answer 400."""
     forget_unknown: Literal["zero", "not_found"] = "zero"
@@ -41,9 +41,9 @@ class Modes:
     derived_children: Literal["none", "hidden", "leak"] = "none"
     """Memories derived from the sentences of a long one: none, hidden, or visible in reads."""
     dedup_on_store: bool = False
-    """Whether a namespace without its own policy drops near-duplicates when they are stored."""
+    """True if a namespace without its own policy drops near-duplicates when they are stored."""
     strips_nul: bool = False
-    """Whether U+0000 is removed from content."""
+    """True if U+0000 is removed from content."""
     unknown_agent: Literal["by_version", "empty", "not_found"] = "by_version"
     """Reads of an unknown agent: empty or 404; `by_version`: empty from 0.12.3, 404 before."""
     metadata_max_bytes: int | None = None
@@ -51,7 +51,7 @@ class Modes:
     decay_protects_above: float | None = None
     """Importance above which memories do not decay (0.8 by the release notes); None: all decay."""
     sessions_shape: Literal["envelope", "array"] = "envelope"
-    """Whether the session listing is an object (`envelope`) or an array."""
+    """Form of the session listing: an object (`envelope`) or an array."""
     lag_notice: Literal["memory", "vector", "none"] = "memory"
     """Form of the notice that a slow event consumer missed events."""
     seed: int = 0

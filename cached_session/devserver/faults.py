@@ -88,17 +88,17 @@ class Fault:
     message: str | None = None
     """Error message in the body; None for a default."""
     after_commit: bool = False
-    """Whether the route runs before the fault applies."""
+    """True if the route runs before the fault applies."""
     retry_after: float | None = None
     """Seconds in the Retry-After header; None for no header."""
     retry_after_date: bool = False
-    """Whether Retry-After is an HTTP date instead of seconds."""
+    """True if Retry-After is an HTTP date instead of seconds."""
     body: str = "html"
     """Body of a `garbled` response: a key of `GARBLED`."""
     items: int = 0
     """Number of items of a batch that are stored before it fails."""
     notice: bool = True
-    """Whether consumers get a notice that events were lost."""
+    """True if consumers get a notice that events were lost."""
 
     id: int = field(default=0, init=False)
     """Number of the fault in its plan."""

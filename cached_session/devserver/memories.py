@@ -28,7 +28,7 @@ class Record:
     expires: float | None = None
     """Unix time at which the memory is deleted; None for never."""
     explicit_expiry: bool = False
-    """Whether the client set the expiry; a recall does not extend such an expiry."""
+    """True if the client set the expiry; a recall does not extend such an expiry."""
     parent: str | None = None
     """Id of the memory from which this sentence was derived; None for an ordinary memory."""
 

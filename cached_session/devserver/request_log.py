@@ -25,7 +25,7 @@ class LoggedRequest:
     status: int | None
     """The status that was sent; None if the connection was dropped instead."""
     committed: bool
-    """Whether the route ran; the client may have seen an error or nothing all the same."""
+    """True if the route ran, even if the client saw an error or no response."""
     faults: tuple[str, ...] = ()
     """The kinds of the faults that applied."""
 

@@ -1,4 +1,4 @@
-"""The server's side of the wire: names, memories, verdicts, and the client that speaks to Dakera.
+"""The server side: ids, wire format, verdicts on answers, and the HTTP client of a Dakera server.
 
-Nothing here knows the journal. Every foreign error is mapped here, and nowhere else.
+No module here knows the journal. Errors of the HTTP library are mapped here, once.
 """

@@ -1,4 +1,4 @@
-"""A server's address: in one spelling, and who can read along on the way to it."""
+"""A server's address: validated, in one spelling, and whether others can read the traffic to it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["check_url", "is_private"]
 
 
 def check_url(url: object) -> str:
-    """The base URL in one spelling: acknowledgements refer to it.
+    """Return the base URL in one spelling, because the journal's acknowledgements refer to it.
 
     Raises:
-        InvalidArgument: it is no http or https URL of a host with at most a path.
+        InvalidArgument: it is not an http or https URL of a host with at most a path.
     """
     text = url.strip() if isinstance(url, str) else ""
-    # The parser drops some of these, and no host or path holds any.
+    # `urlsplit` silently drops some of these characters, and no host or path may have any.
     if text and all(sign.isprintable() and not sign.isspace() for sign in text):
         try:
             parts = urlsplit(text)
-            port = parts.port  # one that is no number raises
+            port = parts.port  # raises if it is not a number
         except ValueError:
             parts, port = urlsplit(""), None
         if parts.username is not None or parts.password is not None:
             raise InvalidArgument(
-                "url has a user name or password in it, which would be shown wherever the server "
-                "is named; pass the key as api_key"
+                "url has a user name or password in it, which would show up in logs and reports; "
+                "pass the key as api_key"
             )
         host = parts.hostname
         plain = bool(host) and port != 0 and not parts.query and not parts.fragment
@@ -35,7 +35,7 @@ def check_url(url: object) -> str:
             shown = f"[{host}]" if ":" in host else host
             usual = port is None or port == {"http": 80, "https": 443}[parts.scheme]
             return f"{parts.scheme}://{shown}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
-    # A key is sometimes put into the query: that part is not shown.
+    # Some put a key into the query, so the query is not shown.
     told = url.partition("?")[0] if isinstance(url, str) else url
     raise InvalidArgument(
         f"url={told!r} is not the address of a server; use the form http://host:port or "
@@ -44,7 +44,7 @@ def check_url(url: object) -> str:
 
 
 def is_private(server: str) -> bool:
-    """Whether nobody between here and the server can read along: https, or this very machine."""
+    """Return whether others cannot read the traffic: https, or a server on this machine."""
     parts = urlsplit(server)
     host = parts.hostname or ""
     if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):

@@ -1,4 +1,4 @@
-"""How the sessions of a journal reach their server, as a constructor's arguments say it."""
+"""How to reach the server: a constructor's arguments, validated, and the connection they open."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from cached_session import telemetry
 from cached_session.errors import InvalidArgument
 from cached_session.options import SyncOptions
 from cached_session.remote.address import check_url, is_private
-from cached_session.remote.dakera import DakeraRemote, check_client, connect
+from cached_session.remote.dakera import DakeraRemote, connect
+from cached_session.remote.sdk import check_client
 
 __all__ = ["Offload", "RemoteSpec", "remove_spec"]
 
 Offload = Callable[..., Awaitable[Any]]
-"""Runs a function with its arguments where it does not hold the event loop up."""
+"""Runs a function with its arguments without blocking the event loop."""
 
 
 @dataclass(frozen=True)
 class RemoteSpec:
-    """How to reach the server; the connection itself belongs to an event loop."""
+    """How to reach the server. Has no connection: that belongs to an event loop."""
 
     server: str
     api_key: str | None = field(default=None, repr=False)
@@ -30,10 +31,10 @@ class RemoteSpec:
 
     @classmethod
     def make(cls, url: object, api_key: object, client: object) -> RemoteSpec | None:
-        """From a constructor's arguments; None for local-only use.
+        """Validate a constructor's arguments; return None for local-only use.
 
         Raises:
-            InvalidArgument: they make no sense.
+            InvalidArgument: an argument is invalid, or two exclude each other.
         """
         if client is not None:
             if url is not None or api_key is not None:
@@ -43,7 +44,7 @@ class RemoteSpec:
             return cls(server, client=client)
         if url is None:
             if api_key is not None:
-                raise InvalidArgument("api_key without url: pass the server's address too")
+                raise InvalidArgument("api_key without url; pass the address of the server too")
             return None
         if api_key is not None and not (
             isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()
@@ -55,31 +56,33 @@ class RemoteSpec:
         return cls(server, api_key or None)
 
     def is_same_server(self, other: RemoteSpec) -> bool:
-        """Whether both reach the same server the same way; an injected client has its own key."""
+        """Return whether both use one server and key; the key of an injected client is its own."""
         keys = self.api_key == other.api_key or self.client is not None or other.client is not None
         return self.server == other.server and keys
 
     def shares_client(self, other: RemoteSpec | None) -> bool:
-        """Whether both use one injected client, which its owner may close at any time."""
+        """Return whether both use one injected client, which its caller may close at any time."""
         return other is not None and self.client is not None and self.client is other.client
 
     async def open(
         self, options: SyncOptions, offload: Offload = asyncio.to_thread
     ) -> DakeraRemote:
-        """A remote for the running event loop. ``offload`` runs in a thread what would hold that
-        loop up."""
-        # The SDK's import takes a while.
+        """Open a remote for the running event loop.
+
+        ``offload`` runs in a thread what would block that loop.
+        """
+        # The SDK's import takes some hundred milliseconds.
         await offload(__import__, "dakera")
         await offload(telemetry.load)
         if self.client is not None:
             return DakeraRemote(self.client, options, owned=False)
-        # So does its client, which reads all certificates that the system trusts.
+        # A new client reads all certificates that the system trusts: some twenty milliseconds.
         remote: DakeraRemote = await offload(connect, self.server, self.api_key, options)
         return remote
 
 
 def remove_spec(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
-    """All but one, by identity: equal ones belong to other users."""
+    """Return all specs but one, by identity: equal ones belong to other sessions."""
     for position, spec in enumerate(specs):
         if spec is gone:
             return [*specs[:position], *specs[position + 1 :]]
@@ -87,7 +90,7 @@ def remove_spec(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpe
 
 
 def _warn_of_plain_http(server: str, api_key: object) -> None:
-    """Once a server and process: a key over plain HTTP is read by everybody on the way."""
+    """Warn, once for each server and process, of a key that anyone on the network can read."""
     if not api_key or is_private(server) or server in _warned:
         return
     _warned.add(server)

@@ -1,10 +1,10 @@
-"""Names of servers, looked up in threads that nobody waits for.
+"""Name lookups in daemon threads of our own, at most one per name at a time.
 
-A lookup cannot be ended. The pool that an event loop brings along is small and everybody's, and its
-threads are waited for at the end of `asyncio.run` and of the process: a resolver that hangs would
-take it from the program's own work, one thread an attempt, and hold the end up. Here a name that is
-being looked up has one thread, whoever asks for it meanwhile, and another one only later and later;
-the process ends without them.
+A lookup cannot be cancelled. The event loop's default thread pool is small and shared with the
+program, and `asyncio.run` and the end of the process wait for its threads: with a resolver that
+hangs, each connection attempt would occupy one thread of it and delay the end. Here a name that is
+being looked up has one thread, whichever connections wait for it. Another one starts only after a
+pause that doubles each time, and the process ends without waiting for them.
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ import httpx
 
 from cached_session import fork_safety
 
-__all__ = ["look_up_aside"]
+__all__ = ["use_own_lookups"]
 
 STAGGER = 0.25
-"""Seconds that one address has for itself before the next one is tried beside it (RFC 8305)."""
+"""Seconds after which the next address is tried as well (RFC 8305)."""
 
 PATIENCE = 30.0
-"""Seconds after which a lookup without an answer has another one beside it: it may never have one.
-Doubled each time, so that a resolver that is stuck for a day has eleven threads of ours."""
+"""Seconds after which a lookup without an answer is started again: the first may never end. Doubled
+each time, so that a resolver that hangs for a day holds eleven threads."""
 
 
 @dataclass
 class _Lookup:
+    """One lookup of a name, in its thread."""
+
     began: float
     patience: float = PATIENCE
     outcome: Future[list[str]] = field(default_factory=Future)
 
 
-_going: dict[tuple[int, str, int], _Lookup] = {}
-"""The last lookup of a name that is under way, by process: a thread does not survive a fork."""
-_guard = threading.Lock()
-fork_safety.wait_for(_guard, _guard)
+_pending: dict[tuple[int, str, int], _Lookup] = {}
+"""The newest unfinished lookup of each name. Keyed by process: a thread does not survive a fork."""
+_lock = threading.Lock()
+fork_safety.wait_for(_lock, _lock)
 
 
-def look_up_aside(client: httpx.AsyncClient) -> None:
-    """Have a client's connections, to proxies too, look names up here."""
+def use_own_lookups(client: httpx.AsyncClient) -> None:
+    """Make the connections of a client, also those to proxies, look up names here."""
     for transport in (client._transport, *client._mounts.values()):
         pool = getattr(transport, "_pool", None)
         if isinstance(pool, httpcore.AsyncConnectionPool):
@@ -59,7 +61,7 @@ def look_up_aside(client: httpx.AsyncClient) -> None:
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    """Another backend's connections, to addresses instead of names."""
+    """A network backend that looks up names itself, and connects over another backend."""
 
     def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
         self._inner = inner
@@ -75,7 +77,8 @@ class _Backend(httpcore.AsyncNetworkBackend):
         """Connect to the first address of a name that answers.
 
         Raises:
-            ConnectError, ConnectTimeout: there is none.
+            ConnectError: the name has no address, or none of them accepts the connection.
+            ConnectTimeout: there is no connection after ``timeout`` seconds.
         """
 
         async def connect(address: str) -> httpcore.AsyncNetworkStream:
@@ -88,7 +91,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
                 if not addresses:
                     raise OSError(f"{host} has no address")
                 step = f"connecting to {' '.join(addresses)}"
-                return await _first(addresses, connect)
+                return await _connect_first(addresses, connect)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"{step} took longer than {timeout:g} s") from error
         except OSError as error:
@@ -100,11 +103,11 @@ class _Backend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """As the other backend does."""
+        """Connect over the other backend."""
         return await self._inner.connect_unix_socket(path, timeout, socket_options)
 
     async def sleep(self, seconds: float) -> None:
-        """As the other backend does."""
+        """Sleep as the other backend does."""
         await self._inner.sleep(seconds)
 
 
@@ -117,7 +120,7 @@ def _is_address(host: str) -> bool:
 
 
 async def _addresses(host: str, port: int) -> list[str]:
-    """The addresses of a name, each once. A caller that is cancelled leaves the lookup to others.
+    """Return the addresses of a name, each once. Cancelling a caller does not cancel the lookup.
 
     Raises:
         OSError: they could not be looked up.
@@ -126,15 +129,15 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 
 def _lookup(host: str, port: int) -> _Lookup:
-    """The lookup of a name that is under way; a fresh one if there is none, or it hangs."""
+    """Return the unfinished lookup of a name, or start one if there is none or it hangs."""
     key, now = (os.getpid(), host, port), time.monotonic()
-    with _guard:
-        going = _going.get(key)
+    with _lock:
+        going = _pending.get(key)
         if going is not None and now - going.began < going.patience:
             return going
         fresh = _Lookup(now) if going is None else _Lookup(now, going.patience * 2)
-        _going[key] = fresh
-    # From here on nobody who waits for it, and is cancelled, can cancel it for the others.
+        _pending[key] = fresh
+    # From here on, cancelling one caller that waits for it cannot cancel it for the others.
     fresh.outcome.set_running_or_notify_cancel()
     threading.Thread(
         target=_look_up, args=(key, fresh), name="cached-session-lookup", daemon=True
@@ -148,34 +151,36 @@ def _look_up(key: tuple[int, str, int], lookup: _Lookup) -> None:
     error: Exception | None = None
     try:
         rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        found = _in_turn([(int(row[0]), str(row[4][0])) for row in rows])
-    except Exception as raised:  # noqa: BLE001 - whoever waits for it is told
+        found = _interleave_families([(int(row[0]), str(row[4][0])) for row in rows])
+    except Exception as raised:  # noqa: BLE001 - raised again by each caller that waits for it
         error = raised
-    with _guard:
-        if _going.get(key) is lookup:
-            del _going[key]
+    with _lock:
+        if _pending.get(key) is lookup:
+            del _pending[key]
     if error is not None:
         lookup.outcome.set_exception(error)
     else:
         lookup.outcome.set_result(found)
 
 
-def _in_turn(found: Sequence[tuple[int, str]]) -> list[str]:
-    """Addresses as the resolver orders them, one of each family in turn: where one of the two leads
-    nowhere, the other is not tried last."""
+def _interleave_families(found: Sequence[tuple[int, str]]) -> list[str]:
+    """Return addresses in the resolver's order, alternating between IPv4 and IPv6.
+
+    Where one of the two families does not work, an address of the other is tried second.
+    """
     families = dict.fromkeys(family for family, _ in found)
     each = ([address for of, address in found if of == family] for family in families)
     mixed = chain.from_iterable(zip_longest(*each))
     return list(dict.fromkeys(address for address in mixed if address is not None))
 
 
-async def _first(
+async def _connect_first(
     addresses: Sequence[str], connect: Callable[[str], Awaitable[httpcore.AsyncNetworkStream]]
 ) -> httpcore.AsyncNetworkStream:
-    """The first connection that is made; those to later addresses begin a moment later each.
+    """Return the first connection that succeeds; each next address starts `STAGGER` seconds later.
 
     Raises:
-        ConnectError: none can be made; the first address's error.
+        ConnectError: none succeeds; the error is that of the first address.
     """
     made: list[httpcore.AsyncNetworkStream] = []
     errors: dict[str, httpcore.ConnectError | httpcore.ConnectTimeout] = {}
@@ -200,7 +205,7 @@ async def _first(
             raise errors[addresses[0]]
         return made.pop(0)
     finally:
-        # Two may have been made at one moment; or somebody was cancelled in the last one.
+        # Two may succeed at the same time, and one may succeed while this call is cancelled.
         with anyio.CancelScope(shield=True):
             for stream in made:
                 await stream.aclose()

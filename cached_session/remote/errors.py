@@ -1,33 +1,35 @@
-"""What an answer, or its absence, means for the work that waits. One table; nothing is judged
-anywhere else."""
+"""The verdict on an answer, or on its absence: one table, used for every request."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import Enum
 
-__all__ = ["RemoteError", "Scope", "Verdict", "judge"]
+__all__ = ["RemoteError", "Scope", "Verdict", "judge", "retry_after"]
 
 
 class Verdict(str, Enum):
-    """What to do with work that did not get a plain yes."""
+    """How to go on with a request that got no 2xx answer."""
 
     UNREACHABLE = "unreachable"
-    """No usable answer; the outcome is unknown. Wait, then send the same again."""
+    """No usable answer; the outcome is unknown. Wait, then send the same request again."""
     BUSY = "busy"
-    """The server asks for time. Wait as long as it says."""
+    """The server asks for time. Wait as long as it asks."""
     DENIED = "denied"
-    """Only a person can change this: key, scope, quota, address. Report, and try rarely."""
+    """Only a person can change this: key, scope, quota, address. Report it, and retry rarely."""
     REFUSED = "refused"
-    """This very request will never be taken. Find the operation at fault and park it."""
+    """The server will never accept this request. Find the operation that causes it and park it."""
     CONFLICT = "conflict"
-    """The server says that an id exists. Read it and compare."""
+    """The server reports that an id exists. Read the memory and compare."""
     ABSENT = "absent"
-    """What was asked for is not there."""
+    """The server does not have the requested memory, agent or namespace."""
 
 
 class Scope(str, Enum):
-    """What waits: one session or everything that goes to the server."""
+    """The work that waits: one session, or all requests to the server."""
 
     SESSION = "session"
     SERVER = "server"
@@ -35,33 +37,36 @@ class Scope(str, Enum):
 
 @dataclass
 class RemoteError(Exception):
-    """A request that got no plain yes."""
+    """A request without a 2xx answer."""
 
     verdict: Verdict
     reason: str
+    """The text to show. It never has the API key in it."""
     scope: Scope = Scope.SERVER
     retry_after: float | None = None
-    """Seconds the server asked for."""
+    """Seconds that the server asked to wait."""
     status: int | None = None
+    """HTTP status; None if no answer came."""
 
     def __str__(self) -> str:
         return self.reason
 
 
-_ROWS: dict[int, tuple[Verdict, Scope]] = {
+_BY_STATUS: dict[int, tuple[Verdict, Scope]] = {
     400: (Verdict.REFUSED, Scope.SESSION),
     401: (Verdict.DENIED, Scope.SERVER),
     403: (Verdict.DENIED, Scope.SESSION),
     404: (Verdict.ABSENT, Scope.SESSION),
     405: (Verdict.DENIED, Scope.SERVER),
-    # The server gave up waiting for itself: it may have stored all the same.
+    # The server timed out on its own work, and may have stored the memories.
     408: (Verdict.UNREACHABLE, Scope.SERVER),
     409: (Verdict.CONFLICT, Scope.SESSION),
     413: (Verdict.REFUSED, Scope.SESSION),
     415: (Verdict.DENIED, Scope.SERVER),
     421: (Verdict.DENIED, Scope.SERVER),
     422: (Verdict.REFUSED, Scope.SESSION),
-    # A limit of one namespace or of the server: the narrower reading costs one more request.
+    # The limit of one namespace or of the server. If it is the server's, pausing only this session
+    # costs one more request for each other session.
     429: (Verdict.BUSY, Scope.SESSION),
     500: (Verdict.UNREACHABLE, Scope.SERVER),
     501: (Verdict.DENIED, Scope.SERVER),
@@ -69,21 +74,51 @@ _ROWS: dict[int, tuple[Verdict, Scope]] = {
     503: (Verdict.BUSY, Scope.SERVER),
     504: (Verdict.UNREACHABLE, Scope.SERVER),
 }
-_CODES: dict[tuple[int, str], tuple[Verdict, Scope]] = {
-    # Full until an operator acts: no operation is at fault.
+_BY_CODE: dict[tuple[int, str], tuple[Verdict, Scope]] = {
+    # Full until an operator acts: no operation is the cause.
     (413, "QUOTA_EXCEEDED"): (Verdict.DENIED, Scope.SESSION),
-    # Nobody's memories are missing: the address is wrong.
+    # The address is wrong: this 404 is about the route, not about a memory.
     (404, "ROUTE_NOT_FOUND"): (Verdict.DENIED, Scope.SERVER),
 }
 
 
 def judge(status: int | None, code: str | None = None) -> tuple[Verdict, Scope]:
-    """The verdict on an HTTP status (None: no answer). What is unknown counts as transient."""
+    """Return the verdict on an HTTP status and error code (None: no answer).
+
+    An unknown status counts as transient, so that no operation is parked because of it.
+    """
     if status is None:
         return Verdict.UNREACHABLE, Scope.SERVER
-    if (status, code or "") in _CODES:
-        return _CODES[status, code or ""]
+    if (status, code or "") in _BY_CODE:
+        return _BY_CODE[status, code or ""]
     if 300 <= status < 400:
         # A redirect is not followed: the key must not travel to another host.
         return Verdict.DENIED, Scope.SERVER
-    return _ROWS.get(status, (Verdict.UNREACHABLE, Scope.SERVER))
+    return _BY_STATUS.get(status, (Verdict.UNREACHABLE, Scope.SERVER))
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that ``Retry-After`` asks to wait; None if it is missing or unreadable.
+
+    A date is compared with the server's own ``Date``, where the answer has one: a device whose
+    clock is an hour wrong must neither wait an hour nor retry immediately.
+    """
+    text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        until = _unix_time(text)
+        server_now = _unix_time(headers.get("date", ""))
+        if until is None:
+            return None
+        seconds = until - (now if server_now is None else server_now)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _unix_time(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

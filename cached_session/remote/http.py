@@ -1,243 +1,246 @@
-"""One request to a server and its answer: bounded, with a deadline, and every foreign error mapped.
+"""Requests to one Dakera server: one attempt each, with a deadline and a limit on the answer.
 
-Bodies are decoded by the fast JSON library, long lists in slices. Not in a thread: the library
-keeps the interpreter's lock for the whole of a call, so that the event loop waits all the same. No
-text that leaves this module has the key in it.
+Every failure leaves this module as a `RemoteError`, whose text never has the API key in it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.lowlevel
-import orjson
 
 from cached_session.remote.address import check_url
-from cached_session.remote.answers import Bounded, TooLarge, retry_after
-from cached_session.remote.errors import RemoteError, Verdict, judge
+from cached_session.remote.bounded_body import ACCEPTED_ENCODING, TooLarge, read_body
+from cached_session.remote.errors import RemoteError, Verdict, judge, retry_after
+from cached_session.remote.json_body import decode, decode_in_slices
+from cached_session.remote.redact import SHOWN_CHARACTERS, names_secret, redact, secrets_in
+from cached_session.remote.sdk import http_client_of
 
 if TYPE_CHECKING:
     from dakera import AsyncDakeraClient
 
-__all__ = ["Exchange"]
+__all__ = ["Answer", "DakeraHttp"]
 
-SLICE_BYTES = 64 * 1024
-"""Of a list decoded at a time: a few hundred microseconds of work."""
-BETWEEN = b'},{"'
-"""Where a list of objects can be taken apart. In a string it would end the string, and in an object
-it stands between unclosed braces: what is cut in a wrong place is no JSON on either side."""
 MOST_BYTES = 1024 * 1024
-"""Of an answer to a request that names no memories: a policy, an error."""
+"""Limit of an answer to a request that names no memories: a policy, an error."""
 MEMORY_BYTES = 128 * 1024
-"""More for each memory that was asked for: 100,000 bytes of content are the server's own limit, and
-our metadata takes less than 28 KiB."""
-SECRET_LENGTH = 4
-"""A shorter key is no secret, and would be found in any text."""
-SAID_CHARACTERS = 300
-"""Of a server's words in a reason."""
+"""Added to the limit for each memory that is asked for: the server allows 100,000 bytes of content,
+and the metadata of this package takes less than 28 KiB."""
 
 
-class Exchange:
-    """Requests over one SDK client. The SDK's own retries are off: its caller decides when to send
-    again."""
+@dataclass(frozen=True)
+class Answer:
+    """A 2xx answer."""
+
+    body: Any
+    """Decoded JSON; None if the answer has no body."""
+    headers: Mapping[str, str]
+
+
+class DakeraHttp:
+    """The requests of one SDK client, over the HTTP client that is taken from it once."""
 
     def __init__(self, client: AsyncDakeraClient, deadline: float) -> None:
-        """``deadline``: seconds for a whole exchange."""
-        self.client = client
-        self._deadline = deadline
-        self.answered = 0
-        """How many 2xx answers have come."""
-
-    @property
-    def server(self) -> str:
+        """Take the HTTP client. ``deadline``: seconds for a request and its whole answer."""
+        self.server = check_url(client.base_url)
         """The base URL."""
-        return check_url(self.client.base_url)
+        self.answered = 0
+        """Number of 2xx answers so far."""
+        self._sdk = client
+        self._http = http_client_of(client)
+        self._deadline = deadline
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        memories: int = 0,
+    ) -> Answer:
+        """Send one request, once, and return its 2xx answer.
+
+        Args:
+            method: HTTP method.
+            path: Path below the base URL.
+            body: JSON, already encoded.
+            params: Query parameters.
+            memories: How many memories the answer may hold; sets the limit on its size.
+
+        Raises:
+            RemoteError: there is no 2xx answer with JSON in it.
+        """
+        limit = MOST_BYTES + memories * MEMORY_BYTES
+        status, headers, data = await self._send(method, path, body, params, limit)
+        if not 200 <= status < 300:
+            raise self._refusal(status, headers, data)
+        try:
+            answer = Answer(await decode_in_slices(data), headers)
+        except (ValueError, RecursionError):
+            said = self._redacted(f"{data[:60]!r}")
+            reason = (
+                f"{self.server} answered {path} with something that is not JSON ({said}); "
+                "is this a Dakera server?"
+            )
+            raise RemoteError(Verdict.UNREACHABLE, reason, status=status) from None
+        self.answered += 1
+        return answer
 
     async def json(
         self,
         method: str,
         path: str,
         body: bytes | None = None,
-        params: dict[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
         *,
         memories: int = 0,
     ) -> Any:
-        """One attempt; the decoded body of a 2xx answer. ``memories``: how many it may be about.
+        """Return only the decoded body of `request`."""
+        return (await self.request(method, path, body, params, memories=memories)).body
+
+    async def stream(self, path: str, silence: float) -> AsyncGenerator[bytes]:
+        """Open an event stream and yield its bytes until the server closes it.
 
         Raises:
-            RemoteError: anything else.
+            RemoteError: the server has no such stream, the connection broke, or nothing came for
+                ``silence`` seconds.
         """
-        answer, _ = await self.full(method, path, body, params, memories=memories)
-        return answer
+        import httpx
 
-    async def full(
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        timeout = httpx.Timeout(silence, connect=self._http.timeout.connect)
+        request = self._http.build_request(
+            "GET", f"{self.server}{path}", headers=headers, timeout=timeout
+        )
+        try:
+            response = await self._http.send(request, stream=True, follow_redirects=False)
+            try:
+                kind = response.headers.get("content-type", "")
+                if response.status_code != 200 or not kind.startswith("text/event-stream"):
+                    raise self._no_stream(response.status_code)
+                async for chunk in response.aiter_bytes():
+                    yield chunk
+            finally:
+                await response.aclose()
+        except RemoteError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_send`
+            raise self._failure(error) from self._cause(error)
+
+    async def _send(
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
-        params: dict[str, Any] | None = None,
-        *,
-        memories: int = 0,
-    ) -> tuple[Any, Mapping[str, str]]:
-        """The decoded body of a 2xx answer, and its headers; see `json`."""
+        body: bytes | None,
+        params: Mapping[str, Any] | None,
+        limit: int,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and bounded body of whatever answer comes."""
+        headers = {"Content-Type": "application/json", "Accept-Encoding": ACCEPTED_ENCODING}
         try:
             # A deadline for the whole exchange: the client's own timeouts run between bytes.
             with anyio.fail_after(self._deadline):
-                response = await _once(self.client, MOST_BYTES + memories * MEMORY_BYTES)._request(
-                    method,
-                    path,
-                    params=params,
-                    content=body,
-                    headers={"Content-Type": "application/json"},
-                    raw=True,
+                request = self._http.build_request(
+                    method, f"{self.server}{path}", content=body, params=params, headers=headers
                 )
-        except TimeoutError as error:
-            raise RemoteError(
-                Verdict.UNREACHABLE, f"no answer from {self.server} in {self._deadline:g} s"
-            ) from error
-        except asyncio.CancelledError:
-            raise
+                # No redirect is followed: the key must not travel to another host.
+                response = await self._http.send(request, stream=True, follow_redirects=False)
+                try:
+                    return (
+                        response.status_code,
+                        response.headers,
+                        await read_body(response, limit),
+                    )
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            reason = f"no answer from {self.server} in {self._deadline:g} s"
+            raise RemoteError(Verdict.UNREACHABLE, reason) from None
         except TooLarge as error:
-            raise RemoteError(
-                Verdict.UNREACHABLE, f"the answer of {self.server} to {path} is too long: {error}"
-            ) from error
-        except Exception as error:  # noqa: BLE001 - raised as ours; the cause goes if it tells the key
-            raise self.mapped(error) from self._tellable(error)
-        data: bytes = response.content
-        if not 200 <= response.status_code < 300:
-            try:
-                told = _decode(data)
-            except (ValueError, RecursionError):
-                told = data[:SAID_CHARACTERS].decode(errors="replace")
-            asked = retry_after(response.headers, time.time())
-            raise self._refused(response.status_code, told, asked)
-        try:
-            answer = await _decoded(data)
-            self.answered += 1
-            return answer, response.headers
-        except (ValueError, RecursionError) as error:
-            said = self._shown(f"{data[:60]!r}")
-            raise RemoteError(
-                Verdict.UNREACHABLE,
-                f"{self.server} answered {path} with something that is not JSON "
-                f"({said}); is this a Dakera server?",
-                status=response.status_code,
-            ) from error
+            reason = f"the answer of {self.server} to {path} is too long: {error}"
+            raise RemoteError(Verdict.UNREACHABLE, reason) from None
+        except Exception as error:  # noqa: BLE001 - a caller's transport or auth may raise anything
+            raise self._failure(error) from self._cause(error)
 
-    def _refused(self, status: int, told: object, asked: float | None) -> RemoteError:
-        """The verdict on an answer that is no yes."""
-        said, code = told, None
+    def unexpected(self, path: str, body: object) -> RemoteError:
+        """Return the error for a 2xx answer whose JSON has another form than the route's."""
+        said = self._redacted(f"{body!r:.120}")
+        return RemoteError(
+            Verdict.UNREACHABLE,
+            f"{self.server} answered {path} in an unexpected form ({said}); "
+            "is this a Dakera server?",
+        )
+
+    def _refusal(self, status: int, headers: Mapping[str, str], data: bytes) -> RemoteError:
+        """Return the error for an answer with another status than 2xx."""
+        said: object
+        try:
+            said = decode(data)
+        except (ValueError, RecursionError):
+            said = data[:SHOWN_CHARACTERS].decode(errors="replace")
+        told, code = said, None
         if isinstance(told, dict):
             code = told.get("code")
             details = told.get("details")
             said = f"{told.get('error')}{f' ({details})' if details else ''}"
         if status == 404 and not (isinstance(told, dict) and "error" in told):
-            # Not how Dakera speaks: something in front of it, or in its place. Taken for an answer
-            # it would say that everything is gone.
+            # Dakera's own errors have this field, so something in front of it answered, or in its
+            # place. As "not found" it would mean that all memories are gone.
             code = "ROUTE_NOT_FOUND"
+        if 300 <= status < 400:
+            said = "it redirects to another address, which is not followed; use that address"
         code = code if isinstance(code, str) else None
         verdict, scope = judge(status, code)
         head = f"[{status}] {code[:60]}" if code else f"[{status}]"
-        words = self._shown(f"{head}: {said or 'no reason given'}")
+        words = self._redacted(f"{head}: {said or 'no reason given'}")
         return RemoteError(
             verdict,
             f"{self.server}: {words}",
             scope=scope,
-            retry_after=asked,
+            retry_after=retry_after(headers, time.time()),
             status=status,
         )
 
-    def mapped(self, error: Exception) -> RemoteError:
-        """The verdict on an exception of the SDK, or of what lies under it."""
-        status = getattr(error, "status_code", None)
-        if isinstance(status, int):
-            # A client that judges answers itself.
-            after = getattr(error, "retry_after", None)
-            asked = float(after) if isinstance(after, (int, float)) else None
-            return self._refused(status, getattr(error, "response_body", None), asked)
+    def _no_stream(self, status: int) -> RemoteError:
+        """Return the error for an answer that is not an event stream."""
+        status = 501 if status == 200 else status
+        verdict, scope = judge(status)
+        reason = f"{self.server} has no event stream (status {status}); polling goes on"
+        return RemoteError(verdict, reason, scope=scope, status=status)
+
+    def _failure(self, error: Exception) -> RemoteError:
+        """Return the error for a request without an answer."""
+        import httpx
+
+        said = str(error) or type(error).__name__
+        outcome = "the server may have acted on the request"
+        if isinstance(error, httpx.TimeoutException):
+            said = f"no answer from {self.server}: {said}"
+        elif isinstance(error, httpx.ConnectError):
+            said = f"cannot connect to {self.server}: {said}"
+        elif isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
+            said = f"the connection to {self.server} broke: {said}"
+        else:
+            said = f"the request to {self.server} failed: {said}"
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+            outcome = "nothing was sent"
         verdict, scope = judge(None)
-        said = self._shown(str(error) or type(error).__name__)
-        return RemoteError(verdict, f"{self.server}: {said}", scope=scope)
+        return RemoteError(verdict, f"{self._redacted(said)}; {outcome}", scope=scope)
 
-    def nonsense(self, what: str, answer: object) -> RemoteError:
-        """The verdict on an answer of another form than it has to have."""
-        said = self._shown(f"{answer!r:.120}")
-        return RemoteError(
-            Verdict.UNREACHABLE, f"the server's answer to {what} makes no sense: {said}"
-        )
+    def _cause(self, error: Exception) -> Exception | None:
+        """Return the cause to show below ours: none for everyday failures, nor one with the key."""
+        import httpx
 
-    def _shown(self, text: str) -> str:
-        """A foreign text as it may be told: short, and without the key, should it be in there."""
-        for secret in _secrets(self.client):
-            text = text.replace(secret, "(the key)")
-        return text[:SAID_CHARACTERS]
+        is_everyday = isinstance(error, httpx.TransportError)
+        return None if is_everyday or names_secret(error, self._secrets()) else error
 
-    def _tellable(self, error: BaseException) -> BaseException | None:
-        """An exception as the cause of ours: not if its own text, or its causes', has the key."""
-        link: BaseException | None = error
-        while link is not None:
-            told = f"{link} {link.args!r}"
-            if any(secret in told for secret in _secrets(self.client)):
-                return None
-            link = link.__cause__ or link.__context__
-        return error
+    def _redacted(self, text: str) -> str:
+        return redact(text, self._secrets())
 
-
-async def _decoded(data: bytes) -> Any:
-    if len(data) <= SLICE_BYTES or not data.startswith(b"[{"):
-        return _decode(data)
-    found: list[Any] = []
-    start = 1
-    while start:
-        cut = data.find(BETWEEN, start + SLICE_BYTES)
-        end = cut + 1 if cut >= 0 else len(data)
-        try:
-            found += orjson.loads(b"[%b%b" % (data[start:end], b"]" if cut >= 0 else b""))
-        except orjson.JSONDecodeError:
-            return _decode(data)
-        start = end + 1 if cut >= 0 else 0
-        await anyio.lowlevel.checkpoint()
-    return found
-
-
-def _decode(data: bytes) -> Any:
-    if not data:
-        return None
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        # Lone surrogates in somebody else's memory must not hide ours.
-        return json.loads(data)
-
-
-def _once(client: AsyncDakeraClient, most: int) -> AsyncDakeraClient:
-    """The same client and connections for one attempt whose answer has at most so many bytes, and
-    is handed over as it is: status, headers and body."""
-    import httpx
-    from dakera.models import RetryConfig
-
-    single = copy.copy(client)
-    single._retry_config = RetryConfig(max_retries=1)
-    if isinstance(getattr(client, "_client", None), httpx.AsyncClient):
-        single._client = Bounded(client._client, most)  # type: ignore[assignment]
-        single._handle_response = _as_it_is  # type: ignore[method-assign]
-    return single
-
-
-def _as_it_is(response: Any, raw: bool = False) -> Any:  # noqa: ARG001 - the SDK's signature
-    return response
-
-
-def _secrets(client: AsyncDakeraClient) -> list[str]:
-    """What must not be told: the key, as the client knows it and as it sends it."""
-    found = [getattr(client, "api_key", None)]
-    headers = getattr(getattr(client, "_client", None), "headers", {})
-    sent = headers.get("authorization", "")
-    found += [sent, sent.removeprefix("Bearer ")]
-    return [secret for secret in found if isinstance(secret, str) and len(secret) >= SECRET_LENGTH]
+    def _secrets(self) -> list[str]:
+        """Return the key as the client knows it now, and as it sends it."""
+        return secrets_in([self._sdk.api_key, self._http.headers.get("authorization")])

@@ -1,4 +1,4 @@
-"""A look at a server that changes nothing there: who it is, what it can, what the key may."""
+"""A look at a server that changes nothing there: version, capabilities, scope of the key, clock."""
 
 from __future__ import annotations
 
@@ -9,58 +9,61 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from cached_session.remote.errors import RemoteError, Verdict
+from cached_session.remote.http import Answer
 
 __all__ = ["ServerFacts", "probe"]
 
-Exchange = Callable[[str, str], Awaitable[tuple[Any, Mapping[str, str]]]]
+Request = Callable[[str, str], Awaitable[Answer]]
+"""Sends (method, path) once; see `DakeraHttp.request`."""
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a server says of itself."""
+    """The server's own description of itself and of the key."""
 
     version: str | None
+    """None if the server does not name one."""
     capabilities: Mapping[str, Any] | None
-    """None: it is older than the route."""
+    """None if the server is older than this route."""
     key: Mapping[str, Any] | None
-    """What the key may do (whoami); None: the server is older than the route."""
+    """Scope and grants of the key (whoami); None if the server is older than this route."""
     date: float | None
-    """Unix seconds by the server's clock, to the second; None if it does not say."""
+    """Unix seconds by the server's clock, to the second; None if the answer has no date."""
     seconds: float
-    """How long the answer that bore the date took."""
+    """Duration of the request whose answer had the date."""
 
 
-async def probe(exchange: Exchange) -> ServerFacts:
+async def probe(request: Request) -> ServerFacts:
     """Ask for health, capabilities and the key's scope.
 
     Raises:
-        RemoteError: nobody answers, or the key is refused.
+        RemoteError: the server does not answer, or refuses the key.
     """
     started = time.monotonic()
-    health, headers = await exchange("GET", "/health")
+    health = await request("GET", "/health")
     seconds = time.monotonic() - started
-    version = health.get("version") if isinstance(health, dict) else None
-    capabilities = await _if_known(exchange, "/v1/capabilities")
+    version = health.body.get("version") if isinstance(health.body, dict) else None
     return ServerFacts(
         version=version if isinstance(version, str) else None,
-        capabilities=capabilities,
-        key=await _if_known(exchange, "/v1/auth/whoami"),
-        date=_date(headers.get("date")),
+        capabilities=await _if_known(request, "/v1/capabilities"),
+        key=await _if_known(request, "/v1/auth/whoami"),
+        date=_unix_time(health.headers.get("date")),
         seconds=seconds,
     )
 
 
-async def _if_known(exchange: Exchange, path: str) -> Mapping[str, Any] | None:
+async def _if_known(request: Request, path: str) -> Mapping[str, Any] | None:
+    """Return the answer of a route; None if the server is older than it."""
     try:
-        answer, _ = await exchange("GET", path)
+        answer = await request("GET", path)
     except RemoteError as error:
         if error.verdict is Verdict.ABSENT or error.status == 404:
             return None
         raise
-    return answer if isinstance(answer, dict) else None
+    return answer.body if isinstance(answer.body, dict) else None
 
 
-def _date(text: str | None) -> float | None:
+def _unix_time(text: str | None) -> float | None:
     try:
         return parsedate_to_datetime(text or "").timestamp()
     except (TypeError, ValueError):

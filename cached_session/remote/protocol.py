@@ -1,7 +1,7 @@
-"""What the replicator asks of a server, in words: idempotency and failure of each request.
+"""The requests that the replicator makes of a server, and how each may be repeated and may fail.
 
-Every method raises `RemoteError` and nothing else of its own; a request is one attempt, without
-retries of its own, and it is bounded in time.
+A method is one attempt, bounded in time and without retries. It raises `RemoteError` when there is
+no 2xx answer, and no other error of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["EventSource", "GuardReport", "Remote"]
 
 @dataclass(frozen=True)
 class GuardReport:
-    """What the lifecycle guard could and could not do for a namespace."""
+    """The result of the retention guard for one namespace."""
 
     unguarded: str = ""
     """Empty if the policy protects the history; otherwise why it could not be set."""
@@ -25,11 +25,13 @@ class GuardReport:
 
 @runtime_checkable
 class EventSource(Protocol):
-    """A server that tells what is stored on it. Not every one does: a remote may lack it."""
+    """A server with an event stream. A `Remote` may lack it."""
 
     def events(self) -> AsyncGenerator[tuple[str, str] | None]:
-        """(agent, memory) of each memory stored from now on; None first, and whenever anything may
-        have been missed. Ends when the server closes the stream or has been silent for too long.
+        """Yield (agent, memory) for each memory that is stored from now on.
+
+        None comes first, and whenever events may have been missed. Ends when the server closes the
+        stream or has been silent for too long.
         """
         ...
 
@@ -39,47 +41,54 @@ class Remote(Protocol):
 
     @property
     def server(self) -> str:
-        """Its base URL: what acknowledgements refer to."""
+        """The base URL, which the journal's acknowledgements refer to."""
         ...
 
     @property
     def answered(self) -> int:
-        """How many requests have had a plain yes: tells a success from having asked nothing."""
+        """Number of requests with a 2xx answer so far.
+
+        Tells a step that succeeded from one that sent no request.
+        """
         ...
 
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
-        """Store memories under their own ids; the ids that the server says it holds now.
+        """Store memories under their own ids, and return the ids that the server reports stored.
 
-        Safe to repeat. Without an answer any prefix, all or nothing may be stored.
+        Safe to repeat. Without an answer any part of the memories may be stored.
         """
         ...
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
-        """One memory by its id; None if it is not there (or not there yet)."""
+        """Return one memory by its id; None if it is not there (or not yet)."""
         ...
 
     async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
-        """Memories newest first; empty for an agent that never stored. The list may shift
-        between calls, lag behind, and hold what is not ours."""
+        """Return a page of memories, newest first; empty for an agent that never stored.
+
+        The list may shift between calls, lag behind, and hold memories of other programs.
+        """
         ...
 
     async def forget(self, agent: str, memories: Sequence[str]) -> int:
-        """Delete memories by id; how many the server deleted now. Safe to repeat, but then the
-        count says nothing."""
+        """Delete memories by id, and return how many the server deleted now.
+
+        Safe to repeat, but the count of a repeat has no meaning.
+        """
         ...
 
     async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
-        """Up to 100 memories that carry this tag, in any order; it may lag behind."""
+        """Return up to 100 memories with this tag, in any order; the result may lag behind."""
         ...
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
-        """Memories that the server finds nearest in meaning, best first."""
+        """Return the memories that the server finds nearest in meaning, best first."""
         ...
 
     async def guard(self, agent: str) -> GuardReport:
-        """Make the agent's namespace keep what it is given. Safe to repeat."""
+        """Set a policy under which the server keeps the agent's memories. Safe to repeat."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections that this object opened itself."""
+        """Close the connections that this object opened itself."""
         ...

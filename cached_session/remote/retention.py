@@ -1,7 +1,8 @@
-"""The lifecycle guard: a namespace keeps what it is given, or the status says that it may not.
+"""The retention guard: a policy under which the server keeps every memory of a namespace.
 
-Dakera forgets on purpose: memories expire by type, decay, are merged and deduplicated. Dakera
-*sessions* are never used: ending one consolidates its memories.
+Dakera deletes by default: memories expire by type, decay, and are merged or deduplicated. A policy
+of the namespace turns that off. Dakera *sessions* are not used, because ending one merges its
+memories.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from cached_session.remote.protocol import GuardReport
 __all__ = ["POLICY", "guard", "policy_problem"]
 
 YEARS_50 = 50 * 365 * 86400
+"""Seconds."""
 TYPES = ("working", "episodic", "semantic", "procedural")
+"""The types of memory that a policy has fields for."""
 
 POLICY: dict[str, Any] = {
     **{f"{kind}_ttl_seconds": YEARS_50 for kind in TYPES},
@@ -26,85 +29,93 @@ POLICY: dict[str, Any] = {
     "consolidation_enabled": False,
     "dedup_on_store": False,
 }
-"""What a namespace of ours must say; the rest of its policy is left as it is."""
+"""The fields to set; the rest of a namespace's policy stays as it is."""
 
 Request = Callable[[str, str, bytes | None], Awaitable[Any]]
+"""Sends (method, path, body) once and returns the decoded answer; see `DakeraHttp.json`."""
 
 
-async def guard(request: Request, agent: str, made: set[str]) -> GuardReport:
+async def guard(request: Request, agent: str, created: set[str]) -> GuardReport:
     """Set the namespace's policy: read, edit, write, read again and compare.
 
-    ``made`` holds the agents whose guard was broken off behind its first step, and is this
-    function's to change: the next attempt goes on there. Else a server that fails each third
-    request would never let one through.
+    ``created`` holds the agents whose guard stopped after its first step, and this function changes
+    it: the next attempt continues there. Otherwise a server that fails each third request would
+    never let a guard finish.
 
     Raises:
-        RemoteError: the server could not be asked (unreachable or busy); nothing is known.
+        RemoteError: the server is unreachable or busy, or refuses the key; nothing is known about
+            the policy.
     """
-    if agent not in made:
-        # The policy route answers 404 until the namespace exists; older servers know no such route.
-        await _unless_denied(
-            request, "POST", "/v1/agents", orjson.dumps({"agent_id": agent}), later=True
-        )
-        made.add(agent)
+    if agent not in created:
+        # The policy route answers 404 until the namespace exists. Servers before 0.12.2 do not have
+        # this route, so a refusal is ignored here.
+        await _answer_or_refusal(request, "POST", "/v1/agents", orjson.dumps({"agent_id": agent}))
+        created.add(agent)
     report = await _set_policy(request, agent)
-    made.discard(agent)
+    created.discard(agent)
     return report
 
 
 async def _set_policy(request: Request, agent: str) -> GuardReport:
-    path = f"/v1/namespaces/{namespace(agent)}/memory_policy"
-    found, why = await _unless_denied(request, "GET", path, None)
+    path = _policy_path(agent)
+    found, refusal = await _answer_or_refusal(request, "GET", path, None)
     if not isinstance(found, dict):
-        return GuardReport(why or "the server has no memory policies")
-    if _kept(found):
+        return GuardReport(refusal or "the server has no memory policies")
+    if _protects(found):
         return GuardReport()
     wanted = {**found, **POLICY}
-    # Counted by the server, not set by anyone.
+    # A counter of the server, not a setting.
     wanted.pop("consolidated_count", None)
-    _, why = await _unless_denied(request, "PUT", path, orjson.dumps(wanted))
-    if why:
-        return GuardReport(why)
-    found, why = await _unless_denied(request, "GET", path, None)
-    if isinstance(found, dict) and not _kept(found):
-        wrong = sorted(name for name in POLICY if found.get(name) != POLICY[name])
-        return GuardReport(f"the server did not keep {', '.join(wrong)}")
-    return GuardReport(why)
+    _, refusal = await _answer_or_refusal(request, "PUT", path, orjson.dumps(wanted))
+    if refusal:
+        return GuardReport(refusal)
+    found, refusal = await _answer_or_refusal(request, "GET", path, None)
+    if isinstance(found, dict) and not _protects(found):
+        return GuardReport(f"the server did not keep {', '.join(_wrong_fields(found))}")
+    return GuardReport(refusal)
 
 
 async def policy_problem(request: Request, agent: str) -> str | None:
-    """Look at a namespace's policy and leave it alone: empty if it protects the history, None if
-    the server knows no such namespace, otherwise what is wrong with it.
+    """Read a namespace's policy without changing it, and return what is wrong with it.
+
+    Returns:
+        An empty string if the policy protects the history; None if the server does not know the
+        namespace.
 
     Raises:
-        RemoteError: the server could not be asked.
+        RemoteError: the server cannot be asked.
     """
-    path = f"/v1/namespaces/{namespace(agent)}/memory_policy"
     try:
-        found = await request("GET", path, None)
+        found = await request("GET", _policy_path(agent), None)
     except RemoteError as error:
         if error.verdict is Verdict.ABSENT or error.status == 404:
             return None
         raise
-    if isinstance(found, dict) and _kept(found):
+    policy = found if isinstance(found, dict) else {}
+    if _protects(policy):
         return ""
-    wrong = [
-        name for name in POLICY if not isinstance(found, dict) or found.get(name) != POLICY[name]
-    ]
-    return f"its policy does not protect a history: {', '.join(sorted(wrong))}"
+    return f"its policy does not protect a history: {', '.join(_wrong_fields(policy))}"
 
 
-def _kept(policy: dict[str, Any]) -> bool:
-    return all(policy.get(name) == value for name, value in POLICY.items())
+def _policy_path(agent: str) -> str:
+    return f"/v1/namespaces/{namespace(agent)}/memory_policy"
 
 
-async def _unless_denied(
-    request: Request, method: str, path: str, body: bytes | None, *, later: bool = False
+def _protects(policy: dict[str, Any]) -> bool:
+    return not _wrong_fields(policy)
+
+
+def _wrong_fields(policy: dict[str, Any]) -> list[str]:
+    return sorted(name for name, value in POLICY.items() if policy.get(name) != value)
+
+
+async def _answer_or_refusal(
+    request: Request, method: str, path: str, body: bytes | None
 ) -> tuple[Any, str]:
-    """(answer, why there is none): a refusal is a finding here, not a failure."""
+    """Return (answer, reason of a refusal): a refusal is a result here, not a failure."""
     try:
         return await request(method, path, body), ""
     except RemoteError as error:
         if error.verdict in (Verdict.UNREACHABLE, Verdict.BUSY) or error.status == 401:
             raise
-        return None, "" if later else error.reason
+        return None, error.reason

@@ -1,7 +1,7 @@
-"""The server's event stream, taken apart: what was stored, and when all may have changed.
+"""The server's event stream: its bytes parsed into hints about what to pull.
 
-Bounded: an event longer than any that a server has reason to send is dropped, and counts as news of
-everything. What an event says is a hint to look, and is never applied.
+An event is a hint, and its content is never applied. An event longer than `MOST_BYTES` is dropped,
+and counts as a hint that anything may have changed.
 """
 
 from __future__ import annotations
@@ -10,70 +10,72 @@ from collections.abc import Iterator
 
 import orjson
 
-__all__ = ["Event", "Events"]
+__all__ = ["Event", "EventParser"]
 
 Event = tuple[str, str] | None
 """(agent, memory) of a memory that was stored; None: anything may have changed."""
 
 MOST_BYTES = 1024 * 1024
-"""Of one event: 100,000 bytes of content, escaped as wastefully as JSON allows, and room."""
-NEWS = frozenset({"stored", "restored"})
-ALL = frozenset({"connected", "stream_lagged"})
+"""Of one event: 100,000 bytes of content with each byte escaped (six bytes each), and a margin."""
+STORED = frozenset({"stored", "restored"})
+"""Events that name one memory to pull."""
+MISSED = frozenset({"connected", "stream_lagged"})
+"""Events after which any number of others may have been missed."""
 
 
-class Events:
-    """Bytes in, events out."""
+class EventParser:
+    """An incremental parser of ``text/event-stream``: bytes in, events out."""
 
     def __init__(self) -> None:
         self._line = bytearray()
         self._data: list[bytes] = []
         self._size = 0
-        self._dropping = False
+        self._is_dropping = False
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that a piece of the stream completes."""
+        """Yield the events that a piece of the stream completes."""
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
-            self._grow(line)
+            self._extend_line(line)
             whole = bytes(self._line)
             self._line.clear()
             if whole.startswith(b"data:"):
                 self._data.append(whole[5:].removeprefix(b" "))
             elif not whole:
-                yield from self._end()
-        self._grow(rest)
+                yield from self._end_event()
+        self._extend_line(rest)
 
-    def _grow(self, piece: bytes) -> None:
+    def _extend_line(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size > MOST_BYTES:
-            self._dropping = True
+            self._is_dropping = True
             self._data.clear()
             self._line.clear()
         else:
             self._line += piece
 
-    def _end(self) -> Iterator[Event]:
-        data, dropped = b"\n".join(self._data), self._dropping
+    def _end_event(self) -> Iterator[Event]:
+        data, dropped = b"\n".join(self._data), self._is_dropping
         self._data.clear()
-        self._size, self._dropping = 0, False
+        self._size, self._is_dropping = 0, False
         if dropped:
             yield None
         elif data:
-            yield from _event(data)
+            yield from _parse(data)
 
 
-def _event(data: bytes) -> Iterator[Event]:
+def _parse(data: bytes) -> Iterator[Event]:
     try:
-        said = orjson.loads(data)
+        event = orjson.loads(data)
     except orjson.JSONDecodeError:
-        # It may have been about anything.
+        # It may have been about any memory.
         yield None
         return
-    if not isinstance(said, dict):
+    if not isinstance(event, dict):
         return
-    kind = said.get("event_type") or said.get("type")
-    agent, memory = said.get("agent_id"), said.get("memory_id")
-    if kind in ALL:
+    kind = event.get("event_type") or event.get("type")
+    agent, memory = event.get("agent_id"), event.get("memory_id")
+    if kind in MISSED:
         yield None
-    elif kind in NEWS and isinstance(agent, str):
+    elif kind in STORED and isinstance(agent, str):
         yield agent, memory if isinstance(memory, str) else ""

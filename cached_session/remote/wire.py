@@ -1,38 +1,38 @@
-"""An operation to memories and back.
+"""The wire format: an operation to memories of the server, and back.
 
-What other replicas act on travels in flat metadata under ``cs_``; ``content`` is for people and
-for the server's own recall. Frozen by golden tests.
+Replicas read flat metadata fields that begin with ``cs_``. ``content`` is text for people and for
+the server's own recall. Golden tests freeze the format.
 
-| field | what it says |
+| field | meaning |
 |---|---|
 | `cs_v` | wire version |
 | `cs_op` | append, pop, clear, or void (the placeholder of a parked operation) |
 | `cs_w` | writer |
 | `cs_c` | counter |
-| `cs_s` | stamp, 16 hex digits: JSON numbers past 2**53 are not safe everywhere |
-| `cs_t` | when it was said: milliseconds by the writer's clock |
-| `cs_n` | payloads of the operation |
-| `cs_i` | which payload this is |
-| `cs_p` | parts of that payload |
-| `cs_j` | which part this is |
-| `cs_d` | the identity of the operation's whole content |
-| `cs_e` | the seal over this payload |
-| `cs_x` | the part's text |
-| `cs_h` | 1 if readable text is kept from the server's index |
-| `cs_sid` | the session id, in the operation's first memory (where it can be said in Unicode) |
+| `cs_s` | stamp, 16 hex digits: JSON numbers above 2**53 are not exact everywhere |
+| `cs_t` | time of the operation: milliseconds by the writer's clock |
+| `cs_n` | number of payloads of the operation |
+| `cs_i` | index of this payload |
+| `cs_p` | number of parts of this payload |
+| `cs_j` | index of this part |
+| `cs_d` | digest of the whole operation |
+| `cs_e` | seal: digest of this payload |
+| `cs_x` | text of this part |
+| `cs_h` | 1 if readable text is kept out of the server's index |
+| `cs_sid` | session id, in the operation's first memory (if it is valid Unicode) |
 
-A confirmed pop leaves a *claim note* on the item that it wants, before it asks for the deletion. It
-is no operation, and its id (``csn1-…``) is of another form, so that readers of the history pass it
-over, also those of an earlier version. It is tagged with its item's name, and says:
+A confirmed pop stores a *claim note* for its item before it asks for the deletion. A note is not an
+operation. Its id (``csn1-…``) has another form, so every reader of the history skips it, also one
+of an earlier version. One of its tags names the item. Its metadata:
 
-| field | what it says |
+| field | meaning |
 |---|---|
 | `cs_v` | wire version |
 | `cs_op` | claim |
 | `cs_w` | writer of the operation that appended the item |
 | `cs_c` | counter of that operation |
-| `cs_i` | the item within it |
-| `cs_by` | who claims: the writer of the pop, if it is granted |
+| `cs_i` | index of the item in it |
+| `cs_by` | the claimer: the writer of the pop, if the claim is granted |
 """
 
 from __future__ import annotations
@@ -72,36 +72,36 @@ __all__ = [
 ]
 
 TAG = "cached-session"
-"""On every memory of ours."""
+"""Tag of every memory that this package stores."""
 ITEM_TAGS = tuple(sorted(f"cs-{role}" for role in ROLES))
-"""One of these is on every memory with an item's text, and none on bookkeeping."""
+"""Every memory with an item's text has one of these tags, and no other memory has."""
 HIDDEN = "(kept on the devices)"
 """Content of an item whose session keeps its text out of the server's index."""
 TTL_SECONDS = 50 * 365 * 86400
-"""Counted by the server's clock from when it stores: a device in 1970 must not expire its data.
-The server allows at most 100 years."""
+"""50 years; the server allows at most 100. Relative, by the server's clock: a device whose clock is
+in 1970 must not store memories that have expired."""
 EVENT_LAST = 9_999_999_999
-"""The server refuses an event time past the year 2286."""
-MOST = 1 << 31
-"""Counts above this are nonsense."""
+"""Unix seconds, in the year 2286: the server refuses a later event time."""
+MOST_COUNTED = 1 << 31
+"""Limit of a number of payloads or parts; a memory above it is unreadable."""
 
 _KINDS = {kind.value: kind for kind in Kind}
 _WRITER = re.compile(r"[a-z2-7]{8,64}")
 
 
 class Unreadable(Exception):
-    """A memory that bears our mark and makes no sense, or comes from a newer version."""
+    """A memory with an id of this package that cannot be read, or is of a newer wire version."""
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A placeholder: its writer says that the server refuses this operation."""
+    """A placeholder that was read: its writer has parked this operation, so it may never come."""
 
     dot: Dot
 
 
 def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[str, Any]]:
-    """The store request's entries for an operation, in order; the same bytes every time."""
+    """Yield the store request's entries for an operation, in order; the same bytes every time."""
     key = session_key(session_id)
     for part in split(op, digest, key):
         metadata: dict[str, Any] = {
@@ -130,7 +130,7 @@ def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[st
 
 
 def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
-    """The small memory that stands where the server refuses an operation."""
+    """Return the small memory that stands for an operation which the server refuses."""
     metadata = {
         "cs_v": WIRE_VERSION,
         "cs_op": "void",
@@ -142,12 +142,12 @@ def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
 
 
 def claim_tag(dot: Dot, index: int) -> str:
-    """By which every note on one item is found."""
+    """Return the tag of every claim note on one item."""
     return f"cs-on-{dot.writer}-{dot.counter}-{index}"
 
 
 def claim_note(session_id: str, dot: Dot, index: int, claimer: str, now_ms: int) -> dict[str, Any]:
-    """The memory that says that this claimer wants this item."""
+    """Return the claim note of one claimer on one item."""
     metadata = {
         "cs_v": WIRE_VERSION,
         "cs_op": "claim",
@@ -157,14 +157,15 @@ def claim_note(session_id: str, dot: Dot, index: int, claimer: str, now_ms: int)
         "cs_by": claimer,
     }
     identity = claim_id(session_key(session_id), dot, index, claimer)
-    # Distinct words, so that a server that merges what is alike keeps both of two claimers' notes.
+    # The content names the claimer, so that a server that merges similar memories does not merge
+    # the notes of two claimers.
     memory = _memory(identity, f"(claimed by {claimer})", "op", metadata, now_ms)
     memory["tags"].append(claim_tag(dot, index))
     return memory
 
 
 def claimers(memories: Iterable[Mapping[str, Any]], key: str, dot: Dot, index: int) -> set[str]:
-    """Who has left a note on an item, among these memories."""
+    """Return the claimers of an item whose notes are among these memories."""
     found = set()
     for memory in memories:
         metadata = memory.get("metadata")
@@ -180,8 +181,8 @@ def _memory(
     memory: dict[str, Any] = {
         "id": identity,
         "content": content,
-        # The type whose importance does not decay, full importance, and a life of its own: three
-        # guards, because a key may not be allowed to set the namespace's policy.
+        # Three guards against expiry, because the key may not be allowed to set the namespace's
+        # policy: the type whose importance does not decay, full importance, and a lifetime.
         "memory_type": "procedural",
         "importance": 1.0,
         "ttl_seconds": TTL_SECONDS,
@@ -194,7 +195,7 @@ def _memory(
 
 
 def _content(op: Operation, part: Part) -> tuple[str, str]:
-    """(readable text, role) of one memory."""
+    """Return (readable text, role) of one memory."""
     if op.kind is not Kind.APPEND:
         return ("(removed an item)" if op.kind is Kind.POP else "(cleared the session)"), "op"
     if part.part:
@@ -204,34 +205,34 @@ def _content(op: Operation, part: Part) -> tuple[str, str]:
 
 
 def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
-    """What a memory of the session with this key says; None if it is not one of ours.
+    """Read a memory of the session with this key; None if this package did not store it.
 
-    A memory is ours if its id is exactly the one that its metadata derives: sub-memories that a
-    server makes of ours may carry our tags and metadata, never our ids.
+    The id must be the one that the metadata derives: sub-memories that a server derives from ours
+    may have our tags and metadata, but never our ids.
 
     Raises:
-        Unreadable: it bears our mark and cannot be read.
+        Unreadable: it has an id of this package and cannot be read.
     """
     identity = memory.get("id")
     version = version_of(identity)
     if version is None:
         return None
     if version > WIRE_VERSION:
-        raise Unreadable(f"{identity} is of wire version {version}: upgrade cached-session")
+        raise Unreadable(f"{identity} is of wire version {version}; upgrade cached-session")
     metadata = memory.get("metadata")
     if not isinstance(metadata, Mapping):
-        raise Unreadable(f"{identity} has lost its metadata")
+        raise Unreadable(f"{identity} has no metadata")
     dot = Dot(_writer(metadata, identity), _integer(metadata, "cs_c", 1, 1 << 53, identity))
     if metadata.get("cs_op") == "void":
         if identity != placeholder_id(key, dot):
-            raise Unreadable(f"{identity} is not the id of its own content")
+            raise Unreadable(f"{identity} is not the id that its metadata derives")
         return Placeholder(dot)
-    said = metadata.get("cs_op")
-    kind = _KINDS.get(said) if isinstance(said, str) else None
+    kind_name = metadata.get("cs_op")
+    kind = _KINDS.get(kind_name) if isinstance(kind_name, str) else None
     if kind is None:
-        raise Unreadable(f"{identity} is of unknown kind {said!r}")
-    count = _integer(metadata, "cs_n", 1, MOST, identity)
-    parts = _integer(metadata, "cs_p", 1, MOST, identity)
+        raise Unreadable(f"{identity} is of the unknown kind {kind_name!r:.80}")
+    count = _integer(metadata, "cs_n", 1, MOST_COUNTED, identity)
+    parts = _integer(metadata, "cs_p", 1, MOST_COUNTED, identity)
     part = Part(
         dot=dot,
         kind=kind,
@@ -247,14 +248,14 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
         text=_string(metadata, "cs_x", PART_BYTES, identity),
     )
     if identity != memory_id(key, dot, part.index, part.part):
-        raise Unreadable(f"{identity} is not the id of its own content")
+        raise Unreadable(f"{identity} is not the id that its metadata derives")
     return part
 
 
 def _writer(metadata: Mapping[str, Any], identity: object) -> str:
     writer = metadata.get("cs_w")
     if not isinstance(writer, str) or not _WRITER.fullmatch(writer):
-        raise Unreadable(f"{identity} names no writer: {writer!r:.80}")
+        raise Unreadable(f"{identity} has no valid writer: cs_w={writer!r:.80}")
     return writer
 
 
@@ -264,26 +265,26 @@ def _integer(
     value = metadata.get(field)
     if type(value) is int and lowest <= value < below:
         return value
-    # A server may keep numbers as floats, or as text.
+    # A server may return numbers as floats, or as text.
     is_float = isinstance(value, float) and value.is_integer()
     is_text = isinstance(value, str) and len(value) < 20 and value.lstrip("-").isdecimal()
     if is_float or is_text:
         value = int(value)  # type: ignore[arg-type]
     if type(value) is not int or not lowest <= value < below:
-        raise Unreadable(f"{identity} has {field}={value!r:.80}")
+        raise Unreadable(f"{identity} has an invalid {field}={value!r:.80}")
     return value
 
 
 def _string(metadata: Mapping[str, Any], field: str, most: int, identity: object) -> str:
     value = metadata.get(field)
     if not isinstance(value, str) or len(value) > most:
-        raise Unreadable(f"{identity} has no usable {field}")
+        raise Unreadable(f"{identity} has no valid {field}")
     if value.isascii():
         return value
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Unreadable(f"{identity} has no usable {field}") from error
+        raise Unreadable(f"{identity} has no valid {field}") from error
     return value
 
 
@@ -292,9 +293,9 @@ def _stamp(metadata: Mapping[str, Any], identity: object) -> int:
     try:
         stamp = int(text, 16)
     except ValueError as error:
-        raise Unreadable(f"{identity} has cs_s={text!r}") from error
+        raise Unreadable(f"{identity} has an invalid stamp: cs_s={text!r}") from error
     if not 0 < stamp <= MAX_STAMP:
-        raise Unreadable(f"{identity} has a stamp that no clock gives: {text}")
+        raise Unreadable(f"{identity} has a stamp out of range: cs_s={text!r}")
     return stamp
 
 
@@ -308,10 +309,11 @@ def _is_unicode(session_id: str) -> bool:
 
 @dataclass(slots=True)
 class EncodedMemory:
-    """A memory as it goes into a store request: encoded once, and small to keep until it is sent.
+    """A memory as an entry of a store request: encoded once, and small to keep until it is sent.
 
-    What its metadata says of whose it is stays at hand, to tell whether a server holds it. Nobody
-    changes one; as with `Part`, to freeze it would cost more than the rest of making it."""
+    It keeps the metadata that shows whether a server holds this very memory. It is never changed,
+    but not frozen: as with `Part`, that would cost more than the rest of making it.
+    """
 
     id: str
     data: bytes
@@ -320,13 +322,13 @@ class EncodedMemory:
 
     @classmethod
     def of(cls, memory: Mapping[str, Any]) -> EncodedMemory:
-        """The encoded form of a memory."""
+        """Encode a memory."""
         metadata = memory["metadata"]
         dot = metadata.get("cs_w"), metadata.get("cs_c")
         return cls(memory["id"], orjson.dumps(memory), dot, _seal(metadata))
 
     def is_held(self, memory: Mapping[str, Any] | None) -> bool:
-        """Whether what a server has under this id is this memory."""
+        """Return whether a memory that a server has under this id is this one."""
         metadata = memory.get("metadata") if memory else None
         return isinstance(metadata, dict) and _seal(metadata) == self.seal
 

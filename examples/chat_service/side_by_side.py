@@ -39,7 +39,7 @@ class Switch(BaseModel):
     """The position of the network switch of a device."""
 
     up: bool
-    """Whether the network is connected."""
+    """True if the network is connected."""
 
 
 def create_page(directory: Path, server: str) -> FastAPI:

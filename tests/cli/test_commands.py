@@ -126,7 +126,7 @@ def test_a_session_that_the_journal_does_not_know_is_called_wrongly(
     """2, on standard error, with the id that is like it; and it is not made by the way."""
     result = run(*command, "--journal", journal, DAKERA_URL=server.url)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "nothing is known of 'alise' here (is it 'alice'?)" in result.stderr
+    assert "the journal has no session 'alise' (did you mean 'alice'?)" in result.stderr
     assert "sync --session" in result.stderr
     found = json.loads(run("status", "--journal", journal, "--json").output)
     assert set(found["sessions"]) == {"alice", "bob/2"}
@@ -200,7 +200,7 @@ def test_sync_of_an_id_that_nobody_knows_asks_whether_it_is_right(
     where = ("--journal", tmp_path / "j.db", "--url", server.url)
     result = run("sync", "--session", "alise", *where)
     assert result.exit_code == 0, result.output
-    assert "the server has nothing of 'alise' either" in result.stderr
+    assert "the server has no items of 'alise' either" in result.stderr
 
 
 def test_sync_with_no_server_there_is_told_by_the_exit_code(journal: Path) -> None:

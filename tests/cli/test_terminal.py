@@ -160,7 +160,7 @@ def test_following_tries_at_once_and_says_when_no_server_answers(
     server.stop()
     asyncio.run(fail())
     screen = terminal("show", "bob", "--follow", "-j", journal, **env)
-    screen.wait(lambda text: "until the server answers, only this journal is seen" in text)
+    screen.wait(lambda text: "only this journal is shown until the server answers" in text)
     assert screen.interrupt() == 130
     server.start()
     screen = terminal("show", "bob", "--follow", "-j", journal, **env)
@@ -292,7 +292,7 @@ def test_url_and_key_come_from_the_file_and_the_key_is_not_shown(
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("url = [", "no TOML"), ("urll = 'x'", "urll"), ("api_key = 5", "api_key")],
+    [("url = [", "is not valid TOML"), ("urll = 'x'", "urll"), ("api_key = 5", "api_key")],
 )
 def test_a_configuration_that_makes_no_sense_is_named(
     tmp_path: Path, journal: Path, text: str, says: str
@@ -359,7 +359,7 @@ def test_audit_puts_back_what_the_server_lost(
     (agent,) = [name for name in server.agents() if "bob" in name]
     server.evict(agent, lambda memory: True)
     done = piped(tmp_path, "audit", "--session", "bob", "-j", journal, **env)
-    assert (done.returncode, "1 operation put back" in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, "1 operation sent again" in done.stdout) == (0, True), done.stdout
     assert len(server.memories(agent)) == 1
 
 
@@ -388,9 +388,9 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
     shown = piped(tmp_path, "parked", "show", one["operation"][:8], "-j", journal)
     assert json.loads(shown.stdout) == QUESTION
     moved = piped(tmp_path, "parked", "retry", one["operation"][:8], "-j", journal)
-    assert "1 put back" in moved.stdout
+    assert "1 operation queued again" in moved.stdout
     assert piped(tmp_path, "sync", "-s", "dora", "-j", journal, **env).returncode == 0
-    assert piped(tmp_path, "parked", "list", "-j", journal).stdout == "nothing is parked\n"
+    assert piped(tmp_path, "parked", "list", "-j", journal).stdout == "no operation is parked\n"
 
 
 def test_what_a_sync_had_refused_is_not_said_to_be_sent(tmp_path: Path, server: DevServer) -> None:
@@ -431,8 +431,9 @@ def test_a_parked_operation_is_dropped_only_when_asked_twice(
     assert piped(tmp_path, "parked", "drop", "zzz", "--yes", "-j", journal).returncode == 2
     assert piped(tmp_path, "parked", "drop", "--all", "-j", journal).returncode == 1
     assert "1 parked" in piped(tmp_path, "status", "-j", journal).stdout
-    assert "1 dropped" in piped(tmp_path, "parked", "drop", "--all", "-y", "-j", journal).stdout
-    assert "nothing is parked" in piped(tmp_path, "parked", "list", "-j", journal).stdout
+    dropped = piped(tmp_path, "parked", "drop", "--all", "-y", "-j", journal)
+    assert "1 operation dropped" in dropped.stdout
+    assert "no operation is parked" in piped(tmp_path, "parked", "list", "-j", journal).stdout
 
 
 def test_export_and_import_carry_a_session_byte_for_byte(tmp_path: Path, journal: Path) -> None:
@@ -443,7 +444,7 @@ def test_export_and_import_carry_a_session_byte_for_byte(tmp_path: Path, journal
     done = piped(tmp_path, "import", first, "--session", "copy", "-j", new)
     assert (done.returncode, done.stdout) == (0, "copy: 4 items added\n")
     again = piped(tmp_path, "import", first, "--session", "copy", "-j", new)
-    assert again.stdout == "copy: 0 items added, 4 were here already\n"
+    assert again.stdout == "copy: 0 items added, 4 were imported before\n"
     first.write_bytes(first.read_bytes() + b'{"role":"user","content":"more"}\n')
     more = piped(tmp_path, "import", first, "--session", "copy", "--json", "-j", new)
     (report,) = json.loads(more.stdout)
@@ -484,7 +485,7 @@ def test_a_session_that_a_database_has_not_is_told_with_those_that_it_has(tmp_pa
     command = ("import", tmp_path / "agents.db", "-s", "new", "-j", tmp_path / "j.db")
     wrong = piped(tmp_path, *command)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "has no items of a session 'new'; it has 'ada'" in wrong.stderr
+    assert "has no items of a session 'new'; its sessions: 'ada'" in wrong.stderr
     assert "--source-session" in wrong.stderr
     right = piped(tmp_path, *command, "--source-session", "ada")
     assert (right.returncode, right.stdout) == (0, "new: 1 item added\n")
@@ -514,7 +515,7 @@ def test_a_direct_session_moves_in_with_a_bar(
     assert screen.plain.index("reading") < screen.plain.index("450 added")
     assert "━" in screen.plain
     again = piped(tmp_path, *command, "-j", tmp_path / "j.db", **env)
-    assert again.stdout == "eve: 0 items added, 450 were here already\n"
+    assert again.stdout == "eve: 0 items added, 450 were imported before\n"
 
 
 def test_an_import_with_lines_that_cannot_be_read_says_so_by_its_code(tmp_path: Path) -> None:

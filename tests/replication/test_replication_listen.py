@@ -11,15 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import orjson
 import pytest
 
 from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.devserver import DevServer
 from cached_session.remote import dakera
-from cached_session.remote import sse as events
 from cached_session.remote.errors import RemoteError, judge
-from cached_session.remote.sse import Events
 from cached_session.replication import event_listener
 from cached_session.replication.event_listener import Listener
 from cached_session.replication.schedule import Plan
@@ -347,38 +344,3 @@ def _rests(session: CachedSession) -> bool:
 def _up(session: CachedSession) -> bool:
     replicator = session._engine.loop_host.replicator()
     return replicator is not None and replicator.listener.is_up
-
-
-def sse(**said: object) -> bytes:
-    return b"event: x\r\ndata: " + orjson.dumps(said) + b"\r\n\r\n"
-
-
-@pytest.mark.parametrize("step", [1, 7, 10_000])
-def test_the_stream_is_taken_apart_however_it_is_cut(step: int) -> None:
-    """Stored memories, and whatever may stand for more; the rest, comments too, is no news."""
-    stream = b": keep-alive\n\n".join(
-        [
-            sse(type="connected", timestamp=1),
-            sse(event_type="stored", agent_id="a", memory_id="m"),
-            sse(event_type="recalled", agent_id="a", memory_id="m"),
-            sse(type="stream_lagged", dropped=3),
-            b"data: no json\n\n",
-            sse(event_type="restored", agent_id="b"),
-            b"data: 7\n\n",
-        ]
-    )
-    taken, decoder = [], Events()
-    for at in range(0, len(stream), step):
-        taken += list(decoder.feed(stream[at : at + step]))
-    assert taken == [None, ("a", "m"), None, None, ("b", "")]
-
-
-def test_an_endless_event_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes no more memory than the bound, counts as news of all, and the next is read."""
-    monkeypatch.setattr(events, "MOST_BYTES", 100)
-    decoder = Events()
-    for _ in range(50):
-        assert list(decoder.feed(b"data: " + b"x" * 50)) == []
-        assert len(decoder._line) <= 100
-    assert list(decoder.feed(b"\n\n")) == [None]
-    assert list(decoder.feed(sse(event_type="stored", agent_id="a", memory_id="m"))) == [("a", "m")]

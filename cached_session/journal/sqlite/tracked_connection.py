@@ -1,4 +1,4 @@
-"""A connection that records which kinds of data its transaction has changed."""
+"""A connection that counts changes to histories and to the outbox, and the version of histories."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ __all__ = ["TrackedConnection", "Version", "count_history_change", "count_queued
 
 
 class TrackedConnection(sqlite3.Connection):
-    """A connection that counts the transactions in which it may have changed a history, and how
-    often it may have put something into the outbox."""
+    """A connection with two counters, which a rollback does not reset.
+
+    ``history_changes`` counts the transactions that may have changed a history, and
+    ``queue_additions`` how often operations may have been added to the outbox.
+    """
 
     history_changes = 0
     queue_additions = 0
     _version_cursor: sqlite3.Cursor | None = None
 
     def data_version(self) -> int:
-        """Changes with the commits of others."""
-        # A cursor of its own: making one each time is a tenth of what the question costs.
+        """Return a number that changes when another connection commits."""
+        # One cursor for all calls: to create it each time takes a tenth of the query's time.
         if self._version_cursor is None:
             self._version_cursor = self.cursor()
         (version,) = self._version_cursor.execute("PRAGMA data_version").fetchone()
@@ -25,27 +28,30 @@ class TrackedConnection(sqlite3.Connection):
 
 
 Version = tuple[sqlite3.Connection, int, int]
-"""What the connection that writes knows of all histories: the first number changes with the commits
-of others, the second with its own that concern one. Any other connection cannot tell whose a commit
-was; and another one, after the file was opened again, counts anew."""
+"""The version of all histories as the writing connection sees it: the connection, a number that
+changes with commits of other connections, and one that changes with its own changes to histories.
+
+Versions of two connections are never equal, because a connection cannot tell its own commits from
+those of a third one. After the file is opened again, the counters start again.
+"""
 
 
 def version_of(conn: sqlite3.Connection) -> Version:
-    """What this connection knows by now."""
+    """Return the current version of all histories."""
     if isinstance(conn, TrackedConnection):
         return conn, conn.data_version(), conn.history_changes
-    # Not a journal's own: whatever it has written counts.
+    # Any other connection has no counter of changes to histories: every row that it wrote counts.
     (others,) = conn.execute("PRAGMA data_version").fetchone()
     return conn, others, conn.total_changes
 
 
 def count_history_change(conn: sqlite3.Connection) -> None:
-    """This transaction changes a history, unless it is rolled back."""
+    """Record that the transaction changes a history. The count stays even after a rollback."""
     if isinstance(conn, TrackedConnection):
         conn.history_changes += 1
 
 
 def count_queued(conn: sqlite3.Connection) -> None:
-    """This transaction has something sent that was not waiting, unless it is rolled back."""
+    """Record that the transaction adds to the outbox. The count stays even after a rollback."""
     if isinstance(conn, TrackedConnection):
         conn.queue_additions += 1

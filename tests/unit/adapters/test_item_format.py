@@ -10,7 +10,7 @@ import pytest
 
 from cached_session import UnreadableItem
 from cached_session.adapters.item_format import ItemFormat, format_call, join_texts
-from cached_session.cli.render_history import gist
+from cached_session.cli.render_history import one_line
 from cached_session.history.item_text import role_and_text
 from cached_session.journal.sqlite.codec import encode_items
 
@@ -29,7 +29,7 @@ def test_people_and_search_see_role_and_text() -> None:
     item = MINE.encode("user", "Where is my bag?", {"type": "human"})
     ((payload, _),) = encode_items([item])
     assert role_and_text(payload) == ("user", "Where is my bag?")
-    assert gist(item) == "user: Where is my bag?"
+    assert one_line(item) == "user: Where is my bag?"
 
 
 @pytest.mark.parametrize(

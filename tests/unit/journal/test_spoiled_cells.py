@@ -14,11 +14,12 @@ import pytest
 
 from cached_session.errors import InvalidArgument
 from cached_session.history.frontier import Frontier
-from cached_session.history.ops import Dot, ItemRef, Kind, Operation, clear_payload, pop_payload
+from cached_session.history.ops import Dot, ItemRef, Kind, Operation, encode_clear, encode_pop
 from cached_session.journal import connect
-from cached_session.journal.recovery import copy_rows
+from cached_session.journal.recovery import read_damaged
+from cached_session.journal.recovery.report import Losses
 from cached_session.journal.sqlite.codec import encode_items
-from cached_session.journal.sqlite.db_errors import FOREIGN
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS
 from cached_session.journal.tables import item_rows, outbox, schema, search_index, writes
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.outbox import Forget
@@ -158,19 +159,19 @@ def test_a_spoiled_range_does_not_keep_the_frontier_moving(
     """A range that begins below 1 would never close the prefix: applying an operation ends."""
     covered = Frontier.of([("other000", 1), ("other000", 2), ("other000", 5)])
     tx = SessionTransaction.create(conn, S, 1)
-    tx.apply(op(1, Kind.CLEAR, clear_payload(covered), "third000"))
+    tx.apply(op(1, Kind.CLEAR, encode_clear(covered), "third000"))
     tx.apply(op(4, Kind.APPEND, '"four"'))
     tx.finish()
     highest = f"SELECT max(first) FROM {table} WHERE writer = 'other000'"
     spoil(conn, table, f"first = {first} WHERE first = ({highest})")
     for call in (_apply_next, _clear, _look_for_gaps):
-        with suppress(*FOREIGN):
+        with suppress(*FOREIGN_ERRORS):
             call(conn)
 
 
 def _apply_next(conn: sqlite3.Connection) -> None:
     tx = SessionTransaction.create(conn, S, 1)
-    tx.apply(op(7, Kind.POP, pop_payload(ItemRef(Dot("other000", 6), 0, 1))))
+    tx.apply(op(7, Kind.POP, encode_pop(ItemRef(Dot("other000", 6), 0, 1))))
     tx.finish()
 
 
@@ -248,10 +249,10 @@ def test_rows_that_cannot_be_found_by_their_key_are_not_asked_for_again(
     stuck = Forget(Dot("w", 2), 0, 1)
     monkeypatch.setattr(outbox, "forgets_due", lambda *_: [stuck])
     with pytest.raises(ValueError, match="cannot be found"):
-        outbox.forgotten(conn, S, [due, stuck])
+        outbox.delete_forgets(conn, S, [due, stuck])
     monkeypatch.undo()
-    outbox.forgotten(conn, S, [due])
-    outbox.forgotten(conn, S, [due])
+    outbox.delete_forgets(conn, S, [due])
+    outbox.delete_forgets(conn, S, [due])
 
 
 # -- others --------------------------------------------------------------------------------------
@@ -276,6 +277,10 @@ def test_an_index_that_does_not_move_forward_is_not_built_for_ever(
             search_index.catch_up(other, 5, 0, 2)
 
 
+def _row(seq: int) -> tuple[Any, ...]:
+    return (seq, *[None] * 13)
+
+
 class Damaged:
     """A journal whose rows lead back to an earlier number, and of which a page cannot be read."""
 
@@ -285,13 +290,13 @@ class Damaged:
         if "sqlite_sequence" in sql:
             return Rows([(9,)])
         if "seq = ?" in sql:
-            return Rows([(key[0],)] if key[0] in self.numbers else [])
+            return Rows([_row(key[0])] if key[0] in self.numbers else [])
         return self._scan(key[0])
 
-    def _scan(self, before: int) -> Iterator[tuple[int]]:
+    def _scan(self, before: int) -> Iterator[tuple[Any, ...]]:
         behind = next((at for at, seq in enumerate(self.numbers) if seq > before), None)
         if behind is not None:
-            yield from ((seq,) for seq in self.numbers[behind:])
+            yield from map(_row, self.numbers[behind:])
         raise sqlite3.DatabaseError("database disk image is malformed")
 
 
@@ -304,10 +309,10 @@ class Rows(list[Any]):
 
 def test_rows_that_lead_back_do_not_keep_a_recovery_going() -> None:
     """Every row that can be read is given, and the scan ends."""
-    losses = copy_rows._Losses()
+    losses = Losses()
     found = []
-    for row in copy_rows._rows(Damaged(), losses):  # type: ignore[arg-type]
-        found.append(row[0])
+    for row in read_damaged.scan_operations(Damaged(), losses):  # type: ignore[arg-type]
+        found.append(row.seq)
         assert len(found) < 100
     assert set(found) == set(Damaged.numbers)
     assert losses.named

@@ -62,7 +62,7 @@ async def connected(backend: Scripted, timeout: float | None = 60.0) -> str:
 def test_the_connections_of_a_remote_look_names_up_here() -> None:
     """Those of our own client, whatever its SDK and its HTTP library make of them."""
     remote = connect("http://server.example", None, SyncOptions())
-    transport: Any = remote._client._client._transport
+    transport: Any = remote._http._http._transport
     assert isinstance(transport, httpx.AsyncHTTPTransport)
     assert isinstance(transport._pool._network_backend, dns._Backend)
 
@@ -71,7 +71,7 @@ def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> N
     """A proxy has a name as well."""
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
     remote = connect("http://server.example", None, SyncOptions())
-    mounted: Any = [one for one in remote._client._client._mounts.values() if one is not None]
+    mounted: Any = [one for one in remote._http._http._mounts.values() if one is not None]
     assert mounted
     assert all(isinstance(one._pool._network_backend, dns._Backend) for one in mounted)
 
@@ -160,15 +160,15 @@ async def test_those_who_ask_at_once_share_a_lookup_and_none_takes_it_from_anoth
     await asyncio.wait(waiting[:1])
     assert asked == 1
     assert sum(thread.name == "cached-session-lookup" for thread in threading.enumerate()) == 1
-    (going,) = dns._going.values()
+    (going,) = dns._pending.values()
     going.began -= going.patience
     waiting.append(asyncio.ensure_future(connected(Scripted(to_1="answers"))))
     await second.wait()
-    (newer,) = dns._going.values()
+    (newer,) = dns._pending.values()
     assert newer.patience == 2 * going.patience
     answer.set()
     assert await asyncio.gather(*waiting[1:]) == ["192.0.2.1"] * 20
-    assert dns._going == {}
+    assert dns._pending == {}
     assert await connected(Scripted(to_1="answers")) == "192.0.2.1"
     assert asked == 3
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import email.utils
+
 import pytest
 
-from cached_session.remote.errors import RemoteError, Scope, Verdict, judge
+from cached_session.remote.errors import RemoteError, Scope, Verdict, judge, retry_after
 
 V, S = Verdict, Scope
 TABLE = [
@@ -55,3 +57,38 @@ def test_an_unknown_answer_is_transient() -> None:
 def test_a_remote_error_reads_as_its_reason() -> None:
     """What is logged and shown of a failed request is its reason."""
     assert str(RemoteError(V.BUSY, "the server asks for time")) == "the server asks for time"
+
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        (" 1.5 ", 1.5),
+        ("0", 0.0),
+        ("-3", 0.0),
+        (email.utils.formatdate(NOW + 90, usegmt=True), 90.0),
+        (email.utils.formatdate(NOW - 90, usegmt=True), 0.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 0.0),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("", None),
+        ("Wed, 99 Foo 2999 25:61:61 GMT", None),
+    ],
+)
+def test_retry_after_is_read_in_seconds_or_as_a_date(text: str, seconds: float | None) -> None:
+    """``Retry-After`` has two forms, and an unreadable value asks for nothing."""
+    assert retry_after({"retry-after": text}, NOW) == seconds
+
+
+@pytest.mark.parametrize("skew", [-86_400, 0, 86_400])
+def test_a_date_is_compared_with_the_server_s_clock(skew: int) -> None:
+    """A device whose clock is a day wrong waits as long as the server meant."""
+    headers = {
+        "retry-after": email.utils.formatdate(NOW + 30, usegmt=True),
+        "date": email.utils.formatdate(NOW, usegmt=True),
+    }
+    assert retry_after(headers, NOW + skew) == 30.0

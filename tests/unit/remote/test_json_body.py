@@ -1,4 +1,4 @@
-"""A long list of a server's is decoded in slices, and comes out as the whole would."""
+"""Decoding a long list in slices gives the same value as decoding the whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cached_session.remote import http
+from cached_session.remote import json_body
 
 TRICKY = ['},{"', '"},{"id":"', '\\"},{\\"', "[{", '{"a":[{"b":1},{"c":2}]}', "", "ä\u2028"]
 VALUES = st.recursive(
@@ -22,24 +22,24 @@ LISTS = st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_s
 
 
 async def decoded(data: bytes) -> object:
-    return await http._decoded(data)
+    return await json_body.decode_in_slices(data)
 
 
 @given(LISTS, st.integers(1, 40))
 def test_a_list_in_slices_is_the_whole_list(value: list[object], size: int) -> None:
-    """Wherever it is cut, and whatever its texts look like."""
+    """Slices give the same value, wherever the list is cut and whatever its texts look like."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "SLICE_BYTES", size)
+        patch.setattr(json_body, "SLICE_BYTES", size)
         assert asyncio.run(decoded(orjson.dumps(value))) == value
 
 
 @given(LISTS, st.integers(1, 40), st.data())
 def test_a_damaged_list_is_no_list(value: list[object], size: int, data: st.DataObject) -> None:
-    """What is no JSON as a whole is none in slices either."""
+    """A body that is not JSON as a whole is not JSON in slices either."""
     body = orjson.dumps(value)
-    place = data.draw(st.integers(0, len(body) - 1))
-    instead = data.draw(st.sampled_from([b"", b'"', b"}", b"{", b","]))
-    damaged = body[:place] + instead + body[place + 1 :]
+    position = data.draw(st.integers(0, len(body) - 1))
+    replacement = data.draw(st.sampled_from([b"", b'"', b"}", b"{", b","]))
+    damaged = body[:position] + replacement + body[position + 1 :]
 
     def outcome(decode: Callable[[], object]) -> object:
         try:
@@ -48,13 +48,13 @@ def test_a_damaged_list_is_no_list(value: list[object], size: int, data: st.Data
             return "no JSON"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "SLICE_BYTES", size)
+        patch.setattr(json_body, "SLICE_BYTES", size)
         found = outcome(lambda: asyncio.run(decoded(damaged)))
-        assert found == outcome(lambda: http._decode(damaged))
+        assert found == outcome(lambda: json_body.decode(damaged))
 
 
-def test_the_loop_turns_between_slices() -> None:
-    """Another task runs while a long list is decoded."""
+def test_other_tasks_run_between_slices() -> None:
+    """Another task runs many times while a long list is decoded."""
     body = orjson.dumps([{"text": "x" * 1000}] * 1000)
     turns = 0
 
@@ -67,3 +67,13 @@ def test_the_loop_turns_between_slices() -> None:
 
     asyncio.run(main())
     assert turns > 10
+
+
+def test_a_lone_surrogate_is_decoded() -> None:
+    """The fast library refuses a lone surrogate; the body is decoded all the same."""
+    assert json_body.decode(b'[{"text": "\\ud800"}]') == [{"text": "\ud800"}]
+
+
+def test_an_empty_body_is_none() -> None:
+    """An answer without a body, such as a 204, has no value."""
+    assert json_body.decode(b"") is None
