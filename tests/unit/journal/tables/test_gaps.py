@@ -59,9 +59,9 @@ def test_a_gap_is_searched_for_when_it_is_due(conn: sqlite3.Connection) -> None:
     assert due(conn, 1000, 2) == [2, 3]
     assert due(conn, 0, everything=True) == [2, 3, 1]
     assert {gap.tries for gap in due_gaps(conn, SESSION, 1000, 9)} == {1}
-    facts = status_counts.facts(conn, 1, 100, 0)
+    facts = status_counts.counts_of(conn, 1, 100, 0)
     assert (facts.absent, facts.explained) == (2, 1)
-    assert status_counts.facts(conn, 1, 150, 60).absent == 0
+    assert status_counts.counts_of(conn, 1, 150, 60).absent == 0
 
 
 def test_an_incomplete_operation_is_a_gap_with_its_parts(conn: sqlite3.Connection) -> None:
@@ -109,10 +109,10 @@ def test_an_explained_gap_waits_for_its_operation(conn: sqlite3.Connection) -> N
     operation is applied if its writer sends it after all."""
     inbox.apply_page(conn, SESSION, [], [Dot(THEM, 2)], 50)
     assert refresh_gaps(conn, SESSION, 55) == 0
-    assert status_counts.facts(conn, 1, 10**6, 0).explained == 1
+    assert status_counts.counts_of(conn, 1, 10**6, 0).explained == 1
     arrive(conn, remote(3, '"c"'))
     assert refresh_gaps(conn, SESSION, 60) == 2
-    facts = status_counts.facts(conn, 1, 10**6, 0)
+    facts = status_counts.counts_of(conn, 1, 10**6, 0)
     assert (facts.absent, facts.explained) == (1, 1)
     arrive(conn, remote(1, '"a"'), remote(2, '"b"'))
     assert items(conn) == ["a", "b", "c"]

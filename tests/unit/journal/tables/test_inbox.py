@@ -57,7 +57,7 @@ def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> Non
     result = arrive(conn, remote(1, '"second"'))
     assert (result.conflicts, result.new) == (1, 0)
     assert items(conn) == ["first"]
-    assert status_counts.facts(conn, 1, 0, 0).conflicts == 1
+    assert status_counts.counts_of(conn, 1, 0, 0).conflicts == 1
 
 
 @pytest.mark.parametrize("payload", ["nope", "{", '{"a":1}}'])

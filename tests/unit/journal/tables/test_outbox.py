@@ -106,7 +106,7 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
         "parked",
         "sent",
     ]
-    facts = status_counts.facts(conn, 1, 0, 0)
+    facts = status_counts.counts_of(conn, 1, 0, 0)
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
 
 
