@@ -111,7 +111,7 @@ class Pusher:
             # The journal cannot record what the server has acknowledged, so that each attempt
             # sends it again.
             return exponential(failures, self._context.options, self._context.runtime.random)
-        return self._context.options.claim_patience if result.unsettled else math.inf
+        return self._context.options.claim_patience if result.unresolved else math.inf
 
     async def push_now(self, session_id: str, *, upto: int | None = None) -> PushResult:
         """Push one session, paused or not.
@@ -127,7 +127,7 @@ class Pusher:
         async def work() -> PushResult:
             in_doubt = await resolve_claims(self._context, session)
             result = await push(self._context, session, upto=upto)
-            result.unsettled = in_doubt
+            result.unresolved = in_doubt
             return result
 
         self._on_began(session_id)
