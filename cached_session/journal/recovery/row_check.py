@@ -16,13 +16,13 @@ from functools import cache
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import INTEGER_LIMIT
 from cached_session.journal.recovery import schema_check
-from cached_session.journal.tables.row_bounds import ITEMS_MOST, PARTS_MOST
+from cached_session.journal.tables.row_bounds import MAX_ITEMS, MAX_PARTS
 
 __all__ = ["invalid_cells", "is_meta_row", "is_session_id", "row_condition"]
 
 FLAG = "BETWEEN 0 AND 1"
 COUNTER = f"BETWEEN 1 AND {INTEGER_LIMIT}"
-INDEX = f"BETWEEN -1 AND {ITEMS_MOST}"
+INDEX = f"BETWEEN -1 AND {MAX_ITEMS}"
 STAMP = f"BETWEEN 0 AND {MAX_STAMP}"
 TIME = f"BETWEEN -{INTEGER_LIMIT} AND {INTEGER_LIMIT}"
 BOUNDS = {
@@ -32,7 +32,7 @@ BOUNDS = {
     "codec": FLAG,
     "conflicted": FLAG,
     "conflicts": ">= 0",
-    "count": f"BETWEEN 1 AND {ITEMS_MOST}",
+    "count": f"BETWEEN 1 AND {MAX_ITEMS}",
     "counter": COUNTER,
     "created_ms": TIME,
     "digest": "<> ''",
@@ -51,8 +51,8 @@ BOUNDS = {
     "met": FLAG,
     "next_ms": TIME,
     "ops.kind": "IN ('append', 'pop', 'clear')",
-    "part": f"BETWEEN 0 AND {PARTS_MOST}",
-    "parts": f"BETWEEN 1 AND {PARTS_MOST}",
+    "part": f"BETWEEN 0 AND {MAX_PARTS}",
+    "parts": f"BETWEEN 1 AND {MAX_PARTS}",
     "parts.kind": "IN ('append', 'pop', 'clear')",
     "pause_ms": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "private": FLAG,
