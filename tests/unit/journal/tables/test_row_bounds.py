@@ -101,5 +101,5 @@ def test_a_range_within_the_bounds_passes(bounds: tuple[int, int]) -> None:
 )
 def test_a_range_outside_the_bounds_is_refused(bounds: tuple[object, object]) -> None:
     """Neither an empty range nor one of other types gets into a set."""
-    with pytest.raises(ValueError, match="the range of counters .* is not valid"):
+    with pytest.raises(ValueError, match=r"the range of counters .* is not valid"):
         check_range(*bounds)
