@@ -79,6 +79,7 @@ def _copy(
     copier.copy_all(session_ids)
     for table in LOCAL_TABLES:
         _copy_table(old, new, table, session_ids, losses)
+    _copy_meta(old, new, losses)
     digests = f"; digests computed again: {copier.digests}" if copier.digests else ""
     report = replace(
         report,
@@ -88,7 +89,6 @@ def _copy(
         lost=tuple(losses.named),
         lost_more=losses.more,
     )
-    _copy_meta(old, new, losses)
     write_report(new, report)
     # Operations of the old id may be lost, so its next counter is unknown: it is not used again.
     write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
