@@ -23,7 +23,7 @@ from cached_session.journal.recovery.report import Losses, RecoveryReport, write
 from cached_session.journal.tables import writes
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import write_meta
-from cached_session.journal.tables.states import ACKED
+from cached_session.journal.tables.states import ACKED, BY_DOT
 
 __all__ = ["WriterIds", "copy_journal"]
 
@@ -146,7 +146,7 @@ class _OperationCopier:
         if found.error is not None:
             tx.flush()
             self._new.execute(
-                "UPDATE ops SET error = ? WHERE session = ? AND writer = ? AND counter = ?",
+                f"UPDATE ops SET error = ? WHERE {BY_DOT}",
                 (found.error, tx.session, *found.operation.dot),
             )
         if found.lost:

@@ -35,7 +35,7 @@ def add(
 
 def acknowledge(conn: sqlite3.Connection) -> None:
     """Mark every operation as acknowledged."""
-    outbox.ack(conn, [seq for (seq,) in conn.execute("SELECT seq FROM ops")])
+    outbox.acknowledge(conn, [seq for (seq,) in conn.execute("SELECT seq FROM ops")])
 
 
 def items(conn: sqlite3.Connection) -> list[str]:
