@@ -19,10 +19,12 @@ import orjson
 
 from cached_session import CachedSession, SyncOptions
 from cached_session.engine.engine import Engine
+from cached_session.engine.session_config import SessionConfig
 from cached_session.remote.connect import RemoteSpec
 from cached_session.remote.protocol import GuardReport
 from cached_session.remote.wire import EncodedMemory
 from cached_session.runtime import Runtime
+from cached_session.session import session_over
 from conversations import history
 from measure import Numbers, print_progress
 from scale import Scale
@@ -171,20 +173,8 @@ class _Device:
         self._sessions: list[CachedSession] = []
 
     async def open(self, session_id: str) -> CachedSession:
-        session = CachedSession.__new__(CachedSession)
-        session._setup(
-            session_id,
-            ":memory:",
-            self._spec,
-            None,
-            "local",
-            "text",
-            False,
-            self._options,
-            None,
-            None,
-            engine=self._engine,
-        )
+        config = SessionConfig(session_id, self._spec, hydrate=False)
+        session = session_over(self._engine, config)
         self._sessions.append(session)
         await session._ready()
         return session

@@ -1,4 +1,4 @@
-"""`SessionCache`: many sessions over one journal, one connection, one replicator."""
+"""`SessionCache`: many sessions that share one journal and one replicator."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import network_calls
 from cached_session.engine.engine import Engine
-from cached_session.errors import InvalidArgument, SessionClosed
+from cached_session.engine.session_config import SessionConfig, check_options, sdk_settings
+from cached_session.errors import SessionClosed
 from cached_session.journal import compaction
-from cached_session.journal.tables.sessions import all_sessions
 from cached_session.models import CompactReport, Progress, Status, SyncReport
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
 from cached_session.runtime import Runtime
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, session_over
 
 if TYPE_CHECKING:
     from agents import SessionSettings
     from dakera import AsyncDakeraClient
 
-__all__ = ["SessionCache"]
+__all__ = ["SessionCache", "open_engine"]
 
 DEFAULTS = SyncOptions()
 
 
 class SessionCache:
-    """The sessions of a device: one journal, one connection, one replicator.
+    """The sessions of a device, with one journal and one background task.
 
-    Making one is cheap and does no I/O; the first awaited call opens. Safe to use from several
-    tasks, event loops and threads. Cancellation, units and durability are as of `CachedSession`.
+    Making a cache is cheap and does no I/O; the first awaited call opens the journal. Safe to use
+    from several tasks, event loops and threads. Cancellation, units and durability are as in
+    `CachedSession`.
     """
 
     def __init__(
@@ -47,28 +48,28 @@ class SessionCache:
         options: SyncOptions = DEFAULTS,
         runtime: Runtime | None = None,
     ) -> None:
-        """Make a cache over a server at ``url``, over a client that stays the caller's, or local.
+        """Make a cache that uses the server at ``url``, an existing client, or no server.
 
         Args:
-            journal: the SQLite file; None: a default place; ``":memory:"``: kept nowhere.
-            url: the server's address; None, and no ``client``: local only.
-            api_key: for ``url``; None if the server asks for none.
-            client: an ``AsyncDakeraClient`` instead of ``url``; the caller keeps and closes it.
-            options: intervals, limits, timeouts, durability, for all sessions. Where this process
-                has the journal open already, those of the object that opened it hold.
+            journal: the SQLite file; None: the default path; ``":memory:"``: nothing is stored on
+                disk.
+            url: the server's address; without it and without ``client``: local only.
+            api_key: key for the server at ``url``; None if it needs none.
+            client: an ``AsyncDakeraClient`` instead of ``url``, which the caller keeps and closes.
+            options: intervals, limits, timeouts, durability, for all sessions. If this process
+                already has the journal open, the options of the first object are used.
             runtime: clock, randomness and ids; for tests.
 
         Raises:
-            InvalidArgument: an argument makes no sense.
+            InvalidArgument: an argument is wrong.
         """
-        self._closed = True
-        if not isinstance(options, SyncOptions):
-            raise InvalidArgument(f"options={options!r} must be a SyncOptions")
+        self._closed = True  # until everything below has succeeded
+        check_options(options)
         self._spec = RemoteSpec.make(url, api_key, client)
         self._engine = Engine.acquire(
             journal_path(journal), self._spec, options, runtime or Runtime()
         )
-        # Weakly: a service that makes one a request must not collect them.
+        # Weak references: a service that makes a session for each request must not collect them.
         self._sessions: weakref.WeakSet[CachedSession] = weakref.WeakSet()
         self._closed = False
 
@@ -86,70 +87,66 @@ class SessionCache:
         hydrate: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> CachedSession:
-        """One of the device's sessions; see `CachedSession` for the keywords. No I/O.
+        """Return one of the device's sessions; see `CachedSession` for the keywords. No I/O.
 
         Closing it is optional: closing the cache closes all of them.
 
         Raises:
-            InvalidArgument: an argument makes no sense.
+            InvalidArgument: an argument is wrong.
             SessionClosed: the cache was closed.
         """
         self._check_open()
-        session = CachedSession.__new__(CachedSession)
-        session._setup(
+        config = SessionConfig(
             session_id,
-            None,
             self._spec,
-            session_settings,
+            sdk_settings(session_settings),
             pop,
             content,
             hydrate,
-            self._engine.options,
             on_progress,
-            None,
-            engine=self._engine,
-            is_engine_closed=lambda: self._closed,
         )
+        session = session_over(self._engine, config, is_closed=lambda: self._closed)
         self._sessions.add(session)
         return session
 
     async def sessions(self) -> list[str]:
-        """The ids of every session that the journal knows, in the order in which it met them.
+        """Return the ids of all sessions in the journal, in the order in which they were created.
 
         Raises:
             SessionClosed: the cache was closed.
             JournalError: the journal cannot be read.
         """
-        await self._ready()
-        return await self._engine.journal.read(all_sessions)
+        engine = await self._ready()
+        return await engine.journal.sessions.all()
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
-        """`CachedSession.sync` for every session of the journal, and every one that is open, one
-        after the other; the report counts all of them.
+        """Push and pull all sessions of the journal, and all open ones, one after the other.
+
+        See `CachedSession.sync`. The report has the sums of all sessions.
 
         Raises:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.sync`. The
-                sessions that were done until then are synced.
+                sessions before the failed one are synced.
         """
-        await self._ready()
-        return await network_calls.sync(self._engine, await self._names(), timeout)
+        engine = await self._ready()
+        return await network_calls.sync(engine, await self._all_ids(), timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """`CachedSession.flush` for every session of the journal, and every one that is open.
+        """Push all sessions of the journal, and all open ones; see `CachedSession.flush`.
 
         Raises:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.flush`.
         """
-        await self._ready()
-        await network_calls.flush(self._engine, await self._names(), timeout)
+        engine = await self._ready()
+        await network_calls.flush(engine, await self._all_ids(), timeout)
 
-    async def _names(self) -> list[str]:
-        known = await self._engine.journal.read(all_sessions)
+    async def _all_ids(self) -> list[str]:
+        known = await self._engine.journal.sessions.all()
         open_ones = [session.session_id for session in list(self._sessions) if not session._closed]
         return list(dict.fromkeys([*known, *open_ones]))
 
     def status(self) -> Status:
-        """How things stand in all, and session by session, from the journal alone.
+        """Return the state of all sessions together and of each one, as the journal knows it.
 
         Raises:
             JournalError: the journal cannot be opened or read.
@@ -157,25 +154,24 @@ class SessionCache:
         return self._engine.status(None, is_closed=self._closed)
 
     async def compact(self) -> CompactReport:
-        """Let go of bookkeeping that nothing needs any more, and give the space that it and other
-        removals have freed back to the file system. Changes nothing that any session shows.
+        """Delete obsolete bookkeeping, and return free space to the file system.
 
-        The process that replicates does the same by itself, a little every `prune_interval`.
-        Other writes take their turns meanwhile.
+        It changes nothing that a session shows. Other writes can run in between. The process that
+        syncs the journal does the same, a little every `prune_interval`.
 
         Raises:
             SessionClosed: the cache was closed.
-            JournalError: the journal cannot be written; what was done until then stays done.
+            JournalError: the journal cannot be written; what was deleted so far stays deleted.
         """
-        await self._ready()
-        return await compaction.compact(self._engine.journal)
+        engine = await self._ready()
+        return await compaction.compact(engine.journal)
 
     async def close(self) -> None:
-        """Close every session and the journal. Idempotent, and it always finishes: if cancelled,
-        everything is closed before the cancellation goes on.
+        """Close all sessions and the journal. Idempotent.
 
-        Waits at most ``close_timeout`` for unsent operations, and not at all while the server is
-        out of reach.
+        It sends unsent operations for at most ``close_timeout``, and not while the server is out of
+        reach. It always finishes: if cancelled, everything is closed before the cancellation goes
+        on.
         """
         if self._closed:
             return
@@ -198,7 +194,7 @@ class SessionCache:
         try:
             await self._ready()
         except BaseException:
-            # `async with` calls no exit for an entry that failed.
+            # `async with` does not call `__aexit__` if `__aenter__` fails.
             await self.close()
             raise
         return self
@@ -224,8 +220,23 @@ class SessionCache:
         if self._closed:
             raise SessionClosed("the cache was closed; make a new SessionCache")
 
-    async def _ready(self) -> None:
+    async def _ready(self) -> Engine:
+        """Return the engine, with an open journal and a running replicator."""
         self._check_open()
         await self._engine.open()
         if self._spec is not None:
-            self._engine.loop_host.keep()
+            self._engine.loop_host.ensure_running()
+        return self._engine
+
+
+# For other modules of this package.
+
+
+async def open_engine(cache: SessionCache) -> Engine:
+    """Return the engine of a cache, with an open journal and a running replicator.
+
+    Raises:
+        SessionClosed: the cache was closed.
+        JournalError: the journal cannot be opened.
+    """
+    return await cache._ready()

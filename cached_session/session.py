@@ -1,4 +1,4 @@
-"""`CachedSession`: one conversation, as an agent sees it."""
+"""`CachedSession`: one conversation of an agent."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from cached_session.engine import importer, network_calls
 from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Engine
+from cached_session.engine.importer import Source
+from cached_session.engine.session_config import (
+    SessionConfig,
+    check_options,
+    dots_of,
+    items_limit,
+    position_of,
+    sdk_settings,
+    settings_limit,
+)
 from cached_session.errors import InvalidArgument, SessionClosed
-from cached_session.history.ops import Dot
-from cached_session.journal import get_items, search
+from cached_session.journal import search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
-from cached_session.journal.tables import item_rows, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.parked_operations import Parked
 from cached_session.models import (
@@ -37,26 +45,24 @@ if TYPE_CHECKING:
     from agents import SessionSettings, TResponseInputItem
     from dakera import AsyncDakeraClient
 
-__all__ = ["CachedSession"]
+__all__ = ["CachedSession", "import_source", "open_engine", "session_over"]
 
 DEFAULTS = SyncOptions()
-MOST_ITEMS = 1 << 40
-"""More than any journal holds, and less than SQLite's largest integer."""
 
 
 class CachedSession:
-    """A conversation that lives on the device and is synced with a Dakera server in the background.
+    """A conversation in a local journal that is synced with a Dakera server in the background.
 
-    It has the shape of the Agents SDK's ``Session`` protocol: pass it to ``Runner.run``. Reads and
-    writes touch the local journal only, and cost the same whether the server is near, slow or gone.
-    Making one is cheap and does no I/O; the first awaited call opens the journal.
+    It implements the Agents SDK's ``Session`` protocol: pass it to ``Runner.run``. Reads and writes
+    use the local journal only, so their cost does not depend on the server. Making a session is
+    cheap and does no I/O; the first awaited call opens the journal.
 
-    Safe to use from several tasks, event loops and threads; two objects over the same journal in
-    one process share what is underneath. Close it, or use ``async with``.
+    Safe to use from several tasks, event loops and threads. Objects over the same journal in one
+    process share its connections and its background task. Close it, or use ``async with``.
 
     Times are seconds. A call that is cancelled leaves the journal usable: a read has changed
-    nothing, a write is entirely in or entirely out (its outcome is awaited before the cancellation
-    goes on), and a call that waits for the server leaves done what was done.
+    nothing. A write is entirely in or entirely out: its outcome is awaited before the cancellation
+    goes on. A call that waits for the server keeps what it has done so far.
     """
 
     session_id: str
@@ -76,39 +82,38 @@ class CachedSession:
         on_progress: Callable[[Progress], None] | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        """Make a session over an existing client, or local only. See `from_url` for a server's
-        address.
+        """Make a session that uses an existing client, or no server.
+
+        See `from_url` to pass a server's address instead.
 
         Args:
-            session_id: names the conversation; the same id on another device is the same history.
-            client: an ``AsyncDakeraClient`` that stays the caller's to close; None: local only.
-            journal: the SQLite file, shared by all sessions of a device; None: a default place in
-                the user's data directory; ``":memory:"``: kept nowhere.
-            session_settings: as of the SDK: ``limit`` caps `get_items` when it is given none.
+            session_id: name of the conversation. The same id on another device is the same history.
+            client: an ``AsyncDakeraClient``, which the caller keeps and closes; None: local only.
+            journal: the SQLite file, which all sessions of a device share; None: the default path
+                in the user's data directory; ``":memory:"``: nothing is stored on disk.
+            session_settings: as in the SDK: ``limit`` is the default limit of `get_items`.
             pop: ``"confirmed"`` claims an item on the server before `pop_item` returns it.
             content: ``"none"`` keeps readable text out of the server's index.
             hydrate: whether the first read of an unknown session waits for its history.
-            options: intervals, limits, timeouts, durability. Where this process has the journal
-                open already, those of the object that opened it hold, and the log says so.
-            on_progress: told after each page of a first hydration.
+            options: intervals, limits, timeouts, durability. If this process already has the
+                journal open, the options of the first object are used, and a warning is logged.
+            on_progress: called after each page of a first hydration.
             runtime: clock, randomness and ids; for tests.
 
         Raises:
-            InvalidArgument: an argument makes no sense.
+            InvalidArgument: an argument is wrong.
         """
-        spec = RemoteSpec.make(None, None, client)
-        self._setup(
+        self._closed = True  # until everything below has succeeded
+        config = SessionConfig(
             session_id,
-            journal,
-            spec,
-            session_settings,
+            RemoteSpec.make(None, None, client),
+            sdk_settings(session_settings),
             pop,
             content,
             hydrate,
-            options,
             on_progress,
-            runtime,
         )
+        self._set_up(config, _acquire(config, journal, options, runtime))
 
     @classmethod
     def from_url(
@@ -126,68 +131,53 @@ class CachedSession:
         on_progress: Callable[[Progress], None] | None = None,
         runtime: Runtime | None = None,
     ) -> CachedSession:
-        """Make a session over a Dakera server at ``url``; see the constructor for the rest.
+        """Make a session that uses the Dakera server at ``url``; see the constructor for the rest.
 
-        The connection is made when first needed, by the background task, and is the session's own.
-        A journal belongs to one server at a time: once another address answers, everything that
-        the journal holds is sent there.
+        The background task connects when it first needs the server; the session owns the
+        connection. A journal belongs to one server at a time. If the server at another address
+        answers, everything in the journal is sent to it.
 
         Raises:
-            InvalidArgument: ``url`` is no http or https address, or another argument is wrong.
+            InvalidArgument: ``url`` is not an http or https address, or another argument is wrong.
         """
         if url is None:
             raise InvalidArgument("url=None is not the address of a server; use http://host:port")
-        session = cls.__new__(cls)
-        session._setup(
+        config = SessionConfig(
             session_id,
-            journal,
             RemoteSpec.make(url, api_key, None),
-            session_settings,
+            sdk_settings(session_settings),
             pop,
             content,
             hydrate,
-            options,
             on_progress,
-            runtime,
         )
+        session = cls.__new__(cls)
+        session._set_up(config, _acquire(config, journal, options, runtime))
         return session
 
-    def _setup(
+    def _set_up(
         self,
-        session_id: str,
-        journal: object,
-        spec: RemoteSpec | None,
-        settings: Any,
-        pop: str,
-        content: str,
-        hydrate: bool,
-        options: SyncOptions,
-        on_progress: Callable[[Progress], None] | None,
-        runtime: Runtime | None,
-        engine: Engine | None = None,
-        is_engine_closed: Callable[[], bool] = lambda: False,
+        config: SessionConfig,
+        engine: Engine,
+        *,
+        is_cache_closed: Callable[[], bool] | None = None,
     ) -> None:
-        self._closed = True  # until everything below has gone well
-        _check(session_id, pop, content, hydrate, options)
-        self.session_id = session_id
-        self.session_settings = _settings(settings)
-        if pop == "confirmed" and spec is None:
-            raise InvalidArgument(
-                "pop='confirmed' asks a server who may have the item, and this session has none; "
-                "use from_url, pass client, or use pop='local'"
-            )
-        self._spec = spec
-        self._confirmed = pop == "confirmed"
-        self._private = content == "none"
-        self._hydrate = hydrate
-        self._on_progress = on_progress
+        """Use an engine.
+
+        ``is_cache_closed``: the session belongs to a cache, uses the cache's share of the engine,
+        and is closed together with the cache.
+        """
+        self.session_id = config.session_id
+        self.session_settings = config.settings
+        self._spec = config.remote
+        self._confirmed = config.pop == "confirmed"
+        self._private = config.content == "none"
+        self._hydrate = config.hydrate
+        self._on_progress = config.on_progress
         self._following = False
-        # A session of a cache lives on the cache's share of the engine, and closes with it.
-        self._owns_share = engine is None
-        self._is_engine_closed = is_engine_closed
-        self._engine = engine or Engine.acquire(
-            journal_path(journal), spec, options, runtime or Runtime()
-        )
+        self._owns_share = is_cache_closed is None
+        self._is_cache_closed = is_cache_closed or (lambda: False)
+        self._engine = engine
         self._closed = False
 
     def __repr__(self) -> str:
@@ -199,47 +189,47 @@ class CachedSession:
     # -- the Session protocol --------------------------------------------------------------------
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
-        """The latest ``limit`` items in chronological order; all of them if there is no limit.
+        """Return the latest ``limit`` items in chronological order; without a limit, all of them.
 
-        Never waits for the network, except that the first read of a session which this journal has
-        never met waits for its history, at most ``hydrate_timeout``. The result is one snapshot of
-        fresh objects: changing them changes nothing stored.
+        It does not wait for the network, with one exception: the first read of a session that this
+        journal does not know waits for its history, at most ``hydrate_timeout``. The result is one
+        snapshot of new objects: changing them does not change the journal.
 
         Args:
             limit: overrides ``session_settings.limit``; zero or less gives an empty list.
 
         Raises:
             SessionClosed: the session was closed.
-            InvalidArgument: ``limit`` is no whole number.
+            InvalidArgument: ``limit`` is not an integer.
             JournalError: the journal cannot be read.
         """
-        # What `_ready` does, here: another coroutine costs a twentieth of a read of 20 items.
+        # `_ready`, inlined: another coroutine costs a twentieth of a read of 20 items.
         self._check_open()
         engine = self._engine
         if not engine.journal.is_open:
             await engine.open()
-        limit = _limit(_settings_limit(self.session_settings) if limit is None else limit)
+        limit = items_limit(settings_limit(self.session_settings) if limit is None else limit)
         if limit is not None and limit <= 0:
             return []
         if self._spec is not None:
             self._attend()
             if self._hydrate:
-                await engine.meet(self.session_id, limit, self._on_progress)
+                await engine.hydration.wait(self.session_id, limit, self._on_progress)
             engine.touch(self.session_id)
-        return await get_items.history(engine.journal, engine.tail_cache, self.session_id, limit)
+        return await engine.journal.history.items(self.session_id, limit)
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append a batch of items.
 
-        On return the batch is in the journal, durable, and visible to every later read of every
+        On return the batch is durable in the journal, and visible to every later read of every
         session over this journal. It is one operation: contiguous in every replica's history, and
         visible elsewhere entirely or not at all. If cancelled, it is entirely in or entirely out.
 
         Raises:
-            InvalidArgument: JSON cannot carry an item; nothing of the batch is stored.
+            InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
-            JournalFull: the disk is full, or a limit on unsent work (`SyncOptions`) was reached and
-                no room came in time; nothing of the batch is stored.
+            JournalFull: the disk is full, or the quota of unsent work (`SyncOptions`) was used up
+                and nothing was acknowledged in time; nothing of the batch is stored.
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
@@ -248,24 +238,24 @@ class CachedSession:
         encoded = encode_items(list(items))
         engine = await self._ready()
         await engine.append(
-            self.session_id, encoded, private=self._private, leaves=self._spec is not None
+            self.session_id, encoded, private=self._private, is_sent=self._spec is not None
         )
         self._wrote()
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the latest item; None if there is none.
 
-        With ``pop="local"`` the item is gone from the journal on return, and from the other devices
-        once they sync; two tasks or processes on one journal never get the same one. With
-        ``pop="confirmed"`` the server is asked first, and no two devices get the same item as far
-        as the server's delete is atomic.
+        With ``pop="local"`` the item is removed from the journal on return, and from other devices
+        when they sync. Two tasks or processes on one journal never get the same item. With
+        ``pop="confirmed"`` the server is asked first, and two devices never get the same item as
+        long as the server's delete is atomic.
 
         If cancelled, nothing is returned: the item is still there, or it is gone, as for any write.
-        In confirmed mode a claim that was under way is settled later, as after a crash.
+        In confirmed mode a claim that was not finished is resolved later, as after a crash.
 
         Raises:
-            PopUnconfirmed: confirmed mode, and the server did not answer, or its yes could not be
-                written down; nothing is returned.
+            PopUnconfirmed: confirmed mode, and the server did not answer, or its confirmation could
+                not be written to the journal; nothing is returned.
             Unauthorized, SyncError: confirmed mode, and the server refuses; nothing is popped.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is popped.
@@ -274,7 +264,7 @@ class CachedSession:
         if self._confirmed:
             row = await network_calls.pop_confirmed(engine, self.session_id)
         else:
-            row = await engine.pop(self.session_id)
+            row = await engine.journal.history.pop(engine.author(), self.session_id)
         if row is None:
             return None
         self._wrote()
@@ -282,40 +272,42 @@ class CachedSession:
         return item
 
     async def clear_session(self) -> None:
-        """Remove everything that this journal has of the session. On return it is gone here, and
-        durably so; elsewhere it goes once synced. What another device added meanwhile, unseen here,
-        survives. If cancelled, all of it is gone or nothing.
+        """Remove all items of the session that this journal has.
+
+        On return they are durably removed here; other devices remove them when they sync. Items
+        that another device has added and that were not synced here yet stay. If cancelled, all are
+        removed or none.
 
         Raises:
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is removed.
         """
         engine = await self._ready()
-        author = engine.author()
-        await engine.journal.write(lambda conn: writes.clear(conn, author, self.session_id))
+        await engine.journal.history.clear(engine.author(), self.session_id)
         self._wrote()
 
     async def replace_items(
         self, entries: Sequence[Entry], items: Sequence[TResponseInputItem] = ()
     ) -> None:
-        """Remove the items of these `entries`, wherever they stand, and append a batch, in one
-        transaction: readers see all of it or nothing.
+        """Remove the items of these `entries`, anywhere in the history, and append a batch.
 
-        Each removal is a recorded pop of that very item, so it merges as one does: an item that
-        another device has removed too is removed once, and what came in between stays. The new
-        items stand at the end. With ``pop="confirmed"`` nobody is asked: nothing is handed out. If
-        cancelled, all of it is done or nothing.
+        Both happen in one transaction: readers see all of it or nothing. Each removal is recorded
+        as a pop of that item and merges like one: an item that another device has removed too is
+        removed once, and items added in between stay. The new items are at the end. With
+        ``pop="confirmed"`` the server is not asked, because no item is returned. If cancelled, all
+        of it is done or nothing.
 
         Args:
-            entries: what to remove; those that are gone already are passed over.
+            entries: what to remove; entries that are already removed are ignored.
             items: what to append; nothing by default.
 
         Raises:
-            InvalidArgument: one of them is no entry, or JSON cannot carry an item; nothing changes.
+            InvalidArgument: an element is not an entry, or an item cannot be encoded as JSON;
+                nothing changes.
             SessionClosed, JournalFull, JournalError: as `add_items`; nothing changes.
         """
-        places = [_place(entry) for entry in entries]
-        if not places:
+        removed = [position_of(entry) for entry in entries]
+        if not removed:
             await self.add_items(items)
             return
         encoded = encode_items(list(items))
@@ -325,14 +317,11 @@ class CachedSession:
                 self.session_id,
                 encoded,
                 private=self._private,
-                leaves=self._spec is not None,
-                instead_of=places,
+                is_sent=self._spec is not None,
+                removed=removed,
             )
         else:
-            author = engine.author()
-            await engine.journal.write(
-                lambda conn: writes.remove(conn, author, self.session_id, places)
-            )
+            await engine.journal.history.remove(engine.author(), self.session_id, removed)
         self._wrote()
 
     async def import_items(
@@ -342,49 +331,46 @@ class CachedSession:
         source: str,
         on_progress: Callable[[ImportProgress], None] | None = None,
     ) -> ImportReport:
-        """Append the items of another store, of which an earlier call may have brought a part.
+        """Append the items of another store that earlier calls have not appended.
 
-        They are written in batches. How far it came is written in the transaction of each batch:
-        called again with the same source, after a crash or because it has grown, only what is not
-        here yet is added. If cancelled, whole batches are in.
+        The items are written in batches, each in a transaction that also records how far the import
+        has come. So a repeated call with the same source, after a crash or because the source has
+        grown, adds only the new items. If cancelled, whole batches are stored.
 
         Args:
             items: all items of the source, from its beginning, in order.
-            source: what the source is, such as ``"redis:user-123"``; the same at each call.
-            on_progress: told after each batch.
+            source: name of the source, such as ``"redis:user-123"``; the same in each call.
+            on_progress: called after each batch.
 
         Raises:
-            InvalidArgument: JSON cannot carry an item, or the source no longer begins with what
-                was imported of it. Batches before that are in.
+            InvalidArgument: an item cannot be encoded as JSON, or the source no longer begins with
+                the items that were imported from it. Earlier batches are stored.
             SessionClosed, JournalError: as `add_items`.
         """
         if not source:
             raise InvalidArgument(f"source={source!r} must name what the items come from")
         engine = await self._ready()
-        return await importer.carry(
+        return await importer.import_batches(
             engine,
-            self.session_id,
-            f"items:{source}",
-            importer.encoded(items),
-            private=self._private,
-            is_named=True,
-            on_progress=on_progress,
+            import_source(self, f"items:{source}", is_named=True),
+            importer.encode_batches(items),
+            on_progress,
         )
 
     # -- sync ------------------------------------------------------------------------------------
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
-        """Push and pull until both are done, trying again while the server is out of reach.
+        """Push and pull until both are done. Try again while the server is out of reach.
 
-        On return everything acknowledged before the call is on the server, but for what is parked,
-        and everything that the server listed is in the journal. If cancelled, what was sent and
-        fetched until then stays so, and the rest goes on in the background.
+        On return everything written before the call is on the server, except parked operations, and
+        everything that the server listed is in the journal. If cancelled, what was sent and fetched
+        so far is kept, and the rest continues in the background.
 
         Args:
-            timeout: seconds; None waits as long as it takes.
+            timeout: seconds; None for no limit.
 
         Raises:
-            SyncTimeout: the time ran out; its cause says why. The work goes on in the background.
+            SyncTimeout: the time ran out; its cause says why. The work continues in the background.
             Unauthorized: the server refuses the key or its scope.
             SyncError: there is no server.
             SessionClosed: the session was closed.
@@ -393,8 +379,8 @@ class CachedSession:
         return await network_calls.sync(engine, [self.session_id], timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything acknowledged so far is on the server. If cancelled, it goes on in
-        the background.
+        """Wait until everything written so far is on the server. If cancelled, it continues in the
+        background.
 
         Args:
             timeout: as of `sync`.
@@ -407,29 +393,30 @@ class CachedSession:
         await network_calls.flush(engine, [self.session_id], timeout)
 
     def status(self) -> Status:
-        """How things stand, from the journal alone; opens it if need be. Works when closed, too.
+        """Return the state of the session as the journal knows it. Works when closed, too.
 
-        It is no coroutine and holds the caller up for some short queries, or, where another process
-        holds the file locked while it is opened, for at most ``busy_timeout``.
+        It is not a coroutine: it opens the journal if necessary, and runs a few short queries on
+        the calling thread. If another process has locked the file, opening takes at most
+        ``busy_timeout``.
 
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        closed = self._closed or self._is_engine_closed()
+        closed = self._closed or self._is_cache_closed()
         return self._engine.status(self.session_id, is_closed=closed)
 
     async def audit(self) -> AuditReport:
-        """Compare the server with the journal, put back what the server lost, fetch what was
-        missed, have it forget what was removed.
+        """Compare the server with the journal and repair the differences.
 
-        On return each memory that the server listed was compared; what was put back is on the
-        server. It lists the whole session, so it takes as long as that takes. If cancelled, what
-        was mended until then stays so.
+        Memories that the server lost are stored again, operations that a pull missed are fetched,
+        and memories of removed items are deleted. On return each memory that the server listed was
+        compared. It lists the whole session, so its duration grows with the history. If cancelled,
+        what was repaired so far is kept.
 
         Raises:
-            Unauthorized, SyncError: the server cannot be asked; running it again goes on.
+            Unauthorized, SyncError: the request failed; a repeated call continues.
             SessionClosed: the session was closed.
-            JournalError: the journal cannot be read or written; running it again goes on.
+            JournalError: the journal cannot be read or written; a repeated call continues.
         """
         engine = await self._ready()
         return await network_calls.audit(engine, self.session_id)
@@ -437,82 +424,87 @@ class CachedSession:
     # -- looking closer --------------------------------------------------------------------------
 
     async def entries(self, limit: int | None = None) -> list[Entry]:
-        """The latest ``limit`` items (all by default) with their place in the one history, in
-        chronological order. One snapshot; never waits for the network, and fetches nothing.
+        """Return the latest ``limit`` items (by default all) with their rank, run and sync state.
+
+        They are in chronological order, and from one snapshot. The call never waits for the network
+        and fetches nothing.
 
         Args:
-            limit: zero or less gives an empty list. ``session_settings`` do not count here.
+            limit: zero or less gives an empty list. ``session_settings`` are not applied.
 
         Raises:
             SessionClosed: the session was closed.
-            InvalidArgument: ``limit`` is no whole number.
+            InvalidArgument: ``limit`` is not an integer.
             JournalError: the journal cannot be read.
         """
         engine = await self._ready()
-        limit = _limit(limit)
+        limit = items_limit(limit)
         if limit is not None and limit <= 0:
             return []
-        return await engine.journal.read_aside(
-            lambda conn: item_rows.entries(conn, self.session_id, limit)
-        )
+        return await engine.journal.history.entries(self.session_id, limit)
 
     def changes(self, seen: Iterable[Entry] | None = None) -> Changes:
-        """Follow this session: ``async for change in session.changes()``, without polling. It tells
-        what tasks, threads and processes on this journal write, what other devices have written
-        once it is here, and what the server acknowledges; it ends when the session is closed.
+        """Follow this session: ``async for change in session.changes()``, without polling.
 
-        Carry each `Change` out in turn on a list that holds ``seen``, and the list is what
-        `entries` gives at some moment since. A slow consumer is told of several changes as one,
-        and holds nothing up. See `Changes`.
+        The iterator reports what tasks, threads and processes write to this journal, what other
+        devices have written once it is fetched, and what the server acknowledges. It ends when the
+        session is closed. See `Changes`.
+
+        Apply each `Change` in turn to a list that starts as ``seen``; then the list equals what
+        `entries` returned at some moment since. A slow consumer gets several changes combined into
+        one, and does not delay others.
 
         Args:
-            seen: what the caller shows already (a result of `entries`; empty for nothing): the
-                first changes bring it up to date. None: from here on. What is added after this call
-                is told, and what goes or is acknowledged after the first step of the iteration.
+            seen: what the caller already shows: a result of `entries`, or an empty list. The first
+                changes bring it up to date. None: start from now. Additions after this call are
+                reported, removals and acknowledgements after the first step of the iteration.
 
         Raises:
             SessionClosed: the session was closed.
-            JournalError: (in the iteration) the journal cannot be read. It may be gone on with.
+            JournalError: (in the iteration) the journal cannot be read. The iteration can continue.
         """
         self._check_open()
-        engine = self._engine
+        engine, history = self._engine, self._engine.journal.history
         if seen is not None:
-            return Changes(engine, self.session_id, self._ready, ChangeCursor.of(seen))
-        file, upto = engine.tail_cache.file, None
-        if engine.journal.is_open:
-            upto = engine.journal.outbox.newest_seq_blocking()
-        return Changes(engine, self.session_id, self._ready, ChangeCursor.since(file, upto))
+            start = ChangeCursor.of(seen)
+        elif engine.journal.is_open:
+            start = history.cursor_now()
+        else:
+            start = history.cursor_before_opening()
+        return Changes(engine, self.session_id, self._ready, start)
 
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
-        """Items that contain every word of ``query``, whatever the case; latest first. Local: works
-        offline. With the index it costs what it finds; without one, or where the words are too
-        short for it, a pass over the session.
+        """Return items that contain every word of ``query``, ignoring case, latest first.
+
+        It reads the journal only, so it works offline. With the full-text index its cost depends on
+        the number of matches. Without the index, or if the words are too short for it, it scans the
+        session.
 
         Args:
-            query: words in any script, with spaces between them; each may stand anywhere in the
-                text, inside a longer word too.
-            limit: the most that is found; zero or less finds nothing.
+            query: words in any script, separated by spaces. Each may be anywhere in the text, also
+                inside a longer word.
+            limit: most items to return; zero or less returns none.
 
         Raises:
-            InvalidArgument: ``query`` has no word, or ``limit`` is no whole number.
+            InvalidArgument: ``query`` has no word, or ``limit`` is not an integer.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be read.
         """
         engine = await self._ready()
-        words, most = search.words(query), _limit(limit) or 0
-        return await search.look_up(engine.journal, self.session_id, words, most)
+        words, most = search.words(query), items_limit(limit) or 0
+        return await engine.journal.history.search(self.session_id, words, most)
 
     async def recall(self, query: str, limit: int = 10) -> Recall:
-        """Items of this session that the server finds nearest in meaning, best first; what `search`
-        finds where the server cannot be asked, or has not got the text (``content="none"``).
-        ``source`` says which.
+        """Return the items of this session that the server finds nearest in meaning, best first.
 
-        It waits for the server at most ``request_timeout``, and not while the server is known to be
-        out of reach. What the server finds and this journal does not hold is left out.
+        If the server cannot be asked, or does not have the text (``content="none"``), return what
+        `search` finds. ``source`` tells which. The call waits for the server at most
+        ``request_timeout``, and not while the server is known to be out of reach. Items that the
+        server finds and this journal does not have are left out.
 
         Args:
-            query: what it shall be near to.
-            limit: the most that is found; zero or less finds nothing.
+            query: a text of similar meaning.
+            limit: most items to return; zero or less returns none.
 
         Raises:
             InvalidArgument: ``query`` has no word, or ``limit`` is no whole number.
@@ -520,14 +512,14 @@ class CachedSession:
             JournalError: the journal cannot be read.
         """
         engine = await self._ready()
-        words, most = search.words(query), _limit(limit) or 0
+        words, most = search.words(query), items_limit(limit) or 0
         if self._private or most <= 0:
-            found = await search.look_up(engine.journal, self.session_id, words, most)
+            found = await engine.journal.history.search(self.session_id, words, most)
             return Recall(found, "local")
         return await network_calls.recall(engine, self.session_id, query, words, most)
 
     async def parked(self) -> list[Parked]:
-        """Operations that the server refuses for good, oldest first, each with its error.
+        """Return the operations that the server refused permanently, oldest first, with the error.
 
         Raises:
             SessionClosed: the session was closed.
@@ -537,39 +529,46 @@ class CachedSession:
         return await engine.journal.parked.all(self.session_id)
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
-        """Put parked operations (all, or those named by their dots) back in the queue; how many. On
-        return that is durable; the background sends them, under the ids that they had. Those that
-        are not parked (any more) are passed over.
+        """Put parked operations back into the queue; return how many.
+
+        On return they are durably queued; the background sends them under the same ids as before.
+        Operations that are not parked (any more) are ignored.
+
+        Args:
+            dots: which operations; None for all.
 
         Raises:
-            InvalidArgument: what was passed names no operation.
+            InvalidArgument: an element is not a dot.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is put back.
         """
         engine = await self._ready()
-        named = None if dots is None else _dots(dots)
+        named = None if dots is None else dots_of(dots)
         moved = await engine.journal.parked.retry(self.session_id, named)
         self._wrote()
         return moved
 
     async def drop_parked(self, *dots: tuple[str, int]) -> int:
-        """Give up the parked appends named by their dots; how many there were.
+        """Give up parked appends; return how many.
 
-        A dropped append leaves this history as well: no other replica will ever show it. Where the
-        server holds it all the same, because an earlier answer was lost, it comes back from there,
-        since others have it. A parked pop or clear cannot be dropped, because what it removed is
-        gone here: retry it. Dropping cannot be undone, and is durable on return; if cancelled, all
-        were dropped or none.
+        A dropped append is removed from this history, too, because no other replica will show it.
+        If the server has it after all (an earlier answer was lost), it comes back with the next
+        pull, because other replicas have it. A parked pop or clear cannot be dropped, because its
+        items are already removed here: retry it. Dropping cannot be undone, and is durable on
+        return. If cancelled, all were dropped or none.
+
+        Args:
+            dots: which operations.
 
         Raises:
-            InvalidArgument: none was named, or what was passed names no operation.
+            InvalidArgument: there is no dot, or an element is not a dot.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be written; nothing is dropped.
         """
         if not dots:
             raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
         engine = await self._ready()
-        named = _dots(dots)
+        named = dots_of(dots)
         dropped = await engine.journal.parked.drop(self.session_id, named)
         self._wrote()
         return dropped
@@ -577,12 +576,12 @@ class CachedSession:
     # -- opening and closing ---------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the session. Idempotent, and it always finishes: if cancelled, no task, thread or
-        file of it is left before the cancellation goes on.
+        """Close the session. Idempotent.
 
-        Waits at most ``close_timeout`` for unsent operations to leave, and not at all while the
-        server is out of reach; the rest stays in the journal for the next time. Raises nothing for
-        the server's sake.
+        It sends unsent operations for at most ``close_timeout``, and not while the server is out of
+        reach. The rest stays in the journal and is sent after the next opening. Errors of the
+        server are not raised. It always finishes: if cancelled, its tasks, threads and files are
+        closed before the cancellation goes on.
         """
         if self._closed:
             return
@@ -605,7 +604,7 @@ class CachedSession:
         try:
             await self._ready()
         except BaseException:
-            # `async with` calls no exit for an entry that failed.
+            # `async with` does not call `__aexit__` if `__aenter__` fails.
             await self.close()
             raise
         return self
@@ -637,13 +636,13 @@ class CachedSession:
             self._engine.unfollow(self.session_id)
 
     def _check_open(self) -> None:
-        if self._closed or self._is_engine_closed():
+        if self._closed or self._is_cache_closed():
             raise SessionClosed(
                 f"the session {self.session_id!r} was closed; make a new CachedSession"
             )
 
     async def _ready(self) -> Engine:
-        """The engine, its journal open and its replicator alive."""
+        """Return the engine, with an open journal and a running replicator."""
         self._check_open()
         engine = self._engine
         if not engine.journal.is_open:
@@ -653,7 +652,7 @@ class CachedSession:
         return engine
 
     def _attend(self) -> None:
-        self._engine.loop_host.keep()
+        self._engine.loop_host.ensure_running()
         if not self._following:
             self._following = True
             self._engine.follow(self.session_id)
@@ -665,81 +664,43 @@ class CachedSession:
             self._engine.touch(self.session_id)
 
 
-def _check(
-    session_id: object, pop: object, content: object, hydrate: object, options: object
-) -> None:
-    if not isinstance(session_id, str) or not session_id:
-        raise InvalidArgument(
-            f"session_id={session_id!r} must be a string that is not empty: it names the history"
-        )
-    if pop not in ("local", "confirmed"):
-        raise InvalidArgument(f"pop={pop!r} is not known; use 'local' or 'confirmed'")
-    if content not in ("text", "none"):
-        raise InvalidArgument(f"content={content!r} is not known; use 'text' or 'none'")
-    if not isinstance(hydrate, bool):
-        raise InvalidArgument(f"hydrate={hydrate!r} must be True or False")
-    if not isinstance(options, SyncOptions):
-        raise InvalidArgument(f"options={options!r} must be a SyncOptions")
+def _acquire(
+    config: SessionConfig,
+    journal: str | os.PathLike[str] | None,
+    options: SyncOptions,
+    runtime: Runtime | None,
+) -> Engine:
+    check_options(options)
+    return Engine.acquire(journal_path(journal), config.remote, options, runtime or Runtime())
 
 
-def _settings(settings: Any) -> Any:
-    """Settings as the SDK's ``Runner`` wants them: it takes a dict only from a caller, and asks a
-    session for an object. Where there is no SDK, a dict does."""
-    if not isinstance(settings, dict):
-        return settings
-    try:
-        from agents import SessionSettings  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError:
-        return settings
-    try:
-        return SessionSettings(**settings)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument(
-            f"session_settings={settings!r} make no SessionSettings: {error}; "
-            "use agents.SessionSettings, or a dict such as {'limit': 20}"
-        ) from error
+# For other modules of this package.
 
 
-def _limit(limit: object) -> int | None:
-    """A limit as the journal can take it.
+def session_over(
+    engine: Engine, config: SessionConfig, *, is_closed: Callable[[], bool] = lambda: False
+) -> CachedSession:
+    """Return a session that uses the caller's share of an engine.
+
+    ``is_closed`` tells whether the caller has given up that share.
+    """
+    session = CachedSession.__new__(CachedSession)
+    session._set_up(config, engine, is_cache_closed=is_closed)
+    return session
+
+
+async def open_engine(session: CachedSession) -> Engine:
+    """Return the engine of a session, with an open journal and a running replicator.
 
     Raises:
-        InvalidArgument: it is no whole number.
+        SessionClosed: the session was closed.
+        JournalError: the journal cannot be opened.
     """
-    if limit is None:
-        return None
-    if not isinstance(limit, int):
-        raise InvalidArgument(f"limit={limit!r} must be a whole number or None")
-    return min(int(limit), MOST_ITEMS)
+    return await session._ready()
 
 
-def _place(entry: object) -> tuple[Dot, int]:
-    if not isinstance(entry, Entry):
-        raise InvalidArgument(f"{entry!r:.80} is no Entry; pass what entries() or search() gave")
-    return Dot(entry.writer, entry.counter), entry.index
-
-
-def _dots(dots: Iterable[Any]) -> list[Dot]:
-    """Dots as their caller named them.
-
-    Raises:
-        InvalidArgument: one of them is none.
-    """
-    found = []
-    for dot in dots:
-        match dot:
-            case (str() as writer, int() as counter):
-                found.append(Dot(writer, counter))
-            case _:
-                raise InvalidArgument(
-                    f"{dot!r} names no operation; pass the dot of a parked one: (writer, counter)"
-                )
-    return found
-
-
-def _settings_limit(settings: Any) -> int | None:
-    """The limit of SDK settings: an object, a dict, or nothing."""
-    limit = (
-        settings.get("limit") if isinstance(settings, dict) else getattr(settings, "limit", None)
-    )
-    return limit if isinstance(limit, int) else None
+def import_source(
+    session: CachedSession, kind: str, *, is_named: bool = False, total: int | None = None
+) -> Source:
+    """Describe an import into a session."""
+    return Source(session.session_id, kind, session._private, is_named, total)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import time
 
-from cached_session.cache import SessionCache
+from cached_session.cache import SessionCache, open_engine
 from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.journal_file import check_file, unusable
 from cached_session.diagnosis.journal_state import (
@@ -25,7 +24,6 @@ from cached_session.diagnosis.server import check_server
 from cached_session.errors import JournalError
 from cached_session.journal.journal import MEMORY
 from cached_session.journal.tables import audit_state
-from cached_session.journal.tables import search_index as index_table
 from cached_session.models import Status
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
@@ -88,23 +86,17 @@ async def _check_journal(
                 old_file_exists=any(finding.check == "set aside" for finding in findings),
             )
             now, late_ms = time.time_ns() // 1_000_000, int(LATE_SECONDS * 1000)
-            standing = await cache._engine.journal.read(
-                lambda conn: audit_state.standing(conn, now, late_ms)
-            )
+            journal = (await open_engine(cache)).journal
+            standing = await journal.read(lambda conn: audit_state.standing(conn, now, late_ms))
             findings += check_audits(standing, now)
             if not any(finding.level == "fail" for finding in findings):
                 # This takes the write lock, so skip it if the lock is known to be held.
-                is_sound = await cache._engine.journal.write(_check_index)
-                findings.append(check_search_index(is_sound))
+                findings.append(check_search_index(await journal.search_index.is_sound()))
         finally:
             await cache.close()
     except JournalError as error:
         findings.append(unusable(error))
     return status
-
-
-def _check_index(conn: sqlite3.Connection) -> bool | None:
-    return index_table.is_sound(conn) if index_table.is_kept(conn) else None
 
 
 def _acknowledged(status: Status | None, server: str) -> set[str]:

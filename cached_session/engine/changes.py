@@ -1,35 +1,32 @@
-"""Following a session: wait until something may have changed, look, tell what has.
+"""Changes of a session as an async iterator.
 
-What this process does wakes those who follow at once; what other processes do to the file is found
-by looking at it, `watch_interval` apart, which costs one question to SQLite.
+Writes of this process wake the iterator immediately. To notice writes of other processes it checks
+the file's version every `watch_interval`, with one cheap query.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import anyio
 
 from cached_session.engine.engine import Engine
 from cached_session.errors import SessionClosed
-from cached_session.journal.tables import change_cursor
+from cached_session.journal.sqlite.tracked_connection import FileVersion
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.models import Change
 
 __all__ = ["Changes"]
 
-Version = tuple[int, int, int]
-"""What a connection says of the whole file: nothing was committed while this stays the same."""
-
 
 class Changes(AsyncIterator[Change]):
-    """The changes of one session, one after the other; made by `CachedSession.changes`.
+    """The changes of one session, in order; made by `CachedSession.changes`.
 
-    Between two steps it holds nothing but the place of each item that it has told of: no task, no
-    thread, no connection. So a loop may be left at any time, and a step that is cancelled (by a
-    timeout, say) has told of nothing and loses nothing: the next one goes on where it was. For one
-    task at a time; several iterations of a session do not know of each other.
+    Between two steps it holds only the position of each item that it has reported: no task, no
+    thread, no connection. So a loop over it can be left at any time. A step that is cancelled, by a
+    timeout for example, reports nothing and loses nothing: the next step returns the same change.
+    Only one task may use an iteration at a time. Several iterations of a session are independent.
     """
 
     def __init__(
@@ -39,19 +36,24 @@ class Changes(AsyncIterator[Change]):
         ready: Callable[[], Awaitable[object]],
         start: ChangeCursor,
     ) -> None:
-        """``ready`` opens the journal, and raises `SessionClosed` once nothing more is to come."""
+        """Start behind a cursor.
+
+        ``ready`` opens the journal, and raises `SessionClosed` when the session is closed.
+        """
         self._engine = engine
         self._session_id = session_id
         self._ready = ready
-        self._view = start
-        self._is_before_opening = start.positions is None and engine.beginning is None
-        self._version: Version | None = None
-        self._untold: list[Change] = []
+        self._cursor = start
+        self._is_before_opening = (
+            start.positions is None and engine.journal.history.beginning is None
+        )
+        self._version: FileVersion | None = None
+        self._unreported: list[Change] = []
         self._ended = False
         self._stepping = False
 
     async def __anext__(self) -> Change:
-        """The next change, as soon as there is one; ends when the session is closed.
+        """Return the next change as soon as there is one; stop when the session is closed.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -61,12 +63,12 @@ class Changes(AsyncIterator[Change]):
         self._stepping = True
         try:
             while not self._ended:
-                # Before anything else: what happens from here on wakes it, closing too.
+                # Register first: everything from here on wakes this iteration, closing included.
                 with self._engine.news.waiting(self._session_id) as news:
                     await self._ready()
                     await self._look()
-                    if self._untold:
-                        return self._untold.pop(0)
+                    if self._unreported:
+                        return self._unreported.pop(0)
                     with anyio.move_on_after(self._engine.options.watch_interval):
                         await news.wait()
         except SessionClosed:
@@ -76,32 +78,22 @@ class Changes(AsyncIterator[Change]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """End the iteration. Not needed: it holds nothing."""
+        """End the iteration. Optional: it holds no resources."""
         self._ended = True
 
     async def _look(self) -> None:
-        engine = self._engine
+        engine, history = self._engine, self._engine.journal.history
         if self._is_before_opening:
-            # Whatever this process wrote or fetched since the journal was opened is news.
+            # Everything that was written or fetched since the opening counts as new.
             await engine.open()
-            self._view = ChangeCursor.since(self._view.file, engine.beginning)
+            self._cursor = replace(self._cursor, upto=history.beginning)
             self._is_before_opening = False
-        # Somebody watches: that is use, and is polled for at its pace where no events come.
+        # A follower counts as use: poll at the active interval while there is no event stream.
         engine.touch(self._session_id)
-        version = await engine.journal.read(lambda conn: _version(conn, engine.tail_cache.file))
-        if self._untold or (version == self._version and not self._view.is_behind):
+        version = await engine.journal.version()
+        if self._unreported or (version == self._version and not self._cursor.is_behind):
             return
-        found = await engine.journal.read_aside(
-            lambda conn: change_cursor.advance(
-                conn, self._session_id, self._view, engine.tail_cache.file, engine.writer
-            )
-        )
-        # Both together, and only now: a step that was cancelled before this has not happened.
-        self._view, self._untold = found
+        found = await history.changes_after(self._session_id, self._cursor, engine.writer)
+        # Set both together, after the last await: a cancelled step must change nothing.
+        self._cursor, self._unreported = found
         self._version = version
-
-
-def _version(conn: sqlite3.Connection, file: int) -> Version:
-    (changed,) = conn.execute("PRAGMA data_version").fetchone()
-    # `data_version` tells of other connections; in memory there is only this one.
-    return file, changed, conn.total_changes

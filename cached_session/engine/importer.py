@@ -1,9 +1,10 @@
-"""Carrying a source's items into a session: in batches, each in one transaction with its mark."""
+"""Imports of another store's items: in batches, each in one transaction with its mark."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from cached_session.engine.engine import Engine
@@ -14,19 +15,27 @@ from cached_session.journal.tables import import_marks
 from cached_session.journal.tables.import_marks import NOTHING, Mark
 from cached_session.models import ImportProgress, ImportReport
 
-__all__ = ["BATCH_BYTES", "BATCH_ITEMS", "Row", "carry", "encoded", "threaded"]
+__all__ = [
+    "BATCH_BYTES",
+    "BATCH_ITEMS",
+    "Row",
+    "Source",
+    "encode_batches",
+    "import_batches",
+    "read_batches",
+]
 
 BATCH_ITEMS = 200
-"""Items of one transaction: few enough to be one request, many enough to share its commit."""
+"""Items of one transaction: few enough for one request, many enough to share the commit's cost."""
 BATCH_BYTES = 256 * 1024
-"""Text of one transaction; a single larger item still goes, alone."""
+"""Text of one transaction. A single larger item is written alone."""
 
 Row = tuple[str, int] | None
-"""An item as the journal stores it (JSON text, codec); None for one that cannot be carried."""
+"""An item as the journal stores it (JSON text, codec); None for an unreadable one."""
 
 
-async def threaded(engine: Engine, rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
-    """Batches of a source that is read in a thread: files and digests hold no event loop up."""
+async def read_batches(engine: Engine, rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
+    """Read batches in a thread, so that reading a file does not block the event loop."""
     while True:
         batch = await shielded(asyncio.ensure_future(engine.journal.offload(_take, rows)))
         if not batch:
@@ -45,11 +54,11 @@ def _take(rows: Iterator[Row]) -> list[Row]:
     return batch
 
 
-async def encoded(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[list[Row]]:
-    """Batches of a source that gives items one by one.
+async def encode_batches(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[list[Row]]:
+    """Encode items one by one and yield them in batches.
 
     Raises:
-        InvalidArgument: JSON cannot carry one of them.
+        InvalidArgument: an item cannot be encoded as JSON.
     """
     batch: list[Row] = []
     size = position = 0
@@ -74,106 +83,145 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
             yield item
 
 
-async def carry(
+@dataclass(frozen=True)
+class Source:
+    """The source of an import, and the session that gets its items."""
+
+    session_id: str
+    kind: str
+    """The kind of source, and as much of its name as it keeps when it is moved."""
+    private: bool
+    """Whether the server gets no readable text of the items."""
+    is_named: bool = False
+    """Whether no other source has the same `kind`, whatever its first item is."""
+    total: int | None = None
+    """Number of items, if known; for progress reports."""
+
+
+async def import_batches(
     engine: Engine,
-    session_id: str,
-    source: str,
+    source: Source,
     batches: AsyncIterator[list[Row]],
-    *,
-    private: bool,
-    is_named: bool = False,
-    total: int | None = None,
     on_progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportReport:
-    """Append what an earlier import of the same source has not brought yet. ``is_named``: no other
-    source has its name, whatever it begins with.
+    """Append the items that earlier imports of the same source have not appended.
 
-    If cancelled, whole batches are in, and the next import goes on behind them.
+    If cancelled, whole batches are stored, and the next import continues after them.
 
     Raises:
-        InvalidArgument: the source no longer begins with what was imported of it.
-        JournalError: the journal cannot be written, or another import of this source is under way.
+        InvalidArgument: the source no longer begins with the items that were imported from it.
+        JournalError: the journal cannot be written, or another import of this source is running.
     """
-    name = import_marks.name_key(session_id, source) if is_named else None
-    begun, mark = "", NOTHING
-    if name is not None:
-        begun, mark = await engine.journal.read(lambda conn: import_marks.named(conn, name))
-    key = chain = ""
-    known = mark.count
-    position = added = unreadable = 0
-    first_unreadable: int | None = None
+    running = _Import(engine, source)
+    await running.find_named_mark()
     async for batch in batches:
+        await running.add(batch)
+        if on_progress is not None:
+            on_progress(running.progress())
+    return running.report()
+
+
+class _Import:
+    """One import: how far it has come."""
+
+    def __init__(self, engine: Engine, source: Source) -> None:
+        self._engine = engine
+        self._source = source
+        self._name: str | None = None
+        if source.is_named:
+            self._name = import_marks.name_key(source.session_id, source.kind)
+        self._named_key = ""
+        """The key of the mark that this source's name has."""
+        self._key = ""
+        """The key of the mark; known once the first item is."""
+        self._mark = NOTHING
+        self._known = 0
+        """Items that earlier imports have appended."""
+        self._position = self._added = self._unreadable = 0
+        self._first_unreadable: int | None = None
+        self._chain = ""
+
+    async def find_named_mark(self) -> None:
+        """Read the mark of the source's name, if it has one."""
+        if self._name is not None:
+            self._named_key, self._mark = await self._engine.journal.imports.mark_named(self._name)
+            self._known = self._mark.count
+
+    async def add(self, batch: list[Row]) -> None:
+        """Append the new items of the next batch."""
         fresh: list[tuple[str, int]] = []
         for row in batch:
             if row is None:
-                unreadable += 1
-                first_unreadable = first_unreadable or position + unreadable
+                self._unreadable += 1
+                if self._first_unreadable is None:
+                    self._first_unreadable = self._position + self._unreadable
                 continue
-            if not key:
-                key = import_marks.mark_key(session_id, source, row[0])
-                if begun not in ("", key):
-                    raise _changed(session_id, known)
-                mark = await engine.journal.read(
-                    lambda conn, key=key: import_marks.mark_of(conn, key)  # type: ignore[misc]
-                )
-                known = mark.count
-            position += 1
-            chain = import_marks.chained(chain, row[0])
-            if position > known:
+            if not self._key:
+                await self._find_mark(row[0])
+            self._position += 1
+            self._chain = import_marks.chained(self._chain, row[0])
+            if self._position > self._known:
                 fresh.append(row)
-            elif position == known and chain != mark.chain:
-                raise _changed(session_id, known)
+            elif self._position == self._known and self._chain != self._mark.chain:
+                raise self._changed()
         if fresh:
-            after = Mark(position, chain)
-            await _append(engine, session_id, fresh, private, key, mark, after, name)
-            mark = after
-            added += len(fresh)
-        if on_progress is not None:
-            on_progress(ImportProgress(session_id, position + unreadable, added, total))
-    if position < known:
-        raise _changed(session_id, known)
-    return ImportReport(session_id, added, known, unreadable, first_unreadable=first_unreadable)
+            await self._append(fresh)
 
+    async def _find_mark(self, first: str) -> None:
+        self._key = import_marks.mark_key(self._source.session_id, self._source.kind, first)
+        if self._named_key not in ("", self._key):
+            raise self._changed()
+        self._mark = await self._engine.journal.imports.mark_at(self._key)
+        self._known = self._mark.count
 
-async def _append(
-    engine: Engine,
-    session_id: str,
-    fresh: list[tuple[str, int]],
-    private: bool,
-    key: str,
-    before: Mark,
-    after: Mark,
-    name: str | None,
-) -> None:
-    author = engine.author()
-    written = await engine.journal.write(
-        lambda conn: import_marks.append_marked(
-            conn,
-            author,
+    async def _append(self, fresh: list[tuple[str, int]]) -> None:
+        engine, session_id = self._engine, self._source.session_id
+        after = Mark(self._position, self._chain)
+        if not await engine.journal.imports.append(
+            engine.author(),
             session_id,
             fresh,
-            private=private,
-            key=key,
-            before=before,
+            private=self._source.private,
+            key=self._key,
+            before=self._mark,
             after=after,
-            name=name,
-        )
-    )
-    if written is None:
-        raise JournalError(
-            f"another import of the same source into {session_id!r} is under way: nothing of this "
-            "batch was stored. Run it again when that one has finished"
-        )
-    engine.tail_cache.appended(session_id, written.revision, written.version, fresh)
-    engine.news.wake(session_id)
-    if engine.spec is not None:
-        engine.wrote()
-        engine.touch(session_id)
+            name=self._name,
+        ):
+            raise JournalError(
+                f"another import of the same source into {session_id!r} is running: nothing of "
+                "this batch was stored. Run it again when that one has finished"
+            )
+        self._mark = after
+        self._added += len(fresh)
+        engine.news.wake(session_id)
+        if engine.spec is not None:
+            engine.wrote()
+            engine.touch(session_id)
 
+    def progress(self) -> ImportProgress:
+        """Return how far it has come."""
+        done = self._position + self._unreadable
+        return ImportProgress(self._source.session_id, done, self._added, self._source.total)
 
-def _changed(session_id: str, known: int) -> InvalidArgument:
-    return InvalidArgument(
-        f"the source does not begin with the {known} items that were imported from it into "
-        f"{session_id!r}: some were removed or rewritten since. Nothing was added; import it into "
-        "another session"
-    )
+    def report(self) -> ImportReport:
+        """Return the result, after the last batch.
+
+        Raises:
+            InvalidArgument: the source has fewer items than were imported from it.
+        """
+        if self._position < self._known:
+            raise self._changed()
+        return ImportReport(
+            self._source.session_id,
+            self._added,
+            self._known,
+            self._unreadable,
+            first_unreadable=self._first_unreadable,
+        )
+
+    def _changed(self) -> InvalidArgument:
+        return InvalidArgument(
+            f"the source does not begin with the {self._known} items that were imported from it "
+            f"into {self._source.session_id!r}: some were removed or rewritten since. Nothing was "
+            "added; import it into another session"
+        )

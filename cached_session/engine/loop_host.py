@@ -1,7 +1,8 @@
-"""Where a replicator lives: on one event loop at a time, its *host*.
+"""The event loop that the replicator runs on, and calls to it from other loops.
 
-When that loop is gone (``Runner.run_sync`` and ``asyncio.run`` make a new one each time) the next
-call that asks for it moves it to its own.
+A replicator runs on one event loop at a time. When that loop is gone (``Runner.run_sync`` and
+``asyncio.run`` make a new one each time), the next call that needs the replicator starts another
+one on its own loop.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ __all__ = ["LoopHost"]
 
 T = TypeVar("T")
 
-STOP_PATIENCE = 5.0
-"""Seconds that closing waits for a replicator on another event loop."""
+Work = Callable[[Replicator], Coroutine[Any, Any, T]]
+
+STOP_SECONDS = 5.0
+"""Longest wait of a close for a replicator on another event loop."""
 
 
 class _Gone(Exception):
-    """The replicator has ended, or its event loop has, before the work with it was done."""
+    """The replicator or its event loop ended before the work with it was done."""
 
     def __init__(self, *, begun: bool) -> None:
         super().__init__("the replicator is gone")
@@ -41,8 +44,8 @@ class _Gone(Exception):
 
 
 @dataclass
-class _Stay:
-    """A replicator's stay on one event loop."""
+class _Run:
+    """One run of a replicator on one event loop."""
 
     loop: asyncio.AbstractEventLoop
     spec: RemoteSpec
@@ -51,34 +54,37 @@ class _Stay:
     task: asyncio.Task[None] | None = None
     pid: int = field(default_factory=os.getpid)
     is_over: bool = False
-    _works: list[anyio.CancelScope] = field(default_factory=list)
+    _scopes: list[anyio.CancelScope] = field(default_factory=list)
+    """Of the work that is being done with the replicator."""
 
     def begin(self, life: Coroutine[Any, Any, None]) -> None:
-        """Live here from now on."""
+        """Start the replicator's task."""
         self.task = self.loop.create_task(life, name="cached-session-replicator")
-        # Not at the end of that life: a task that is cancelled at once never comes to it.
-        self.task.add_done_callback(lambda _: self._let_go())
+        # A callback, because a task that is cancelled immediately never runs its own `finally`.
+        self.task.add_done_callback(lambda _: self._end_work())
 
     def is_alive(self) -> bool:
+        """Return whether the replicator can still do work."""
         return (
             self.task is not None
             and not self.task.done()
             and not self.is_over
-            and self.is_turning()
+            and self.is_loop_running()
         )
 
-    def is_turning(self) -> bool:
-        """Whether somebody runs the event loop."""
+    def is_loop_running(self) -> bool:
+        """Return whether the event loop is running, in this process."""
         return self.pid == os.getpid() and not self.loop.is_closed() and self.loop.is_running()
 
     def replicator(self) -> Replicator | None:
+        """Return the replicator if it has started."""
         ready = self.ready
         if not ready.done() or ready.cancelled() or ready.exception():
             return None
         return ready.result()
 
-    async def do(self, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
-        """Do something with the replicator, on this event loop, and no longer than it lives.
+    async def do(self, work: Work[T]) -> T:
+        """Do work with the replicator, on its event loop, until it ends.
 
         Raises:
             _Gone: it has ended.
@@ -87,26 +93,27 @@ class _Stay:
         if self.is_over or self.ready.cancelled():
             raise _Gone(begun=False)
         with anyio.CancelScope() as scope:
-            self._works.append(scope)
+            self._scopes.append(scope)
             try:
                 return await work(self.ready.result())
             finally:
-                self._works.remove(scope)
+                self._scopes.remove(scope)
         raise _Gone(begun=True)
 
-    async def do_from_elsewhere(self, work: Callable[[Replicator], Coroutine[Any, Any, T]]) -> T:
-        """The same for another event loop, which waits no longer than this one turns.
+    async def do_from_elsewhere(self, work: Work[T]) -> T:
+        """Do work with the replicator, called from another event loop.
 
         Raises:
-            _Gone: the replicator has ended, or the event loop stands still.
+            _Gone: the replicator has ended, or its event loop has stopped.
         """
-        return await self._carry(partial(self.do, work))
+        return await self._call(partial(self.do, work))
 
-    async def _carry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the replicator's event loop and wait for it on this one."""
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         task: asyncio.Task[T] | None = None
 
-        # Nothing is made before it is there: a loop that closes first leaves nothing behind.
+        # The coroutine is made on that loop: if the loop closes first, none is left behind.
         def begin() -> None:
             nonlocal task
             if outcome.set_running_or_notify_cancel():
@@ -124,188 +131,196 @@ class _Stay:
             if task is not None:
                 task.cancel()
 
-        here, told = asyncio.get_running_loop(), asyncio.Event()
-        outcome.add_done_callback(lambda _: _tell(here, told.set))
-        if not _tell(self.loop, begin):
+        here, finished = asyncio.get_running_loop(), asyncio.Event()
+        outcome.add_done_callback(lambda _: _call_soon(here, finished.set))
+        if not _call_soon(self.loop, begin):
             raise _Gone(begun=False)
         try:
-            while not outcome.done() and self.is_turning():
+            while not outcome.done() and self.is_loop_running():
                 with anyio.move_on_after(self.watch_interval):
-                    await told.wait()
-            # Whether it was begun, and whether it was done, is known for certain from here on.
+                    await finished.wait()
+            # From here on it is certain whether the work was begun, and whether it was done.
             if outcome.cancel() or not outcome.done():
                 raise _Gone(begun=not outcome.cancelled())
             return outcome.result()
         finally:
             if not outcome.cancel() and not outcome.done():
-                _tell(self.loop, give_up)
+                _call_soon(self.loop, give_up)
 
     def dismiss(self) -> None:
-        """End a replicator whose event loop stands still, in case that it ever turns again."""
-        if self.task is not None and not self.task.done() and not _tell(self.loop, self._end):
-            log.debug("the replicator's event loop is gone, and the replicator with it")
+        """End a replicator on a stopped event loop, in case that the loop runs again."""
+        if self.task is not None and not self.task.done() and not _call_soon(self.loop, self._end):
+            log.debug("the replicator's event loop is closed, and the replicator has ended with it")
 
     async def stop(self) -> None:
         """End the replicator and wait until its connections are closed."""
         task = self.task
-        if task is None or task.done() or not self.is_turning():
-            # Where nobody turns the loop, its task can neither run nor end: we let go of the lock.
+        if task is None or task.done() or not self.is_loop_running():
+            # A task on a stopped loop can neither run nor end. The engine releases the file lock.
             return
 
-        async def ended() -> None:
+        async def end_here() -> None:
             self._end()
             await asyncio.wait([task])
 
-        async def ended_elsewhere() -> None:
-            # A loop that is held up, or has stopped in the middle, must not hold up a close
-            # elsewhere: the task ends when its loop turns again.
-            with suppress(_Gone), anyio.move_on_after(STOP_PATIENCE):
-                await self._carry(ended)
+        async def end_elsewhere() -> None:
+            # A loop that is blocked or stopped must not block a close on this loop: the task ends
+            # when its loop runs again.
+            with suppress(_Gone), anyio.move_on_after(STOP_SECONDS):
+                await self._call(end_here)
 
         is_here = self.loop is asyncio.get_running_loop()
-        await shielded(asyncio.ensure_future(ended() if is_here else ended_elsewhere()))
+        await shielded(asyncio.ensure_future(end_here() if is_here else end_elsewhere()))
 
     def _end(self) -> None:
-        self._let_go()
+        self._end_work()
         if self.task is not None:
             self.task.cancel()
 
-    def _let_go(self) -> None:
-        """Whatever waits for the replicator, or works with it, has to go on with another one."""
+    def _end_work(self) -> None:
+        """End everything that waits for this replicator or works with it; it continues with the
+        next one."""
         self.is_over = True
         if not self.ready.done():
             self.ready.cancel()
-        for scope in list(self._works):
+        for scope in list(self._scopes):
             scope.cancel()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, message: Callable[[], object]) -> bool:
-    """Have another event loop do something; False if it is closed."""
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> bool:
+    """Have an event loop call a function; return False if the loop is closed."""
     try:
-        loop.call_soon_threadsafe(message)
+        loop.call_soon_threadsafe(function)
     except RuntimeError:
         return False
     return True
 
 
 class LoopHost:
-    """Keeps one replicator alive, and carries calls to it. For any event loop and thread."""
+    """Keeps one replicator running, and runs work on its event loop.
+
+    Safe to use from any event loop and thread."""
 
     def __init__(
         self,
         name: str,
         guard: threading.RLock,
         wanted: Callable[[], RemoteSpec | None],
-        settle_in: Callable[[RemoteSpec], Coroutine[Any, Any, Replicator]],
+        start: Callable[[RemoteSpec], Coroutine[Any, Any, Replicator]],
         *,
         watch_interval: float,
     ) -> None:
-        """``wanted`` says which server to talk to, if any, and changes under ``guard`` only;
-        ``settle_in`` makes a replicator for the running event loop; ``watch_interval``: seconds
-        between looks whether a loop that somebody waits for is still there."""
+        """Prepare a host without a replicator.
+
+        Args:
+            name: the journal's path, for log messages.
+            guard: the lock under which ``wanted`` changes.
+            wanted: returns the server to talk to, or None.
+            start: makes a replicator for the running event loop.
+            watch_interval: seconds between checks whether the loop that runs some work is still
+                running.
+        """
         self._name = name
         self._guard = guard
         self._wanted = wanted
-        self._start = settle_in
+        self._start = start
         self._watch_interval = watch_interval
-        self._stay: _Stay | None = None
+        self._run: _Run | None = None
 
     @property
     def spec(self) -> RemoteSpec | None:
         """The server that the replicator talks to; None if there is no replicator."""
-        stay = self._stay
-        return stay.spec if stay is not None else None
+        run = self._run
+        return run.spec if run is not None else None
 
-    def keep(self) -> None:
-        """Make sure that the replicator lives, on this event loop if it has none. Nothing happens
-        without a server."""
-        stay = self._stay
-        if stay is not None and stay.is_alive():
+    def ensure_running(self) -> None:
+        """Start the replicator on this event loop if it is not running. Without a server, do
+        nothing."""
+        run = self._run
+        if run is not None and run.is_alive():
             return
         with self._guard:
-            stay = self._stay
+            run = self._run
             spec = self._wanted()
-            if spec is None or (stay is not None and stay.is_alive()):
+            if spec is None or (run is not None and run.is_alive()):
                 return
-            if stay is not None:
-                stay.dismiss()
+            if run is not None:
+                run.dismiss()
             loop = asyncio.get_running_loop()
-            self._stay = stay = _Stay(loop, spec, loop.create_future(), self._watch_interval)
-            stay.begin(self._live(stay))
+            self._run = run = _Run(loop, spec, loop.create_future(), self._watch_interval)
+            run.begin(self._live(run))
 
-    async def _live(self, stay: _Stay) -> None:
+    async def _live(self, run: _Run) -> None:
         try:
-            replicator = await self._start(stay.spec)
-            if not stay.ready.done():
-                stay.ready.set_result(replicator)
+            replicator = await self._start(run.spec)
+            if not run.ready.done():
+                run.ready.set_result(replicator)
             await replicator.run()
-        except Exception as error:  # noqa: BLE001 - whatever it was: told, logged, begun again
-            if not stay.ready.done():
-                stay.ready.set_exception(error)
-                stay.ready.exception()  # seen: whoever waits for it is told as well
+        except Exception as error:  # noqa: BLE001 - any error is reported, logged, and started over
+            if not run.ready.done():
+                run.ready.set_exception(error)
+                run.ready.exception()  # retrieved, so that asyncio does not log it as well
             log.exception("the replicator of %s has stopped; the next call starts it", self._name)
 
-    def leave(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+    def detach(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """Detach the replicator. Returns a coroutine function that stops it; the caller must await
         it."""
         with self._guard:
-            stay, self._stay = self._stay, None
-        return None if stay is None else stay.stop
+            run, self._run = self._run, None
+        return None if run is None else run.stop
 
     def replicator(self) -> Replicator | None:
-        """The replicator, if it has settled in."""
-        stay = self._stay
-        return None if stay is None else stay.replicator()
+        """Return the replicator if it has started."""
+        run = self._run
+        return None if run is None else run.replicator()
 
-    async def do(
-        self,
-        work: Callable[[Replicator], Coroutine[Any, Any, T]],
-        *,
-        in_doubt: SyncError | None = None,
-    ) -> T:
-        """Do something with the replicator, on its own event loop; again with the next one, if that
-        one ends in the middle of it. What must not be done again says what to raise instead.
+    async def run(self, work: Work[T], *, in_doubt: SyncError | None = None) -> T:
+        """Do work with the replicator, on its own event loop.
+
+        If that replicator ends in the middle, do it again with the next one; or raise ``in_doubt``,
+        for work that must not be done twice.
 
         Raises:
             SyncError: there is no server; or ``in_doubt``.
             SessionClosed: the last session with a server was closed in the middle of it.
         """
-        has_left = False
+        was_interrupted = False
         while True:
-            self.keep()
-            stay = self._stay
-            if stay is None and has_left:
+            self.ensure_running()
+            run = self._run
+            if run is None and was_interrupted:
                 raise SessionClosed("this session was closed in the middle of the call")
-            if stay is None:
+            if run is None:
                 raise SyncError(
                     "this session has no server; make it with CachedSession.from_url, "
                     "or pass client"
                 )
-            is_here = stay.loop is asyncio.get_running_loop()
+            is_here = run.loop is asyncio.get_running_loop()
             try:
-                return await (stay.do(work) if is_here else stay.do_from_elsewhere(work))
+                return await (run.do(work) if is_here else run.do_from_elsewhere(work))
             except _Gone as gone:
-                has_left = True
+                was_interrupted = True
                 if gone.begun and in_doubt is not None:
                     raise in_doubt from None
 
-    def tell(self, message: Callable[[Replicator], None]) -> None:
-        """Tell the replicator something, from any thread; nothing happens if there is none."""
-        stay = self._stay
-        if stay is None:
+    def send(self, message: Callable[[Replicator], None]) -> None:
+        """Call a function with the replicator on its loop, from any thread; without one, do
+        nothing."""
+        run = self._run
+        if run is None:
             return
 
         def deliver() -> None:
-            replicator = stay.replicator()
-            if replicator is not None and self._stay is stay:
+            replicator = run.replicator()
+            if replicator is not None and self._run is run:
                 message(replicator)
 
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
             running = None
-        if stay.loop is running:
+        if run.loop is running:
             deliver()
             return
-        if not _tell(stay.loop, deliver):
-            log.debug("the replicator's event loop is gone; the next call makes a new loop_host")
+        if not _call_soon(run.loop, deliver):
+            log.debug("the replicator's event loop is closed; the next call starts another one")

@@ -1,4 +1,4 @@
-"""Calls that wait for the server because their name says so: built on the replicator's steps."""
+"""Session calls that wait for the server, built on the replicator's steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import anyio
 
 from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
-from cached_session.history.ids import agent_id, session_key
 from cached_session.history.parts import Part
-from cached_session.journal import search
-from cached_session.journal.tables import item_rows
+from cached_session.history.session_ref import SessionRef
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode
@@ -24,9 +22,9 @@ from cached_session.replication.replicator import Replicator
 __all__ = ["audit", "drain", "flush", "listing", "pop_confirmed", "recall", "sync"]
 
 LONGEST_PAUSE = 2.0
-"""Somebody waits for this: between tries never longer, unless the server itself asked for it."""
+"""Longest pause between two attempts, because a caller waits; a server may ask for a longer one."""
 RECALL_MORE = 3
-"""Asked of the server for each result wanted: sub-memories and bookkeeping come with them."""
+"""Memories requested for each item wanted: some are parts of an item, or are not items."""
 
 
 @dataclass
@@ -38,7 +36,7 @@ class _Tally:
 
 
 async def sync(engine: Engine, sessions: Sequence[str], timeout: float | None) -> SyncReport:
-    """See `CachedSession.sync`."""
+    """Push and pull these sessions; see `CachedSession.sync`."""
     started = engine.runtime.monotonic()
     tally = _Tally()
     upto = await engine.journal.outbox.newest_seq()
@@ -48,7 +46,7 @@ async def sync(engine: Engine, sessions: Sequence[str], timeout: float | None) -
         tally.pushed += pushed.acked
         pulled = await replicator.puller.pull_since(session_id, started)
         tally.pulled += pulled.new
-        await engine.have_met(session_id)
+        await engine.hydration.finish(session_id)
 
     await _until_done(engine, sessions, step, tally, timeout, "sync")
     facts = [engine.status(session_id, is_closed=False) for session_id in sessions]
@@ -63,7 +61,7 @@ async def sync(engine: Engine, sessions: Sequence[str], timeout: float | None) -
 
 
 async def flush(engine: Engine, sessions: Sequence[str], timeout: float | None) -> None:
-    """See `CachedSession.flush`."""
+    """Push these sessions; see `CachedSession.flush`."""
     upto = await engine.journal.outbox.newest_seq()
 
     async def step(replicator: Replicator, session_id: str) -> None:
@@ -86,7 +84,7 @@ async def _until_done(
     timeout: float | None,
     what: str,
 ) -> None:
-    """Take the step for each session until each has succeeded once; the first failure waits."""
+    """Repeat ``step`` for each session, in order, until it has succeeded once."""
 
     async def work(replicator: Replicator) -> None:
         for session_id in sessions:
@@ -104,7 +102,7 @@ async def _until_done(
 
     try:
         with anyio.fail_after(timeout):
-            await engine.loop_host.do(work)
+            await engine.loop_host.run(work)
     except TimeoutError as error:
         why = f": {tally.last.reason}" if tally.last else ""
         raise SyncTimeout(
@@ -116,7 +114,7 @@ async def _until_done(
 
 
 async def _pause(replicator: Replicator, session_id: str, last: RemoteError | None) -> None:
-    """At once the first time (somebody asked), then as the gates say; always as the server says."""
+    """Wait before an attempt: first only as long as the server asks, later as the pauses say."""
     asked = await replicator.context.pauses.wait_ms(session_id, asked_only=True) / 1000
     waited = 0.0
     if last is not None:
@@ -133,7 +131,7 @@ def _denied(error: RemoteError) -> SyncError:
 
 
 async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
-    """Before closing: send what can be sent soon. Never raises for the server's sake."""
+    """Send what can be sent soon, before closing. An error of the server is not raised."""
     if not engine.journal.is_open or engine.spec is None:
         return
     with anyio.move_on_after(engine.options.close_timeout):
@@ -149,32 +147,32 @@ async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
                 try:
                     await replicator.pusher.push_now(name)
                 except RemoteError:
-                    # Reported by its gate, and still in the outbox.
+                    # Its pause reports it, and the operation is still in the outbox.
                     continue
 
-        await engine.loop_host.do(work)
+        await engine.loop_host.run(work)
 
 
 async def audit(engine: Engine, session_id: str) -> AuditReport:
-    """See `CachedSession.audit`."""
+    """Audit a session; see `CachedSession.audit`."""
 
     async def work(replicator: Replicator) -> AuditReport:
         return await replicator.auditor.audit_now(session_id)
 
     try:
-        return await engine.loop_host.do(work)
+        return await engine.loop_host.run(work)
     except RemoteError as error:
         raise _denied(error) from error
 
 
 async def listing(engine: Engine, agent: str, offset: int, limit: int) -> list[dict[str, Any]]:
-    """A page of any agent's memories, newest first, whoever stored them.
+    """Return a page of an agent's memories, newest first, including those of other programs.
 
     Raises:
         Unauthorized, SyncError: the server cannot be asked.
     """
     try:
-        return await engine.loop_host.do(
+        return await engine.loop_host.run(
             lambda replicator: replicator.context.remote.list_memories(
                 agent, offset=offset, limit=limit
             )
@@ -184,9 +182,9 @@ async def listing(engine: Engine, agent: str, offset: int, limit: int) -> list[d
 
 
 async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | None:
-    """See `CachedSession.pop_item`."""
+    """Pop an item after the server has confirmed it; see `CachedSession.pop_item`."""
     try:
-        return await engine.loop_host.do(
+        return await engine.loop_host.run(
             lambda replicator: confirmed_pop.pop_confirmed(replicator.context, session_id),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
@@ -200,57 +198,54 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
 async def recall(
     engine: Engine, session_id: str, query: str, words: list[str], limit: int
 ) -> Recall:
-    """See `CachedSession.recall`."""
+    """Return items near in meaning; see `CachedSession.recall`."""
     found: list[tuple[str, int, int]] | None = None
     if engine.spec is not None:
         try:
             with anyio.move_on_after(engine.options.request_timeout):
-                found = await engine.loop_host.do(
+                found = await engine.loop_host.run(
                     lambda replicator: _ask(replicator, session_id, query, limit)
                 )
         except RemoteError:
             found = None
     if found is None:
-        entries = await search.look_up(engine.journal, session_id, words, limit)
+        entries = await engine.journal.history.search(session_id, words, limit)
         return Recall(entries, "local")
-    entries = await engine.journal.read_aside(
-        lambda conn: item_rows.entries_at(conn, session_id, found[:limit])
-    )
+    entries = await engine.journal.history.entries_at(session_id, found[:limit])
     return Recall(entries, "server")
 
 
 async def _ask(
     replicator: Replicator, session_id: str, query: str, limit: int
 ) -> list[tuple[str, int, int]]:
-    """The places of items that the server recalls, best first, each once.
+    """Return the positions of the items that the server recalls, best first, without duplicates.
 
     Raises:
-        RemoteError: it cannot be asked, or is known to be out of reach, and nobody waits for it.
+        RemoteError: the request failed, or the server is known to be out of reach.
     """
     if await replicator.context.pauses.wait_ms(session_id):
         raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")
-    key = session_key(session_id)
-    context = replicator.context
+    ref, context = SessionRef.of(session_id), replicator.context
 
     async def work() -> list[dict[str, Any]] | None:
         try:
-            return await context.remote.recall(agent_id(session_id), query, limit * RECALL_MORE)
+            return await context.remote.recall(ref.agent, query, limit * RECALL_MORE)
         except RemoteError as error:
             if error.status is None or error.verdict is Verdict.BUSY:
                 raise
-            # It cannot recall, or may not for us. That says nothing of what else it takes: no gate
-            # is shut, and nothing that waits to be sent waits for it.
+            # The server cannot recall, or refuses it for this key. Other requests may work: set no
+            # pause, which would delay the outbox.
             return None
 
     memories = await context.attempt(session_id, work)
     if memories is None:
         raise RemoteError(Verdict.DENIED, "the server cannot recall", scope=Scope.SESSION)
-    places: dict[tuple[str, int, int], None] = {}
+    positions: dict[tuple[str, int, int], None] = {}
     for memory in memories:
         try:
-            part = decode(memory, key)
+            part = decode(memory, ref.key)
         except Unreadable:
             continue
         if isinstance(part, Part) and part.kind.value == "append":
-            places[part.dot.writer, part.dot.counter, part.index] = None
-    return list(places)
+            positions[part.dot.writer, part.dot.counter, part.index] = None
+    return list(positions)

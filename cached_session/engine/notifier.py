@@ -1,4 +1,4 @@
-"""Who waits for news of a session, on whichever event loop; from any thread they can be woken."""
+"""Notifications of tasks that wait for news of a session, on any event loop and from any thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Notifier"]
 
 
 class Notifier:
-    """An event for each that waits, gone when it no longer does. Safe to use from any thread."""
+    """The tasks that wait, each with an event. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -26,8 +26,10 @@ class Notifier:
 
     @contextmanager
     def waiting(self, session_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set by whatever wakes this session from now on. To miss nothing, look
-        for news after this and before waiting."""
+        """Provide an event that each later `wake` of this session sets.
+
+        To miss nothing, look for news after entering and before waiting.
+        """
         waiter = (asyncio.get_running_loop(), asyncio.Event())
         with self._guard:
             self._waiting.setdefault(session_id, []).append(waiter)
@@ -40,7 +42,7 @@ class Notifier:
                     del self._waiting[session_id]
 
     def wake(self, session_id: str | None = None) -> None:
-        """There may be news of this session; of all, if none is named."""
+        """Set the events of a session, or of all sessions (None)."""
         with self._guard:
             named = self._waiting if session_id is None else {session_id}
             woken = [waiter for name in named for waiter in self._waiting.get(name, ())]
@@ -48,5 +50,5 @@ class Notifier:
             try:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:
-                # That event loop is gone, and whoever waited on it.
+                # That event loop is closed, so no task waits on it.
                 continue

@@ -1,36 +1,28 @@
-"""What `status()` says, from the rows of the journal alone."""
+"""The `Status` of a session or journal, computed from the counts in the journal."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
 from cached_session.journal.recovery.report import read_report
-from cached_session.journal.tables import pauses, status_counts
-from cached_session.journal.tables.meta import read_meta
-from cached_session.journal.tables.sessions import numbered_sessions, session_row
-from cached_session.journal.tables.status_counts import (
-    SessionFacts,
-    all_pauses,
-    facts_of_each,
-    in_all,
-)
+from cached_session.journal.tables.pauses import Pause
+from cached_session.journal.tables.status_counts import SessionCounts, StatusRows, totals
 from cached_session.models import State, Status
 
 __all__ = ["Viewpoint", "backlog_age", "closed", "report"]
 
 STALLED_MS = 120_000
-"""A queue that waits this long, with no pause that explains it and nothing acknowledged, stalls:
-four times as long as one request may take."""
+"""Age at which a queue counts as stalled, if no pause explains it and nothing was acknowledged.
+Four times the longest duration of one request."""
 CLOCK_AHEAD_MS = 60_000
-"""Devices' clocks differ by seconds; more than this is worth a word in the status."""
+"""Clock difference that the status mentions. Differences of seconds between devices are normal."""
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """Who looks at a journal, and when."""
+    """The process that asks for a status, and when it asks."""
 
     journal: str
     server: str | None
@@ -38,15 +30,13 @@ class Viewpoint:
     now: int
     """Unix milliseconds, as the other times."""
     opened: int
-    hole_patience: int
-    """Milliseconds before a hole counts as absent."""
     is_closed: bool
-    trouble: Callable[[str | None], str | None] = lambda _: None
-    """Why the journal keeps a session (None: any) from being synced, where no row can tell."""
+    local_error: Callable[[str | None], str | None] = lambda _: None
+    """Returns the error of the journal that keeps a session (None: any) from being synced."""
 
 
 def closed(journal: str, server: str | None) -> Status:
-    """Of a journal that nobody may read any more."""
+    """Return the status of a closed journal, which can no longer be read."""
     return Status(
         state="closed",
         items=0,
@@ -62,73 +52,69 @@ def closed(journal: str, server: str | None) -> Status:
 
 
 def backlog_age(oldest: int | None, now: int) -> float | None:
-    """Seconds that the oldest operation has waited; never negative, whatever the clock did."""
+    """Return the seconds that the oldest operation has waited; never negative, even if the clock
+    was set back."""
     return None if oldest is None else max(0.0, (now - oldest) / 1000)
 
 
-def report(conn: sqlite3.Connection, session_id: str | None, at: Viewpoint) -> Status:
-    """One session, or all of the journal with each of its sessions."""
-    meta, server = read_meta(conn), pauses.pause_of(conn, None)
-    salvaged = read_report(meta)
-    told = None if salvaged is None else salvaged.summary()
-    if session_id is not None:
-        row = session_row(conn, session_id)
-        facts = status_counts.facts(conn, row[0] if row else -1, at.now, at.hole_patience)
-        gate = pauses.pause_of(conn, session_id)
-        return _status(session_id, facts, meta, told, [server, gate], at)
-    each = facts_of_each(conn, None, at.now, at.hole_patience)
-    shut = all_pauses(conn)
+def report(rows: StatusRows, session_id: str | None, at: Viewpoint) -> Status:
+    """Return the status of one session, or (None) of the journal with each of its sessions."""
+    recovered = read_report(rows.meta)
+    sentence = None if recovered is None else recovered.summary()
     sessions = {
-        name: _status(name, each[number], meta, told, [server, shut.get(number)], at)
-        for number, name in numbered_sessions(conn).items()
+        name: _status(name, counts, rows, sentence, [rows.pauses.get(name)], at)
+        for name, counts in rows.sessions.items()
     }
-    total = _status(None, in_all(each.values()), meta, told, [server, *shut.values()], at)
+    if session_id is not None:
+        return sessions[session_id]
+    counts = totals(rows.sessions.values())
+    total = _status(None, counts, rows, sentence, list(rows.pauses.values()), at)
     return replace(total, sessions=sessions)
 
 
 def _status(
     session_id: str | None,
-    facts: SessionFacts,
-    meta: dict[str, str],
-    salvaged: str | None,
-    gates_before: list[pauses.Pause | None],
+    counts: SessionCounts,
+    rows: StatusRows,
+    recovered: str | None,
+    session_pauses: list[Pause | None],
     at: Viewpoint,
 ) -> Status:
-    """``gates_before``: the server's first."""
-    server = gates_before[0]
-    shut = [gate for gate in gates_before if gate is not None]
-    waits = [gate.wait_ms(at.now) for gate in shut]
-    ahead = stamp_ms(facts.stamp) - at.now
+    meta = rows.meta
+    pauses = [pause for pause in (rows.server, *session_pauses) if pause is not None]
+    waits = [pause.wait_ms(at.now) for pause in pauses]
+    ahead = stamp_ms(counts.stamp) - at.now
     success = meta.get("last_success_ms")
-    error = shut[-1].reason if shut else _hindrance(facts, meta, at, session_id)
     return Status(
-        state=_state(server, shut, session_id, at, has_answered=bool(success)),
-        items=facts.items,
-        pending=facts.pending,
-        parked=facts.parked,
-        absent=facts.absent,
-        oldest_pending_age=backlog_age(facts.oldest_pending_ms, at.now),
+        state=_state(rows.server, pauses, session_id, at, has_answered=bool(success)),
+        items=counts.items,
+        pending=counts.pending,
+        parked=counts.parked,
+        absent=counts.absent,
+        oldest_pending_age=backlog_age(counts.oldest_pending_ms, at.now),
         last_success=int(success) / 1000 if success else None,
-        last_error=error,
+        last_error=pauses[-1].reason if pauses else _hindrance(counts, meta, at, session_id),
         server=at.server,
         journal=at.journal,
         retry_in=max(waits) / 1000 if waits else None,
-        failing_for=max(0, at.now - min(gate.since_ms for gate in shut)) / 1000 if shut else None,
-        is_refused=_is_refused(shut),
-        incomplete=facts.incomplete,
-        conflicts=facts.conflicts,
+        failing_for=(
+            max(0, at.now - min(pause.since_ms for pause in pauses)) / 1000 if pauses else None
+        ),
+        is_refused=_is_refused(pauses),
+        incomplete=counts.incomplete,
+        conflicts=counts.conflicts,
         clock_ahead=ahead / 1000 if ahead > CLOCK_AHEAD_MS else None,
-        unreadable=facts.unreadable,
-        unguarded=facts.guard or None,
-        salvaged=salvaged,
-        hydrated=facts.hydrated,
+        unreadable=counts.unreadable,
+        unguarded=counts.guard or None,
+        salvaged=recovered,
+        hydrated=counts.hydrated,
         last_server=meta.get("server"),
     )
 
 
 def _state(
-    server: pauses.Pause | None,
-    shut: list[pauses.Pause],
+    server: Pause | None,
+    pauses: list[Pause],
     session_id: str | None,
     at: Viewpoint,
     *,
@@ -138,35 +124,35 @@ def _state(
         return "closed"
     if at.server is None:
         return "local"
-    if _is_refused(shut):
+    if _is_refused(pauses):
         return "unauthorized"
-    if server is not None or (session_id is not None and shut):
+    if server is not None or (session_id is not None and pauses):
         return "offline"
     return "online" if has_answered else "connecting"
 
 
-def _is_refused(shut: list[pauses.Pause]) -> bool:
-    return any(gate.kind == "unauthorized" for gate in shut)
+def _is_refused(pauses: list[Pause]) -> bool:
+    return any(pause.kind == "unauthorized" for pause in pauses)
 
 
 def _hindrance(
-    facts: SessionFacts, meta: dict[str, str], at: Viewpoint, session_id: str | None
+    counts: SessionCounts, meta: dict[str, str], at: Viewpoint, session_id: str | None
 ) -> str | None:
-    """Why what no gate holds up does not go on; None where it does, or has the time."""
+    """Return why sync makes no progress although no pause is set; None if it does, or has time."""
     if at.server is None or at.is_closed:
         return None
-    return at.trouble(session_id) or _stall(facts, meta, at)
+    return at.local_error(session_id) or _stall(counts, meta, at)
 
 
-def _stall(facts: SessionFacts, meta: dict[str, str], at: Viewpoint) -> str | None:
-    oldest = facts.oldest_pending_ms
+def _stall(counts: SessionCounts, meta: dict[str, str], at: Viewpoint) -> str | None:
+    oldest = counts.oldest_pending_ms
     if oldest is None:
         return None
     since = max(oldest, int(meta.get("last_ack_ms", 0)), at.opened)
     if at.now - since <= STALLED_MS:
         return None
     return (
-        f"{facts.pending} operations wait and nothing was sent for "
+        f"{counts.pending} operations wait and nothing was sent for "
         f"{(at.now - since) // 1000} s: is the process alive that syncs {at.journal} "
         "(the one that holds the lock beside it), and its event loop not held up?"
     )

@@ -22,6 +22,7 @@ from cached_session.journal.recovery import recover, replace_file
 from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.sqlite import file_identity
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_damage
+from cached_session.journal.sqlite.tracked_connection import Version, version_of
 from cached_session.journal.tables import schema
 
 __all__ = ["Connections", "end_transaction"]
@@ -175,6 +176,22 @@ class Connections:
     def is_moved(self) -> bool:
         """Whether the open file is no longer the one of its name: one system call."""
         return self._id is not None and file_identity.file_id(self.path) != self._id
+
+    def version(self) -> Version | None:
+        """Return the state of all histories; None while a write is running, or if it is unknown.
+
+        Never waits. The caller has just checked that the journal is open.
+        """
+        conn, lock = self.writer, self.writing
+        if conn is None or os.getpid() != self.pid or not lock.acquire(blocking=False):
+            return None
+        try:
+            return None if conn.in_transaction else version_of(conn)
+        except sqlite3.Error:
+            # The next read fails in the same way and reports it.
+            return None
+        finally:
+            lock.release()
 
     def suspect(self, error: BaseException) -> None:
         """An error was met: where it tells of damage, the next `current` looks into it."""

@@ -1,127 +1,81 @@
-"""The items of a session as its callers get them: a short tail on the spot, a long history in
-slices off the event loop."""
+"""Items of a session from the file: a short tail on the caller's thread, a long history in slices
+in a thread."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
-from cached_session.journal.journal import Journal
-from cached_session.journal.sqlite.codec import array_of, decode_array, decode_rows
+from cached_session.journal.readers import Readers
+from cached_session.journal.sqlite.codec import decode_array, decode_rows
 from cached_session.journal.sqlite.tracked_connection import Version
 from cached_session.journal.tables import item_rows
 from cached_session.journal.tables.sessions import revision_of, session_row
-from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail, TailCache
+from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail
 
-__all__ = ["history"]
+__all__ = ["decode_blocks", "read_items"]
 
 SHORT_ITEMS = 512
-"""Up to this many items are read and decoded on the caller's thread ..."""
+"""Most items that are read and decoded on the caller's thread, ..."""
 SHORT_BYTES = 256 * 1024
-"""... if they are no larger than this: about two milliseconds of work."""
+"""... and most bytes: about two milliseconds of work."""
 SLICE_ITEMS = 512
-"""Items read and decoded at a time, off the event loop, ..."""
+"""Items that a thread reads and decodes at a time, ..."""
 SLICE_BYTES = 256 * 1024
-"""... and their bytes, nearly: decoding holds the interpreter's lock."""
+"""... and their approximate bytes: decoding holds the interpreter lock."""
 
 
 @dataclass
 class _Found:
-    """What the short way found."""
+    """The result of a short read."""
 
     session: int
     count: int
     revision: int
     rows: list[tuple[bytes, int]] | None
-    """None where they are too many, or too large, to be read on the spot."""
+    """None if they are too many or too large for a short read."""
 
 
-async def history(
-    journal: Journal, tail_cache: TailCache, session_id: str, limit: int | None
-) -> list[Any]:
-    """The latest ``limit`` items (None: all), oldest first, as fresh objects.
-
-    Reads one snapshot: a write that commits meanwhile is in the result entirely or not at all.
-    """
-    # The version is asked for before all else: a commit after that makes it out of date, and never
-    # what is kept with it.
-    file, version, tail = tail_cache.file, journal.version(), tail_cache.get(session_id)
-    if tail is not None and (version is None or version != tail.version):
-        tail = await _unchanged(journal, tail_cache, session_id, version)
-    if tail is not None:
-        texts = tail.latest(limit)
-        if texts is not None:
-            items: list[Any] = orjson.loads(array_of(texts))
-            return items
-        arrays = tail.arrays(limit)
-        if arrays is not None:
-            return await _decoded(journal, *arrays)
-    return await _cold(journal, tail_cache, session_id, limit, file, version)
-
-
-async def _unchanged(
-    journal: Journal, tail_cache: TailCache, session_id: str, version: Version | None
-) -> Tail | None:
-    """What is kept of a session, if that holds: something was committed, but not to it."""
-
-    def ask(conn: sqlite3.Connection) -> Tail | None:
-        # Looked up here, where the connection is to the file that has the journal's name now.
-        tail = tail_cache.get(session_id)
-        if tail is None or tail.revision != revision_of(conn, session_id):
-            return None
-        return tail
-
-    tail = await journal.read(ask)
-    if tail is not None and version is not None:
-        tail_cache.put(session_id, replace(tail, version=version))
-    return tail
-
-
-async def _cold(
-    journal: Journal,
-    tail_cache: TailCache,
-    session_id: str,
-    limit: int | None,
-    file: int,
-    version: Version | None,
-) -> list[Any]:
-    """The items from the file; what is read of a session's end, or all of it, is kept."""
-    found = await journal.read(lambda conn: _short(conn, session_id, limit))
+async def read_items(
+    readers: Readers, session_id: str, limit: int | None, file: int, version: Version | None
+) -> tuple[list[Any], Tail | None]:
+    """Return the latest items from the file, and the tail to cache under ``version``, if any."""
+    found = await readers.read(_read_short, session_id, limit)
     if found is None:
-        return []
+        return [], None
     if found.rows is not None:
         items = decode_rows(found.rows)
         if len(items) == len(found.rows):
-            if not any(codec for _, codec in found.rows):
-                texts, whole = [text for text, _ in found.rows], len(items) == found.count
-                tail_cache.put(
-                    session_id, Tail.of(file, version, found.revision, texts, whole=whole)
-                )
-            return items
-        # Some could not be decoded: the limit counts those that can.
+            return items, _tail_of(found, file, version)
+        # Some rows could not be decoded, and the limit counts only those that can.
         if limit is None or found.count <= limit:
-            return items
+            return items, None
     session = found.session
     if limit is not None and limit < found.count:
-        return await journal.read_long(
-            lambda conn, is_wanted: _latest(conn, session, limit, is_wanted)
-        )
-    everything, whole_tail = await journal.read_long(
-        lambda conn, is_wanted: _whole(conn, session_id, session, file, version, is_wanted)
+        return await readers.read_long(partial(_read_latest, session, limit)), None
+    everything, tail = await readers.read_long(
+        partial(_read_whole, session_id, session, file, version)
     )
-    if whole_tail is not None:
-        tail_cache.put(session_id, whole_tail)
-    return everything if limit is None else everything[-limit:]
+    return everything if limit is None else everything[-limit:], tail
 
 
-def _short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Found | None:
-    # One snapshot for the revision and the rows: rows of a later revision, kept under this one,
-    # would be joined by a batch that they hold already.
+def _tail_of(found: _Found, file: int, version: Version | None) -> Tail | None:
+    rows = found.rows or []
+    if any(codec for _, codec in rows):
+        return None
+    texts = [text for text, _ in rows]
+    return Tail.of(file, version, found.revision, texts, whole=len(rows) == found.count)
+
+
+def _read_short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Found | None:
+    # One snapshot for the revision and the rows: a later batch would otherwise be in the rows, and
+    # be appended to them again.
     with item_rows.snapshot(conn):
         row = session_row(conn, session_id)
         if row is None:
@@ -134,34 +88,33 @@ def _short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Fou
     return _Found(session, count, revision, rows)
 
 
-async def _decoded(journal: Journal, blocks: Sequence[Block], before: int) -> list[Any]:
-    """The items of these arrays but for so many before them."""
+async def decode_blocks(readers: Readers, blocks: Sequence[Block], skipped: int) -> list[Any]:
+    """Return the items of these arrays without the first ``skipped``."""
     if sum([len(block.array) for block in blocks]) <= SHORT_BYTES:
-        items = _joined(blocks)
+        items = _decode_all(blocks)
     else:
-        items = await journal.offload(_joined, blocks)
-    return items[before:] if before else items
+        items = await readers.offload(_decode_all, blocks)
+    return items[skipped:] if skipped else items
 
 
-def _joined(blocks: Sequence[Block]) -> list[Any]:
+def _decode_all(blocks: Sequence[Block]) -> list[Any]:
     found: list[Any] = []
     for block in blocks:
         found += orjson.loads(block.array)
-        # Let the event loop's thread have the interpreter between them.
+        # Release the interpreter lock for the event loop's thread.
         time.sleep(0)
     return found
 
 
-def _whole(
-    conn: sqlite3.Connection,
+def _read_whole(
     session_id: str,
     session: int,
     file: int,
     version: Version | None,
+    conn: sqlite3.Connection,
     is_wanted: Callable[[], bool],
 ) -> tuple[list[Any], Tail | None]:
-    """A long history, in a thread, and what is kept of it; no matter what, once nobody wants it any
-    more."""
+    """Return all items of a long history, and the tail to cache. Stop early if not wanted."""
     found: list[Any] = []
     blocks: list[Block] = []
     keeps, size = True, 0
@@ -174,7 +127,7 @@ def _whole(
                 keeps = False
                 blocks.clear()
             if items is None:
-                # A damaged row, or one for the other library: each by itself.
+                # A row is damaged, or needs the other JSON library: decode one by one.
                 items = decode_rows(slice_.rows())
             found += items
             if keeps:
@@ -185,15 +138,15 @@ def _whole(
                 break
         if not keeps or not blocks or revision is None:
             return found, None
-        # The last are kept one by one: for what is popped, and for short reads.
+        # Keep the last items one by one, for pops and short reads.
         last = [text for text, _ in slice_.rows()]
     return found, Tail.of(file, version, revision, last, whole=True, blocks=blocks[:-1])
 
 
-def _latest(
-    conn: sqlite3.Connection, session: int, limit: int, is_wanted: Callable[[], bool]
+def _read_latest(
+    session: int, limit: int, conn: sqlite3.Connection, is_wanted: Callable[[], bool]
 ) -> list[Any]:
-    """The latest of a long history, as `_whole`."""
+    """Return the latest items of a long history. Stop early if not wanted."""
     rows = conn.execute(item_rows.BACKWARDS, (session,))
     parts: list[list[Any]] = []
     left = limit

@@ -1,32 +1,38 @@
-"""How much unsent work a journal may hold: asked inside each append's own transaction."""
+"""The quota of unsent work: checked inside each append's own transaction."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
-from cached_session.journal.sqlite.tracked_connection import TrackedConnection
-from cached_session.journal.tables.states import PARKED
+from cached_session.journal.sqlite.tracked_connection import data_version, queued
+from cached_session.journal.tables.states import ACKED, PARKED
 
-__all__ = ["Quota"]
+__all__ = ["Quota", "size_of"]
 
 UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
-    f"FROM ops WHERE state <> 2 AND state <> {PARKED} AND kind = 'append'"
+    f"FROM ops WHERE state <> {ACKED} AND state <> {PARKED} AND kind = 'append'"
 )
-"""What was removed again before it left never leaves, and what is parked holds nothing up."""
+"""Unsent items and bytes. Items removed before they were sent are never sent, and parked operations
+do not delay others."""
 
 
 class Quota:
-    """The limits of one journal's outbox, and a bound on what is in it.
+    """The limits of one journal's outbox, and an upper bound of its content.
 
-    Exact whoever else writes to the file, and no scan a write: the outbox is counted again only
-    where the bound says that it may be full, and something has been committed since the last count;
-    and where something was queued that did not ask here, by an import for one.
+    The bound is kept in memory, so that a write need not scan the outbox. The table is counted
+    again when the bound is about to exceed a limit, or when another connection or an import has
+    queued work.
     """
 
     def __init__(self, most_items: int | None, most_bytes: int | None) -> None:
-        self._most_items = most_items
-        self._most_bytes = most_bytes
+        self.most_items = most_items
+        self.most_bytes = most_bytes
+        self.forget()
+
+    def forget(self) -> None:
+        """Count again before the next write: another file has replaced the journal."""
         self._items = self._bytes = 0
         self._elsewhere: int | None = None
         self._queued = 0
@@ -34,24 +40,25 @@ class Quota:
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is any limit at all."""
-        return self._most_items is not None or self._most_bytes is not None
+        """Whether there is a limit."""
+        return self.most_items is not None or self.most_bytes is not None
 
-    def could_ever_hold(self, items: int, size: int) -> bool:
-        """Whether a batch would fit into an empty outbox."""
-        return self._fits(items, size)
+    def could_ever_hold(self, encoded: Sequence[tuple[str, int]]) -> bool:
+        """Return whether a batch would fit into an empty outbox."""
+        return self._fits(len(encoded), size_of(encoded))
 
-    def admits(self, conn: sqlite3.Connection, items: int, size: int) -> bool:
-        """Whether a batch fits; if so it counts from now on. Inside the writing transaction.
+    def admits(self, conn: sqlite3.Connection, encoded: Sequence[tuple[str, int]]) -> bool:
+        """Return whether a batch fits, and count it if so. Called inside the write transaction.
 
-        A transaction that is rolled back leaves the bound too high, which the next count mends.
+        A transaction that is rolled back leaves the bound too high until the next count.
         """
-        (elsewhere,) = conn.execute("PRAGMA data_version").fetchone()
-        if elsewhere != self._elsewhere or _queued(conn) != self._queued:
-            # Another process has written, or somebody who has no limit, or this is the first look.
+        items, size = len(encoded), size_of(encoded)
+        elsewhere = data_version(conn)
+        if elsewhere != self._elsewhere or queued(conn) != self._queued:
+            # Another process or a writer without a limit has written, or this is the first check.
             self._count(conn, elsewhere)
         elif not self._fits(self._items + items, self._bytes + size):
-            # Acknowledgements make room, and they are changes of this very connection.
+            # Acknowledgements free quota; this connection writes them.
             if self._counted == (elsewhere, conn.total_changes):
                 return False
             self._count(conn, elsewhere)
@@ -59,20 +66,21 @@ class Quota:
             return False
         self._items += items
         self._bytes += size
-        self._queued = _queued(conn) + 1
+        self._queued = queued(conn) + 1
         return True
 
     def _fits(self, items: int, size: int) -> bool:
-        return (self._most_items is None or items <= self._most_items) and (
-            self._most_bytes is None or size <= self._most_bytes
+        return (self.most_items is None or items <= self.most_items) and (
+            self.most_bytes is None or size <= self.most_bytes
         )
 
     def _count(self, conn: sqlite3.Connection, elsewhere: int) -> None:
         self._items, self._bytes = conn.execute(UNSENT).fetchone()
         self._elsewhere = elsewhere
-        self._queued = _queued(conn)
+        self._queued = queued(conn)
         self._counted = (elsewhere, conn.total_changes)
 
 
-def _queued(conn: sqlite3.Connection) -> int:
-    return conn.queue_additions if isinstance(conn, TrackedConnection) else 0
+def size_of(encoded: Sequence[tuple[str, int]]) -> int:
+    """Return the bytes of a batch."""
+    return sum([len(text.encode(errors="replace")) for text, _ in encoded])

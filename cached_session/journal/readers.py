@@ -1,7 +1,8 @@
-"""Reads that would hold an event loop up: in threads, beside the thread that writes.
+"""Reads of the journal: short ones on the caller's thread, longer ones in threads.
 
-Those of some milliseconds take turns on one connection. One of any length has a connection of its
-own, which lives for this one read: none is left behind, whatever becomes of the event loop.
+A short read runs on the calling thread, because a handover costs more than reading a tail. A read
+of some milliseconds (*aside*) runs in a thread; all of them share one connection. A long read has
+its own connection, which is closed after it, so that none is left open when its event loop ends.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
@@ -19,60 +20,148 @@ from cached_session.errors import SessionClosed
 from cached_session.journal.connect import there
 from cached_session.journal.connections import Connections, end_transaction
 from cached_session.journal.sqlite.awaiting import shielded
-from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, journal_error
+from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
+from cached_session.journal.sqlite.tracked_connection import FileVersion, file_version
 from cached_session.journal.thread_pool import ThreadPool
 from cached_session.journal.writer import Writer
 
-__all__ = ["Readers"]
+__all__ = ["Fetch", "Readers"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+Fetch = Callable[[int], Awaitable[list[Any]]]
+"""Returns the next rows of a query, at most so many."""
+
+READ_PATIENCE = 0.005
+"""Seconds that a short read waits for another thread's short read before the writing thread runs
+it."""
+
+
+class _Busy(Exception):
+    """A short read would have to wait."""
 
 
 class Readers:
-    """The long reads of one journal file. Safe to use from any thread and any event loop."""
+    """The reads of one journal file. Safe to use from any thread and any event loop."""
 
     def __init__(
-        self, file: Connections, jobs: Writer, threads: ThreadPool, *, threaded: bool
+        self, connections: Connections, writer: Writer, pool: ThreadPool, *, threaded: bool
     ) -> None:
-        """Reads in ``threads``; where there is no second connection, or nothing is ``threaded``,
-        among the jobs."""
-        self._connections = file
-        self._writer = jobs
-        self._pool = threads
-        self._among_jobs = file.in_memory or not threaded
+        """Read in the threads of ``pool``.
 
-    async def read(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query of some milliseconds; sees every write that has returned."""
-        self._connections.check_process()
-        if self._among_jobs:
-            return await shielded(self._writer.submit(run, alone=True))
+        If there is only one connection, or not ``threaded``, the writer runs all but short reads.
+        """
+        self._connections = connections
+        self._writer = writer
+        self._pool = pool
+        self._threaded = threaded
+        self._uses_writer = connections.in_memory or not threaded
+
+    # -- short reads -----------------------------------------------------------------------------
+
+    async def read(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a *short* query on the calling thread. It sees every write that has returned.
+
+        The writing thread runs it if the file is locked (by recovery after a crash).
+        """
         if self._connections.must_open():
             await self._writer.open()
-        return await shielded(asyncio.ensure_future(self._pool.run(self._read, run)))
+        try:
+            return self._read(False, function, *args, **kwargs)
+        except _Busy:
+            return await self._writer.maintain(function, *args, **kwargs)
 
-    def _read(self, run: Callable[[sqlite3.Connection], T]) -> T:
+    def read_blocking(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a short query without an event loop. The journal must be open."""
+        connections = self._connections
+        connections.check_process()
+        if connections.reader is not None and not self._writer.closed and connections.must_open():
+            self._writer.open_blocking()
+        return self._read(True, function, *args, **kwargs)
+
+    def _read(
+        self,
+        wait: bool,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        connections = self._connections
+        connections.check_process()
+        if not connections.reading.acquire(timeout=-1 if wait else READ_PATIENCE):
+            raise _Busy
+        try:
+            # Under the lock the connection cannot be closed.
+            conn = connections.reader
+            if self._writer.closed or conn is None:
+                raise SessionClosed(f"the journal {connections.path} is not open")
+            end_transaction(conn)
+            return function(conn, *args, **kwargs)
+        except FOREIGN_ERRORS as error:
+            if not wait and is_locked(error):
+                raise _Busy from error
+            connections.suspect(error)
+            raise journal_error(error, connections.path) from error
+        finally:
+            connections.reading.release()
+
+    async def version(self) -> FileVersion:
+        """Return a value that changes with every commit to the file, whoever commits."""
+        return await self.read(file_version)
+
+    # -- reads in threads ------------------------------------------------------------------------
+
+    async def read_aside(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query of some milliseconds in a thread. It sees every write that has returned."""
+        self._connections.check_process()
+        if self._uses_writer:
+            return await self._writer.maintain(function, *args, **kwargs)
+        if self._connections.must_open():
+            await self._writer.open()
+        reading = self._pool.run(self._read_aside, function, *args, **kwargs)
+        return await shielded(asyncio.ensure_future(reading))
+
+    def _read_aside(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         with self._connections.asides:
             if self._writer.closed:
                 raise SessionClosed(f"the journal {self._connections.path} is closed")
-            try:
+            with self._mapped_errors():
                 conn = self._connections.aside()
                 end_transaction(conn)
-                return run(conn)
-            except FOREIGN_ERRORS as error:
-                self._connections.suspect(error)
-                raise journal_error(error, self._connections.path) from error
+                return function(conn, *args, **kwargs)
 
-    async def read_long(self, run: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
-        """Run a query of any length. ``run`` is told whether anybody still waits for it; a caller
-        that is cancelled waits until it has ended."""
-        if self._among_jobs:
-            return await self.read(lambda conn: run(conn, lambda: True))
+    async def read_long(self, function: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
+        """Run a query of any length in a thread. ``function`` can ask whether its caller still
+        waits; a cancelled caller returns when the function has ended."""
+        if self._uses_writer:
+            return await self.read_aside(function, lambda: True)
         self._connections.check_process()
         if self._connections.must_open():
             await self._writer.open()
         given_up = threading.Event()
         reading: asyncio.Future[T] = asyncio.ensure_future(
-            self._pool.run(self._read_long, run, lambda: not given_up.is_set())
+            self._pool.run(self._read_long, function, lambda: not given_up.is_set())
         )
         try:
             await asyncio.wait([reading])
@@ -80,34 +169,51 @@ class Readers:
             given_up.set()
             await shielded(asyncio.ensure_future(asyncio.wait([reading])))
             if not reading.cancelled():
-                reading.exception()  # seen: nobody waits for it
+                reading.exception()  # retrieved, so that asyncio does not log it
             raise
         return reading.result()
 
     def _read_long(
         self,
-        run: Callable[[sqlite3.Connection, Callable[[], bool]], T],
+        function: Callable[[sqlite3.Connection, Callable[[], bool]], T],
         is_wanted: Callable[[], bool],
     ) -> T:
-        path, patience = self._connections.path, self._connections.busy_ms / 1000
+        with self._mapped_errors(), closing(self._connect()) as conn:
+            conn.execute("PRAGMA query_only = ON")
+            return function(conn, is_wanted)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open another connection; the file must exist."""
+        return sqlite3.connect(
+            there(self._connections.path),
+            uri=True,
+            timeout=self._connections.busy_ms / 1000,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        """Raise an error of SQLite or the file system as one of this package."""
         try:
-            with closing(
-                sqlite3.connect(there(path), uri=True, timeout=patience, isolation_level=None)
-            ) as conn:
-                conn.execute("PRAGMA query_only = ON")
-                return run(conn, is_wanted)
+            yield
         except FOREIGN_ERRORS as error:
             self._connections.suspect(error)
-            raise journal_error(error, path) from error
+            raise journal_error(error, self._connections.path) from error
 
+    async def offload(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run something that would block the event loop in a thread (without threads: here)."""
+        if not self._threaded:
+            return work(*arguments)
+        return await self._pool.run(work, *arguments)
+
+    # -- streams ---------------------------------------------------------------------------------
     @asynccontextmanager
-    async def rows(
-        self, sql: str, parameters: tuple[Any, ...]
-    ) -> AsyncIterator[Callable[[int], Any]]:
-        """A long result in slices: yields ``await fetch(most)``. The rows are of one snapshot."""
+    async def rows(self, sql: str, parameters: tuple[Any, ...]) -> AsyncIterator[Fetch]:
+        """Read the rows of a query in slices of one snapshot; yields ``await fetch(most)``."""
         self._connections.check_process()
-        if self._among_jobs:
-            held = await self.read(lambda conn: conn.execute(sql, parameters).fetchall())
+        if self._uses_writer:
+            held = await self.read_aside(_fetch_all, sql, parameters)
             position = 0
 
             async def take(most: int) -> list[Any]:
@@ -119,32 +225,23 @@ class Readers:
             return
         if self._connections.must_open():
             await self._writer.open()
-        with self._told():
+        with self._mapped_errors():
             db = await self._open_long()
         # A cursor that a cancelled caller never got would keep the file open: it is closed too.
         asking = asyncio.ensure_future(_cursor(db, sql, parameters))
         try:
-            with self._told():
+            with self._mapped_errors():
                 cursor = await shielded(asking)
 
             async def fetch(most: int) -> list[Any]:
-                with self._told():
+                with self._mapped_errors():
                     return list(await cursor.fetchmany(most))
 
-            # What the caller makes of the rows is raised in here, and stays the caller's.
+            # Errors of the caller's own code are raised here, too, and must not be mapped.
             yield fetch
         finally:
-            with self._told():
+            with self._mapped_errors():
                 await shielded(asyncio.ensure_future(_let_go(db, asking)))
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What SQLite and the file system say, in our words."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            self._connections.suspect(error)
-            raise journal_error(error, self._connections.path) from error
 
     async def _open_long(self) -> aiosqlite.Connection:
         """A connection for one long read; one that a cancelled caller will not use is closed."""
@@ -180,3 +277,7 @@ async def _let_go(db: aiosqlite.Connection, asking: asyncio.Future[aiosqlite.Cur
             await asking.result().close()
     finally:
         await db.close()
+
+
+def _fetch_all(conn: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+    return conn.execute(sql, parameters).fetchall()

@@ -6,21 +6,17 @@ too short for it, the whole session is looked through. Both ways find the same.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Iterator
 from itertools import islice
 
 from cached_session.errors import InvalidArgument
 from cached_session.history.item_text import normalize_text, role_and_text
-from cached_session.journal.journal import Journal
 from cached_session.journal.tables import item_rows, search_index
 from cached_session.journal.tables.sessions import session_row
 from cached_session.models import Entry
 
-__all__ = ["find", "look_up", "scan", "words"]
-
-log = logging.getLogger("cached_session.journal")
+__all__ = ["find", "scan", "words"]
 
 
 def words(query: object) -> list[str]:
@@ -33,24 +29,6 @@ def words(query: object) -> list[str]:
     if not found:
         raise InvalidArgument(f"query={query!r} has no word to look for")
     return found
-
-
-async def look_up(journal: Journal, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
-    """`find`, off the event loop. An index that turns out to be damaged is given up.
-
-    Raises:
-        JournalError: the journal cannot be read, or the index cannot be given up.
-    """
-
-    def look(conn: sqlite3.Connection) -> list[Entry]:
-        return find(conn, session_id, wanted, limit)
-
-    try:
-        return await journal.read_aside(look)
-    except search_index.Spoiled as error:
-        log.warning("the search index is given up, and built anew at the next opening: %s", error)
-        await journal.write(search_index.give_up)
-        return await journal.read_aside(look)
 
 
 def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:

@@ -27,7 +27,7 @@ from cached_session.moving.file_import import OnProgress, import_rows
 from cached_session.moving.jsonl import read_memories
 from cached_session.remote.ids import version_of
 from cached_session.remote.wire import Placeholder, Unreadable, decode
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, open_engine
 
 __all__ = ["import_dakera_export", "import_dakera_session"]
 
@@ -69,7 +69,7 @@ async def import_dakera_session(
     """
     if not agent_id:
         raise InvalidArgument(f"agent_id={agent_id!r} must name the namespace to import from")
-    engine = await session._ready()
+    engine = await open_engine(session)
     items = DirectItems()
     skipped: set[str] = set()
     try:
@@ -103,7 +103,7 @@ async def import_dakera_export(
             has changed since an earlier import.
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
-    engine = await session._ready()
+    engine = await open_engine(session)
     before = session.status().items
     items = DirectItems()
     unreadable = skipped = 0

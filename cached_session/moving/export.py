@@ -10,10 +10,8 @@ from typing import IO
 from cached_session.errors import InvalidArgument
 from cached_session.journal.journal import shielded
 from cached_session.journal.sqlite.codec import decode_rows
-from cached_session.journal.tables import item_rows
-from cached_session.journal.tables.sessions import session_row
 from cached_session.moving.jsonl import encode_line
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, open_engine
 
 __all__ = ["export_jsonl"]
 
@@ -66,12 +64,9 @@ async def _write_file(session: CachedSession, path: Path) -> int:
 
 
 async def _write_items(session: CachedSession, file: IO[bytes]) -> int:
-    engine = await session._ready()
-    row = await engine.journal.read(lambda conn: session_row(conn, session.session_id))
-    if row is None:
-        return 0
+    engine = await open_engine(session)
     written = 0
-    async with engine.journal.rows(item_rows.HISTORY, (row[0],)) as fetch:
+    async with engine.journal.history.stream(session.session_id) as fetch:
         while rows := await fetch(FETCH_ITEMS):
             readable = [payload for payload, codec in rows if decode_rows([(payload, codec)])]
             await shielded(

@@ -16,7 +16,7 @@ from cached_session.engine import importer
 from cached_session.engine.importer import Row
 from cached_session.models import ImportProgress, ImportReport
 from cached_session.moving import jsonl, sqlite
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, import_source, open_engine
 
 __all__ = [
     "OnProgress",
@@ -50,7 +50,7 @@ async def import_jsonl(
             import.
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
-    engine = await session._ready()
+    engine = await open_engine(session)
     total = await engine.journal.offload(lambda: sum(1 for _ in jsonl.read_lines(path)))
     return await import_rows(session, "jsonl", jsonl.read_rows(path), total, on_progress)
 
@@ -83,7 +83,7 @@ async def import_sqlite_session(
         SessionClosed, JournalError: as `CachedSession.add_items`.
     """
     source = session.session_id if source_session_id is None else source_session_id
-    engine = await session._ready()
+    engine = await open_engine(session)
     total = await engine.journal.offload(sqlite.count_rows, path, source, branch, messages_table)
     rows = sqlite.read_rows(path, source, branch, messages_table)
     return await import_rows(session, f"sqlite:{branch}:{source}", rows, total, on_progress)
@@ -130,15 +130,9 @@ async def import_rows(
     on_progress: OnProgress | None,
 ) -> ImportReport:
     """Add the rows of a source that earlier imports have not added. Rows are read in a thread."""
-    engine = await session._ready()
-    batches: AsyncIterator[list[Row]] = importer.threaded(engine, rows)
+    engine = await open_engine(session)
+    batches: AsyncIterator[list[Row]] = importer.read_batches(engine, rows)
     async with aclosing(batches):  # type: ignore[type-var]
-        return await importer.carry(
-            engine,
-            session.session_id,
-            source,
-            batches,
-            private=session._private,
-            total=total,
-            on_progress=on_progress,
+        return await importer.import_batches(
+            engine, import_source(session, source, total=total), batches, on_progress
         )

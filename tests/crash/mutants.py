@@ -21,8 +21,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "journal/writer.py",
         "                _commit(conn)\n            except",
         (
-            "                for job, result in zip(group, results, strict=True):\n"
-            "                    job.done(result, None)\n"
+            "                for function, result in zip(functions, results, strict=True):\n"
+            "                    if hasattr(function, '__self__'):\n"
+            "                        function.__self__.done(result, None)\n"
             "                _commit(conn)\n            except"
         ),
     ),

@@ -145,7 +145,7 @@ async def test_two_imports_at_once_bring_it_once(
         return append(conn, *arguments, **keywords)
 
     monkeypatch.setattr(import_marks, "append_marked", after_another)
-    with pytest.raises(JournalError, match="under way"):
+    with pytest.raises(JournalError, match="is running"):
         await carry(journal, database)
     assert len(await read(journal, "talk")) == 10
 

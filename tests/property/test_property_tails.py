@@ -91,6 +91,6 @@ async def follow(path: Path, steps: list[Any]) -> None:
                 assert found == (expected if asked is None else expected[-asked:])
                 for item in found:
                     item["n"] = "changed by its caller"
-            kept = session._engine.tail_cache
+            kept = session._engine.journal.history._tail_cache
             assert kept._size == sum(tail.size for tail in kept._tails.values()) <= 700
     await other.close()

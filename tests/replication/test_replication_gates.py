@@ -101,7 +101,7 @@ async def test_a_success_under_way_does_not_cut_the_pause_short(
     a = await device("a")
     slow = server.faults.latency(1.0, route=LISTING)
     pulling = asyncio.ensure_future(
-        a._engine.loop_host.do(lambda home: home.puller.pull_now("talk"))
+        a._engine.loop_host.run(lambda home: home.puller.pull_now("talk"))
     )
     await until(lambda: slow.fired)
     server.faults.unavailable(3600, route=BATCH)

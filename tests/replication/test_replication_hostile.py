@@ -15,7 +15,7 @@ from cached_session.history.clock import LAST_WALL_STAMP, MAX_STAMP
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables.status_counts import facts
+from cached_session.journal.tables.status_counts import counts_of
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
 from cached_session.replication.context import Context
@@ -177,5 +177,5 @@ async def test_a_hostile_number_of_pieces_is_bounded(journal: Journal, field: st
         remote.fetched = 0
         await pull(context, SESSION)
         assert remote.fetched == FETCHES_A_LOOK
-    found = await journal.read(lambda conn: facts(conn, 1, 0, 0))
+    found = await journal.read(lambda conn: counts_of(conn, 1, 0, 0))
     assert (found.items, found.incomplete) == (1, 1)

@@ -188,7 +188,7 @@ async def test_the_first_read_does_not_wait_for_a_write(device: Devices) -> None
     """That a session has been met is noted after whatever is being written."""
     session = await device("a")
     other = session._engine
-    other._met.clear()
+    other.hydration.forget()
     begun, go_on = threading.Event(), threading.Event()
 
     def long(_: object) -> None:

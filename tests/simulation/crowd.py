@@ -8,9 +8,10 @@ from random import Random
 from typing import Any
 
 from cached_session.engine.engine import Engine
+from cached_session.engine.session_config import SessionConfig
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, session_over
 from tests.simulation.loop import SimLoop, deterministic
 from tests.simulation.network import Network, SimSpec
 from tests.simulation.server import SimServer
@@ -45,20 +46,7 @@ class Crowd:
         engine = Engine(":memory:", self.options, runtime)
         spec: Any = SimSpec(self.network, f"d{number}")
         engine.join(spec)
-        session = CachedSession.__new__(CachedSession)
-        session._setup(
-            session_id,
-            ":memory:",
-            spec,
-            None,
-            "local",
-            "text",
-            True,
-            self.options,
-            None,
-            None,
-            engine=engine,
-        )
+        session = session_over(engine, SessionConfig(session_id, spec))
         self._made.append((session, engine, spec))
         return session
 

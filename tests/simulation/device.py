@@ -12,13 +12,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from cached_session.engine.engine import Engine
+from cached_session.engine.session_config import SessionConfig
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import Dot, decode_pop
 from cached_session.options import SyncOptions
 from cached_session.remote.ids import claim_id, memory_id
 from cached_session.runtime import Runtime
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, session_over
 from tests.simulation import formats
 from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import SimSpec
@@ -97,20 +98,13 @@ class Process:
         session = self._sessions.get((name, confirmed))
         if session is None:
             device = self.device
-            session = CachedSession.__new__(CachedSession)
-            session._setup(
+            config = SessionConfig(
                 name,
-                str(device.path),
                 self.spec,
-                None,
-                "confirmed" if confirmed else "local",
-                "none" if device.private else "text",
-                True,
-                device.options,
-                None,
-                None,
-                engine=self.engine,
+                pop="confirmed" if confirmed else "local",
+                content="none" if device.private else "text",
             )
+            session = session_over(self.engine, config)
             self._sessions[name, confirmed] = session
         return session
 

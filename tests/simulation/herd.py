@@ -19,9 +19,10 @@ from random import Random
 from typing import Any
 
 from cached_session.engine.engine import Engine
+from cached_session.engine.session_config import SessionConfig
 from cached_session.options import SyncOptions
 from cached_session.runtime import Runtime
-from cached_session.session import CachedSession
+from cached_session.session import CachedSession, session_over
 from tests.simulation.device import EPOCH_MS
 from tests.simulation.loop import SimLoop, deterministic
 from tests.simulation.network import Network, SimRemote, SimSpec
@@ -141,10 +142,7 @@ async def _herd(loop: SimLoop, seed: int, devices: int, rate: int, start: bool) 
         engine = Engine(":memory:", options, runtime)
         spec: Any = _CrowdedSpec(network, name, door=door)
         engine.join(spec)
-        session = CachedSession.__new__(CachedSession)
-        session._setup(
-            name, ":memory:", spec, None, "local", "text", False, options, None, None, engine=engine
-        )
+        session = session_over(engine, SessionConfig(name, spec, hydrate=False))
         sessions.append(session)
         cores.append((engine, spec))
         for item in range(ITEMS):

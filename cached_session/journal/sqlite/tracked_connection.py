@@ -1,51 +1,96 @@
-"""A connection that records which kinds of data its transaction has changed."""
+"""A connection that counts the changes of its transactions, for caches that depend on them."""
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from typing import Any, NamedTuple
 
-__all__ = ["TrackedConnection", "Version", "count_history_change", "count_queued", "version_of"]
+__all__ = [
+    "FileVersion",
+    "TrackedConnection",
+    "Version",
+    "count_history_change",
+    "count_queued",
+    "data_version",
+    "file_version",
+    "queued",
+    "version_of",
+]
+
+_serials = itertools.count(1)
 
 
 class TrackedConnection(sqlite3.Connection):
-    """A connection that counts the transactions in which it may have changed a history, and how
-    often it may have put something into the outbox."""
+    """A connection of a journal.
+
+    It counts the transactions that may have changed a history, and those that may have put
+    something into the outbox. A transaction that is rolled back may have been counted.
+    """
 
     history_changes = 0
     queue_additions = 0
-    _version_cursor: sqlite3.Cursor | None = None
+    version_cursor: sqlite3.Cursor | None = None
+    """The cursor of `data_version`: making one each time is a tenth of the cost of the query."""
 
-    def data_version(self) -> int:
-        """Changes with the commits of others."""
-        # A cursor of its own: making one each time is a tenth of what the question costs.
-        if self._version_cursor is None:
-            self._version_cursor = self.cursor()
-        (version,) = self._version_cursor.execute("PRAGMA data_version").fetchone()
-        return int(version)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.serial = next(_serials)
+        """Number of this connection in the process."""
 
 
 Version = tuple[sqlite3.Connection, int, int]
-"""What the connection that writes knows of all histories: the first number changes with the commits
-of others, the second with its own that concern one. Any other connection cannot tell whose a commit
-was; and another one, after the file was opened again, counts anew."""
+"""State of all histories as the writing connection knows it: the connection, `data_version` (it
+changes with commits of other connections) and the number of its own transactions that changed a
+history. Another connection cannot tell whose a commit was, and a new one counts from zero."""
+
+
+class FileVersion(NamedTuple):
+    """State of the whole file as one connection knows it: it changes with every commit."""
+
+    connection: int
+    """Serial number of the connection."""
+    others: int
+    """`data_version`: changes with commits of other connections."""
+    own: int
+    """Rows that the connection itself has changed; constant unless it is the one that writes."""
+
+
+def data_version(conn: sqlite3.Connection) -> int:
+    """Return a number that changes when another connection commits to the file."""
+    cursor: sqlite3.Connection | sqlite3.Cursor = conn
+    if isinstance(conn, TrackedConnection):
+        cursor = conn.version_cursor = conn.version_cursor or conn.cursor()
+    (version,) = cursor.execute("PRAGMA data_version").fetchone()
+    return int(version)
 
 
 def version_of(conn: sqlite3.Connection) -> Version:
-    """What this connection knows by now."""
+    """Return the state of all histories, for the writing connection."""
     if isinstance(conn, TrackedConnection):
-        return conn, conn.data_version(), conn.history_changes
-    # Not a journal's own: whatever it has written counts.
-    (others,) = conn.execute("PRAGMA data_version").fetchone()
-    return conn, others, conn.total_changes
+        return conn, data_version(conn), conn.history_changes
+    # A plain connection does not count histories: any row that it has changed counts.
+    return conn, data_version(conn), conn.total_changes
+
+
+def file_version(conn: sqlite3.Connection) -> FileVersion:
+    """Return the state of the whole file, for any connection."""
+    serial = conn.serial if isinstance(conn, TrackedConnection) else id(conn)
+    return FileVersion(serial, data_version(conn), conn.total_changes)
 
 
 def count_history_change(conn: sqlite3.Connection) -> None:
-    """This transaction changes a history, unless it is rolled back."""
+    """Record that this transaction changes a history."""
     if isinstance(conn, TrackedConnection):
         conn.history_changes += 1
 
 
 def count_queued(conn: sqlite3.Connection) -> None:
-    """This transaction has something sent that was not waiting, unless it is rolled back."""
+    """Record that this transaction puts something into the outbox."""
     if isinstance(conn, TrackedConnection):
         conn.queue_additions += 1
+
+
+def queued(conn: sqlite3.Connection) -> int:
+    """Return how many transactions of this connection may have put something into the outbox."""
+    return conn.queue_additions if isinstance(conn, TrackedConnection) else 0

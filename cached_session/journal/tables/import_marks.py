@@ -1,8 +1,8 @@
-"""How far an import has come: a mark that is written in the transaction of what it tells of.
+"""Import marks: how far each import has come, written in the transaction of its items.
 
-A mark says that the first n items of a source are in a session, with a digest over those n. Whoever
-imports the source again, after a crash or on purpose, skips exactly those; a source that no longer
-begins with them is refused by its reader instead of being imported twice.
+A mark says that the first n items of a source are in a session, with a digest of those n. Another
+import of the source skips exactly those. If the source no longer begins with them, it is refused
+instead of being imported twice.
 """
 
 from __future__ import annotations
@@ -22,52 +22,60 @@ __all__ = [
     "Mark",
     "append_marked",
     "chained",
+    "mark_at",
     "mark_key",
-    "mark_of",
+    "mark_named",
     "name_key",
-    "named",
 ]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The first `count` items of a source are in, and this is their digest."""
+    """How far a source has been imported."""
 
     count: int
+    """Items from its beginning that are in the session."""
     chain: str
+    """The digest of those items."""
 
 
 NOTHING = Mark(0, "")
 
 
 def chained(chain: str, text: str) -> str:
-    """The digest of a source one item longer."""
+    """Return the digest of a source that is one item longer."""
     return sha256(chain.encode() + sha256(text.encode()).digest()).hexdigest()
 
 
 def mark_key(session_id: str, source: str, first: str) -> str:
-    """Where the mark of a source stands: named by what it is and by its first item, because a file
-    may be moved, and two files may bear the same name."""
+    """Return the key of a source's mark.
+
+    It depends on the source's kind and first item, not on its name: a file may be moved, and two
+    files may have the same name.
+    """
     name = sha256(source.encode("utf-8", "surrogatepass"))
     name.update(sha256(first.encode()).digest())
     return f"import:{session_key(session_id)}:{name.hexdigest()[:32]}"
 
 
 def name_key(session_id: str, source: str) -> str:
-    """Where it is written which mark is that of a source whose name says all: one that begins with
-    another item than it did has been rewritten, and is not another source."""
+    """Return the key under which a source's name is stored, for sources that have unique names.
+
+    Its value is the key of the mark. A source of this name with another first item has been
+    rewritten; it is not another source.
+    """
     name = sha256(b"name:" + source.encode("utf-8", "surrogatepass"))
     return f"import:{session_key(session_id)}:{name.hexdigest()[:32]}"
 
 
-def named(conn: sqlite3.Connection, name: str) -> tuple[str, Mark]:
-    """The key of the mark that a name has, and the mark; nothing if there is none."""
+def mark_named(conn: sqlite3.Connection, name: str) -> tuple[str, Mark]:
+    """Return the key of the mark with this name, and the mark; an empty key if there is none."""
     row = conn.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
-    return ("", NOTHING) if row is None else (row[0], mark_of(conn, row[0]))
+    return ("", NOTHING) if row is None else (row[0], mark_at(conn, row[0]))
 
 
-def mark_of(conn: sqlite3.Connection, key: str) -> Mark:
-    """How far a source has been imported."""
+def mark_at(conn: sqlite3.Connection, key: str) -> Mark:
+    """Return how far the source with this key has been imported."""
     row = conn.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None:
         return NOTHING
@@ -87,16 +95,15 @@ def append_marked(
     after: Mark,
     name: str | None = None,
 ) -> Written | None:
-    """Append a batch and move the mark, both or neither; ``name``: the key of what has that mark.
+    """Append a batch and move the mark at ``key``; ``name``: the key of the source's name.
 
-    None, and nothing is written, if the mark is no longer where the caller saw it: somebody else
-    imports the same source.
+    Return None, and write nothing, if another import has moved the mark since the caller read it.
     """
-    if mark_of(conn, key) != before:
+    if mark_at(conn, key) != before:
         return None
     facts = {key: f"{after.count}:{after.chain}"}
     if name is not None:
-        if named(conn, name)[0] not in ("", key):
+        if mark_named(conn, name)[0] not in ("", key):
             return None
         facts[name] = key
     written = writes.append(conn, author, session_id, encoded, private=private)

@@ -36,6 +36,12 @@ HISTORY = (
 )
 """All items of a session in order: one scan of their clustered rows. As bytes, so that one row
 whose text is damaged cannot keep its neighbours from being read."""
+EXPORT = (
+    "SELECT CAST(payload AS BLOB), codec FROM items "
+    "WHERE session = (SELECT id FROM sessions WHERE session_id = ?) "
+    "ORDER BY session, stamp, writer, counter, idx"
+)
+"""The same by the id of the session."""
 BACKWARDS = (
     "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
     "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC"

@@ -29,9 +29,11 @@ from itertools import groupby
 
 from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.journal.sqlite.db_errors import is_transient
+from cached_session.journal.sqlite.runner import Runner
 
 __all__ = [
     "CREATE",
+    "SearchIndex",
     "Spoiled",
     "add",
     "candidates",
@@ -304,3 +306,19 @@ def _do(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, str]]
 def give_up(conn: sqlite3.Connection) -> None:
     """Look through the items from now on; the next opening builds the index anew."""
     conn.execute(f"DELETE FROM meta WHERE key = '{KEY}'")
+
+
+def check(conn: sqlite3.Connection) -> bool | None:
+    """Return whether the index is sound; None if the file keeps none."""
+    return is_sound(conn) if is_kept(conn) else None
+
+
+class SearchIndex:
+    """The full-text index of a journal."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def is_sound(self) -> bool | None:
+        """Return whether the index is sound; None if the file keeps none. Takes the write lock."""
+        return await self._runner.write(check)

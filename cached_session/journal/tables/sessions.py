@@ -6,20 +6,32 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.states import ACKED, PARKED, SENT
 
 __all__ = [
+    "Sessions",
     "all_sessions",
     "forget_server",
     "numbered_sessions",
-    "record_first_read",
     "revision_of",
     "session_ids",
     "session_number",
     "session_row",
     "stored_id",
 ]
+
+
+class Sessions:
+    """The sessions of a journal."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def all(self) -> list[str]:
+        """Return the id of every session, in the order in which they were created."""
+        return await self._runner.read(all_sessions)
 
 
 def stored_id(session_id: str) -> str | bytes:
@@ -71,15 +83,6 @@ def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
     """The same by their numbers."""
     rows = conn.execute("SELECT session_id, id FROM sessions ORDER BY id").fetchall()
     return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
-
-
-def record_first_read(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
-    """The first read of a session has had its wait."""
-    conn.execute(
-        "INSERT INTO sessions (session_id, met, created_ms) VALUES (?, 1, ?) "
-        "ON CONFLICT DO UPDATE SET met = 1",
-        (stored_id(session_id), now_ms),
-    )
 
 
 def forget_server(conn: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Counts for a status, read from the rows alone."""
+"""Counts for `status()`, read from the rows alone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cached_session.journal.tables.pauses import SERVER, Pause
-from cached_session.journal.tables.states import PARKED, PENDING, SENT
+from cached_session.journal.sqlite.runner import Runner
+from cached_session.journal.tables.meta import read_meta
+from cached_session.journal.tables.pauses import SERVER, Pause, pause_of
+from cached_session.journal.tables.sessions import numbered_sessions, session_row
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
 
-__all__ = ["SessionFacts", "all_pauses", "facts", "facts_of_each", "in_all"]
+__all__ = [
+    "SessionCounts",
+    "StatusCounts",
+    "StatusRows",
+    "all_pauses",
+    "counts_of",
+    "status_rows",
+    "totals",
+]
 
 
 @dataclass(frozen=True)
-class SessionFacts:
-    """The state of one session (or of all) as its rows tell it."""
+class SessionCounts:
+    """The counts of one session, or of all sessions together."""
 
     items: int
     pending: int
@@ -32,31 +43,68 @@ class SessionFacts:
     stamp: int
 
 
-def facts(
-    conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
-) -> SessionFacts:
-    """Counts for a status, of one session or of all together. Cost: the outbox and the holes, never
-    the history."""
-    return in_all(facts_of_each(conn, session, now_ms, patience_ms).values())
+@dataclass(frozen=True)
+class StatusRows:
+    """All that a status is made of."""
+
+    meta: dict[str, str]
+    server: Pause | None
+    """The pause of the server."""
+    sessions: dict[str, SessionCounts]
+    """By session id, in the order in which the sessions were created."""
+    pauses: dict[str, Pause]
+    """The pauses of sessions."""
 
 
-def facts_of_each(
+def status_rows(
+    conn: sqlite3.Connection, session_id: str | None, now_ms: int, patience_ms: int
+) -> StatusRows:
+    """Read what the status of a session is made of, or of all sessions (None)."""
+    meta, server = read_meta(conn), pause_of(conn, None)
+    if session_id is not None:
+        row = session_row(conn, session_id)
+        counts = counts_of(conn, row[0] if row else -1, now_ms, patience_ms)
+        pause = pause_of(conn, session_id)
+        pauses = {} if pause is None else {session_id: pause}
+        return StatusRows(meta, server, {session_id: counts}, pauses)
+    each = _counts_of_each(conn, None, now_ms, patience_ms)
+    names = numbered_sessions(conn)
+    return StatusRows(
+        meta,
+        server,
+        {name: each[number] for number, name in names.items()},
+        {names[number]: pause for number, pause in all_pauses(conn).items() if number in names},
+    )
+
+
+def counts_of(
     conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
-) -> dict[int, SessionFacts]:
-    """The same session by session, in the order of their numbers: of one, or (None) of all. As many
-    queries for a thousand as for one."""
+) -> SessionCounts:
+    """Return the counts of one session, or of all together (None).
+
+    ``patience_ms`` is the age from which a gap counts as absent. Cost: the outbox and the gaps, not
+    the items.
+    """
+    return totals(_counts_of_each(conn, session, now_ms, patience_ms).values())
+
+
+def _counts_of_each(
+    conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
+) -> dict[int, SessionCounts]:
+    """Return the counts of one session or of each (None), in the order of their numbers. A thousand
+    sessions need as many queries as one."""
     of, key = ("session = ? AND", (session,)) if session is not None else ("", ())
 
-    def grouped(what: str, rows: str, *before: int) -> dict[int, tuple[Any, ...]]:
-        sql = f"SELECT session, {what} FROM {rows} GROUP BY session"
+    def grouped(columns: str, rows: str, *before: int) -> dict[int, tuple[Any, ...]]:
+        sql = f"SELECT session, {columns} FROM {rows} GROUP BY session"
         return {number: tuple(found) for number, *found in conn.execute(sql, (*before, *key))}
 
     waiting = grouped(
         "count(*), min(said_ms)",
-        f"ops WHERE {of} state <> 2 AND state IN ({PENDING}, {SENT})",
+        f"ops WHERE {of} state <> {ACKED} AND state IN ({PENDING}, {SENT})",
     )
-    parked = grouped("count(*)", f"ops WHERE {of} state <> 2 AND state = {PARKED}")
-    holes = grouped(
+    parked = grouped("count(*)", f"ops WHERE {of} state <> {ACKED} AND state = {PARKED}")
+    gaps = grouped(
         "sum(since_ms <= ? AND NOT explained), sum(explained)",
         f"holes WHERE {of} 1",
         now_ms - patience_ms,
@@ -73,8 +121,8 @@ def facts_of_each(
     found = {}
     for number, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp in rows:
         pending, oldest = waiting.get(number, (0, None))
-        absent, explained = holes.get(number, (0, 0))
-        found[number] = SessionFacts(
+        absent, explained = gaps.get(number, (0, 0))
+        found[number] = SessionCounts(
             items=items,
             pending=pending,
             parked=parked.get(number, (0,))[0],
@@ -92,11 +140,11 @@ def facts_of_each(
     return found
 
 
-def in_all(each: Iterable[SessionFacts]) -> SessionFacts:
-    """Of several sessions together; of none, nothing."""
+def totals(each: Iterable[SessionCounts]) -> SessionCounts:
+    """Return the counts of several sessions together."""
     every = list(each)
     oldest = [one.oldest_pending_ms for one in every if one.oldest_pending_ms is not None]
-    return SessionFacts(
+    return SessionCounts(
         items=sum(one.items for one in every),
         pending=sum(one.pending for one in every),
         parked=sum(one.parked for one in every),
@@ -114,7 +162,7 @@ def in_all(each: Iterable[SessionFacts]) -> SessionFacts:
 
 
 def all_pauses(conn: sqlite3.Connection) -> dict[int, Pause]:
-    """Every gate before a session, by its number."""
+    """Return the pauses of sessions by their numbers."""
     return {
         number: Pause(*row)
         for number, *row in conn.execute(
@@ -122,3 +170,21 @@ def all_pauses(conn: sqlite3.Connection) -> dict[int, Pause]:
             f"WHERE session <> {SERVER}"
         )
     }
+
+
+class StatusCounts:
+    """The counts of a journal. Read without an event loop: `status()` is no coroutine."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def read_blocking(self, session_id: str | None, now_ms: int, patience_ms: int) -> StatusRows:
+        """Read what the status of a session is made of, or of all sessions (None).
+
+        ``patience_ms``: age from which a gap counts as absent.
+        """
+        return self._runner.read_blocking(status_rows, session_id, now_ms, patience_ms)
+
+    def totals_blocking(self, now_ms: int, patience_ms: int) -> SessionCounts:
+        """Return the counts of all sessions together."""
+        return self._runner.read_blocking(counts_of, None, now_ms, patience_ms)

@@ -76,6 +76,10 @@ class LastWrite:
     def __init__(self) -> None:
         self._last: Written | None = None
 
+    def forget(self) -> None:
+        """Forget it: another file has replaced the journal."""
+        self._last = None
+
     def keep(self, written: Written) -> None:
         """A write was committed."""
         self._last = written

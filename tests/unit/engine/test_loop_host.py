@@ -37,18 +37,18 @@ class Lodger:
 
 
 class House:
-    """A home, and how its lodgers settle in."""
+    """A host, and how its lodgers settle in."""
 
     def __init__(self) -> None:
         self.spec: RemoteSpec | None = SPEC
         self.settled = 0
         self.settling = asyncio.Event()
         self.hold: asyncio.Event | None = None
-        self.home = LoopHost(
-            "a journal", threading.RLock(), lambda: self.spec, self._settle_in, watch_interval=LOOK
+        self.host = LoopHost(
+            "a journal", threading.RLock(), lambda: self.spec, self._start, watch_interval=LOOK
         )
 
-    async def _settle_in(self, spec: RemoteSpec) -> Replicator:
+    async def _start(self, spec: RemoteSpec) -> Replicator:
         assert spec is SPEC
         self.settled += 1
         self.settling.set()
@@ -58,7 +58,7 @@ class House:
         return cast("Replicator", lodger)
 
     async def leave(self) -> None:
-        stop = self.home.leave()
+        stop = self.host.detach()
         assert stop is not None
         await stop()
 
@@ -143,9 +143,9 @@ def there() -> Any:
 
 @pytest.fixture
 def house(there: Loop) -> House:
-    """A home on the other loop, settled in."""
+    """A host on the other loop, settled in."""
     house = House()
-    there.do(house.home.do(name_of))
+    there.do(house.host.run(name_of))
     return house
 
 
@@ -155,9 +155,9 @@ async def test_a_call_is_carried_to_the_home(house: House) -> None:
     async def fail(_: Replicator) -> None:
         raise LookupError("not there")
 
-    assert await house.home.do(name_of) == "number 1"
+    assert await house.host.run(name_of) == "number 1"
     with pytest.raises(LookupError, match="not there"):
-        await house.home.do(fail)
+        await house.host.run(fail)
     await house.leave()
     assert house.settled == 1
 
@@ -167,14 +167,14 @@ async def test_a_call_is_carried_to_the_home(house: House) -> None:
 async def test_a_loop_that_ends_before_a_call_is_handed_over(
     house: House, there: Loop, end: str, in_doubt: SyncError | None
 ) -> None:
-    """It has not begun anything: the next home does it, also what can be done only once."""
+    """It has not begun anything: the next host does it, also what can be done only once."""
     there.before_told = getattr(there, end)
-    assert await house.home.do(name_of, in_doubt=in_doubt) == "number 2"
+    assert await house.host.run(name_of, in_doubt=in_doubt) == "number 2"
     await house.leave()
 
 
 async def test_a_loop_that_ends_before_a_call_begins(house: House, there: Loop) -> None:
-    """What was handed over and never begun is done by the next home, once, and not there any more,
+    """What was handed over and never begun is done by the next host, once, and not there any more,
     should that loop turn again."""
     done: list[str] = []
 
@@ -182,7 +182,7 @@ async def test_a_loop_that_ends_before_a_call_begins(house: House, there: Loop) 
         done.append(await name_of(replicator))
 
     there.before_told = there.halt
-    await house.home.do(work, in_doubt=IN_DOUBT)
+    await house.host.run(work, in_doubt=IN_DOUBT)
     there.turn()
     await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), there))
     assert done == ["number 2"]
@@ -193,7 +193,7 @@ async def test_a_loop_that_ends_before_a_call_begins(house: House, there: Loop) 
 async def test_a_loop_that_ends_in_the_middle_of_a_call(
     house: House, there: Loop, in_doubt: SyncError | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next home does it again, if it can be done again; nothing else is heard of it."""
+    """The next host does it again, if it can be done again; nothing else is heard of it."""
     begun = asyncio.Event()
     here = asyncio.get_running_loop()
 
@@ -203,7 +203,7 @@ async def test_a_loop_that_ends_in_the_middle_of_a_call(
             await asyncio.Event().wait()
         return await name_of(replicator)
 
-    call = asyncio.ensure_future(house.home.do(work, in_doubt=in_doubt))
+    call = asyncio.ensure_future(house.host.run(work, in_doubt=in_doubt))
     await begun.wait()
     there.halt()
     there.close()
@@ -234,7 +234,7 @@ async def test_what_was_done_before_its_loop_ended_counts(house: House, there: L
         there.call_soon(there.call_soon, done.set)
         return await name_of(replicator)
 
-    assert await house.home.do(work, in_doubt=IN_DOUBT) == "number 1"
+    assert await house.host.run(work, in_doubt=IN_DOUBT) == "number 1"
 
 
 @pytest.mark.parametrize("end", ["halt", "shut"])
@@ -242,7 +242,7 @@ async def test_a_loop_that_ends_while_its_home_is_left(house: House, there: Loop
     """There is nothing left to stop: closing says nothing, and waits for nobody."""
     there.before_told = getattr(there, end)
     await house.leave()
-    assert house.home.replicator() is None
+    assert house.host.replicator() is None
 
 
 async def test_a_call_that_is_cancelled_is_cancelled_there(house: House) -> None:
@@ -256,7 +256,7 @@ async def test_a_call_that_is_cancelled_is_cancelled_there(house: House) -> None
         finally:
             ended.set()
 
-    call = asyncio.ensure_future(house.home.do(work))
+    call = asyncio.ensure_future(house.host.run(work))
     await asyncio.to_thread(begun.wait)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -273,7 +273,7 @@ async def test_who_waits_for_a_replicator_that_leaves_gets_the_next() -> None:
     cancel that one's call."""
     house = House()
     house.hold = asyncio.Event()
-    call = asyncio.ensure_future(house.home.do(name_of, in_doubt=IN_DOUBT))
+    call = asyncio.ensure_future(house.host.run(name_of, in_doubt=IN_DOUBT))
     await house.settling.wait()
     house.hold.set()
     await house.leave()
@@ -289,7 +289,7 @@ async def test_a_replicator_that_is_cancelled_before_its_first_step_keeps_nobody
         (living,) = (task for task in asyncio.all_tasks() if task.get_name() == LODGERS)
         living.cancel()
 
-    call = asyncio.ensure_future(house.home.do(name_of))
+    call = asyncio.ensure_future(house.host.run(name_of))
     # Its turn is right after the call's, in which the replicator's task is made.
     await asyncio.ensure_future(cancel())
     assert house.settled == 0
@@ -311,7 +311,7 @@ async def test_a_call_does_not_go_on_with_a_replicator_that_has_left(
             await asyncio.Event().wait()
         return await name_of(replicator)
 
-    call = asyncio.ensure_future(house.home.do(work, in_doubt=in_doubt))
+    call = asyncio.ensure_future(house.host.run(work, in_doubt=in_doubt))
     await begun.wait()
     await house.leave()
     if in_doubt is None:
@@ -334,7 +334,7 @@ async def test_a_replicator_that_leaves_another_loop_takes_its_calls_along(
             await asyncio.Event().wait()
         return await name_of(replicator)
 
-    call = asyncio.ensure_future(house.home.do(work))
+    call = asyncio.ensure_future(house.host.run(work))
     await asyncio.to_thread(begun.wait)
     await house.leave()
     assert await call == "number 2"
@@ -345,11 +345,11 @@ async def test_a_call_that_no_replicator_is_left_for_says_so() -> None:
     """The last session with a server was closed, perhaps this one."""
     house = House()
     house.hold = asyncio.Event()
-    call = asyncio.ensure_future(house.home.do(name_of))
+    call = asyncio.ensure_future(house.host.run(name_of))
     await house.settling.wait()
     house.spec = None
     await house.leave()
     with pytest.raises(SessionClosed):
         await call
     with pytest.raises(SyncError, match="no server"):
-        await house.home.do(name_of)
+        await house.host.run(name_of)

@@ -27,7 +27,7 @@ from cached_session.errors import (
 )
 from cached_session.journal.journal import Journal, journal_error
 from cached_session.journal.tables import schema
-from cached_session.journal.writer import GROUP_MOST, TOLD_MOST
+from cached_session.journal.writer import DELIVERED_MOST, GROUP_MOST
 
 Job = Callable[[sqlite3.Connection], Any]
 KEYS = "SELECT key FROM meta WHERE key <> 'search_index' ORDER BY key"
@@ -124,14 +124,16 @@ async def test_each_loop_of_a_group_is_told_a_few_at_a_time(
         gate = Gatekeeper(journal)
         journal.write_soon(gone, setting("gone"))
         gone.close()
-        doing = [journal.write_soon(here, setting(f"{n:04d}")) for n in range(2 * TOLD_MOST + 1)]
+        doing = [
+            journal.write_soon(here, setting(f"{n:04d}")) for n in range(2 * DELIVERED_MOST + 1)
+        ]
         with monkeypatch.context() as patch:
             patch.setattr(here, "call_soon_threadsafe", counted)
             gate.let_go()
             assert set(await asyncio.gather(*doing)) == {1}
         assert gate.commits() == 1
-        assert told == [1, TOLD_MOST, TOLD_MOST, 1]  # the first of them is the gate's own
-        assert len(on_disk(tmp_path / "j.db")) == 2 * TOLD_MOST + 2
+        assert told == [1, DELIVERED_MOST, DELIVERED_MOST, 1]  # the first of them is the gate's own
+        assert len(on_disk(tmp_path / "j.db")) == 2 * DELIVERED_MOST + 2
 
 
 @pytest.mark.parametrize("threaded", [True, False])

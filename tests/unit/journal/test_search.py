@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation
 from cached_session.history.parts import Part
-from cached_session.journal import search, writer
+from cached_session.journal import idle_work, search, writer
 from cached_session.journal.journal import Journal
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import inbox, schema, search_index, writes
@@ -265,17 +265,17 @@ def test_a_thread_that_is_never_idle_indexes_all_the_same(
 ) -> None:
     """No write waits for the index of its own words, and what waits for it stays bounded."""
     monkeypatch.setattr(writer, "IDLE", 3600)
-    monkeypatch.setattr(writer, "UNINDEXED_MOST", 2 * search_index.SLICE)
+    monkeypatch.setattr(idle_work, "UNINDEXED_MOST", 2 * search_index.SLICE)
     journal = Journal(tmp_path / "journal.db", durability="normal")
     journal.open_blocking()
     try:
         most = 0
-        for number in range(3 * writer.UNINDEXED_MOST):
+        for number in range(3 * idle_work.UNINDEXED_MOST):
             journal.write_blocking(lambda conn, word=f"word {number}": add(conn, "talk", word))  # type: ignore[misc]
             reached = journal.read_blocking(search_index.reach) or 0
             most = max(most, number + 1 - reached)
-        assert search_index.SLICE < most <= writer.UNINDEXED_MOST + search_index.BEHIND
-        assert reached >= 2 * writer.UNINDEXED_MOST - search_index.BEHIND
+        assert search_index.SLICE < most <= idle_work.UNINDEXED_MOST + search_index.BEHIND
+        assert reached >= 2 * idle_work.UNINDEXED_MOST - search_index.BEHIND
     finally:
         journal.close_blocking()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cached_session.journal import writer
+from cached_session.journal.idle_work import LOGGED_MOST
 from cached_session.journal.journal import Journal
-from cached_session.journal.writer import LOGGED_MOST
 
 CARRY = "PRAGMA wal_checkpoint(PASSIVE)"
 

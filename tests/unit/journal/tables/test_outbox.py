@@ -115,7 +115,7 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
         "parked",
         "sent",
     ]
-    facts = status_counts.facts(conn, 1, 0, 0)
+    facts = status_counts.counts_of(conn, 1, 0, 0)
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
 
 
@@ -323,9 +323,9 @@ def test_a_hole_is_looked_for_when_it_is_due(conn: sqlite3.Connection) -> None:
     assert holes(conn, 1000, 2) == [2, 3]
     assert holes(conn, 0, everything=True) == [2, 3, 1]
     assert {hole.tries for hole in holes_due(conn, S, 1000, 9)} == {1}
-    facts = status_counts.facts(conn, 1, 100, 0)
+    facts = status_counts.counts_of(conn, 1, 100, 0)
     assert (facts.absent, facts.explained) == (2, 1)
-    assert status_counts.facts(conn, 1, 150, 60).absent == 0
+    assert status_counts.counts_of(conn, 1, 150, 60).absent == 0
 
 
 def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Connection) -> None:
@@ -404,10 +404,10 @@ def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
     operation is applied if its writer sends it after all."""
     inbox.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
     assert note_holes(conn, S, 55) == 0
-    assert status_counts.facts(conn, 1, 10**6, 0).explained == 1
+    assert status_counts.counts_of(conn, 1, 10**6, 0).explained == 1
     arrive(conn, remote(3, '"c"'))
     assert note_holes(conn, S, 60) == 2
-    facts = status_counts.facts(conn, 1, 10**6, 0)
+    facts = status_counts.counts_of(conn, 1, 10**6, 0)
     assert (facts.absent, facts.explained) == (1, 1)
     arrive(conn, remote(1, '"a"'), remote(2, '"b"'))
     assert items(conn) == ["a", "b", "c"]
@@ -429,7 +429,7 @@ def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> Non
     result = arrive(conn, remote(1, '"second"'))
     assert (result.conflicts, result.new) == (1, 0)
     assert items(conn) == ["first"]
-    assert status_counts.facts(conn, 1, 0, 0).conflicts == 1
+    assert status_counts.counts_of(conn, 1, 0, 0).conflicts == 1
 
 
 @pytest.mark.parametrize("payload", ["nope", "{", '{"a":1}}'])

@@ -1,0 +1,145 @@
+"""The arguments of a session object, validated, and of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cached_session.errors import InvalidArgument
+from cached_session.history.ops import Dot
+from cached_session.models import Entry, Progress
+from cached_session.options import SyncOptions
+from cached_session.remote.connect import RemoteSpec
+
+__all__ = [
+    "SessionConfig",
+    "check_options",
+    "dots_of",
+    "items_limit",
+    "position_of",
+    "sdk_settings",
+    "settings_limit",
+]
+
+MOST_ITEMS = 1 << 40
+"""More items than any journal holds, and less than SQLite's largest integer."""
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """The arguments of one session object. See `CachedSession` for their meaning.
+
+    Raises:
+        InvalidArgument: one of them is wrong.
+    """
+
+    session_id: str
+    remote: RemoteSpec | None = None
+    """How to reach the server; None for local-only use."""
+    settings: Any = None
+    """As `sdk_settings` returns them."""
+    pop: str = "local"
+    content: str = "text"
+    hydrate: bool = True
+    on_progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        session_id: object = self.session_id
+        if not isinstance(session_id, str) or not session_id:
+            raise InvalidArgument(
+                f"session_id={self.session_id!r} must be a string that is not empty: it names the "
+                "history"
+            )
+        if self.pop not in ("local", "confirmed"):
+            raise InvalidArgument(f"pop={self.pop!r} is not known; use 'local' or 'confirmed'")
+        if self.content not in ("text", "none"):
+            raise InvalidArgument(f"content={self.content!r} is not known; use 'text' or 'none'")
+        if not isinstance(self.hydrate, bool):
+            raise InvalidArgument(f"hydrate={self.hydrate!r} must be True or False")
+        if self.pop == "confirmed" and self.remote is None:
+            raise InvalidArgument(
+                "pop='confirmed' asks a server who may have the item, and this session has none; "
+                "use from_url, pass client, or use pop='local'"
+            )
+
+
+def check_options(options: object) -> None:
+    """Refuse options of another type.
+
+    Raises:
+        InvalidArgument: they are not `SyncOptions`.
+    """
+    if not isinstance(options, SyncOptions):
+        raise InvalidArgument(f"options={options!r} must be a SyncOptions")
+
+
+def sdk_settings(settings: Any) -> Any:
+    """Return settings as the SDK's ``Runner`` expects them.
+
+    The runner accepts a dict from its caller only, and expects an object on a session. Without the
+    SDK, a dict stays a dict.
+    """
+    if not isinstance(settings, dict):
+        return settings
+    try:
+        from agents import SessionSettings  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError:
+        return settings
+    try:
+        return SessionSettings(**settings)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"session_settings={settings!r} make no SessionSettings: {error}; "
+            "use agents.SessionSettings, or a dict such as {'limit': 20}"
+        ) from error
+
+
+def settings_limit(settings: Any) -> int | None:
+    """Return the limit in SDK settings: in an object, a dict, or nothing."""
+    limit = (
+        settings.get("limit") if isinstance(settings, dict) else getattr(settings, "limit", None)
+    )
+    return limit if isinstance(limit, int) else None
+
+
+def items_limit(limit: object) -> int | None:
+    """Return a limit that the journal accepts.
+
+    Raises:
+        InvalidArgument: it is not an integer.
+    """
+    if limit is None:
+        return None
+    if not isinstance(limit, int):
+        raise InvalidArgument(f"limit={limit!r} must be a whole number or None")
+    return min(int(limit), MOST_ITEMS)
+
+
+def position_of(entry: object) -> tuple[Dot, int]:
+    """Return the operation of an entry, and the item's index in it.
+
+    Raises:
+        InvalidArgument: it is not an entry.
+    """
+    if not isinstance(entry, Entry):
+        raise InvalidArgument(f"{entry!r:.80} is no Entry; pass what entries() or search() gave")
+    return Dot(entry.writer, entry.counter), entry.index
+
+
+def dots_of(dots: Iterable[Any]) -> list[Dot]:
+    """Return dots that a caller has passed.
+
+    Raises:
+        InvalidArgument: one of them is not a dot.
+    """
+    found = []
+    for dot in dots:
+        match dot:
+            case (str() as writer, int() as counter):
+                found.append(Dot(writer, counter))
+            case _:
+                raise InvalidArgument(
+                    f"{dot!r} names no operation; pass the dot of a parked one: (writer, counter)"
+                )
+    return found

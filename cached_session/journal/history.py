@@ -1,0 +1,251 @@
+"""The history of each session: what session calls append, remove and read.
+
+It keeps two caches that the file's version validates: the tails of histories in use, and the
+session as the last write left it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from cached_session.history.ops import Dot
+from cached_session.journal import get_items, search
+from cached_session.journal.connections import Connections
+from cached_session.journal.quota import Quota
+from cached_session.journal.readers import Fetch, Readers
+from cached_session.journal.sqlite.codec import array_of
+from cached_session.journal.sqlite.tracked_connection import Version
+from cached_session.journal.tables import change_cursor, item_rows, search_index, writes
+from cached_session.journal.tables.change_cursor import ChangeCursor
+from cached_session.journal.tables.outbox import newest
+from cached_session.journal.tables.sessions import revision_of, stored_id
+from cached_session.journal.tables.writes import Author, LastWrite, Written
+from cached_session.journal.tail_cache import Tail, TailCache
+from cached_session.journal.writer import Writer
+from cached_session.models import Change, Entry
+
+__all__ = ["History"]
+
+log = logging.getLogger("cached_session.journal")
+
+
+class History:
+    """The items of a journal's sessions. Safe to use from any thread and any event loop."""
+
+    def __init__(
+        self, connections: Connections, writer: Writer, readers: Readers, quota: Quota
+    ) -> None:
+        self._connections = connections
+        self._writer = writer
+        self._readers = readers
+        self.quota = quota
+        self._last_write = LastWrite()
+        self._tail_cache = TailCache()
+        self.beginning: int | None = None
+        """The `seq` of the last operation before this process opened the journal; None until then.
+        Everything after it was written or fetched by this process, or meanwhile by another."""
+
+    def forget(self) -> None:
+        """Drop what is cached: another file has replaced the journal."""
+        self._tail_cache.forget()
+        self._last_write.forget()
+        self.quota.forget()
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        author: Author,
+        session_id: str,
+        encoded: Sequence[tuple[str, int]],
+        *,
+        private: bool,
+        limited: bool = False,
+        removed: Sequence[tuple[Dot, int]] = (),
+    ) -> bool:
+        """Append a batch as one operation, and pop the items ``removed`` in the same transaction.
+
+        Return False, and change nothing, if it is ``limited`` and the quota does not admit it.
+        """
+        written = await self._writer.write(
+            append_within_quota,
+            self.quota if limited else None,
+            self._last_write,
+            author,
+            session_id,
+            encoded,
+            private=private,
+            removed=removed,
+        )
+        if written is None:
+            return False
+        self._last_write.keep(written)
+        self.cache_append(written, encoded)
+        return True
+
+    def cache_append(self, written: Written, encoded: Sequence[tuple[str, int]]) -> None:
+        """Add a committed batch to the cached tail of its session."""
+        self._tail_cache.appended(written.session_id, written.revision, written.version, encoded)
+
+    async def pop(self, author: Author, session_id: str) -> tuple[bytes, int] | None:
+        """Pop the latest item; return its row, or None if there is none."""
+        popped = await self._writer.write(writes.pop, author, session_id, self._last_write)
+        if popped is None:
+            return None
+        written = popped.written
+        self._last_write.keep(written)
+        if popped.was_last:
+            self._tail_cache.popped(session_id, written.revision, written.version)
+        return popped.row
+
+    async def remove(
+        self, author: Author, session_id: str, removed: Sequence[tuple[Dot, int]]
+    ) -> int:
+        """Pop each of these items that is visible; return how many were."""
+        return await self._writer.write(writes.remove, author, session_id, removed)
+
+    async def clear(self, author: Author, session_id: str) -> None:
+        """Remove all items of a session that this journal has."""
+        await self._writer.write(writes.clear, author, session_id)
+
+    # -- reading items ---------------------------------------------------------------------------
+
+    async def items(self, session_id: str, limit: int | None) -> list[Any]:
+        """Return the latest ``limit`` items (None: all), oldest first, as fresh objects.
+
+        The result is one snapshot: a concurrent write is in it entirely or not at all.
+        """
+        cache = self._tail_cache
+        # Get the version first. A commit after that makes the version out of date, but never the
+        # tail that is cached under it.
+        file, version, tail = cache.file, self._connections.version(), cache.get(session_id)
+        if tail is not None and (version is None or version != tail.version):
+            tail = await self._still_valid(session_id, version)
+        if tail is not None:
+            texts = tail.latest(limit)
+            if texts is not None:
+                items: list[Any] = orjson.loads(array_of(texts))
+                return items
+            arrays = tail.arrays(limit)
+            if arrays is not None:
+                return await get_items.decode_blocks(self._readers, *arrays)
+        items, fresh = await get_items.read_items(self._readers, session_id, limit, file, version)
+        if fresh is not None:
+            cache.put(session_id, fresh)
+        return items
+
+    async def _still_valid(self, session_id: str, version: Version | None) -> Tail | None:
+        """Return the cached tail if the commits since then did not change this session."""
+        tail = await self._readers.read(_unchanged, self._tail_cache, session_id)
+        if tail is not None and version is not None:
+            self._tail_cache.put(session_id, replace(tail, version=version))
+        return tail
+
+    def stream(self, session_id: str) -> AbstractAsyncContextManager[Fetch]:
+        """Read all rows of a session, oldest first, in slices of one snapshot.
+
+        Yields ``await fetch(most)``, which returns the next rows, and an empty list at the end.
+        """
+        return self._readers.rows(item_rows.EXPORT, (stored_id(session_id),))
+
+    # -- reading entries -------------------------------------------------------------------------
+
+    async def entries(self, session_id: str, limit: int | None) -> list[Entry]:
+        """Return the latest entries, oldest first."""
+        return await self._readers.read_aside(item_rows.entries, session_id, limit)
+
+    async def entries_at(
+        self, session_id: str, positions: Iterable[tuple[str, int, int]]
+    ) -> list[Entry]:
+        """Return the visible entries at these (writer, counter, index), in the given order."""
+        return await self._readers.read_aside(item_rows.entries_at, session_id, positions)
+
+    async def search(self, session_id: str, words: list[str], limit: int) -> list[Entry]:
+        """Return the latest entries whose text contains every word, latest first.
+
+        If the index turns out to be damaged, it is given up, and the session is scanned.
+
+        Raises:
+            JournalError: the journal cannot be read, or the index cannot be given up.
+        """
+        try:
+            return await self._readers.read_aside(search.find, session_id, words, limit)
+        except search_index.Spoiled as error:
+            log.warning("gave up the search index; the next opening builds it again: %s", error)
+            await self._writer.write(search_index.give_up)
+            return await self._readers.read_aside(search.find, session_id, words, limit)
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Open the journal, and record which operations are older than that."""
+        await self._writer.maintain(self._record_beginning)
+
+    def begin_blocking(self) -> None:
+        """Do the same on a thread that runs no event loop."""
+        self._writer.open_blocking()
+        self._readers.read_blocking(self._record_beginning)
+
+    def _record_beginning(self, conn: sqlite3.Connection) -> None:
+        if self.beginning is None:
+            self.beginning = newest(conn)
+
+    def cursor_now(self) -> ChangeCursor:
+        """Return a cursor behind the newest operation. The journal must be open."""
+        file = self._tail_cache.file
+        return ChangeCursor.since(file, self._readers.read_blocking(newest))
+
+    def cursor_before_opening(self) -> ChangeCursor:
+        """Return a cursor that lacks `ChangeCursor.upto`: the journal is not open yet."""
+        return ChangeCursor.since(self._tail_cache.file, None)
+
+    async def changes_after(
+        self, session_id: str, cursor: ChangeCursor, writer: str
+    ) -> tuple[ChangeCursor, list[Change]]:
+        """Return the changes of a session after a cursor, and the cursor behind them."""
+        return await self._readers.read_aside(
+            _advance, session_id, cursor, self._tail_cache, writer
+        )
+
+
+def append_within_quota(
+    conn: sqlite3.Connection,
+    quota: Quota | None,
+    last: LastWrite,
+    author: Author,
+    session_id: str,
+    encoded: Sequence[tuple[str, int]],
+    *,
+    private: bool,
+    removed: Sequence[tuple[Dot, int]],
+) -> Written | None:
+    """Pop items and append a batch in one transaction; None if the quota does not admit it."""
+    if quota is not None and not quota.admits(conn, encoded):
+        return None
+    writes.remove(conn, author, session_id, removed)
+    return writes.append(conn, author, session_id, encoded, private=private, last=last)
+
+
+def _unchanged(conn: sqlite3.Connection, cache: TailCache, session_id: str) -> Tail | None:
+    # Look it up again: only here is the connection sure to be the one to the current file.
+    tail = cache.get(session_id)
+    if tail is None or tail.revision != revision_of(conn, session_id):
+        return None
+    return tail
+
+
+def _advance(
+    conn: sqlite3.Connection,
+    session_id: str,
+    cursor: ChangeCursor,
+    cache: TailCache,
+    writer: str,
+) -> tuple[ChangeCursor, list[Change]]:
+    return change_cursor.advance(conn, session_id, cursor, cache.file, writer)
