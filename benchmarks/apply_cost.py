@@ -39,6 +39,7 @@ from cached_session import CachedSession
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import inbox
@@ -133,7 +134,7 @@ def apply(journal: Journal, memories: list[dict[str, Any]]) -> int:
     """Decode and apply a page as a pull does; return the number of new operations."""
     parts = [part for memory in memories if isinstance(part := decode(memory, KEY), Part)]
     result = journal.write_blocking(
-        lambda conn: inbox.apply_page(conn, SESSION_ID, parts, [], NOW_MS)
+        lambda conn: inbox.apply_page(conn, SessionRef.of(SESSION_ID), parts, [], NOW_MS)
     )
     return result.new
 

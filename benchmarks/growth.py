@@ -25,6 +25,7 @@ from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import split
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import inbox
 from cached_session.runtime import new_writer
@@ -169,7 +170,9 @@ def _write_with_writers(path: Path, writers: int, operations: int) -> None:
         for start in range(0, len(parts), 1000):
             page = parts[start : start + 1000]
             journal.write_blocking(
-                lambda conn, page=page: inbox.apply_page(conn, NAME, page, [], NOW_MS)  # type: ignore[misc]
+                lambda conn, page=page: inbox.apply_page(
+                    conn, SessionRef.of(NAME), page, [], NOW_MS
+                )  # type: ignore[misc]
             )
     finally:
         journal.close_blocking()

@@ -77,7 +77,17 @@ TIERS: dict[str, list[set[str]]] = {
         {"connect"},
     ],
     "replication": [
-        {"backoff", "batch_size", "local_errors", "results", "steady_clock", "tasks"},
+        {
+            "backoff",
+            "batch_size",
+            "claim_rules",
+            "gap_search",
+            "listing_scan",
+            "local_errors",
+            "results",
+            "steady_clock",
+            "tasks",
+        },
         {"pauses", "push_plan", "push_state", "schedule", "server_check", "store_plan"},
         {"context"},
         {"encode", "event_listener", "ingest", "leader", "retention_guard", "store"},

@@ -23,7 +23,6 @@ from cached_session.diagnosis.locks import check_locks
 from cached_session.diagnosis.server import check_server
 from cached_session.errors import JournalError
 from cached_session.journal.journal import MEMORY
-from cached_session.journal.tables import audit_state
 from cached_session.models import Status
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
@@ -87,8 +86,7 @@ async def _check_journal(
             )
             now, late_ms = time.time_ns() // 1_000_000, int(LATE_SECONDS * 1000)
             journal = (await open_engine(cache)).journal
-            standing = await journal.read(lambda conn: audit_state.standing(conn, now, late_ms))
-            findings += check_audits(standing, now)
+            findings += check_audits(await journal.audits.overview(now, late_ms), now)
             if not any(finding.level == "fail" for finding in findings):
                 # This takes the write lock, so skip it if the lock is known to be held.
                 findings.append(check_search_index(await journal.search_index.is_sound()))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cached_session.diagnosis.finding import Finding
 from cached_session.humanize import count, lasting
 from cached_session.journal.recovery.report import NOTHING_LOST
-from cached_session.journal.tables.audit_state import Standing
+from cached_session.journal.tables.audit_state import AuditOverview
 from cached_session.models import Status
 
 __all__ = ["LATE_SECONDS", "check_audits", "check_search_index", "check_status"]
@@ -130,28 +130,27 @@ def _check_salvaged(status: Status, old_file_exists: bool) -> Iterator[Finding]:
         )
 
 
-def check_audits(standing: Standing, now_ms: int) -> list[Finding]:
+def check_audits(audits: AuditOverview, now_ms: int) -> list[Finding]:
     """Report sessions that need an audit: suspected losses, and audits that are overdue."""
     found = []
-    if standing.suspected:
+    if audits.suspected:
         found.append(
             Finding(
                 "audit",
                 "warn",
-                f"the server seems to have lost something of "
-                f"{count(standing.suspected, 'session')}",
+                f"the server seems to have lost something of {count(audits.suspected, 'session')}",
                 "run cached-session audit to send it again; a process that syncs does so within "
                 "the hour",
             )
         )
-    if standing.late:
-        waited = lasting((now_ms - standing.oldest_ms) / 1000)
+    if audits.late:
+        waited = lasting((now_ms - audits.oldest_ms) / 1000)
         found.append(
             Finding(
                 "audit",
                 "warn",
                 f"not compared with the server for longer than {lasting(LATE_SECONDS)}: "
-                f"{standing.late} of {count(standing.sessions, 'session')}, one of them for "
+                f"{audits.late} of {count(audits.sessions, 'session')}, one of them for "
                 f"{waited}",
                 "run cached-session audit to compare them now; a process that syncs compares four "
                 "in an hour",

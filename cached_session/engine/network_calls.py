@@ -185,7 +185,9 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
     """Pop an item after the server has confirmed it; see `CachedSession.pop_item`."""
     try:
         return await engine.loop_host.run(
-            lambda replicator: confirmed_pop.pop_confirmed(replicator.context, session_id),
+            lambda replicator: confirmed_pop.pop_confirmed(
+                replicator.context, SessionRef.of(session_id)
+            ),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
                 "returned, and the claim is settled when the server answers again"

@@ -14,11 +14,16 @@ from cached_session.journal.quota import Quota
 from cached_session.journal.readers import Readers
 from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import journal_error
+from cached_session.journal.tables.audit_state import Audits
+from cached_session.journal.tables.claims import Claims
 from cached_session.journal.tables.first_reads import FirstReads
+from cached_session.journal.tables.gaps import Gaps
+from cached_session.journal.tables.inbox import Inbox
 from cached_session.journal.tables.known_server import KnownServer
 from cached_session.journal.tables.outbox import Outbox
 from cached_session.journal.tables.parked_operations import ParkedOperations
 from cached_session.journal.tables.pauses import PauseTable
+from cached_session.journal.tables.pull_state import Pulls
 from cached_session.journal.tables.retention_marks import RetentionMarks
 from cached_session.journal.tables.search_index import SearchIndex
 from cached_session.journal.tables.sessions import Sessions
@@ -95,6 +100,11 @@ class Journal:
             connections, writer, readers, Quota(max_pending_items, max_pending_bytes)
         )
         self.imports = Imports(self.history, writer, readers)
+        self.inbox = Inbox(self)
+        self.gaps = Gaps(self)
+        self.pulls = Pulls(self)
+        self.claims = Claims(self)
+        self.audits = Audits(self)
         self.outbox = Outbox(self)
         self.parked = ParkedOperations(self)
         self.pauses = PauseTable(self)

@@ -19,8 +19,8 @@ from cached_session.errors import InvalidArgument, SyncError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import shielded
-from cached_session.journal.tables import inbox
 from cached_session.models import ImportReport
 from cached_session.moving.direct_items import DirectItems
 from cached_session.moving.file_import import OnProgress, import_rows
@@ -220,6 +220,5 @@ def _read_batch(memories: Iterator[Memory | None], items: DirectItems, key: str)
 
 async def _apply(engine: Engine, session_id: str, batch: _Batch) -> None:
     now = engine.runtime.wall_ms()
-    await engine.journal.write(
-        lambda conn: inbox.apply_page(conn, session_id, batch.parts, batch.explained, now)
-    )
+    session = SessionRef.of(session_id)
+    await engine.journal.inbox.apply(session, batch.parts, batch.explained, now)

@@ -1,105 +1,142 @@
-"""Audits each session about once an interval, one after the other, and when somebody asks."""
+"""The task that audits each session about once per interval, one after the other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import anyio
 
 from cached_session.errors import JournalError
-from cached_session.journal.tables import audit_state
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.tables.audit_state import DueAudit
+from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.audit import AuditReport, audit
 from cached_session.replication.context import Context, log
 from cached_session.replication.leader import Leader
 
-__all__ = ["Auditor"]
+__all__ = ["AuditPace", "Auditor"]
 
-SUSPICION = 1 / 24
-"""Of the audit interval (an hour of a day): audits of one session that were not due, or failed, are
-not closer than this."""
-MOST_AUDITS = 96
-"""Of a cache in an audit interval (four an hour of a day): what is asked for when nothing happens
-does not grow with the sessions. Those that are suspected do not wait for it."""
-LONGEST_LOOK = 60.0
-"""Seconds between looks at what audit is due: another process may have made one."""
+GRACE_SHARE = 1 / 24
+"""The least time between two audits of one session that were suspected or failed, as a share of the
+audit interval: an hour of a day."""
+AUDITS_PER_INTERVAL = 96
+"""Limit on the audits of a cache in one interval: four an hour if the interval is a day. It keeps
+the requests of an idle cache from growing with the number of sessions. Suspected sessions do not
+wait for it."""
+LONGEST_WAIT = 60.0
+"""Seconds between two looks at the journal: another process may have made an audit."""
+
+
+class AuditPace:
+    """When the next audit may begin, in monotonic seconds. Pure."""
+
+    def __init__(self, options: SyncOptions) -> None:
+        self._options = options
+        self._delayed: dict[str, float] = {}
+        """When each session whose audit has failed may be audited again."""
+        self._rests_until = -math.inf
+
+    @property
+    def grace(self) -> float:
+        """Seconds between two audits of one session that were suspected or failed."""
+        return self._options.audit_interval * GRACE_SHARE
+
+    def excluded(self, now: float) -> frozenset[str]:
+        """Return the sessions that are not audited now, because their last audit has failed."""
+        self._delayed = {name: until for name, until in self._delayed.items() if until > now}
+        return frozenset(self._delayed)
+
+    def suspects_only(self, now: float) -> bool:
+        """Return whether only suspected sessions are audited now."""
+        return now < self._rests_until
+
+    def succeeded(self, now: float) -> None:
+        """Record an audit that has succeeded."""
+        self._rests_until = now + self._options.audit_interval / AUDITS_PER_INTERVAL
+
+    def failed(self, session_id: str, now: float) -> None:
+        """Record an audit that has failed, so that the next session need not wait for it."""
+        self._delayed[session_id] = now + max(self.grace, self._options.backoff_max)
+
+    def wait(self, due: DueAudit) -> float:
+        """Return the seconds until the journal is asked for a due audit again."""
+        return min(max(due.wait_ms / 1000, self._options.watch_interval), LONGEST_WAIT)
 
 
 class Auditor:
-    """The audits of all sessions of a journal; which is due, the journal knows."""
+    """The audits of all sessions of a journal. The journal stores when they are due."""
 
     def __init__(self, context: Context, leader: Leader, on_audited: Callable[[str], None]) -> None:
         self._context = context
         self._leader = leader
         self._on_audited = on_audited
+        self._pace = AuditPace(context.options)
         self._wake = anyio.Event()
 
     async def run(self) -> None:
-        """Compare each session with the server, while this process leads, until cancelled."""
-        options, clock = self._context.options, self._context.runtime.monotonic
-        interval = options.audit_interval
-        put_off: dict[str, float] = {}
-        rests_until = -math.inf
+        """Audit each session while this process leads, until cancelled."""
         while True:
-            wait = options.watch_interval
+            wait = self._context.options.watch_interval
             if self._leader.is_leader:
-                put_off = {name: until for name, until in put_off.items() if until > clock()}
-                now = self._context.runtime.wall_ms()
-                session_id, left_ms = await self._context.journal.write(
-                    partial(
-                        audit_state.next_due,
-                        now_ms=now,
-                        interval_ms=int(1000 * interval),
-                        who=self._context.writer,
-                        besides=frozenset(put_off),
-                        only_suspects=clock() < rests_until,
-                    )
-                )
-                wait = min(max(left_ms / 1000, options.watch_interval), LONGEST_LOOK)
-                if session_id is not None:
-                    try:
-                        if await self._context.pauses.wait_ms(session_id):
-                            raise RemoteError(Verdict.BUSY, "its gate is shut")
-                        await self.audit_now(session_id)
-                        rests_until = clock() + interval / MOST_AUDITS
-                    except (RemoteError, JournalError) as error:
-                        # The next one in the line must not wait for it.
-                        put_off[session_id] = clock() + max(
-                            interval * SUSPICION, options.backoff_max
-                        )
-                        log.info("the audit of %r is put off: %s", session_id, error)
-                        if isinstance(error, JournalError):
-                            self._context.local_errors.record("audit", session_id, error)
+                due = await self._next_due()
+                wait = self._pace.wait(due)
+                if due.session_id is not None:
+                    await self._audit_due(due.session_id)
             with anyio.move_on_after(wait):
                 await self._wake.wait()
             if self._wake.is_set():
                 self._wake = anyio.Event()
 
-    async def suspect(self, session_id: str) -> None:
-        """The server seems to have lost something of this session: its audit is due soon."""
-        interval = self._context.options.audit_interval
-        if not interval:
-            return
-        now, grace = self._context.runtime.wall_ms(), int(1000 * interval * SUSPICION)
-        await self._context.journal.write(
-            lambda conn: audit_state.suspect(conn, session_id, now, grace)
+    async def _next_due(self) -> DueAudit:
+        context = self._context
+        now = context.runtime.monotonic()
+        return await context.journal.audits.next_due(
+            now_ms=context.runtime.wall_ms(),
+            interval_ms=int(1000 * context.options.audit_interval),
+            writer=context.writer,
+            excluded=self._pace.excluded(now),
+            suspects_only=self._pace.suspects_only(now),
         )
+
+    async def _audit_due(self, session_id: str) -> None:
+        """Audit a session, unless it is paused."""
+        context = self._context
+        try:
+            if await context.pauses.wait_ms(session_id):
+                raise RemoteError(Verdict.BUSY, "its sync is paused")
+            await self.audit_now(session_id)
+        except (RemoteError, JournalError) as error:
+            self._pace.failed(session_id, context.runtime.monotonic())
+            log.info("postponed the audit of %r: %s", session_id, error)
+            if isinstance(error, JournalError):
+                context.local_errors.record("audit", session_id, error)
+        else:
+            self._pace.succeeded(context.runtime.monotonic())
+
+    async def suspect(self, session_id: str) -> None:
+        """Make an audit of a session due soon: the server seems to have lost something of it."""
+        context = self._context
+        if not context.options.audit_interval:
+            return
+        now, grace_ms = context.runtime.wall_ms(), int(1000 * self._pace.grace)
+        await context.journal.audits.suspect(SessionRef.of(session_id), now, grace_ms)
         self._wake.set()
 
     async def audit_now(self, session_id: str) -> AuditReport:
-        """Audit one session whatever its gates say.
+        """Audit one session, whether or not it is paused.
 
         Raises:
-            RemoteError: after the gate was shut.
+            RemoteError: after the pause was recorded.
         """
-        report = await self._context.attempt(session_id, lambda: audit(self._context, session_id))
-        self._context.local_errors.clear("audit", session_id)
+        context, session = self._context, SessionRef.of(session_id)
+        report = await context.attempt(session_id, lambda: audit(context, session))
+        context.local_errors.clear("audit", session_id)
         if report.healed or report.forgotten:
             log.warning(
-                "the server had lost %d operations of session %r and kept %d removed items; "
-                "both are put right",
+                "the server had lost %d operations of session %r and had kept %d removed items: "
+                "sent the former again and deleted the latter",
                 report.healed,
                 session_id,
                 report.forgotten,

@@ -17,6 +17,7 @@ from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
+from cached_session.replication.listing_scan import ListingCheckpoint
 from cached_session.replication.local_errors import LocalErrors
 from cached_session.replication.pauses import Pauses
 from cached_session.replication.push_state import PushState
@@ -31,20 +32,6 @@ T = TypeVar("T")
 log = logging.getLogger("cached_session.replication")
 
 
-@dataclass(frozen=True)
-class Reached:
-    """How far down the first listing of a session had come when it was broken off."""
-
-    offset: int
-    limit: int
-    above: tuple[str, ...]
-    """The ids right above, at most a hundred: what is found there must continue them."""
-    newest: int
-    """The newest second at its top."""
-    is_torn: bool
-    """Whether a page had not continued the one before."""
-
-
 @dataclass
 class Context:
     """One journal and one server. All of it belongs to one event loop."""
@@ -57,8 +44,8 @@ class Context:
     """The writer of the operations that replication itself creates (confirmed pops)."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """Confirmed pops that wait for an answer now."""
-    reached: dict[str, Reached] = field(default_factory=dict)
-    """First listings that go on where they were broken off, by session."""
+    listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
+    """Where the first listing of each session was interrupted."""
     local_errors: LocalErrors = field(default_factory=LocalErrors)
     """Errors of the journal that stop background work."""
 

@@ -1,47 +1,38 @@
-"""What the server has given: decoded, and into the journal.
+"""Decode what the server returns, and apply it to the journal.
 
-What cannot be read is counted and left alone; it hides nothing beside it.
+A memory that cannot be read is counted and skipped. The memories beside it are applied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
-from cached_session.journal.tables import inbox
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.inbox import PageResult
 from cached_session.remote.wire import Placeholder, Unreadable, decode
 from cached_session.replication.context import Context, log
+from cached_session.replication.listing_scan import Page
 from cached_session.replication.results import PullResult
 from cached_session.replication.tasks import SliceBudget
 
-__all__ = ["Page", "apply_page", "read_page"]
+__all__ = ["apply_page", "read_page"]
 
-LAST_SECOND = 1 << 40
-"""No server's clock is beyond this; NaN and infinity are not below it."""
+LATEST_SECOND = 1 << 40
+"""An upper bound of every server's clock. NaN and infinity are not below it."""
 SLICE = 16
-"""Memories decoded on the event loop at a time: some three hundred microseconds of work."""
-
-
-@dataclass
-class Page:
-    """Memories of one listing page, or fetched by id, taken apart."""
-
-    parts: list[Part] = field(default_factory=list)
-    explained: list[Dot] = field(default_factory=list)
-    unreadable: int = 0
-    newest: int = 0
-    oldest: int = 0
-    ids: tuple[str, ...] = ()
+"""Memories decoded on the event loop at a time: about three hundred microseconds of work."""
 
 
 async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
-    """Take memories apart, on the event loop in slices; ``key`` is the session's."""
+    """Decode memories in slices, so that they do not block the event loop.
+
+    Args:
+        key: the key of the session.
+    """
     page = Page(ids=tuple(str(memory.get("id")) for memory in memories))
-    seconds = [second for memory in memories if (second := _second(memory)) is not None]
+    seconds = [second for memory in memories if (second := stored_second(memory)) is not None]
     page.newest, page.oldest = max(seconds, default=0), min(seconds, default=0)
     budget = SliceBudget(SLICE)
     for memory in memories:
@@ -50,7 +41,7 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
             found = decode(memory, key)
         except Unreadable as error:
             page.unreadable += 1
-            log.debug("a memory cannot be read and is left alone: %s", error)
+            log.debug("skipped a memory that cannot be read: %s", error)
             continue
         if isinstance(found, Part):
             page.parts.append(found)
@@ -60,24 +51,22 @@ async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
 
 
 async def apply_page(
-    context: Context, session_id: str, page: Page, result: PullResult
+    context: Context, session: SessionRef, page: Page, result: PullResult
 ) -> PageResult:
-    """Apply what was read, in one transaction; what it brought is added to the result."""
+    """Apply a page in one transaction, and add its counts to the result of the pull."""
     result.unreadable += page.unreadable
-    if not page.parts and not page.explained:
+    if not page.is_ours:
         return PageResult()
     now = context.runtime.wall_ms()
-    applied = await context.journal.write(
-        lambda conn: inbox.apply_page(conn, session_id, page.parts, page.explained, now)
-    )
+    applied = await context.journal.inbox.apply(session, page.parts, page.explained, now)
     result.new += applied.new
     result.conflicts += applied.conflicts
     result.unreadable += applied.damaged
     return applied
 
 
-def _second(memory: dict[str, Any]) -> int | None:
-    """When the server says that it stored this; None if it says something that is no time."""
+def stored_second(memory: dict[str, Any]) -> int | None:
+    """Return when the server stored a memory; None if it reports no usable time."""
     created = memory.get("created_at")
-    is_time = isinstance(created, (int, float)) and 0 <= created < LAST_SECOND
+    is_time = isinstance(created, (int, float)) and 0 <= created < LATEST_SECOND
     return int(created) if is_time else None  # type: ignore[arg-type]

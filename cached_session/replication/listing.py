@@ -1,4 +1,4 @@
-"""Pages of one listing: asked for side by side, taken apart as they come, given out in order."""
+"""The pages of one listing: requested side by side, decoded as they come, returned in order."""
 
 from __future__ import annotations
 
@@ -9,118 +9,122 @@ from typing import Any
 
 import anyio
 
-from cached_session.history.ids import agent_id, session_key
+from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication.backoff import exponential
 from cached_session.replication.context import Context
-from cached_session.replication.ingest import Page, read_page
+from cached_session.replication.ingest import read_page
+from cached_session.replication.listing_scan import Page, PageRequest, stride
 from cached_session.replication.tasks import cancel_all
 
-__all__ = ["Pages", "page", "step"]
+__all__ = ["PageFetcher", "fetch_page", "may_retry"]
 
-OVERLAP = 20
-"""Rows that neighbouring pages share: a delete between two requests moves rows across the edge."""
 TRIES = 3
-"""Of a page, once the server has given one: before that, asking tells whether it is there."""
-QUICK = 1.0
-"""Seconds within which a failure is one that the server told, or its host."""
-PATIENCE = 5.0
-"""Seconds that a listing waits in its middle because the server asks it to."""
+"""Attempts per page. The first page of a listing gets one only: it shows whether the server can be
+reached."""
+QUICK_SECONDS = 1.0
+"""A failure within this time was reported by the server or its host, and is worth a retry. A later
+one is a timeout."""
+PATIENCE_SECONDS = 5.0
+"""The longest wait that a listing accepts from the server in its middle."""
 
 Memories = list[dict[str, Any]]
 
 
-def step(limit: int) -> int:
-    """From one page to the next, if it is full."""
-    return limit - min(OVERLAP, limit // 2)
+def may_retry(error: RemoteError, seconds: float) -> bool:
+    """Return whether to request a page again that has failed after so many seconds."""
+    if error.verdict is Verdict.BUSY:
+        return (error.retry_after or 0.0) <= PATIENCE_SECONDS
+    return error.verdict is Verdict.UNREACHABLE and seconds < QUICK_SECONDS
 
 
-async def page(
-    context: Context, session_id: str, offset: int, limit: int, tries: int = TRIES
+async def fetch_page(
+    context: Context, session: SessionRef, offset: int, limit: int, tries: int = TRIES
 ) -> Memories:
-    """A page of a listing, asked for again after a pause where the server stumbles or asks for a
-    moment: a listing that got so far should not have to begin anew.
+    """Fetch a page of a listing, with retries.
+
+    One failure in its middle must not make a long listing begin again.
 
     Raises:
-        RemoteError: as `Remote.page` does.
+        RemoteError: as `Remote.list_memories`.
     """
-    agent, clock = agent_id(session_id), context.runtime.monotonic
+    clock = context.runtime.monotonic
     for failures in range(tries - 1):
         began = clock()
         try:
-            found = await context.remote.list_memories(agent, offset=offset, limit=limit)
+            found = await context.remote.list_memories(session.agent, offset=offset, limit=limit)
         except RemoteError as error:
-            if error.verdict is Verdict.BUSY and (error.retry_after or 0.0) <= PATIENCE:
-                # Everybody waits, not this listing alone.
-                pause = await context.pauses.record_failure(session_id, error)
-            elif error.verdict is Verdict.UNREACHABLE and clock() - began < QUICK:
-                pause = exponential(failures, context.options, context.runtime.random)
-            else:
+            if not may_retry(error, clock() - began):
                 raise
+            if error.verdict is Verdict.BUSY:
+                # Every request waits, not only those of this listing.
+                pause = await context.pauses.record_failure(session.session_id, error)
+            else:
+                pause = exponential(failures, context.options, context.runtime.random)
             await anyio.sleep(pause)
             continue
         if failures:
-            await context.pauses.record_success(session_id)
+            await context.pauses.record_success(session.session_id)
         return found
-    return await context.remote.list_memories(agent, offset=offset, limit=limit)
+    return await context.remote.list_memories(session.agent, offset=offset, limit=limit)
 
 
-class Pages:
-    """Of one session. `aclose` when no more is wanted."""
+class PageFetcher:
+    """The pages of one session's listing. Call `aclose` when no more pages are needed."""
 
-    def __init__(self, context: Context, session_id: str) -> None:
+    def __init__(self, context: Context, session: SessionRef) -> None:
         self._context = context
-        self._session_id = session_id
-        self._key = session_key(session_id)
-        self._is_met = False
+        self._session = session
+        self._has_answered = False
+        """Whether the server has returned a page."""
         self._limiter = anyio.CapacityLimiter(context.options.parallel_requests)
-        self._reading = anyio.Lock()
-        """One page at a time is taken apart: slices of several would hold the loop up together."""
-        self._asked: deque[tuple[tuple[int, int], asyncio.Future[Page | None]]] = deque()
+        self._decoding = anyio.Lock()
+        """One page is decoded at a time: slices of several pages would block the loop together."""
+        self._ahead: deque[tuple[tuple[int, int], asyncio.Future[Page | None]]] = deque()
+        """The (offset, limit) of the pages that are requested and not returned yet."""
         self._end = math.inf
-        """The offset of a page that was not full: what lies beyond it is not asked for ahead."""
+        """The offset of a page that was not full. Pages below it are not requested ahead."""
 
-    async def page(self, offset: int, limit: int, *, following: int, width: int) -> Page:
-        """This page; up to ``width`` pages from it on are asked for, those after it with the limit
-        ``following``, as if all were full. What then turns out not to be what follows is asked for
-        again.
+    async def fetch(self, request: PageRequest) -> Page:
+        """Return a page. Up to ``request.width`` pages are requested, as if each were full.
+
+        A page that was requested ahead for another position is discarded.
 
         Raises:
-            RemoteError: as `Remote.page` does.
+            RemoteError: as `Remote.list_memories`.
         """
-        if self._asked and self._asked[0][0] != (offset, limit):
+        offset, limit = wanted = request.offset, request.limit
+        if self._ahead and self._ahead[0][0] != wanted:
             await self.aclose()
-        wanted = offset, limit
-        for number in range(width):
-            if number >= len(self._asked):
-                self._asked.append((wanted, asyncio.ensure_future(self._ask(*wanted))))
-            wanted = wanted[0] + step(wanted[1]), following
-        _, asking = self._asked.popleft()
-        found = await asking
-        return await self._read(await self._listed(offset, limit)) if found is None else found
+        for number in range(request.width):
+            if number >= len(self._ahead):
+                self._ahead.append((wanted, asyncio.ensure_future(self._fetch_ahead(*wanted))))
+            wanted = wanted[0] + stride(wanted[1]), request.following
+        _, fetching = self._ahead.popleft()
+        page = await fetching
+        return await self._decode(await self._fetch(offset, limit)) if page is None else page
 
-    async def _ask(self, offset: int, limit: int) -> Page | None:
+    async def _fetch_ahead(self, offset: int, limit: int) -> Page | None:
         async with self._limiter:
             if offset > self._end:
                 return None
-            found = await self._listed(offset, limit)
+            found = await self._fetch(offset, limit)
         if len(found) < limit:
             self._end = min(self._end, offset)
-        return await self._read(found)
+        return await self._decode(found)
 
-    async def _listed(self, offset: int, limit: int) -> Memories:
-        found = await page(
-            self._context, self._session_id, offset, limit, TRIES if self._is_met else 1
-        )
-        self._is_met = True
+    async def _fetch(self, offset: int, limit: int) -> Memories:
+        tries = TRIES if self._has_answered else 1
+        found = await fetch_page(self._context, self._session, offset, limit, tries)
+        self._has_answered = True
         return found
 
-    async def _read(self, memories: Memories) -> Page:
-        async with self._reading:
-            return await read_page(memories, self._key)
+    async def _decode(self, memories: Memories) -> Page:
+        async with self._decoding:
+            return await read_page(memories, self._session.key)
 
     async def aclose(self) -> None:
-        """Give up what was asked for and not taken."""
-        asked = [asking for _, asking in self._asked]
-        self._asked.clear()
-        await cancel_all(asked)
+        """Cancel the requests whose pages were not returned."""
+        fetching = [future for _, future in self._ahead]
+        self._ahead.clear()
+        await cancel_all(fetching)

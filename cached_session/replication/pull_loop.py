@@ -1,4 +1,4 @@
-"""Pulls each session that somebody has open: when its plan says so, and when somebody asks."""
+"""The task that pulls each open session when its plan asks for it, and on request."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import anyio
 
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
+from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.context import Context
-from cached_session.replication.gaps import repair
+from cached_session.replication.gaps import fill_gaps
 from cached_session.replication.pull import pull
 from cached_session.replication.results import PullResult
-from cached_session.replication.schedule import PullSchedule
+from cached_session.replication.schedule import Plan, PullSchedule
 
 __all__ = ["Puller"]
+
+SHORTEST_WAIT = 0.05
+"""Seconds before a failed pull is repeated, at least: its pause may have ended already."""
 
 
 @dataclass
@@ -26,7 +30,7 @@ class _Pull:
     began: float
     ended: anyio.Event = field(default_factory=anyio.Event)
     result: PullResult | None = None
-    """None while it is under way, and if it failed."""
+    """None while the pull is under way, and if it has failed."""
 
 
 class Puller:
@@ -41,8 +45,13 @@ class Puller:
         on_pulled: Callable[[str], None],
         on_went_back: Callable[[str], Awaitable[None]],
     ) -> None:
-        """``is_listening``: whether the stream is up. ``on_pulled`` is told whenever a pull may
-        have changed a session, ``on_went_back`` of one that found the server to be behind."""
+        """Prepare a puller.
+
+        Args:
+            is_listening: return whether the event stream is up.
+            on_pulled: called when a pull may have changed a session.
+            on_went_back: called when a server has shown less of a session than before.
+        """
         self._context = context
         self._schedule = schedule
         self._is_listening = is_listening
@@ -52,61 +61,61 @@ class Puller:
         self._pulls: dict[str, _Pull] = {}
 
     def wake(self) -> None:
-        """A session is due earlier than it was."""
+        """Look at the plans again: a session is due earlier than it was."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Pull what is due, side by side, until cancelled."""
+        """Pull the sessions that are due, side by side, until cancelled."""
         clock, options = self._context.runtime.monotonic, self._context.options
         limiter = anyio.CapacityLimiter(options.parallel_sessions)
         pulling: set[str] = set()
 
-        async def one(session_id: str) -> None:
+        async def run_one(session_id: str) -> None:
             try:
                 async with limiter:
-                    await self._pull_one(session_id)
+                    await self._pull_planned(session_id)
             finally:
                 pulling.discard(session_id)
                 self._wake.set()
 
         async with anyio.create_task_group() as group:
             while True:
-                # A pull under way is nobody else's business: a long one must not hold up others.
+                # Do not wait for the pulls under way: a long one must not delay other sessions.
                 due, nearest = self._schedule.due(
                     clock(), besides=pulling, is_listening=self._is_listening()
                 )
                 for name in due:
                     pulling.add(name)
-                    group.start_soon(one, name)
+                    group.start_soon(run_one, name)
                 wait = min(max(0.0, nearest - clock()), options.watch_interval)
                 with anyio.move_on_after(wait):
                     await self._wake.wait()
                 if self._wake.is_set():
                     self._wake = anyio.Event()
 
-    async def _pull_one(self, session_id: str) -> None:
-        """Pull a session unless its gate is shut, and plan its next pull."""
+    async def _pull_planned(self, session_id: str) -> None:
+        """Pull a session unless it is paused, and plan its next pull."""
         plan = self._schedule.plan(session_id)
         if plan is None:
             return
-        clock = self._context.runtime.monotonic
-        wait = await self._context.pauses.wait_ms(session_id) / 1000
+        context, clock = self._context, self._context.runtime.monotonic
+        wait = await context.pauses.wait_ms(session_id) / 1000
         if wait:
             plan.due = clock() + wait
             return
         try:
-            # Whoever calls `sync` may be at it already.
-            result = await self._joined(session_id, plan.wanted)
+            # A call of `sync` may be pulling the session already.
+            result = await self._join(session_id, plan.wanted)
             if result is None:
                 result = await self.pull_now(session_id)
         except RemoteError:
             self._on_pulled(session_id)
-            plan.due = clock() + max(0.05, await self._context.pauses.wait_ms(session_id) / 1000)
+            plan.due = clock() + max(SHORTEST_WAIT, await context.pauses.wait_ms(session_id) / 1000)
         except SessionClosed:
             raise
         except CachedSessionError as error:
-            self._context.local_errors.record("pull", session_id, error)
-            plan.due = clock() + self._context.options.backoff_base * 2
+            context.local_errors.record("pull", session_id, error)
+            plan.due = clock() + context.options.backoff_base * 2
         else:
             self._schedule.pulled(
                 session_id,
@@ -116,64 +125,77 @@ class Puller:
                 is_listening=self._is_listening(),
             )
 
-    async def pull_now(self, session_id: str, *, all_holes: bool = False) -> PullResult:
-        """Pull one session whatever its gates say.
+    async def pull_now(self, session_id: str, *, all_gaps: bool = False) -> PullResult:
+        """Pull one session, whether or not it is paused.
+
+        Args:
+            all_gaps: search for every gap, also for those that are not due.
 
         Raises:
-            RemoteError: after the gate was shut.
+            RemoteError: after the pause was recorded.
         """
-        one = self._pulls[session_id] = _Pull(self._context.runtime.monotonic())
+        context = self._context
+        one = self._pulls[session_id] = _Pull(context.runtime.monotonic())
         plan = self._schedule.plan(session_id)
         if plan is not None:
             plan.started = one.began
         try:
-            with telemetry.step("pull", session_id, self._context.runtime.monotonic):
-                result = await self._context.attempt(
-                    session_id,
-                    lambda: pull(
-                        self._context,
-                        session_id,
-                        lambda _: self._on_pulled(session_id),
-                        all_holes=all_holes,
-                    ),
-                )
-            one.result = result
-            self._context.local_errors.clear("pull", session_id)
+            with telemetry.step("pull", session_id, context.runtime.monotonic):
+                one.result = await self._attempt(session_id, all_gaps=all_gaps)
+            context.local_errors.clear("pull", session_id)
         finally:
-            if self._pulls.get(session_id) is one:
-                del self._pulls[session_id]
-            one.ended.set()
-            is_last = plan is not None and plan.started == one.began
-            if one.result is None and is_last and self._schedule.given_up(session_id):
-                self.wake()
-        if result.went_back:
+            self._end(session_id, one, plan)
+        if one.result.went_back:
             await self._on_went_back(session_id)
         if plan is not None:
-            plan.fresh, plan.brought = max(plan.fresh, one.began), result
+            plan.fresh, plan.brought = max(plan.fresh, one.began), one.result
             plan.started = max(plan.started, plan.fresh)
         self._on_pulled(session_id)
-        return result
+        return one.result
+
+    async def _attempt(self, session_id: str, *, all_gaps: bool) -> PullResult:
+        context, session = self._context, SessionRef.of(session_id)
+        return await context.attempt(
+            session_id,
+            lambda: pull(context, session, lambda: self._on_pulled(session_id), all_gaps=all_gaps),
+        )
+
+    def _end(self, session_id: str, one: _Pull, plan: Plan | None) -> None:
+        """Release those who wait for a pull; plan another one if it has failed."""
+        if self._pulls.get(session_id) is one:
+            del self._pulls[session_id]
+        one.ended.set()
+        is_last = plan is not None and plan.started == one.began
+        if one.result is None and is_last and self._schedule.given_up(session_id):
+            self.wake()
 
     async def pull_since(self, session_id: str, moment: float) -> PullResult:
-        """What a pull that began after the moment (monotonic) brought, and what can be found of
-        all that is missing. None is begun where one has been, or is under way.
+        """Return the result of a pull that began after a moment, and search for every gap.
+
+        A new pull begins only if no such pull has succeeded or is under way.
+
+        Args:
+            moment: in monotonic seconds.
 
         Raises:
-            RemoteError: after the gate was shut.
+            RemoteError: after the pause was recorded.
         """
-        result = await self._joined(session_id, moment)
+        result = await self._join(session_id, moment)
         plan = self._schedule.plan(session_id)
         if result is None and plan is not None and plan.fresh > moment:
             result = plan.brought
         if result is None:
-            return await self.pull_now(session_id, all_holes=True)
-        found = await self._context.attempt(session_id, lambda: repair(self._context, session_id))
+            return await self.pull_now(session_id, all_gaps=True)
+        context, session = self._context, SessionRef.of(session_id)
+        found = await context.attempt(session_id, lambda: fill_gaps(context, session))
         self._on_pulled(session_id)
         return replace(result, new=result.new + found.new)
 
-    async def _joined(self, session_id: str, moment: float) -> PullResult | None:
-        """The end of a pull under way that began after the moment; None if there is none, or it
-        failed."""
+    async def _join(self, session_id: str, moment: float) -> PullResult | None:
+        """Wait for a pull under way that began after a moment, and return its result.
+
+        None means that there is no such pull, or that it has failed.
+        """
         one = self._pulls.get(session_id)
         if one is None or one.began <= moment:
             return None

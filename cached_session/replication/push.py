@@ -32,7 +32,7 @@ __all__ = ["push"]
 FORGETS_A_REQUEST = 500
 """Ids in one request that deletes memories."""
 LAST_SEQ = (1 << 63) - 1
-"""The highest `seq` that there can be."""
+"""The highest possible `seq`."""
 READ_OPERATIONS = 1000
 READ_BYTES = 512 * 1024
 """Payload read from the outbox at a time: enough for a few requests, however long the backlog."""

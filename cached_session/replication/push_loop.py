@@ -12,7 +12,7 @@ from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import SHORTEST, exponential
-from cached_session.replication.confirmed_pop import settle_claims
+from cached_session.replication.confirmed_pop import resolve_claims
 from cached_session.replication.context import Context
 from cached_session.replication.push import push
 from cached_session.replication.results import PushResult
@@ -125,7 +125,7 @@ class Pusher:
         session = SessionRef.of(session_id)
 
         async def work() -> PushResult:
-            in_doubt = await settle_claims(self._context, session_id)
+            in_doubt = await resolve_claims(self._context, session)
             result = await push(self._context, session, upto=upto)
             result.unsettled = in_doubt
             return result

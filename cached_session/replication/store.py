@@ -26,34 +26,26 @@ async def store(
     Raises:
         RemoteError: REFUSED if even one memory alone is refused.
     """
-    progress = context.push_state.progress
+    session_id, clock = session.session_id, context.runtime.monotonic
+    progress, batch_size = context.push_state.progress, context.push_state.batch_size
     while True:
-        to_verify = progress.to_verify(session.session_id, memories)
-        unkept = await _store_unsent(context, session, memories)
+        to_verify = progress.to_verify(session_id, memories)
+        unkept: set[str] = set()
+        unsent = progress.unsent(session_id, memories)
+        for batch in batches(unsent, batch_size.limits(session_id)):
+            size, began = sum(len(memory.data) for memory in batch), clock()
+            try:
+                missing = await _store_batch(context, session, batch)
+            except RemoteError as error:
+                batch_size.failed(session_id, size, len(batch), error)
+                raise
+            batch_size.answered(session_id, size, len(batch), clock() - began)
+            progress.acknowledge(session_id, {memory.id for memory in batch} - missing)
+            unkept |= missing
         if to_verify is None or await _is_held(context, session, to_verify):
-            progress.finish(session.session_id)
+            progress.finish(session_id)
             return unkept
-        progress.lost(session.session_id)
-
-
-async def _store_unsent(
-    context: Context, session: SessionRef, memories: Sequence[EncodedMemory]
-) -> set[str]:
-    """Store the memories that the server has not acknowledged; return the ids of unkept ones."""
-    state, session_id, clock = context.push_state, session.session_id, context.runtime.monotonic
-    unsent = state.progress.unsent(session_id, memories)
-    unkept: set[str] = set()
-    for batch in batches(unsent, state.batch_size.limits(session_id)):
-        size, began = sum(len(memory.data) for memory in batch), clock()
-        try:
-            missing = await _store_batch(context, session, batch)
-        except RemoteError as error:
-            state.batch_size.failed(session_id, size, len(batch), error)
-            raise
-        state.batch_size.answered(session_id, size, len(batch), clock() - began)
-        state.progress.acknowledge(session_id, {memory.id for memory in batch} - missing)
-        unkept |= missing
-    return unkept
+        progress.lost(session_id)
 
 
 async def _store_batch(

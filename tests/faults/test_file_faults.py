@@ -219,7 +219,7 @@ async def test_no_room_for_the_log_is_a_full_disk_too(small_disk: Path, free: in
             await session.add_items(said(f"{number}"))
         except JournalError as error:
             assert type(error) is JournalFull  # noqa: PT017 - each of them
-            wanted = "remove some files" if free == "no name" else "free some space"
+            wanted = "delete some files" if free == "no name" else "free some space"
             assert wanted in str(error)  # noqa: PT017
             continue
         kept.append(f"{number}")

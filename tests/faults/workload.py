@@ -18,6 +18,7 @@ from typing import Any
 from cached_session import CachedSession, JournalError
 from cached_session.history.ids import session_key
 from cached_session.history.parts import Part, split
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal import compaction
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.tables import inbox, outbox, writes
@@ -126,7 +127,7 @@ class Work:
 
         await self.change(
             lambda: self.session._engine.journal.write(
-                lambda conn: inbox.apply_page(conn, "s", parts, [], 0)
+                lambda conn: inbox.apply_page(conn, SessionRef.of("s"), parts, [], 0)
             ),
             after,
         )

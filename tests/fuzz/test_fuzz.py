@@ -13,8 +13,9 @@ from cached_session.errors import CachedSessionError
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables import inbox
-from cached_session.journal.tables.gaps import holes_due, note_holes
+from cached_session.journal.tables.gaps import due_gaps, refresh_gaps
 from cached_session.journal.tables.schema import prepare
 from cached_session.journal.tables.sessions import all_sessions
 from cached_session.remote.wire import Placeholder, Unreadable, decode, memories_of
@@ -84,9 +85,9 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
     prepare(conn, ":memory:")
     tables = conn.execute("SELECT name FROM sqlite_master ORDER BY 1").fetchall()
     conn.execute("BEGIN")
-    inbox.apply_page(conn, "talk", parts, voids, 1_700_000_000_000)
-    note_holes(conn, "talk", 1_700_000_000_000)
-    holes_due(conn, "talk", 1_700_000_000_000, 200)
+    inbox.apply_page(conn, SessionRef.of("talk"), parts, voids, 1_700_000_000_000)
+    refresh_gaps(conn, SessionRef.of("talk"), 1_700_000_000_000)
+    due_gaps(conn, SessionRef.of("talk"), 1_700_000_000_000, 200)
     conn.execute("COMMIT")
     assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert conn.execute("SELECT name FROM sqlite_master ORDER BY 1").fetchall() == tables

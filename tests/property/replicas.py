@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import Part
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.tables import inbox, item_rows, outbox, writes
@@ -29,7 +30,7 @@ class Replica:
 
     def apply(self, parts: Sequence[Part]) -> inbox.PageResult:
         return self.journal.write_blocking(
-            lambda conn: inbox.apply_page(conn, SESSION, parts, [], 0)
+            lambda conn: inbox.apply_page(conn, SessionRef.of(SESSION), parts, [], 0)
         )
 
     def append(self, author: writes.Author, texts: Sequence[str], fails: str = "") -> None:

@@ -72,7 +72,7 @@ def test_an_operation_seen_twice_is_applied_once(ops: History, delivery) -> None
         before = replica.state()
         for page in delivery.pages(ops):
             result = replica.apply(page)
-            assert result.is_ground
+            assert result.is_known
             assert (result.conflicts, result.damaged) == (0, 0)
         assert replica.state() == before
 

@@ -9,8 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from cached_session.errors import JournalError
 from cached_session.history.ops import Dot, Kind, Operation, decode_clear
 from cached_session.history.parts import Part, part_count
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal import compaction
 from cached_session.journal.tables import audit_state, gaps, outbox, writes
+from cached_session.journal.tables.audit_plan import ServerListing
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import decode, memories_of
 from tests.hypothesis_profiles import examples
@@ -169,10 +171,10 @@ class Exchange(RuleBasedStateMachine):
         self._deliver(who, listed)
 
     @rule(who=which)
-    def note_holes(self, who: int) -> None:
+    def refresh_gaps(self, who: int) -> None:
         """Bring the list of what is missing up to date."""
         write = self.replicas[who].journal.write_blocking
-        count = write(lambda conn: gaps.note_holes(conn, SESSION, self.ticks))
+        count = write(lambda conn: gaps.refresh_gaps(conn, SessionRef.of(SESSION), self.ticks))
         assert count == len(self.replicas[who].rows("SELECT * FROM holes"))
 
     def _deliver(self, who: int, memories: list[dict]) -> None:
@@ -199,7 +201,7 @@ class Exchange(RuleBasedStateMachine):
             self._deliver(who, list(self.server.values()))
             # One time more: what was hidden behind pops of the same page.
             self._deliver(who, list(self.server.values()))
-            self.note_holes(who)
+            self.refresh_gaps(who)
             assert self.replicas[who].rows("SELECT * FROM parts") == []
         expected = [list(row) for row in visible(self.ops.values())]
         covers = [decode_clear(op.payloads[0]) for op in self.ops.values() if op.kind is Kind.CLEAR]
@@ -218,14 +220,12 @@ class Exchange(RuleBasedStateMachine):
     def _audit(self) -> None:
         """An audit of a server that lost nothing resends nothing, and what it has the server
         forget is shown by nobody."""
-        present: dict[Dot, dict[tuple[int, int], int]] = {}
-        for memory in self.server.values():
-            part = decode(memory, KEY)
-            present.setdefault(part.dot, {})[part.index, part.part] = part.parts
+        listing = ServerListing(KEY)
+        listing.add([decode(memory, KEY) for memory in self.server.values()], [])
         shown = {(dot, index) for dot, index, _ in visible(self.ops.values())}
         for replica in self.replicas:
             plan = replica.journal.write_blocking(
-                lambda c: audit_state.compare(c, SESSION, present)
+                lambda c: audit_state.plan_audit(c, SessionRef.of(SESSION), listing)
             )
             assert plan.resend == []
             for item in plan.forget:

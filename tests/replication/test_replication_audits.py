@@ -10,6 +10,7 @@ import pytest
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
 from cached_session.history.ids import agent_id
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables import audit_state
 from cached_session.journal.tables.meta import read_meta
 from tests.replication.devices import (
@@ -60,7 +61,7 @@ async def test_a_server_that_restarts_empty_is_filled_at_once(
     await a.sync(timeout=PATIENCE)
     with sqlite3.connect(a._engine.path) as conn:  # the last audit is two hours old
         now = a._engine.runtime.wall_ms()
-        audit_state.note_audit(conn, "talk", now - 7_200_000)
+        audit_state.record_audit(conn, SessionRef.of("talk"), now - 7_200_000)
     conn.close()
     server.evict(AGENT, lambda _: True)
     await until(lambda: items_on(server) == ["0", "1", "2", "3", "4"])
@@ -122,7 +123,7 @@ async def test_audits_are_spread_and_neither_repeated_nor_starved(
                     now += 60_000
                     name, _ = audit_state.next_due(conn, now, DAY_MS, f"w{hour}", ())
                     if name is not None:
-                        audit_state.note_audit(conn, name, now)
+                        audit_state.record_audit(conn, SessionRef.of(name), now)
                         done += 1
                 hours.append(done)
             assert 40 <= sum(hours) <= 56, (day, hours)
@@ -159,9 +160,9 @@ async def test_a_suspicion_does_not_wait_for_the_rest_between_audits(
     with sqlite3.connect(journal) as conn:
         later = 4_000_000_000_000
         for number in range(3):
-            audit_state.note_audit(conn, f"s{number}", later - 3 * DAY_MS)
+            audit_state.record_audit(conn, SessionRef.of(f"s{number}"), later - 3 * DAY_MS)
         assert audit_state.next_due(conn, later, DAY_MS, "w", ())[0] is not None
-        assert audit_state.next_due(conn, later, DAY_MS, "w", (), only_suspects=True)[0] is None
-        audit_state.suspect(conn, "s1", later, 1000)
-        assert audit_state.next_due(conn, later, DAY_MS, "w", (), only_suspects=True) == ("s1", 0)
+        assert audit_state.next_due(conn, later, DAY_MS, "w", (), suspects_only=True)[0] is None
+        audit_state.suspect(conn, SessionRef.of("s1"), later, 1000)
+        assert audit_state.next_due(conn, later, DAY_MS, "w", (), suspects_only=True) == ("s1", 0)
     conn.close()

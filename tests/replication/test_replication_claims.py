@@ -89,8 +89,8 @@ async def test_a_claim_just_reserved_is_not_taken_for_dead(
     journal = a._engine.journal
     write, reserved, goes_on = journal.write, asyncio.Event(), asyncio.Event()
 
-    async def slow(run: Any) -> Any:
-        result = await write(run)
+    async def slow(run: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await write(run, *args, **kwargs)
         if isinstance(result, Claim) and not reserved.is_set():
             reserved.set()
             await goes_on.wait()

@@ -18,7 +18,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.http import MEMORY_BYTES, MOST_BYTES
 from cached_session.remote.wire import memories_of
-from cached_session.replication import pull
+from cached_session.replication import listing_scan
 from tests.replication.devices import (
     MANUAL,
     PATIENCE,
@@ -107,7 +107,7 @@ async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
 ) -> None:
     """A server that makes up ever new memories is asked for so many pages and no more; one whose
     memories are not even ours, for twenty. Neither listing counts as the whole history."""
-    monkeypatch.setattr(pull, "MOST_PAGES", 40)
+    monkeypatch.setattr(listing_scan, "MAX_PAGES", 40)
 
     async def answer(asked: Asked) -> None:
         query = parse_qs(urlsplit(asked.target).query)
@@ -120,7 +120,7 @@ async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
     async with hostile(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
         report = await a.sync(timeout=PATIENCE)
-        most = 41 if ours else pull.STRANGE_PAGES
+        most = 41 if ours else listing_scan.FOREIGN_PAGES
         assert most <= server.listings() <= 2 * most  # the first look, and the sync
         assert report.pulled == 0 or ours
         assert not a.status().hydrated
@@ -131,8 +131,8 @@ async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
 
 def test_the_page_limit_is_the_one_that_is_told() -> None:
     """Ten million memories in the largest pages that we ask for: what SECURITY.md says."""
-    assert pull.MOST_PAGES == 20_000
-    assert pull.MOST_PAGES * MANUAL.page_size == 10_000_000
+    assert listing_scan.MAX_PAGES == 20_000
+    assert listing_scan.MAX_PAGES * MANUAL.page_size == 10_000_000
 
 
 async def test_an_answer_without_end_is_cut_off_on_the_socket(device: Devices) -> None:

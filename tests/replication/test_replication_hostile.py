@@ -14,12 +14,13 @@ from cached_session.devserver import DevServer
 from cached_session.history.clock import LAST_WALL_STAMP, MAX_STAMP
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables.status_counts import counts_of
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
 from cached_session.replication.context import Context
-from cached_session.replication.gaps import FETCHES_A_LOOK
+from cached_session.replication.gap_search import FETCHES_PER_SEARCH
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
 from tests.replication.devices import AGENT, Devices, said, settle, texts
@@ -175,7 +176,7 @@ async def test_a_hostile_number_of_pieces_is_bounded(journal: Journal, field: st
     context = Context(journal, remote, SyncOptions(), Runtime(), "me")  # type: ignore[arg-type]
     for _ in range(2):
         remote.fetched = 0
-        await pull(context, SESSION)
-        assert remote.fetched == FETCHES_A_LOOK
+        await pull(context, SessionRef.of(SESSION))
+        assert remote.fetched == FETCHES_PER_SEARCH
     found = await journal.read(lambda conn: counts_of(conn, 1, 0, 0))
     assert (found.items, found.incomplete) == (1, 1)

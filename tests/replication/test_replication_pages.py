@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from cached_session import SyncOptions
+from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.replication.listing import Pages, step
+from cached_session.replication.listing import PageFetcher
+from cached_session.replication.listing_scan import PageRequest, stride
 
 
 class Server:
@@ -42,21 +44,21 @@ class Server:
         return [{"id": number} for number in range(offset, end)]
 
 
-def pages_of(server: Server) -> Pages:
+def pages_of(server: Server) -> PageFetcher:
     context = SimpleNamespace(
         remote=server,
         options=SyncOptions(backoff_base=0.001),
         runtime=SimpleNamespace(monotonic=time.monotonic, random=random.Random(0)),
     )
-    return Pages(context, "session")  # type: ignore[arg-type]
+    return PageFetcher(context, SessionRef.of("session"))  # type: ignore[arg-type]
 
 
 async def read(server: Server, width: int, limit: int = 100) -> list[int]:
     pages, found, offset = pages_of(server), list[int](), 0
     try:
-        while ids := (await pages.page(offset, limit, following=limit, width=width)).ids:
+        while ids := (await pages.fetch(PageRequest(offset, limit, limit, width))).ids:
             found += map(int, ids)
-            offset += len(ids) if len(ids) < limit else step(limit)
+            offset += len(ids) if len(ids) < limit else stride(limit)
     finally:
         await pages.aclose()
     return found
@@ -93,9 +95,9 @@ async def test_a_page_that_fails_fails_when_its_turn_comes() -> None:
     server.breaks_at = 160
     pages = pages_of(server)
     for offset in (0, 80):
-        assert len((await pages.page(offset, 100, following=100, width=4)).ids) == 100
+        assert len((await pages.fetch(PageRequest(offset, 100, 100, 4))).ids) == 100
     with pytest.raises(RemoteError):
-        await pages.page(160, 100, following=100, width=4)
+        await pages.fetch(PageRequest(160, 100, 100, 4))
     await pages.aclose()
     assert server.under_way == 0
 

@@ -366,7 +366,7 @@ async def test_a_counter_out_of_nowhere_costs_little(device: Devices, server: De
     a = device.new("a", hydrate=False)
     await a.sync()
     assert texts(await a.get_items()) == ["last"]
-    # The first pull of the background and that of the sync: each may look for 200 holes, twice.
+    # The first pull of the background and that of the sync: each may search for 200 gaps, twice.
     assert server.requests.count(GET) <= 800
 
 
@@ -412,7 +412,7 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
     assert plan is not None
     remote, is_sync = replicator.context.remote, ContextVar("is_sync", default=False)
     asks, go_on, syncs = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    page = remote.page
+    page = remote.list_memories
 
     async def held(agent: str, **more: Any) -> Any:
         asks.set()
@@ -426,7 +426,7 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
         is_sync.set(True)
         await b.sync()
 
-    monkeypatch.setattr(remote, "page", held)
+    monkeypatch.setattr(remote, "list_memories", held)
     replicator.request_pull("talk", replicator.context.runtime.monotonic())
     await asks.wait()
     await a.add_items([said("news")])

@@ -136,7 +136,7 @@ async def test_all_sessions_wait_while_the_server_asks_for_a_moment(
 async def test_what_a_look_found_is_kept_though_another_failed(
     device: Devices, server: DevServer
 ) -> None:
-    """Holes are looked for side by side: one that cannot be asked for costs the others nothing."""
+    """Gaps are searched for side by side: one that cannot be asked for costs the others nothing."""
     a = await device("a")
     b = await device("b", options=replace(QUICK, poll_interval=3600, parallel_requests=1))
     for number in range(8):

@@ -12,6 +12,7 @@ import pytest
 from cached_session import SyncOptions
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables.outbox import pending_sessions
 from cached_session.remote.wire import memories_of
@@ -21,7 +22,7 @@ from cached_session.runtime import Runtime
 
 SESSION = "shuffled"
 WRITERS = 60
-"""Each with one operation, its last: none of them leaves a hole."""
+"""Each with one operation, its last: none of them leaves a gap."""
 PAGE = 25
 
 
@@ -61,7 +62,7 @@ async def hydrated(journal: Journal, remote: Shuffling) -> int:
     """How many operations a first pull brings."""
     options = SyncOptions(page_size=PAGE, first_page_size=PAGE)
     context = Context(journal, remote, options, Runtime(), "me")  # type: ignore[arg-type]
-    result = await pull(context, SESSION)
+    result = await pull(context, SessionRef.of(SESSION))
     assert result.finished
     assert await journal.read(pending_sessions) == []
     return result.new

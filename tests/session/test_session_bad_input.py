@@ -220,7 +220,7 @@ async def _journal(path: Path) -> None:
 
 
 FILES: dict[str, tuple[type[JournalError], str]] = {
-    "text": (JournalError, "no SQLite file"),
+    "text": (JournalError, "not a SQLite file"),
     "almost SQLite": (JournalError, "journal"),
     "foreign": (JournalError, "another program"),
     "foreign with our number": (JournalError, "another program"),

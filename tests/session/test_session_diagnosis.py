@@ -28,6 +28,7 @@ from cached_session import (
 from cached_session.devserver import DevServer, Key
 from cached_session.diagnosis import lock_holders
 from cached_session.history.ids import agent_id
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables import audit_state
 from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.ids import namespace
@@ -403,13 +404,13 @@ async def test_audits_that_are_due_are_told(journal: Path, server: DevServer) ->
         await session.sync(60)
         assert (await look(journal, **where)).get("audit") is None
         old = time.time_ns() // 1_000_000 - 5 * 86_400_000
-        await session._engine.journal.write(lambda conn: audit_state.note_audit(conn, "talk", old))
+        await session._engine.journal.write(audit_state.record_audit, SessionRef.of("talk"), old)
         found = await look(journal, **where)
         assert (
             "longer than 2 days: 1 of 1 session, one of them for 5 days" in found["audit"].message
         )
     with closing(sqlite3.connect(journal)) as conn:
-        audit_state.suspect(conn, "talk", time.time_ns() // 1_000_000, 1000)
+        audit_state.suspect(conn, SessionRef.of("talk"), time.time_ns() // 1_000_000, 1000)
         conn.commit()
     found = await look(journal, **where)
     assert "lost something of 1 session" in found["audit"].message

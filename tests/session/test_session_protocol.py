@@ -340,7 +340,7 @@ async def test_what_would_come_back_changed_is_refused_by_name(make: Make, bad: 
     """What JSON would bend is refused as well; the message says which item, and what to pass."""
     session = make()
     with pytest.raises(
-        InvalidArgument, match=r"item 1 cannot be carried by JSON.*plain dicts"
+        InvalidArgument, match=r"item 1 cannot be stored as JSON.*plain dicts"
     ) as caught:
         await session.add_items([*said("a"), {"bad": bad}, *said("b")])
     assert len(str(caught.value)) < 1000

@@ -68,9 +68,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "if kind == Kind.CLEAR.value:",
     ),
     "claim: won whatever the server responds": (
-        "replication/confirmed_pop.py",
-        "if (deleted >= 1 or claim.is_parked)",
-        "if (deleted >= 0 or claim.is_parked)",
+        "replication/claim_rules.py",
+        "return deleted >= 1 or claim.is_parked",
+        "return deleted >= 0 or claim.is_parked",
     ),
     "claim: an item that is being sent counts as never sent": (
         "journal/tables/claims.py",
@@ -79,8 +79,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: the stored intent says that the server was not asked": (
         "replication/confirmed_pop.py",
-        "claims.note(conn, session_id, claim, Doubt.ASKED, now)\n        ):",
-        "claims.note(conn, session_id, claim, Doubt.RESERVED, now)\n        ):",
+        "claims.record(session, claim, ClaimState.ASKED, context.now_ms())",
+        "claims.record(session, claim, ClaimState.RESERVED, context.now_ms())",
     ),
     "claim: no intent is stored before the server is asked": (
         "journal/tables/claims.py",
@@ -88,14 +88,14 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         '"INSERT INTO claims SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?, ?)) WHERE 0 --',
     ),
     "claim: notes of other devices are ignored": (
-        "replication/confirmed_pop.py",
-        "if found == {claim.claimer}:",
-        "if claim.claimer in found:",
+        "replication/claim_rules.py",
+        "if claimers == {own}:",
+        "if own in claimers:",
     ),
     "claim: a response without the device's own note counts": (
-        "replication/confirmed_pop.py",
-        "if found == {claim.claimer}:",
-        "if found <= {claim.claimer}:",
+        "replication/claim_rules.py",
+        "if claimers == {own}:",
+        "if claimers <= {own}:",
     ),
     "claim: a parked item that is retried counts as never sent": (
         "journal/tables/parked_operations.py",
@@ -117,7 +117,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: no note is left on the server": (
         "replication/confirmed_pop.py",
-        "        await _leave_note(context, session_id, claim)\n",
+        "        await remote.leave_note()\n",
         "        context.remote.find_by_tag = _only(claim_note, claim)\n",
     ),
     "claim: a parked item counts as never sent": (
@@ -127,23 +127,23 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: a lost item counts as popped": (
         "replication/confirmed_pop.py",
-        "claims.put_back(conn, session_id, claim)",
-        "claims.confirm(conn, author, session_id, claim)",
+        "claims.requeue(session, claim)",
+        "claims.confirm(context.author(), session, claim)",
     ),
     "listing: pages that do not connect count as complete": (
-        "replication/pull.py",
-        "                if not (is_torn and result.finished):\n",
-        "                if True:\n",
+        "replication/listing_scan.py",
+        "        if is_inconsistent and self.is_finished and",
+        "        if False and",
     ),
     "listing: a resumed listing need not connect to its earlier pages": (
-        "replication/pull.py",
-        "offset, limit, whole[-SEAM:], self.newest, is_torn",
-        "offset, limit, (), self.newest, is_torn",
+        "replication/listing_scan.py",
+        "self._above[-CHECKPOINT_IDS:],",
+        "(),",
     ),
     "listing: memories added above a resumed listing are skipped": (
         "replication/pull.py",
-        "            if await listing.go_down(whole=whole):\n",
-        "            if await listing.go_down(whole=whole) and False:\n",
+        "            if await listing.read(whole=whole):\n",
+        "            if await listing.read(whole=whole) and False:\n",
     ),
     "digests are not checked": (
         "history/parts.py",
@@ -161,9 +161,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        if True:\n",
     ),
     "parked: the gap of a partly stored batch is not explained": (
-        "replication/gaps.py",
-        "no use asking on.\n            return got, await is_explained()",
-        "no use asking on.\n            return got, False",
+        "replication/gap_search.py",
+        "                if found is None:\n                    return True",
+        "                if found is None:\n                    return False",
     ),
     "dropped: the claim of a dropped operation stays": (
         "journal/tables/claims.py",
@@ -182,8 +182,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "gaps: missing operations are not fetched": (
         "replication/gaps.py",
-        "    due = await context.journal.read(\n",
-        "    return\n    due = await context.journal.read(\n",
+        "    due = await gaps.due(\n",
+        "    return\n    due = await gaps.due(\n",
     ),
     "forget: sent before the removal is acknowledged": (
         "journal/tables/outbox.py",
@@ -210,8 +210,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "audit: a removed item that was restored stays": (
         "replication/audit.py",
-        "        if plan.resend:\n            # Another",
-        "        if False:\n            # Another",
+        "    if not plan.resend:\n        return plan.forget\n",
+        "    if True:\n        return plan.forget\n",
     ),
     "pauses: measured with the wall clock only": (
         "replication/steady_clock.py",

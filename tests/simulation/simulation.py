@@ -26,7 +26,7 @@ from cached_session.history.parts import part_count
 from cached_session.journal import get_items, search
 from cached_session.journal.tables.schema import FORMAT
 from cached_session.remote.ids import memory_id
-from cached_session.replication import listing, pull
+from cached_session.replication import listing_scan
 from tests.simulation.device import Device, Process
 from tests.simulation.loop import OWNER, SimLoop, Stuck, deterministic
 from tests.simulation.network import Network
@@ -397,8 +397,8 @@ class World:
                     ).fetchone()
                     if count:
                         return f"{device.name} has {count} {table} left"
-                if holes := self._holes(conn):
-                    return f"{device.name} has {len(holes)} holes left"
+                if gaps := self._gaps(conn):
+                    return f"{device.name} has {len(gaps)} gaps left"
                 for name in self.names:
                     keys = self.oracle.keys_of(conn, name)
                     first = views.setdefault(name, keys)
@@ -408,7 +408,7 @@ class World:
                 conn.close()
         return None
 
-    def _holes(self, conn: sqlite3.Connection) -> list[Dot]:
+    def _gaps(self, conn: sqlite3.Connection) -> list[Dot]:
         """What a journal misses, and need not miss."""
         rows = conn.execute(
             "SELECT s.session_id, h.writer, h.counter, h.explained FROM holes h "
@@ -462,8 +462,8 @@ class World:
                         raise Broken(f"d{number} does not find what it has")
                 if conflicts or (unreadable and not self.has_nonsense):
                     raise Broken(f"d{number} has {conflicts} conflicts, {unreadable} unreadable")
-                if holes := self._holes(conn):
-                    raise Broken(f"d{number} misses {holes}")
+                if gaps := self._gaps(conn):
+                    raise Broken(f"d{number} misses {gaps}")
         finally:
             for conn in conns.values():
                 conn.close()
@@ -548,9 +548,9 @@ def run(schedule: Schedule) -> Outcome:
         handler = _Errors(world)
         log.addHandler(handler)
         propagates, log.propagate = log.propagate, False
-        tuned = listing.OVERLAP, pull.GROUND_SECONDS, get_items.SHORT_ITEMS
+        tuned = listing_scan.OVERLAP, listing_scan.SAFETY_SECONDS, get_items.SHORT_ITEMS
         plan = schedule.plan
-        listing.OVERLAP, pull.GROUND_SECONDS, get_items.SHORT_ITEMS = (
+        listing_scan.OVERLAP, listing_scan.SAFETY_SECONDS, get_items.SHORT_ITEMS = (
             plan.overlap,
             plan.ground,
             plan.short,
@@ -567,7 +567,7 @@ def run(schedule: Schedule) -> Outcome:
         finally:
             log.removeHandler(handler)
             log.propagate = propagates
-            listing.OVERLAP, pull.GROUND_SECONDS, get_items.SHORT_ITEMS = tuned
+            listing_scan.OVERLAP, listing_scan.SAFETY_SECONDS, get_items.SHORT_ITEMS = tuned
             with _silence():
                 for process in world.processes:
                     process.kill()

@@ -1,7 +1,9 @@
-"""Items to JSON text and back, exactly: what JSON cannot carry is refused, never bent.
+"""Encoding of items as JSON text and back, without loss.
 
-The fast library writes and reads nearly everything. What it would change or refuse (integers past
-64 bits, lone surrogates, deep nesting) takes the standard library's way, and its row says so.
+The fast library (orjson) encodes and decodes nearly all items. The standard library takes those
+that orjson would change or refuse: integers beyond 64 bits, lone surrogates, deep nesting. The
+codec column of a row tells which library reads it. An item that JSON cannot represent exactly is
+refused.
 """
 
 from __future__ import annotations
@@ -27,22 +29,22 @@ __all__ = [
 ]
 
 FAST = 0
-"""The row was written by the fast library and reads back through it unchanged."""
+"""The codec of a text that orjson reads back unchanged."""
 EXACT = 1
-"""The row needs the standard library: the fast one would lose something."""
+"""The codec of a text that needs the standard library: orjson would change or refuse it."""
 
 log = logging.getLogger("cached_session.journal")
 
 
 def encode_items(items: Sequence[Any]) -> list[tuple[str, int]]:
-    """Each item as (JSON text, codec).
+    """Return each item as (JSON text, codec).
 
     Raises:
-        InvalidArgument: if JSON cannot carry one of them exactly; the whole batch is refused.
+        InvalidArgument: JSON cannot represent one of them exactly. The whole batch is refused.
     """
     try:
         texts = [orjson.dumps(item) for item in items]
-        # As for each alone, and read back in one piece: that costs a fifth less.
+        # The same check as for a single item, but for all together: it costs a fifth less.
         if decode_array(array_of(texts), len(texts)) == items:
             return [(text.decode(), FAST) for text in texts]
     except (orjson.JSONEncodeError, RecursionError):
@@ -51,11 +53,11 @@ def encode_items(items: Sequence[Any]) -> list[tuple[str, int]]:
 
 
 def encode_item(item: Any, position: int = 0) -> tuple[str, int]:
-    """One item as (JSON text, codec); see `encode_items`."""
+    """Return one item as (JSON text, codec); see `encode_items`."""
     try:
         data = orjson.dumps(item)
-        # The fast library turns NaN into null and a UUID into text without a word: reading back
-        # is how that is noticed, and costs less than walking the item here.
+        # orjson converts NaN to null and a UUID to text without an error. To decode and compare
+        # the text detects that, and costs less than to search the item.
         if orjson.loads(data) == item:
             return data.decode(), FAST
     except (orjson.JSONEncodeError, orjson.JSONDecodeError, RecursionError):
@@ -66,14 +68,14 @@ def encode_item(item: Any, position: int = 0) -> tuple[str, int]:
 def _encode_exact(item: Any, position: int) -> tuple[str, int]:
     try:
         text = json.dumps(item, allow_nan=False, separators=(",", ":"))
-        same = _same(json.loads(text), item)
+        is_exact = _is_equal(json.loads(text), item)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(_refusal(item, position, str(error))) from error
     except RecursionError as error:
         raise InvalidArgument(_refusal(item, position, "it is nested too deeply")) from error
-    if not same:
+    if not is_exact:
         raise InvalidArgument(
-            _refusal(item, position, "it would not come back as it went in (keys must be strings)")
+            _refusal(item, position, "it would be read back differently (keys must be strings)")
         )
     return text, codec_of(text)
 
@@ -81,24 +83,24 @@ def _encode_exact(item: Any, position: int) -> tuple[str, int]:
 def _refusal(item: Any, position: int, why: str) -> str:
     try:
         shown = repr(item)
-    except Exception as error:  # noqa: BLE001 - a hostile __repr__ must not hide the refusal
+    except Exception as error:  # noqa: BLE001 - an error in __repr__ must not replace this one
         shown = f"<{type(item).__name__} whose repr raised {type(error).__name__}>"
     if len(shown) > 120:
         shown = shown[:117] + "..."
     return (
-        f"item {position} cannot be carried by JSON: {why}. Nothing of the batch was stored; "
+        f"item {position} cannot be stored as JSON: {why}. No item of the batch was stored; "
         f"pass plain dicts, lists, strings, finite numbers, booleans and None. The item: {shown}"
     )
 
 
-def _same(decoded: Any, item: Any) -> bool:
-    """Whether JSON brought back what it was given; a tuple may come back as a list."""
+def _is_equal(decoded: Any, item: Any) -> bool:
+    """Return whether a decoded item equals the original. A list equals a tuple."""
     if isinstance(item, dict):
         return (
             isinstance(decoded, dict)
             and len(decoded) == len(item)
             and all(
-                isinstance(key, str) and key in decoded and _same(decoded[key], value)
+                isinstance(key, str) and key in decoded and _is_equal(decoded[key], value)
                 for key, value in item.items()
             )
         )
@@ -106,16 +108,16 @@ def _same(decoded: Any, item: Any) -> bool:
         return (
             isinstance(decoded, list)
             and len(decoded) == len(item)
-            and all(map(_same, decoded, item))
+            and all(map(_is_equal, decoded, item))
         )
     return bool(decoded == item)
 
 
 def codec_of(text: str) -> int:
-    """Which library reads this text back exactly; a text from the wire is asked the same.
+    """Return the codec that reads a JSON text exactly, for example a text from another device.
 
     Raises:
-        ValueError: if the text is no JSON at all.
+        ValueError: the text is not JSON.
     """
     data = text.encode()
     try:
@@ -128,15 +130,15 @@ def codec_of(text: str) -> int:
 
 
 def decode_rows(rows: Iterable[tuple[bytes, int]]) -> list[Any]:
-    """The items of (JSON text in UTF-8, codec) rows, in their order, as fresh objects.
+    """Return the items of (JSON text in UTF-8, codec) rows, in the same order, as new objects.
 
-    A row that cannot be decoded is left out and logged; its neighbours are not touched.
+    A row that cannot be decoded is logged and left out. The other rows are not affected.
     """
     rows = list(rows)
     if not any(codec for _, codec in rows):
         try:
             items = decode_array(array_of([data for data, _ in rows]), len(rows))
-        except TypeError:  # one of them is no bytes at all
+        except TypeError:  # a damaged cell does not hold bytes
             items = None
         if items is not None:
             return items
@@ -144,17 +146,18 @@ def decode_rows(rows: Iterable[tuple[bytes, int]]) -> list[Any]:
 
 
 def array_of(texts: Iterable[bytes]) -> bytes:
-    """One JSON array of these texts."""
+    """Join JSON texts into one JSON array."""
     return b"[%b]" % b",".join(texts)
 
 
 def decode_array(array: bytes, count: int) -> list[Any] | None:
-    """The items of an array of so many texts; None if one of them is damaged."""
+    """Return the items of an array that was joined from ``count`` texts, or None if one of them is
+    damaged."""
     try:
         items: list[Any] = orjson.loads(array)
     except ValueError:
         return None
-    # A damaged row could still fit between its neighbours' commas.
+    # A damaged text may hold a comma: the array is valid then, but has more items.
     return items if len(items) == count else None
 
 
@@ -162,5 +165,5 @@ def _decode_one(data: bytes, codec: int) -> list[Any]:
     try:
         return [orjson.loads(data) if codec == FAST else json.loads(data)]
     except (ValueError, TypeError, RecursionError) as error:
-        log.warning("an item of the journal cannot be decoded and is left out: %s", error)
+        log.warning("left out an item of the journal that cannot be decoded: %s", error)
         return []

@@ -1,4 +1,4 @@
-"""How a call of the journal ends: its outcome is known, and its error is one of our tree."""
+"""Errors of SQLite, the file system and Python: their kinds, and the library's error for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "journal_error",
 ]
 
-PASSING = (
+TRANSIENT = (
     "disk I/O",
     "locked",
     "locking",
@@ -28,6 +28,7 @@ PASSING = (
     "out of memory",
     "interrupted",
 )
+"""Parts of messages of SQLite about the disk, a lock or memory."""
 DAMAGE = (
     "malformed",
     "decode to UTF-8",
@@ -38,99 +39,111 @@ DAMAGE = (
     "constraint failed",
     "datatype mismatch",
 )
-FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Parts of messages of SQLite about a damaged file. The statements of this library are constant: if
+one names a missing table, the schema is damaged, and if one violates a constraint, a row is."""
 INVALID_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-"""What Python says of a value that cannot be where it was read: a cell of the journal is spoiled
-(`sense.py`). The names and numbers that callers bring are looked at before they come here."""
+"""Python's errors for a value that a cell of the journal must not have, as after damage (see
+`recovery/row_check.py`). Arguments of callers are checked before they reach the journal."""
 FOREIGN_ERRORS = (sqlite3.Error, OSError, *INVALID_VALUE)
-"""What SQLite, the file system and Python raise: mapped onto our tree before it leaves a call."""
+"""The errors that `journal_error` maps before they leave a call."""
 
-
-UNTOLD = ("unable to open", "disk i/o")
-"""What SQLite says where it cannot make, or lengthen, what it keeps beside the file: whatever the
-reason is, a full disk among them."""
-LEAST_ROOM = 64 * 1024
-"""Bytes that the log of a journal and its index need to begin with."""
+FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT)
+UNSPECIFIC = ("unable to open", "disk i/o")
+"""Parts of messages that SQLite gives if it cannot create or extend a file next to the journal. A
+full disk is one of the possible causes."""
+MIN_FREE_BYTES = 64 * 1024
+"""Bytes that a new log and its index need."""
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether somebody else held the file for longer than a call waits."""
+    """Return whether another connection held the file for longer than a call waits."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether SQLite speaks of a disk, a lock or memory, and not of what is in the file."""
-    return any(sign in str(error) for sign in PASSING)
+    """Return whether the cause is the disk, a lock or memory, and not the content of the file."""
+    return any(sign in str(error) for sign in TRANSIENT)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file itself may be broken: not the disk or a lock. Our statements never change,
-    so one that names what is not there speaks of a spoiled schema, and one that breaks a rule of it
-    of a spoiled row."""
+    """Return whether the content of the file may be damaged."""
     if isinstance(error, INVALID_VALUE):
-        # A text that cannot be written is none of the file's.
+        # A text that cannot be encoded comes from the caller: the file holds none.
         return not isinstance(error, (CachedSessionError, UnicodeEncodeError))
     return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in DAMAGE)
 
 
-def _wanting(path: str) -> str:
-    """What to do so that something can be made beside a file; empty where there is room for it, or
-    nobody can tell."""
-    try:
-        disk = os.statvfs(Path(path).absolute().parent)
-    except (OSError, AttributeError):  # not POSIX
-        return ""
-    if disk.f_files and not disk.f_favail:
-        return "remove some files, its file system can have no more (df -i)"
-    blocks = disk.f_bavail if os.geteuid() else disk.f_bfree
-    return "free some space" if blocks * disk.f_frsize < LEAST_ROOM else ""
-
-
 def journal_error(error: BaseException, path: str) -> BaseException:
-    """The error of our tree for one of SQLite's or of the file system's; anything else is passed
-    through."""
+    """Return the library's error for one of `FOREIGN_ERRORS`, with the original as its cause.
+    Return any other error unchanged."""
     if isinstance(error, CachedSessionError) or not isinstance(error, FOREIGN_ERRORS):
         return error
-    text = str(error)
-    is_nonsense = isinstance(error, INVALID_VALUE)
-    if is_nonsense:
-        text = f"{type(error).__name__}: {text}"
-    lowered = text.lower()
-    mapped: JournalError
-    wanting = ""
-    is_full = "full" in lowered or (isinstance(error, OSError) and error.errno in FULL)
-    if not is_nonsense and (is_full or any(sign in lowered for sign in UNTOLD)):
-        wanting = _wanting(path) or ("free some space" if is_full else "")
-    if wanting:
-        mapped = JournalFull(f"the disk of the journal {path} is full ({text}): {wanting}")
-    elif "not a database" in lowered and not is_nonsense:
-        mapped = JournalError(
-            f"{path} is not a journal: it is no SQLite file ({text}); "
-            "choose another path; or, if it was the journal, move it away, and a new one gets back "
-            "what the server has (the file was left untouched)"
-        )
+    if not isinstance(error, INVALID_VALUE):
+        mapped = _map_system_error(error, path)
     elif is_damage(error):
-        mapped = JournalCorrupt(
-            f"the journal {path} is damaged ({text}): the next call sets it aside and carries over "
-            "what can be read; what the server has comes back by itself"
-        )
-    elif "locked" in lowered or "busy" in lowered:
-        mapped = JournalError(
-            f"the journal {path} is locked by another program ({text}): "
-            "find it (a backup? a database browser? a process that hangs? cached-session doctor "
-            "may name it) and try again"
-        )
-    elif "readonly" in lowered or "read-only" in lowered:
-        mapped = JournalError(
-            f"the journal {path} is read-only ({text}): check the file's and the directory's mode; "
-            "where it may only be read, pass the path of a copy"
-        )
-    elif "unable to open" in lowered or (isinstance(error, OSError) and error.errno == errno.ELOOP):
-        mapped = JournalError(
-            f"the journal {path} cannot be opened ({text}): check that its directory exists "
-            "and is writable, or pass another path; where it may only be read, that of a copy"
-        )
+        mapped = _damaged(path, f"{type(error).__name__}: {error}")
     else:
-        mapped = JournalError(f"the journal {path} failed: {text}")
+        mapped = JournalError(f"the journal {path} failed: {type(error).__name__}: {error}")
     mapped.__cause__ = error
     return mapped
+
+
+def _map_system_error(error: BaseException, path: str) -> JournalError:
+    text = str(error)
+    lowered = text.lower()
+    if remedy := _free_space_remedy(error, path):
+        return JournalFull(f"the disk of the journal {path} is full ({text}): {remedy}")
+    if "not a database" in lowered:
+        return JournalError(
+            f"{path} is not a journal: it is not a SQLite file ({text}); the file was not changed; "
+            "pass another path, or, if this was the journal, move the file away: a new journal "
+            "fetches what the server has"
+        )
+    if is_damage(error):
+        return _damaged(path, text)
+    if "locked" in lowered or "busy" in lowered:
+        return JournalError(
+            f"the journal {path} is locked by another program ({text}): find it (a backup, a "
+            "database browser, a process that hangs; cached-session doctor may name it) and try "
+            "again"
+        )
+    if "readonly" in lowered or "read-only" in lowered:
+        return JournalError(
+            f"the journal {path} is read-only ({text}): check the modes of the file and of its "
+            "directory, or pass the path of a copy in a writable directory"
+        )
+    if "unable to open" in lowered or (isinstance(error, OSError) and error.errno == errno.ELOOP):
+        return JournalError(
+            f"the journal {path} cannot be opened ({text}): check that its directory exists "
+            "and is writable, or pass another path, such as that of a copy"
+        )
+    return JournalError(f"the journal {path} failed: {text}")
+
+
+def _damaged(path: str, text: str) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"the journal {path} is damaged ({text}): the next call sets it aside and copies what can "
+        "be read to a new file; a sync fetches what the server has"
+    )
+
+
+def _free_space_remedy(error: BaseException, path: str) -> str:
+    """Return what to do if an error means that the disk is full, or else an empty string."""
+    lowered = str(error).lower()
+    is_full = "full" in lowered or (isinstance(error, OSError) and error.errno in FULL_ERRNO)
+    if not is_full and not any(sign in lowered for sign in UNSPECIFIC):
+        return ""
+    return _missing_space(path) or ("free some space" if is_full else "")
+
+
+def _missing_space(path: str) -> str:
+    """Return what to do so that a file can be created next to the journal. Return an empty string
+    if the disk has space, or if the system does not tell."""
+    try:
+        disk = os.statvfs(Path(path).absolute().parent)
+    except (OSError, AttributeError):  # AttributeError: not a POSIX system
+        return ""
+    if disk.f_files and not disk.f_favail:
+        return "delete some files: its file system has no free inodes (df -i)"
+    blocks = disk.f_bavail if os.geteuid() else disk.f_bfree
+    return "free some space" if blocks * disk.f_frsize < MIN_FREE_BYTES else ""

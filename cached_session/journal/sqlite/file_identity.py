@@ -1,8 +1,8 @@
-"""Which file has a journal's name, and whose the log is that lies beside it.
+"""The identity of the file behind a journal's name, and of the logs next to it.
 
-SQLite finds a log and its index by their names. A file that is taken away without them leaves them
-to whatever comes to have its name: they would be taken for that one's, and written over under
-whoever has the old one open.
+SQLite finds a log and its index by name. If a journal file is moved away without them, SQLite would
+use them for the next file of that name, and overwrite them while another process has the old
+file open.
 """
 
 from __future__ import annotations
@@ -32,32 +32,36 @@ __all__ = [
 
 log = logging.getLogger("cached_session.journal")
 
-LOCK = ".salvage-lock"
-"""Beside the journal: who changes what its names stand for."""
+LOCK_SUFFIX = ".salvage-lock"
+"""After the journal's path: the lock of the process that moves or replaces its files."""
 LOG_SUFFIXES = ("-wal", "-shm")
-"""What SQLite keeps beside a file."""
-STRAY_SUFFIX = ".left-"
-"""Between the journal's name and the moment at which a log was found that is another file's."""
+"""After the journal's path: the log and its index, which SQLite keeps next to the file."""
+STRAY = ".left-"
+"""Between the journal's path and the date in the new name of a log that belongs to another file."""
 FileId = tuple[int, int]
-"""Device and inode: which file it is, whatever its name."""
+"""Device and inode, which identify a file whatever its name is."""
 
 
 def file_id(path: str) -> FileId | None:
-    """Which file has this name; None for none that can be looked at: opening it says why."""
+    """Return the identity of the file with this name, or None if there is none.
+
+    Raises:
+        JournalError: the name cannot be looked up, for example because of a directory's mode.
+    """
     try:
-        info = os.stat(path)  # noqa: PTH116 - at every call of a session
+        info = os.stat(path)  # noqa: PTH116 - every call of a session comes here
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise JournalError(
-            f"the journal {path} cannot be looked at: {error.strerror}; "
+            f"the journal {path} cannot be looked up: {error.strerror}; "
             "check its directory, and try again"
         ) from error
     return info.st_dev, info.st_ino
 
 
 def is_replaced(path: str, file: FileId | None) -> bool:
-    """Whether the name is another file's than this, or may be: it cannot be looked at."""
+    """Return whether the name belongs to another file than this one, or cannot be looked up."""
     try:
         return file_id(path) != file
     except JournalError:
@@ -65,24 +69,26 @@ def is_replaced(path: str, file: FileId | None) -> bool:
 
 
 def find_logs(path: str) -> dict[str, FileId]:
-    """The log and its index that lie beside this name, by suffix."""
+    """Return the identities of the log and its index next to the journal, by suffix."""
     real = os.path.realpath(path)
     found = {suffix: file_id(real + suffix) for suffix in LOG_SUFFIXES}
     return {suffix: file for suffix, file in found.items() if file is not None}
 
 
 @contextmanager
-def lock_names(path: str, patience: float) -> Iterator[None]:
-    """Alone with the names of a journal, among those who change what they stand for.
+def lock_names(path: str, timeout: float) -> Iterator[None]:
+    """Hold the lock under which the files of a journal are moved or replaced.
 
     Raises:
-        JournalError: another process is at it.
+        JournalError: another process held the lock for ``timeout`` seconds.
     """
-    lock = FileLock(os.path.realpath(path) + LOCK, mode=0o600, thread_local=False)
+    lock = FileLock(os.path.realpath(path) + LOCK_SUFFIX, mode=0o600, thread_local=False)
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=timeout)
     except Timeout as error:
-        raise JournalError(f"another process is mending the journal {path}: try again") from error
+        raise JournalError(
+            f"another process is recovering the journal {path}: try again"
+        ) from error
     try:
         yield
     finally:
@@ -90,42 +96,48 @@ def lock_names(path: str, patience: float) -> Iterator[None]:
 
 
 def move_stray_logs(
-    path: str, patience: float, whose: Mapping[str, FileId] | None = None
+    path: str, timeout: float, known: Mapping[str, FileId] | None = None
 ) -> list[Path]:
-    """Let a log and an index that are not those of the file of this name have other names, before
-    SQLite looks for its own; these names. Whoever has them open goes on with them.
+    """Rename a log and an index that do not belong to the file of this name, so that SQLite does
+    not use them for that file. Return the new paths. Processes that have them open can go on.
 
-    ``whose``: those of a file that no longer has this name. None: any, if nothing has this name.
+    Args:
+        path: The journal's path.
+        timeout: Seconds to wait for the lock of the names.
+        known: The logs of a file that had this name before, as `find_logs` returned them. With
+            None, all logs are moved if there is no file of this name.
 
     Raises:
-        JournalError: another process changes the names, or they cannot be changed.
+        JournalError: another process holds the lock, or a log cannot be renamed.
     """
-    if not _stray_logs(path, whose):
+    if not _stray_logs(path, known):
         return []
     real = os.path.realpath(path)
-    new, moved = dated_name(real, STRAY_SUFFIX, time.time_ns() // 1_000_000), []
+    new, moved = dated_name(real, STRAY, time.time_ns() // 1_000_000), []
     try:
-        with lock_names(path, patience):
-            # Asked again: others may have come to the same end, and theirs must stay.
-            for suffix in _stray_logs(path, whose):
+        with lock_names(path, timeout):
+            # Check again under the lock: another process may already have moved the stale log and
+            # created its own.
+            for suffix in _stray_logs(path, known):
                 moved.append(Path(new + suffix))
                 Path(real + suffix).replace(moved[-1])
-                log.warning("%s was not of the file beside it: it is %s now", suffix, moved[-1])
+                log.warning("moved %s%s, the log of another file, to %s", real, suffix, moved[-1])
     except OSError as error:
         raise JournalError(
-            f"the log beside {path} is another file's, and cannot be moved away: {error}; "
+            f"the log next to {path} belongs to another file and cannot be moved: {error}; "
             "make its directory writable"
         ) from error
     return moved
 
 
-def dated_name(real: str, why: str, at_ms: int) -> str:
-    """The name of what is set aside at this moment."""
+def dated_name(real: str, label: str, at_ms: int) -> str:
+    """Return a path with a label and a time, for a file that is moved away."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
-    return f"{real}{why}{stamp}.{at_ms % 1000:03d}Z"
+    return f"{real}{label}{stamp}.{at_ms % 1000:03d}Z"
 
 
-def _stray_logs(path: str, whose: Mapping[str, FileId] | None) -> list[str]:
-    if whose is None:
+def _stray_logs(path: str, known: Mapping[str, FileId] | None) -> list[str]:
+    """Return the suffixes of the logs to move, see `move_stray_logs`."""
+    if known is None:
         return list(find_logs(path)) if file_id(path) is None else []
-    return [suffix for suffix, file in find_logs(path).items() if whose.get(suffix) == file]
+    return [suffix for suffix, file in find_logs(path).items() if known.get(suffix) == file]

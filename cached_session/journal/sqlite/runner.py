@@ -41,7 +41,7 @@ class Runner(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Awaitable[T]:
-        """Run a query of some milliseconds in a thread, beside short reads and writes."""
+        """Run a query of some milliseconds in a thread, in parallel with short reads and writes."""
 
     def write_soon(
         self,

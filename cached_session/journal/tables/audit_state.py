@@ -1,121 +1,151 @@
-"""The journal's side of an audit: what should be on the server and is not, and the reverse."""
+"""Audit marks in the meta table, and the journal's side of an audit."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind
 from cached_session.history.parts import part_count
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.audit_plan import (
+    AuditPlan,
+    HeldOperation,
+    ServerListing,
+    compare,
+)
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import Forget
 from cached_session.journal.tables.sessions import session_ids
 from cached_session.journal.tables.states import ACKED, PARKED
 
 __all__ = [
-    "Plan",
-    "Standing",
-    "compare",
+    "AuditOverview",
+    "Audits",
+    "DueAudit",
+    "audit_overview",
+    "due_at",
+    "first_mark",
     "next_due",
-    "note_audit",
+    "plan_audit",
     "queue_forgets",
-    "standing",
+    "record_audit",
     "suspect",
 ]
 
-Present = Mapping[Dot, Mapping[tuple[int, int], int]]
-"""Of each operation: which (payload, part) are there, and how many parts that payload has."""
+SUSPECTED = 0
+"""The mark of a session of which the server seems to have lost something."""
 
 
-@dataclass
-class Plan:
-    """What an audit has to do."""
+class DueAudit(NamedTuple):
+    """The next audit."""
 
-    resend: list[int] = field(default_factory=list)
-    """`seq` of operations to store again."""
-    forget: list[Forget] = field(default_factory=list)
-    explain: list[int] = field(default_factory=list)
-    """`seq` of parked operations whose placeholder is to be stored again."""
-
-    def miss(self, seq: int, state: int, *, is_explained: bool) -> None:
-        """The server does not hold all of an operation."""
-        if state == ACKED:
-            self.resend.append(seq)
-        elif not is_explained:
-            self.explain.append(seq)
+    session_id: str | None
+    """The session to audit now; None if no audit is due."""
+    wait_ms: int
+    """Milliseconds until the next audit is due."""
 
 
-def compare(
-    conn: sqlite3.Connection,
-    session_id: str,
-    present: Present,
-    explained: Collection[Dot] = (),
-) -> Plan:
-    """Compare what the server lists with every acknowledged or parked operation of a session.
+@dataclass(frozen=True)
+class AuditOverview:
+    """How long ago the sessions of a journal were compared with the server."""
 
-    ``explained``: dots of which a placeholder says that the server refuses them.
-    """
-    plan = Plan()
-    tx = SessionTransaction.begin(conn, session_id)
+    sessions: int
+    """The number of sessions of which the server has acknowledged something."""
+    suspected: int
+    """How many of them the server seems to have lost something of since their last audit."""
+    late: int
+    """How many of them have waited too long for an audit."""
+    oldest_ms: int
+    """When the late session that has waited longest was audited; 0 if no session is late."""
+
+
+class Audits:
+    """The audits of the sessions: when they are due, and what they find."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def plan(self, session: SessionRef, listing: ServerListing) -> AuditPlan:
+        """Compare what the server lists with the operations of a session."""
+        return await self._runner.read_aside(plan_audit, session, listing)
+
+    async def queue_forgets(self, session: SessionRef, forgets: Sequence[Forget]) -> None:
+        """Have the next push delete these memories from the server."""
+        await self._runner.write(queue_forgets, session, forgets)
+
+    async def next_due(
+        self,
+        *,
+        now_ms: int,
+        interval_ms: int,
+        writer: str,
+        excluded: Collection[str],
+        suspects_only: bool,
+    ) -> DueAudit:
+        """Return the session whose audit is due now, or how long to wait for one."""
+        return await self._runner.write(
+            next_due, now_ms, interval_ms, writer, excluded, suspects_only=suspects_only
+        )
+
+    async def overview(self, now_ms: int, longest_ms: int) -> AuditOverview:
+        """Return how long ago the sessions were audited."""
+        return await self._runner.read(audit_overview, now_ms, longest_ms)
+
+    async def record(self, session: SessionRef, now_ms: int) -> None:
+        """Store that an audit of a session has succeeded."""
+        await self._runner.write(record_audit, session, now_ms)
+
+    async def suspect(self, session: SessionRef, now_ms: int, grace_ms: int) -> None:
+        """Make an audit of a session due, unless its last one is less than the grace ago."""
+        await self._runner.write(suspect, session, now_ms, grace_ms)
+
+
+def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerListing) -> AuditPlan:
+    """Compare what the server lists with the operations of a session."""
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
-        return plan
-    rows = conn.execute(
+        return AuditPlan()
+    return compare(_held(tx), listing, lambda dot: dot.counter in tx.writer(dot.writer).cleared)
+
+
+def _held(tx: SessionTransaction) -> Iterator[HeldOperation]:
+    """Yield the operations of a session in the order of writing."""
+    rows = tx.conn.execute(
         "SELECT seq, writer, counter, kind, stamp, body, state FROM ops "
-        f"WHERE session = ? AND state IN ({ACKED}, {PARKED}) ORDER BY seq",
+        "WHERE session = ? ORDER BY seq",
         (tx.session,),
-    ).fetchall()
-    for seq, writer, counter, kind, stamp, body, state in rows:
-        dot = Dot(writer, counter)
-        places = present.get(dot, {})
-        if state == ACKED and dot in explained:
-            # It got through after all: by a retry of which a restored backup knows nothing.
-            plan.forget.append(Forget(dot, -1, 1))
-        if kind != Kind.APPEND.value:
-            if len(places) < part_count(body):
-                plan.miss(seq, state, is_explained=dot in explained)
-            continue
-        visible = dict(
-            conn.execute(
-                "SELECT idx, part_count(CAST(payload AS BLOB)) FROM items "
-                "WHERE session = ? AND stamp = ? "
-                "AND writer = ? AND counter = ?",
-                (tx.session, stamp, writer, counter),
-            ).fetchall()
-        )
-        whole = all(
-            (index, part) in places for index, parts in visible.items() for part in range(parts)
-        )
-        if not whole:
-            plan.miss(seq, state, is_explained=dot in explained)
-        if state == PARKED:
-            continue
-        # Any part tells: the first one may be forgotten already, and a later one sent twice.
-        gone = {index: parts for (index, _), parts in places.items() if index not in visible}
-        plan.forget.extend(Forget(dot, index, parts) for index, parts in gone.items())
-    plan.forget.extend(_remains(conn, tx, present))
-    return plan
-
-
-def _remains(conn: sqlite3.Connection, tx: SessionTransaction, present: Present) -> list[Forget]:
-    """What is left on the server of operations that a clear covers and the journal has let go of
-    (`compaction.prune`): too little to be applied again, so that no row tells of it."""
-    known = set(
-        conn.execute("SELECT writer, counter FROM ops WHERE session = ?", (tx.session,)).fetchall()
     )
-    return [
-        Forget(dot, index, parts)
-        for dot, places in present.items()
-        if dot not in known and dot.counter in tx.writer(dot.writer).cleared
-        for index, parts in {index: parts for (index, _), parts in places.items()}.items()
-    ]
+    for seq, writer, counter, kind, stamp, body, state in rows:
+        dot, is_append = Dot(writer, counter), kind == Kind.APPEND.value
+        part_counts: dict[int, int] = {}
+        if state in (ACKED, PARKED):
+            part_counts = _visible(tx, dot, stamp) if is_append else {0: part_count(body)}
+        yield HeldOperation(seq, dot, state == ACKED, state == PARKED, is_append, part_counts)
 
 
-def queue_forgets(conn: sqlite3.Connection, session_id: str, forgets: Sequence[Forget]) -> None:
-    """Have the next push forget these: their removal is recorded and acknowledged."""
-    tx = SessionTransaction.begin(conn, session_id)
+def _visible(tx: SessionTransaction, dot: Dot, stamp: int) -> dict[int, int]:
+    """Return the number of parts of each visible item of an append."""
+    return dict(
+        tx.conn.execute(
+            "SELECT idx, part_count(CAST(payload AS BLOB)) FROM items "
+            "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ?",
+            (tx.session, stamp, *dot),
+        ).fetchall()
+    )
+
+
+def queue_forgets(conn: sqlite3.Connection, session: SessionRef, forgets: Sequence[Forget]) -> None:
+    """Have the next push delete these memories from the server.
+
+    The removal of their items is recorded and acknowledged, so they wait for nothing.
+    """
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is not None:
         conn.executemany(
             "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, ?, ?, '', 0)",
@@ -127,64 +157,73 @@ def next_due(
     conn: sqlite3.Connection,
     now_ms: int,
     interval_ms: int,
-    who: str,
-    besides: Collection[str],
+    writer: str,
+    excluded: Collection[str] = (),
     *,
-    only_suspects: bool = False,
-) -> tuple[str | None, int]:
-    """The session that has waited longest for its audit, if its time has come, and how many
-    milliseconds there are until the next one is due.
+    suspects_only: bool = False,
+) -> DueAudit:
+    """Return the session whose audit is the longest overdue, or how long to wait for one.
 
-    The mark of the last audit is a row, so that a restart neither repeats an audit nor puts it off.
-    A session without one gets a mark somewhere in the interval that has just passed: by the
-    device and the session, so that all the sessions of all devices do not come at one time.
-    ``only_suspects``: nobody's time has come, except that of those that `suspect` has named.
+    The time of the last audit is a row, so that a restart neither repeats nor delays an audit. A
+    session without such a mark gets one, as `first_mark` returns it.
+
+    Args:
+        writer: the writer id of this opening.
+        excluded: sessions that are not audited now.
+        suspects_only: return only a session that `suspect` has named.
     """
     marks = _marks(conn)
     due: tuple[int, str] | None = None
     for name in _acknowledged(conn):
-        if name in besides:
+        if name in excluded:
             continue
-        key = _mark(name)
+        key = _mark(session_key(name))
         last = int(marks.get(key, now_ms + 1))
-        if last > now_ms:  # none yet, or set by a clock that has been moved since
-            last = now_ms - int(interval_ms * _place(who, name))
+        if last > now_ms:  # there is no mark, or somebody has changed the clock since it was set
+            last = first_mark(now_ms, interval_ms, writer, name)
             write_meta(conn, **{key: str(last)})
-        if only_suspects and last:
+        if suspects_only and last != SUSPECTED:
             continue
-        # Each session at a pace of its own, a tenth slower or quicker: none stay together.
-        at = last + int(interval_ms * (0.9 + 0.2 * _place("pace", name)))
+        at = due_at(last, interval_ms, name)
         if due is None or at < due[0]:
             due = at, name
     if due is None:
-        return None, interval_ms
-    return (due[1], 0) if due[0] <= now_ms else (None, due[0] - now_ms)
+        return DueAudit(None, interval_ms)
+    return DueAudit(due[1], 0) if due[0] <= now_ms else DueAudit(None, due[0] - now_ms)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How long ago the sessions of a journal were compared with the server."""
+def first_mark(now_ms: int, interval_ms: int, writer: str, session_id: str) -> int:
+    """Return a time in the last interval that depends on the opening and the session.
 
-    sessions: int
-    """Those of which the server has acknowledged something."""
-    suspected: int
-    """Of these, how many the server seems to have lost something of, since their last audit."""
-    late: int
-    """How many have waited for longer than asked for."""
-    oldest_ms: int
-    """When the one that has waited longest was audited; 0 if none has waited too long."""
+    It spreads the first audits, so that not all sessions of all devices come at one time.
+    """
+    return now_ms - int(interval_ms * _fraction(writer, session_id))
 
 
-def standing(conn: sqlite3.Connection, now_ms: int, longest_ms: int) -> Standing:
-    """What an audit would have to do; ``longest_ms``: after which a session has waited too long."""
+def due_at(last_ms: int, interval_ms: int, session_id: str) -> int:
+    """Return when the next audit of a session is due.
+
+    The interval of each session is up to a tenth shorter or longer, so that sessions drift apart.
+    """
+    return last_ms + int(interval_ms * (0.9 + 0.2 * _fraction("pace", session_id)))
+
+
+def audit_overview(conn: sqlite3.Connection, now_ms: int, longest_ms: int) -> AuditOverview:
+    """Return how long ago the sessions were audited.
+
+    Args:
+        longest_ms: a session whose last audit is longer ago is late.
+    """
     names = _acknowledged(conn)
     marks = _marks(conn)
-    known = [int(marks[key]) for key in map(_mark, names) if key in marks]
-    late = [mark for mark in known if 0 < mark < now_ms - longest_ms]
-    return Standing(len(names), known.count(0), len(late), min(late, default=0))
+    keys = [_mark(session_key(name)) for name in names]
+    known = [int(marks[key]) for key in keys if key in marks]
+    late = [mark for mark in known if SUSPECTED < mark < now_ms - longest_ms]
+    return AuditOverview(len(names), known.count(SUSPECTED), len(late), min(late, default=0))
 
 
 def _acknowledged(conn: sqlite3.Connection) -> list[str]:
+    """Return the sessions of which the server has acknowledged something."""
     return list(
         session_ids(
             conn.execute(
@@ -196,27 +235,30 @@ def _acknowledged(conn: sqlite3.Connection) -> list[str]:
 
 
 def _marks(conn: sqlite3.Connection) -> dict[str, str]:
+    """Return the times of the last audits in milliseconds, by the keys that `_mark` returns."""
     return dict(
         conn.execute("SELECT key, value FROM meta WHERE key >= 'audit:' AND key < 'audit;'")
     )
 
 
-def note_audit(conn: sqlite3.Connection, session_id: str, now_ms: int) -> None:
-    """An audit has ended well."""
-    write_meta(conn, **{_mark(session_id): str(now_ms)})
+def record_audit(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> None:
+    """Store that an audit of a session has succeeded."""
+    write_meta(conn, **{_mark(session.key): str(now_ms)})
 
 
-def suspect(conn: sqlite3.Connection, session_id: str, now_ms: int, grace_ms: int) -> None:
-    """The server seems to have lost something: audit soon, but not again so soon after the last."""
-    row = conn.execute("SELECT value FROM meta WHERE key = ?", (_mark(session_id),)).fetchone()
+def suspect(conn: sqlite3.Connection, session: SessionRef, now_ms: int, grace_ms: int) -> None:
+    """Make an audit of a session due, unless its last one is less than the grace ago."""
+    key = _mark(session.key)
+    row = conn.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None or not 0 <= now_ms - int(row[0]) < grace_ms:
-        write_meta(conn, **{_mark(session_id): "0"})
+        write_meta(conn, **{key: str(SUSPECTED)})
 
 
-def _mark(session_id: str) -> str:
-    return f"audit:{session_key(session_id)}"
+def _mark(key: str) -> str:
+    """Return the meta key that holds the time of a session's last audit."""
+    return f"audit:{key}"
 
 
-def _place(*words: str) -> float:
-    """A place from 0 to 1 that follows from the words alone."""
+def _fraction(*words: str) -> float:
+    """Return a number from 0 to 1 that depends on the words alone."""
     return int(session_key("/".join(words))[:8], 16) / 0x1_0000_0000

@@ -1,4 +1,4 @@
-"""Confirmed pops under way: an item is reserved before the server is asked, and settled after."""
+"""The claims table: confirmed pops that the server has not answered yet."""
 
 from __future__ import annotations
 
@@ -7,82 +7,136 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cached_session.history.ops import Dot, ItemRef
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.row_bounds import check_memories
-from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import ACKED, BY_DOT, PARKED, PENDING, SENT
 from cached_session.journal.tables.writes import Author, last_item, pop_ref
 
 __all__ = [
     "Claim",
-    "Doubt",
+    "ClaimState",
+    "Claims",
     "confirm",
     "is_open",
     "is_parked",
-    "note",
     "open_claims",
-    "put_back",
+    "record_state",
     "release",
+    "requeue",
     "reserve",
 ]
 
+BY_ITEM = f"{BY_DOT} AND idx = ?"
+"""The condition that selects the claim of one item."""
 
-class Doubt(IntEnum):
-    """How a claim stands."""
+
+class ClaimState(IntEnum):
+    """What is known about a claim."""
 
     RESERVED = 0
-    """The server has not been asked: nothing is in doubt."""
+    """The server was not asked. Nothing is in doubt."""
     ASKED = 1
-    """The request may have left: the item may be ours."""
+    """The request may have left. The item may be ours."""
     LOST = 2
-    """The server did not give it to us: another device has it, or the server has lost it."""
+    """The server did not give the item to us. Another device has it, or the server has lost it."""
     ABSENT = 3
-    """Asked, without an answer, and the memory was not there when looked for: once is not enough,
-    it may have been a node that lags."""
+    """The server did not answer, and one lookup did not find the memory. One lookup does not
+    prove that it is gone: the node that answered may lag."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One item that this journal wants for itself."""
+    """An item that this journal wants to pop alone."""
 
     ref: ItemRef
     row: tuple[bytes, int]
-    """Its payload and codec."""
+    """The payload of the item and its codec."""
     is_ours: bool
-    """Whether no other device can have seen the item: it is popped already."""
+    """Whether no other device can have seen the item. Then it is popped already."""
     is_in_flight: bool
     """Whether the server may or may not hold the item yet."""
     is_parked: bool = False
-    """Whether the server has refused its operation, of which it may hold a part all the same, or
-    the whole, where an earlier answer was lost."""
-    doubt: Doubt = Doubt.RESERVED
+    """Whether the server has refused the operation. It may hold a part or all of it nevertheless,
+    if an earlier answer was lost."""
+    state: ClaimState = ClaimState.RESERVED
     claimer: str = ""
+    """The writer id of the opening that made the claim."""
     since_ms: int = 0
+    """When the claim got its state."""
     is_visible: bool = True
+    """Whether the item is still in the history."""
 
 
-def reserve(conn: sqlite3.Connection, author: Author, session_id: str, now_ms: int) -> Claim | None:
-    """Reserve the latest item that nobody here claims; ``now_ms`` by the clock that its age is
-    judged by, which goes on where the wall clock stands still.
+class Claims:
+    """The claims of each session."""
 
-    One that was never sent no other device has: it is popped at once, in the same transaction, so
-    that it is not sent meanwhile.
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def reserve(self, author: Author, session: SessionRef, now_ms: int) -> Claim | None:
+        """Claim the latest item; return None if there is no item to claim."""
+        return await self._runner.write(reserve, author, session, now_ms)
+
+    async def open(self, session: SessionRef) -> list[Claim]:
+        """Return the claims without a result, without the payloads of their items."""
+        return await self._runner.read(open_claims, session)
+
+    async def is_open(self, session: SessionRef, claim: Claim) -> bool:
+        """Return whether the item of a claim is still in the history."""
+        return await self._runner.read(is_open, session, claim)
+
+    async def is_parked(self, session: SessionRef, dot: Dot) -> bool:
+        """Return whether the server has refused an operation."""
+        return await self._runner.read(is_parked, session, dot)
+
+    async def record(
+        self, session: SessionRef, claim: Claim, state: ClaimState, now_ms: int
+    ) -> bool:
+        """Store a new state; return False if the claim has been resolved meanwhile."""
+        return await self._runner.write(record_state, session, claim, state, now_ms)
+
+    async def confirm(self, author: Author, session: SessionRef, claim: Claim) -> None:
+        """End a claim with the pop of its item."""
+        await self._runner.write(confirm, author, session, claim)
+
+    async def release(self, session: SessionRef, claim: Claim) -> None:
+        """End a claim. Its item stays as it is."""
+        await self._runner.write(release, session, claim)
+
+    async def requeue(self, session: SessionRef, claim: Claim) -> None:
+        """End a claim, and have its item sent again."""
+        await self._runner.write(requeue, session, claim)
+
+
+def reserve(
+    conn: sqlite3.Connection, author: Author, session: SessionRef, now_ms: int
+) -> Claim | None:
+    """Claim the latest item that has no claim; return None if there is none.
+
+    An item that was never sent is on no other device. It is popped in the same transaction, so
+    that nothing sends it meanwhile.
+
+    Args:
+        now_ms: the time on the clock that measures the claim's age. That clock advances even
+            where the wall clock stands still.
     """
-    tx = SessionTransaction.begin(conn, session_id)
+    tx = SessionTransaction.begin(conn, session.session_id)
     found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
     ref, row, _ = found
     (state,) = conn.execute(
-        "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-        (tx.session, *ref.dot),
+        f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *ref.dot)
     ).fetchone()
     if state == PENDING:
-        pop_ref(conn, author, session_id, ref)
+        pop_ref(conn, author, session.session_id, ref)
         return Claim(ref, row, is_ours=True, is_in_flight=False)
     conn.execute(
         "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (tx.session, *ref.dot, ref.index, author.writer, now_ms, Doubt.RESERVED),
+        (tx.session, *ref.dot, ref.index, author.writer, now_ms, ClaimState.RESERVED),
     )
     return Claim(
         ref,
@@ -94,102 +148,101 @@ def reserve(conn: sqlite3.Connection, author: Author, session_id: str, now_ms: i
     )
 
 
-def note(
-    conn: sqlite3.Connection, session_id: str, claim: Claim, doubt: Doubt, now_ms: int
+def record_state(
+    conn: sqlite3.Connection, session: SessionRef, claim: Claim, state: ClaimState, now_ms: int
 ) -> bool:
-    """How a claim stands from now on; False if it has been settled meanwhile."""
-    tx = SessionTransaction.begin(conn, session_id)
+    """Store a new state of a claim; return False if it has been resolved meanwhile."""
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return False
-    noted = conn.execute(
-        "UPDATE claims SET asked = ?, since_ms = ? WHERE session = ? AND writer = ? "
-        "AND counter = ? AND idx = ?",
-        (doubt, now_ms, tx.session, *claim.ref.dot, claim.ref.index),
+    updated = conn.execute(
+        f"UPDATE claims SET asked = ?, since_ms = ? WHERE {BY_ITEM}",
+        (state, now_ms, tx.session, *claim.ref.dot, claim.ref.index),
     )
-    return noted.rowcount > 0
+    return updated.rowcount > 0
 
 
-def release(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
-    """The item is not ours: let go of it."""
-    tx = SessionTransaction.begin(conn, session_id)
+def release(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None:
+    """End a claim. Its item stays as it is."""
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is not None:
         conn.execute(
-            "DELETE FROM claims WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
-            (tx.session, *claim.ref.dot, claim.ref.index),
+            f"DELETE FROM claims WHERE {BY_ITEM}", (tx.session, *claim.ref.dot, claim.ref.index)
         )
 
 
-def put_back(conn: sqlite3.Connection, session_id: str, claim: Claim) -> None:
-    """The server has lost the item, and nobody's operation removes it: it is sent again, in one
-    transaction with the end of the claim."""
-    release(conn, session_id, claim)
-    tx = SessionTransaction.begin(conn, session_id)
+def requeue(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None:
+    """End a claim, and have its item sent again: the server has lost it, and no pop removes it."""
+    release(conn, session, claim)
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is not None:
         conn.execute(
-            f"UPDATE ops SET state = {SENT} WHERE session = ? AND writer = ? AND counter = ? "
-            f"AND state = {ACKED}",
+            f"UPDATE ops SET state = {SENT} WHERE {BY_DOT} AND state = {ACKED}",
             (tx.session, *claim.ref.dot),
         )
         count_queued(conn)
 
 
-def is_open(conn: sqlite3.Connection, session_id: str, claim: Claim) -> bool:
-    """Whether the item is still there to be claimed: no operation that is here removes it."""
+def confirm(conn: sqlite3.Connection, author: Author, session: SessionRef, claim: Claim) -> None:
+    """End a claim with the pop of its item."""
+    release(conn, session, claim)
+    pop_ref(conn, author, session.session_id, claim.ref)
+
+
+def is_open(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> bool:
+    """Return whether the item of a claim is still in the history: no operation here removes it."""
     return any(
         found.is_visible and (found.ref.dot, found.ref.index) == (claim.ref.dot, claim.ref.index)
-        for found in open_claims(conn, session_id)
+        for found in open_claims(conn, session)
     )
 
 
-def is_parked(conn: sqlite3.Connection, session_id: str, dot: Dot) -> bool:
-    """Whether the server has refused an operation."""
-    tx = SessionTransaction.begin(conn, session_id)
+def is_parked(conn: sqlite3.Connection, session: SessionRef, dot: Dot) -> bool:
+    """Return whether the server has refused an operation."""
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return False
-    row = conn.execute(
-        "SELECT state FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-        (tx.session, *dot),
-    ).fetchone()
+    row = conn.execute(f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *dot)).fetchone()
     return row is not None and row[0] == PARKED
 
 
-def confirm(conn: sqlite3.Connection, author: Author, session_id: str, claim: Claim) -> None:
-    """The item is ours: record its pop, in one transaction with the end of the claim."""
-    release(conn, session_id, claim)
-    pop_ref(conn, author, session_id, claim.ref)
+# The outer join keeps a claim whose operation was dropped meanwhile. Its item is not visible.
+OPEN_CLAIMS = (
+    "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, "
+    f"coalesce(o.count, c.idx + 1), coalesce(o.state, {ACKED}), "
+    "EXISTS (SELECT 1 FROM items i WHERE i.session = c.session AND i.stamp = o.stamp "
+    "AND i.writer = c.writer AND i.counter = c.counter AND i.idx = c.idx) "
+    "FROM claims c "
+    "LEFT JOIN ops o "
+    "ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
+    "WHERE c.session = ?"
+)
 
 
-def open_claims(conn: sqlite3.Connection, session_id: str) -> list[Claim]:
-    """Every claim that is not settled, without the item's payload. That of an operation which has
-    been given up since is one of an item that is not visible."""
-    tx = SessionTransaction.begin(conn, session_id)
+def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
+    """Return the claims without a result, without the payloads of their items.
+
+    Raises:
+        ValueError: a row is spoiled.
+    """
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return []
-    rows = conn.execute(
-        "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, "
-        "coalesce(o.count, c.idx + 1), coalesce(o.state, 2), "
-        "EXISTS (SELECT 1 FROM items i WHERE i.session = c.session AND i.stamp = o.stamp "
-        "AND i.writer = c.writer AND i.counter = c.counter AND i.idx = c.idx) "
-        "FROM claims c "
-        "LEFT JOIN ops o "
-        "ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
-        "WHERE c.session = ?",
-        (tx.session,),
-    ).fetchall()
+    rows = conn.execute(OPEN_CLAIMS, (tx.session,)).fetchall()
     for writer, counter, index, _, claimer, since_ms, *_ in rows:
         check_memories(writer, counter, index, 1)
         if not isinstance(claimer, str) or type(since_ms) is not int:
-            raise ValueError(f"the claim of {writer}:{counter} makes no sense")
+            raise ValueError(f"the claim of {writer}:{counter} is spoiled")
     return [
         Claim(
             ItemRef(Dot(writer, counter), index, count),
             (b"", 0),
             is_ours=False,
             is_in_flight=state == SENT,
-            doubt=Doubt(doubt),
+            state=ClaimState(asked),
             claimer=claimer,
             since_ms=since_ms,
             is_visible=bool(visible),
         )
-        for writer, counter, index, doubt, claimer, since_ms, count, state, visible in rows
+        for writer, counter, index, asked, claimer, since_ms, count, state, visible in rows
     ]

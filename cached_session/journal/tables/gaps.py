@@ -1,115 +1,171 @@
-"""The holes table: operations that are known to exist and are missing here."""
+"""The holes table: gaps, which are operations known to exist that the journal does not have."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cached_session.history.ops import Dot
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.states import BY_DOT
 
-__all__ = ["HOLES_A_WRITER", "Hole", "holes_due", "note_hole_tries", "note_holes"]
+__all__ = [
+    "GAPS_PER_WRITER",
+    "Gap",
+    "Gaps",
+    "Search",
+    "due_gaps",
+    "record_searches",
+    "refresh_gaps",
+]
 
-HOLES_A_WRITER = 200
-"""Holes of one writer that are looked for at a time: a counter out of a hostile memory must not
-make the journal list a million operations that never were."""
+GAPS_PER_WRITER = 200
+"""Limit on the gaps of one writer that are listed at a time. A counter from a hostile memory must
+not make the journal list a million operations that never existed."""
+NO_LIMIT_MS = 1 << 62
 
 
 @dataclass(frozen=True)
-class Hole:
-    """An operation known to exist that is not here; with the parts of it that are."""
+class Gap:
+    """A missing operation, and the parts of it that are here."""
 
     dot: Dot
     tries: int
+    """Searches so far."""
     have: frozenset[tuple[int, int]]
-    """Parts of it that are here, as (payload, part)."""
-    heads: Mapping[int, int]
-    """Of the payloads of which some part is here, how many parts there are."""
+    """The parts that are here, as (payload, part)."""
+    part_counts: Mapping[int, int]
+    """The number of parts of each payload of which some part is here."""
     popped: frozenset[int]
-    """Items of it that need not be looked for: they are popped, and may be forgotten."""
+    """The items that need no search: they are popped, and the server may have forgotten them."""
     count: int
-    """Payloads of it; 0 while nothing is known."""
+    """The number of payloads of the operation; 0 if nothing is known about it."""
 
 
-def note_holes(conn: sqlite3.Connection, session_id: str, now_ms: int) -> int:
-    """Bring the list of holes up to date with the frontier; how many there are."""
-    tx = SessionTransaction.begin(conn, session_id)
+class Search(NamedTuple):
+    """The outcome of one search for a gap."""
+
+    dot: Dot
+    next_ms: int
+    """When to search again."""
+    is_explained: bool
+    """Whether the server has a placeholder: the writer has parked the operation."""
+
+
+class Gaps:
+    """The gaps of each session, and when to search for each of them."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def refresh(self, session: SessionRef, now_ms: int) -> int:
+        """Bring the list of gaps up to date with the frontier; return their number."""
+        return await self._runner.write(refresh_gaps, session, now_ms)
+
+    async def due(
+        self, session: SessionRef, now_ms: int, limit: int, *, longest_ms: int, everything: bool
+    ) -> list[Gap]:
+        """Return the gaps to search for now, the longest overdue first."""
+        return await self._runner.read(
+            due_gaps, session, now_ms, limit, longest_ms=longest_ms, everything=everything
+        )
+
+    async def record(self, session: SessionRef, searches: Sequence[Search]) -> None:
+        """Store the outcome of searches."""
+        await self._runner.write(record_searches, session, searches)
+
+
+def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> int:
+    """Bring the list of gaps up to date with the frontier; return their number."""
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return 0
-    missing = tx.missing(HOLES_A_WRITER)
-    incomplete = conn.execute(
-        "SELECT DISTINCT writer, counter FROM parts WHERE session = ?", (tx.session,)
-    ).fetchall()
-    for writer, counter in incomplete:
-        if counter in tx.writer(writer).cleared or tx.wholly_popped(writer, counter):
-            conn.execute(
-                "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ?",
-                (tx.session, writer, counter),
-            )
-        else:
-            missing.add((writer, counter))
-    noted = set(
+    missing = tx.missing(GAPS_PER_WRITER) | _incomplete(tx)
+    listed = set(
         conn.execute(
             "SELECT writer, counter FROM holes WHERE session = ?", (tx.session,)
         ).fetchall()
     )
     conn.executemany(
         "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 0)",
-        [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - noted)],
+        [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - listed)],
     )
-    # What is explained stays: its writer may send it yet. Unless nobody will: all of it is removed.
+    # An explained gap stays listed, because its writer may still send the operation. It goes when
+    # the frontier passes it: every item of the operation is removed, and nobody will send it.
     conn.executemany(
-        "DELETE FROM holes WHERE session = ? AND writer = ? AND counter = ? "
-        "AND (NOT explained OR ?)",
-        [(tx.session, *dot, dot[1] in tx.writer(dot[0]).applied) for dot in noted - missing],
+        f"DELETE FROM holes WHERE {BY_DOT} AND (NOT explained OR ?)",
+        [(tx.session, *dot, dot[1] in tx.writer(dot[0]).applied) for dot in listed - missing],
     )
     return len(missing)
 
 
-def holes_due(
+def _incomplete(tx: SessionTransaction) -> set[tuple[str, int]]:
+    """Return the operations of which only some parts are here; delete parts that nothing needs."""
+    found = set()
+    stored = tx.conn.execute(
+        "SELECT DISTINCT writer, counter FROM parts WHERE session = ?", (tx.session,)
+    ).fetchall()
+    for writer, counter in stored:
+        if counter in tx.writer(writer).cleared or tx.wholly_popped(writer, counter):
+            tx.conn.execute(f"DELETE FROM parts WHERE {BY_DOT}", (tx.session, writer, counter))
+        else:
+            found.add((writer, counter))
+    return found
+
+
+def due_gaps(
     conn: sqlite3.Connection,
-    session_id: str,
+    session: SessionRef,
     now_ms: int,
-    most: int,
+    limit: int,
     *,
-    longest_ms: int = 1 << 62,
+    longest_ms: int = NO_LIMIT_MS,
     everything: bool = False,
-) -> list[Hole]:
-    """Holes that should be looked for now, with the parts that are here already. A look further
-    away than ``longest_ms`` was planned by a clock that has been moved since, and is due."""
-    tx = SessionTransaction.begin(conn, session_id)
+) -> list[Gap]:
+    """Return the gaps to search for now, the longest overdue first.
+
+    Args:
+        longest_ms: a search that is planned further ahead was planned before somebody changed the
+            clock, and is due.
+        everything: return gaps that are not due, too.
+    """
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return []
     rows = conn.execute(
         "SELECT writer, counter, tries FROM holes WHERE session = ? "
         "AND (next_ms NOT BETWEEN ? AND ? OR ?) ORDER BY next_ms LIMIT ?",
-        (tx.session, now_ms + 1, now_ms + longest_ms, everything, most),
+        (tx.session, now_ms + 1, now_ms + longest_ms, everything, limit),
     ).fetchall()
-    holes = []
-    for writer, counter, tries in rows:
-        dot = Dot(writer, counter)
-        places = conn.execute(
-            "SELECT idx, part, parts, count FROM parts "
-            "WHERE session = ? AND writer = ? AND counter = ?",
-            (tx.session, writer, counter),
-        ).fetchall()
-        have = frozenset((index, part) for index, part, _, _ in places)
-        heads = {index: parts for index, _, parts, _ in places}
-        count = places[0][3] if places else tx.popped_count(dot)
-        holes.append(Hole(dot, tries, have, heads, tx.popped(dot), count))
-    return holes
+    return [_gap(tx, Dot(writer, counter), tries) for writer, counter, tries in rows]
 
 
-def note_hole_tries(
-    conn: sqlite3.Connection, session_id: str, tried: Sequence[tuple[Dot, int, bool]]
+def _gap(tx: SessionTransaction, dot: Dot, tries: int) -> Gap:
+    stored = tx.conn.execute(
+        f"SELECT idx, part, parts, count FROM parts WHERE {BY_DOT}", (tx.session, *dot)
+    ).fetchall()
+    return Gap(
+        dot,
+        tries,
+        have=frozenset((index, part) for index, part, _, _ in stored),
+        part_counts={index: parts for index, _, parts, _ in stored},
+        popped=tx.popped(dot),
+        count=stored[0][3] if stored else tx.popped_count(dot),
+    )
+
+
+def record_searches(
+    conn: sqlite3.Connection, session: SessionRef, searches: Sequence[Search]
 ) -> None:
-    """After a look that found nothing: (dot, when to look again, whether it is explained)."""
-    tx = SessionTransaction.begin(conn, session_id)
+    """Store the outcome of searches. A gap that a search has filled has no row any more."""
+    tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return
     conn.executemany(
-        "UPDATE holes SET tries = tries + 1, next_ms = ?, explained = ? "
-        "WHERE session = ? AND writer = ? AND counter = ?",
-        [(next_ms, explained, tx.session, *dot) for dot, next_ms, explained in tried],
+        f"UPDATE holes SET tries = tries + 1, next_ms = ?, explained = ? WHERE {BY_DOT}",
+        [(search.next_ms, search.is_explained, tx.session, *search.dot) for search in searches],
     )

@@ -1,4 +1,4 @@
-"""What comes from the server: whole pages applied in one transaction, and the holes they show."""
+"""The inbox: pages from the server, and parts of operations that are not complete yet."""
 
 from __future__ import annotations
 
@@ -8,79 +8,102 @@ from dataclasses import dataclass
 
 from cached_session.history.ops import Dot, Kind, Operation, decode_pop
 from cached_session.history.parts import Part, assemble
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.states import BY_DOT
 
-__all__ = ["PageResult", "apply_page"]
+__all__ = ["Inbox", "PageResult", "apply_page"]
+
+BY_CONTENT = f"{BY_DOT} AND digest = ?"
+"""The condition that selects the stored parts of one operation with one content."""
 
 
 @dataclass
 class PageResult:
-    """What one page brought."""
+    """Counts of the operations on one page."""
 
     new: int = 0
-    """Operations applied."""
+    """Applied by this page."""
     known: int = 0
-    """Operations that were here already."""
+    """Applied before."""
     incomplete: int = 0
-    """Operations of which some parts are missing."""
+    """With new parts, but not complete yet."""
     damaged: int = 0
-    """Operations whose parts do not fit their seal, or that make no sense."""
+    """With parts that do not match their seal, or with an invalid payload."""
     conflicts: int = 0
-    """Dots that were here with other content."""
+    """Known here under the same dot with other content."""
 
     @property
-    def is_ground(self) -> bool:
-        """Whether everything on the page was known before."""
+    def is_known(self) -> bool:
+        """Whether the page held nothing new."""
         return not (self.new or self.incomplete)
+
+
+class Inbox:
+    """The operations that come from the server."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def apply(
+        self, session: SessionRef, parts: Sequence[Part], explained: Sequence[Dot], now_ms: int
+    ) -> PageResult:
+        """Apply every operation that these parts complete; store the parts of the others."""
+        return await self._runner.write(apply_page, session, parts, explained, now_ms)
 
 
 def apply_page(
     conn: sqlite3.Connection,
-    session_id: str,
+    session: SessionRef,
     parts: Sequence[Part],
     explained: Sequence[Dot],
     now_ms: int,
 ) -> PageResult:
-    """Apply every operation that the page completes; keep the parts of those it does not.
+    """Apply every operation that these parts complete; store the parts of the others.
 
-    ``explained`` are dots whose writer says that the server refuses them: known, not missing.
+    Args:
+        explained: the dots that have a placeholder, because the server refuses their operation.
+            They become explained gaps.
     """
-    tx = SessionTransaction.create(conn, session_id, now_ms)
+    tx = SessionTransaction.create(conn, session.session_id, now_ms)
     result = PageResult()
+    complete = _completed(tx, parts, result)
+    applied = [op for op, digest in complete if _apply(tx, op, digest, result)]
+    for dot in _popped_appends(tx, applied):
+        for op, digest in _from_stored(tx, dot, result):
+            _apply(tx, op, digest, result)
+    _explain(tx, explained, now_ms)
+    counts = tx.finish()
+    result.new, result.conflicts = counts.new, counts.conflicts
+    result.known += counts.known
+    return result
+
+
+def _completed(
+    tx: SessionTransaction, parts: Sequence[Part], result: PageResult
+) -> list[tuple[Operation, str]]:
+    """Return the operations, with their digests, that these parts complete and that are new."""
     groups: dict[tuple[Dot, str], list[Part]] = {}
     for part in parts:
         groups.setdefault((part.dot, part.digest), []).append(part)
     complete: list[tuple[Operation, str]] = []
     for (dot, digest), group in groups.items():
-        known = tx.writer(dot.writer)
-        if dot.counter in known.applied and tx.seen(dot, digest):
+        if dot.counter in tx.writer(dot.writer).applied and tx.seen(dot, digest):
             continue
-        op = _put_together(tx, group, result)
+        op = _assemble(tx, group, result)
         if op is not None:
             complete.append((op, digest))
-    # Any order gives the same history; this one keeps inserts next to each other.
+    # Any order gives the same history. This one inserts neighbouring rows one after the other.
     complete.sort(key=lambda found: (found[0].stamp, found[0].dot))
-    done = [op for op, digest in complete if _applied(tx, op, digest, result)]
-    for dot in _completed_by_pops(tx, done):
-        for whole, digest in _from_stored(tx, dot, result):
-            _applied(tx, whole, digest, result)
-    for writer, counter in explained:
-        if counter not in tx.writer(writer).applied:
-            tx.mark("holes")
-            conn.execute(
-                "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 1) "
-                "ON CONFLICT DO UPDATE SET explained = 1",
-                (tx.session, writer, counter, now_ms, now_ms),
-            )
-    applied = tx.finish()
-    result.new, result.conflicts = applied.new, applied.conflicts
-    result.known += applied.known
-    return result
+    return complete
 
 
-def _applied(tx: SessionTransaction, op: Operation, digest: str, result: PageResult) -> bool:
-    """Apply a whole operation; False, and counted, if it makes no sense: one bad operation must
-    not keep the rest of its page out."""
+def _apply(tx: SessionTransaction, op: Operation, digest: str, result: PageResult) -> bool:
+    """Apply a complete operation; return False, and count it as damaged, if it is invalid.
+
+    One bad operation must not keep the rest of its page out.
+    """
     try:
         tx.apply(op, digest=digest)
     except (ValueError, RecursionError):
@@ -89,51 +112,59 @@ def _applied(tx: SessionTransaction, op: Operation, digest: str, result: PageRes
     return True
 
 
-def _completed_by_pops(tx: SessionTransaction, applied: Sequence[Operation]) -> list[Dot]:
-    """Appends of which some parts wait here and of which more has just been popped: what is popped
-    is not waited for."""
-    return sorted(
-        {decode_pop(op.payloads[0]).dot for op in applied if op.kind is Kind.POP}
-        if tx.has("parts")
-        else set()
-    )
+def _popped_appends(tx: SessionTransaction, applied: Sequence[Operation]) -> list[Dot]:
+    """Return the appends that lost items to these operations and may have parts stored here.
+
+    Such an append may be complete now: a popped item need not arrive.
+    """
+    if not tx.has("parts"):
+        return []
+    return sorted({decode_pop(op.payloads[0]).dot for op in applied if op.kind is Kind.POP})
+
+
+def _explain(tx: SessionTransaction, explained: Sequence[Dot], now_ms: int) -> None:
+    for writer, counter in explained:
+        if counter not in tx.writer(writer).applied:
+            tx.mark("holes")
+            tx.conn.execute(
+                "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 1) "
+                "ON CONFLICT DO UPDATE SET explained = 1",
+                (tx.session, writer, counter, now_ms, now_ms),
+            )
 
 
 def _from_stored(
     tx: SessionTransaction, dot: Dot, result: PageResult
 ) -> list[tuple[Operation, str]]:
-    stored = _stored_parts(tx.conn, tx.session, dot, None)
+    """Return each complete content of an operation among the stored parts, with its digest."""
+    stored = _stored_parts(tx, dot)
     found = []
     for digest in sorted({part.digest for part in stored}):
-        group = [part for part in stored if part.digest == digest]
-        op = _put_together(tx, group, result)
+        op = _assemble(tx, [part for part in stored if part.digest == digest], result)
         if op is not None:
             found.append((op, digest))
     return found
 
 
-def _put_together(
-    tx: SessionTransaction, group: list[Part], result: PageResult
-) -> Operation | None:
+def _assemble(tx: SessionTransaction, group: list[Part], result: PageResult) -> Operation | None:
+    """Build an operation from these parts and the stored ones; None if some are missing."""
     first = group[0]
     popped = tx.popped(first.dot)
-    key = (tx.session, *first.dot, first.digest)
     try:
         op = assemble(group, tx.key, popped)
-        if op is None and _may_be_whole(tx.conn, key, group, len(popped)):
-            stored = _stored_parts(tx.conn, tx.session, first.dot, first.digest)
+        if op is None and _may_be_complete(tx, group, len(popped)):
+            stored = _stored_parts(tx, first.dot, first.digest)
             op = assemble([*stored, *group], tx.key, popped) if stored else None
     except ValueError:
-        # What was put together cannot be trusted in any part: look for all of it again.
+        # Nobody can tell which part is wrong: delete all of them, and search for them again.
         tx.conn.execute(
-            "DELETE FROM parts WHERE session = ? AND writer = ? AND counter = ? AND digest = ?",
-            key,
+            f"DELETE FROM parts WHERE {BY_CONTENT}", (tx.session, *first.dot, first.digest)
         )
         result.damaged += 1
         return None
     if op is None:
-        # One that waits for the same part as before is known ground: the page it stands on must
-        # not make every pull list the whole history.
+        # An operation that waits for the same part as before counts as known. Otherwise the page
+        # that holds it would make every pull list the whole history.
         if _store_parts(tx, group):
             result.incomplete += 1
         else:
@@ -141,24 +172,20 @@ def _put_together(
     return op
 
 
-def _may_be_whole(
-    conn: sqlite3.Connection,
-    key: tuple[int, str, int, str],
-    group: Sequence[Part],
-    popped: int,
-) -> bool:
-    """Whether loading what is stored of an operation could complete it: a batch that spans many
-    pages must not be read again with each of them."""
-    (stored,) = conn.execute(
-        "SELECT count(*) FROM parts WHERE session = ? AND writer = ? AND counter = ? "
-        "AND digest = ?",
-        key,
+def _may_be_complete(tx: SessionTransaction, group: Sequence[Part], popped: int) -> bool:
+    """Return whether the stored parts of an operation could complete it.
+
+    A batch that spans many pages must not be loaded again with each of them.
+    """
+    first = group[0]
+    (stored,) = tx.conn.execute(
+        f"SELECT count(*) FROM parts WHERE {BY_CONTENT}", (tx.session, *first.dot, first.digest)
     ).fetchone()
-    return bool(stored) and stored + len(group) + popped >= group[0].count
+    return bool(stored) and stored + len(group) + popped >= first.count
 
 
 def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
-    """Keep parts; whether any of them is new."""
+    """Store parts; return whether any of them is new."""
     tx.mark("parts")
     stored = tx.conn.executemany(
         "INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -184,14 +211,12 @@ def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
     return stored.rowcount > 0
 
 
-def _stored_parts(
-    conn: sqlite3.Connection, session: int, dot: Dot, digest: str | None
-) -> list[Part]:
-    rows = conn.execute(
+def _stored_parts(tx: SessionTransaction, dot: Dot, digest: str | None = None) -> list[Part]:
+    """Return the stored parts of an operation, of one content or of every one."""
+    rows = tx.conn.execute(
         "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text "
-        "FROM parts WHERE session = ? AND writer = ? AND counter = ? "
-        "AND digest = coalesce(?, digest)",
-        (session, *dot, digest),
+        f"FROM parts WHERE {BY_DOT} AND digest = coalesce(?, digest)",
+        (tx.session, *dot, digest),
     ).fetchall()
     return [
         Part(
@@ -200,7 +225,7 @@ def _stored_parts(
             stamp=stamp,
             said_ms=said_ms,
             private=bool(private),
-            digest=whose,
+            digest=content,
             seal=seal,
             count=count,
             index=index,
@@ -208,5 +233,5 @@ def _stored_parts(
             part=part,
             text=text,
         )
-        for whose, index, part, parts, count, kind, stamp, said_ms, private, seal, text in rows
+        for content, index, part, parts, count, kind, stamp, said_ms, private, seal, text in rows
     ]

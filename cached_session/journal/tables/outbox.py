@@ -83,10 +83,11 @@ def take(
 
     Returns:
         The `seq` of at least one operation if there is any, and of as many as fit. All lie above
-        ``after`` (None: from the lowest on; a spoiled one may be below 1) and not above ``upto``.
+        ``after`` and not above ``upto``. None begins with the lowest, which in a damaged row may
+        be below 1.
 
     Raises:
-        ValueError: the rows are not in order, so that the caller would take the same ones forever.
+        ValueError: the outbox is not in order. Its reader would take the same operations forever.
     """
     session = session_number(conn, session_id)
     if session is None:
@@ -214,15 +215,18 @@ def forgets_due(conn: sqlite3.Connection, session_id: str, limit: int) -> list[F
 
 
 def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[Forget]) -> None:
-    """Remove items from the queue of deletions after the server has answered."""
+    """Remove items from the queue of deletions after the server has answered.
+
+    Raises:
+        ValueError: rows cannot be found by their keys. They would be sent again forever.
+    """
     session = session_number(conn, session_id)
     deleted = conn.executemany(
         "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
         [(session, *forget.dot, forget.index) for forget in done],
     ).rowcount
     if deleted < len(done):
-        # Another process may have deleted them. A row that is still listed cannot be found by its
-        # key; the caller would ask the server to delete its memory again and again.
+        # Another process may have deleted them. Rows that are still listed are damaged.
         left = set(done).intersection(forgets_due(conn, session_id, len(done)))
         if left:
             raise ValueError(f"{len(left)} rows of forgets cannot be found by their keys")
@@ -238,10 +242,10 @@ def pending_sessions(conn: sqlite3.Connection) -> list[str]:
 
 
 def _stepping(table: str, rows: str = "1") -> str:
-    """Return SQL for the session numbers in a table, each once: it steps through the index."""
+    """Return SQL that steps through the session numbers in a table by its index, each once."""
     # UNION, not UNION ALL: it drops a number that was found before, so the query ends whatever the
     # cells hold. The text '5' is compared as the number 5, and every text is greater than that.
-    # The first bound skips NULL, which SQLite would take for the least value of the column.
+    # The first bound passes over a NULL, which SQLite takes for the least of a NOT NULL column.
     least = f"SELECT min(session) FROM {table} WHERE {rows} AND session"
     return f"{least} >= {-(1 << 63)} UNION SELECT ({least} > s) FROM {{name}} WHERE s IS NOT NULL"
 

@@ -1,56 +1,97 @@
-"""How far the listings of each session have been read."""
+"""How far the listing of each session has been read (columns of the sessions table)."""
 
 from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
 
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.runner import Runner
+from cached_session.journal.tables.meta import note_success
 from cached_session.journal.tables.sessions import stored_id
 
-__all__ = ["Ground", "ground_of", "note_pull"]
+__all__ = ["PullState", "Pulls", "pull_state_of", "record_pull"]
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Down to where a session has been pulled."""
+class PullState:
+    """What earlier pulls of a session have read."""
 
     is_known: bool = False
     """Whether the journal knows the session."""
     is_hydrated: bool = False
     """Whether a pull has reached the oldest memory once."""
-    second: int = 0
-    """The newest second, by the server's clock, that the last pull saw."""
+    newest_second: int = 0
+    """When the newest memory was stored that the last pull listed, by the server's clock."""
     since_ms: int = 0
-    """Since when that has been the newest, by the wall clock."""
+    """When a pull listed that memory as the newest for the first time, by the wall clock."""
 
 
-def ground_of(conn: sqlite3.Connection, session_id: str) -> Ground:
-    """The known ground of a session."""
+class Pulls:
+    """The pull state of each session."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def of(self, session: SessionRef) -> PullState:
+        """Return the pull state of a session."""
+        return await self._runner.read(pull_state_of, session)
+
+    async def record(
+        self,
+        session: SessionRef,
+        *,
+        now_ms: int,
+        newest_second: int,
+        is_hydrated: bool,
+        unreadable: int,
+    ) -> None:
+        """Store that a pull has succeeded, whether or not it found anything."""
+        await self._runner.write(
+            record_pull,
+            session,
+            now_ms=now_ms,
+            newest_second=newest_second,
+            is_hydrated=is_hydrated,
+            unreadable=unreadable,
+        )
+
+
+def pull_state_of(conn: sqlite3.Connection, session: SessionRef) -> PullState:
+    """Return the pull state of a session."""
     row = conn.execute(
         "SELECT hydrated, ground, ground_ms FROM sessions WHERE session_id = ?",
-        (stored_id(session_id),),
+        (stored_id(session.session_id),),
     ).fetchone()
-    return Ground() if row is None else Ground(True, bool(row[0]), row[1], row[2])
+    return PullState() if row is None else PullState(True, bool(row[0]), row[1], row[2])
 
 
-def note_pull(
+def record_pull(
     conn: sqlite3.Connection,
-    session_id: str,
+    session: SessionRef,
     *,
     now_ms: int,
-    ground: int,
-    is_same_ground: bool,
-    hydrated: bool,
+    newest_second: int,
+    is_hydrated: bool,
     unreadable: int,
 ) -> None:
-    """A pull has ended well, whether or not the server had anything."""
-    name = stored_id(session_id)
+    """Store that a pull has succeeded, whether or not it found anything."""
+    name = stored_id(session.session_id)
     conn.execute(
         "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, now_ms)
     )
+    # `ground_ms` keeps its value while the newest second stays the same, unless it lies in the
+    # future because somebody has changed the clock.
     conn.execute(
         "UPDATE sessions SET hydrated = max(hydrated, ?), ground = ?, "
-        "ground_ms = CASE WHEN ? AND ground_ms <= ? THEN ground_ms ELSE ? END, "
+        "ground_ms = CASE WHEN ground = ? AND ground_ms <= ? THEN ground_ms ELSE ? END, "
         "pulled_ms = ?, unreadable = ? WHERE session_id = ?",
-        (hydrated, ground, is_same_ground, now_ms, now_ms, now_ms, unreadable, name),
+        (
+            is_hydrated,
+            *(newest_second, newest_second, now_ms, now_ms),
+            now_ms,
+            unreadable,
+            name,
+        ),
     )
+    note_success(conn, now_ms)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["ACKED", "AGAIN", "PARKED", "PENDING", "SENT", "STATES", "State", "sync_state"]
+__all__ = ["ACKED", "AGAIN", "BY_DOT", "PARKED", "PENDING", "SENT", "STATES", "State", "sync_state"]
 
 PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
+
+BY_DOT = "session = ? AND writer = ? AND counter = ?"
+"""The condition that selects the rows of one operation: (row of its session, *its dot)."""
 
 
 AGAIN = "sent again"

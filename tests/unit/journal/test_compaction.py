@@ -10,6 +10,7 @@ from cached_session.history.frontier import Frontier
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, Kind, Operation, encode_clear
 from cached_session.history.parts import split
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal import compaction
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import inbox, item_rows, outbox, writes
@@ -74,7 +75,9 @@ def shown(journal: Journal) -> list[object]:
 
 def receive(journal: Journal, op: Operation) -> inbox.PageResult:
     parts = split(op, op.digest(KEY), KEY)
-    return journal.write_blocking(lambda c: inbox.apply_page(c, SESSION, parts, [], 0))
+    return journal.write_blocking(
+        lambda c: inbox.apply_page(c, SessionRef.of(SESSION), parts, [], 0)
+    )
 
 
 def test_what_is_visible_or_unforgotten_stays(journal: Journal) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation
 from cached_session.history.parts import Part
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal import idle_work, search, writer
 from cached_session.journal.journal import Journal
 from cached_session.journal.sqlite.codec import encode_items
@@ -288,7 +289,7 @@ def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
         op = Operation(Dot("b" * 24, counter), Kind.APPEND, counter << 16, counter, (payload,))
         found = [decode(memory, key) for memory in memories_of(op, op.digest(key), "talk")]
         parts += [part for part in found if isinstance(part, Part)]
-    assert inbox.apply_page(conn, "talk", parts, [], counter).new == most
+    assert inbox.apply_page(conn, SessionRef.of("talk"), parts, [], counter).new == most
 
 
 def test_neither_pages_nor_writes_index_what_waits(conn: sqlite3.Connection) -> None:

@@ -15,6 +15,7 @@ import pytest
 from cached_session.errors import InvalidArgument
 from cached_session.history.frontier import Frontier
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation, encode_clear, encode_pop
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal import connect
 from cached_session.journal.recovery import read_damaged
 from cached_session.journal.recovery.report import Losses
@@ -323,7 +324,9 @@ async def test_a_listing_that_never_ends_is_given_up_by_an_audit(
 ) -> None:
     """A server that makes up ever new memories is not listened to for ever."""
 
-    async def page(context: Any, session_id: str, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def page(
+        context: Any, session: SessionRef, offset: int, limit: int
+    ) -> list[dict[str, Any]]:
         assert offset < 100
         return [{"id": str(offset)}]
 
@@ -333,10 +336,10 @@ async def test_a_listing_that_never_ends_is_given_up_by_an_audit(
     class Context:
         options = Options
 
-    monkeypatch.setattr(audit, "page", page)
-    monkeypatch.setattr(audit, "MOST_PAGES", 5)
+    monkeypatch.setattr(audit, "fetch_page", page)
+    monkeypatch.setattr(audit, "MAX_PAGES", 5)
     with pytest.raises(audit.RemoteError, match="more than 5 pages"):
-        await audit._present(Context(), S)  # type: ignore[arg-type]
+        await audit._list_all(Context(), SessionRef.of(S))  # type: ignore[arg-type]
 
 
 def test_a_database_in_no_order_is_not_imported_again_and_again(

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import email.utils
-import random
 
 import pytest
 
-from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict, judge, retry_after
-from cached_session.replication.backoff import LONGEST_ASKED, SHORTEST, pause_after
 
 V, S = Verdict, Scope
 TABLE = [
@@ -55,42 +52,6 @@ def test_an_unknown_answer_is_transient() -> None:
     for status in {*range(100, 300), *range(400, 600), 0, 999} - known:
         assert judge(status) == (V.UNREACHABLE, S.SERVER), status
         assert judge(status, "QUOTA_EXCEEDED")[0] is V.UNREACHABLE, status
-
-
-OPTIONS = SyncOptions()
-
-
-def drawn(error: RemoteError, failures: int) -> list[float]:
-    chance = random.Random(1)
-    return [pause_after(error, failures, OPTIONS, chance) for _ in range(300)]
-
-
-@pytest.mark.parametrize("failures", [0, 1, 3, 7, 40, 10_000])
-@pytest.mark.parametrize("verdict", [V.UNREACHABLE, V.BUSY, V.ABSENT, V.CONFLICT])
-def test_backing_off_has_full_jitter_and_bounds(verdict: Verdict, failures: int) -> None:
-    """Pauses fill the whole span up to a ceiling that doubles with each failure, never above the
-    longest and never so short that a loop would spin."""
-    ceiling = min(OPTIONS.backoff_max, OPTIONS.backoff_base * 2.0 ** min(failures, 100))
-    pauses = drawn(RemoteError(verdict, "x"), failures)
-    assert all(SHORTEST <= pause <= ceiling for pause in pauses)
-    assert min(pauses) < ceiling * 0.15
-    assert max(pauses) > ceiling * 0.85
-
-
-@pytest.mark.parametrize("asked", [0.0, -5.0, 0.3, 7.0, 3600.0, 1e9])
-@pytest.mark.parametrize("verdict", [V.BUSY, V.DENIED, V.UNREACHABLE])
-def test_the_server_s_own_wish_comes_first(verdict: Verdict, asked: float) -> None:
-    """A server is given the time that it asks for, up to an hour, and at most a tenth more."""
-    least = min(max(asked, SHORTEST), LONGEST_ASKED)
-    for pause in drawn(RemoteError(verdict, "x", retry_after=asked), 9):
-        assert least <= pause <= least * 1.1
-
-
-def test_what_only_a_person_can_change_is_tried_rarely() -> None:
-    """A denied request waits between half of and the whole configured pause, however often."""
-    for failures in (0, 50):
-        pauses = drawn(RemoteError(V.DENIED, "x"), failures)
-        assert all(OPTIONS.denied_retry / 2 <= pause <= OPTIONS.denied_retry for pause in pauses)
 
 
 def test_a_remote_error_reads_as_its_reason() -> None:

@@ -166,7 +166,9 @@ def test_what_json_cannot_carry_is_refused_with_its_whole_batch(name: str) -> No
     """Such an item raises InvalidArgument that says which one it is, wherever it stands among
     good ones, and nothing of the batch is encoded."""
     for items, position in (([REFUSED[name]], 0), (["good", {"a": 1}, REFUSED[name], "good"], 2)):
-        with pytest.raises(InvalidArgument, match=f"item {position} cannot be carried") as caught:
+        with pytest.raises(
+            InvalidArgument, match=f"item {position} cannot be stored as JSON"
+        ) as caught:
             encode_items(items)
         assert len(str(caught.value)) < 600
 

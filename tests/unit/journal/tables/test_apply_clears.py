@@ -18,12 +18,14 @@ from cached_session.history.ops import (
     encode_pop,
 )
 from cached_session.history.parts import split
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables import inbox, outbox, writes
-from cached_session.journal.tables.gaps import holes_due, note_holes
+from cached_session.journal.tables.gaps import due_gaps, refresh_gaps
 from cached_session.journal.tables.sessions import session_row
 
 SESSION = "talk"
+REF = SessionRef.of(SESSION)
 KEY = session_key(SESSION)
 A, P, X, Y = (letter * 24 for letter in "apxy")
 
@@ -50,7 +52,7 @@ def append(writer: str, counter: int, stamp: int) -> Operation:
 
 def receive(here: Journal, *ops: Operation) -> None:
     parts = [part for op in ops for part in split(op, op.digest(KEY), KEY)]
-    here.write_blocking(lambda conn: inbox.apply_page(conn, SESSION, parts, [], 0))
+    here.write_blocking(lambda conn: inbox.apply_page(conn, REF, parts, [], 0))
 
 
 def clear(here: Journal, writer: str) -> Operation:
@@ -66,11 +68,11 @@ def items(here: Journal) -> int:
     return row[1] if row else 0
 
 
-def holes(here: Journal) -> set[tuple[str, int]]:
+def gaps(here: Journal) -> set[tuple[str, int]]:
     def look(conn: object) -> set[tuple[str, int]]:
-        note_holes(conn, SESSION, 0)  # type: ignore[arg-type]
-        due = holes_due(conn, SESSION, 0, 100)  # type: ignore[arg-type]
-        return {tuple(hole.dot) for hole in due}  # type: ignore[misc]
+        refresh_gaps(conn, REF, 0)  # type: ignore[arg-type]
+        due = due_gaps(conn, REF, 0, 100)  # type: ignore[arg-type]
+        return {tuple(gap.dot) for gap in due}  # type: ignore[misc]
 
     return here.write_blocking(look)
 
@@ -88,10 +90,10 @@ def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_
     reader = journal()
     receive(reader, first, later)
     assert items(reader) == 1
-    assert holes(reader) == {(X, 1)}
+    assert gaps(reader) == {(X, 1)}
     receive(reader, earlier)
     assert items(reader) == 0
-    assert holes(reader) == set()
+    assert gaps(reader) == set()
 
 
 def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None:
@@ -120,9 +122,9 @@ def test_what_a_pop_names_is_known_to_exist() -> None:
     """An append of which only a pop has arrived is looked for, unless all of it is popped."""
     here = journal()
     receive(here, Operation(Dot(P, 1), Kind.POP, 20, 0, (encode_pop(ItemRef(Dot(A, 2), 0, 2)),)))
-    assert holes(here) == {(A, 1), (A, 2)}
+    assert gaps(here) == {(A, 1), (A, 2)}
     receive(here, Operation(Dot(P, 2), Kind.POP, 20, 0, (encode_pop(ItemRef(Dot(A, 2), 1, 2)),)))
-    assert holes(here) == {(A, 1)}
+    assert gaps(here) == {(A, 1)}
 
 
 def test_what_another_removed_before_it_was_acked_is_forgotten_after() -> None:

@@ -5,25 +5,16 @@ import sqlite3
 
 import pytest
 
-from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, encode_pop
-from cached_session.history.parts import split
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import (
     apply,
-    inbox,
     item_rows,
     outbox,
     parked_operations,
     pauses,
     status_counts,
     writes,
-)
-from cached_session.journal.tables.gaps import (
-    HOLES_A_WRITER,
-    holes_due,
-    note_hole_tries,
-    note_holes,
 )
 from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.outbox import Forget, pending_sessions
@@ -270,191 +261,6 @@ def test_an_undecodable_item_is_passed_over_by_a_pop(conn: sqlite3.Connection) -
     conn.execute("UPDATE items SET payload = '{' WHERE idx = 1")
     assert pop(conn) == "a"
     assert conn.execute("SELECT idx, payload FROM items").fetchall() == [(1, "{")]
-
-
-# -- holes -----------------------------------------------------------------------------------------
-
-KEY = session_key(S)
-THEM = "themwriter"
-
-
-def remote(counter: int, *payloads: str, kind: Kind = Kind.APPEND, stamp: int = 9) -> Operation:
-    return Operation(Dot(THEM, counter), kind, stamp, 9, payloads)
-
-
-def arrive(conn: sqlite3.Connection, *ops: Operation, parts: slice = slice(None)) -> object:
-    pieces = [part for op in ops for part in split(op, op.digest(KEY), KEY)]
-    return inbox.apply_page(conn, S, pieces[parts], [], 0)
-
-
-def holes(conn: sqlite3.Connection, now_ms: int = 0, most: int = 99, **how: bool) -> list[int]:
-    found = holes_due(conn, S, now_ms, most, **how)
-    return [hole.dot.counter for hole in found]
-
-
-def test_a_gap_is_a_hole_until_it_is_filled(conn: sqlite3.Connection) -> None:
-    """Counters below a known one are holes; each goes when its operation arrives."""
-    arrive(conn, remote(3, '"c"'), remote(5, '"e"'))
-    assert note_holes(conn, S, 100) == 3
-    assert sorted(holes(conn, 100)) == [1, 2, 4]
-    arrive(conn, remote(2, '"b"'))
-    assert sorted(holes(conn, 100)) == [1, 4]
-    assert note_holes(conn, S, 200) == 2
-    arrive(conn, remote(1, '"a"'), remote(4, '"d"'))
-    assert holes(conn, 10**9) == []
-    assert note_holes(conn, S, 300) == 0
-    assert items(conn) == ["a", "b", "c", "d", "e"]
-    assert note_holes(conn, "unknown", 0) == 0
-    assert holes_due(conn, "unknown", 0, 9) == []
-
-
-def test_a_hole_is_looked_for_when_it_is_due(conn: sqlite3.Connection) -> None:
-    """A look that found nothing is counted and puts the next off; the longest unseen comes first,
-    and all can be asked for at once."""
-    arrive(conn, remote(4, '"d"'))
-    note_holes(conn, S, 100)
-    assert holes(conn, 99) == []
-    assert sorted(holes(conn, 100)) == [1, 2, 3]
-    note_hole_tries(
-        conn, S, [(Dot(THEM, 1), 900, False), (Dot(THEM, 2), 500, False), (Dot(THEM, 3), 700, True)]
-    )
-    note_hole_tries(conn, "unknown", [(Dot(THEM, 1), 0, False)])
-    assert holes(conn, 600) == [2]
-    assert holes(conn, 1000, 2) == [2, 3]
-    assert holes(conn, 0, everything=True) == [2, 3, 1]
-    assert {hole.tries for hole in holes_due(conn, S, 1000, 9)} == {1}
-    facts = status_counts.counts_of(conn, 1, 100, 0)
-    assert (facts.absent, facts.explained) == (2, 1)
-    assert status_counts.counts_of(conn, 1, 150, 60).absent == 0
-
-
-def test_an_incomplete_operation_is_a_hole_with_what_is_there(conn: sqlite3.Connection) -> None:
-    """Of an operation of which parts arrived, the rest is looked for: popped items are not."""
-    op = remote(1, '"a"', '"b"', '"c"')
-    assert arrive(conn, op, parts=slice(1)).incomplete == 1
-    assert items(conn) == []
-    assert note_holes(conn, S, 0) == 1
-    arrive(conn, remote(2, encode_pop(ItemRef(op.dot, 2, 3)), kind=Kind.POP))
-    (hole,) = holes_due(conn, S, 0, 9)
-    assert (hole.dot, hole.count, hole.popped) == (op.dot, 3, {2})
-    assert hole.have == {(0, 0)}
-    arrive(conn, op, parts=slice(1, 2))
-    assert items(conn) == ["a", "b"]
-    assert note_holes(conn, S, 0) == 0
-    assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
-
-
-def test_a_pop_alone_tells_how_large_its_batch_is(conn: sqlite3.Connection) -> None:
-    """Of an append that nobody here has seen, its pop names the size and what need not come."""
-    pop_one = remote(2, encode_pop(ItemRef(Dot(THEM, 1), 0, 2)), kind=Kind.POP)
-    arrive(conn, pop_one)
-    assert note_holes(conn, S, 0) == 1
-    (hole,) = holes_due(conn, S, 0, 9)
-    assert (hole.count, hole.popped, hole.have) == (2, {0}, set())
-    arrive(conn, remote(3, encode_pop(ItemRef(Dot(THEM, 1), 1, 2)), kind=Kind.POP))
-    assert note_holes(conn, S, 0) == 0
-
-
-def test_what_is_cleared_is_no_hole(conn: sqlite3.Connection) -> None:
-    """An operation that a clear covers is not looked for any more, its parts are let go, and if
-    it comes all the same it shows nothing."""
-    op = remote(1, '"a"', '"b"')
-    arrive(conn, op, parts=slice(1))
-    arrive(conn, remote(4, json.dumps({THEM: [[1, 3]]}), kind=Kind.CLEAR))
-    assert note_holes(conn, S, 0) == 0
-    assert holes(conn) == []
-    assert conn.execute("SELECT count(*) FROM parts").fetchone() == (0,)
-    arrive(conn, op, remote(2, '"late"'))
-    assert items(conn) == []
-
-
-def test_a_clear_covers_what_lies_above_a_hole_too(conn: sqlite3.Connection) -> None:
-    """Every range that a clear names is hidden, before and after it comes; a hole in it is not."""
-    arrive(conn, remote(5, '"e"'))
-    arrive(conn, remote(6, json.dumps({THEM: [[1, 1], [3, 3], [5, 5]]}), kind=Kind.CLEAR))
-    assert items(conn) == []
-    arrive(conn, *(remote(n, f'"{n}"') for n in (1, 2, 3, 4)))
-    assert items(conn) == ["2", "4"]
-
-
-def test_a_clear_names_what_an_acknowledged_one_did_not(conn: sqlite3.Connection) -> None:
-    """What a clear may leave to an earlier one is only what that one covers, range by range."""
-    arrive(conn, remote(1, '"a"'))
-    settled = Operation(Dot("other2writer", 1), Kind.CLEAR, 10, 9, (f'{{"{THEM}":[[1,1]]}}',))
-    arrive(conn, settled, remote(3, '"c"'))
-    assert items(conn) == ["c"]
-    writes.clear(conn, author(), S)
-    assert items(conn) == []
-    arrive(conn, remote(2, '"b"'))
-    assert items(conn) == ["b"]
-
-
-def test_where_stamps_are_equal_the_writer_decides(conn: sqlite3.Connection) -> None:
-    """Writers who started at the same moment follow each other by their ids, in what is shown
-    and in what a pop takes."""
-    for writer, counter, text in (("zwriters", 1, '"last"'), ("awriters", 2, '"first"')):
-        arrive(conn, Operation(Dot(writer, counter), Kind.APPEND, 9, 9, (text,)))
-    assert items(conn) == ["first", "last"]
-    assert pop(conn) == "last"
-    assert pop(conn) == "first"
-
-
-def test_an_explained_hole_is_known_and_waits(conn: sqlite3.Connection) -> None:
-    """A placeholder makes its dot explained instead of absent, also ahead of everything else; the
-    operation is applied if its writer sends it after all."""
-    inbox.apply_page(conn, S, [], [Dot(THEM, 2)], 50)
-    assert note_holes(conn, S, 55) == 0
-    assert status_counts.counts_of(conn, 1, 10**6, 0).explained == 1
-    arrive(conn, remote(3, '"c"'))
-    assert note_holes(conn, S, 60) == 2
-    facts = status_counts.counts_of(conn, 1, 10**6, 0)
-    assert (facts.absent, facts.explained) == (1, 1)
-    arrive(conn, remote(1, '"a"'), remote(2, '"b"'))
-    assert items(conn) == ["a", "b", "c"]
-    assert holes(conn, 10**9) == []
-    inbox.apply_page(conn, S, [], [Dot(THEM, 2)], 70)
-    assert holes(conn, 10**9) == []
-
-
-def test_a_hostile_counter_makes_a_bounded_list(conn: sqlite3.Connection) -> None:
-    """A counter out of nowhere costs no more rows than are looked for of one writer."""
-    arrive(conn, remote((1 << 53) - 1, '"far"'))
-    assert note_holes(conn, S, 0) == HOLES_A_WRITER
-    assert len(holes(conn, most=1000)) == HOLES_A_WRITER
-
-
-def test_two_contents_of_one_dot_are_a_conflict(conn: sqlite3.Connection) -> None:
-    """The first content seen stays, the second is counted and changes nothing."""
-    arrive(conn, remote(1, '"first"'))
-    result = arrive(conn, remote(1, '"second"'))
-    assert (result.conflicts, result.new) == (1, 0)
-    assert items(conn) == ["first"]
-    assert status_counts.counts_of(conn, 1, 0, 0).conflicts == 1
-
-
-@pytest.mark.parametrize("payload", ["nope", "{", '{"a":1}}'])
-def test_a_sealed_operation_that_makes_no_sense_harms_no_other(
-    conn: sqlite3.Connection, payload: str
-) -> None:
-    """An operation of which the writer itself sealed nonsense is counted as damaged, and the rest
-    of its page is applied."""
-    for bad in (remote(1, payload), remote(1, payload, kind=Kind.POP)):
-        result = arrive(conn, bad, remote(2, '"good"'))
-        assert result.damaged == 1
-    assert items(conn) == ["good"]
-
-
-def test_nonsense_that_a_pop_completes_harms_no_other(conn: sqlite3.Connection) -> None:
-    """The same, where the nonsense has waited in parts for a pop to make it whole."""
-    bad = remote(1, "nope", '"b"')
-    arrive(conn, bad, parts=slice(1))
-    result = arrive(
-        conn,
-        remote(2, encode_pop(ItemRef(bad.dot, 1, 2)), kind=Kind.POP),
-        remote(3, '"good"', stamp=20),
-    )
-    assert (result.new, result.damaged) == (2, 1)
-    assert items(conn) == ["good"]
 
 
 # -- gates -----------------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""What an audit has to do: the difference between a server's listing and the journal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cached_session.history.ops import Dot
+from cached_session.history.parts import Part, is_intact
+from cached_session.journal.tables.outbox import Forget
+
+__all__ = ["AuditPlan", "HeldOperation", "ServerListing", "compare"]
+
+
+@dataclass
+class ServerListing:
+    """The memories that a server lists for one session."""
+
+    key: str
+    """The key of the session."""
+    parts: dict[Dot, dict[tuple[int, int], int]] = field(default_factory=dict)
+    """The (payload, part) pairs of each operation, each with the number of parts of its payload."""
+    explained: set[Dot] = field(default_factory=set)
+    """The operations that have a placeholder: the server refuses them."""
+
+    def add(self, parts: Sequence[Part], explained: Sequence[Dot]) -> None:
+        """Add memories. Parts that do not match their seal are left out."""
+        self.explained.update(explained)
+        for part in parts:
+            if is_intact(part, self.key):
+                self.parts.setdefault(part.dot, {})[part.index, part.part] = part.parts
+
+    def __len__(self) -> int:
+        """Return the number of parts."""
+        return sum(len(parts) for parts in self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOperation:
+    """An operation that the journal holds, as an audit sees it."""
+
+    seq: int
+    dot: Dot
+    is_acked: bool
+    is_parked: bool
+    is_append: bool
+    part_counts: Mapping[int, int]
+    """The number of parts of each payload that the server must hold. The items of an append that
+    were removed are left out."""
+
+
+@dataclass
+class AuditPlan:
+    """The operations and items that an audit has to act on."""
+
+    resend: list[int] = field(default_factory=list)
+    """The `seq` of acknowledged operations that the server does not hold completely."""
+    forget: list[Forget] = field(default_factory=list)
+    """Removed items, and obsolete placeholders, that the server still holds."""
+    explain: list[int] = field(default_factory=list)
+    """The `seq` of parked operations whose placeholder the server does not hold."""
+
+
+def compare(
+    operations: Iterable[HeldOperation],
+    listing: ServerListing,
+    is_cleared: Callable[[Dot], bool],
+) -> AuditPlan:
+    """Compare what the server lists with every operation that the journal holds.
+
+    Args:
+        is_cleared: return whether a clear covers an operation.
+    """
+    plan = AuditPlan()
+    known: set[Dot] = set()
+    for operation in operations:
+        known.add(operation.dot)
+        if operation.is_acked or operation.is_parked:
+            _compare_one(plan, operation, listing)
+    for dot, listed in listing.parts.items():
+        # `compaction.prune` has deleted the operation. Too little of it is on the server to be
+        # applied again, so no row tells that it should be forgotten.
+        if dot not in known and is_cleared(dot):
+            plan.forget.extend(_forgets(dot, listed, kept={}))
+    return plan
+
+
+def _compare_one(plan: AuditPlan, operation: HeldOperation, listing: ServerListing) -> None:
+    dot, is_explained = operation.dot, operation.dot in listing.explained
+    listed = listing.parts.get(dot, {})
+    if operation.is_acked and is_explained:
+        # A retry that a restored backup does not know has delivered it after all.
+        plan.forget.append(Forget(dot, -1, 1))
+    is_whole = all(
+        (index, part) in listed
+        for index, parts in operation.part_counts.items()
+        for part in range(parts)
+    )
+    if not is_whole and operation.is_acked:
+        plan.resend.append(operation.seq)
+    elif not is_whole and not is_explained:
+        plan.explain.append(operation.seq)
+    if operation.is_append and operation.is_acked:
+        plan.forget.extend(_forgets(dot, listed, kept=operation.part_counts))
+
+
+def _forgets(
+    dot: Dot, listed: Mapping[tuple[int, int], int], kept: Mapping[int, int]
+) -> list[Forget]:
+    """Return the listed payloads of an operation that are not kept.
+
+    Any part shows that a payload is there: the server may have forgotten the first one already.
+    """
+    removed = {index: parts for (index, _), parts in listed.items() if index not in kept}
+    return [Forget(dot, index, parts) for index, parts in removed.items()]
