@@ -171,7 +171,7 @@ def acknowledge(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
             (session_id,) = session_ids([(name,)])
             tx = SessionTransaction.begin(conn, session_id)
             if tx is not None:
-                tx.settle(decode_clear(body))
+                tx.acknowledge_clear(decode_clear(body))
 
 
 def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
