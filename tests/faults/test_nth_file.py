@@ -11,7 +11,7 @@ import pytest
 from tests.faults.files import SCENES
 from tests.faults.shim import FAULTS, build
 
-STRIDE = 97
+STRIDE = 193
 """Every so many operations: `make faults` takes them all."""
 
 

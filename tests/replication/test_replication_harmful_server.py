@@ -232,7 +232,9 @@ async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close
             await asyncio.sleep(3600)
         asked.answer([] if asked.method == "GET" else {"stored": []})
 
-    options = replace(QUICK, listen=True, request_timeout=3600.0, close_timeout=0.2)
+    options = replace(
+        QUICK, listen=True, request_timeout=3600.0, hydrate_timeout=0.2, close_timeout=0.2
+    )
     async with hostile(answer) as server:
         first = device.new("a", options=options, url=server.url)
         await first.add_items([said("before")])
