@@ -19,7 +19,7 @@ from cached_session.remote import dakera
 from cached_session.remote.errors import RemoteError, judge
 from cached_session.replication import event_listener
 from cached_session.replication.event_listener import Listener
-from cached_session.replication.schedule import Plan
+from cached_session.replication.schedule import PullPlan
 from cached_session.runtime import Runtime
 from cached_session.testing import ManualClock, Network
 from tests.replication.devices import (
@@ -97,7 +97,7 @@ async def _pushing(session: CachedSession) -> bool:
     return replicator is not None and replicator.schedule.is_pushing("talk")
 
 
-def _plan(session: CachedSession) -> Plan:
+def _plan(session: CachedSession) -> PullPlan:
     """When the session is pulled next."""
     replicator = session._engine.loop_host.replicator()
     plan = replicator and replicator.schedule.plan("talk")
@@ -134,7 +134,7 @@ async def test_words_of_an_earlier_opening_cause_no_pull(
         await first.get_items()
         await until(lambda: _up(first) and _up(second))
         plan = _plan(first)
-        await until(lambda: plan.fresh >= plan.wanted)
+        await until(lambda: plan.last_success >= plan.wanted)
         wanted = plan.wanted
     await first.flush(timeout=PATIENCE)
     await until(lambda: _has(second, 1))
@@ -332,13 +332,13 @@ async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> N
 def _heard(session: CachedSession) -> bool:
     """Whether the stream is up and the pull that it asked for is over."""
     plan = _plan(session)
-    return _up(session) and plan.fresh >= plan.wanted
+    return _up(session) and plan.last_success >= plan.wanted
 
 
 def _rests(session: CachedSession) -> bool:
     """Whether no pull is under way, wanted, or put off for a moment because one has failed."""
     plan, now = _plan(session), time.monotonic()
-    return plan.fresh >= max(plan.wanted, plan.started) and plan.due > now + PATIENCE
+    return plan.last_success >= max(plan.wanted, plan.started) and plan.due > now + PATIENCE
 
 
 def _up(session: CachedSession) -> bool:

@@ -439,7 +439,7 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
     go_on.set()
     await syncs.wait()
     await until(lambda: plan.due > news)
-    assert plan.fresh < news
+    assert plan.last_success < news
     syncing.cancel()
-    await until(lambda: plan.fresh > news)
+    await until(lambda: plan.last_success > news)
     assert texts(await b.get_items()) == ["news"]
