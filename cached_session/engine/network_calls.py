@@ -12,7 +12,6 @@ from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.parts import Part
 from cached_session.history.session_ref import SessionRef
-from cached_session.journal.tables.outbox import pending_sessions
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode
@@ -136,7 +135,7 @@ async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
     if not engine.journal.is_open or engine.spec is None:
         return
     with anyio.move_on_after(engine.options.close_timeout):
-        waiting = await engine.journal.read(pending_sessions)
+        waiting = await engine.journal.outbox.pending_sessions()
         names = [name for name in waiting if sessions is None or name in sessions]
         if not names:
             return

@@ -54,17 +54,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "clear: the frontier covers operations that have not arrived": (
         "journal/tables/writes.py",
-        "encode_clear(tx.unsettled())",
+        "encode_clear(tx.clear_frontier())",
         "encode_clear(_all_of(tx.frontier()))",
     ),
     "clear: the frontier names earlier clears": (
-        "journal/tables/apply.py",
-        "if kind == Kind.CLEAR.value or self._place(decode_pop(body).dot) is None:",
-        "if kind == Kind.POP.value and self._place(decode_pop(body).dot) is None:",
+        "journal/tables/frontier_tables.py",
+        "if kind == Kind.CLEAR.value or not self._is_here(decode_pop(body).dot):",
+        "if kind == Kind.POP.value and not self._is_here(decode_pop(body).dot):",
     ),
     "clear: the frontier names a pop whose item has not arrived": (
-        "journal/tables/apply.py",
-        "if kind == Kind.CLEAR.value or self._place(decode_pop(body).dot) is None:",
+        "journal/tables/frontier_tables.py",
+        "if kind == Kind.CLEAR.value or not self._is_here(decode_pop(body).dot):",
         "if kind == Kind.CLEAR.value:",
     ),
     "claim: won whatever the server responds": (
@@ -199,7 +199,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "replication/push.py",
         "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n",
         (
-            "        await outbox.delete_forgets(session.session_id, due)\n"
+            "        await outbox.delete_forgets(session, due)\n"
             "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n"
         ),
     ),

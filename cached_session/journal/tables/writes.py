@@ -219,7 +219,7 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
     (items,) = conn.execute("SELECT items FROM sessions WHERE id = ?", (tx.session,)).fetchone()
     if not items:
         return
-    op = _operation(tx, author, Kind.CLEAR, (encode_clear(tx.unsettled()),), private=False)
+    op = _operation(tx, author, Kind.CLEAR, (encode_clear(tx.clear_frontier()),), private=False)
     tx.apply(op, state=PENDING, own=True)
     tx.finish()
 

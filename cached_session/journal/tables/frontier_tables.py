@@ -1,0 +1,284 @@
+"""The frontier of a session: which operations are applied, cleared, popped or missing.
+
+Tables: `frontier` and `above` (applied), `cleared` and `settled` (covered by clears), `popped`
+(items that pops name and that are not here).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cached_session.history.frontier import Frontier
+from cached_session.history.ops import Dot, Kind, decode_pop
+from cached_session.history.ranges import Ranges
+from cached_session.journal.tables.row_bounds import check_range
+
+__all__ = ["FrontierTables", "KnownWriter"]
+
+
+@dataclass
+class KnownWriter:
+    """What the journal knows of one writer in one session."""
+
+    applied: Ranges
+    """Operations that are here, and operations that no replica needs any more."""
+    cleared: Ranges
+    run_stamp: int
+    last_ms: int
+    changed: bool = False
+    cleared_changed: bool = False
+
+
+class FrontierTables:
+    """The frontier of one session inside one transaction.
+
+    It caches the rows that it has read, and `flush` writes the changed ones.
+    """
+
+    def __init__(
+        self, conn: sqlite3.Connection, session: int, has_rows: dict[str, bool] | None = None
+    ) -> None:
+        """Use a connection and the session's number. ``has_rows``: see `has`."""
+        self.conn = conn
+        self.session = session
+        self._has_rows = {} if has_rows is None else has_rows
+        self._known: dict[str, KnownWriter] = {}
+
+    def has(self, table: str) -> bool:
+        """Return whether a table has a row of this session. Most tables have none, and then need no
+        look-ups."""
+        if table not in self._has_rows:
+            found = self.conn.execute(
+                f"SELECT 1 FROM {table} WHERE session = ? LIMIT 1", (self.session,)
+            ).fetchone()
+            self._has_rows[table] = found is not None
+        return self._has_rows[table]
+
+    def mark(self, table: str) -> None:
+        """Record that this transaction has put a row of this session into a table."""
+        self._has_rows[table] = True
+
+    def writer(self, writer: str) -> KnownWriter:
+        """Return what is known of a writer. It is read once."""
+        known = self._known.get(writer)
+        if known is None:
+            key = (self.session, writer)
+            row = None
+            if self._has_rows.get("frontier", True):
+                row = self.conn.execute(
+                    "SELECT upto, run_stamp, last_ms FROM frontier "
+                    "WHERE session = ? AND writer = ?",
+                    key,
+                ).fetchone()
+            upto, run_stamp, last_ms = row or (0, 0, 0)
+            if upto:
+                check_range(1, upto)
+            applied = Ranges([(1, upto)] if upto else [])
+            for first, last in self._ranges("above", key):
+                applied.add(first, last)
+            cleared = Ranges(self._ranges("cleared", key))
+            known = KnownWriter(applied, cleared, run_stamp, last_ms)
+            self._known[writer] = known
+        return known
+
+    def _ranges(self, table: str, key: tuple[int, str]) -> list[tuple[int, int]]:
+        if not self.has(table):
+            return []
+        found: list[tuple[int, int]] = self.conn.execute(
+            f"SELECT first, last FROM {table} WHERE session = ? AND writer = ?", key
+        ).fetchall()
+        for first, last in found:
+            check_range(first, last)
+        return found
+
+    def _ranges_by_writer(self, table: str) -> list[tuple[str, int, int]]:
+        found: list[tuple[str, int, int]] = self.conn.execute(
+            f"SELECT writer, first, last FROM {table} WHERE session = ?", (self.session,)
+        ).fetchall()
+        for _, first, last in found:
+            check_range(first, last)
+        return found
+
+    # -- what is applied -------------------------------------------------------------------------
+
+    def frontier(self) -> Frontier:
+        """Return everything that is applied to this session."""
+        self.flush()
+        frontier = Frontier()
+        for writer, last in self.conn.execute(
+            "SELECT writer, upto FROM frontier WHERE session = ? AND upto > 0", (self.session,)
+        ):
+            check_range(1, last)
+            frontier.add(writer, 1, last)
+        for writer, first, last in self._ranges_by_writer("above"):
+            frontier.add(writer, first, last)
+        return frontier
+
+    def advance(self, writer: str, counter: int | None = None) -> None:
+        """Add an operation to the frontier, and extend the prefix over all that is not missing.
+
+        Not missing are operations that are here, that a clear covers, or whose items have all been
+        popped.
+        """
+        known = self.writer(writer)
+        known.changed = True
+        if counter is not None:
+            known.applied.add(counter)
+        while True:
+            following = known.applied.contiguous_end() + 1
+            if following in known.cleared:
+                known.applied.add(following, known.cleared.end_of(following))
+            elif self.wholly_popped(writer, following):
+                known.applied.add(following)
+            else:
+                break
+            if known.applied.contiguous_end() < following:
+                # Without this check a range that begins at 0 would keep the loop here for ever.
+                raise ValueError(f"the ranges of writer {writer!r:.80} make no sense")
+
+    def missing(self, most: int) -> set[tuple[str, int]]:
+        """Return operations that are known to exist and are not here, at most so many a writer.
+
+        An operation is known to exist if it is below one that is here, or if a clear or a pop names
+        it. One that a clear covers, or whose items have all been popped, is not missing.
+        """
+        self.flush()
+        known: dict[str, Ranges] = {}
+        for table in ("above", "cleared"):
+            for writer, first, last in self._ranges_by_writer(table):
+                known.setdefault(writer, Ranges()).add(first, last)
+        named: dict[str, Ranges] = {}
+        for writer, counter in self.conn.execute(
+            "SELECT DISTINCT writer, counter FROM popped WHERE session = ?",
+            (self.session,),
+        ):
+            known.setdefault(writer, Ranges())
+            named.setdefault(writer, Ranges()).add(counter)
+        found: set[tuple[str, int]] = set()
+        for writer, ranges in known.items():
+            for first, last in self.writer(writer).applied:
+                ranges.add(first, last)
+            candidates = ranges.gaps(most)
+            for first, last in named.get(writer, ()):
+                # Operations that pops name are missing, and so are all below them.
+                candidates += range(max(first, last - most), last + 1)
+                ranges.add(first, last)
+                candidates += ranges.gaps(most)
+            found.update(
+                (writer, counter)
+                for counter in candidates
+                if counter not in self.writer(writer).applied
+                and counter not in self.writer(writer).cleared
+                and not self.wholly_popped(writer, counter)
+            )
+        return found
+
+    # -- what is popped --------------------------------------------------------------------------
+
+    def popped(self, dot: Dot) -> frozenset[int]:
+        """Return which items of an operation that is not here are named by applied pops."""
+        if not self.has("popped"):
+            return frozenset()
+        rows = self.conn.execute(
+            "SELECT idx FROM popped WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        )
+        return frozenset(index for (index,) in rows)
+
+    def popped_count(self, dot: Dot) -> int:
+        """Return how many items an operation has, according to its pops; 0 without any."""
+        (count,) = self.conn.execute(
+            "SELECT coalesce(max(count), 0) FROM popped "
+            "WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return int(count)
+
+    def wholly_popped(self, writer: str, counter: int) -> bool:
+        """Return whether applied pops name every item of an operation that is not here."""
+        if not self.has("popped"):
+            return False
+        popped, count = self.conn.execute(
+            "SELECT count(*), max(count) FROM popped "
+            "WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, writer, counter),
+        ).fetchone()
+        return bool(popped and popped >= count)
+
+    # -- what is cleared -------------------------------------------------------------------------
+
+    def acknowledge_clear(self, covered: Frontier) -> None:
+        """Record that the server has acknowledged a clear that covers these operations."""
+        for writer in covered.writers():
+            key = (self.session, writer)
+            settled = Ranges(self._ranges("settled", key))
+            for first, last in covered.ranges(writer):
+                settled.add(first, last)
+            self._replace("settled", key, settled)
+
+    def clear_frontier(self) -> Frontier:
+        """Return the frontier for a new clear: everything applied, minus what acknowledged clears
+        already cover. Its size is that of the gaps since the last acknowledged clear.
+
+        To name an operation says that no replica needs to look for it. So two kinds are left out:
+        clears, which cover what this one leaves out as acknowledged; and pops whose target is not
+        here, which this clear does not replace.
+        """
+        found = self.frontier()
+        settled: dict[str, Ranges] = {}
+        for writer, first, last in self._ranges_by_writer("settled"):
+            settled.setdefault(writer, Ranges()).add(first, last)
+        for writer, ranges in settled.items():
+            found.subtract(writer, ranges)
+        for writer, counter in self._still_needed():
+            found.subtract(writer, Ranges([(counter, counter)]))
+        return found
+
+    def _still_needed(self) -> list[tuple[str, int]]:
+        needed: list[tuple[str, int]] = []
+        # The index `removals` has these rows: the cost is the number of pops and clears.
+        for writer, counter, kind, body in self.conn.execute(
+            "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
+            (self.session,),
+        ):
+            if kind == Kind.CLEAR.value or not self._is_here(decode_pop(body).dot):
+                needed.append((writer, counter))
+        return needed
+
+    def _is_here(self, dot: Dot) -> bool:
+        row = self.conn.execute(
+            "SELECT 1 FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+            (self.session, *dot),
+        ).fetchone()
+        return row is not None
+
+    # -- writing back ----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the changed rows, so that later queries in this transaction see them."""
+        for writer, known in self._known.items():
+            if known.changed:
+                self._write_applied(writer, known)
+            if known.cleared_changed:
+                self._replace("cleared", (self.session, writer), known.cleared)
+            known.changed = known.cleared_changed = False
+
+    def _write_applied(self, writer: str, known: KnownWriter) -> None:
+        key, upto = (self.session, writer), known.applied.contiguous_end()
+        self.conn.execute(
+            "INSERT INTO frontier VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms",
+            (*key, upto, known.run_stamp, known.last_ms),
+        )
+        self.mark("frontier")
+        if self.has("above") or len(known.applied) > bool(upto):
+            self._replace("above", key, [pair for pair in known.applied if pair[0] > 1])
+
+    def _replace(self, table: str, key: tuple[int, str], ranges: Iterable[tuple[int, int]]) -> None:
+        self.mark(table)
+        self.conn.execute(f"DELETE FROM {table} WHERE session = ? AND writer = ?", key)
+        self.conn.executemany(
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?)", [(*key, *pair) for pair in ranges]
+        )

@@ -1,0 +1,91 @@
+"""Removal of visible items: from the history, the full-text index, and later from the server."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from cached_session.history.ops import Dot
+from cached_session.journal.tables import search_index
+from cached_session.journal.tables.states import AGAIN, PENDING, SENT
+
+__all__ = ["OperationRow", "operation_row", "remove_items"]
+
+
+class OperationRow(NamedTuple):
+    """The row of an operation, as far as a removal needs it."""
+
+    seq: int | None
+    """None if the journal has the operation's items without its row: the file was damaged."""
+    stamp: int
+    state: int
+    error: str | None
+
+
+def operation_row(conn: sqlite3.Connection, session: int, dot: Dot) -> OperationRow | None:
+    """Return the row of an operation; None if it is not here."""
+    row = conn.execute(
+        "SELECT seq, stamp, state, error FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+        (session, *dot),
+    ).fetchone()
+    return None if row is None else OperationRow(*row)
+
+
+def remove_items(
+    conn: sqlite3.Connection,
+    session: int,
+    op: OperationRow,
+    dot: Dot,
+    index: int | None,
+    by: Dot | None,
+) -> int:
+    """Remove the visible items of an operation, or the one at ``index``; return how many.
+
+    ``by`` is this journal's own operation that removes them. After its acknowledgement the server
+    is asked to delete their memories.
+    """
+    where = "session = ? AND stamp = ? AND writer = ? AND counter = ?"
+    key: tuple[object, ...] = (session, op.stamp, *dot)
+    if index is not None:
+        where, key = f"{where} AND idx = ?", (*key, index)
+    if by is None and (op.state in (PENDING, SENT) or op.error == AGAIN):
+        # Another replica has removed an item that this journal is still to send, sends again after
+        # a lost answer, or has sent again before it learned of the removal. The memories would stay
+        # on the server for ever.
+        by = Dot("", 0)
+    if by is not None:
+        conn.execute(
+            "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "
+            f"part_count(CAST(payload AS BLOB)), ?, ? FROM items WHERE {where}",
+            (*by, *key),
+        )
+    indexed = _document(conn, session, op, dot)
+    removed = conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
+    if removed:
+        if indexed is not None:
+            search_index.remove(conn, [indexed])
+            left = _document(conn, session, op, dot)
+            search_index.add(conn, [left] if left is not None else [])
+        conn.execute(
+            "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
+            (removed, session, *dot),
+        )
+    return removed
+
+
+def _document(
+    conn: sqlite3.Connection, session: int, op: OperationRow, dot: Dot
+) -> tuple[int, str] | None:
+    """Return an operation as the index has it; None if the index does not have it."""
+    reached = search_index.reach(conn)
+    if reached is None or op.seq is None or op.seq > reached:
+        return None
+    payloads = conn.execute(
+        "SELECT CAST(payload AS BLOB) FROM items "
+        "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx",
+        (session, op.stamp, *dot),
+    ).fetchall()
+    if not payloads:
+        return None
+    texts = [payload.decode(errors="replace") for (payload,) in payloads]
+    return op.seq, search_index.document(session, texts)
