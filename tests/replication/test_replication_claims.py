@@ -474,7 +474,7 @@ async def test_a_parked_item_that_is_tried_again_goes_to_one(
     assert await one_history(b, a) == []
 
 
-async def test_a_claim_of_what_is_given_up_is_settled(
+async def test_the_claim_of_a_dropped_operation_is_resolved(
     device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who drops a parked operation of which an item is claimed, without an answer so far, ends the

@@ -218,7 +218,7 @@ async def test_a_pop_wins_over_a_concurrent_clear_of_the_same(device: Devices) -
 
 
 async def test_clearing_what_was_never_sent(device: Devices, server: DevServer) -> None:
-    """Items cleared before they were sent never reach the server, and leave no hole elsewhere."""
+    """Items cleared before they were sent never reach the server, and leave no gap elsewhere."""
     a, b = await device("a"), await device("b")
     await say(a, "secret one", "secret two")
     await a.clear_session()
@@ -252,7 +252,7 @@ async def test_a_batch_without_its_popped_item_still_shows(
     assert await one_history(device.new("c"), a, b) == ["one", "two"]
 
 
-async def test_a_wholly_popped_batch_leaves_no_hole(device: Devices) -> None:
+async def test_a_wholly_popped_batch_leaves_no_gap(device: Devices) -> None:
     """Popping every item of a batch leaves nothing missing on a device that comes later."""
     a, b = await device("a"), await device("b")
     await a.add_items([said("one"), said("two")])
@@ -269,7 +269,7 @@ async def test_a_wholly_popped_batch_leaves_no_hole(device: Devices) -> None:
 
 
 async def test_a_late_device_finds_nothing_missing_after_a_clear(device: Devices) -> None:
-    """A device that comes after a clear was forgotten on the server finds no hole in it."""
+    """A device that comes after a clear was forgotten on the server finds no gap in it."""
     a = await device("a")
     for number in range(10):
         await say(a, f"{number}")

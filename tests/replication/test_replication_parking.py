@@ -62,8 +62,8 @@ async def test_one_refused_operation_is_found_and_parked(
     assert texts(await b.get_items()) == good
 
 
-async def test_a_parked_operation_is_a_hole_explained(device: Devices, server: DevServer) -> None:
-    """Another device is told that the hole is its writer's, and does not report it as absent."""
+async def test_a_parked_operation_is_an_explained_gap(device: Devices, server: DevServer) -> None:
+    """Another device is told that the gap is its writer's, and does not report it as absent."""
     server.modes = STRICT
     a = await device("a")
     b = await device("b", options=QUICK)
@@ -125,7 +125,7 @@ async def test_a_dropped_operation_is_gone_everywhere(device: Devices, server: D
     assert await one_history(a, b, device.new("late")) == ["0", "2", "3"]
 
 
-async def test_a_batch_stored_in_part_and_parked_is_a_hole_explained(
+async def test_a_partly_stored_parked_batch_is_an_explained_gap(
     device: Devices, server: DevServer
 ) -> None:
     """Of a batch with one item that the server refuses it may hold others: another device, however

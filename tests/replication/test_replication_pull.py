@@ -152,8 +152,8 @@ async def test_stale_answers_delay_and_lose_nothing(device: Devices, server: Dev
     assert await one_history(a, b) == [str(number) for number in range(5)]
 
 
-async def test_a_hole_is_fetched_by_id(device: Devices, server: DevServer) -> None:
-    """An operation that no listing shows is fetched by the id that its hole names."""
+async def test_a_gap_is_fetched_by_id(device: Devices, server: DevServer) -> None:
+    """An operation that no listing shows is fetched by the id that its gap names."""
     a, b = await device("a"), await device("b")
     for number in range(6):
         await a.add_items([said(f"{number}.0"), said(f"{number}.1")])
@@ -172,7 +172,7 @@ async def test_a_hole_is_fetched_by_id(device: Devices, server: DevServer) -> No
     assert texts(await b.get_items()) == [f"{n}.{part}" for n in range(6) for part in range(2)]
 
 
-async def test_a_hole_that_stays_is_reported_and_healed_later(
+async def test_a_gap_that_stays_is_reported_and_filled_later(
     device: Devices, server: DevServer
 ) -> None:
     """A missing operation is reported as absent once patience is over, holds nothing back, and is
@@ -191,10 +191,10 @@ async def test_a_hole_that_stays_is_reported_and_healed_later(
     assert await one_history(b, a) == ["0", "1", "2", "3"]
 
 
-async def test_a_patient_device_does_not_call_a_young_hole_absent(
+async def test_a_patient_device_does_not_report_a_recent_gap(
     device: Devices, server: DevServer
 ) -> None:
-    """While patience lasts a hole is looked for, and not reported."""
+    """While patience lasts a gap is looked for, and not reported."""
     a, b = await device("a"), await device("b", options=replace(MANUAL, hole_patience=60.0))
     for number in range(3):
         await a.add_items([said(str(number))])

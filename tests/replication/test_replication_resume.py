@@ -90,7 +90,7 @@ async def test_a_listing_that_shrank_while_it_was_broken_off_begins_anew(
     newest = [memory["id"] for memory in server.memories(AGENT)][:40]
     server.evict(AGENT, newest)
     await b.sync(timeout=PATIENCE)
-    # The last of its writer: no hole tells of it.
+    # The last of its writer: no gap tells of it.
     assert "0" in texts(await b.get_items())
     await b.audit()
     assert await one_history(a, b) == [str(number) for number in range(60)]
@@ -99,7 +99,7 @@ async def test_a_listing_that_shrank_while_it_was_broken_off_begins_anew(
 async def test_what_moved_up_past_the_place_where_a_listing_goes_on_is_found(
     device: Devices, server: DevServer
 ) -> None:
-    """What it would go on with does not continue what stood above it: it begins anew. No hole
+    """What it would go on with does not continue what stood above it: it begins anew. No gap
     tells of a writer's only word."""
     a, alone = await device("a"), await device("alone")
     await spread(a, server, 10)
