@@ -170,8 +170,7 @@ def doctor(
 ) -> None:
     """Check the journal, the disk, the server and the API key, and print advice.
 
-    Changes nothing and syncs nothing. The exit code is 1 if a check fails; a warning does not
-    change it.
+    Changes nothing and syncs nothing. Exits with 1 if a check fails, not for a warning.
     """
     settings = settings_of(context, journal, url, api_key)
     if not run(commands.doctor(settings, as_json=as_json, timeout=timeout)):

@@ -190,7 +190,7 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
             ),
             in_doubt=PopUnconfirmed(
                 f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
-                "returned, and the claim is settled when the server answers again"
+                "returned, and the claim is resolved when the server answers again"
             ),
         )
     except RemoteError as error:

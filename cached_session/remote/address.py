@@ -36,9 +36,9 @@ def check_url(url: object) -> str:
             usual = port is None or port == {"http": 80, "https": 443}[parts.scheme]
             return f"{parts.scheme}://{shown}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
     # Some put a key into the query, so the query is not shown.
-    told = url.partition("?")[0] if isinstance(url, str) else url
+    shown_url = url.partition("?")[0] if isinstance(url, str) else url
     raise InvalidArgument(
-        f"url={told!r} is not the address of a server; use the form http://host:port or "
+        f"url={shown_url!r} is not the address of a server; use the form http://host:port or "
         "https://host, without a query"
     )
 

@@ -39,7 +39,7 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
         raise TooLarge(f"{announced[:20]} bytes announced, {limit} allowed")
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ACCEPTED_ENCODING, ""):
-        raise TooLarge(f"packed as {encoding[:20]!r}, which was not asked for")
+        raise TooLarge(f"packed as {encoding[:20]!r}, whose unpacked length cannot be limited")
     unpacker = zlib.decompressobj(_GZIP_WINDOW) if encoding == ACCEPTED_ENCODING else None
     body = bytearray()
     async for piece in response.aiter_raw():

@@ -139,8 +139,8 @@ class DakeraRemote:
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
         """See `Remote.recall`."""
-        # This route takes memories with any of the tags. ``neighborhood`` would add memories that
-        # stand next to a hit, which nobody searched for.
+        # This route returns memories with any of the tags. ``neighborhood`` would add memories that
+        # were stored next to a match.
         asked = {"agent_id": agent, "query": query, "top_k": min(limit, MOST_LISTED)}
         body = orjson.dumps({**asked, "tags": ITEM_TAGS, "neighborhood": False})
         answer = await self._ask("POST", RECALL, body, memories=limit)

@@ -1,10 +1,10 @@
-"""Name lookups in daemon threads of our own, at most one per name at a time.
+"""Name lookups in daemon threads of our own, one thread for each name.
 
 A lookup cannot be cancelled. The event loop's default thread pool is small and shared with the
 program, and `asyncio.run` and the end of the process wait for its threads: with a resolver that
-hangs, each connection attempt would occupy one thread of it and delay the end. Here a name that is
-being looked up has one thread, whichever connections wait for it. Another one starts only after a
-pause that doubles each time, and the process ends without waiting for them.
+hangs, each connection attempt would occupy one thread of it and delay the end. Here all
+connections that need a name share one lookup. A lookup that hangs is started again in another
+thread, after a pause that doubles each time, and the process ends without waiting for any.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ class DakeraHttp:
         try:
             answer = Answer(await decode_in_slices(data), headers)
         except (ValueError, RecursionError):
-            said = self._redacted(f"{data[:60]!r}")
+            shown = self._redacted(f"{data[:60]!r}")
             reason = (
-                f"{self.server} answered {path} with something that is not JSON ({said}); "
+                f"{self.server} answered {path} with something that is not JSON ({shown}); "
                 "is this a Dakera server?"
             )
             raise RemoteError(Verdict.UNREACHABLE, reason, status=status) from None
@@ -168,38 +168,37 @@ class DakeraHttp:
 
     def unexpected(self, path: str, body: object) -> RemoteError:
         """Return the error for a 2xx answer whose JSON has another form than the route's."""
-        said = self._redacted(f"{body!r:.120}")
+        shown = self._redacted(f"{body!r:.120}")
         return RemoteError(
             Verdict.UNREACHABLE,
-            f"{self.server} answered {path} in an unexpected form ({said}); "
+            f"{self.server} answered {path} in an unexpected form ({shown}); "
             "is this a Dakera server?",
         )
 
     def _refusal(self, status: int, headers: Mapping[str, str], data: bytes) -> RemoteError:
         """Return the error for an answer with another status than 2xx."""
-        said: object
         try:
-            said = decode(data)
+            body = decode(data)
         except (ValueError, RecursionError):
-            said = data[:SHOWN_CHARACTERS].decode(errors="replace")
-        told, code = said, None
-        if isinstance(told, dict):
-            code = told.get("code")
-            details = told.get("details")
-            said = f"{told.get('error')}{f' ({details})' if details else ''}"
-        if status == 404 and not (isinstance(told, dict) and "error" in told):
+            body = data[:SHOWN_CHARACTERS].decode(errors="replace")
+        message, code = body, None
+        if isinstance(body, dict):
+            code = body.get("code")
+            details = body.get("details")
+            message = f"{body.get('error')}{f' ({details})' if details else ''}"
+        if status == 404 and not (isinstance(body, dict) and "error" in body):
             # Dakera's own errors have this field, so something in front of it answered, or in its
             # place. As "not found" it would mean that all memories are gone.
             code = "ROUTE_NOT_FOUND"
         if 300 <= status < 400:
-            said = "it redirects to another address, which is not followed; use that address"
+            message = "it redirects to another address, which is not followed; use that address"
         code = code if isinstance(code, str) else None
         verdict, scope = judge(status, code)
         head = f"[{status}] {code[:60]}" if code else f"[{status}]"
-        words = self._redacted(f"{head}: {said or 'no reason given'}")
+        shown = self._redacted(f"{head}: {message or 'no reason given'}")
         return RemoteError(
             verdict,
-            f"{self.server}: {words}",
+            f"{self.server}: {shown}",
             scope=scope,
             retry_after=retry_after(headers, time.time()),
             status=status,
@@ -216,20 +215,20 @@ class DakeraHttp:
         """Return the error for a request without an answer."""
         import httpx
 
-        said = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         outcome = "the server may have acted on the request"
         if isinstance(error, httpx.TimeoutException):
-            said = f"no answer from {self.server}: {said}"
+            reason = f"no answer from {self.server}: {reason}"
         elif isinstance(error, httpx.ConnectError):
-            said = f"cannot connect to {self.server}: {said}"
+            reason = f"cannot connect to {self.server}: {reason}"
         elif isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
-            said = f"the connection to {self.server} broke: {said}"
+            reason = f"the connection to {self.server} broke: {reason}"
         else:
-            said = f"the request to {self.server} failed: {said}"
+            reason = f"the request to {self.server} failed: {reason}"
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
             outcome = "nothing was sent"
         verdict, scope = judge(None)
-        return RemoteError(verdict, f"{self._redacted(said)}; {outcome}", scope=scope)
+        return RemoteError(verdict, f"{self._redacted(reason)}; {outcome}", scope=scope)
 
     def _cause(self, error: Exception) -> Exception | None:
         """Return the cause to show below ours: none for everyday failures, nor one with the key."""

@@ -48,7 +48,7 @@ class Remote(Protocol):
     def answered(self) -> int:
         """Number of requests with a 2xx answer so far.
 
-        Tells a step that succeeded from one that sent no request.
+        A step that leaves it unchanged has sent no request that succeeded.
         """
         ...
 

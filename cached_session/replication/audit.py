@@ -80,7 +80,7 @@ async def _guard(context: Context, session: SessionRef, plan: AuditPlan) -> None
     A server that has lost memories may have lost the policy as well. A key that may set it may have
     come since. If all is well, nothing is requested.
     """
-    was_refused = await context.journal.retention.is_unguarded(session.session_id)
+    was_refused = await context.journal.retention.is_unguarded(session)
     if plan.resend or was_refused:
         await guard_retention(context, session, anew=True)
 

@@ -51,7 +51,7 @@ async def push(context: Context, session: SessionRef, *, upto: int | None = None
     """
     result = PushResult()
     async with context.lock("push", session.session_id):
-        if await context.journal.outbox.has_unsent(session.session_id):
+        if await context.journal.outbox.has_unsent(session):
             await guard_retention(context, session)
             await _send_unsent(context, session, LAST_SEQ if upto is None else upto, result)
         await _forget_removed(context, session, result)
@@ -106,7 +106,7 @@ class _ReadAhead:
     async def _read(self, after: int | None) -> tuple[int | None, list[EncodedOperation]]:
         outbox = self._context.journal.outbox
         seqs = await outbox.take(
-            self._session.session_id,
+            self._session,
             after=after,
             upto=self._upto,
             most_ops=READ_OPERATIONS,
@@ -174,11 +174,11 @@ async def _park(context: Context, session: SessionRef, step: Park, result: PushR
 async def _forget_removed(context: Context, session: SessionRef, result: PushResult) -> None:
     """Delete the memories of removed items on the server."""
     outbox = context.journal.outbox
-    while due := await outbox.forgets_due(session.session_id, FORGETS_A_REQUEST):
+    while due := await outbox.forgets_due(session, FORGETS_A_REQUEST):
         ids = [identity for forget in due for identity in _ids(forget, session.key)]
         for start in range(0, len(ids), FORGETS_A_REQUEST):
             await context.remote.forget(session.agent, ids[start : start + FORGETS_A_REQUEST])
-        await outbox.delete_forgets(session.session_id, due)
+        await outbox.delete_forgets(session, due)
         result.forgotten += len(due)
 
 

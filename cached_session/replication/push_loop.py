@@ -10,6 +10,7 @@ import anyio
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
 from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.tracked_connection import FileVersion
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.backoff import SHORTEST, exponential
 from cached_session.replication.confirmed_pop import resolve_claims
@@ -44,14 +45,14 @@ class Pusher:
     async def run(self) -> None:
         """Push the operations of this and other processes until cancelled."""
         options, clock = self._context.options, self._context.runtime.monotonic
-        outbox = self._context.journal.outbox
+        journal = self._context.journal
         self._schedule = PushSchedule()
         self._pushing.clear()
         async with anyio.create_task_group() as group:
             while True:
                 # Read before the sessions: a later write changes the version.
-                version = await outbox.version()
-                waiting = await outbox.pending_sessions()
+                version = await journal.version()
+                waiting = await journal.outbox.pending_sessions()
                 # A long push of one session must not hold up the others.
                 due, nearest = self._schedule.due(waiting, clock(), besides=self._pushing)
                 for session_id in due:
@@ -68,7 +69,8 @@ class Pusher:
         try:
             async with self._limiter:
                 wait = await self._push_unless_paused(session_id)
-            if wait == math.inf and await self._context.journal.outbox.has_unsent(session_id):
+            session = SessionRef.of(session_id)
+            if wait == math.inf and await self._context.journal.outbox.has_unsent(session):
                 # Operations were written while the push was ending.
                 wait = 0.0
             self._schedule.put_off(session_id, self._context.runtime.monotonic() + wait)
@@ -77,7 +79,7 @@ class Pusher:
         finally:
             self._pushing.discard(session_id)
 
-    async def _is_written(self, delay: float, version: int) -> bool:
+    async def _is_written(self, delay: float, version: FileVersion) -> bool:
         """Wait until this or another process writes (True), or until the delay is over (False)."""
         until = self._context.runtime.monotonic() + delay
         while True:
@@ -89,7 +91,7 @@ class Pusher:
             if self._wake.is_set():
                 self._wake = anyio.Event()
                 return True
-            if await self._context.journal.outbox.version() != version:
+            if await self._context.journal.version() != version:
                 return True
 
     async def _push_unless_paused(self, session_id: str) -> float:
@@ -111,7 +113,7 @@ class Pusher:
             # The journal cannot record what the server has acknowledged, so that each attempt
             # sends it again.
             return exponential(failures, self._context.options, self._context.runtime.random)
-        return self._context.options.claim_patience if result.unsettled else math.inf
+        return self._context.options.claim_patience if result.claims_in_doubt else math.inf
 
     async def push_now(self, session_id: str, *, upto: int | None = None) -> PushResult:
         """Push one session, paused or not.
@@ -127,7 +129,7 @@ class Pusher:
         async def work() -> PushResult:
             in_doubt = await resolve_claims(self._context, session)
             result = await push(self._context, session, upto=upto)
-            result.unsettled = in_doubt
+            result.claims_in_doubt = in_doubt
             return result
 
         self._on_began(session_id)

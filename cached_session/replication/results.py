@@ -17,7 +17,7 @@ class PushResult:
     """Operations that the server refuses for good."""
     forgotten: int = 0
     """Removed items that the server has deleted."""
-    unsettled: int = 0
+    claims_in_doubt: int = 0
     """Confirmed pops whose outcome is still in doubt."""
     unkept: int = 0
     """Operations that the server accepted and did not keep. They stay in the outbox."""

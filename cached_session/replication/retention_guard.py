@@ -36,7 +36,7 @@ async def guard_retention(context: Context, session: SessionRef, *, anew: bool =
         RemoteError: the server could not be asked.
     """
     marks, now = context.journal.retention, context.runtime.wall_ms()
-    if not anew and not is_due(await marks.guarded_ms(session.session_id), now):
+    if not anew and not is_due(await marks.guarded_ms(session), now):
         return
     report = await context.remote.guard(session.agent)
     if report.unguarded:
@@ -46,4 +46,4 @@ async def guard_retention(context: Context, session: SessionRef, *, anew: bool =
             report.unguarded,
             extra={"session": session.session_id},
         )
-    await marks.record(session.session_id, now, report.unguarded)
+    await marks.record(session, now, report.unguarded)

@@ -199,7 +199,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "replication/push.py",
         "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n",
         (
-            "        await outbox.delete_forgets(session.session_id, due)\n"
+            "        await outbox.delete_forgets(session, due)\n"
             "        for start in range(0, len(ids), FORGETS_A_REQUEST):\n"
         ),
     ),

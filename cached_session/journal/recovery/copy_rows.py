@@ -23,7 +23,7 @@ from cached_session.journal.recovery.report import Losses, RecoveryReport, write
 from cached_session.journal.tables import writes
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import write_meta
-from cached_session.journal.tables.states import ACKED
+from cached_session.journal.tables.states import ACKED, BY_DOT
 
 __all__ = ["WriterIds", "copy_journal"]
 
@@ -79,6 +79,7 @@ def _copy(
     copier.copy_all(session_ids)
     for table in LOCAL_TABLES:
         _copy_table(old, new, table, session_ids, losses)
+    _copy_meta(old, new, losses)
     digests = f"; digests computed again: {copier.digests}" if copier.digests else ""
     report = replace(
         report,
@@ -88,7 +89,6 @@ def _copy(
         lost=tuple(losses.named),
         lost_more=losses.more,
     )
-    _copy_meta(old, new, losses)
     write_report(new, report)
     # Operations of the old id may be lost, so its next counter is unknown: it is not used again.
     write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
@@ -146,7 +146,7 @@ class _OperationCopier:
         if found.error is not None:
             tx.flush()
             self._new.execute(
-                "UPDATE ops SET error = ? WHERE session = ? AND writer = ? AND counter = ?",
+                f"UPDATE ops SET error = ? WHERE {BY_DOT}",
                 (found.error, tx.session, *found.operation.dot),
             )
         if found.lost:

@@ -14,6 +14,7 @@ from cached_session.journal.recovery import row_check
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.sqlite.db_errors import is_transient
 from cached_session.journal.tables.sessions import session_ids
+from cached_session.journal.tables.states import BY_DOT
 
 __all__ = [
     "OperationRow",
@@ -196,11 +197,9 @@ def _read_items(
     conn: sqlite3.Connection, row: OperationRow
 ) -> tuple[list[tuple[Any, ...]], list[int]]:
     """Return the (index, payload) rows of an append, and the indexes of rows with damage."""
-    key = (row.session, row.stamp, row.writer, row.counter)
-    sql = (
-        "SELECT idx, CAST(payload AS BLOB) FROM items "
-        "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ?"
-    )
+    key = (row.stamp, row.session, row.writer, row.counter)
+    # The stamp is given too, so that SQLite finds the rows by their primary key.
+    sql = f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE stamp = ? AND {BY_DOT}"
     try:
         return conn.execute(sql, key).fetchall(), []
     except sqlite3.DatabaseError as error:

@@ -11,7 +11,7 @@ from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear,
 from cached_session.journal.recovery.read_damaged import OperationRow, read_payloads
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.tables.row_bounds import check_operation
-from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import SENT, STATES
 
 __all__ = ["RebuiltOperation", "rebuild_operation"]
 
@@ -54,7 +54,7 @@ def rebuild_operation(
         return None
     return RebuiltOperation(
         operation,
-        row.state if row.state in (PENDING, SENT, ACKED, PARKED) else SENT,
+        row.state if row.state in STATES else SENT,
         row.digest if isinstance(row.digest, str) and row.digest else None,
         row.error if isinstance(row.error, str) else None,
         lost,

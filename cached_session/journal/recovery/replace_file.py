@@ -38,8 +38,8 @@ def is_interrupted(path: str) -> bool:
 def never_close(conn: sqlite3.Connection) -> None:
     """Keep a connection open until the process ends, because its file has lost its name.
 
-    When SQLite closes the last connection to a file, it deletes the log by name. That would be the
-    log of the journal that has the name now.
+    When SQLite closes the last connection to a file, it may delete the log by its name, which is
+    that of the journal that has the name now. Recent versions compare the file's identity first.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
 

@@ -15,14 +15,17 @@ from functools import cache
 
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import INTEGER_LIMIT
+from cached_session.history.ops import Kind
 from cached_session.journal.recovery import schema_check
-from cached_session.journal.tables.row_bounds import ITEMS_MOST, PARTS_MOST
+from cached_session.journal.tables.row_bounds import MAX_ITEMS, MAX_PARTS
+from cached_session.journal.tables.states import STATES
 
 __all__ = ["invalid_cells", "is_meta_row", "is_session_id", "row_condition"]
 
 FLAG = "BETWEEN 0 AND 1"
 COUNTER = f"BETWEEN 1 AND {INTEGER_LIMIT}"
-INDEX = f"BETWEEN -1 AND {ITEMS_MOST}"
+INDEX = f"BETWEEN -1 AND {MAX_ITEMS}"
+KIND = f"IN ({', '.join(repr(kind.value) for kind in Kind)})"
 STAMP = f"BETWEEN 0 AND {MAX_STAMP}"
 TIME = f"BETWEEN -{INTEGER_LIMIT} AND {INTEGER_LIMIT}"
 BOUNDS = {
@@ -32,7 +35,7 @@ BOUNDS = {
     "codec": FLAG,
     "conflicted": FLAG,
     "conflicts": ">= 0",
-    "count": f"BETWEEN 1 AND {ITEMS_MOST}",
+    "count": f"BETWEEN 1 AND {MAX_ITEMS}",
     "counter": COUNTER,
     "created_ms": TIME,
     "digest": "<> ''",
@@ -50,10 +53,10 @@ BOUNDS = {
     "live": "BETWEEN 0 AND count",
     "met": FLAG,
     "next_ms": TIME,
-    "ops.kind": "IN ('append', 'pop', 'clear')",
-    "part": f"BETWEEN 0 AND {PARTS_MOST}",
-    "parts": f"BETWEEN 1 AND {PARTS_MOST}",
-    "parts.kind": "IN ('append', 'pop', 'clear')",
+    "ops.kind": KIND,
+    "part": f"BETWEEN 0 AND {MAX_PARTS}",
+    "parts": f"BETWEEN 1 AND {MAX_PARTS}",
+    "parts.kind": KIND,
     "pause_ms": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "private": FLAG,
     "pulled_ms": TIME,
@@ -62,7 +65,7 @@ BOUNDS = {
     "said_ms": TIME,
     "since_ms": TIME,
     "stamp": STAMP,
-    "state": "BETWEEN 0 AND 3",
+    "state": f"BETWEEN {min(STATES)} AND {max(STATES)}",
     "tries": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "until_ms": TIME,
     "upto": f"BETWEEN 0 AND {INTEGER_LIMIT}",

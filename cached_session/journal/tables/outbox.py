@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import note_progress, note_success
 from cached_session.journal.tables.row_bounds import check_memories, check_operation
 from cached_session.journal.tables.sessions import session_ids, session_number
-from cached_session.journal.tables.states import ACKED, AGAIN, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import ACKED, AGAIN, BY_DOT, PARKED, PENDING, SENT
 
 __all__ = [
     "WAITING",
@@ -222,7 +223,7 @@ def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[For
     """
     session = session_number(conn, session_id)
     deleted = conn.executemany(
-        "DELETE FROM forgets WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+        f"DELETE FROM forgets WHERE {BY_DOT} AND idx = ?",
         [(session, *forget.dot, forget.index) for forget in done],
     ).rowcount
     if deleted < len(done):
@@ -267,12 +268,6 @@ def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
     return conn.execute(sql, (session,)).fetchone() is not None
 
 
-def data_version(conn: sqlite3.Connection) -> int:
-    """Return a number that changes whenever another connection, of any process, has committed."""
-    (version,) = conn.execute("PRAGMA data_version").fetchone()
-    return int(version)
-
-
 def acknowledge_now(conn: sqlite3.Connection, seqs: Sequence[int], now_ms: int) -> None:
     """Record that the server has answered, and which operations it holds now."""
     acknowledge(conn, seqs)
@@ -287,32 +282,29 @@ class Outbox:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    async def version(self) -> int:
-        """Return a number that changes with each commit to the journal, of any process."""
-        return await self._runner.read(data_version)
-
     async def newest_seq(self) -> int:
         """Return the `seq` of the last operation of the journal."""
         return await self._runner.read(newest)
-
-    def newest_seq_blocking(self) -> int:
-        """Return the `seq` of the last operation, without an event loop."""
-        return self._runner.read_blocking(newest)
 
     async def pending_sessions(self) -> list[str]:
         """Return the sessions with operations to send, memories to delete or claims to resolve."""
         return await self._runner.read(pending_sessions)
 
-    async def has_unsent(self, session_id: str) -> bool:
+    async def has_unsent(self, session: SessionRef) -> bool:
         """Return whether a session has operations to send."""
-        return await self._runner.read(has_unsent, session_id)
+        return await self._runner.read(has_unsent, session.session_id)
 
     async def take(
-        self, session_id: str, *, after: int | None, upto: int, most_ops: int, most_bytes: int
+        self, session: SessionRef, *, after: int | None, upto: int, most_ops: int, most_bytes: int
     ) -> list[int]:
         """Mark the next operations as sent, and return their `seq`; see the function."""
         return await self._runner.write(
-            take, session_id, after=after, upto=upto, most_ops=most_ops, most_bytes=most_bytes
+            take,
+            session.session_id,
+            after=after,
+            upto=upto,
+            most_ops=most_ops,
+            most_bytes=most_bytes,
         )
 
     async def load(self, seqs: Sequence[int]) -> list[Outgoing]:
@@ -327,10 +319,10 @@ class Outbox:
         """Park an operation that the server refuses; return False if it is not waiting any more."""
         return await self._runner.write(park, seq, reason)
 
-    async def forgets_due(self, session_id: str, limit: int) -> list[Forget]:
+    async def forgets_due(self, session: SessionRef, limit: int) -> list[Forget]:
         """Return removed items whose memories the server should delete now."""
-        return await self._runner.read(forgets_due, session_id, limit)
+        return await self._runner.read(forgets_due, session.session_id, limit)
 
-    async def delete_forgets(self, session_id: str, done: Sequence[Forget]) -> None:
+    async def delete_forgets(self, session: SessionRef, done: Sequence[Forget]) -> None:
         """Remove items from the queue of deletions after the server has answered."""
-        await self._runner.write(delete_forgets, session_id, done)
+        await self._runner.write(delete_forgets, session.session_id, done)

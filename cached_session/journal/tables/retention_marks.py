@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.sessions import stored_id
 
@@ -43,14 +44,14 @@ class RetentionMarks:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    async def guarded_ms(self, session_id: str) -> int:
+    async def guarded_ms(self, session: SessionRef) -> int:
         """Return the time of the last retention guard of a session; 0 for never."""
-        return await self._runner.read(guarded_ms, session_id)
+        return await self._runner.read(guarded_ms, session.session_id)
 
-    async def is_unguarded(self, session_id: str) -> bool:
+    async def is_unguarded(self, session: SessionRef) -> bool:
         """Return whether the last retention guard could not set the policy that it wanted."""
-        return await self._runner.read(is_unguarded, session_id)
+        return await self._runner.read(is_unguarded, session.session_id)
 
-    async def record(self, session_id: str, now_ms: int, unguarded: str) -> None:
+    async def record(self, session: SessionRef, now_ms: int, unguarded: str) -> None:
         """Record a retention guard, and the reason why it could not set the policy."""
-        await self._runner.write(record_guard, session_id, now_ms, unguarded)
+        await self._runner.write(record_guard, session.session_id, now_ms, unguarded)

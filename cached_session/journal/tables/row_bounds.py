@@ -1,53 +1,52 @@
-"""Bounds on values that a peer or a damaged row may hold."""
+"""Checks of values in rows that a peer sent or that may be damaged."""
 
 from __future__ import annotations
 
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import INTEGER_LIMIT
 
-__all__ = ["ITEMS_MOST", "PARTS_MOST", "check_memories", "check_operation", "check_range"]
+__all__ = ["MAX_ITEMS", "MAX_PARTS", "check_memories", "check_operation", "check_range"]
 
-ITEMS_MOST = 1 << 24
-"""Items of one batch: as JSON texts they would be gigabytes."""
-
-
-PARTS_MOST = 1 << 20
-"""Parts of one item, which would be gigabytes, too."""
+MAX_ITEMS = 1 << 24
+"""Items of one batch. The JSON texts of so many items would take gigabytes."""
+MAX_PARTS = 1 << 20
+"""Parts of one item. So many parts would take gigabytes, too."""
 
 
 def check_memories(writer: object, counter: object, index: object, parts: object) -> None:
-    """Before the memories of an item are named by a row.
+    """Check the values that the ids of an item's memories are computed from.
 
     Raises:
-        ValueError: no item has these.
+        ValueError: no item can have these values.
     """
     if not (
         isinstance(writer, str)
         and type(counter) is type(index) is type(parts) is int
         and 1 <= counter <= INTEGER_LIMIT
-        and -1 <= index <= ITEMS_MOST
-        and 1 <= parts <= PARTS_MOST
+        and -1 <= index <= MAX_ITEMS
+        and 1 <= parts <= MAX_PARTS
     ):
-        raise ValueError(f"the memories of {writer!r:.80}:{counter!r:.80} make no sense")
+        raise ValueError(f"the row of item {index!r:.80} of {_dot(writer, counter)} is not valid")
 
 
 def check_range(first: object, last: object) -> None:
-    """Check a range of counters before it is put into a set: loops over sets rely on it.
+    """Check a range of counters before it is added to a set. Loops over such a set end only if the
+    range is valid.
 
     Raises:
-        ValueError: no operations have these counters.
+        ValueError: no operations can have these counters.
     """
     if not (type(first) is type(last) is int and 1 <= first <= last <= INTEGER_LIMIT):
-        raise ValueError(f"the counters {first!r:.80} to {last!r:.80} make no sense")
+        raise ValueError(f"the range of counters {first!r:.80} to {last!r:.80} is not valid")
 
 
 def check_operation(
     writer: object, counter: object, stamp: object, said_ms: object, count: object, digest: object
 ) -> None:
-    """Before an operation is made of a row, and given to others.
+    """Check the values of a row before it is returned as an operation.
 
     Raises:
-        ValueError: no operation has these.
+        ValueError: no operation can have these values.
     """
     if not (
         isinstance(writer, str)
@@ -56,6 +55,10 @@ def check_operation(
         and 1 <= counter <= INTEGER_LIMIT
         and 0 <= stamp <= MAX_STAMP
         and -INTEGER_LIMIT <= said_ms <= INTEGER_LIMIT
-        and 1 <= count <= ITEMS_MOST
+        and 1 <= count <= MAX_ITEMS
     ):
-        raise ValueError("it makes no sense")
+        raise ValueError(f"the row of operation {_dot(writer, counter)} is not valid")
+
+
+def _dot(writer: object, counter: object) -> str:
+    return f"{writer!r:.80}:{counter!r:.80}"

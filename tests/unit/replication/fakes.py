@@ -73,6 +73,10 @@ class FakeServer:
         self._answer("list")
         return list(reversed(self.rows.values()))[offset : offset + limit]
 
+    async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
+        self._answer("find")
+        return [row for row in self.rows.values() if tag in row.get("tags", [])]
+
     async def forget(self, agent: str, memories: Sequence[str]) -> int:
         self._answer("forget")
         return sum(self.rows.pop(identity, None) is not None for identity in memories)

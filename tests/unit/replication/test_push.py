@@ -45,7 +45,7 @@ async def test_the_outbox_is_sent_in_order(monkeypatch: pytest.MonkeyPatch, at_a
     result = await push(context_of(server, journal, max_batch_memories=4), SESSION)
     assert texts(server) == [f'"{number}"' for number in range(10)]
     assert (result.acked, result.parked, result.unkept) == (10, 0, 0)
-    assert not await journal.outbox.has_unsent(TALK)
+    assert not await journal.outbox.has_unsent(SESSION)
     # A group waits for the operations that are read next, so that requests are full.
     assert server.requests == ["guard", "store", "store", "store"]
 
@@ -64,7 +64,7 @@ async def test_a_push_stops_at_a_seq() -> None:
     add(journal, "a", "b", "c")
     assert (await push(context_of(server, journal), SESSION, upto=2)).acked == 2
     assert texts(server) == ['"a"', '"b"']
-    assert await journal.outbox.has_unsent(TALK)
+    assert await journal.outbox.has_unsent(SESSION)
 
 
 async def test_what_was_acknowledged_before_a_failure_stays_acknowledged() -> None:
@@ -105,7 +105,7 @@ async def test_a_server_that_refuses_everything_parks_nothing() -> None:
         await push(context_of(server, journal), SESSION)
     assert raised.value.verdict is Verdict.DENIED
     assert await journal.parked.all(TALK) == []
-    assert await journal.outbox.has_unsent(TALK)
+    assert await journal.outbox.has_unsent(SESSION)
 
 
 async def test_an_operation_that_is_not_kept_is_sent_again() -> None:
@@ -141,7 +141,7 @@ async def test_removed_items_are_deleted_after_their_removal_was_acknowledged() 
     result = await push(context, SESSION)
     assert (result.acked, result.forgotten) == (1, 1)
     assert [row["metadata"]["cs_op"] for row in server.rows.values()] == ["pop"]
-    assert await journal.outbox.forgets_due(TALK, 9) == []
+    assert await journal.outbox.forgets_due(SESSION, 9) == []
 
 
 async def test_a_failed_deletion_is_repeated() -> None:

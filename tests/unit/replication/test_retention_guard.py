@@ -50,7 +50,7 @@ async def test_a_policy_that_cannot_be_set_is_reported(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         await guard_retention(context, SESSION)
     assert "the key may not" in caplog.text
-    assert await journal.retention.is_unguarded(SESSION.session_id)
+    assert await journal.retention.is_unguarded(SESSION)
     server.unguarded = ""
     await guard_retention(context, SESSION, anew=True)
-    assert not await journal.retention.is_unguarded(SESSION.session_id)
+    assert not await journal.retention.is_unguarded(SESSION)

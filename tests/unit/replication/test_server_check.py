@@ -9,7 +9,7 @@ import pytest
 from cached_session.journal.journal import Journal
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.server_check import ServerCheck
-from tests.unit.replication.fakes import UNREACHABLE, FakeServer, add, open_journal
+from tests.unit.replication.fakes import SESSION, UNREACHABLE, FakeServer, add, open_journal
 
 
 def check(journal: Journal, server: FakeServer) -> ServerCheck:
@@ -38,7 +38,7 @@ async def test_the_same_server_costs_nothing() -> None:
     journal, server = await acknowledged(), FakeServer()
     await check(journal, server).run("talk")
     assert server.requests == []
-    assert not await journal.outbox.has_unsent("talk")
+    assert not await journal.outbox.has_unsent(SESSION)
 
 
 async def test_another_server_is_sent_everything(caplog: pytest.LogCaptureFixture) -> None:
@@ -50,7 +50,7 @@ async def test_another_server_is_sent_everything(caplog: pytest.LogCaptureFixtur
         await checked.run("talk")
         await checked.run("talk")
     assert other.requests == ["list"]
-    assert await journal.outbox.has_unsent("talk")
+    assert await journal.outbox.has_unsent(SESSION)
     assert await journal.known_server.url() == "http://other"
     assert len(caplog.records) == 1
 
@@ -63,7 +63,7 @@ async def test_a_server_that_does_not_answer_changes_nothing() -> None:
     checked = check(journal, other)
     with pytest.raises(RemoteError):
         await checked.run("talk")
-    assert not await journal.outbox.has_unsent("talk")
+    assert not await journal.outbox.has_unsent(SESSION)
     assert await journal.known_server.url() == "http://fake"
     await checked.run("talk")
     assert await journal.known_server.url() == "http://typo"

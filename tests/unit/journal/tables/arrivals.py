@@ -8,10 +8,11 @@ import sqlite3
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import split
 from cached_session.history.session_ref import SessionRef
+from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import inbox, item_rows, writes
 from cached_session.journal.tables.inbox import PageResult
 
-__all__ = ["ME", "SESSION", "THEM", "arrive", "author", "items", "pop", "remote"]
+__all__ = ["ME", "SESSION", "THEM", "add", "arrive", "author", "items", "pop", "remote"]
 
 SESSION = SessionRef.of("talk")
 ME = "mewriter"
@@ -20,6 +21,11 @@ THEM = "themwriter"
 
 def author(now_ms: int = 1, writer: str = ME) -> writes.Author:
     return writes.Author(writer, now_ms, 600_000)
+
+
+def add(conn: sqlite3.Connection, *items: object) -> None:
+    """Append a batch of items to the session."""
+    writes.append(conn, author(), SESSION.session_id, encode_items(items), private=False)
 
 
 def remote(counter: int, *payloads: str, kind: Kind = Kind.APPEND, stamp: int = 9) -> Operation:

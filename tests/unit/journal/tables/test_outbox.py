@@ -1,60 +1,30 @@
+"""The outbox: taking, acknowledging and deleting."""
+
 from __future__ import annotations
 
-import json
 import sqlite3
 
-import pytest
-
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, encode_pop
-from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import (
     apply,
     item_rows,
     outbox,
-    parked_operations,
-    pauses,
     status_counts,
     writes,
 )
-from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.outbox import Forget, pending_sessions
-from cached_session.journal.tables.sessions import forget_server, session_row
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
-from cached_session.journal.tables.status_counts import all_pauses
-
-S = "talk"
-ME = "mewriter"
-
-
-def author(now_ms: int = 1, writer: str = ME) -> writes.Author:
-    return writes.Author(writer, now_ms, 600_000)
-
-
-def add(conn: sqlite3.Connection, *items: object, session: str = S) -> None:
-    writes.append(conn, author(), session, encode_items(items), private=False)
-
-
-def pop(conn: sqlite3.Connection) -> object:
-    popped = writes.pop(conn, author(), S)
-    return popped and json.loads(popped.row[0])
-
-
-def states(conn: sqlite3.Connection) -> list[int]:
-    return [state for (state,) in conn.execute("SELECT state FROM ops ORDER BY seq")]
-
-
-def items(conn: sqlite3.Connection) -> list[object]:
-    return [entry.item for entry in item_rows.entries(conn, S, None)]
-
-
-def take(conn: sqlite3.Connection, **limits: int) -> list[outbox.Outgoing]:
-    limits = {"after": 0, "upto": 1 << 40, "most_ops": 1000, "most_bytes": 1 << 20, **limits}
-    seqs = outbox.take(conn, S, **limits)
-    return outbox.load_by_seq(conn, seqs)
-
-
-def ack_all(conn: sqlite3.Connection) -> None:
-    outbox.acknowledge(conn, [out.seq for out in take(conn)])
+from tests.unit.journal.tables.operations import (
+    ME,
+    S,
+    ack_all,
+    add,
+    author,
+    items,
+    pop,
+    states,
+    take,
+)
 
 
 def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> None:
@@ -108,85 +78,6 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
     ]
     facts = status_counts.counts_of(conn, 1, 0, 0)
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
-
-
-def test_what_the_server_has_taken_meanwhile_is_not_parked(conn: sqlite3.Connection) -> None:
-    """Two processes may push one operation at a time, and only one of them be refused."""
-    add(conn, "a")
-    (out,) = take(conn)
-    outbox.acknowledge(conn, [out.seq])
-    assert not outbox.park(conn, out.seq, "400: no")
-    assert states(conn) == [ACKED]
-    assert parked_operations.parked(conn, S) == []
-
-
-def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connection) -> None:
-    """A parked operation is shown with its reason and its items; a retry puts it back in its old
-    place, and its placeholder is forgotten once it has arrived."""
-    add(conn, {"a": 1 << 70}, "b")
-    pop(conn)
-    add(conn, "c")
-    first, second, third = take(conn)
-    outbox.park(conn, first.seq, "413: too large")
-    outbox.park(conn, second.seq, "400: no")
-    outbox.acknowledge(conn, [third.seq])
-    found = parked_operations.parked(conn, S)
-    assert [(one.kind, one.error, one.items) for one in found] == [
-        ("append", "413: too large", [{"a": 1 << 70}]),
-        ("pop", "400: no", []),
-    ]
-    assert parked_operations.parked(conn, None) == found
-    assert parked_operations.parked(conn, "unknown") == []
-    assert items(conn) == [{"a": 1 << 70}, "c"]
-    assert parked_operations.retry_parked(conn, S, [first.op.dot, third.op.dot]) == 1
-    assert parked_operations.retry_parked(conn, "unknown", None) == 0
-    assert take(conn)[0].op == first.op
-    assert outbox.forgets_due(conn, S, 9) == []
-    outbox.acknowledge(conn, [first.seq])
-    assert outbox.forgets_due(conn, S, 9) == [Forget(first.op.dot, -1, 1)]
-    assert parked_operations.retry_parked(conn, S, None) == 1
-    assert parked_operations.parked(conn, S) == []
-
-
-def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
-    """Dropping a parked append takes its items away here too, and its dot is not used again."""
-    add(conn, "a")
-    add(conn, "b", "c")
-    add(conn, "d")
-    out = take(conn)[1]
-    outbox.park(conn, out.seq, "no")
-    assert parked_operations.drop_parked(conn, S, [Dot(ME, 1)]) == 0
-    assert parked_operations.drop_parked(conn, S, [out.op.dot]) == 1
-    assert parked_operations.drop_parked(conn, "unknown", [out.op.dot]) == 0
-    assert items(conn) == ["a", "d"]
-    assert session_row(conn, S)[1] == 2
-    add(conn, "e")
-    assert [out.op.dot.counter for out in take(conn)] == [1, 3, 4]
-
-
-def test_a_parked_pop_is_not_dropped(conn: sqlite3.Connection) -> None:
-    """What a pop removed is gone here: were it dropped, no other replica could ever agree."""
-    add(conn, "a", "b")
-    ack_all(conn)
-    assert pop(conn) == "b"
-    (out,) = take(conn)
-    outbox.park(conn, out.seq, "no")
-    assert parked_operations.drop_parked(conn, S, [out.op.dot]) == 0
-    assert [parked.kind for parked in parked_operations.parked(conn, S)] == ["pop"]
-    assert items(conn) == ["a"]
-    assert outbox.forgets_due(conn, S, 9) == []
-
-
-def test_a_dropped_operation_keeps_its_placeholder(conn: sqlite3.Connection) -> None:
-    """An operation that was retried, parked again and dropped goes on being explained to others."""
-    add(conn, "a")
-    (out,) = take(conn)
-    for _ in range(2):
-        outbox.park(conn, out.seq, "no")
-        assert parked_operations.retry_parked(conn, S, None) == 1
-    outbox.park(conn, out.seq, "no")
-    assert parked_operations.drop_parked(conn, S, [out.op.dot]) == 1
-    assert outbox.forgets_due(conn, S, 9) == []
 
 
 def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
@@ -261,79 +152,6 @@ def test_an_undecodable_item_is_passed_over_by_a_pop(conn: sqlite3.Connection) -
     conn.execute("UPDATE items SET payload = '{' WHERE idx = 1")
     assert pop(conn) == "a"
     assert conn.execute("SELECT idx, payload FROM items").fetchall() == [(1, "{")]
-
-
-# -- gates -----------------------------------------------------------------------------------------
-
-
-def shut(conn: sqlite3.Connection, session: str | None, pause_ms: int, now_ms: int) -> None:
-    pauses.record_failure(
-        conn, session, pause_ms=pause_ms, now_ms=now_ms, kind="busy", reason=f"at {now_ms}"
-    )
-
-
-def test_a_gate_waits_its_pause_and_no_longer(conn: sqlite3.Connection) -> None:
-    """A gate is shut for its pause from the moment of the failure, and counts failures."""
-    add(conn, "a")
-    for session in (None, S):
-        shut(conn, session, 500, 1000)
-        shut(conn, session, 900, 2000)
-        gate = pauses.pause_of(conn, session)
-        assert (gate.failures, gate.since_ms, gate.reason) == (2, 1000, "at 2000")
-        waits = [gate.wait_ms(now) for now in (2000, 2001, 2899, 2900, 10**9)]
-        assert waits == [900, 899, 1, 0, 0]
-    assert read_meta(conn)["last_error"] == "at 2000"
-    assert read_meta(conn)["last_error_ms"] == "2000"
-
-
-@pytest.mark.parametrize("moved", [1, 10_000, 10**12])
-def test_a_gate_is_void_when_the_clock_was_moved_back(conn: sqlite3.Connection, moved: int) -> None:
-    """A gate further away than its own pause was set by a clock that has been moved since: it
-    holds nobody up."""
-    shut(conn, None, 500, 10**12)
-    gate = pauses.pause_of(conn, None)
-    assert gate.wait_ms(10**12) == 500
-    assert gate.wait_ms(10**12 - moved) == 0
-
-
-def test_a_success_opens_the_gates(conn: sqlite3.Connection) -> None:
-    """An answer opens the server's gate and the session's own, and no other session's."""
-    add(conn, "a")
-    add(conn, "b", session="other")
-    for session in (None, S, "other"):
-        shut(conn, session, 500, 1000)
-    pauses.end_pauses(conn, S)
-    assert pauses.pause_of(conn, None) is None
-    assert pauses.pause_of(conn, S) is None
-    assert pauses.pause_of(conn, "other") is not None
-    assert len(all_pauses(conn)) == 1
-    shut(conn, None, 500, 1000)
-    pauses.end_pauses(conn, "unknown")
-    assert pauses.pause_of(conn, None) is None
-
-
-def test_a_session_that_was_only_heard_of_keeps_its_pause(conn: sqlite3.Connection) -> None:
-    """A failure before anything of a session is in the journal pauses it all the same."""
-    assert pauses.pause_of(conn, "heard of") is None
-    shut(conn, "heard of", 500, 1000)
-    assert pauses.pause_of(conn, "heard of").wait_ms(1000) == 500
-    pauses.end_pauses(conn, "heard of")
-    assert pauses.pause_of(conn, "heard of") is None
-
-
-def test_another_server_is_told_everything(conn: sqlite3.Connection) -> None:
-    """When the journal goes on with another server, all that can be said again is sent, and
-    only what never was counts so."""
-    for item in "abc":
-        add(conn, item)
-    first, second, _ = take(conn)
-    outbox.acknowledge(conn, [first.seq])
-    outbox.park(conn, second.seq, "no")
-    add(conn, "d")
-    shut(conn, None, 500, 1000)
-    forget_server(conn)
-    assert states(conn) == [SENT, SENT, SENT, PENDING]
-    assert pauses.pause_of(conn, None) is None
 
 
 def test_who_has_something_to_send_costs_no_more_for_a_long_queue(

@@ -1,0 +1,243 @@
+"""Reading of rows around damaged pages and cells."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cached_session.history.ops import GONE
+from cached_session.journal.recovery.read_damaged import (
+    OperationRow,
+    decode_or_keep,
+    read_payloads,
+    read_rows,
+    read_session_ids,
+    scan_operations,
+)
+from cached_session.journal.recovery.report import Losses
+from cached_session.journal.tables import writes
+from tests.unit.journal.recovery.recovery_support import (
+    add,
+    author,
+    change_cells,
+    open_journal,
+    overwrite_page,
+)
+
+MALFORMED = sqlite3.DatabaseError("database disk image is malformed")
+LOCKED = sqlite3.OperationalError("database is locked")
+
+
+class Cursor:
+    """Rows, and the error that follows them."""
+
+    def __init__(self, rows: Iterable[tuple[Any, ...]], error: Exception | None = None) -> None:
+        self._rows = iter(rows)
+        self._error = error
+
+    def __iter__(self) -> Cursor:
+        return self
+
+    def __next__(self) -> tuple[Any, ...]:
+        for row in self._rows:
+            return row
+        if self._error is not None:
+            raise self._error
+        raise StopIteration
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        return next(self, None)
+
+
+class Connection:
+    """A connection whose queries a function answers."""
+
+    def __init__(self, answer: Callable[[str, tuple[Any, ...]], Cursor]) -> None:
+        self._answer = answer
+
+    def execute(self, sql: str, key: tuple[Any, ...] = ()) -> Cursor:
+        return self._answer(sql, key)
+
+
+def connection(answer: Callable[[str, tuple[Any, ...]], Cursor]) -> sqlite3.Connection:
+    return Connection(answer)  # type: ignore[return-value]
+
+
+def operation(seq: int) -> tuple[Any, ...]:
+    return (seq, *"abcdefghijklm")
+
+
+def table_of(
+    readable: Iterable[int], *, highest: int, damaged: Iterable[int] = ()
+) -> sqlite3.Connection:
+    """Return a journal with these rows, in which a scan stops at each damaged row number."""
+    rows, broken = sorted(readable), set(damaged)
+
+    def answer(sql: str, key: tuple[Any, ...]) -> Cursor:
+        if "sqlite_sequence" in sql:
+            return Cursor([(highest,)])
+        if "seq = ?" in sql:
+            (seq,) = key
+            return Cursor(
+                [operation(seq)] if seq in rows else [], MALFORMED if seq in broken else None
+            )
+        end = min((seq for seq in broken if seq > key[0]), default=None)
+        found = [operation(seq) for seq in rows if seq > key[0] and (end is None or seq < end)]
+        return Cursor(found, MALFORMED if end is not None else None)
+
+    return connection(answer)
+
+
+def scanned(conn: sqlite3.Connection) -> tuple[list[int], list[str]]:
+    losses = Losses()
+    return [row.seq for row in scan_operations(conn, losses)], losses.named
+
+
+def test_a_row_has_its_columns_by_name(old: sqlite3.Connection) -> None:
+    """The rows come in the order of writing."""
+    add(old, "a", "b")
+    writes.pop(old, author(), "talk")
+    append, pop = scan_operations(old, Losses())
+    assert (append.seq, append.kind, append.count, append.live, append.body) == (
+        1,
+        "append",
+        2,
+        1,
+        None,
+    )
+    assert (pop.seq, pop.kind, pop.counter) == (2, "pop", 2)
+
+
+def test_rows_behind_a_damaged_page_are_found_by_number() -> None:
+    """The loss names the row numbers between them."""
+    table = table_of([1, 2, 3, 6, 7], highest=7, damaged=[4, 5])
+    assert scanned(table) == ([1, 2, 3, 6, 7], ["operations in rows 4 to 5"])
+
+
+def test_several_damaged_pages_are_losses_of_their_own() -> None:
+    """The scan goes on after each."""
+    table = table_of([1, 3, 5], highest=5, damaged=[2, 4])
+    found, losses = scanned(table)
+    assert found == [1, 3, 5]
+    assert losses == ["operations in rows 2 to 2", "operations in rows 4 to 4"]
+
+
+def test_damage_up_to_the_end_is_one_loss() -> None:
+    """The scan tries the row numbers up to the highest one, and then ends."""
+    table = table_of([1, 2], highest=9, damaged=[3, 4, 5, 6, 7, 8, 9])
+    assert scanned(table) == ([1, 2], ["operations from row 2 on"])
+
+
+def test_a_page_that_failed_once_is_no_loss() -> None:
+    """SQLite reports a failed read like damage, so the scan is repeated."""
+    errors = [MALFORMED, None]
+
+    def answer(sql: str, key: tuple[Any, ...]) -> Cursor:
+        if "sqlite_sequence" in sql:
+            return Cursor([(3,)])
+        rows = [operation(seq) for seq in range(key[0] + 1, 4)]
+        error = errors.pop(0)
+        return Cursor(rows[:1], error) if error else Cursor(rows)
+
+    assert scanned(connection(answer)) == ([1, 2, 3], [])
+
+
+@pytest.mark.parametrize("what", ["scan", "number", "probe"])
+def test_an_error_that_is_not_damage_stops_the_scan(what: str) -> None:
+    """A lock or a failing disk must not look like lost operations."""
+
+    def answer(sql: str, key: tuple[Any, ...]) -> Cursor:
+        kind = "number" if "sqlite_sequence" in sql else "probe" if "seq = ?" in sql else "scan"
+        if kind == what:
+            return Cursor([], LOCKED)
+        return Cursor([(3,)]) if kind == "number" else Cursor([], MALFORMED)
+
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        scanned(connection(answer))
+
+
+def test_rows_up_to_the_damage_are_kept() -> None:
+    """The longer of two attempts counts, and the loss names the table."""
+    attempts = [[(1,), (2,)], [(1,)]]
+    losses = Losses()
+    conn = connection(lambda sql, key: Cursor(attempts.pop(0), MALFORMED))
+    assert read_rows(conn, "SELECT 1", "claims", losses) == [(1,), (2,)]
+    assert losses.named == ["rows of table claims"]
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        read_rows(connection(lambda sql, key: Cursor([], LOCKED)), "SELECT 1", "claims", losses)
+
+
+def test_session_ids_are_read_from_the_index_of_a_damaged_table(path: Path) -> None:
+    """The unique index has all of them, so there is no loss."""
+    with closing(open_journal(path)) as conn:
+        for session in ("s", "t", "half \ud83d"):
+            add(conn, "a", session=session)
+    overwrite_page(path, "sessions")
+    losses = Losses()
+    with closing(sqlite3.connect(path)) as conn:
+        assert read_session_ids(conn, losses) == {1: "s", 2: "t", 3: "half \ud83d"}
+    assert losses.named == []
+
+
+def test_a_session_id_that_is_not_valid_is_a_loss(old: sqlite3.Connection) -> None:
+    """The other ids are read."""
+    add(old, "a")
+    old.execute("INSERT INTO sessions (session_id, created_ms) VALUES (x'ff', 1)")
+    losses = Losses()
+    assert read_session_ids(old, losses) == {1: "talk"}
+    assert losses.named == ["the id of the session with row number 2"]
+
+
+def payloads(conn: sqlite3.Connection) -> tuple[list[str], list[int]]:
+    (row, *_) = scan_operations(conn, Losses())
+    return read_payloads(conn, row)
+
+
+def test_payloads_are_read_in_their_order(old: sqlite3.Connection) -> None:
+    """A removed item is not a lost one."""
+    add(old, "a", "b", "c")
+    assert payloads(old) == (['"a"', '"b"', '"c"'], [])
+    writes.pop(old, author(), "talk")
+    assert payloads(old) == (['"a"', '"b"', GONE], [])
+
+
+@pytest.mark.parametrize("payload", ["CAST(x'80ff' AS TEXT)", "'{'", "''", "NULL"])
+def test_a_damaged_payload_is_lost(old: sqlite3.Connection, payload: str) -> None:
+    """The other items of the batch are kept."""
+    add(old, "a", "b", "c")
+    change_cells(old, "items", f"payload = {payload} WHERE idx = 1")
+    assert payloads(old) == (['"a"', GONE, '"c"'], [1])
+
+
+def test_a_missing_row_is_a_lost_item(old: sqlite3.Connection) -> None:
+    """The count of visible items tells that one is missing."""
+    add(old, "a", "b")
+    old.execute("DELETE FROM items WHERE idx = 0")
+    assert payloads(old) == ([GONE, '"b"'], [0])
+
+
+def test_items_on_a_damaged_page_are_read_one_by_one() -> None:
+    """An item that cannot be read twice is lost."""
+    row = OperationRow(1, 1, "w", 1, "append", 0, 0, 3, 3, 0, "d", 0, None, None)
+
+    class Items(Connection):
+        def execute(self, sql: str, key: tuple[Any, ...] = ()) -> Any:
+            if "idx = ?" not in sql or key[-1] == 1:
+                raise MALFORMED
+            return Cursor([(key[-1], b"%d" % key[-1])])
+
+    conn: Any = Items(lambda sql, key: Cursor([]))
+    assert read_payloads(conn, row) == (["0", GONE, "2"], [1])
+
+
+def test_a_cell_that_is_not_utf8_stays_as_bytes() -> None:
+    """The other cells of its row can be read."""
+    with closing(sqlite3.connect(":memory:")) as conn:
+        conn.text_factory = decode_or_keep
+        row = conn.execute("SELECT CAST(x'80ff' AS TEXT), 'b'").fetchone()
+    assert row == (b"\x80\xff", "b")

@@ -1,0 +1,146 @@
+"""Operations that are rebuilt from rows with damaged cells."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from cached_session.history.clock import stamp_ms
+from cached_session.history.ops import GONE, Dot, Kind
+from cached_session.journal.recovery.read_damaged import decode_or_keep, scan_operations
+from cached_session.journal.recovery.rebuild_operation import RebuiltOperation, rebuild_operation
+from cached_session.journal.recovery.report import Losses
+from cached_session.journal.tables import writes
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from tests.unit.journal.recovery.recovery_support import SESSION, WRITER, add, author, change_cells
+
+
+def rebuilt(conn: sqlite3.Connection, losses: Losses | None = None) -> RebuiltOperation:
+    """Return the last operation of a journal."""
+    conn.text_factory = decode_or_keep
+    losses = Losses() if losses is None else losses
+    (*_, row) = scan_operations(conn, losses)
+    found = rebuild_operation(conn, row, losses)
+    assert found is not None
+    return found
+
+
+def test_an_intact_row_is_returned_as_it_was_written(old: sqlite3.Connection) -> None:
+    """All fields are those of the row."""
+    add(old, "a", "b")
+    (digest, stamp) = old.execute("SELECT digest, stamp FROM ops").fetchone()
+    found = rebuilt(old)
+    assert found.operation.dot == Dot(WRITER, 1)
+    assert (found.operation.kind, found.operation.stamp) == (Kind.APPEND, stamp)
+    assert found.operation.payloads == ('"a"', '"b"')
+    assert (found.operation.said_ms, found.operation.private) == (1000, False)
+    assert (found.state, found.digest, found.error, found.lost) == (PENDING, digest, None, [])
+    assert not found.is_incomplete
+
+
+def test_pops_and_clears_have_their_payload(old: sqlite3.Connection) -> None:
+    """It is in the row itself."""
+    add(old, "a", "b")
+    writes.pop(old, author(), SESSION)
+    pop = rebuilt(old)
+    writes.clear(old, author(), SESSION)
+    clear = rebuilt(old)
+    assert [pop.operation.kind, clear.operation.kind] == [Kind.POP, Kind.CLEAR]
+    bodies = [body for (body,) in old.execute("SELECT body FROM ops ORDER BY seq")]
+    assert [*pop.operation.payloads, *clear.operation.payloads] == bodies[1:]
+
+
+@pytest.mark.parametrize("value", ["NULL", "'x'", "1.5"])
+def test_a_damaged_time_is_taken_from_the_stamp(old: sqlite3.Connection, value: str) -> None:
+    """The time is for people, and the stamp begins with a time."""
+    add(old, "a")
+    change_cells(old, "ops", f"said_ms = {value}")
+    operation = rebuilt(old).operation
+    assert operation.said_ms == stamp_ms(operation.stamp)
+
+
+@pytest.mark.parametrize(
+    ("value", "state"),
+    [(str(ACKED), ACKED), (str(PARKED), PARKED), ("9", SENT), ("NULL", SENT), ("'x'", SENT)],
+)
+def test_a_damaged_state_means_that_it_is_sent_again(
+    old: sqlite3.Connection, value: str, state: int
+) -> None:
+    """It has no effect to send an operation twice."""
+    add(old, "a")
+    change_cells(old, "ops", f"state = {value}")
+    assert rebuilt(old).state == state
+
+
+@pytest.mark.parametrize("value", ["NULL", "''", "7", "x'00'", "CAST(x'ff80' AS TEXT)"])
+def test_a_damaged_digest_is_left_out(old: sqlite3.Connection, value: str) -> None:
+    """The operation is complete if it has all its payloads."""
+    add(old, "a", "b")
+    change_cells(old, "ops", f"digest = {value}")
+    found = rebuilt(old)
+    assert found.digest is None
+    assert not found.is_incomplete
+    old.execute("DELETE FROM items WHERE idx = 1")
+    change_cells(old, "ops", "live = 1")
+    found = rebuilt(old)
+    assert (found.operation.payloads, found.lost) == (('"a"', GONE), [])
+    assert found.is_incomplete
+
+
+def test_lost_items_make_an_operation_incomplete(old: sqlite3.Connection) -> None:
+    """The server has them, if it acknowledged the operation."""
+    add(old, "a", "b")
+    old.execute("DELETE FROM items WHERE idx = 1")
+    found = rebuilt(old)
+    assert (found.lost, found.is_incomplete) == ([1], True)
+
+
+@pytest.mark.parametrize(
+    ("value", "private"), [("0", False), ("1", True), ("NULL", True), ("'x'", True)]
+)
+def test_a_damaged_mark_counts_as_private(
+    old: sqlite3.Connection, value: str, private: bool
+) -> None:
+    """Text that may be private is not sent to the server's index."""
+    add(old, "a")
+    change_cells(old, "ops", f"private = {value}")
+    assert rebuilt(old).operation.private is private
+
+
+def test_an_error_that_is_not_a_text_is_left_out(old: sqlite3.Connection) -> None:
+    """The reason of a parked operation is for people."""
+    add(old, "a")
+    old.execute("UPDATE ops SET error = 'too large'")
+    assert rebuilt(old).error == "too large"
+    change_cells(old, "ops", "error = x'00'")
+    assert rebuilt(old).error is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["writer = 7", "counter = 0", "stamp = NULL", "count = 1 << 40", "kind = 'x'", "kind = NULL"],
+)
+def test_an_operation_that_cannot_be_identified_is_a_loss(
+    old: sqlite3.Connection, change: str
+) -> None:
+    """The loss names what is in its row."""
+    add(old, "a")
+    change_cells(old, "ops", change)
+    losses = Losses()
+    (row,) = scan_operations(old, losses)
+    assert rebuild_operation(old, row, losses) is None
+    (loss,) = losses.named
+    assert loss.startswith(f"operation {row.writer}:{row.counter}: ")
+
+
+@pytest.mark.parametrize("call", [writes.pop, writes.clear])
+def test_a_removal_without_a_valid_payload_is_a_loss(old: sqlite3.Connection, call: object) -> None:
+    """Nothing is removed on behalf of damage."""
+    add(old, "a")
+    call(old, author(), SESSION)  # type: ignore[operator]
+    old.execute("UPDATE ops SET body = '{' WHERE kind <> 'append'")
+    losses = Losses()
+    (*_, row) = scan_operations(old, losses)
+    assert rebuild_operation(old, row, losses) is None
+    assert len(losses.named) == 1

@@ -1,0 +1,129 @@
+"""Cells that no version of the library could have written."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from cached_session.journal.recovery.row_check import (
+    BOUNDS,
+    TYPES,
+    invalid_cells,
+    is_meta_row,
+    is_session_id,
+    row_condition,
+)
+from cached_session.journal.recovery.schema_check import expected_columns
+from cached_session.journal.tables import writes
+from tests.unit.journal.recovery.recovery_support import SESSION, add, author, change_cells
+
+
+def test_a_journal_in_use_has_no_invalid_cells(old: sqlite3.Connection) -> None:
+    """Appends, pops and clears write valid rows only, also for ids with lone surrogates."""
+    for session in (SESSION, "half \ud83d"):
+        add(old, "a", "b", session=session)
+        writes.pop(old, author(), session)
+        writes.clear(old, author(), session)
+        add(old, "c", session=session)
+    assert invalid_cells(old) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "column"),
+    [
+        ("ops", "counter = 1 << 62", "ops.counter"),
+        ("ops", "kind = 'nothing'", "ops.kind"),
+        ("ops", "digest = ''", "ops.digest"),
+        ("ops", "digest = NULL", "ops.digest"),
+        ("ops", "body = 7", "ops.body"),
+        ("ops", "live = 9", "ops.live"),
+        ("ops", "state = 4", "ops.state"),
+        ("sessions", "met = 2", "sessions.met"),
+        ("sessions", "ground = 'x'", "sessions.ground"),
+        ("frontier", "upto = -1", "frontier.upto"),
+        ("items", "codec = 1.5", "items.codec"),
+        ("items", "payload = NULL", "items.payload"),
+    ],
+)
+def test_an_invalid_cell_is_found(
+    old: sqlite3.Connection, table: str, change: str, column: str
+) -> None:
+    """Each column has a type and bounds."""
+    add(old, "a")
+    change_cells(old, table, change)
+    assert f"{column} has an invalid value" in invalid_cells(old)
+    assert old.execute(f"SELECT 1 FROM {table} WHERE {row_condition(table)}").fetchone() is None
+
+
+def test_an_operation_outside_the_frontier_is_found(old: sqlite3.Connection) -> None:
+    """Its counter would be given to another operation."""
+    add(old, "a")
+    add(old, "b")
+    old.execute("UPDATE frontier SET upto = 1")
+    assert invalid_cells(old) == ["the frontier does not include all operations"]
+    old.execute("INSERT INTO above SELECT session, writer, 2, 2 FROM frontier")
+    assert invalid_cells(old) == []
+
+
+def test_an_invalid_meta_row_is_found(old: sqlite3.Connection) -> None:
+    """The description names its key."""
+    old.execute("INSERT INTO meta VALUES ('last_success_ms', 'soon')")
+    assert invalid_cells(old) == ["the meta row 'last_success_ms' has an invalid value"]
+
+
+def test_an_invalid_session_id_is_found(old: sqlite3.Connection) -> None:
+    """The description names its row."""
+    old.execute("INSERT INTO sessions (session_id, created_ms) VALUES (x'ff', 1)")
+    assert "the id of the session with row number 1 is not valid" in invalid_cells(old)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "valid"),
+    [
+        ("server", "https://a", True),
+        ("server", b"https://a", False),
+        (b"server", "https://a", False),
+        ("salvage", "{}", True),
+        ("salvage", "[]", False),
+        ("salvage", "{", False),
+        ("import:1:file", "12:ab", True),
+        ("import:1:file", "12", False),
+        ("audit:1", "-5", True),
+        ("audit:1", "x", False),
+        ("last_ack_ms", "1000", True),
+        ("last_ack_ms", "10000000000000000000000", False),
+        ("search_index", "7", True),
+        ("search_index", "", False),
+    ],
+)
+def test_a_meta_row_is_valid_if_its_reader_can_read_it(
+    key: object, value: object, valid: bool
+) -> None:
+    """Numbers, marks and reports have a form; all else is any text."""
+    assert is_meta_row(key, value) is valid
+
+
+@pytest.mark.parametrize(
+    ("stored", "valid"),
+    [
+        ("talk", True),
+        ("", True),
+        ("\ud83d".encode("utf-8", "surrogatepass"), True),
+        (b"\xff", False),
+        (b"", False),
+        (7, False),
+        (None, False),
+    ],
+)
+def test_a_session_id_is_a_text_or_its_bytes(stored: object, valid: bool) -> None:
+    """Bytes are stored for an id with lone surrogates only."""
+    assert is_session_id(stored) is valid
+
+
+def test_every_bound_is_of_a_column() -> None:
+    """A bound whose column was renamed would no longer be checked."""
+    columns = expected_columns()
+    names = {name for table in columns.values() for name, _, _ in table}
+    names |= {f"{table}.{name}" for table, found in columns.items() for name, _, _ in found}
+    assert set(BOUNDS) | set(TYPES) <= names
