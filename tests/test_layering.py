@@ -58,7 +58,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"tables"},
         {"recovery"},
         {"connect", "quota", "tail_cache", "thread_pool"},
-        {"connections"},
+        {"connections", "inspection"},
         {"idle_work"},
         {"writer"},
         {"readers"},

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sqlite3
 import stat
-from contextlib import closing
 from pathlib import Path
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.errors import CachedSessionError, JournalFull, JournalTooNew
 from cached_session.humanize import size
-from cached_session.journal.recovery import row_check, schema_check
-from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_damage, journal_error
-from cached_session.journal.tables import schema
+from cached_session.journal.inspection import inspect_file
 
 __all__ = ["check_file", "unusable"]
 
@@ -47,30 +43,10 @@ def check_file(path: str) -> list[Finding]:
 
 def _check_integrity(path: str) -> Finding:
     try:
-        with closing(
-            sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-        ) as conn:
-            current = schema.identify(conn, path)
-            (version,) = conn.execute("PRAGMA user_version").fetchone()
-            problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
-            if problems == ["ok"] and current:
-                if schema_check.is_complete(conn):
-                    problems = (
-                        schema_check.index_problems(conn)
-                        or row_check.invalid_cells(conn)
-                        or problems
-                    )
-                    schema_check.decode_all_texts(conn)
-                else:
-                    problems = ["its schema is not that of a journal"]
+        problems, version, is_current = inspect_file(path)
     except CachedSessionError as error:
         return unusable(error)
-    except FOREIGN_ERRORS as error:
-        mapped = journal_error(error, path)
-        if isinstance(mapped, CachedSessionError) and not is_damage(error):
-            return unusable(mapped)  # such as a lock or a file mode: the file may be intact
-        problems, current, version = [str(error)], False, 0
-    if problems != ["ok"]:
+    if problems:
         return Finding(
             "journal",
             "fail",
@@ -78,7 +54,7 @@ def _check_integrity(path: str) -> Finding:
             "cached-session compact sets it aside and copies what can be read to a new file; a "
             "sync fetches the rest from the server; cached-session status then shows what was lost",
         )
-    form = f"format {version}" if current else f"format {version}, to be migrated when opened"
+    form = f"format {version}" if is_current else f"format {version}, to be migrated when opened"
     return Finding("journal", "ok", f"{path} is intact ({form})")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cached_session.diagnosis.finding import Finding
 from cached_session.diagnosis.lock_holders import holder_of, writer_of
+from cached_session.journal.inspection import is_write_locked
 
 __all__ = ["check_locks"]
 
@@ -48,26 +47,17 @@ def _check_replicator(path: str) -> Finding:
 
 
 def _check_write_lock(path: str) -> list[Finding]:
-    uri = f"{Path(path).absolute().as_uri()}?mode=rw"
-    try:
-        with closing(
-            sqlite3.connect(uri, uri=True, timeout=WRITE_SECONDS, isolation_level=None)
-        ) as conn:
-            conn.execute("BEGIN IMMEDIATE")
-            conn.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        if "locked" not in str(error):
-            return []  # other checks report a full disk and file modes
-        holder = writer_of(os.path.realpath(path))
-        message = f"{holder or 'another process'} has the write lock for over {WRITE_SECONDS:g} s"
-        return [
-            Finding(
-                "lock",
-                "fail",
-                f"{message}: all other writes wait, then fail",
-                holder.advice
-                if holder is not None
-                else "find it (a backup, a database browser, a process that hangs) and end it",
-            )
-        ]
-    return []
+    if not is_write_locked(path, WRITE_SECONDS):
+        return []
+    holder = writer_of(os.path.realpath(path))
+    message = f"{holder or 'another process'} has the write lock for over {WRITE_SECONDS:g} s"
+    return [
+        Finding(
+            "lock",
+            "fail",
+            f"{message}: all other writes wait, then fail",
+            holder.advice
+            if holder is not None
+            else "find it (a backup, a database browser, a process that hangs) and end it",
+        )
+    ]

@@ -1,10 +1,9 @@
-"""What the journal may let go of, and the space that this frees: a little at a time, so that no
-write waits for it.
+"""Compaction: deletes obsolete bookkeeping and returns free space, a little at a time, so that no
+write waits for long.
 
-An append of which nothing is visible, because a clear covers it, is bookkeeping that nothing needs
-any more once the server has acknowledged it and has forgotten its memories: `cleared` goes on
-hiding it, should it ever arrive again. Pops and clears stay, because their memories stay on the
-server, and an audit puts back those that it loses.
+An append whose items are all hidden by a clear is obsolete once the server has acknowledged it and
+deleted its memories: should it arrive again, the table `cleared` still hides it. Pops and clears
+are kept, because their memories stay on the server, and an audit restores those that it loses.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from cached_session.models import CompactReport
 __all__ = ["compact", "prune", "tidy"]
 
 PRUNE_OPS = 1000
-"""Operations let go of in one transaction: some milliseconds."""
+"""Operations deleted in one transaction: some milliseconds."""
 RECLAIM_PAGES = 256
-"""Free pages given back in one transaction: 1 MiB."""
+"""Free pages returned in one transaction: 1 MiB."""
 REBUILD_BYTES = 64 * 1024 * 1024
-"""A journal from before free pages could be given back one by one is rebuilt as a whole if it is
-no larger than this: writers wait meanwhile. A larger one uses its free pages again."""
+"""Largest journal that is rebuilt as a whole, while writers wait. For journals from before free
+pages could be returned one by one. A larger one reuses its free pages."""
 INCREMENTAL = 2
-"""What ``PRAGMA auto_vacuum`` says of a file whose free pages can be given back."""
+"""Value of ``PRAGMA auto_vacuum`` in a file whose free pages can be returned."""
 
 
 def prune(conn: sqlite3.Connection, most: int) -> int:
-    """Let go of at most so many operations that nothing needs any more; how many there were.
+    """Delete obsolete operations, at most so many; return how many.
 
-    One that is yet to be acknowledged stays, even if it was never sent: a copy of this journal may
-    have sent it, and only its row keeps the server from being asked to forget it too early.
+    An operation that is not acknowledged is kept, even if it was never sent: a copy of this journal
+    may have sent it, and its row delays the deletion of its memories until it has arrived.
     """
     gone = conn.execute(
         "SELECT o.seq FROM cleared c CROSS JOIN ops o "
@@ -53,27 +52,27 @@ def prune(conn: sqlite3.Connection, most: int) -> int:
 
 
 async def tidy(journal: Journal) -> int:
-    """One step of what `compact` does as a whole, at the pace of the background."""
-    pruned = await journal.write(lambda conn: prune(conn, PRUNE_OPS))
+    """Do one step of a compaction, in the background; return the number of deleted operations."""
+    pruned = await journal.write(prune, PRUNE_OPS)
     await journal.write(_reclaim)
     return pruned
 
 
 async def compact(journal: Journal) -> CompactReport:
-    """Let go of everything that may go, and give its space back to the file system. A search index
-    that is damaged is built anew.
+    """Delete all obsolete operations, and return free space to the file system. Build a damaged
+    search index again.
 
     Raises:
-        JournalError: the journal cannot be written; what was done until then stays done.
-        JournalCorrupt: it is damaged, perhaps where nobody has read yet. Nothing was done, and the
-            next call sets it aside.
+        JournalError: the journal cannot be written; what was deleted so far stays deleted.
+        JournalCorrupt: it is damaged, perhaps in a part that was not read before. Nothing was done,
+            and the next call starts the recovery.
     """
     if not journal.in_memory:
         await journal.read_long(lambda conn, _: _look(conn))
     before, _ = await journal.read(_pages)
     operations = 0
     while True:
-        pruned = await journal.write(lambda conn: prune(conn, PRUNE_OPS))
+        pruned = await journal.write(prune, PRUNE_OPS)
         operations += pruned
         if pruned < PRUNE_OPS:
             break
@@ -93,7 +92,7 @@ def _look(conn: sqlite3.Connection) -> None:
 
 
 def _pages(conn: sqlite3.Connection) -> tuple[int, int]:
-    """(bytes of the file, bytes of it that are free)."""
+    """Return the bytes of the file, and how many of them are free."""
     size, count, free = (
         int(conn.execute(f"PRAGMA {name}").fetchone()[0])
         for name in ("page_size", "page_count", "freelist_count")
@@ -102,18 +101,18 @@ def _pages(conn: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _reclaim(conn: sqlite3.Connection) -> bool:
-    """Give some free pages back; whether there may be more."""
+    """Return some free pages to the file system; return whether there may be more."""
     (before,) = conn.execute("PRAGMA freelist_count").fetchone()
     if not before:
         return False
-    # Stepped to its end: each row is a page.
+    # Fetch all rows: each one returns a page.
     conn.execute(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})").fetchall()
     (after,) = conn.execute("PRAGMA freelist_count").fetchone()
     return bool(0 < after < before)
 
 
 def _rebuild(conn: sqlite3.Connection) -> None:
-    """Make free pages something that can be given back, where the file is of the older kind."""
+    """Rebuild a file of the older kind, so that its free pages can be returned."""
     (mode,) = conn.execute("PRAGMA auto_vacuum").fetchone()
     size, free = _pages(conn)
     if mode != INCREMENTAL and free and size <= REBUILD_BYTES:
@@ -122,6 +121,6 @@ def _rebuild(conn: sqlite3.Connection) -> None:
 
 
 def _shorten(conn: sqlite3.Connection) -> None:
-    """Carry the log over into the file, which shrinks with that; a reader elsewhere may put it
-    off until the next checkpoint."""
+    """Copy the log into the file, which then shrinks. A reader elsewhere may delay that until the
+    next checkpoint."""
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,5 +1,5 @@
-"""How a connection to a journal file is made: private to its owner, refused where it is another
-program's, with a write-ahead log and the durability that was asked for."""
+"""Connections to a journal file: private to its owner, with a write-ahead log and the configured
+durability. A file of another program is refused."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cached_session.history.parts import part_count
 from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from cached_session.journal.tables import schema
 
-__all__ = ["MEMORY", "connect", "create_private", "teach", "there"]
+__all__ = ["MEMORY", "connect", "create_private", "define_functions", "existing_uri"]
 
 MEMORY = ":memory:"
 CACHE_KIB = 8 * 1024
-"""SQLite's page cache for each connection."""
+"""SQLite's page cache of each connection, in KiB."""
 
 
 def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
-    """A connection to a journal, whose file is made if there is none.
+    """Connect to a journal; make the file if there is none.
 
     Raises:
-        JournalError: it is no journal, or cannot be one here; JournalTooNew, JournalCorrupt.
+        JournalError: it is not a journal, or cannot be one here; JournalTooNew, JournalCorrupt.
     """
     if path != MEMORY:
         create_private(path)
@@ -38,46 +38,48 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         factory=TrackedConnection,
     )
     try:
-        # Which file is this? Asked before anything that could write to it.
+        # Check the file before anything that could write to it.
         schema.identify(conn, path)
         if path != MEMORY:
             if conn.execute("PRAGMA page_count").fetchone() == (0,):
-                # While the file is empty: later its free pages can be given back. Elsewhere this
-                # would do nothing, and wait for whoever is writing.
+                # So that free pages can be returned later. This works in an empty file only;
+                # otherwise it would do nothing, and wait for the write lock.
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _enter_wal(conn, busy_ms)
         conn.execute(f"PRAGMA synchronous = {durability.upper()}")
         conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         conn.execute("PRAGMA temp_store = MEMORY")
-        teach(conn)
+        define_functions(conn)
     except BaseException:
         conn.close()
         raise
     return conn
 
 
-def there(path: str) -> str:
-    """A journal's file as SQLite opens it with ``uri=True`` if it is there, and never makes it: for
-    a further connection to a file that may have been taken away a moment ago."""
+def existing_uri(path: str) -> str:
+    """Return a URI under which SQLite opens the file if it exists, and does not make it.
+
+    For another connection to a file that may have been moved away a moment ago.
+    """
     return f"{Path(path).absolute().as_uri()}?mode=rw"
 
 
-def teach(conn: sqlite3.Connection) -> None:
-    """The functions of ours that the journal's SQL uses."""
+def define_functions(conn: sqlite3.Connection) -> None:
+    """Define the SQL functions of this package that the journal's statements use."""
     conn.create_function("part_count", 1, _part_count, deterministic=True)
 
 
 def _part_count(payload: bytes) -> int:
-    """`part_count` for SQL, of a text that may be damaged."""
+    """Return the number of parts of a payload, which may be damaged."""
     return part_count(payload.decode(errors="replace"))
 
 
 def create_private(path: str) -> None:
     """Make a new file readable by its owner only; SQLite gives its WAL the same mode.
 
-    A file that is there is never opened here: closing any descriptor of it would drop the POSIX
-    locks of this process's SQLite connections, and another process would then take itself for the
-    last user and delete the write-ahead log under them.
+    An existing file is never opened here: closing any descriptor of it would release the POSIX
+    locks of this process's SQLite connections. Another process would then consider itself the last
+    user, and delete the write-ahead log under them.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     cause: OSError
@@ -97,8 +99,11 @@ def create_private(path: str) -> None:
 
 
 def _unlock_logs(path: str) -> None:
-    """SQLite makes its log with the mode of the file: one from a time when the file was read-only
-    would keep the file so for ever."""
+    """Make the logs writable if the file is.
+
+    SQLite makes a log with the mode of the file. A log from a time when the file was read-only
+    would keep the journal read-only for ever.
+    """
     real = os.path.realpath(path)
     mode = stat.S_IMODE(Path(real).stat().st_mode)
     for log in (Path(f"{real}-wal"), Path(f"{real}-shm")):
@@ -106,16 +111,16 @@ def _unlock_logs(path: str) -> None:
             if mode & stat.S_IWUSR and not log.stat().st_mode & stat.S_IWUSR:
                 log.chmod(mode)
         except (FileNotFoundError, PermissionError):
-            # There is none; or it is another user's, and SQLite says what comes of it.
+            # There is none; or it is another user's, and SQLite reports the consequences.
             continue
 
 
 def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:
-    """Switch to the write-ahead log; several processes may do so at the same first moment."""
+    """Switch to the write-ahead log. Several processes may do so at the same time."""
     (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
         return
-    # SQLite does not call its busy handler for this switch, so a lock elsewhere is waited out here.
+    # SQLite does not call its busy handler for this switch, so wait for a lock here.
     pause = threading.Event()
     for attempt in range(max(1, busy_ms // 20)):
         try:

@@ -1,7 +1,7 @@
-"""The file that has the journal's name, and this process's connections to it.
+"""The journal file and this process's connections to it.
 
-It is replaced under an open session now and then: by whoever mends it when it is damaged, or by
-somebody who took it away or put another one there. What was acknowledged goes on in the new one.
+Another file may replace it under an open session: recovery replaces a damaged one, and a user may
+move it away. What was acknowledged is copied to the new file.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["Connections", "end_transaction"]
 log = logging.getLogger("cached_session.journal")
 
 OPEN_PAUSE_MS = 250
-"""How long a short read waits on its caller's thread for a lock before it is handed over. SQLite
-locks readers out of a WAL journal only while it recovers one after a crash."""
+"""Milliseconds that a short read waits on its caller's thread for a lock before the writing thread
+runs it. SQLite locks readers out of a WAL journal only while it recovers one after a crash."""
 
 
 class _Opened(NamedTuple):
-    """A connection to write and one to read, and which file they are of, with which logs."""
+    """The connections to one file, and the identity of the file and its logs."""
 
     writer: sqlite3.Connection
     reader: sqlite3.Connection
@@ -44,9 +44,9 @@ class _Opened(NamedTuple):
 
 
 class Connections:
-    """One connection that writes, one for short reads, one for those beside them.
+    """One connection for writes, one for short reads, one for reads in threads.
 
-    Opened, replaced and closed by the thread that writes, and by no other.
+    Only the writing thread opens, replaces and closes them.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Connections:
         self._search_index = search_index
         self._on_replaced = on_replaced
         self.pid = os.getpid()
-        """Of the process whose connections these are."""
+        """The process that has opened the connections."""
         self.reading = threading.Lock()
         """Held while `reader` is in use."""
         # In memory there is one connection for reading and writing: a reader must not see
@@ -80,18 +80,19 @@ class Connections:
         self._aside: sqlite3.Connection | None = None
         self._id: file_identity.FileId | None = None
         self._logs: dict[str, file_identity.FileId] = {}
-        """The log of that file and its index ..."""
+        """The identities of the file's write-ahead log and its index ..."""
         self._left: list[Path] = []
-        """... and where they are, if they were left behind when it was taken away."""
+        """... and their paths, if they were left behind when the file was moved away."""
         self.suspicion: str | None = None
-        """What SQLite said when it found the file damaged: looked into before the next job."""
+        """SQLite's message about damage in the file; it is checked before the next job."""
         self._stale = False
-        """SQLite falls back to reading where a file cannot be written to, and never tries again: a
-        connection that has said so is replaced before the next job."""
+        """Whether a connection has become read-only. SQLite does not try to write over it again, so
+        it is replaced before the next job."""
 
     def check_process(self) -> None:
-        """Refuse what a fork has inherited. To be asked before any lock is taken: a thread that did
-        not survive the fork may have held it.
+        """Refuse connections that a fork has inherited.
+
+        Call it before acquiring a lock: a thread that does not exist in the child may hold it.
 
         Raises:
             JournalError: the connections are those of the parent.
@@ -103,14 +104,14 @@ class Connections:
             )
 
     def aside(self) -> sqlite3.Connection:
-        """A connection for reads of some milliseconds; under `asides`."""
+        """Return the connection for reads in threads. The caller holds `asides`."""
         if self._aside is None:
             self._aside = self._connect(self.busy_ms)
             self._aside.execute("PRAGMA query_only = ON")
         return self._aside
 
     def current(self) -> sqlite3.Connection:
-        """The connection that writes, to the file that has the journal's name now."""
+        """Return the writing connection to the file that has the journal's name now."""
         if self.writer is not None and not self.must_open():
             return self.writer
         if self.writer is not None and self.is_moved():
@@ -118,7 +119,7 @@ class Connections:
         if self.suspicion is not None or (
             not self.in_memory and replace_file.is_interrupted(self.path)
         ):
-            self._mend(self.suspicion or "a process ended while it recovered the journal")
+            self._recover(self.suspicion or "a process ended while it recovered the journal")
         self._release()
         self._stale = False
         try:
@@ -126,7 +127,7 @@ class Connections:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if self.in_memory or not is_damage(error):
                 raise
-            self._mend(str(error))
+            self._recover(str(error))
         return self._adopt(self._opened())
 
     def _adopt(self, opened: _Opened) -> sqlite3.Connection:
@@ -154,7 +155,7 @@ class Connections:
                 raise
             if file is not None and file_identity.file_id(self.path) == file:
                 return _Opened(opened[0], opened[1], file, logs)
-            # Another process has just put another file here.
+            # Another process has just replaced the file.
             _drop(opened, True)
 
     def _connect(self, busy_ms: int, path: str | None = None) -> sqlite3.Connection:
@@ -162,19 +163,19 @@ class Connections:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is open, and nothing was met that must be looked into. Whether it is still the
-        one of its name is not asked."""
+        """Whether the file is open and no error has to be checked. Does not ask whether the file is
+        still the one under its name."""
         return self.reader is not None and self.suspicion is None and not self._stale
 
     def must_open(self) -> bool:
-        """Whether `current` has more to do than to say which connection writes."""
-        # At every call of a session: what `is_ready` asks is asked here once more.
+        """Return whether `current` must open the file (again)."""
+        # Hot path: `is_ready`, inlined.
         if self.reader is None or self.suspicion is not None or self._stale:
             return True
         return self._id is not None and file_identity.file_id(self.path) != self._id
 
     def is_moved(self) -> bool:
-        """Whether the open file is no longer the one of its name: one system call."""
+        """Return whether the open file is no longer the one under its name: one system call."""
         return self._id is not None and file_identity.file_id(self.path) != self._id
 
     def version(self) -> Version | None:
@@ -194,7 +195,7 @@ class Connections:
             lock.release()
 
     def suspect(self, error: BaseException) -> None:
-        """An error was met: where it tells of damage, the next `current` looks into it."""
+        """Have the next `current` check the file, if this error may come from damage."""
         if self.in_memory:
             return
         if is_damage(error):
@@ -202,8 +203,8 @@ class Connections:
         elif isinstance(error, sqlite3.Error) and "readonly" in str(error):
             self._stale = True
 
-    def _mend(self, why: str) -> None:
-        """Have the damaged file replaced, unless it turns out to be whole."""
+    def _recover(self, why: str) -> None:
+        """Recover the damaged file, unless it turns out to be intact."""
         retired, writer = self._on_replaced()
         report = recover.recover_file(
             self.path,
@@ -218,10 +219,12 @@ class Connections:
             log.error("the journal %s was damaged. %s", self.path, report.summary())
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
-        """Somebody took the file away, or put another one here. What was acknowledged is still in
-        the one that is open: it goes on in the one of the name. While that one cannot be opened,
-        calls fail and the old one is kept."""
-        # What was moved away should be whole without its log, in case that this cannot go on.
+        """Continue in the file that has the journal's name now: the open one was moved or replaced.
+
+        What was acknowledged is copied from the open file. While the new file cannot be opened,
+        calls fail and the old connection is kept.
+        """
+        # Make the moved file complete without its log, in case that the following fails.
         with suppress(sqlite3.Error):
             old.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._left += file_identity.move_stray_logs(self.path, self.busy_ms / 1000, self._logs)
@@ -242,7 +245,7 @@ class Connections:
         return self._adopt(opened)
 
     def _release(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         with self.reading, self.asides:
             conns = {self._aside, self.reader, self.writer} - {None}
             moved = self._id is not None and file_identity.is_replaced(self.path, self._id)
@@ -250,23 +253,26 @@ class Connections:
             _drop([conn for conn in conns if conn is not None], moved)
 
     def close(self) -> None:
-        """Let go of every connection. What was taken away is made again first, if it can be, and
-        what is damaged is mended: a program that ends at its first error makes no next call."""
+        """Close every connection.
+
+        A file that was moved away is made again first, and a damaged one is recovered: a program
+        that ends at its first error makes no later call that would do so.
+        """
         try:
             moved = self.writer is not None and self.is_moved()
         except JournalError as error:
-            # Another opening will say why, if it goes on: what was acknowledged is in the file.
-            log.warning("closing without a look at the file: %s", error)
+            # The next opening reports the error. What was acknowledged is in the file.
+            log.warning("closing without checking the file: %s", error)
             moved = False
         if moved or (self.writer is not None and self.suspicion is not None):
             try:
                 self.current()
             except (CachedSessionError, *FOREIGN_ERRORS) as error:
                 log.error(
-                    "the journal %s was taken away and cannot be made again (%s): what was unsent "
-                    "in it is lost"
+                    "the journal %s was moved away and cannot be made again (%s): its unsent "
+                    "operations are lost"
                     if moved
-                    else "the journal %s is damaged and cannot be mended now: %s",
+                    else "the journal %s is damaged and cannot be recovered now: %s",
                     self.path,
                     error,
                 )

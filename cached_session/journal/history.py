@@ -87,7 +87,7 @@ class History:
         if written is None:
             return False
         self._last_write.keep(written)
-        self.cache_append(written, encoded)
+        self._tail_cache.appended(session_id, written.revision, written.version, encoded)
         return True
 
     def cache_append(self, written: Written, encoded: Sequence[tuple[str, int]]) -> None:

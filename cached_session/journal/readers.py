@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from cached_session.errors import SessionClosed
-from cached_session.journal.connect import there
+from cached_session.journal.connect import existing_uri
 from cached_session.journal.connections import Connections, end_transaction
 from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
@@ -184,7 +184,7 @@ class Readers:
     def _connect(self) -> sqlite3.Connection:
         """Open another connection; the file must exist."""
         return sqlite3.connect(
-            there(self._connections.path),
+            existing_uri(self._connections.path),
             uri=True,
             timeout=self._connections.busy_ms / 1000,
             isolation_level=None,

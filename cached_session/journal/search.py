@@ -1,7 +1,7 @@
-"""Local text search: every item that contains all the words. Works offline, in any script.
+"""Text search in the journal: items that contain all words of a query, in any script.
 
-The index names the operations that may hold the words; where there is none, or where the words are
-too short for it, the whole session is looked through. Both ways find the same.
+The full-text index gives the operations that may contain the words. Without an index, or if the
+words are too short for it, the session is scanned. Both ways return the same items.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["find", "scan", "words"]
 
 
 def words(query: object) -> list[str]:
-    """The words of a query, folded.
+    """Return the words of a query, normalized.
 
     Raises:
-        InvalidArgument: there is none.
+        InvalidArgument: it has no word.
     """
     found = normalize_text(query).split() if isinstance(query, str) else []
     if not found:
@@ -32,15 +32,15 @@ def words(query: object) -> list[str]:
 
 
 def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
-    """The latest entries whose readable text contains every word; latest first.
+    """Return the latest entries whose readable text contains every word, latest first.
 
     Raises:
-        fulltext.Spoiled: the index is damaged.
+        search_index.Spoiled: the index is damaged.
     """
-    if limit <= 0 or not _can_be_there(wanted):
+    if limit <= 0 or not _are_possible(wanted):
         return []
     grams = search_index.terms(wanted)
-    # One snapshot: a rank counts the items that stand before an entry at this moment.
+    # One snapshot, because a rank is the number of items before an entry.
     with item_rows.snapshot(conn):
         reached = search_index.reach(conn)
         if not grams or reached is None:
@@ -55,10 +55,10 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 
 def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
-    """`find` without the index, by looking at every item from the latest on."""
+    """Find the same without the index, by reading every item from the latest on."""
     found: list[Entry] = []
     for entry, payload in item_rows.entries_backwards(conn, session_id, None):
-        if _holds(payload, wanted):
+        if _contains(payload, wanted):
             found.append(entry)
             if len(found) >= limit:
                 break
@@ -75,17 +75,17 @@ def _matches(
             (session, *position),
         ).fetchall()
         for idx, payload in items:
-            if _holds(payload, wanted):
+            if _contains(payload, wanted):
                 yield (*position, idx)
 
 
-def _holds(payload: bytes, wanted: list[str]) -> bool:
+def _contains(payload: bytes, wanted: list[str]) -> bool:
     text = normalize_text(role_and_text(payload.decode(errors="replace"))[1])
     return all(word in text for word in wanted)
 
 
-def _can_be_there(wanted: list[str]) -> bool:
-    """Whether readable text can hold these at all: it has no NUL and no lone surrogates."""
+def _are_possible(wanted: list[str]) -> bool:
+    """Return whether readable text can contain these: it has no NUL and no lone surrogates."""
     return not any("\x00" in word or _has_surrogates(word) for word in wanted)
 
 

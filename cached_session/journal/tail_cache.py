@@ -1,9 +1,8 @@
-"""The ends of histories in use, or the whole of them, as JSON text: valid until their session
+"""A cache of the latest items of sessions in use, as JSON text. A tail is valid until its session
 changes.
 
-An agent reads its history at each turn, its tail or all of it, and nearly always nobody but itself
-has written since. Asking SQLite whether that is so costs a sixth of reading 20 items from it, and a
-caller still gets fresh objects, decoded from the text.
+An agent reads its history in each turn, and usually no other writer has added to it since. Checking
+that in SQLite costs a sixth of reading 20 items. Callers get new objects, decoded from the text.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ __all__ = ["Block", "Tail", "TailCache"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
-"""Of the latest items, which are kept one by one: what a read does on the spot
-(`items.SHORT_ITEMS`)."""
+"""Most items, and bytes, that are kept one by one: as many as a short read decodes
+(`get_items.SHORT_ITEMS`)."""
 BLOCK_ITEMS = 256
 BLOCK_BYTES = 128 * 1024
-"""Of those before them that are put together as one array once there are more."""
+"""Items, and bytes, of one block of older items."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
-"""A history that is larger than this is not kept as a whole: the others need room, too."""
+"""Largest history that is cached as a whole; the rest is left for other sessions."""
 MOST_SESSIONS = 1024
-"""However small they are."""
+"""Most sessions in the cache."""
 
 
 class Block(NamedTuple):
-    """Neighbouring items as one JSON array, which is decoded in one go."""
+    """Consecutive items as one JSON array, which is decoded in one call."""
 
     array: bytes
     items: int
@@ -47,17 +46,17 @@ class Tail:
     file: int
     """`TailCache.file` when it was read."""
     version: Version | None
-    """No history was changed while this stays the same; None if it could not be asked."""
+    """State of all histories when it was read (`version_of`); None if it was unknown."""
     revision: int
     blocks: tuple[Block, ...]
     texts: tuple[bytes, ...]
-    """The last of them, one by one."""
+    """The latest items, one by one, after those in the blocks."""
     whole: bool
-    """Whether these are all there are."""
+    """Whether these are all items of the session."""
     size: int
-    """Bytes of all of it ..."""
+    """Bytes of all items ..."""
     size_of_texts: int
-    """... and of the last."""
+    """... and of `texts`."""
 
     @classmethod
     def of(
@@ -70,21 +69,21 @@ class Tail:
         whole: bool,
         blocks: Iterable[Block] = (),
     ) -> Tail:
-        """Of these items."""
+        """Return the tail of these items."""
         kept = tuple(blocks)
         size = sum([len(block.array) for block in kept])
         before = cls(file, version, revision, kept, (), whole, size, 0)
         return before.followed(revision, version, texts)
 
     def latest(self, limit: int | None) -> Sequence[bytes] | None:
-        """The latest ``limit`` texts; None if they are not kept one by one."""
+        """Return the latest ``limit`` texts; None if they are not kept one by one."""
         if limit is not None and limit <= len(self.texts):
             return self.texts[len(self.texts) - limit :]
         return self.texts if self.whole and not self.blocks else None
 
     def arrays(self, limit: int | None) -> tuple[list[Block], int] | None:
-        """The latest ``limit`` items, and how many there are before them in the first array; None
-        if this tail cannot tell."""
+        """Return arrays that end with the latest ``limit`` items, and the number of items before
+        those; None if this tail does not have them."""
         first, before = 0, 0
         if limit is not None:
             first, before = len(self.blocks), len(self.texts) - limit
@@ -99,8 +98,8 @@ class Tail:
         return [*self.blocks[first:], last], before
 
     def followed(self, revision: int, version: Version | None, added: Sequence[bytes]) -> Tail:
-        """With what was appended since. The oldest go into blocks; what is not the whole history
-        lets go of those that a short read does not need."""
+        """Return this tail with items appended. The oldest are put into blocks; a tail that is not
+        the whole history drops blocks that a short read does not need."""
         texts = (*self.texts, *added)
         before, last = self.size - self.size_of_texts, self.size_of_texts + sum(map(len, added))
         blocks, start = list(self.blocks), 0
@@ -128,7 +127,7 @@ class Tail:
         )
 
     def popped(self, revision: int, version: Version | None) -> Tail | None:
-        """Without the last item; None if it is in a block."""
+        """Return this tail without its last item; None if that item is in a block."""
         if not self.texts:
             return None
         *texts, gone = self.texts
@@ -138,7 +137,7 @@ class Tail:
 
 
 def _oldest(texts: Sequence[bytes], start: int) -> list[bytes]:
-    """The first of them from there on, as many as make a block."""
+    """Return the texts from ``start`` on that make one block."""
     found: list[bytes] = []
     size = 0
     for text in texts[start : start + BLOCK_ITEMS]:
@@ -150,29 +149,29 @@ def _oldest(texts: Sequence[bytes], start: int) -> list[bytes]:
 
 
 class TailCache:
-    """Tails of the sessions in use. Safe to use from several threads."""
+    """The tails of the sessions in use. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._tails: OrderedDict[str, Tail] = OrderedDict()
         self._lock = threading.Lock()
         self._size = 0
         self.file = 0
-        """Counts the files that have had the journal's name: part of every version."""
+        """Number of times that another file has replaced the journal."""
 
     def forget(self) -> None:
-        """Another file is the journal now: nothing that is kept says anything of it."""
+        """Drop all tails: another file has replaced the journal."""
         with self._lock:
             self.file += 1
             self._tails.clear()
             self._size = 0
 
     def get(self, session_id: str) -> Tail | None:
-        """What is kept of a session. Whether it is still true is for the caller to find out."""
+        """Return the tail of a session. The caller checks whether it is still valid."""
         tail = self._tails.get(session_id)
         return tail if tail is not None and tail.file == self.file else None
 
     def put(self, session_id: str, tail: Tail) -> None:
-        """Keep a tail, in place of those that were kept longest."""
+        """Cache a tail; drop the ones that were cached first, if there are too many."""
         with self._lock:
             self._drop(session_id)
             self._keep(session_id, tail)
@@ -184,10 +183,11 @@ class TailCache:
         version: Version,
         encoded: Sequence[tuple[str, int]],
     ) -> None:
-        """A batch was appended here, which made the session's revision this one: a tail of the
-        revision before it goes on with the batch, and any other one is let go of.
+        """Add a batch whose append gave the session this revision. A tail of another revision than
+        the one before is dropped.
 
-        ``version`` is what the journal has seen then, if nothing else shares the commit."""
+        ``version``: the state of all histories then, if nothing else shared the commit.
+        """
         with self._lock:
             tail = self._before(session_id, revision)
             if tail is not None and not any(codec != FAST for _, codec in encoded):
@@ -195,14 +195,14 @@ class TailCache:
                 self._keep(session_id, tail.followed(revision, version, added))
 
     def popped(self, session_id: str, revision: int, version: Version) -> None:
-        """The last item of all was popped here: as `appended`, without that item."""
+        """Remove the last item, whose pop gave the session this revision; see `appended`."""
         with self._lock:
             tail = self._before(session_id, revision)
             if tail is not None and (left := tail.popped(revision, version)) is not None:
                 self._keep(session_id, left)
 
     def _before(self, session_id: str, revision: int) -> Tail | None:
-        """The tail of the revision before this one; it is let go of, as is any other one."""
+        """Drop the tail of a session; return it if it is of the revision before this one."""
         tail = self._drop(session_id)
         return tail if tail is not None and tail.revision == revision - 1 else None
 

@@ -1,7 +1,7 @@
-"""Threads of a journal's own, for what would hold an event loop up.
+"""The threads of one journal, for work that would block an event loop.
 
-The pool that a loop brings along is small, and everybody's: tools that an agent runs in threads,
-name lookups that hang. A read of the journal must not wait until they have finished.
+The default pool of an event loop is small and shared with the program: tools that an agent runs in
+threads, slow name lookups. A read of the journal must not wait for them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["ThreadPool"]
 T = TypeVar("T")
 
 MOST = 4
-"""Short reads take turns on one connection, and long ones have a thread each: a read waits for
-another one only beside three of a whole history."""
+"""Threads. Reads of some milliseconds share one connection, so they use one thread at a time; three
+long reads can run beside them before any read has to wait."""
 
 
 class ThreadPool:
-    """A few threads, made when they are first needed. Safe to use from any thread."""
+    """A few threads, started when they are first needed. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -33,7 +33,7 @@ class ThreadPool:
         self._closed = False
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do something in one of them.
+        """Run a function in one of them and return its result.
 
         Raises:
             SessionClosed: they were closed.
@@ -48,7 +48,7 @@ class ThreadPool:
         return await doing
 
     def close(self) -> None:
-        """Take nothing more, and wait until each thread has finished what it does, and itself."""
+        """Accept no more work, and wait until each thread has finished."""
         with self._guard:
             self._closed, pool = True, self._pool
         if pool is not None:

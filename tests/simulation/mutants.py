@@ -220,7 +220,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "tail cache: survives a write of another process": (
         "journal/sqlite/tracked_connection.py",
-        "return conn, data_version(conn), conn.history_changes",
+        "return conn, conn.data_version(), conn.history_changes",
         "return conn, 0, conn.history_changes",
     ),
 }

@@ -15,5 +15,5 @@ def conn() -> Iterator[sqlite3.Connection]:
     """A journal's tables in memory, without the journal around them."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        connect.teach(conn)
+        connect.define_functions(conn)
         yield conn

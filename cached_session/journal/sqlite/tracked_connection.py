@@ -18,6 +18,8 @@ __all__ = [
     "version_of",
 ]
 
+DATA_VERSION = "PRAGMA data_version"
+
 _serials = itertools.count(1)
 
 
@@ -30,13 +32,21 @@ class TrackedConnection(sqlite3.Connection):
 
     history_changes = 0
     queue_additions = 0
-    version_cursor: sqlite3.Cursor | None = None
-    """The cursor of `data_version`: making one each time is a tenth of the cost of the query."""
+    _version_cursor: sqlite3.Cursor | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.serial = next(_serials)
         """Number of this connection in the process."""
+
+    def data_version(self) -> int:
+        """Return a number that changes when another connection commits to the file."""
+        # Keep the cursor: making one each time is a tenth of the cost of the query.
+        cursor = self._version_cursor
+        if cursor is None:
+            cursor = self._version_cursor = self.cursor()
+        (version,) = cursor.execute(DATA_VERSION).fetchone()
+        return int(version)
 
 
 Version = tuple[sqlite3.Connection, int, int]
@@ -58,17 +68,16 @@ class FileVersion(NamedTuple):
 
 def data_version(conn: sqlite3.Connection) -> int:
     """Return a number that changes when another connection commits to the file."""
-    cursor: sqlite3.Connection | sqlite3.Cursor = conn
     if isinstance(conn, TrackedConnection):
-        cursor = conn.version_cursor = conn.version_cursor or conn.cursor()
-    (version,) = cursor.execute("PRAGMA data_version").fetchone()
+        return conn.data_version()
+    (version,) = conn.execute(DATA_VERSION).fetchone()
     return int(version)
 
 
 def version_of(conn: sqlite3.Connection) -> Version:
     """Return the state of all histories, for the writing connection."""
     if isinstance(conn, TrackedConnection):
-        return conn, data_version(conn), conn.history_changes
+        return conn, conn.data_version(), conn.history_changes
     # A plain connection does not count histories: any row that it has changed counts.
     return conn, data_version(conn), conn.total_changes
 

@@ -1,8 +1,8 @@
-"""What a follower has been told of a session, and how that differs from what the session shows now.
+"""Change cursors: what a follower of a session knows, and the changes since then.
 
-A view knows the position of each item and no item. One step compares it with one snapshot of the
-journal: what was applied since, and what pops have taken away, is found by its `seq`. Where the
-number of items does not add up then, after a clear for one, all positions are looked at.
+A cursor has the position of each item, but no items. One step compares it with one snapshot of the
+journal. Operations applied since, and their pops, are found by `seq`. If the number of items then
+differs from the session's, after a clear for example, all positions are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cached_session.models import Change, Entry
 __all__ = ["ChangeCursor", "advance"]
 
 MOST = 256
-"""Entries told of in one change, and operations looked up for it, if they are more than one."""
+"""Most entries, and most operations, that one step reports."""
 UNKNOWN = -1
 
 Dot = tuple[str, int]
@@ -33,10 +33,10 @@ Dot = tuple[str, int]
 
 @dataclass(frozen=True)
 class ChangeCursor:
-    """What a follower shows. Never changed: a step makes a new one."""
+    """What a follower shows. Immutable: a step returns a new one."""
 
     positions: Sequence[Position] | None
-    """Of the items that are shown, in order; None: of whatever was there at `upto`."""
+    """Of the items that are shown, in order; None: of all items at `upto`."""
     file: int = UNKNOWN
     """The number of the file (`TailCache.file`) to which `revision` and `upto` belong."""
     revision: int = UNKNOWN
@@ -45,20 +45,20 @@ class ChangeCursor:
     unsent: Mapping[Dot, bool] | None = None
     """Operations that the server has not acknowledged; whether each is parked."""
     pending: int | None = None
-    """What the follower was told last of how many wait."""
+    """The number of pending operations that was reported last."""
     coming: Sequence[Position] = ()
-    """Where items stand that are to be told of next."""
+    """Positions of items that are to be reported next."""
     is_behind: bool = field(default=False, kw_only=True)
-    """Whether there was more to tell than one step tells."""
+    """Whether there was more to report than one step reports."""
 
     @classmethod
     def since(cls, file: int, upto: int | None) -> ChangeCursor:
-        """Of a follower who knows what there was at a point in time, whatever that is."""
+        """Return the cursor of a follower that knows all items up to an operation."""
         return cls(None, file, upto=upto)
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> ChangeCursor:
-        """Of a follower who shows these entries."""
+        """Return the cursor of a follower that shows these entries."""
         positions, unsent = set[Position](), dict[Dot, bool]()
         for entry in entries:
             positions.add((entry.stamp, entry.writer, entry.counter, entry.index))
@@ -70,9 +70,11 @@ class ChangeCursor:
 def advance(
     conn: sqlite3.Connection, session_id: str, view: ChangeCursor, file: int, writer: str
 ) -> tuple[ChangeCursor, list[Change]]:
-    """The view after one step towards what the session shows now, and the changes that lead there,
-    to be carried out in this order. ``writer``: who writes here; what it wrote and the server
-    acknowledged since the last step counts as acknowledged, though it was never seen waiting."""
+    """Return the cursor after one step, and the changes that lead there, in order.
+
+    ``writer``: the writer of this process. Operations that it wrote and the server acknowledged
+    since the last step are reported as acknowledged, although no step saw them pending.
+    """
     with item_rows.snapshot(conn):
         return _Step(conn, session_id, file, writer).taken(view)
 
@@ -84,7 +86,7 @@ class _Op(NamedTuple):
 
 
 class _Step:
-    """One snapshot, and what a view is told of it."""
+    """One step: a snapshot, and the changes up to it."""
 
     def __init__(self, conn: sqlite3.Connection, session_id: str, file: int, writer: str) -> None:
         row = session_row(conn, session_id)
@@ -94,7 +96,8 @@ class _Step:
         self.unsent: dict[int, tuple[Dot, bool]] = {
             seq: ((name, counter), state == PARKED)
             for seq, name, counter, state in conn.execute(
-                "SELECT seq, writer, counter, state FROM ops WHERE session = ? AND state <> 2",
+                "SELECT seq, writer, counter, state FROM ops "
+                f"WHERE session = ? AND state <> {ACKED}",
                 (self.session,),
             )
         }
@@ -105,7 +108,7 @@ class _Step:
     def taken(self, view: ChangeCursor) -> tuple[ChangeCursor, list[Change]]:
         if not view.coming and not self._is_of(view):
             view = self._compared(view)
-        view = self._settled(self._shown(view))
+        view = self._synced(self._shown(view))
         return replace(view, is_behind=view.is_behind or not self._is_of(view)), self.changes
 
     def _is_of(self, view: ChangeCursor) -> bool:
@@ -114,7 +117,7 @@ class _Step:
     # -- items -----------------------------------------------------------------------------------
 
     def _compared(self, view: ChangeCursor) -> ChangeCursor:
-        """What has gone is told; what has come is noted, to be told a part at a time."""
+        """Report removed items; put added ones into `coming`, to be reported in parts."""
         same_file = view.file == self.file and view.upto is not None
         coming = self._applied_after(view.upto) if same_file else []
         shown = view.positions
@@ -129,7 +132,7 @@ class _Step:
                 coming = [position for position in everything if position not in known]
                 gone = [rank for rank, position in enumerate(shown) if position not in there]
             if gone:
-                self._tell("removed", self._gone((rank, shown[rank]) for rank in gone))
+                self._report("removed", self._gone((rank, shown[rank]) for rank in gone))
                 shown = list(shown)
                 for rank in reversed(gone):
                     del shown[rank]
@@ -145,7 +148,7 @@ class _Step:
         )
 
     def _shown(self, view: ChangeCursor) -> ChangeCursor:
-        """Some of what has come is told: not what nobody can read, nor what has gone again."""
+        """Report some of the added items, except unreadable ones and those already removed."""
         if not view.coming:
             return view
         positions, entries = list(view.positions or ()), list[Entry]()
@@ -156,7 +159,7 @@ class _Step:
                 positions.insert(rank, position)
                 entries += found
         if entries:
-            self._tell("appended", entries)
+            self._report("appended", entries)
         return replace(view, positions=positions, coming=view.coming[MOST:])
 
     def _all(self) -> list[Position]:
@@ -175,7 +178,7 @@ class _Step:
         ).fetchall()
 
     def _popped_after(self, seq: int | None, shown: Sequence[Position]) -> list[int]:
-        """The ranks of what the pops applied since name, as far as it is shown."""
+        """Return the ranks of shown items that operations applied after ``seq`` have popped."""
         ranks = set()
         for (body,) in self.conn.execute(
             "SELECT body FROM ops WHERE seq > ? AND session = ? AND kind = 'pop'",
@@ -213,14 +216,15 @@ class _Step:
 
     def _acked_unseen(self, view: ChangeCursor) -> int:
         (count,) = self.conn.execute(
-            "SELECT count(*) FROM ops WHERE seq > ? AND session = ? AND writer = ? AND state = 2",
+            "SELECT count(*) FROM ops WHERE seq > ? AND session = ? AND writer = ? "
+            f"AND state = {ACKED}",
             (view.upto, self.session, self.writer),
         ).fetchone()
         return int(count)
 
-    def _settled(self, view: ChangeCursor) -> ChangeCursor:
-        """What the server has acknowledged, or refuses, or is to be sent again."""
-        # Of what was looked at only: what comes after it is found with its items.
+    def _synced(self, view: ChangeCursor) -> ChangeCursor:
+        """Report operations that were acknowledged, parked, or queued again."""
+        # Only up to `upto`: later operations are found together with their items.
         upto = view.upto or 0
         now = dict(waits for seq, waits in self.unsent.items() if seq <= upto)
         before = now if view.unsent is None else view.unsent
@@ -229,14 +233,14 @@ class _Step:
         for dot in moved[:MOST]:
             row = self._op(dot)
             if dot not in now:
-                # Without a row: given up; or acknowledged long ago, and not needed any more.
+                # Without a row it was dropped, or acknowledged long ago and deleted.
                 self.acked += row is not None and row.state == ACKED
             if row:
                 positions += _places_of(view, dot, row.stamp)
         entries = self._entries(view, sorted(positions))
-        told = view.pending if view.pending is not None and not self.changes else self.pending
-        if self.acked or entries or told != self.pending:
-            self._tell("synced", entries)
+        reported = view.pending if view.pending is not None and not self.changes else self.pending
+        if self.acked or entries or reported != self.pending:
+            self._report("synced", entries)
         left = {dot: before[dot] for dot in moved[MOST:]}
         return replace(view, unsent={**now, **left}, pending=self.pending, is_behind=bool(left))
 
@@ -255,13 +259,13 @@ class _Step:
         ).fetchone()
         return None if row is None else _Op(*row)
 
-    def _tell(self, kind: Literal["appended", "removed", "synced"], entries: list[Entry]) -> None:
+    def _report(self, kind: Literal["appended", "removed", "synced"], entries: list[Entry]) -> None:
         operations = self.acked if kind == "synced" else 0
         self.changes.append(Change(kind, tuple(entries), operations, self.pending))
 
 
 def _places_of(view: ChangeCursor, dot: Dot, stamp: int) -> Sequence[Position]:
-    """Where the items of an operation stand that are shown."""
+    """Return the positions of the shown items of an operation."""
     writer, counter = dot
     shown = view.positions or ()
     first = bisect_left(shown, (stamp, writer, counter, 0))

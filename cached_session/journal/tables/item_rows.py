@@ -1,4 +1,4 @@
-"""What a session call reads. Costs depend on what is asked for, not on the history's length."""
+"""Queries over the items of a session. Their cost depends on the result, not on the history."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ HISTORY = (
     "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
     "ORDER BY session, stamp, writer, counter, idx"
 )
-"""All items of a session in order: one scan of their clustered rows. As bytes, so that one row
-whose text is damaged cannot keep its neighbours from being read."""
+"""All items of a session in order: one scan of clustered rows. The payload is read as bytes, so
+that one row with damaged text does not prevent the others from being read."""
 EXPORT = (
     "SELECT CAST(payload AS BLOB), codec FROM items "
     "WHERE session = (SELECT id FROM sessions WHERE session_id = ?) "
@@ -56,12 +56,12 @@ JOINED = (
     "SELECT CAST(group_concat(payload) AS BLOB), count(*), max(codec) "
     f"FROM (SELECT payload, codec {FORWARD})"
 )
-"""A slice as one text: a row of Python's for each item costs as much again as all of SQLite."""
+"""A slice as one text: a Python row for each item would double the cost."""
 
 
 @contextmanager
 def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
-    """Several queries over one moment of the journal."""
+    """Run several queries over one snapshot of the journal."""
     conn.execute("BEGIN")
     try:
         yield
@@ -70,8 +70,11 @@ def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
-    """Whether nothing is known to be missing among the latest ``limit`` items: where a listing's
-    order says little, its first page holds some of many turns rather than the last ones."""
+    """Return whether nothing is known to be missing among the latest ``limit`` items.
+
+    A listing is not in the order of the history: its first page may have some items of many turns
+    instead of the last ones.
+    """
     oldest = conn.execute(
         "SELECT writer, min(counter) FROM (SELECT writer, counter FROM items WHERE session = ? "
         "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC LIMIT ?) "
@@ -79,7 +82,7 @@ def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
         (session, limit),
     ).fetchall()
     for writer, counter in oldest:
-        # Stretches above a hole: the oldest item and all that follows must lie in one.
+        # Ranges above a gap: the oldest item and all later ones must be in the same range.
         later = conn.execute(
             "SELECT 1 FROM above WHERE session = ? AND writer = ? AND first > ?",
             (session, writer, counter),
@@ -92,7 +95,7 @@ def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
 def tail(
     conn: sqlite3.Connection, session: int, limit: int, most_bytes: int
 ) -> list[tuple[bytes, int]] | None:
-    """The latest ``limit`` rows, oldest first; None if they are larger than ``most_bytes``."""
+    """Return the latest ``limit`` rows, oldest first; None if they exceed ``most_bytes``."""
     cursor = conn.execute(TAIL, (session, limit))
     rows = cursor.fetchmany(64)
     size = sum(len(payload) for payload, _ in rows)
@@ -109,21 +112,21 @@ def tail(
 
 @dataclass
 class Slice:
-    """Neighbouring items."""
+    """Consecutive items."""
 
     array: bytes
-    """All of them, as JSON."""
+    """All of them, as one JSON array."""
     count: int
     is_fast: bool
-    """Whether all of them were written by the fast library."""
+    """Whether the fast JSON library has written all of them."""
     rows: Callable[[], list[tuple[bytes, int]]]
-    """The same one by one."""
+    """Returns the rows one by one."""
 
 
 def slices(
     conn: sqlite3.Connection, session: int, most_items: int, most_bytes: int
 ) -> Iterator[Slice]:
-    """All items of a session in order, so many at a time, and about so much; inside a snapshot."""
+    """Yield all items of a session in order, in slices of limited size; inside a snapshot."""
     position: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
     most = most_items
     while position is not None:
@@ -143,7 +146,7 @@ def slices(
             # The next slice would begin before this one ends, and so on without end.
             raise ValueError(f"the items of session {session} are not in order at {last!r:.80}")
         position = last
-        # The next items are likely as large as these.
+        # Expect the next items to be as large as these.
         most = max(1, min(most_items, count * most_bytes // max(1, len(joined))))
 
 
@@ -155,7 +158,7 @@ def _is_after(position: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
 
 
 Position = tuple[int, str, int, int]
-"""Where an item stands in its session: (stamp, writer, counter, index), which is how items sort."""
+"""The sort key of an item in its session: (stamp, writer, counter, index)."""
 ENTRY = (
     "SELECT CAST(i.payload AS BLOB), i.codec, i.stamp, i.writer, i.counter, i.idx, "
     "o.state, o.said_ms "
@@ -172,8 +175,8 @@ AT = f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?"
 def entries_backwards(
     conn: sqlite3.Connection, session_id: str, limit: int | None
 ) -> Iterator[tuple[Entry, bytes]]:
-    """The latest entries with their payloads, latest first. A rank is counted from the end: the
-    journal keeps the number of items, so nothing is ever renumbered."""
+    """Yield the latest entries with their payloads, latest first. Ranks are computed from the
+    number of items, which the journal stores."""
     row = session_row(conn, session_id)
     if row is None:
         return
@@ -185,7 +188,7 @@ def entries_backwards(
 
 
 def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
-    """The entry of an `ENTRY` row; none if its item cannot be decoded."""
+    """Return the entry of an `ENTRY` row; an empty list if its item cannot be decoded."""
     payload, codec, stamp, writer, counter, index, state, said_ms = row
     return [
         Entry(
@@ -226,14 +229,14 @@ def entry_at(conn: sqlite3.Connection, session: int, position: Position, rank: i
 
 
 def run_of(stamp: int, writer: str) -> str:
-    """The name of a run."""
+    """Return the name of a run."""
     return f"{stamp:016x}-{writer}"
 
 
 def _between(
     conn: sqlite3.Connection, session: int, position: Position, above: Position | None
 ) -> int:
-    """How many items stand at a position and after it, below another position."""
+    """Count the items at a position and after it, below another position."""
     below = "" if above is None else "AND (stamp, writer, counter, idx) < (?, ?, ?, ?)"
     (count,) = conn.execute(
         "SELECT count(*) FROM items WHERE session = ? "
@@ -244,8 +247,8 @@ def _between(
 
 
 def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Entry]:
-    """The latest entries, oldest first."""
-    # The limit counts what can be decoded, as that of `get_items` does.
+    """Return the latest entries, oldest first."""
+    # The limit counts only items that can be decoded, as in `get_items`.
     rows = entries_backwards(conn, session_id, None)
     found = [entry for entry, _ in islice(rows, limit)]
     found.reverse()
@@ -255,7 +258,7 @@ def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> lis
 def entries_at(
     conn: sqlite3.Connection, session_id: str, positions: Iterable[tuple[str, int, int]]
 ) -> list[Entry]:
-    """The visible entries at these (writer, counter, index), in the order given."""
+    """Return the visible entries at these (writer, counter, index), in the given order."""
     wanted = list(positions)
     with snapshot(conn):
         row = session_row(conn, session_id)

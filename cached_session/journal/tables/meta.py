@@ -1,4 +1,4 @@
-"""The meta table: named facts about the whole file."""
+"""The table `meta`: named facts about the whole file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ __all__ = ["note_progress", "note_success", "read_meta", "write_meta"]
 
 
 def note_success(conn: sqlite3.Connection, now_ms: int) -> None:
-    """The server has just answered as it should."""
+    """Record the time of a successful answer of the server."""
     write_meta(conn, last_success_ms=str(now_ms))
 
 
 def note_progress(conn: sqlite3.Connection, now_ms: int) -> None:
-    """The server has just acknowledged something of the queue."""
+    """Record the time at which the server acknowledged an operation."""
     write_meta(conn, last_ack_ms=str(now_ms))
 
 
 def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
-    """The facts of the file, without the marks of imports and audits: there may be one for each
-    session."""
+    """Return the facts of the file, without the marks of imports and audits, of which there may be
+    one for each session."""
     rows = conn.execute(
         "SELECT key, value FROM meta WHERE (key < 'import:' OR key >= 'import;') "
         "AND (key < 'audit:' OR key >= 'audit;')"

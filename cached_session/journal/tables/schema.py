@@ -1,4 +1,4 @@
-"""The tables, what each is for and who writes it; the format and how it moves forward."""
+"""The schema: each table with its purpose and writer, and the migrations of the format."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cached_session.journal.tables import search_index as index_table
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
 APPLICATION_ID = 0x63736A6C
-"""``csjl`` in the file's header: how a journal is told from any other SQLite file."""
+"""``csjl`` in the file's header: distinguishes a journal from other SQLite files."""
 FORMAT = 2
-"""The format that this code writes (``PRAGMA user_version``): raising it means a migration."""
+"""The format that this code writes (``PRAGMA user_version``). A new format needs a migration."""
 
 DDL = """
 -- One row a session. `session_id` is TEXT, or a BLOB where the id has lone surrogates.
@@ -204,18 +204,21 @@ CREATE TABLE meta (
 
 
 def _to_2(_: sqlite3.Connection) -> None:
-    """The full-text index (tables/search_index.py), a virtual table `words` over the readable text
-    of visible items: made at opening, in this same transaction, where SQLite has FTS5, and filled
-    afterwards."""
+    """Migrate to format 2, which has the full-text index (tables/search_index.py).
+
+    If SQLite has FTS5, the opening makes the virtual table `words` in the same transaction; it is
+    filled afterwards.
+    """
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
-"""From a format to the next one. Each runs inside the opening transaction."""
+"""The migration from each format to the next. Each runs inside the opening transaction."""
 
 
 def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -> None:
-    """Make the file a journal of the current format, or refuse it untouched. With its full-text
-    index, or without: where that is not wanted, or SQLite has no FTS5.
+    """Make the file a journal of the current format, or refuse it unchanged.
+
+    The full-text index is made if it is wanted and SQLite has FTS5, and dropped otherwise.
 
     Raises:
         JournalTooNew: a newer version wrote it.
@@ -224,7 +227,7 @@ def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -
     try:
         _prepare(conn, path, search_index=search_index)
     except UnicodeDecodeError as error:
-        # SQLite quotes a spoiled schema in its message, and Python cannot read that.
+        # SQLite quotes a spoiled schema in its message, which Python cannot decode.
         raise sqlite3.DatabaseError("malformed database schema: it is no text") from error
 
 
@@ -254,7 +257,7 @@ def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None
 
 
 def identify(conn: sqlite3.Connection, path: str) -> bool:
-    """Whether the file is a journal of the current format; False for an empty or older one.
+    """Return whether the file is a journal of the current format; False for an empty or older one.
 
     Writes nothing: a foreign or newer file is refused before it could be changed.
 
@@ -282,7 +285,7 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
 
 
 def _header(conn: sqlite3.Connection) -> tuple[int, int, object]:
-    """(application id, version, a table) of one moment: another process may be making them."""
+    """Return the application id, the version and a table name, from one snapshot."""
     own = not conn.in_transaction
     if own:
         conn.execute("BEGIN")

@@ -35,7 +35,7 @@ class Sessions:
 
 
 def stored_id(session_id: str) -> str | bytes:
-    """A session id as SQLite can hold it: text, or bytes where it has lone surrogates."""
+    """Return a session id as SQLite can store it: text, or bytes if it has lone surrogates."""
     try:
         session_id.encode()
     except UnicodeEncodeError:
@@ -44,7 +44,7 @@ def stored_id(session_id: str) -> str | bytes:
 
 
 def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int, int] | None:
-    """(row id, items, met, hydrated, revision) of a session the journal knows."""
+    """Return (number, items, met, hydrated, revision) of a session; None if it is unknown."""
     row: tuple[int, int, int, int, int] | None = conn.execute(
         "SELECT id, items, met, hydrated, revision FROM sessions WHERE session_id = ?",
         (stored_id(session_id),),
@@ -61,7 +61,7 @@ def session_number(conn: sqlite3.Connection, session_id: str) -> int | None:
 
 
 def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
-    """The revision of a session the journal knows: one statement, and so one snapshot."""
+    """Return the revision of a session, in one statement; None if it is unknown."""
     row = conn.execute(
         "SELECT revision FROM sessions WHERE session_id = ?", (stored_id(session_id),)
     ).fetchone()
@@ -69,26 +69,26 @@ def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
 
 
 def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
-    """Session ids as their owners know them."""
+    """Yield session ids as callers know them."""
     for name, *_ in rows:
         yield name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
 
 
 def all_sessions(conn: sqlite3.Connection) -> list[str]:
-    """Every session that the journal knows."""
+    """Return the ids of all sessions, in the order in which they were created."""
     return list(session_ids(conn.execute("SELECT session_id FROM sessions ORDER BY id")))
 
 
 def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
-    """The same by their numbers."""
+    """Return the ids of all sessions by their numbers."""
     rows = conn.execute("SELECT session_id, id FROM sessions ORDER BY id").fetchall()
     return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
 
 
 def forget_server(conn: sqlite3.Connection) -> None:
-    """The journal goes on with another server, of which nothing is known: everything that can be
-    said again will be, and everything is listed anew."""
-    # Others that had it from the old one may bring it as well: it does not count as never sent.
+    """Forget what the server has, because the journal continues with another one: everything is
+    sent and listed again."""
+    # As sent, not as pending: other devices may store the same operations on the new server.
     conn.execute(f"UPDATE ops SET state = {SENT} WHERE state IN ({ACKED}, {PARKED})")
     conn.execute("DELETE FROM settled")
     conn.execute("DELETE FROM claims")

@@ -1,4 +1,4 @@
-"""States of an operation in the outbox."""
+"""States of an operation: how far it is on its way to the server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ BY_DOT = "session = ? AND writer = ? AND counter = ?"
 
 
 AGAIN = "sent again"
-"""In `ops.error` of an operation that is not parked: it was stored once more where an answer had
-been lost, and what others had removed and forgotten meanwhile may stand on the server again."""
+"""Value of `ops.error` of an operation that is not parked: it was stored again after a lost answer.
+Memories that others had removed and deleted meanwhile may be on the server again."""
 
 
 State = Literal["pending", "sent", "acked", "parked"]
@@ -29,5 +29,5 @@ STATES: dict[int, State] = {
 
 
 def sync_state(state: int) -> State:
-    """How far an operation is; one whose state is spoiled is not acknowledged, so it is sent."""
+    """Return the name of a state. A spoiled state counts as pending, because it will be sent."""
     return STATES.get(state, "pending")

@@ -1,4 +1,4 @@
-"""What a session call writes: each function is the body of one transaction."""
+"""Writes of session calls. Each function is the body of one transaction."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 RETIRED = "retired:"
-"""Before a writer id in `meta`: another journal file was here when it was in use."""
+"""Prefix of the keys in `meta` that list writer ids which must not be used again."""
 
 log = logging.getLogger("cached_session.journal")
 
 
 @dataclass(frozen=True)
 class Author:
-    """Who writes, and when: fixed by the caller so that a repeated job writes the same."""
+    """The writer and time of a write. The caller fixes them, so that a repeated job is the same."""
 
     writer: str
     now_ms: int
@@ -53,24 +53,23 @@ class Author:
 
 
 class Written(NamedTuple):
-    """A session as a write has left it, for those who remember it: true once that is committed."""
+    """The state of a session after a write, for caches. Valid once the write is committed."""
 
     session_id: str
     tx: SessionTransaction
     revision: int
     version: Version
-    """Of all histories then, if nothing else that shares the commit changes one."""
+    """The state of all histories then, if no other write in the commit changes one."""
     changes: int
-    """How much this connection had written by then."""
+    """Rows that the connection had changed by then."""
 
 
 class LastWrite:
-    """What the last append or pop knew of its session when it had ended: the next one to that
-    session goes on from there, and asks for none of it again.
+    """The session as the last append or pop left it, so that the next one reads nothing again.
 
-    It holds as long as nothing was committed since, by whomever. Whatever takes it takes it away,
-    so that a transaction which is rolled back leaves nothing of itself. Safe to use from several
-    threads: what one of them takes from another is only looked up once more.
+    It is valid if nothing was committed since. `take` removes it, so that a transaction that is
+    rolled back leaves nothing. Safe to use from several threads: a thread that finds it taken
+    queries the journal.
     """
 
     def __init__(self) -> None:
@@ -81,11 +80,11 @@ class LastWrite:
         self._last = None
 
     def keep(self, written: Written) -> None:
-        """A write was committed."""
+        """Remember a committed write."""
         self._last = written
 
     def take(self, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
-        """The transaction to go on with, inside of another; None if there is none that holds."""
+        """Return the transaction to continue from; None if there is no valid one."""
         last, self._last = self._last, None
         if last is None or last.session_id != session_id or last.changes != conn.total_changes:
             return None
@@ -93,11 +92,11 @@ class LastWrite:
 
 
 class Popped(NamedTuple):
-    """What a pop took away."""
+    """The result of a pop."""
 
     row: tuple[bytes, int]
     was_last: bool
-    """Whether no item stood behind it, such as one that is claimed."""
+    """Whether no item was after it, such as a claimed one."""
     written: Written
 
 
@@ -112,8 +111,8 @@ def append(
 ) -> Written:
     """Append a batch of items as one operation.
 
-    The items are the last of the history: their stamp is larger than any seen here, or goes on in
-    a run into which nothing has come since.
+    The items become the last of the history: their stamp is larger than any seen here, or continues
+    a run that no other writer has interrupted.
     """
     tx = last.take(conn, session_id) if last is not None else None
     if tx is None:
@@ -129,7 +128,7 @@ def append(
 def pop(
     conn: sqlite3.Connection, author: Author, session_id: str, last: LastWrite | None = None
 ) -> Popped | None:
-    """Remove the latest item; None where there is none."""
+    """Pop the latest item; None if there is none."""
     tx = last.take(conn, session_id) if last is not None else None
     if tx is None:
         tx = SessionTransaction.begin(conn, session_id)
@@ -154,7 +153,7 @@ def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: Item
 def remove(
     conn: sqlite3.Connection, author: Author, session_id: str, places: Iterable[tuple[Dot, int]]
 ) -> int:
-    """Record the pop of each of these items that is visible; how many were."""
+    """Record the pop of each of these items that is visible; return how many were."""
     removed = 0
     for dot, index in places:
         tx = SessionTransaction.begin(conn, session_id)
@@ -183,7 +182,7 @@ class LastItem(NamedTuple):
     ref: ItemRef
     row: tuple[bytes, int]
     is_last: bool
-    """Whether no item stands behind it."""
+    """Whether no item is after it."""
 
 
 LATEST = (
@@ -199,7 +198,7 @@ LATEST = (
 def last_item(
     conn: sqlite3.Connection, tx: SessionTransaction, skip: frozenset[tuple[Dot, int]] = frozenset()
 ) -> LastItem | None:
-    """The latest item that can be decoded and is neither claimed nor in ``skip``."""
+    """Return the latest item that can be decoded and is neither claimed nor in ``skip``."""
     rows = conn.execute(LATEST, (tx.session,))
     for behind, (writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
         dot = Dot(writer, counter)
@@ -211,8 +210,8 @@ def last_item(
 
 
 def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
-    """Remove everything that this journal has applied to the session. Where nothing is visible
-    there is nothing that an operation could say, and none is written."""
+    """Remove everything that this journal has applied to the session. Write no operation if no item
+    is visible."""
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
         return
@@ -230,7 +229,7 @@ def _operation(
     if tx.author != author.writer:
         retired = RETIRED + author.writer
         if tx.conn.execute("SELECT 1 FROM meta WHERE key = ?", (retired,)).fetchone():
-            # Its counters may be lost in part: one taken twice would be two operations of a name.
+            # Some of its counters may be lost: a counter used twice would name two operations.
             raise JournalError(
                 "the journal was replaced in the middle of this call: nothing was stored, try again"
             )

@@ -247,7 +247,7 @@ def test_a_damaged_index_keeps_no_word_from_being_written(
     add(conn, "talk", "word two")
     search_index.slice_up(conn)
     assert not search_index.is_kept(conn)
-    assert "given up" in caplog.text
+    assert "gave up the search index" in caplog.text
     assert [entry.item["content"] for entry in found(conn, "talk", "word")] == [
         "word two",
         "word one",

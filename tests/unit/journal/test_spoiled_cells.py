@@ -43,7 +43,7 @@ def conn() -> Iterator[sqlite3.Connection]:
     """The tables of a journal, over a connection that interrupts a query without end."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        connect.teach(conn)
+        connect.define_functions(conn)
         left = STEPS_MOST // 1000
 
         def step() -> bool:

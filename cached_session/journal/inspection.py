@@ -1,0 +1,84 @@
+"""Checks of a journal file without opening it as a journal, which could replace a damaged one."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from cached_session.errors import CachedSessionError
+from cached_session.journal.connect import existing_uri
+from cached_session.journal.recovery import row_check, schema_check
+from cached_session.journal.sqlite.db_errors import (
+    FOREIGN_ERRORS,
+    is_damage,
+    is_locked,
+    journal_error,
+)
+from cached_session.journal.tables import schema
+
+__all__ = ["Inspection", "inspect_file", "is_write_locked"]
+
+READ_SECONDS = 5.0
+"""Longest wait for a lock on the file."""
+INTACT = ["ok"]
+"""The result of SQLite's ``quick_check`` for an intact file."""
+
+
+class Inspection(NamedTuple):
+    """What a check of a journal file has found."""
+
+    problems: list[str]
+    """Signs of damage; empty for an intact file."""
+    format: int
+    is_current: bool
+    """Whether this version of the package writes the same format."""
+
+
+def inspect_file(path: str) -> Inspection:
+    """Check the integrity of a journal file: its pages, its schema, and each row.
+
+    Raises:
+        JournalError: it cannot be read (a lock, a file mode), or is not a journal; JournalTooNew.
+    """
+    try:
+        uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=READ_SECONDS)) as conn:
+            is_current = schema.identify(conn, path)
+            (version,) = conn.execute("PRAGMA user_version").fetchone()
+            problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
+            if problems == INTACT and is_current:
+                if schema_check.is_complete(conn):
+                    problems = (
+                        schema_check.index_problems(conn)
+                        or row_check.invalid_cells(conn)
+                        or problems
+                    )
+                    schema_check.decode_all_texts(conn)
+                else:
+                    problems = ["its schema is not that of a journal"]
+    except CachedSessionError:
+        raise
+    except FOREIGN_ERRORS as error:
+        mapped = journal_error(error, path)
+        if isinstance(mapped, CachedSessionError) and not is_damage(error):
+            raise mapped from error
+        return Inspection([str(error)], 0, is_current=False)
+    return Inspection([] if problems == INTACT else problems, version, is_current)
+
+
+def is_write_locked(path: str, seconds: float) -> bool:
+    """Return whether another connection holds the write lock for so long.
+
+    False if the file cannot be opened: other checks report why.
+    """
+    try:
+        with closing(
+            sqlite3.connect(existing_uri(path), uri=True, timeout=seconds, isolation_level=None)
+        ) as conn:
+            conn.execute("BEGIN IMMEDIATE")
+            conn.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return is_locked(error)
+    return False
