@@ -10,11 +10,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from agents import ModelResponse, Usage
 from agents.models.interface import Model
 from filelock import FileLock, Timeout
@@ -27,11 +27,13 @@ from openai.types.responses import (
 )
 
 from cached_session.devserver import DevServer
+from cached_session.devserver.faults import Fault
+from cached_session.remote.errors import RemoteError
+from cached_session.replication.pauses import Pauses
 
 Item = dict[str, Any]
 CHILD_SECONDS = 120.0
 """The longest that a child may take on a busy machine; it takes well under a second."""
-POLL_SECONDS = 0.01
 
 
 def said(*words: object) -> list[Any]:
@@ -116,12 +118,31 @@ def open_files(directory: Path) -> list[str]:
     return sorted(found)
 
 
-def eventually(is_so: Callable[[], bool], seconds: float = CHILD_SECONDS) -> None:
-    """Wait for something that another process or thread does."""
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(POLL_SECONDS)
+def failure_recorded(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return an event that is set when the replicator has recorded a failure of the server."""
+    recorded, record = asyncio.Event(), Pauses.record_failure
+
+    async def observed(self: Pauses, session_id: str, error: RemoteError) -> float:
+        seconds = await record(self, session_id, error)
+        recorded.set()
+        return seconds
+
+    monkeypatch.setattr(Pauses, "record_failure", observed)
+    return recorded
+
+
+def fault_applied(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return an event that is set when a fault of the server applies to a request."""
+    loop, applied, hits = asyncio.get_running_loop(), asyncio.Event(), fault.hits
+
+    def observed(request: str) -> bool:
+        hit = hits(request)
+        if hit:
+            loop.call_soon_threadsafe(applied.set)
+        return hit
+
+    monkeypatch.setattr(fault, "hits", observed)
+    return applied
 
 
 PRELUDE = """

@@ -39,20 +39,31 @@ WOKEN = SyncOptions(
 LOOKING = SyncOptions(watch_interval=0.02)
 
 
-async def next_of(changes: Changes) -> Change:
-    """The next change; a test that waits in vain fails."""
-    return await asyncio.wait_for(anext(changes), 60)
+async def step_to_wait(changes: Changes) -> asyncio.Task[Any]:
+    """Start a step, and return it when it has ended or has found nothing and waits for news."""
+    looked, look = asyncio.Event(), changes._look
+
+    async def observed() -> None:
+        await look()
+        looked.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(changes, "_look", observed)
+        step = asyncio.ensure_future(anext(changes, None))
+        step.add_done_callback(lambda _: looked.set())
+        await looked.wait()
+    return step
 
 
 async def is_quiet(changes: Changes) -> bool:
-    """Whether there is nothing to tell now."""
-    try:
-        await asyncio.wait_for(anext(changes), 0.05)
-    except TimeoutError:
-        return True
-    except asyncio.TimeoutError:
-        return True
-    return False
+    """Return whether a step finds nothing to report."""
+    step = await step_to_wait(changes)
+    if step.done():
+        await step
+        return False
+    step.cancel()
+    await asyncio.wait([step])
+    return True
 
 
 def carry_out(changes: Sequence[Change], shown: list[Entry]) -> list[Entry]:
@@ -74,7 +85,7 @@ async def test_what_is_added_is_told_in_its_place(place: str) -> None:
         await session.add_items(said("before"))
         changes = session.changes()
         await session.add_items(said("a", "b"))
-        change = await next_of(changes)
+        change = await anext(changes)
         assert (change.kind, change.operations, change.pending) == ("appended", 0, 2)
         assert list(change.entries) == (await session.entries())[1:]
         assert await is_quiet(changes)
@@ -87,11 +98,11 @@ async def test_what_is_removed_is_told_by_its_rank(place: str) -> None:
         seen = await session.entries()
         changes = session.changes(seen)
         await session.pop_item()
-        popped = await next_of(changes)
+        popped = await anext(changes)
         assert (popped.kind, popped.pending) == ("removed", 2)
         assert popped.entries == (replace(seen[2], item=None),)
         await session.clear_session()
-        cleared = await next_of(changes)
+        cleared = await anext(changes)
         assert cleared.entries == tuple(replace(entry, item=None) for entry in seen[:2])
         assert carry_out([popped, cleared], seen) == []
 
@@ -114,11 +125,11 @@ async def test_words_and_pops_cost_no_pass_over_the_history(
         await session.pop_item()
         await session.add_items(said("d"))
         while len(shown) != 2 or shown != await session.entries():
-            carry_out([await next_of(changes)], shown)
+            carry_out([await anext(changes)], shown)
         # Said and taken back between two looks: nothing to tell.
         await session.add_items(said("e"))
         await session.pop_item()
-        assert (await next_of(changes)).kind == "synced"
+        assert (await anext(changes)).kind == "synced"
         assert await is_quiet(changes)
 
 
@@ -146,7 +157,7 @@ async def test_what_is_added_before_the_first_step_is_told(journal: Path, opener
             assert len(await session.get_items()) == 1
         await session.add_items(said("a"))
         await session.add_items(said("b"))
-        told = (await next_of(changes)).entries
+        told = (await anext(changes)).entries
         assert [entry.rank for entry in told] == [1, 2]
         assert words([entry.item for entry in told]) == ["a", "b"]
         assert await is_quiet(changes)
@@ -165,7 +176,7 @@ async def test_a_follower_is_brought_up_to_date(place: str, behind: int) -> None
         await session.add_items(said("e"))
         changes, told = session.changes(seen), []
         while carry_out(told[-1:], seen) != await session.entries():
-            told.append(await next_of(changes))
+            told.append(await anext(changes))
         assert await is_quiet(changes)
         assert [change.kind for change in told] == ["removed", "appended"][behind < 4 :]
 
@@ -182,7 +193,7 @@ async def test_a_slow_follower_is_told_of_many_changes_as_one(
         await session.pop_item()
         told = []
         while len(shown) < 44:
-            told.append(await next_of(changes))
+            told.append(await anext(changes))
             # More comes while it is behind.
             if len(told) == 2:
                 await session.pop_item()
@@ -208,8 +219,7 @@ async def test_every_write_wakes_who_follows(place: str, write: Any) -> None:
         await cache.session("s").add_items(said("a"))
         changes = cache.session("s").changes()
         assert await is_quiet(changes)
-        waiting = asyncio.ensure_future(next_of(changes))
-        await asyncio.sleep(0.05)
+        waiting = await step_to_wait(changes)
         await write(cache.session("s"))
         assert (await waiting).entries
 
@@ -223,7 +233,7 @@ async def test_several_follow_on_several_loops(journal: Path) -> None:
             changes = cache.session("s").changes()
             ready.wait()
             while len(heard) < 3:
-                heard.extend(words([e.item for e in (await next_of(changes)).entries]))
+                heard.extend(words([e.item for e in (await anext(changes)).entries]))
 
         thread = threading.Thread(target=lambda: asyncio.run(follow()))
         thread.start()
@@ -234,7 +244,7 @@ async def test_several_follow_on_several_loops(journal: Path) -> None:
         for changes in here:
             found: list[str] = []
             while len(found) < 3:
-                found += words([e.item for e in (await next_of(changes)).entries])
+                found += words([e.item for e in (await anext(changes)).entries])
             assert found == ["a", "b", "c"]
         await asyncio.to_thread(thread.join)
         assert heard == ["a", "b", "c"]
@@ -257,10 +267,10 @@ async def test_the_words_of_another_process_are_found(journal: Path) -> None:
             """,
             journal,
         ) as child:
-            carry_out([await next_of(changes)], shown)
+            carry_out([await anext(changes)], shown)
             assert words([entry.item for entry in shown]) == ["a", "b", "c"]
             child.go()
-            carry_out([await next_of(changes)], shown)
+            carry_out([await anext(changes)], shown)
             assert words([entry.item for entry in shown]) == ["a", "b"]
 
 
@@ -273,17 +283,16 @@ async def test_acknowledged_operations_are_told(server: DevServer, journal: Path
         server.faults.down()
         changes, shown = session.changes(()), list[Entry]()
         await session.add_items(said("a", "b"))
-        carry_out([await next_of(changes)], shown)
+        carry_out([await anext(changes)], shown)
         assert {entry.sync_state for entry in shown} <= {"pending", "sent"}
         await session.pop_item()
-        carry_out([await next_of(changes)], shown)
-        waiting = asyncio.ensure_future(next_of(changes))
-        await asyncio.sleep(0.05)
+        carry_out([await anext(changes)], shown)
+        waiting = await step_to_wait(changes)
         server.faults.clear()
         await session.flush(60)
         told = [await waiting]
         while sum(change.operations for change in told) < 2:
-            told.append(await next_of(changes))
+            told.append(await anext(changes))
         carry_out(told, shown)
         assert {change.kind for change in told} == {"synced"}
         assert told[-1].pending == 0
@@ -302,7 +311,7 @@ async def test_what_was_acknowledged_unseen_counts(server: DevServer, journal: P
         assert await is_quiet(changes)
         await session.add_items(said("a"))
         await session.flush(60)
-        told = [await next_of(changes), await next_of(changes)]
+        told = [await anext(changes), await anext(changes)]
         assert [(c.kind, c.operations, c.pending) for c in told] == [
             ("appended", 0, 0),
             ("synced", 1, 0),
@@ -325,12 +334,11 @@ async def test_another_devices_words_wake_who_follows(server: DevServer, tmp_pat
         await there.flush(60)
         shown = await here.entries()
         changes = here.changes(shown)
-        waiting = asyncio.ensure_future(next_of(changes))
-        await asyncio.sleep(0.05)
+        waiting = await step_to_wait(changes)
         await here.sync(60)
         carry_out([await waiting], shown)
         while len(shown) < 2:
-            carry_out([await next_of(changes)], shown)
+            carry_out([await anext(changes)], shown)
         assert words([entry.item for entry in shown]) == ["earlier", "mine"]
 
 
@@ -344,11 +352,10 @@ async def test_what_is_refused_and_given_up_is_told(server: DevServer, journal: 
         server.modes = Modes(metadata_max_bytes=2000)
         await session.add_items(said("a" * 5000))
         while not shown or shown[0].sync_state != "parked":
-            change = await next_of(changes)
+            change = await anext(changes)
             carry_out([change], shown)
         assert (change.kind, change.operations, change.pending) == ("synced", 0, 0)
-        waiting = asyncio.ensure_future(next_of(changes))
-        await asyncio.sleep(0.05)
+        waiting = await step_to_wait(changes)
         (parked,) = await session.parked()
         assert await session.drop_parked(parked.dot) == 1
         change = await waiting
@@ -365,10 +372,14 @@ async def test_closing_ends_the_iteration(place: str, closer: str, opened: bool)
     session = cache.session("s")
     changes = session.changes()
     assert not opened or await is_quiet(changes)
-    waiting = asyncio.ensure_future(anext(changes, None))
-    await asyncio.sleep(0.05 if opened else 0)
+    if opened:
+        waiting = await step_to_wait(changes)
+        assert not waiting.done()
+    else:
+        waiting = asyncio.ensure_future(anext(changes, None))
+        await asyncio.sleep(0)
     await (session if closer == "session" else cache).close()
-    assert await asyncio.wait_for(waiting, 60) is None
+    assert await waiting is None
     assert await anext(changes, None) is None
     with pytest.raises(SessionClosed):
         session.changes()
@@ -385,7 +396,7 @@ async def test_closing_in_the_middle_of_a_step_ends_the_iteration(place: str, tu
     for _ in range(turns):
         await asyncio.sleep(0)
     await session.close()
-    told = await asyncio.wait_for(task, 60)
+    told = await task
     assert told is None or told.kind == "appended"
     assert await anext(changes, None) is None
 
@@ -406,7 +417,7 @@ async def test_a_cancelled_step_loses_nothing(place: str, turns: int, threaded: 
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         assert len(session._engine.news) == 0
         if isinstance(outcome, BaseException):
-            outcome = await next_of(changes)
+            outcome = await anext(changes)
         assert words([entry.item for entry in outcome.entries]) == ["a"]
         assert await is_quiet(changes)
 
@@ -432,8 +443,7 @@ async def test_one_iteration_is_for_one_task(place: str) -> None:
     """The second is told so, and the first goes on."""
     async with CachedSession("s", journal=place, options=WOKEN) as session:
         changes = session.changes()
-        first = asyncio.ensure_future(next_of(changes))
-        await asyncio.sleep(0.01)
+        first = await step_to_wait(changes)
         with pytest.raises(RuntimeError, match="two tasks"):
             await anext(changes)
         await session.add_items(said("a"))
@@ -457,7 +467,7 @@ async def test_a_file_that_takes_the_journals_place_is_told_of(journal: Path) ->
             journal.with_name(journal.name + left).unlink(missing_ok=True)
         await session.add_items(said("c"))
         while shown != await session.entries():
-            carry_out([await next_of(changes)], shown)
+            carry_out([await anext(changes)], shown)
         assert await is_quiet(changes)
         assert {"x", "c"} <= set(words([entry.item for entry in shown]))
 
@@ -488,9 +498,9 @@ async def test_an_item_that_cannot_be_read_hides_no_other(journal: Path) -> None
     conn.close()
     async with CachedSession("s", journal=journal, options=WOKEN) as session:
         changes, shown = session.changes(()), list[Entry]()
-        carry_out([await next_of(changes)], shown)
+        carry_out([await anext(changes)], shown)
         assert words([entry.item for entry in shown]) == ["a", "c"]
         assert await is_quiet(changes)
         await session.add_items(said("d"))
-        carry_out([await next_of(changes)], shown)
+        carry_out([await anext(changes)], shown)
         assert words([entry.item for entry in shown]) == ["a", "c", "d"]

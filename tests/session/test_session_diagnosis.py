@@ -34,6 +34,7 @@ from cached_session.remote.dakera import DakeraRemote
 from cached_session.remote.ids import namespace
 from cached_session.remote.probe import ServerFacts
 from cached_session.testing import ManualClock
+from tests.session.session_support import failure_recorded
 
 ITEM: Any = {"role": "user", "content": "hello"}
 
@@ -223,6 +224,7 @@ def other() -> Iterator[Callable[[str, Path], subprocess.Popen[str]]]:
     def start(code: str, journal: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), str(journal)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -238,18 +240,18 @@ def other() -> Iterator[Callable[[str, Path], subprocess.Popen[str]]]:
 
 
 REPLICATES = """
-    import sys, time
+    import sys
     from filelock import FileLock
     with FileLock(sys.argv[1] + ".lock"):
         print("there", flush=True)
-        time.sleep(600)
+        sys.stdin.read()
 """
 WRITES = """
-    import sqlite3, sys, time
+    import sqlite3, sys
     conn = sqlite3.connect(sys.argv[1], isolation_level=None)
     conn.execute("BEGIN IMMEDIATE")
     print("there", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
 """
 
 
@@ -318,15 +320,17 @@ async def test_no_holder_is_named_where_nobody_tells(
     assert found["lock"].message.startswith("another process")
 
 
-async def test_a_day_without_a_server_is_told_as_a_day(journal: Path) -> None:
+async def test_a_day_without_a_server_is_told_as_a_day(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How long it has been failing, why, and how old what waits has become."""
-    now = ManualClock()
+    now, failed = ManualClock(), failure_recorded(monkeypatch)
     async with CachedSession.from_url(
         "talk", url="http://127.0.0.1:9", journal=journal, runtime=now.runtime()
     ) as session:
-        while session.status().last_error is None:
-            with pytest.raises(SyncTimeout):
-                await session.flush(0.5)
+        with pytest.raises(SyncTimeout):
+            await session.flush(0)
+        await failed.wait()
     with closing(sqlite3.connect(journal)) as conn:
         conn.execute("UPDATE gates SET since_ms = ?", (int((time.time() - 30 * 3600) * 1000),))
         conn.execute("UPDATE ops SET said_ms = ?", (int((time.time() - 31 * 3600) * 1000),))

@@ -27,6 +27,8 @@ from cached_session.devserver import DevServer
 from tests.session.session_support import (
     CHILD_SECONDS,
     Child,
+    failure_recorded,
+    fault_applied,
     is_locked,
     left_over,
     said,
@@ -62,7 +64,10 @@ async def test_a_terminated_process_keeps_what_it_acknowledged(journal: Path) ->
 
 
 async def test_files_are_the_owners_only_and_hold_no_key(
-    journal: Path, server: DevServer, caplog: pytest.LogCaptureFixture
+    journal: Path,
+    server: DevServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The journal, its log, its index and the lock, under umask 0, after a yes, a 503 and a 401;
     and no log line down to DEBUG, no traceback of what is raised then and no status has the key."""
@@ -75,11 +80,9 @@ async def test_files_are_the_owners_only_and_hold_no_key(
             await session.add_items(said("a"))
             await session.flush(timeout=60)
             server.faults.status(503)
+            failed = failure_recorded(monkeypatch)
             await session.add_items(said("b"))
-            for _ in range(6000):
-                if session.status().last_error is not None:
-                    break
-                await asyncio.sleep(0.01)
+            await failed.wait()
             assert session.status().last_error is not None
             server.faults.clear()
             server.add_key("another")
@@ -160,19 +163,16 @@ async def test_a_cancelled_close_leaves_nothing_either(
 
 
 async def test_a_close_while_writes_and_a_push_are_under_way_leaves_nothing(
-    journal: Path, server: DevServer
+    journal: Path, server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write that was under way is in the file or was refused, and nothing else is left."""
     cache = SessionCache(journal, url=server.url, options=SyncOptions(close_timeout=0.2))
     session = cache.session("s")
     await session.add_items(said("first"))
     fault = server.faults.latency(3600, route="POST /v1/memories/store/batch")
+    pushing = fault_applied(fault, monkeypatch)
     await session.add_items(said("being sent"))
-    for _ in range(6000):
-        if fault.fired:
-            break
-        await asyncio.sleep(0.01)
-    assert fault.fired
+    await pushing.wait()
     writes = [asyncio.ensure_future(session.add_items(said(n, n))) for n in range(50)]
     await asyncio.sleep(0)
     await cache.close()
@@ -258,7 +258,7 @@ def test_a_terminated_process_leaves_its_lock_and_its_words(
         wait()
         await session.add_items(said("unsent"))
         tell("acknowledged")
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
     asyncio.run(main())
     """
     with Child(code, journal, server.url) as child:

@@ -97,11 +97,10 @@ async def test_a_blocked_add_goes_on_when_the_server_has_taken_something(
                 most = max(most, session.status().pending)
 
         with server.faults.unavailable(0, route="POST /v1/memories/store/batch"):
+            changes = session.changes()
             talking = asyncio.ensure_future(talk())
-            for _ in range(6000):
-                if session.status().pending == 5:
-                    break
-                await asyncio.sleep(0.01)
+            while (await anext(changes)).pending < 5:
+                pass
         await talking
         await session.flush(timeout=60)
         assert words(await session.get_items()) == [str(number) for number in range(60)]
