@@ -16,8 +16,8 @@ from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.recovery.report import RecoveryReport
 from cached_session.journal.sqlite import file_identity
 from cached_session.journal.tables import schema
-from tests.faults.children import child, say, told
-from tests.faults.workload import said, words
+from tests.faults.children import child, resume, wait_for_line
+from tests.faults.workload import text_message, words
 
 RECOVER = """
 session = CachedSession("s", journal=path)
@@ -59,7 +59,7 @@ def overwrite(path: Path, name: str) -> None:
         file.write(b"\xff" * size)
 
 
-def asides(path: Path) -> list[Path]:
+def set_aside_files(path: Path) -> list[Path]:
     found = path.parent.glob(f"{path.name}.damaged-*")
     return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
 
@@ -69,20 +69,20 @@ async def test_writes_during_an_interrupted_recovery_are_kept(journal: Path, mom
     """A process dies in the middle of the swap. Another one, which has the old file open, goes on
     writing, and the next recovery copies that as well."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "gates")  # which these calls do not read
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         with child(RECOVER, journal, moment) as dying:
             assert dying.wait(30) == 9
         assert Path(f"{journal}.salvaged").exists()
-        await session.add_items(said("c"))
+        await session.add_items(text_message("c"))
         with child(LOOK, journal) as third:
-            assert told(third) == "a b c"
-        await session.add_items(said("d"))
+            assert wait_for_line(third) == "a b c"
+        await session.add_items(text_message("d"))
         assert await words(session) == ["a", "b", "c", "d"]
         assert "nothing unsent was lost" in str(session.status().salvaged)
-    assert len(asides(journal)) == 1
+    assert len(set_aside_files(journal)) == 1
     left = [one.name for one in journal.parent.iterdir() if ".salvag" in one.name]
     assert left == ["agent.db.salvage-lock"]
     with closing(sqlite3.connect(journal)) as conn:
@@ -92,13 +92,13 @@ async def test_writes_during_an_interrupted_recovery_are_kept(journal: Path, mom
 async def test_a_journal_deleted_during_an_interrupted_recovery_is_a_new_one(journal: Path) -> None:
     """The next opening creates an empty journal, which only its owner can read."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "gates")
     with child(RECOVER, journal, "before the log is moved") as dying:
         assert dying.wait(30) == 9
     journal.unlink()
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["b"]
     assert journal.stat().st_mode & 0o777 == 0o600
     assert not Path(f"{journal}.salvaged").exists()
@@ -144,26 +144,26 @@ def test_what_was_written_after_the_copy_is_copied_later(journal: Path) -> None:
 async def test_two_processes_that_notice_damage_recover_the_file_once(journal: Path) -> None:
     """Both have the file open. There is one new file, and it has all items."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "outbox")
     with child(WRITE, journal, "b") as one, child(WRITE, journal, "c") as other:
-        assert told(one) == told(other) == "ready"
+        assert wait_for_line(one) == wait_for_line(other) == "ready"
         for process in (one, other):
-            say(process)
-        assert told(one) == told(other) == "done"
+            resume(process)
+        assert wait_for_line(one) == wait_for_line(other) == "done"
         assert one.wait(30) == other.wait(30) == 0
     async with CachedSession("s", journal=journal) as session:
         found = await words(session)
         assert found[0] == "a"
         assert sorted(found) == ["a", "b", "c"]
-    assert len(asides(journal)) == 1
+    assert len(set_aside_files(journal)) == 1
 
 
 async def test_a_damaged_table_of_sessions_loses_no_id(journal: Path) -> None:
     """The unique index has all ids as well."""
     for name in ("s", "t"):
         async with CachedSession(name, journal=journal) as session:
-            await session.add_items(said(f"of {name}"))
+            await session.add_items(text_message(f"of {name}"))
     overwrite(journal, "sessions")
     for name in ("s", "t"):
         async with CachedSession(name, journal=journal) as session:
@@ -180,7 +180,7 @@ async def test_a_damaged_row_number_hides_no_later_rows(journal: Path) -> None:
     that were written later are copied."""
     async with CachedSession("s", journal=journal) as session:
         for number in range(12):
-            await session.add_items(said(f"{number}"))
+            await session.add_items(text_message(f"{number}"))
     with closing(sqlite3.connect(journal)) as conn:
         (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ops'").fetchone()
     data = bytearray(journal.read_bytes())
@@ -196,7 +196,7 @@ async def test_a_damaged_row_number_hides_no_later_rows(journal: Path) -> None:
     data[seventh + 2] = 0xFF
     journal.write_bytes(data)
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("on"))
+        await session.add_items(text_message("on"))
         with pytest.raises(JournalCorrupt):
             await session.entries()
         found = await words(session)
@@ -209,7 +209,7 @@ async def test_an_index_that_has_other_rows_than_its_table_is_damage(journal: Pa
     reports that, and the next calls recover the file."""
     async with CachedSession("s", journal=journal) as session:
         for number in range(12):
-            await session.add_items(said(f"{number}"))
+            await session.add_items(text_message(f"{number}"))
     with closing(sqlite3.connect(journal)) as conn:
         (root,) = conn.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_ops_1'"
@@ -219,14 +219,14 @@ async def test_an_index_that_has_other_rows_than_its_table_is_damage(journal: Pa
     pointer = page + 8 + 2 * 5  # behind the header of a leaf, of the sixth row
     cell = page + int.from_bytes(data[pointer : pointer + 2], "big")
     assert data[page] == 10
-    data[cell + data[cell]] = 99  # its last byte: the number of a row
+    data[cell + data[cell]] = 99  # the last byte of the entry: the row number
     journal.write_bytes(data)
     (finding,) = [one for one in await diagnose(journal) if one.check == "journal"]
     assert finding.level == "fail"
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt):
             await session.search("5")
-        assert [entry.item for entry in await session.search("5")] == said("5")
+        assert [entry.item for entry in await session.search("5")] == text_message("5")
         assert await words(session) == [str(number) for number in range(12)]
         assert "nothing unsent was lost" in str(session.status().salvaged)
 
@@ -242,7 +242,7 @@ async def test_a_source_is_not_imported_again_after_a_recovery(
     overwrite(journal, "outbox")
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt):
-            await session.add_items(said("refused"))
+            await session.add_items(text_message("refused"))
         report = await import_jsonl(session, source)
         assert (report.added, report.known) == (0, 20)
         assert len(await words(session)) == 20
@@ -252,14 +252,14 @@ async def test_a_source_is_not_imported_again_after_a_recovery(
 async def test_doctor_reports_the_recovery_of_a_journal(journal: Path) -> None:
     """It says what was lost, where the old file is and what to do. The new file is intact."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "items")
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt):
             await session.get_items()
         assert await words(session) == []
     found = {finding.check: finding for finding in await diagnose(journal)}
-    (aside,) = asides(journal)
+    (aside,) = set_aside_files(journal)
     assert found["journal"].level == "ok"
     assert found["salvaged"].level == "warn"
     assert "1 loss: item 0 of operation" in found["salvaged"].message
@@ -279,15 +279,15 @@ async def test_an_operation_with_a_damaged_digest_is_kept(
     with DevServer() as server:
         there = tmp_path / "there.db"
         async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
-            await session.add_items(said("acked", "too"))
-            await session.add_items(said("in part", "popped"))
+            await session.add_items(text_message("acked", "too"))
+            await session.add_items(text_message("in part", "popped"))
             await session.pop_item()
             await session.sync()
             async with CachedSession.from_url("s", url=server.url, journal=there) as other:
                 await other.sync()
         async with CachedSession("s", journal=journal) as session:
-            await session.add_items(said("unsent", "as well"))
-            await session.add_items(said("partly", "taken back"))
+            await session.add_items(text_message("unsent", "as well"))
+            await session.add_items(text_message("partly", "taken back"))
             await session.pop_item()
         before = damage_digests(journal, digest)
         async with CachedSession("s", journal=journal) as session:
@@ -328,11 +328,11 @@ def damage_digests(path: Path, digest: str) -> dict[tuple[str, int], object]:
     before = digests(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = 'ops'").fetchone()
-        say = "UPDATE sqlite_master SET sql = ? WHERE name = 'ops'"
+        resume = "UPDATE sqlite_master SET sql = ? WHERE name = 'ops'"
         conn.execute("PRAGMA writable_schema = ON")
-        conn.execute(say, (sql.replace("digest TEXT NOT NULL", "digest"),))
+        conn.execute(resume, (sql.replace("digest TEXT NOT NULL", "digest"),))
         conn.execute("PRAGMA writable_schema = RESET")
         conn.execute(f"UPDATE ops SET digest = {digest}")
         conn.execute("PRAGMA writable_schema = ON")
-        conn.execute(say, (sql,))
+        conn.execute(resume, (sql,))
     return before
