@@ -161,7 +161,7 @@ async def test_a_session_of_a_cache_takes_its_own_keywords(place: str) -> None:
             cache.session("")
 
 
-# -- several objects over one journal ----------------------------------------------------------------
+# -- several objects over one journal --------------------------------------------------------------
 
 
 async def test_objects_over_one_file_share_their_engine(
