@@ -1,4 +1,4 @@
-"""Seeds of the simulation, as many as a test run has time for; `make soak` takes more."""
+"""Some seeds of the simulation. `make soak` runs more."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ MOST = 10_000
 @pytest.mark.promise(number=4)
 @pytest.mark.slow
 def test_every_seed_ends_in_one_history() -> None:
-    """Whatever befalls them, replicas lose nothing, repeat nothing and agree in the end."""
+    """Replicas lose nothing, repeat nothing and agree in the end, under all faults of a seed."""
     until, seed = time.monotonic() + SECONDS, 0
     while time.monotonic() < until and seed < MOST:
         outcome = run(make(seed))
@@ -32,7 +32,7 @@ def test_every_seed_ends_in_one_history() -> None:
 
 
 @pytest.mark.slow
-def test_a_seed_replays_itself() -> None:
+def test_a_seed_is_reproducible() -> None:
     """The same seed gives the same trace, also in a process with other hashes and addresses."""
     code = (
         "from tests.simulation.schedule import make\n"
