@@ -1,7 +1,7 @@
-"""Whole replicas, a simulated server, network and clock: one integer seed decides everything.
+"""Complete replicas on a simulated server, network and clock. One integer seed decides everything.
 
-``loop`` is an event loop on virtual time; ``server`` what Dakera promises, as a pure object;
-``network`` what happens between; ``device`` a journal and its processes; ``schedule`` what a seed
-makes all of them do; ``oracle`` what must then be true; ``simulation`` one run; ``shrink`` the
-shortest schedule that still fails; ``run`` the command. Start with `docs/testing.md`.
+``loop`` is an event loop on virtual time, ``server`` a model of Dakera without I/O, ``network`` the
+faults between devices and server, ``device`` a journal and its processes, ``schedule`` the steps of
+a seed, ``oracle`` the invariants, ``simulation`` one run, ``shrink`` the search for the shortest
+schedule that still fails, and ``run`` the command. Start with `docs/testing.md`.
 """

@@ -1,7 +1,7 @@
-"""Schedules that bring about on purpose what chance hardly ever does.
+"""Schedules for rare situations that random steps hardly ever reach.
 
-Confirmed pops of an item that is stored once more: its writer has not heard that the server has it,
-the server refuses it when it is sent again, an audit puts it back. And many words in one second,
+Confirmed pops of an item that is stored again: its writer does not know that the server has it, the
+server refuses it when it is sent again, or an audit restores it. And many items in one second,
 while the server lists a second in another order each time.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from tests.simulation.plan import Plan, Schedule, Step, options
 
-__all__ = ["contested", "crowded"]
+__all__ = ["contested_items", "crowded_second"]
 
 ROUNDS = ("unheard", "unheard", "refused", "refused", "audited", "lost", "plain")
 
 
-def contested(seed: int) -> Schedule:
-    """Several devices want the same item, of which not all of them know the same."""
+def contested_items(seed: int) -> Schedule:
+    """Let several devices pop the same item, with different knowledge of it."""
     random = Random(f"{seed}/contested")
     plan = Plan(
         devices=random.choice((2, 2, 3)),
@@ -38,7 +38,7 @@ def contested(seed: int) -> Schedule:
     at = 2.0
     for _ in range(random.randint(2, 4)):
         at = _round(random, steps, at, plan.devices)
-    # What is parked is given up, although the server may hold it: an earlier answer was lost.
+    # Parked operations are dropped, although the server may hold them after a lost answer.
     given_up = Random(f"{seed}/given up")
     if given_up.random() < 0.4:
         for _ in range(given_up.randint(1, 3)):
@@ -49,7 +49,7 @@ def contested(seed: int) -> Schedule:
 
 
 def _round(random: Random, steps: list[Step], at: float, devices: int) -> float:
-    """One item and those that want it; when the next round may begin."""
+    """Add one item and the devices that pop it, and return the earliest time of the next round."""
     what = random.choice(ROUNDS)
     owner = random.randrange(devices)
     others = [who for who in range(devices) if who != owner]
@@ -91,10 +91,10 @@ def _round(random: Random, steps: list[Step], at: float, devices: int) -> float:
     return at + random.choice((8.0, 11.0))
 
 
-def crowded(seed: int) -> Schedule:
-    """Everybody speaks in one second, which the server lists in another order each time; what is
-    said later lies above it. Whoever comes then passes through that second once: what slips
-    through between two pages, and is somebody's last word, leaves no gap."""
+def crowded_second(seed: int) -> Schedule:
+    """Let all devices write in one second, which the server lists in another order each time, and
+    later above it. A new device pages through that second once. A writer's last item that is missed
+    between two pages leaves no gap."""
     random = Random(f"{seed}/crowded")
     devices = random.choice((3, 4))
     plan = Plan(

@@ -1,5 +1,5 @@
-"""Caches with journals of their own in memory and one server, on virtual time: for what a few
-caches do to a server with limits, where `simulation.py` looks for what goes wrong."""
+"""Many caches with journals in memory and one server, on virtual time. Measures the load of a few
+caches on a server with limits, where `simulation.py` looks for errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.simulation.loop import SimLoop, deterministic
 from tests.simulation.network import Network, SimSpec
 from tests.simulation.server import SimServer
 
-__all__ = ["Crowd", "in_simulation"]
+__all__ = ["CacheCluster", "in_simulation"]
 
 EPOCH_MS = 1_700_000_000_000
 
 
-class Crowd:
-    """Caches with journals of their own in memory, and the one server."""
+class CacheCluster:
+    """Caches with their own journals in memory, and the one server."""
 
     def __init__(self, loop: SimLoop, seed: int, options: SyncOptions) -> None:
         self.loop = loop
@@ -57,12 +57,12 @@ class Crowd:
 
 
 def in_simulation(
-    seed: int, work: Callable[[Crowd], Awaitable[Any]], options: SyncOptions | None = None
+    seed: int, work: Callable[[CacheCluster], Awaitable[Any]], options: SyncOptions | None = None
 ) -> Any:
-    """Do something with a crowd, on virtual time."""
+    """Run a coroutine function with a cluster, on virtual time."""
     with deterministic():
         loop = SimLoop()
-        crowd = Crowd(loop, seed, options or SyncOptions(audit_interval=0.0))
+        crowd = CacheCluster(loop, seed, options or SyncOptions(audit_interval=0.0))
 
         async def main() -> Any:
             try:

@@ -1,4 +1,4 @@
-"""A device: a clock, a journal file, the processes that have it open, and what its user does."""
+"""A device: a clock, a journal file, the processes that have it open, and the calls of its user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ from cached_session.session import CachedSession, session_over
 from tests.simulation import formats
 from tests.simulation.loop import OWNER, Owner
 from tests.simulation.network import SimSpec
-from tests.simulation.oracle import Add, Broken, Lineage, Removal, last_dot, names_of, unsent_of
+from tests.simulation.oracle import (
+    Add,
+    InvariantViolated,
+    Lineage,
+    Removal,
+    last_dot,
+    names_of,
+    unsent_of,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import World
@@ -34,7 +42,7 @@ EPOCH_MS = 1_700_000_000_000
 
 
 class Clock:
-    """A wall clock that can be moved; what was elapsing elapses on."""
+    """A wall clock that can be moved. Its monotonic time is not affected."""
 
     def __init__(self, now: Callable[[], float], skew: float) -> None:
         self._now = now
@@ -64,7 +72,7 @@ class Clock:
 
 
 class Process:
-    """One opening of a journal: an engine of its own and a session object for each use."""
+    """One opening of a journal: an engine and a session object for each use."""
 
     def __init__(self, device: Device, number: int) -> None:
         world = device.world
@@ -109,7 +117,7 @@ class Process:
         return session
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task of this process: it dies with it."""
+        """Start a task of this process, which ends with it."""
         context = copy_context()
         context.run(OWNER.set, self.owner)
         task: asyncio.Task[Any] = context.run(self.device.world.loop.create_task, work)
@@ -121,14 +129,14 @@ class Process:
             await self.session(name)._ready()
 
     async def close(self) -> None:
-        """An orderly end."""
+        """Close in an orderly way."""
         for session in self._sessions.values():
             await session.close()
         await self.engine.release(self.spec)
         self.closed = True
 
     def kill(self) -> None:
-        """``kill -9``: nothing of this process runs on; the kernel takes its locks and files."""
+        """Kill the process: none of its code runs on, and its locks and files are released."""
         world, device = self.device.world, self.device
         if self.owner.dead:
             return
@@ -144,8 +152,8 @@ class Process:
         if self.engine._file_lock is not None:
             self.engine._file_lock.release(force=True)
         self.engine.journal.close_blocking()
-        # Closing has tidied up, which a killed process does not: the log is recovered at the next
-        # opening.
+        # Closing runs a checkpoint, which a killed process does not: the log is recovered at the
+        # next opening.
         for path, data in held.items():
             path.write_bytes(data)
 
@@ -169,9 +177,9 @@ class Device:
         self.processes: list[Process] = []
         self._openings = 0
         self.retried = 0
-        """Operations that its user has put back into the queue."""
+        """Parked operations that its user retried."""
         self.old = number in plan.old and not path.exists()
-        """Whether an earlier version has still to leave its journal here once."""
+        """Whether its journal still has to be converted back to format 1 once."""
         if self.old:
             formats.begin(path)
 
@@ -191,14 +199,14 @@ class Device:
         alive = [p for p in self.processes if p.is_alive]
         return alive[which % len(alive)] if alive else None
 
-    def look(self) -> sqlite3.Connection:
-        """A connection of an onlooker."""
+    def open_read_only(self) -> sqlite3.Connection:
+        """Open a connection to read the journal."""
         return sqlite3.connect(self.path, isolation_level=None)
 
-    # -- what its user does ----------------------------------------------------------------------
+    # -- calls of its user -----------------------------------------------------------------------
 
     def do(self, what: str, args: dict[str, Any]) -> None:
-        """Let a process do something, if one is running."""
+        """Run a step in a process, if one is running."""
         process = self.process(args.get("which", 0))
         if process is None:
             return
@@ -245,11 +253,11 @@ class Device:
         self._was_local(step)
         if item is None:
             if wanted:
-                raise Broken(f"{self.name} popped nothing where there was {wanted[-1]}")
+                raise InvariantViolated(f"{self.name} popped nothing where there was {wanted[-1]}")
             return
         (key,) = oracle.check_items([item])
         if not wanted or key != wanted[-1]:
-            raise Broken(f"{self.name} popped {key}, not the last of {wanted[-3:]}")
+            raise InvariantViolated(f"{self.name} popped {key}, not the last of {wanted[-3:]}")
         dot = engine.journal.read_blocking(lambda conn: last_dot(conn, name))
         oracle.removal(self.lineage, Removal(name, dot, frozenset({key}), is_pop=True))
         world.note(f"{process.name} popped {key}")
@@ -289,34 +297,36 @@ class Device:
                 ref = decode_pop(body)
                 if (ref.dot, ref.index) == (add.dot, index):
                     return Dot(writer, counter)
-            raise Broken(f"{process.name} was given {key} and has recorded no pop of it")
+            raise InvariantViolated(f"{process.name} was given {key} and has recorded no pop of it")
 
         dot = engine.journal.read_blocking(find)
-        # Only a winner's note tells a later claimer of it, until its pop has arrived.
+        # Only the winner's note tells a later claimer, until the winner's pop has arrived.
         notes = {who: claim_id(session_key(name), add.dot, index, who) for who in oracle.claimers}
         excused = any(note in world.server.evicted for note in notes.values())
         excused = excused or (name, add.dot) in oracle.shared
         oracle.claimers.add(process.engine.writer)
         if key in oracle.claimed and not excused:
-            raise Broken(f"{key} was given to {oracle.claimed[key]} and to {process.name}")
+            raise InvariantViolated(
+                f"{key} was given to {oracle.claimed[key]} and to {process.name}"
+            )
         oracle.claimed[key] = process.name
-        self._was_given(name, add, index, began)
+        self._check_was_given(name, add, index, began)
         oracle.removal(self.lineage, Removal(name, dot, frozenset({key}), is_pop=True))
         world.note(f"{process.name} confirmed {key}")
 
-    def _was_given(self, name: str, add: Add, index: int, since: float) -> None:
-        """A confirmed pop gives what the server has deleted for it, or has never had.
-
-        Whether it has what it refuses, and what another copy of the journal sent, its writer cannot
-        know: the notes alone tell, or nothing does.
-        """
+    def _check_was_given(self, name: str, add: Add, index: int, since: float) -> None:
+        """Check that a confirmed pop returned an item that the server deleted for it, or never had.
+        The writer of a refused item, or of one that another copy of the journal sent, cannot know
+        which: only the notes show it, or nothing does."""
         server, oracle = self.world.server, self.world.oracle
         identity = memory_id(session_key(name), add.dot, index)
         refused = any("POISON" in oracle.items[key]["content"] for key in add.keys)
         if refused or (name, add.dot) in oracle.shared:
             return
         if server.had(agent_id(name), identity) and not server.forgot(identity, since):
-            raise Broken(f"{add.keys[index]} was given to {self.name}, and not by the server")
+            raise InvariantViolated(
+                f"{add.keys[index]} was given to {self.name}, and not by the server"
+            )
 
     async def _do_replace(self, process: Process, name: str, args: dict[str, Any]) -> None:
         world, oracle = self.world, self.world.oracle
@@ -328,7 +338,7 @@ class Device:
         chosen = {int(place * len(entries)): None for place in args["places"]}
         stale = [entries[place] for place in chosen]
         if args["after"]:
-            # Some of them may be gone by then, or in other places.
+            # Some of them may be gone by then, or in other positions.
             await asyncio.sleep(args["after"])
         if not process.is_alive:
             return
@@ -347,9 +357,9 @@ class Device:
         )
         pops = [decode_pop(body) for _, _, kind, body in written if kind == "pop"]
         if [oracle.key(name, ref.dot, ref.index) for ref in pops] != gone:
-            raise Broken(f"replacing {gone} recorded {pops}")
+            raise InvariantViolated(f"replacing {gone} recorded {pops}")
         if [kind for _, _, kind, _ in written] != ["pop"] * len(gone) + ["append"] * bool(keys):
-            raise Broken(f"replacing {len(gone)} items by {len(keys)} wrote {written}")
+            raise InvariantViolated(f"replacing {len(gone)} items by {len(keys)} wrote {written}")
         for (writer, counter, *_), key in zip(written, gone, strict=False):
             dot = Dot(writer, counter)
             oracle.removal(self.lineage, Removal(name, dot, frozenset({key})))
@@ -363,7 +373,7 @@ class Device:
         else:
             after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
             if after != kept:
-                raise Broken(f"replacing {gone} by nothing left {after} of {before}")
+                raise InvariantViolated(f"replacing {gone} by nothing left {after} of {before}")
         world.note(f"{process.name} replaced {' '.join(gone)} by {' '.join(keys)}")
 
     async def _do_clear(self, process: Process, name: str, args: dict[str, Any]) -> None:
@@ -376,10 +386,10 @@ class Device:
         self._was_local(step)
         after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         if after:
-            raise Broken(f"{after} survived a clear in its own journal")
+            raise InvariantViolated(f"{after} survived a clear in its own journal")
         if before:
             dot = engine.journal.read_blocking(lambda conn: last_dot(conn, name))
-            # What was given up here counts as seen here, wherever else it has come to.
+            # Operations dropped here count as seen here, wherever else they are.
             named = frozenset(before) | self.lineage.dropped.get(name, set())
             oracle.removal(self.lineage, Removal(name, dot, named))
         world.note(f"{process.name} cleared {len(before)}")
@@ -387,19 +397,19 @@ class Device:
     async def _do_read(self, process: Process, name: str, args: dict[str, Any]) -> None:
         session, limit = process.session(name), args.get("limit")
         items = await session.get_items(limit)
-        # From here on nothing is awaited: the journal is as it was for the read.
+        # From here on nothing is awaited: the journal is unchanged since the read.
         engine, oracle = process.engine, self.world.oracle
         found = oracle.check_items(items)
         keys = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         wanted = keys if limit is None else keys[max(0, len(keys) - limit) :] if limit > 0 else []
         if found != wanted:
-            raise Broken(f"get_items({limit}) gave {found}, the journal has {wanted}")
+            raise InvariantViolated(f"get_items({limit}) gave {found}, the journal has {wanted}")
         engine.journal.read_blocking(lambda conn: oracle.check_view(self.lineage, conn, name, keys))
         entries = await session.entries()
         if [entry.rank for entry in entries] != list(range(len(keys))):
-            raise Broken(f"ranks are not dense: {[entry.rank for entry in entries]}")
+            raise InvariantViolated(f"ranks are not dense: {[entry.rank for entry in entries]}")
         if oracle.check_items([entry.item for entry in entries]) != keys:
-            raise Broken("entries() and get_items() differ")
+            raise InvariantViolated("entries() and get_items() differ")
         self.world.note(f"{process.name} read {len(keys)}")
 
     async def _do_sync(self, process: Process, name: str, args: dict[str, Any]) -> None:
@@ -413,9 +423,9 @@ class Device:
             self.world.note(f"{process.name} sync: {type(error).__name__}")
             return
         left = engine.journal.read_blocking(lambda conn: _unsent(conn, name))
-        # What was parked meanwhile and put back into the queue is later than the call.
+        # Operations that were parked and retried in the meantime are later than the call.
         if waiting & left and self.retried == retried:
-            raise Broken(f"sync returned with {waiting & left} unsent")
+            raise InvariantViolated(f"sync returned with {waiting & left} unsent")
         self.world.note(f"{process.name} synced")
 
     async def _do_flush(self, process: Process, name: str, args: dict[str, Any]) -> None:
@@ -448,7 +458,7 @@ class Device:
             return
         dropped = await session.drop_parked(*dots)
         if dropped != len(dots):
-            raise Broken(f"{dropped} of {len(dots)} parked appends were dropped")
+            raise InvariantViolated(f"{dropped} of {len(dots)} parked appends were dropped")
         for dot in dots:
             oracle.drop(self.lineage, name, dot)
         self.world.note(f"{process.name} drops {dropped}")
@@ -463,12 +473,12 @@ class Device:
 
     def _was_local(self, step: int) -> None:
         if self.world.loop.steps != step:
-            raise Broken("a local call has waited for something")
+            raise InvariantViolated("a local call has waited for something")
 
-    # -- what happens to it ----------------------------------------------------------------------
+    # -- restarts, copies and backups ------------------------------------------------------------
 
     async def close(self) -> None:
-        """An orderly end of all its processes."""
+        """Close all processes in an orderly way."""
         for process in self.processes:
             if process.is_alive:
                 self.world.note(f"{process.name} closes")
@@ -476,11 +486,11 @@ class Device:
                 task = process.spawn(process.close())
                 await asyncio.wait([task], timeout=60)
                 if not (process.owner.dead or process.closed):
-                    raise Broken(f"{process.name} does not close")
+                    raise InvariantViolated(f"{process.name} does not close")
                 task.result() if task.done() else None
 
     def crash(self, after: int, down: float, which: int) -> None:
-        """Kill a process some callbacks from now; start it again later."""
+        """Kill a process after a number of callbacks, and start it again later."""
         process = self.process(which)
         if process is None:
             return
@@ -500,7 +510,8 @@ class Device:
             self.open()
 
     def step_back(self) -> None:
-        """Once: the earlier version was in use up to here. Not while the file is open."""
+        """Convert the closed journal back to format 1, once: an earlier version was in use until
+        here."""
         opened = [process for process in self.world.processes if process.device is self]
         if self.old and all(process.owner.dead or process.closed for process in opened):
             self.old = False
@@ -508,30 +519,30 @@ class Device:
             self.world.note(f"{self.name} has a journal of format 1")
 
     def copy_to(self, path: Path) -> Lineage:
-        """An open journal, copied by SQLite's backup."""
-        source, target = self.look(), sqlite3.connect(path)
+        """Copy an open journal with SQLite's backup."""
+        source, target = self.open_read_only(), sqlite3.connect(path)
         source.backup(target)
         source.close()
         target.close()
         return self.lineage.copy()
 
     def restore(self, backup: Path, lineage: Lineage) -> None:
-        """The journal becomes what it was when the backup was taken."""
+        """Restore the journal from a backup."""
         for process in self.world.processes:
             if process.device is self and not process.closed:
                 process.kill()
-        conn = self.look()
+        conn = self.open_read_only()
         had = names_of(conn)
         conn.close()
         for path in self.path.parent.glob(self.path.name + "-*"):
             path.unlink()
         shutil.copyfile(backup, self.path)
-        conn = self.look()
+        conn = self.open_read_only()
         self.world.oracle.discarded |= had - names_of(conn)
         self.world.oracle.shared |= unsent_of(conn)
         conn.close()
         self.world.oracle.doubled = True
-        # A pop that the server had granted may be gone with what was not in the backup.
+        # A pop that the server granted may be missing in the backup.
         self.world.oracle.needs_audit |= self.world.schedule.plan.confirmed
         self.lineage = lineage.copy()
 

@@ -1,4 +1,4 @@
-"""Journals as an earlier version left them, by its frozen schema: the code finds them so."""
+"""Journals of an earlier format, made with its frozen schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "schema-1.json"
 
 
 def begin(path: Path) -> None:
-    """An empty journal of format 1."""
+    """Create an empty journal of format 1."""
     schema = _schema()
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         for statement in schema["sql"].values():
@@ -25,8 +25,8 @@ def begin(path: Path) -> None:
 
 
 def step_back(path: Path) -> None:
-    """A closed journal becomes one of format 1 with the same rows: what format 2 has besides is an
-    index over them."""
+    """Convert a closed journal to format 1 with the same rows. Format 2 only adds an index over
+    them."""
     old = path.with_name(path.name + ".1")
     begin(old)
     with closing(sqlite3.connect(old, isolation_level=None)) as conn:
@@ -36,7 +36,7 @@ def step_back(path: Path) -> None:
             if statement.startswith("CREATE TABLE"):
                 conn.execute(f"INSERT INTO main.{name} SELECT * FROM now.{name}")
         conn.execute("DELETE FROM meta WHERE key = 'search_index'")
-        # A number that was given out is not given again.
+        # A number that was used is not used again.
         conn.execute("DELETE FROM main.sqlite_sequence")
         conn.execute("INSERT INTO main.sqlite_sequence SELECT * FROM now.sqlite_sequence")
         conn.execute("COMMIT")
@@ -48,6 +48,6 @@ def step_back(path: Path) -> None:
 @cache
 def _schema() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(GOLDEN.read_text())
-    # A table stands before its indexes.
+    # A table precedes its indexes.
     found["sql"] = dict(sorted(found["sql"].items(), key=lambda row: "CREATE INDEX" in row[1]))
     return found

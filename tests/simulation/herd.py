@@ -1,9 +1,9 @@
-"""A thundering herd: many devices come back at one moment to a server that takes few requests.
+"""A thundering herd: many devices reconnect together to a server with a request limit.
 
-    python -m tests.simulation.herd              # 200 devices, 50 requests a second
-    python -m tests.simulation.herd --start      # all of them start at that moment, instead
+    python -m tests.simulation.herd           # 200 devices, 50 requests a second
+    python -m tests.simulation.herd --start   # all of them start at that moment, instead
 
-Virtual time; the seed decides everything.
+The time is virtual, and the seed decides everything.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from tests.simulation.server import SimServer, failure
 __all__ = ["Herd", "run"]
 
 OUTAGE = 600.0
-"""Seconds without a server: every device's back-off has reached its longest pause."""
+"""Seconds of the outage: every device's back-off has reached its longest pause."""
 ITEMS = 5
-"""Written by each device meanwhile."""
+"""Items that each device writes during the outage."""
 RETRY_AFTER = 2.0
-"""What an overloaded server asks for."""
+"""Seconds of the Retry-After of an overloaded server."""
 LONGEST = 1800.0
 
 
 @dataclass
 class Herd:
-    """What a server saw of a herd, in seconds since it was back."""
+    """The load on a server, in seconds since it was back."""
 
     rate: int
     arrived: Counter[int] = field(default_factory=Counter)
-    """Requests by second, those turned away included."""
+    """Requests in each second, including refused ones."""
     turned_away: int = 0
     deepest: float = 0.0
     """The longest queue, in seconds of work."""
     done: list[float] = field(default_factory=list)
-    """When each device's outbox was empty."""
+    """The time at which each device's outbox was empty."""
 
     @property
     def requests(self) -> int:
@@ -58,12 +58,13 @@ class Herd:
 
     @property
     def busiest(self) -> int:
-        """The most requests in one second."""
+        """The largest number of requests in one second."""
         return max(self.arrived.values())
 
 
-class _Door:
-    """Takes `rate` requests a second; a queue of two seconds; beyond it 503 with Retry-After."""
+class _RequestLimit:
+    """Accepts `rate` requests a second with a queue of two seconds, and answers others with 503 and
+    Retry-After."""
 
     def __init__(self, herd: Herd, now: Callable[[], float], is_down: Callable[[], bool]) -> None:
         self.herd = herd
@@ -75,7 +76,7 @@ class _Door:
     async def enter(self) -> None:
         now = self._now()
         if self._is_down():
-            return  # nothing listens: the network says so
+            return  # the server is down: the network reports it
         self.herd.arrived[int(now - self.since)] += 1
         queue = max(0.0, self._free - now)
         if queue > RETRY_AFTER:
@@ -87,7 +88,7 @@ class _Door:
 
 
 class _CrowdedRemote(SimRemote):
-    door: _Door
+    door: _RequestLimit
 
     async def _ask(self, what: str, carry_out: Any, partly: Any = None) -> Any:
         await self.door.enter()
@@ -105,7 +106,7 @@ class _CrowdedSpec(SimSpec):
 
 
 def run(seed: int = 0, *, devices: int = 200, rate: int = 50, start: bool = False) -> Herd:
-    """Let a herd come back, or start, and finish.
+    """Run a herd that reconnects, or starts, until all devices have finished.
 
     Raises:
         AssertionError: a device did not finish in `LONGEST` simulated seconds.
@@ -122,10 +123,10 @@ async def _herd(loop: SimLoop, seed: int, devices: int, rate: int, start: bool) 
     herd = Herd(rate)
     server = SimServer(loop.time, Random(f"{seed}/server"), "replace", shuffles=False)
     network = Network(loop, server, str(seed), lambda _: None)
-    door = _Door(herd, loop.time, lambda: network.weather.down)
-    # Nobody else writes to these journals: no need to look every half second.
+    door = _RequestLimit(herd, loop.time, lambda: network.faults.down)
+    # No other process writes to these journals, so that they need not be polled every half second.
     options = SyncOptions(watch_interval=30.0)
-    network.weather.down = not start
+    network.faults.down = not start
     sessions: list[CachedSession] = []
     cores: list[tuple[Engine, Any]] = []
 
@@ -151,10 +152,10 @@ async def _herd(loop: SimLoop, seed: int, devices: int, rate: int, start: bool) 
     for number in range(devices):
         await begin(number)
     if not start:
-        # All of them lose the server at one moment, too: only chance can spread them.
+        # All of them lose the server together too: only random jitter can spread them.
         await asyncio.sleep(OUTAGE)
     door.since = loop.time()
-    network.weather.down = False
+    network.faults.down = False
     waiting = dict(enumerate(sessions))
     while waiting:
         await asyncio.sleep(0.25)
@@ -189,7 +190,7 @@ def _show(herd: Herd) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, default=200)

@@ -1,8 +1,8 @@
 """An asyncio event loop on virtual time: no selector, no threads, no waiting.
 
-When nothing is ready, the clock jumps to the next timer. Callbacks belong to an *owner* (a
-simulated process) by their context; those of a dead owner do not run, which is what ``kill -9``
-does. When all is over and nobody looks any more, `SimLoop.bury` lets them end.
+When nothing is ready, the clock advances to the next timer. Each callback belongs to an *owner* (a
+simulated process) by its context. Callbacks of a killed owner do not run, as after ``kill -9``. At
+the end of a run, `SimLoop.end_tasks` ends all tasks.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any
 
 from anyio._backends import _asyncio as backend
 
-__all__ = ["OWNER", "Owner", "SimLoop", "Stuck", "deterministic"]
+__all__ = ["OWNER", "Deadlock", "Owner", "SimLoop", "deterministic"]
 
 
 ROUNDS = 5
-"""Of cancelling all tasks: in ending, one may begin others."""
+"""Rounds of cancelling all tasks: a task that ends may start others."""
 ROUND = 100.0
-"""Simulated seconds that they have for it."""
+"""Simulated seconds for each round."""
 
 
-class Stuck(Exception):
-    """Nothing is ready and no timer is set: whoever waits, waits for ever."""
+class Deadlock(Exception):
+    """Nothing is ready and no timer is set, so that every task waits forever."""
 
 
 class Owner:
-    """A simulated process: what it started dies with it."""
+    """A simulated process, which owns the tasks that it started."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.dead = False
         self.fuse: int | None = None
-        """Callbacks until it is killed; None for never."""
+        """Callbacks until it is killed, or None for never."""
         self.on_fuse: Callable[[], None] = lambda: None
         self.tasks: list[asyncio.Task[Any]] = []
 
@@ -46,7 +46,8 @@ OWNER: ContextVar[Owner | None] = ContextVar("owner", default=None)
 
 
 class _Task(asyncio.Task):  # type: ignore[type-arg]
-    """A task whose hash is its number, so that a set of tasks has one order in every run."""
+    """A task with its number as its hash, so that a set of tasks has the same order in every
+    run."""
 
     numbers = 0
 
@@ -62,7 +63,7 @@ class _Task(asyncio.Task):  # type: ignore[type-arg]
 
 
 class _Ordered(dict[Any, None]):
-    """A set in the order of adding."""
+    """A set in insertion order."""
 
     def add(self, member: Any) -> None:
         self[member] = None
@@ -76,7 +77,7 @@ class _Ordered(dict[Any, None]):
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Within: anyio delivers cancellations in the order of entering, not of memory addresses."""
+    """Make anyio deliver cancellations in the order of entering, and not of memory addresses."""
     original = backend.CancelScope.__init__
 
     def init(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -92,17 +93,18 @@ def deterministic() -> Iterator[None]:
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """See the module."""
+    """The event loop on virtual time."""
 
     def __init__(self, start: float = 1000.0) -> None:
         super().__init__()
         self._now = start
         self.steps = 0
-        """Callbacks run so far."""
+        """The number of callbacks run so far."""
         self.failures: list[str] = []
-        """What asyncio reported: exceptions that nobody retrieved, callbacks that raised."""
+        """Errors reported to asyncio: exceptions that were never retrieved, and callbacks that
+        raised."""
         self._unrun: list[asyncio.Handle] = []
-        """What the dead would have run."""
+        """Callbacks of killed owners."""
         self._buries = False
         self.set_task_factory(self._make_task)
         self.set_exception_handler(self._report)
@@ -114,9 +116,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run a coroutine to its end."""
         return self.run_until_complete(main)
 
-    def bury(self) -> set[asyncio.Task[Any]]:
-        """Cancel all tasks and let them end, each in its own task as anyio asks for, and those of
-        the dead too, which go on where they were killed; those that do not end."""
+    def end_tasks(self) -> set[asyncio.Task[Any]]:
+        """Cancel all tasks, those of killed owners too, let each end in its own task as anyio
+        requires, and return those that do not end. Tasks of killed owners continue where they were
+        killed."""
         self._buries = True
         self._ready.extend(self._unrun)  # type: ignore[attr-defined]
         self._unrun.clear()
@@ -125,10 +128,10 @@ class SimLoop(asyncio.BaseEventLoop):
             if not tasks:
                 break
             for task in tasks:
-                # One that has not begun would leave what it was to await behind, never awaited.
+                # A task that has not begun would leave its coroutine never awaited.
                 if inspect.getcoroutinestate(task.get_coro()) != inspect.CORO_CREATED:  # type: ignore[arg-type]
                     task.cancel()
-            with contextlib.suppress(Stuck):
+            with contextlib.suppress(Deadlock):
                 self.run_until_complete(asyncio.wait(tasks, timeout=ROUND))
         self.run_until_complete(self.shutdown_asyncgens())
         return asyncio.all_tasks(self)
@@ -156,7 +159,7 @@ class SimLoop(asyncio.BaseEventLoop):
             heapq.heappop(scheduled)._scheduled = False
         if not ready:
             if not scheduled:
-                raise Stuck
+                raise Deadlock
             self._now = max(self._now, scheduled[0]._when)
         while scheduled and scheduled[0]._when <= self._now:
             handle = heapq.heappop(scheduled)
@@ -181,7 +184,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self.steps += 1
             handle._run()
 
-    # -- what a simulation has no use for --------------------------------------------------------
+    # -- unused parts of the interface -----------------------------------------------------------
 
     def _process_events(self, event_list: Iterable[Any]) -> None: ...
 

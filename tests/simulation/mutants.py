@@ -1,7 +1,7 @@
-"""``python -m tests.simulation.mutants``: break the library one way at a time; is it noticed?
+"""Run the simulation on mutants of the library: ``python -m tests.simulation.mutants``.
 
-Each mutant is one replacement of text in a copy of the library. What stands in `docs/testing.md` is
-what this prints.
+Each mutant is one replacement of text in a copy of the library. `docs/testing.md` contains the
+output.
 """
 
 from __future__ import annotations
@@ -247,11 +247,11 @@ PRELUDE = {
         "    return hashlib.sha256(os.path.basename(path).encode()).digest()[:15]\n"
     ),
 }
-"""What a mutant needs besides, at the end of its module."""
+"""Code that a mutant needs at the end of its module."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Try every mutant; 1 if one of them survives."""
+    """Try every mutant, and return 1 if one of them survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--jobs", type=int, default=2)
@@ -274,14 +274,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Changed(Exception):
-    """The text that a mutant replaces is not there."""
+    """The text that a mutant replaces is missing."""
 
 
 def _broken(text: str, module: str, old: str, new: str) -> str:
-    """The text of a module with one thing replaced.
+    """Return the text of a module with one replacement.
 
     Raises:
-        _Changed: what is to be replaced does not stand there, once.
+        _Changed: the text to replace is missing, or occurs more than once.
     """
     if text.count(old) != 1:
         raise _Changed(module)
@@ -289,7 +289,7 @@ def _broken(text: str, module: str, old: str, new: str) -> str:
 
 
 def _try(module: str, old: str, new: str, seeds: int, jobs: int) -> tuple[int | None, str]:
-    """After how many seeds a mutant is caught (None: never), and by which complaint."""
+    """Return the number of seeds after which a mutant is caught (None: never), and the message."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         skip = shutil.ignore_patterns("__pycache__")

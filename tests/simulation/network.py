@@ -1,4 +1,5 @@
-"""What happens between a device and the server. All chance is drawn here, when a request leaves."""
+"""The network between a device and the server. All random decisions about a request are made when
+it leaves."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from cached_session.remote.wire import EncodedMemory
 from tests.simulation.loop import OWNER, SimLoop
 from tests.simulation.server import SimServer, failure
 
-__all__ = ["CHANCES", "Network", "SimRemote", "SimSpec", "Weather"]
+__all__ = ["CHANCES", "Network", "NetworkFaults", "SimRemote", "SimSpec"]
 
 SERVER = "http://simulated:3000"
 LONGEST = 25.0
-"""Seconds that a delayed request may be under way: longer than its sender waits."""
+"""Seconds that a delayed request may take: longer than its sender waits."""
 
 CHANCES = (
     "lose_request",
@@ -39,24 +40,24 @@ CHANCES = (
     "damage",
     "skips",
 )
-"""What can befall one request, each with its own probability."""
+"""The possible faults of one request, each with its own probability."""
 
 
 @dataclass
-class Weather:
-    """What is wrong at the moment."""
+class NetworkFaults:
+    """The current network faults."""
 
     cut: set[str] = field(default_factory=set)
     """Devices that reach nothing."""
     deaf: set[str] = field(default_factory=set)
-    """Devices that reach the server, and to which no answer comes back."""
+    """Devices that reach the server and get no answer."""
     down: bool = False
     lag: float = 0.0
-    """Seconds by which one of the server's replicas is behind; each read may meet it."""
+    """Seconds by which one of the server's replicas is behind. Each read may hit it."""
     chances: dict[str, float] = field(default_factory=dict)
 
     def end(self) -> None:
-        """From now on nothing is wrong."""
+        """End all faults."""
         self.cut.clear()
         self.deaf.clear()
         self.chances.clear()
@@ -67,27 +68,28 @@ class Weather:
 
 
 class Network:
-    """One server, and the way to it from every device."""
+    """One server, and the connections of all devices to it."""
 
     def __init__(
         self, loop: SimLoop, server: SimServer, seed: str, note: Callable[[str], None]
     ) -> None:
         self.loop = loop
         self.server = server
-        self.weather = Weather()
+        self.faults = NetworkFaults()
         self.note = note
         self._seed = seed
         self._randoms: dict[str, Random] = {}
         self.requests = 0
         self.stragglers = 0
-        """Requests that have not arrived, nor been lost."""
+        """Requests that have neither arrived nor been lost."""
         self.unanswered = 0
-        """Requests carried out of which the sender did not hear so."""
+        """Requests that succeeded without an answer to the sender."""
         self.late_commits = 0
-        """Requests carried out after their sender had given up or had been answered."""
+        """Requests that were carried out after their sender had given up or had been answered."""
 
     def random(self, device: str) -> Random:
-        """The chance of one device's requests: leaving another device out does not change it."""
+        """Return the random generator of one device's requests, so that leaving another device out
+        does not change it."""
         return self._randoms.setdefault(device, Random(f"{self._seed}/network/{device}"))
 
     async def request(
@@ -98,16 +100,16 @@ class Network:
         carry_out: Callable[[float], Any],
         partly: Callable[[], Any] | None = None,
     ) -> Any:
-        """One request and its answer.
+        """Carry out one request and return its answer.
 
         Raises:
-            RemoteError: it was not answered with a plain yes.
+            RemoteError: it was not answered with a success.
         """
-        loop, weather = self.loop, self.weather
+        loop, faults = self.loop, self.faults
         self.requests += 1
         number = self.requests
         chance = self.random(device)
-        hit = {name for name in CHANCES if chance.random() < weather.of(name)}
+        hit = {name for name in CHANCES if chance.random() < faults.of(name)}
         out, back, again = (0.005 + 0.05 * chance.random() for _ in range(3))
         stretch, refuses, stale = chance.random(), chance.random(), chance.random()
         if "slow" in hit:
@@ -128,7 +130,7 @@ class Network:
                 answer.set_result(result)
 
         def reply(result: Any, error: RemoteError | None) -> None:
-            if device in self.weather.cut | self.weather.deaf or "lose_answer" in hit:
+            if device in self.faults.cut | self.faults.deaf or "lose_answer" in hit:
                 self.unanswered += 1
                 self.note(f"{device} #{number} answer lost")
                 return
@@ -140,10 +142,10 @@ class Network:
                 self.late_commits += 1
             if sender is not None and sender.dead:
                 self.unanswered += 1
-            if device in self.weather.cut or ("lose_request" in hit and not copy):
+            if device in self.faults.cut or ("lose_request" in hit and not copy):
                 self.note(f"{device} #{number} lost")
                 return
-            if self.weather.down:
+            if self.faults.down:
                 in_world(back, say, None, failure(None, "connection refused"))
                 return
             if not copy:
@@ -158,7 +160,7 @@ class Network:
                     self.unanswered += 1
                     reply(None, failure(500, "simulated 500 half way"))
                     return
-                lag = self.weather.lag if stale < 0.5 else 0.0
+                lag = self.faults.lag if stale < 0.5 else 0.0
                 self.unanswered += "drops" in hit
                 drops = "drops" in hit and partly is not None
                 result = partly() if drops and partly is not None else carry_out(lag)
@@ -186,7 +188,7 @@ class Network:
         def in_world(delay: float, callback: Callable[..., None], *arguments: Any) -> None:
             loop.call_later(delay, callback, *arguments, context=world)
 
-        if device in weather.cut and refuses < 0.5:
+        if device in faults.cut and refuses < 0.5:
             in_world(0.01, say, None, failure(None, "network unreachable"))
         else:
             self.stragglers += 1 + ("duplicate" in hit)
@@ -198,7 +200,7 @@ class Network:
 
 
 def _damage(result: Any, where: float) -> None:
-    """Somebody between cuts one memory's text short."""
+    """Shorten the text of one memory, as a faulty intermediary does."""
     memories = result if isinstance(result, list) else [result]
     if memories and isinstance(memories[0], dict):
         metadata = memories[int(where * len(memories))].get("metadata", {})
@@ -207,8 +209,8 @@ def _damage(result: Any, where: float) -> None:
 
 
 def _skipping(memories: list[Any], where: float) -> list[Any]:
-    """A listing that shifted: rows are missing, but none of any writer's last operation. That one
-    would leave no gap, and would be found by the next listing or by an audit only."""
+    """Shift a listing: rows are missing, but none of any writer's last operation. That one would
+    leave no gap, and would be found by the next listing or by an audit only."""
     last: dict[str, int] = {}
     for memory in memories:
         said = memory["metadata"]
@@ -308,7 +310,7 @@ class SimRemote:
 
 
 def _short(ids: Sequence[str]) -> str:
-    """Ids without what all of them share: the writer's first letters, counter, index, part."""
+    """Shorten ids to the parts that differ: the writer's first letters, counter, index, part."""
     named = [i.split("-", 2)[2] for i in ids]
     return " ".join(f"{name[:4]}{name[name.find('-') :]}" for name in named[:6]) + (
         f" (+{len(named) - 6})" if len(named) > 6 else ""
@@ -317,7 +319,7 @@ def _short(ids: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SimSpec:
-    """How a device reaches the simulated server; what `RemoteSpec` is to the real one."""
+    """The connection settings of the simulated server, in place of `RemoteSpec`."""
 
     network: Network = field(compare=False)
     device: str
@@ -325,7 +327,7 @@ class SimSpec:
     client: None = None
     api_key: None = None
     hides: bool = False
-    """Whether listings never show it some of what it can have by id."""
+    """Whether its listings omit some of the memories that it can fetch by id."""
 
     def is_same_server(self, other: Any) -> bool:
         return isinstance(other, SimSpec) and other.server == self.server

@@ -1,9 +1,9 @@
-"""What must be true, whatever the schedule: told by the calls that were made, not by the code's own
-bookkeeping.
+"""The invariants of every run, checked against the calls that were made, and not against the code's
+own bookkeeping.
 
-Every item has a *key*, ``<add>.<index>``, that stands in its text. The oracle records for each add
-what its writer saw, for each removal what it took away, and for each journal file (a *lineage*,
-through restarts and copies) what it has shown, returned and removed.
+Every item has a *key*, ``<add>.<index>``, in its text. For each add the oracle records what its
+writer saw, for each removal the removed items, and for each journal file (a *lineage*, through
+restarts and copies) what it has shown, returned and removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.property.reference_model import visible
 
 __all__ = [
     "Add",
-    "Broken",
+    "InvariantViolated",
     "Lineage",
     "Oracle",
     "Removal",
@@ -32,10 +32,10 @@ __all__ = [
 
 Key = str
 Name = tuple[str, Dot]
-"""An operation, among those of all sessions."""
+"""An operation, with its session."""
 
 
-class Broken(AssertionError):
+class InvariantViolated(AssertionError):
     """An invariant does not hold."""
 
 
@@ -48,7 +48,7 @@ class Add:
     keys: tuple[Key, ...]
     dot: Dot
     seen: frozenset[Key]
-    """What its writer could read just before."""
+    """The keys that its writer could read just before."""
     run: tuple[int, int, int]
     """(opening, operations its journal had applied, wall clock): see `Oracle.check_runs`."""
 
@@ -65,22 +65,22 @@ class Removal:
 
 @dataclass
 class Lineage:
-    """What one journal file has been through, by session."""
+    """The history of one journal file, by session."""
 
     seen: dict[str, set[Key]] = field(default_factory=dict)
     gone: dict[str, set[Key]] = field(default_factory=dict)
-    """What was removed here: it never comes back."""
+    """Keys removed here, which must never come back."""
     dropped: dict[str, set[Key]] = field(default_factory=dict)
-    """What was parked and given up."""
+    """Keys that were parked and dropped."""
     returned: set[Key] = field(default_factory=set)
-    """What `pop_item` gave away."""
+    """Keys that `pop_item` returned."""
 
     def copy(self) -> Lineage:
         return copy.deepcopy(self)
 
 
 class Oracle:
-    """The truth about one run."""
+    """The recorded facts of one run."""
 
     def __init__(self) -> None:
         self.items: dict[Key, Any] = {}
@@ -88,31 +88,31 @@ class Oracle:
         self.add_of: dict[Key, Add] = {}
         self.removals: dict[Name, Removal] = {}
         self.removed: dict[str, set[Key]] = {}
-        """Keys that some recorded removal names."""
+        """Keys that a recorded removal covers."""
         self.claimed: dict[Key, str] = {}
-        """Who got an item by a confirmed pop."""
+        """The device that got an item by a confirmed pop."""
         self.claimers: set[str] = set()
-        """Writers that have got something so."""
+        """Writers that have got an item by a confirmed pop."""
         self.unresolved = 0
-        """Confirmed pops without an answer: each may pop one item that nobody gets."""
+        """Number of confirmed pops without an answer. Each may pop one item that no device gets."""
         self.discarded: set[Name] = set()
         """Operations that a restored backup did not have."""
         self.dropped: set[Name] = set()
-        """Parked operations that were given up somewhere. Where the server holds one all the same,
-        or a copy of the journal, it stays."""
+        """Parked operations that were dropped on a device. An operation stays where the server, or
+        a copy of the journal, holds it nevertheless."""
         self.needs_audit = False
-        """Whether something happened that only an audit can heal."""
+        """Whether a fault occurred that only an audit can repair."""
         self.healed = False
-        """Whether an audit stored something again: a replica that lags may have shown it what was
-        there before a removal."""
+        """Whether an audit stored something again. A replica that lags may have shown the audit a
+        state from before a removal."""
         self.doubled = False
         """Whether a journal was copied or restored."""
         self.shared: set[Name] = set()
-        """Operations of which a copy of a journal believed that they had never been sent: another
-        copy may have sent them since."""
+        """Operations that a copy of a journal took for never sent. Another copy may have sent them
+        since."""
         self.checks = 0
 
-    # -- what calls did --------------------------------------------------------------------------
+    # -- calls -----------------------------------------------------------------------------------
 
     def added(
         self, lineage: Lineage, add: Add, before: Sequence[Key], after: Sequence[Key]
@@ -121,7 +121,9 @@ class Oracle:
         for key in add.keys:
             self.add_of[key] = add
         if list(after) != [*before, *add.keys]:
-            raise Broken(f"add {add.number} is not at the end of its own journal: {after[-6:]}")
+            raise InvariantViolated(
+                f"add {add.number} is not at the end of its own journal: {after[-6:]}"
+            )
         lineage.seen.setdefault(add.session, set()).update(add.keys)
 
     def removal(self, lineage: Lineage, removal: Removal) -> None:
@@ -131,20 +133,20 @@ class Oracle:
         if removal.is_pop:
             again = removal.keys & lineage.returned
             if again:
-                raise Broken(f"{sorted(again)} was popped twice from one journal")
+                raise InvariantViolated(f"{sorted(again)} was popped twice from one journal")
             lineage.returned |= removal.keys
 
     def drop(self, lineage: Lineage, session: str, dot: Dot) -> None:
-        """A parked append was given up."""
+        """Record that a parked append was dropped."""
         self.dropped.add((session, dot))
         keys = set(self.adds[session, dot].keys)
         lineage.seen.setdefault(session, set()).difference_update(keys)
         lineage.dropped.setdefault(session, set()).update(keys)
 
-    # -- what a journal shows --------------------------------------------------------------------
+    # -- contents of a journal -------------------------------------------------------------------
 
     def keys_of(self, conn: sqlite3.Connection, session: str) -> list[Key]:
-        """What a journal shows, from its rows."""
+        """Return the keys that a journal shows, from its rows."""
         rows = conn.execute(
             "SELECT i.writer, i.counter, i.idx FROM items i JOIN sessions s ON s.id = i.session "
             "WHERE s.session_id = ? ORDER BY i.stamp, i.writer, i.counter, i.idx",
@@ -153,44 +155,44 @@ class Oracle:
         return [self.key(session, Dot(writer, counter), index) for writer, counter, index in rows]
 
     def key(self, session: str, dot: Dot, index: int) -> Key:
-        """The item at a place.
+        """Return the key of the item at a position.
 
         Raises:
-            Broken: nobody put one there.
+            InvariantViolated: no call added an item there.
         """
         add = self.adds.get((session, dot))
         if add is None or index >= len(add.keys):
-            raise Broken(f"item {index} of {dot}, which nobody added")
+            raise InvariantViolated(f"item {index} of {dot}, which nobody added")
         return add.keys[index]
 
     def check_items(self, items: Sequence[Any]) -> list[Key]:
-        """The keys of items as a caller got them; their content is what was added."""
+        """Return the keys of items as a caller got them, and check their content."""
         keys = []
         for item in items:
             key = str(item.get("content", "")).split(" ", 1)[0] if isinstance(item, dict) else ""
             if self.items.get(key) != item:
-                raise Broken(f"an item was changed on the way: {item!r:.200}")
+                raise InvariantViolated(f"an item was changed on the way: {item!r:.200}")
             keys.append(key)
         return keys
 
     def check_view(
         self, lineage: Lineage, conn: sqlite3.Connection, session: str, keys: Sequence[Key]
     ) -> None:
-        """A whole history as one journal shows it, at any moment."""
+        """Check a complete history as one journal shows it, at any time."""
         self.checks += 1
         position = {key: place for place, key in enumerate(keys)}
         if len(position) != len(keys):
-            raise Broken("an item is shown twice")
+            raise InvariantViolated("an item is shown twice")
         gone = lineage.gone.setdefault(session, set())
         back = gone & position.keys()
         if back:
-            raise Broken(f"removed here, and back again: {sorted(back)}")
-        settled = self.settled(conn, session)
+            raise InvariantViolated(f"removed here, and back again: {sorted(back)}")
+        settled = self.claims_resolved(conn, session)
         removed = self.removed.get(session, set()) | settled
         seen = lineage.seen.setdefault(session, set())
         lost = seen - removed - position.keys()
         if lost:
-            raise Broken(f"shown before, removed by nobody, and gone: {sorted(lost)}")
+            raise InvariantViolated(f"shown before, removed by nobody, and gone: {sorted(lost)}")
         seen |= position.keys()
         adds = {self.add_of[key].dot: self.add_of[key] for key in keys}
         for add in adds.values():
@@ -198,19 +200,22 @@ class Oracle:
             first = min(position[key] for key in add.keys if key in position)
             late = [key for key in add.seen if position.get(key, -1) > first]
             if late:
-                raise Broken(f"add {add.number} stands before what its writer had seen: {late}")
+                raise InvariantViolated(
+                    f"add {add.number} stands before what its writer had seen: {late}"
+                )
         self.check_journal(conn, session)
 
     def _check_batch(self, add: Add, position: dict[Key, int], removed: set[Key]) -> None:
         places = [position[key] for key in add.keys if key in position]
         missing = [key for key in add.keys if key not in position and key not in removed]
         if missing:
-            raise Broken(f"batch {add.number} is shown without {missing}")
+            raise InvariantViolated(f"batch {add.number} is shown without {missing}")
         if places != list(range(places[0], places[0] + len(places))):
-            raise Broken(f"batch {add.number} is not contiguous: {places}")
+            raise InvariantViolated(f"batch {add.number} is not contiguous: {places}")
 
-    def settled(self, conn: sqlite3.Connection, session: str) -> set[Key]:
-        """Items that a journal's replicator popped when it settled a claim without an answer."""
+    def claims_resolved(self, conn: sqlite3.Connection, session: str) -> set[Key]:
+        """Record the items that a journal's replicator popped when it resolved a claim without an
+        answer."""
         rows = conn.execute(
             "SELECT o.writer, o.counter, o.body FROM ops o "
             "JOIN sessions s ON s.id = o.session WHERE s.session_id = ? AND o.kind = 'pop'",
@@ -222,7 +227,8 @@ class Oracle:
         return {self.key(session, ref.dot, ref.index) for ref in refs}
 
     def check_journal(self, conn: sqlite3.Connection, session: str) -> None:
-        """The rows that a journal keeps equal what the reference makes of its operations."""
+        """Check the rows of a journal against the result of the reference model for its
+        operations."""
         rows = conn.execute(
             "SELECT o.writer, o.counter, o.kind, o.stamp, o.count, o.body, o.live FROM ops o "
             "JOIN sessions s ON s.id = o.session WHERE s.session_id = ?",
@@ -249,21 +255,26 @@ class Oracle:
             )
         ]
         if wanted != found:
-            raise Broken(f"the journal is not what the reference makes of it: {wanted} {found}")
+            raise InvariantViolated(
+                f"the journal is not what the reference makes of it: {wanted} {found}"
+            )
         row = conn.execute("SELECT items FROM sessions WHERE session_id = ?", (session,)).fetchone()
         if row and row[0] != len(found):
-            raise Broken(f"the journal counts {row[0]} items and has {len(found)}")
+            raise InvariantViolated(f"the journal counts {row[0]} items and has {len(found)}")
         if sum(live for *_, live in rows) != len(found):
-            raise Broken("the operations count other visible items than there are")
+            raise InvariantViolated("the operations count other visible items than there are")
 
-    # -- once the faults have stopped ------------------------------------------------------------
+    # -- after the faults ------------------------------------------------------------------------
 
     def expected(
         self, session: str, applied: set[Name], held: set[Name], settled: set[Key]
     ) -> set[Key]:
-        """What every replica must show in the end. ``applied``: the operations that live journals
-        hold or have let go of; what a restored backup took away need not be among them.
-        ``held``: those that they hold; what was given up need not be among those."""
+        """Return the keys that every replica must show in the end.
+
+        ``applied``: the operations that journals in use hold or have pruned. Operations lost by a
+        restored backup need not be among them. ``held``: the operations that they hold. Dropped
+        ones need not be among those.
+        """
 
         def counts(dot: Dot) -> bool:
             name = (session, dot)
@@ -283,7 +294,7 @@ class Oracle:
         return keys - settled
 
     def check_runs(self, session: str, keys: Sequence[Key], gap_ms: int) -> None:
-        """What a device wrote while apart stands together."""
+        """Check that the items which a device wrote while it was separate are contiguous."""
         position = {key: place for place, key in enumerate(keys)}
         last: dict[int, Add] = {}
         for next_ in self.adds.values():
@@ -296,11 +307,13 @@ class Oracle:
             there = [position[key] for key in next_.keys if key in position]
             if follows and here and there and there[0] != here[-1] + 1:
                 between = keys[here[-1] + 1 : there[0]]
-                raise Broken(f"{between} stands within a run, {one.keys} and {next_.keys}")
+                raise InvariantViolated(
+                    f"{between} stands within a run, {one.keys} and {next_.keys}"
+                )
 
 
 def last_dot(conn: sqlite3.Connection, session: str) -> Dot:
-    """The operation that a journal applied last."""
+    """Return the operation that a journal applied last."""
     writer, counter = conn.execute(
         "SELECT o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session "
         "WHERE s.session_id = ? ORDER BY o.seq DESC LIMIT 1",
@@ -310,7 +323,7 @@ def last_dot(conn: sqlite3.Connection, session: str) -> Dot:
 
 
 def unsent_of(conn: sqlite3.Connection) -> set[Name]:
-    """The operations of which a journal believes that only it has them."""
+    """Return the operations that a journal takes for never sent."""
     rows = conn.execute(
         "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session "
         f"WHERE o.state = {PENDING}"
@@ -319,7 +332,7 @@ def unsent_of(conn: sqlite3.Connection) -> set[Name]:
 
 
 def held_by(conn: sqlite3.Connection) -> set[Name]:
-    """The operations that a journal holds."""
+    """Return the operations that a journal holds."""
     rows = conn.execute(
         "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session"
     )
@@ -327,12 +340,12 @@ def held_by(conn: sqlite3.Connection) -> set[Name]:
 
 
 def names_of(conn: sqlite3.Connection) -> set[Name]:
-    """The operations that a journal holds, or has let go of because a clear covers them.
+    """Return the operations that a journal holds, or has pruned because a clear covers them.
 
-    What is covered counts as held, although a restored backup may have taken it from everybody: the
-    row of a pop may have been let go of so (`compaction.prune`), and what it popped must not be
-    expected again. Nor is an append expected that is covered: the call of the clear that covers it
-    has recorded its items as removed, unless that clear had never seen them, which is a bug.
+    A covered operation counts as held, although a restored backup may have lost it everywhere: the
+    row of a pop may have been pruned (`compaction.prune`), and the popped item must not be expected
+    again. A covered append is not expected either: the call of the clear that covers it has
+    recorded its items as removed, unless that clear had never seen them, which is a bug.
     """
     rows = conn.execute(
         "SELECT s.session_id, o.writer, o.counter, o.counter FROM ops o "

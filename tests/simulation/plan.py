@@ -1,4 +1,4 @@
-"""What a schedule is made of: settings of the whole run, and steps that are plain data."""
+"""The parts of a schedule: settings of the whole run, and steps that are plain data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Plan", "Schedule", "Step", "options"]
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens at a simulated second."""
+    """An event at a simulated second."""
 
     at: float
     what: str
     who: int = 0
-    """The device."""
+    """The number of the device."""
     args: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -26,38 +26,37 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What holds for a whole run."""
+    """The settings of a run."""
 
     devices: int = 2
     processes: int = 1
-    """Of device 0 on its one journal; the others have one."""
+    """Of device 0 on its one journal. The others have one process each."""
     sessions: int = 1
     existing: str = "replace"
-    """What the server does with an id that exists."""
+    """The answer of the server to an id that exists."""
     shuffles: bool = False
     """Whether the server lists the memories of one second in another order each time."""
     confirmed: bool = False
-    """Whether some pops ask the server first."""
+    """Whether some pops are confirmed ones."""
     poison: bool = False
-    """Whether the server refuses some items for good, until the faults end."""
+    """Whether the server refuses some items permanently, until the faults end."""
     picky: bool = False
-    """Whether it takes them at first, and refuses them only now and then: it may hold what it
-    refuses."""
+    """Whether it refuses those only at times, so that it may hold an item that it refuses."""
     hides: tuple[int, ...] = ()
-    """Devices to which the listing never shows some memories that can be had by id."""
+    """Devices whose listings omit some memories that can be fetched by id."""
     skews: tuple[float, ...] = ()
-    """By how many seconds the clock of each device is off."""
+    """Seconds by which the clock of each device is wrong."""
     private: tuple[int, ...] = ()
     """Devices that keep their text out of the server's index."""
     old: tuple[int, ...] = ()
-    """Devices that begin with a journal of format 1, and have one once more when they reopen."""
+    """Devices that begin with a journal of format 1, and get one once more when they reopen."""
     options: dict[str, Any] = field(default_factory=dict)
     overlap: int = 20
-    """Rows that neighbouring listing pages share."""
+    """Rows that adjacent listing pages share."""
     ground: int = 300
-    """Seconds that a pull goes below known ground; more than a replica lags."""
+    """Seconds that a pull reads below known rows. More than a replica lags."""
     short: int = 512
-    """Items up to which a history is read in one go."""
+    """Items up to which a history is read in one query."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Schedule:
 
 
 def options(random: Random) -> dict[str, Any]:
-    """Tuning that makes trouble frequent, some of it."""
+    """Return settings that make faults frequent, chosen by the seed."""
     return {
         "push_delay": random.choice((0.0, 0.02, 0.2)),
         "poll_interval": random.choice((0.5, 2.0, 5.0)),
@@ -94,5 +93,5 @@ def options(random: Random) -> dict[str, Any]:
         "parallel_requests": random.choice((1, 4)),
         "parallel_sessions": random.choice((1, 4)),
         "prune_interval": 7.0,
-        "audit_interval": 0.0,  # what is lost must not be put back behind the oracle's back
+        "audit_interval": 0.0,  # Lost memories must not be restored without the oracle's knowledge.
     }

@@ -1,4 +1,5 @@
-"""``python -m tests.simulation.run``: many seeds, side by side; the first failure in full."""
+"""Run many seeds in parallel and print the first failure in full: ``python -m
+tests.simulation.run``."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from tests.simulation.simulation import Outcome, run
 __all__ = ["main", "report"]
 
 CHUNK = 5
-"""Seeds that one worker takes at a time."""
+"""Seeds that one worker takes together."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run seeds; 1 if any failed."""
+    """Run seeds, and return 1 if any failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
     parser.add_argument("--seeds", type=int, help="how many (default: until the time is up)")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
@@ -81,7 +82,7 @@ def _seeds(asked: Any, started: float) -> Iterator[list[int]]:
         yield list(range(seed, last))
         seed = last
         if asked.seeds is None:
-            # The pool would take an endless list all at once.
+            # The pool would consume an endless list immediately.
             time.sleep(0.05)
 
 
@@ -98,7 +99,7 @@ def _work(seeds: list[int]) -> list[tuple[int, str | None, float, int, int]]:
 
 
 def report(seed: int, seconds: float) -> str:
-    """A failing seed in full: the shortest schedule that fails alike, and its history."""
+    """Report a failing seed: the shortest schedule that fails in the same way, and its history."""
     first = run(make(seed))
     if first.error is None:
         return f"seed {seed} does not fail here"
@@ -115,7 +116,7 @@ def report(seed: int, seconds: float) -> str:
 
 
 def _kind(outcome: Outcome) -> str | None:
-    """What fails, without which items it fails for."""
+    """Return the failure without the items that it names."""
     if outcome.error is None:
         return None
     line = outcome.error.strip().splitlines()[-1]

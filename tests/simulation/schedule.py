@@ -1,4 +1,4 @@
-"""What a seed makes everyone do: a plain list of steps, so that a failing one can be shortened."""
+"""The steps of a seed, as a plain list that can be shortened when the seed fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from tests.simulation.contests import contested, crowded
+from tests.simulation.contests import contested_items, crowded_second
 from tests.simulation.plan import Plan, Schedule, Step, options
 
 __all__ = ["Plan", "Schedule", "Step", "make"]
@@ -25,14 +25,15 @@ CLOCKS = ("forward", "back", "epoch", "freeze", "true")
 
 
 def make(seed: int) -> Schedule:
-    """The schedule of a seed. Every kind of trouble is in some seeds and absent from others.
+    """Make the schedule of a seed.
 
-    One seed in five is about confirmed pops alone, one in twenty about many words in one second.
+    Each kind of fault is in some seeds and absent from others. One seed in five contains only
+    confirmed pops, one in twenty many items in one second.
     """
     if seed % 5 == 4:
-        return contested(seed)
+        return contested_items(seed)
     if seed % 20 == 12:
-        return crowded(seed)
+        return crowded_second(seed)
     random = Random(f"{seed}/schedule")
 
     def some(chance: float) -> bool:
@@ -59,16 +60,16 @@ def make(seed: int) -> Schedule:
         short=random.choice((256, 4)),
     )
     if some(0.2):
-        # Two pages can tell that they do not fit together only by rows that they share.
+        # Two pages can show that they do not fit together only by rows that they share.
         plan = replace(plan, shuffles=True, overlap=20)
-    # By streams of their own: what came later leaves the other seeds as they were.
+    # From separate generators: later additions leave the other seeds unchanged.
     formats = Random(f"{seed}/formats")
     if formats.random() < 0.3:
         old = tuple(who for who in range(devices) if formats.random() < 0.6)
         plan = replace(plan, old=old)
     hidden = Random(f"{seed}/hides")
     if hidden.random() < 0.12:
-        # One sees all: what nobody lists, no audit finds.
+        # One device sees all: memories that no device lists are not found by an audit.
         hides = tuple(who for who in range(1, devices) if hidden.random() < 0.7)
         plan = replace(plan, hides=hides)
     steps: list[Step] = []
@@ -84,7 +85,7 @@ def make(seed: int) -> Schedule:
     if confirmed:
         _contests(random, steps, births, length, plan)
     if some(0.6):
-        _weather(random, steps, devices, length, plan)
+        _network_faults(random, steps, devices, length, plan)
     if some(0.4):
         for _ in range(random.randint(1, 4)):
             args = {"after": random.randint(0, 40), "down": random.uniform(0, 20)}
@@ -119,7 +120,7 @@ def make(seed: int) -> Schedule:
 def _rewrite(
     random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
 ) -> None:
-    """Somebody replaces items, as a compaction does; perhaps some that are gone by then."""
+    """Let a device replace items, as a compaction does. Some may be gone by then."""
     if random.random() >= 0.3:
         return
     for _ in range(random.randint(1, 5)):
@@ -137,7 +138,7 @@ def _rewrite(
 def _give_up(
     random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
 ) -> None:
-    """What is parked is tried again, while it is refused still, or given up."""
+    """Retry parked items while they are still refused, or drop them."""
     for _ in range(random.randint(0, 5)):
         who = random.choice(list(births))
         what = random.choice(("retry", "drop"))
@@ -164,7 +165,7 @@ def _act(
     for _ in range(random.randint(6, 40)):
         who = random.choice(list(births))
         at = random.uniform(births[who], length)
-        # Often several in a row, as a conversation goes.
+        # Often several in a row, as in a conversation.
         for _ in range(random.choice((1, 1, 2, 3, 5))):
             what = random.choices(names, weights)[0]
             args: dict[str, Any] = {"session": random.randrange(plan.sessions)}
@@ -189,7 +190,7 @@ def _act(
 def _contests(
     random: Random, steps: list[Step], births: dict[int, float], length: float, plan: Plan
 ) -> None:
-    """Everyone has the same history and wants the last item of it, at nearly the same moment."""
+    """Give every device the same history and let all pop its last item at nearly the same time."""
     for _ in range(random.randint(1, 4)):
         at = random.uniform(0, length)
         session = random.randrange(plan.sessions)
@@ -214,7 +215,9 @@ def _contests(
                 steps.append(Step(at + 0.001, "crash", who, args))
 
 
-def _weather(random: Random, steps: list[Step], devices: int, length: float, plan: Plan) -> None:
+def _network_faults(
+    random: Random, steps: list[Step], devices: int, length: float, plan: Plan
+) -> None:
     for _ in range(random.randint(1, 6)):
         at = random.uniform(0, length)
         lasts = random.choice((1.0, 8.0, 40.0)) * random.uniform(0.5, 1.5)

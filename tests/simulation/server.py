@@ -1,8 +1,8 @@
-"""What Dakera promises about memories, as a pure object: no clock, no network of its own.
+"""A model of Dakera's memories, without a clock and a network of its own.
 
-Lists newest first with an arbitrary order within a second (the same in every call, or another in
-each), forgets by id with a count, stores with
-replacement, and can answer as of some seconds ago, like a replica that lags.
+It lists newest first with an arbitrary order within a second (the same in every call, or another in
+each), deletes by id with a count, stores with replacement, and can answer with the state of some
+seconds ago, like a replica that lags.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Existing = Literal["replace", "refuse", "ignore"]
 
 
 def failure(status: int | None, reason: str, retry_after: float | None = None) -> RemoteError:
-    """The error of an HTTP status (None: no answer), judged as the real client judges it."""
+    """Return the error of an HTTP status (None: no answer), as the real client maps it."""
     verdict, scope = judge(status)
     return RemoteError(verdict, reason, scope=scope, retry_after=retry_after, status=status)
 
 
 class SimServer:
-    """Memories of agents, by id, with their past."""
+    """Memories of agents, by id, with their earlier versions."""
 
     def __init__(
         self, now: Callable[[], float], random: Random, existing: Existing, *, shuffles: bool
@@ -41,18 +41,18 @@ class SimServer:
         """agent -> id -> versions as (since, created_at, memory or None)."""
         self.guarded: set[str] = set()
         self.evicted: set[str] = set()
-        """What was lost at some time."""
+        """Times at which memories were lost."""
         self._forgotten: dict[str, float] = {}
-        """When a memory was last deleted on request."""
+        """The time at which each memory was last deleted on request."""
         self.on_forget: Callable[[str, str], None] = lambda agent, identity: None
-        """Told of each memory before it is deleted on request."""
+        """Called with each memory before it is deleted on request."""
         self.poison: str | None = None
-        """Content with this text in it is refused for good."""
+        """Content with this text is refused permanently."""
 
-    # -- what a client can ask -------------------------------------------------------------------
+    # -- requests of a client --------------------------------------------------------------------
 
     def store(self, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
-        """All or nothing; the ids that are held now.
+        """Store all memories or none, and return the ids that are held now.
 
         Raises:
             RemoteError: a memory is refused, or exists and may not be replaced.
@@ -79,7 +79,7 @@ class SimServer:
         return set(ids)
 
     def forget(self, agent: str, ids: Iterable[str]) -> int:
-        """How many were deleted by this very request."""
+        """Delete memories, and return the number that this request deleted."""
         held = self._past.get(agent, {})
         count = 0
         for identity in ids:
@@ -91,14 +91,15 @@ class SimServer:
         return count
 
     def evict(self, agent: str, ids: Iterable[str]) -> None:
-        """Lose memories, as nobody asked for."""
+        """Lose memories without a request."""
         for identity in ids:
             self._past[agent][identity].append((self._now(), 0, None))
             self.evicted.add(identity)
 
     def rewind(self, seconds: float) -> int:
-        """Be as of some seconds ago, as after the restore of a backup; how many memories changed.
-        What was lost so counts as evicted; what was deleted since is back."""
+        """Return to the state of some seconds ago, as after the restore of a backup, and return the
+        number of changed memories. Lost memories count as evicted, and memories deleted since are
+        back."""
         moment, changed = self._now() - seconds, 0
         for agent, held in self._past.items():
             for identity, versions in held.items():
@@ -113,15 +114,15 @@ class SimServer:
         return changed
 
     def fetch(self, agent: str, identity: str, lag: float) -> dict[str, Any] | None:
-        """One memory, as of ``lag`` seconds ago."""
+        """Return one memory, as of ``lag`` seconds ago."""
         found = self._read(agent, identity, lag)
         return None if found is None else orjson.loads(found[1])
 
     def page(
         self, agent: str, offset: int, limit: int, lag: float, *, hides: bool = False
     ) -> list[dict[str, Any]]:
-        """A listing page, as of ``lag`` seconds ago. ``hides``: without some operations, but not
-        without any writer's last one, which would leave no gap."""
+        """Return a listing page, as of ``lag`` seconds ago. ``hides``: without some operations, but
+        not without any writer's last one, which would leave no gap."""
         found = []
         hidden = self._hidden(agent) if hides else ()
         for identity in self._past.get(agent, {}):
@@ -133,8 +134,8 @@ class SimServer:
         return [orjson.loads(memory) for _, _, memory in found[offset : offset + limit]]
 
     def _hidden(self, agent: str) -> frozenset[tuple[str, int]]:
-        """Operations that some readers are never shown: one in three, and none that is the last of
-        its writer's on the server."""
+        """Return the operations that some readers are never shown: one in three, and never the last
+        one of a writer."""
         names = {_name(identity) for identity in self.ids(agent) if not identity.startswith("csn")}
         last: dict[str, int] = {}
         for writer, counter in names:
@@ -146,17 +147,17 @@ class SimServer:
         )
 
     def tagged(self, agent: str, tag: str, lag: float) -> list[dict[str, Any]]:
-        """Memories with a tag, as of ``lag`` seconds ago."""
+        """Return the memories with a tag, as of ``lag`` seconds ago."""
         found = [self.fetch(agent, identity, lag) for identity in self._past.get(agent, {})]
         return [memory for memory in found if memory is not None and tag in memory["tags"]]
 
     def guard(self, agent: str) -> None:
         self.guarded.add(agent)
 
-    # -- what a test can see and do --------------------------------------------------------------
+    # -- access for the tests --------------------------------------------------------------------
 
     def ids(self, agent: str) -> list[str]:
-        """Every memory held now, in a fixed order."""
+        """Return every memory held now, in a fixed order."""
         return sorted(i for i in self._past.get(agent, {}) if self._read(agent, i, 0.0))
 
     def agents(self) -> list[str]:
@@ -166,7 +167,7 @@ class SimServer:
         return self.fetch(agent, identity, 0.0)
 
     def newest(self, agent: str, ids: Iterable[str]) -> list[str]:
-        """Of these memories the item that was stored last."""
+        """Return the item among these memories that was stored last."""
         stored = [
             (found[0], identity)
             for identity in ids
@@ -179,11 +180,11 @@ class SimServer:
         return self._now()
 
     def had(self, agent: str, identity: str) -> bool:
-        """Whether it was ever stored."""
+        """Return whether a memory was ever stored."""
         return identity in self._past.get(agent, {})
 
     def forgot(self, identity: str, since: float) -> bool:
-        """Whether it was deleted on request since a moment."""
+        """Return whether a memory was deleted on request since a time."""
         return self._forgotten.get(identity, 0.0) >= since
 
     def _read(self, agent: str, identity: str, lag: float) -> tuple[int, bytes] | None:
@@ -195,11 +196,11 @@ class SimServer:
 
 
 def _name(identity: str) -> tuple[str, int]:
-    """The writer and the counter of the operation that a memory is of."""
+    """Return the writer and the counter of a memory's operation."""
     _, _, writer, counter, *_ = identity.split("-")
     return writer, int(counter)
 
 
 def _mixed(identity: str) -> float:
-    """A number that has nothing to do with the order of writing."""
+    """Return a number that is unrelated to the order of writing."""
     return zlib.crc32(identity.encode())

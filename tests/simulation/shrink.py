@@ -1,4 +1,5 @@
-"""The shortest schedule that still fails: leave steps out, in halves, quarters, then one by one."""
+"""Find the shortest schedule that still fails: leave out halves of the steps, quarters, then single
+ones."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ __all__ = ["shrink"]
 def shrink(
     schedule: Schedule, fails: Callable[[Schedule], bool], *, seconds: float = 60.0
 ) -> Schedule:
-    """Delta debugging with a limit on real time; the result fails as well."""
+    """Shorten a failing schedule by delta debugging, with a limit on real time. The result fails as
+    well."""
     until = time.monotonic() + seconds
     steps: list[Step] = list(schedule.steps)
     size = max(1, len(steps) // 2)

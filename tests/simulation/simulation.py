@@ -28,37 +28,38 @@ from cached_session.journal.tables.schema import FORMAT
 from cached_session.remote.ids import memory_id
 from cached_session.replication import listing_scan
 from tests.simulation.device import Device, Process
-from tests.simulation.loop import OWNER, SimLoop, Stuck, deterministic
+from tests.simulation.forged_memories import forged_memory, is_forged
+from tests.simulation.loop import OWNER, Deadlock, SimLoop, deterministic
 from tests.simulation.network import Network
-from tests.simulation.oracle import Broken, Lineage, Oracle, held_by, names_of, unsent_of
+from tests.simulation.oracle import InvariantViolated, Lineage, Oracle, held_by, names_of, unsent_of
 from tests.simulation.schedule import Schedule, Step
 from tests.simulation.server import SimServer
-from tests.simulation.strangers import is_stranger, nonsense
 
 __all__ = ["Outcome", "World", "run"]
 
 PATIENCE = 900.0
-"""Simulated seconds in which the queue must reach zero and the replicas agree, once all is well."""
+"""Simulated seconds after the faults in which the outboxes must be empty and the replicas must
+agree."""
 HANGS = 300.0
-"""Simulated seconds after which a call that is still under way counts as hanging."""
+"""Simulated seconds after which a running call counts as hanging."""
 
 
 @dataclass
 class Outcome:
-    """What became of one run."""
+    """The result of one run."""
 
     schedule: Schedule
     error: str | None = None
     hash: str = ""
     seconds: float = 0.0
-    """Simulated."""
+    """Simulated seconds."""
     requests: int = 0
     checks: int = 0
     history: list[str] = field(default_factory=list)
 
 
 class World:
-    """Everything in one run."""
+    """All devices, the network, the server and the oracle of one run."""
 
     def __init__(self, schedule: Schedule, directory: Path, loop: SimLoop) -> None:
         self.schedule = schedule
@@ -71,7 +72,7 @@ class World:
         self.adds = 0
         self.ending = False
         self.has_nonsense = False
-        """Whether somebody else has stored something under our names."""
+        """Whether the schedule contains forged memories under our names."""
         plan = schedule.plan
         self.names = ["talk-ü", "other"][: plan.sessions]
         self.server = SimServer(
@@ -86,16 +87,17 @@ class World:
         self.devices = {n: self._device(n) for n in range(plan.devices)}
         self._calls: dict[asyncio.Task[Any], Process | None] = {}
         self.processes: list[Process] = []
-        """Every one there was: what a dead one held must not be tidied up before the end."""
+        """Every process of the run. The objects of killed ones must not be collected before the
+        end."""
         self.errors: list[str] = []
 
     def _device(self, number: int, lineage: Lineage | None = None) -> Device:
         return Device(self, number, self.directory / f"{number}.db", lineage or Lineage())
 
-    # -- what the others use ---------------------------------------------------------------------
+    # -- services for devices and network --------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """A line of the trace."""
+        """Add a line to the trace."""
         line = f"{self.loop.time() - 1000:9.3f} {text}"
         self.history.append(line)
         self._hash.update(line.encode("utf-8", "surrogatepass") + b"\n")
@@ -104,7 +106,7 @@ class World:
         return self._hash.hexdigest()
 
     def new_items(self, count: int, size: int, poison: bool) -> tuple[list[Any], tuple[str, ...]]:
-        """Items that know who they are."""
+        """Make items with their keys."""
         self.adds += 1
         random = Random(f"{self.seed}/items/{self.adds}")
         made, keys = [], []
@@ -124,7 +126,7 @@ class World:
         return made, tuple(keys)
 
     def expect(self, task: asyncio.Task[Any], process: Process | None = None) -> None:
-        """A call that must end, and without an exception, unless its process is killed."""
+        """Start a call that must end without an exception, unless its process is killed."""
         self._calls[task] = process
 
         def done(task: asyncio.Task[Any]) -> None:
@@ -137,7 +139,7 @@ class World:
         task.add_done_callback(done, context=context)
 
     def fail(self, error: BaseException | None) -> None:
-        if isinstance(error, Broken):
+        if isinstance(error, InvariantViolated):
             self.errors.append(str(error))
         elif error is not None:
             self.errors.append("".join(traceback.format_exception(error))[-3000:])
@@ -145,14 +147,12 @@ class World:
     def check(self) -> None:
         errors = self.errors + self.loop.failures
         if errors:
-            raise Broken(errors[0])
+            raise InvariantViolated(errors[0])
 
     def _may_forget(self, agent: str, identity: str) -> None:
-        """What the server is asked to forget is covered by a removal that it holds already: a
-        replica that sees the memory missing must be able to learn why.
-
-        A confirmed pop deletes first, and an eviction may have taken the removal.
-        """
+        """Check that a removal on the server covers what it is asked to delete: a replica that sees
+        the memory missing must be able to learn why. A confirmed pop deletes first, and an eviction
+        may have lost the removal."""
         if self.schedule.plan.confirmed or self.oracle.needs_audit or identity.endswith("-void"):
             return
         _, _, writer, counter, index, *_ = identity.split("-")
@@ -176,7 +176,7 @@ class World:
     # -- the safety phase ------------------------------------------------------------------------
 
     async def live(self) -> None:
-        """Both phases."""
+        """Run both phases."""
         for device in self.devices.values():
             device.open()
         for step in self.schedule.steps:
@@ -186,30 +186,30 @@ class World:
             self.check()
             self._take(step)
         await asyncio.sleep(1.0)
-        await self._heal()
+        await self._end_faults()
         await self._settle()
 
     def _take(self, step: Step) -> None:
         device = self.devices.get(step.who)
         args = step.args
         self.note(f"* {step.what} {step.who}")
-        weather = self.network.weather
+        faults = self.network.faults
         if step.what == "down":
-            weather.down = True
-            self._later(args["lasts"], lambda: setattr(weather, "down", False))
+            faults.down = True
+            self._later(args["lasts"], lambda: setattr(faults, "down", False))
         elif step.what == "lag":
-            weather.lag = args["seconds"]
-            self._later(args["lasts"], lambda: setattr(weather, "lag", 0.0))
+            faults.lag = args["seconds"]
+            self._later(args["lasts"], lambda: setattr(faults, "lag", 0.0))
         elif step.what == "storm":
-            weather.chances = dict(args["chances"])
-            self._later(args["lasts"], weather.chances.clear)
+            faults.chances = dict(args["chances"])
+            self._later(args["lasts"], faults.chances.clear)
         elif step.what == "picky":
             self.server.poison = "POISON"
             self._later(args["lasts"], lambda: setattr(self.server, "poison", None))
         elif step.what == "nonsense":
             random = Random(f"{self.seed}/nonsense/{step.at}")
             name = self.names[args["session"]]
-            self.server.store(agent_id(name), [nonsense(random, name)])
+            self.server.store(agent_id(name), [forged_memory(random, name)])
             self.has_nonsense = True
         elif step.what == "rewind":
             changed = self.server.rewind(args["seconds"])
@@ -220,11 +220,11 @@ class World:
         elif device is None:
             return
         elif step.what == "cut":
-            weather.cut.add(device.name)
-            self._later(args["lasts"], lambda: weather.cut.discard(device.name))
+            faults.cut.add(device.name)
+            self._later(args["lasts"], lambda: faults.cut.discard(device.name))
         elif step.what == "deaf":
-            weather.deaf.add(device.name)
-            self._later(args["lasts"], lambda: weather.deaf.discard(device.name))
+            faults.deaf.add(device.name)
+            self._later(args["lasts"], lambda: faults.deaf.discard(device.name))
         elif step.what == "clock":
             device.clock.move(args["to"], args["by"])
         elif step.what == "crash":
@@ -274,7 +274,7 @@ class World:
     def _born(self, new: int, lineage: Lineage) -> None:
         self.devices[new] = device = self._device(new, lineage)
         self.oracle.doubled = True
-        conn = device.look()
+        conn = device.open_read_only()
         self.oracle.shared |= unsent_of(conn)
         (claims,) = conn.execute("SELECT count(*) FROM claims").fetchone()
         conn.close()
@@ -294,21 +294,21 @@ class World:
 
     # -- the liveness phase ----------------------------------------------------------------------
 
-    async def _heal(self) -> None:
-        """No more faults; everyone is up. Clocks stay as they are: they may be wrong for ever."""
+    async def _end_faults(self) -> None:
+        """End all faults and start every device. Clocks stay wrong, as they may forever."""
         self.note("* the faults end")
-        weather = self.network.weather
-        weather.end()
+        faults = self.network.faults
+        faults.end()
         self.server.poison = None
         self.ending = True
         for device in self.devices.values():
             for process in device.processes:
                 process.owner.fuse = None
         await self._calls_end()
-        # The network's stragglers arrive: what was sent during the faults is on the server or lost.
+        # The delayed requests arrive: everything sent during the faults is on the server or lost.
         while self.network.stragglers:  # noqa: ASYNC110 - on virtual time
             await asyncio.sleep(1.0)
-        weather.end()
+        faults.end()
         for device in self.devices.values():
             device.open()
         if self.schedule.plan.poison:
@@ -320,12 +320,12 @@ class World:
         until = self.loop.time() + HANGS
         while waiting := self._waiting():
             if self.loop.time() > until:
-                raise Broken(f"calls hang: {waiting}")
+                raise InvariantViolated(f"calls hang: {waiting}")
             await asyncio.sleep(1.0)
             self.check()
 
     def _waiting(self) -> list[str]:
-        """Calls under way in processes that live."""
+        """Return the running calls of live processes."""
         return [
             repr(task)[:500]
             for task, process in self._calls.items()
@@ -334,10 +334,11 @@ class World:
 
     async def _settle(self) -> None:
         if not (self.oracle.needs_audit or self.network.late_commits):
-            self._newcomer()
+            self._new_device()
             await self._converge("without an audit")
-            # Who got no answer, an audit, a copy, and what was restored send again what others may
-            # have removed meanwhile: it stays on the server until an audit.
+            # A sender without an answer, an audit, a copy and a restored backup send operations
+            # again that others may have removed in the meantime. They stay on the server until an
+            # audit.
             oracle = self.oracle
             sent_again = oracle.doubled or oracle.healed or self.network.unanswered
             self._check_server(exact=not sent_again)
@@ -346,12 +347,12 @@ class World:
                 self.devices[number].do("audit", {"session": which})
             await asyncio.sleep(1.0)
             await self._calls_end()
-        self._newcomer()
+        self._new_device()
         await self._converge("after an audit")
         self._check_server()
 
-    def _newcomer(self) -> None:
-        """A device that knows only what the server tells."""
+    def _new_device(self) -> None:
+        """Add a device that knows only what the server lists."""
         number = max(self.devices) + 1
         self.devices[number] = newcomer = self._device(number)
         newcomer.open()
@@ -366,12 +367,12 @@ class World:
             if why is None:
                 break
             if self.loop.time() > until:
-                raise Broken(f"stalled {when}: {why}")
+                raise InvariantViolated(f"stalled {when}: {why}")
         await asyncio.sleep(10.0)
         self.check()
         why = self._differences()
         if why:
-            raise Broken(f"agreed, and then did not, {when}: {why}")
+            raise InvariantViolated(f"agreed, and then did not, {when}: {why}")
         self._check_final()
         for device in self.devices.values():
             for which, _ in enumerate(self.names):
@@ -381,11 +382,11 @@ class World:
         self.note(f"* agreed {when}")
 
     def _differences(self) -> str | None:
-        """Why it is not over yet."""
+        """Return the reasons why the run has not converged yet."""
         views: dict[str, list[str]] = {}
         for number in sorted(self.devices):
             device = self.devices[number]
-            conn = device.look()
+            conn = device.open_read_only()
             try:
                 for table, where in (
                     ("ops", "state IN (0, 1)"),
@@ -409,19 +410,19 @@ class World:
         return None
 
     def _gaps(self, conn: sqlite3.Connection) -> list[Dot]:
-        """What a journal misses, and need not miss."""
+        """Return the gaps of a journal that it ought to fill."""
         rows = conn.execute(
             "SELECT s.session_id, h.writer, h.counter, h.explained FROM holes h "
             "JOIN sessions s ON s.id = h.session"
         ).fetchall()
         if self.oracle.discarded:
             return []
-        # What was given up is explained by its placeholder, unless the server has lost that; what a
-        # stranger began never comes.
+        # A dropped operation is explained by its placeholder, unless the server has lost that. The
+        # rest of a forged operation never comes.
         return [
             Dot(writer, counter)
             for name, writer, counter, explained in rows
-            if not is_stranger(writer)
+            if not is_forged(writer)
             and (
                 (name, Dot(writer, counter)) not in self.oracle.dropped
                 or not (explained or self.oracle.needs_audit)
@@ -429,19 +430,21 @@ class World:
         ]
 
     def _check_final(self) -> None:
-        conns = {n: device.look() for n, device in sorted(self.devices.items())}
+        conns = {n: device.open_read_only() for n, device in sorted(self.devices.items())}
         try:
             applied = {dot for conn in conns.values() for dot in names_of(conn)}
             held = {dot for conn in conns.values() for dot in held_by(conn)}
             gap_ms = int(self.devices[0].options.run_gap * 1000)
             popped = 0
             for name in self.names:
-                settled = set().union(*(self.oracle.settled(c, name) for c in conns.values()))
+                settled = set().union(
+                    *(self.oracle.claims_resolved(c, name) for c in conns.values())
+                )
                 popped += len(settled - self.oracle.removed.get(name, set()))
                 keys = self.oracle.keys_of(conns[0], name)
                 wanted = self.oracle.expected(name, applied, held, settled)
                 if set(keys) != wanted:
-                    raise Broken(
+                    raise InvariantViolated(
                         f"lost: {sorted(wanted - set(keys))}, "
                         f"not removed: {sorted(set(keys) - wanted)}"
                     )
@@ -449,33 +452,38 @@ class World:
                 for number, conn in conns.items():
                     self.oracle.check_view(self.devices[number].lineage, conn, name, keys)
             if popped > self.oracle.unresolved:
-                raise Broken(f"{popped} items popped by nobody, {self.oracle.unresolved} claims")
+                raise InvariantViolated(
+                    f"{popped} items popped by nobody, {self.oracle.unresolved} claims"
+                )
             for number, conn in conns.items():
                 (conflicts,) = conn.execute("SELECT sum(conflicts) FROM sessions").fetchone()
                 (unreadable,) = conn.execute("SELECT sum(unreadable) FROM sessions").fetchone()
                 (version,) = conn.execute("PRAGMA user_version").fetchone()
                 if version != FORMAT:
-                    raise Broken(f"d{number} has a journal of format {version}")
+                    raise InvariantViolated(f"d{number} has a journal of format {version}")
                 for name in self.names:
                     wanted = search.scan(conn, name, search.words("hello"), 1000)
                     if search.find(conn, name, search.words("hello"), 1000) != wanted:
-                        raise Broken(f"d{number} does not find what it has")
+                        raise InvariantViolated(f"d{number} does not find what it has")
                 if conflicts or (unreadable and not self.has_nonsense):
-                    raise Broken(f"d{number} has {conflicts} conflicts, {unreadable} unreadable")
+                    raise InvariantViolated(
+                        f"d{number} has {conflicts} conflicts, {unreadable} unreadable"
+                    )
                 if gaps := self._gaps(conn):
-                    raise Broken(f"d{number} misses {gaps}")
+                    raise InvariantViolated(f"d{number} misses {gaps}")
         finally:
             for conn in conns.values():
                 conn.close()
 
     def _check_server(self, *, exact: bool = True) -> None:
-        """The server holds what the visible history needs, the pops and clears, and no more."""
-        conns = [self.devices[number].look() for number in sorted(self.devices)]
+        """Check that the server holds the memories of the visible history, the pops and clears, and
+        nothing else."""
+        conns = [self.devices[number].open_read_only() for number in sorted(self.devices)]
         conn = conns[0]
         try:
             for name in self.names:
                 key, wanted = session_key(name), set()
-                # Not every journal has every one: what a clear covers nobody looks for.
+                # Not every journal has every operation: one that a clear covers is not looked for.
                 removals = {
                     row
                     for each in conns
@@ -500,7 +508,7 @@ class World:
                 held = {
                     identity
                     for identity in self.server.ids(agent_id(name))
-                    if not (identity.startswith("csn") or is_stranger(identity.split("-")[2]))
+                    if not (identity.startswith("csn") or is_forged(identity.split("-")[2]))
                 }
                 allowed = set()
                 for whose, dot in self.oracle.discarded | self.oracle.dropped:
@@ -509,18 +517,20 @@ class World:
                     mark = f"-{dot.writer}-{dot.counter}-"
                     allowed |= {i for i in held if mark in i}
                 if wanted - held:
-                    raise Broken(f"the server lacks {sorted(wanted - held)}")
+                    raise InvariantViolated(f"the server lacks {sorted(wanted - held)}")
                 if exact and held - wanted - allowed:
-                    raise Broken(f"the server still holds {sorted(held - wanted - allowed)}")
+                    raise InvariantViolated(
+                        f"the server still holds {sorted(held - wanted - allowed)}"
+                    )
                 if held and agent_id(name) not in self.server.guarded:
-                    raise Broken("the namespace was never guarded")
+                    raise InvariantViolated("the namespace was never guarded")
         finally:
             for conn in conns:
                 conn.close()
 
 
 class _Errors(logging.Handler):
-    """Errors that the library reports and nobody expects."""
+    """The unexpected errors that the library logs."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.ERROR)
@@ -536,7 +546,7 @@ class _Errors(logging.Handler):
 
 
 def run(schedule: Schedule) -> Outcome:
-    """Run a schedule; what became of it."""
+    """Run a schedule and return its outcome."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix="cached-session-sim-", dir=base))
     loop = SimLoop()
@@ -558,9 +568,9 @@ def run(schedule: Schedule) -> Outcome:
         try:
             loop.run_until_complete(world.live())
             world.check()
-        except Stuck:
+        except Deadlock:
             outcome.error = "everything waits, and no timer is set"
-        except Broken as error:
+        except InvariantViolated as error:
             outcome.error = str(error)
         except Exception:  # noqa: BLE001 - whatever it is, the seed is told with it
             outcome.error = "the simulation failed:\n" + traceback.format_exc()[-3000:]
@@ -574,17 +584,17 @@ def run(schedule: Schedule) -> Outcome:
             outcome.hash, outcome.history = world.digest(), world.history[:]
             outcome.seconds = loop.time() - 1000
             outcome.requests, outcome.checks = world.network.requests, world.oracle.checks
-            left = _bury(loop)
+            left = _end_tasks(loop)
             shutil.rmtree(directory, ignore_errors=True)
     if left and outcome.error is None:
         outcome.error = f"cancelled, and not ended: {left}"
     return outcome
 
 
-def _bury(loop: SimLoop) -> list[str]:
-    """Let everything that was dropped on the way end, without a word; what does not."""
+def _end_tasks(loop: SimLoop) -> list[str]:
+    """End all leftover tasks quietly, and return those that do not end."""
     with _silence():
-        left = sorted(str(task.get_coro()) for task in loop.bury())
+        left = sorted(str(task.get_coro()) for task in loop.end_tasks())
         asyncio.set_event_loop(None)
         loop.close()
     return left
@@ -596,7 +606,7 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            # A coroutine that was never begun has nothing to tidy up.
+            # A coroutine that was never started has nothing to clean up.
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,4 +1,4 @@
-"""A confirmed pop, step by step: its process dies at each of them."""
+"""A confirmed pop whose process is killed at each step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ QUICK = {
     "claim_patience": 2.0,
 }
 LAST = 32
-"""Callbacks of a process within which a confirmed pop that nothing disturbs has returned."""
+"""Callbacks of a process within which an undisturbed confirmed pop has returned."""
 
 
-def dies(after: int, *, other: bool) -> tuple[list[str], int]:
-    """Device 1 dies so many callbacks after it began to pop the last of two items, which perhaps
-    another device wants too: who was given something, and how many items are left."""
+def run_killed_claim(after: int, *, other: bool) -> tuple[list[str], int]:
+    """Kill device 1 a number of callbacks after it began to pop the last of two items, which
+    another device may pop too. Return the receivers and the number of items left."""
     steps = [
         Step(2.0, "add", 0, {"items": 1}),
         Step(2.1, "add", 0, {"items": 1}),
@@ -40,18 +40,22 @@ def dies(after: int, *, other: bool) -> tuple[list[str], int]:
 
 
 @pytest.mark.slow
-def test_a_claim_whose_process_dies_at_any_step_is_settled() -> None:
-    """Wherever a confirmed pop is cut off, the next opening of the journal settles it, and all show
-    the same: the item visible as before, popped for nobody, or popped for the one who got it."""
-    found = {(len(given), left) for given, left in (dies(n, other=False) for n in range(LAST))}
+def test_a_claim_of_a_killed_process_is_resolved() -> None:
+    """Wherever a confirmed pop is cut off, the next opening of the journal resolves it, and all
+    devices agree: the item is visible as before, popped without a receiver, or popped for its one
+    receiver."""
+    found = {
+        (len(given), left)
+        for given, left in (run_killed_claim(n, other=False) for n in range(LAST))
+    }
     assert found == {(0, 2), (0, 1), (1, 1)}
 
 
 @pytest.mark.slow
-def test_a_contested_claim_whose_process_dies_at_any_step_is_settled() -> None:
-    """The same where another device wants the item meanwhile: nobody waits for the dead for ever,
-    and nothing goes to both."""
-    found = [dies(n, other=True) for n in range(LAST)]
+def test_a_contested_claim_of_a_killed_process_is_resolved() -> None:
+    """The same holds when another device pops the item too: no device waits for the killed process
+    forever, and no item is given twice."""
+    found = [run_killed_claim(n, other=True) for n in range(LAST)]
     assert all(len(given) == len(set(given)) for given, _ in found)
     assert {len(given) for given, _ in found} >= {1, 2}
     assert {left for _, left in found} <= {0, 1}

@@ -13,17 +13,17 @@ import pytest
 from cached_session.errors import JournalFull
 from cached_session.history.ids import agent_id
 from cached_session.options import SyncOptions
-from tests.simulation.crowd import Crowd, in_simulation
+from tests.simulation.crowd import CacheCluster, in_simulation
 from tests.simulation.server import SimServer, failure
 
 
 @pytest.mark.promise(number=7)
 @pytest.mark.slow
-def test_one_poisoned_operation_among_ten_thousand() -> None:
-    """One operation of 10,000 that the server refuses is found in a logarithm of requests on top
-    of what the others take, parked and shown; the rest arrives, and so does it after the mend."""
+def test_one_refused_operation_among_ten_thousand_is_found() -> None:
+    """One refused operation among 10,000 is found with a logarithmic number of additional requests,
+    parked and shown. The others arrive, and so does it once the server accepts it."""
 
-    async def work(crowd: Crowd) -> None:
+    async def work(crowd: CacheCluster) -> None:
         crowd.server.poison = "POISON"
         session = crowd.session(0, "talk")
         for number in range(10_000):
@@ -43,9 +43,9 @@ def test_one_poisoned_operation_among_ten_thousand() -> None:
         (parked,) = await session.parked()
         assert parked.dot.counter == 6_790
         assert session.status().parked == 1
-        assert len(crowd.server.ids(agent_id("talk"))) == 10_000  # and one of them explains
+        assert len(crowd.server.ids(agent_id("talk"))) == 10_000  # one of them is the placeholder
         print(f"{len(batches)} store requests for 10,000 operations, of them {batches}")
-        # As many as it takes without the poison, two for each halving, and the placeholder.
+        # As many as without the refused one, two for each halving, and the placeholder.
         assert len(batches) <= ceil(10_000 / min(batches[:8])) + 2 * ceil(log2(1000)) + 2
         crowd.server.poison = None
         assert await session.retry_parked() == 1
@@ -56,8 +56,8 @@ def test_one_poisoned_operation_among_ten_thousand() -> None:
     in_simulation(2, work, SyncOptions(push_delay=3600.0, audit_interval=0.0))
 
 
-class Limited(SimServer):
-    """Takes so many memories a minute from one agent, or from all."""
+class RateLimitedServer(SimServer):
+    """Accepts a number of memories a minute from one agent, or from all."""
 
     limit = 60
     together = False
@@ -77,12 +77,13 @@ class Limited(SimServer):
         return super().store(agent, batch)
 
 
-def test_a_rate_limit_smaller_than_a_batch_is_found_and_used() -> None:
-    """A server that takes 60 memories a minute gets 600 in less than twice the shortest time, with
-    three refused requests a minute at most; an operation larger than the limit arrives too."""
+def test_a_rate_limit_below_a_batch_is_found_and_used() -> None:
+    """A server that accepts 60 memories a minute gets 600 in less than twice the shortest time,
+    with at most three refused requests a minute, and an operation larger than the limit arrives
+    too."""
 
-    async def work(crowd: Crowd) -> None:
-        crowd.server.__class__ = Limited
+    async def work(crowd: CacheCluster) -> None:
+        crowd.server.__class__ = RateLimitedServer
         server: Any = crowd.server
         session = crowd.session(0, "talk")
         await session.add_items([{"role": "user", "content": f"{n}"} for n in range(150)])
@@ -103,9 +104,9 @@ def test_a_rate_limit_smaller_than_a_batch_is_found_and_used() -> None:
     in_simulation(3, work)
 
 
-class Sink(SimServer):
-    """Takes so many memories a second, says yes, and keeps the last of them only: the test's own
-    memory must not grow with what was sent."""
+class SlowServer(SimServer):
+    """Accepts a number of memories a second, and keeps only the last of them, so that the test's
+    own memory does not grow."""
 
     rate = 1
     taken = 0
@@ -136,9 +137,9 @@ SECONDS = 180
 @pytest.mark.slow
 @pytest.mark.parametrize("when_full", ["block", "reject"])
 def test_a_writer_a_hundred_times_too_fast_stays_bounded(when_full: Any) -> None:
-    """Three minutes of writers that have a hundred items a second for a server that takes one: what
-    is unsent never goes over its limits, Python's memory does not grow after the first two, and
-    each item that was accepted is sent."""
+    """For three minutes writers add a hundred items a second for a server that accepts one. The
+    unsent items never exceed their limits, Python's memory does not grow after the first two
+    minutes, and each accepted item is sent."""
     options = SyncOptions(
         max_pending_items=100,
         max_pending_bytes=12_000,
@@ -151,8 +152,8 @@ def test_a_writer_a_hundred_times_too_fast_stays_bounded(when_full: Any) -> None
     seen = {"accepted": 0, "refused": 0, "items": 0, "bytes": 0}
     memory: list[int] = []
 
-    async def work(crowd: Crowd) -> None:
-        crowd.server.__class__ = Sink
+    async def work(crowd: CacheCluster) -> None:
+        crowd.server.__class__ = SlowServer
         server: Any = crowd.server
         session = crowd.session(0, "talk")
         began = crowd.loop.time()
@@ -195,6 +196,6 @@ def test_a_writer_a_hundred_times_too_fast_stays_bounded(when_full: Any) -> None
     print(f"{when_full}: {seen}, {early / 1e6:.1f} MB after 2 minutes, {late / 1e6:.1f} MB after 3")
     assert 80 < seen["items"] <= 100
     assert seen["bytes"] <= 12_000
-    assert seen["accepted"] >= 0.8 * SECONDS * Sink.rate
+    assert seen["accepted"] >= 0.8 * SECONDS * SlowServer.rate
     assert seen["refused"] > seen["accepted"] or when_full == "block"
     assert late - early < 500_000

@@ -6,9 +6,9 @@ from tests.simulation import herd
 
 
 @pytest.mark.slow
-def test_a_herd_that_comes_back_does_not_overrun_the_server() -> None:
-    """200 devices reconnect after an outage: none is turned away, all finish within the longest
-    pause and a little, and no second has more requests than the server takes."""
+def test_reconnecting_devices_do_not_overload_the_server() -> None:
+    """200 devices reconnect after an outage: none is refused, all finish shortly after the longest
+    pause, and no second has more requests than the server accepts."""
     seen = herd.run(seed=1)
     assert len(seen.done) == 200
     assert max(seen.done) < 90.0
@@ -19,9 +19,9 @@ def test_a_herd_that_comes_back_does_not_overrun_the_server() -> None:
 
 
 @pytest.mark.slow
-def test_a_herd_that_starts_together_is_spread_by_what_the_server_asks() -> None:
-    """200 devices start at one moment: those turned away come back as asked, and all finish in a
-    few times what the server needs for the work itself."""
+def test_devices_that_start_together_obey_retry_after() -> None:
+    """200 devices start together: refused ones return at the requested time, and all finish in a
+    few times the duration of the work itself."""
     seen = herd.run(seed=1, start=True)
     assert len(seen.done) == 200
     assert seen.turned_away > 0
@@ -30,7 +30,7 @@ def test_a_herd_that_starts_together_is_spread_by_what_the_server_asks() -> None
     assert max(count for second, count in seen.arrived.items() if second > 10) < 2 * seen.rate
 
 
-def test_a_herd_replays() -> None:
+def test_a_herd_is_reproducible() -> None:
     """The same seed gives the same herd."""
     first, second = (herd.run(seed=3, devices=20, rate=5) for _ in range(2))
     assert first == second

@@ -1,4 +1,4 @@
-"""What becomes of the tasks of a process that was killed."""
+"""The tasks of a killed process on the virtual loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import pytest
 from tests.simulation.loop import OWNER, Owner, SimLoop
 
 
-def killed(loop: SimLoop, work: Any, last: Callable[[], Any] = lambda: None) -> None:
-    """Begin something as a process that is killed in the middle of it, just after the last thing
-    that happens to it."""
+def started_and_killed(loop: SimLoop, work: Any, last: Callable[[], Any] = lambda: None) -> None:
+    """Start something as a process that is killed in the middle of it, after its last event."""
     owner = Owner("p")
     context = copy_context()
     context.run(OWNER.set, owner)
@@ -29,8 +28,10 @@ def killed(loop: SimLoop, work: Any, last: Callable[[], Any] = lambda: None) -> 
     loop.run_until_complete(asyncio.sleep(10))
 
 
-def test_the_killed_do_nothing_and_end_in_their_own_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When they are buried: then nothing of them is left for the collector to complain about."""
+def test_tasks_of_a_killed_process_do_nothing_and_end_in_their_own_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After `end_tasks` nothing of them is left for the garbage collector to report."""
     loop, complaints, ended = SimLoop(), list[Any](), list[str]()
 
     news = asyncio.Event()
@@ -52,18 +53,18 @@ def test_the_killed_do_nothing_and_end_in_their_own_task(monkeypatch: pytest.Mon
             await sleep("parent")
 
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)
-    # What would wake them up is on its way, and is dropped.
-    killed(loop, work(), last=news.set)
+    # The events that would wake them up are due, and are dropped.
+    started_and_killed(loop, work(), last=news.set)
     assert ended == []
-    assert loop.bury() == set()
+    assert loop.end_tasks() == set()
     assert sorted(ended) == ["child", "parent"]
     loop.close()
     gc.collect()
     assert complaints == []
 
 
-def test_who_cannot_be_cancelled_is_told() -> None:
-    """A task that does not end has nobody to wait for it."""
+def test_a_task_that_does_not_end_is_returned() -> None:
+    """A task that ignores its cancellation is reported."""
     loop = SimLoop()
     over = asyncio.Event()
 
@@ -72,9 +73,9 @@ def test_who_cannot_be_cancelled_is_told() -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await over.wait()
 
-    killed(loop, stubborn())
-    (left,) = loop.bury()
+    started_and_killed(loop, stubborn())
+    (left,) = loop.end_tasks()
     assert left.get_coro().__name__ == "stubborn"  # type: ignore[union-attr]
     over.set()
-    assert loop.bury() == set()
+    assert loop.end_tasks() == set()
     loop.close()

@@ -1,4 +1,4 @@
-"""The mutation trial itself takes an hour; that it can be made is looked at here."""
+"""The anchors of the mutants. The mutation trial itself takes an hour."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.simulation.mutants import MUTANTS, ROOT, _broken
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_is_a_program(name: str) -> None:
-    """What a mutant replaces stands in the library as it is now, once, and what comes of it is
-    other Python."""
+def test_each_mutant_changes_the_program(name: str) -> None:
+    """The replaced text of each mutant is in the library once, and the result is different, valid
+    Python."""
     module, old, new = MUTANTS[name]
     text = (ROOT / "cached_session" / module).read_text()
     broken = _broken(text, module, old, new)

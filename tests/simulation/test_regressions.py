@@ -1,4 +1,5 @@
-"""What the simulation has found and what is mended: the shortest schedules that showed it."""
+"""Errors that the simulation has found and that are fixed, as the shortest schedules that showed
+them."""
 
 import pytest
 
@@ -14,7 +15,7 @@ QUICK = {
 }
 
 FOUND = {
-    # Pauses were counted by the wall clock alone: one that never comes to their end.
+    # Pauses were counted by the wall clock alone: one never ended.
     "a device whose clock stands still sends again after a failure": Schedule(
         66,
         Plan(devices=2, options=QUICK),
@@ -46,7 +47,7 @@ FOUND = {
             Step(5.5, "pop", 0),
         ),
     ),
-    # A page of one's own memories, just sent, was taken for ground that an earlier pull had known.
+    # A page of the device's own memories, just sent, counted as known from an earlier pull.
     "what others sent during a partition is found below one's own": Schedule(
         1,
         Plan(devices=2, options={"poll_interval": 20.0, "first_page_size": 5}, ground=6),
@@ -57,7 +58,7 @@ FOUND = {
             Step(4.1, "add", 0, {"items": 4}),
         ),
     ),
-    # The age of a claim was counted from the wall clock, by one that goes on.
+    # The age of a claim was counted by the wall clock.
     "a claim of another process is alive though the clock stands still": Schedule(
         seed=500407,
         plan=Plan(
@@ -135,8 +136,9 @@ FOUND = {
             ),
         ),
     ),
-    # An own operation that a clear covers had been let go of; a replica that lags listed it once
-    # more, behind another's news, and what was said then went on in the run from before the news.
+    # An own operation that a clear covers had been pruned. A lagging replica listed it once more,
+    # after an operation of another device, and later items continued the run from before that
+    # operation.
     "what is said after news stands behind them, whatever comes with them": Schedule(
         600146,
         Plan(
@@ -164,7 +166,7 @@ FOUND = {
             Step(23.3, "add", 2, {"items": 4}),
         ),
     ),
-    # Its row was looked up by way of the operation's, which was no longer there.
+    # Its row was looked up through the row of the operation, which was gone.
     "a claim of what is given up meanwhile is settled": Schedule(
         114,
         Plan(
@@ -198,7 +200,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_was_found_once(name: str) -> None:
-    """The schedule that failed ends in one history."""
+def test_schedules_that_once_failed_converge(name: str) -> None:
+    """Each schedule that once failed ends in one history."""
     outcome = run(FOUND[name])
     assert outcome.error is None, "\n".join([*outcome.history[-200:], outcome.error or ""])

@@ -1,4 +1,4 @@
-"""A few seeds of the simulation; `make soak` takes more."""
+"""Some seeds of the simulation. `make soak` runs more."""
 
 import os
 import subprocess
@@ -23,14 +23,14 @@ PARTS = 4
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(PARTS))
 def test_every_seed_ends_in_one_history(first: int) -> None:
-    """Whatever befalls them, replicas lose nothing, repeat nothing and agree in the end."""
+    """Replicas lose nothing, repeat nothing and agree in the end, under all faults of a seed."""
     for seed in range(first, SEEDS, PARTS):
         outcome = run(make(seed))
         assert outcome.error is None, report(seed, 60.0)
 
 
 @pytest.mark.slow
-def test_a_seed_replays_itself() -> None:
+def test_a_seed_is_reproducible() -> None:
     """The same seed gives the same trace, also in a process with other hashes and addresses."""
     code = (
         "from tests.simulation.schedule import make\n"

@@ -1,4 +1,4 @@
-"""What somebody else stores under our names, by malice, by a bug, or with a version to come."""
+"""Forged memories under our names: malicious, faulty, or of a later version."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.remote.ids import memory_id
 from cached_session.remote.wire import memories_of
 
-__all__ = ["is_stranger", "nonsense"]
+__all__ = ["forged_memory", "is_forged"]
 
 HUGE = (1 << 31) - 1
 
 
-def is_stranger(writer: str) -> bool:
-    """Whether no device has this name."""
+def is_forged(writer: str) -> bool:
+    """Return whether no device has this writer id."""
     return writer.startswith("stranger")
 
 
-def nonsense(random: Random, session: str) -> dict[str, Any]:
-    """A memory with a valid tag of an operation that never was: one that cannot be read, one of a
-    later version, one of which the rest never comes, or one that a seal does not fit."""
+def forged_memory(random: Random, session: str) -> dict[str, Any]:
+    """Return a memory with a valid tag of an operation that does not exist: an unreadable one, one
+    of a later version, one of an incomplete operation, or one with a wrong digest."""
     key = session_key(session)
     dot = Dot("stranger" + random.choice("abcdefgh") * 16, random.randint(1, 1 << 20))
     op = Operation(dot, Kind.APPEND, 1 << 50, 0, ('"never said"',))
