@@ -93,7 +93,7 @@ bench-report: $(VENV)/.bench ## measure, draw docs/plots, write the figures of d
 	$(BIN)/python benchmarks/bench.py --json build/bench.json $(ARGS)
 	$(BIN)/python benchmarks/report.py --add build/bench.json
 
-bench-scaling: $(VENV)/.bench ## simulate 100,000 devices against clusters of 3, 10 and 30 nodes
+bench-scaling: $(VENV)/.bench ## simulate 100,000 devices on 3, 10 and 30 nodes, with the figures of bench-report
 	$(BIN)/python benchmarks/fleet_report.py $(ARGS)
 
 bench-apply: $(VENV)/.dev ## measure what operations from elsewhere cost, without the network

@@ -25,7 +25,8 @@ from markdown_pages import write_block
 
 __all__ = ["main", "tables"]
 
-MEASURED = Path(__file__).parent / "measured.json"
+MEASURED = Path(__file__).parent.parent / "build" / "measured.json"
+"""Kept from run to run, and not in the repository: the pages have the figures that matter."""
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 NODES = (3, 10, 30)
 
@@ -141,6 +142,8 @@ def main() -> None:
         "--write", action="store_true", help="write the tables into docs/scaling.md"
     )
     arguments = parser.parse_args()
+    if not arguments.measured.exists():
+        parser.error(f"{arguments.measured} does not exist: run make bench-report first")
     mix = Mix.of(json.loads(arguments.measured.read_text(encoding="utf-8"))["parts"])
     overrides = {name: getattr(arguments, name) for name in ("item_ms", "row_ms", "event_ms")}
     mix = replace(mix, **{name: cost for name, cost in overrides.items() if cost is not None})

@@ -16,7 +16,8 @@ import targets
 from backends import PEER
 from markdown_pages import write_block
 
-MEASURED = Path(__file__).parent / "measured.json"
+MEASURED = Path(__file__).parent.parent / "build" / "measured.json"
+"""Kept from run to run, and not in the repository: the pages have the figures that matter."""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 Parts = dict[str, Any]
@@ -290,7 +291,10 @@ def main() -> None:
         help="keep the parts of measured.json that the files do not have",
     )
     asked = parser.parse_args()
-    kept = MEASURED if asked.add or not asked.json else None
+    if not asked.json and not MEASURED.exists():
+        parser.error(f"{MEASURED} does not exist: name a file that bench.py --json wrote")
+    kept = MEASURED if MEASURED.exists() and (asked.add or not asked.json) else None
+    MEASURED.parent.mkdir(exist_ok=True)
     numbers = round_floats(merge(asked.json, kept))
     parts = {name: numbers["parts"][name] for name in BLOCKS if name in numbers["parts"]}
     MEASURED.write_text(

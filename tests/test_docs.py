@@ -42,6 +42,8 @@ else:
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PICTURE_BYTES = 128 * 1024
+"""A page loads several; and each change of one stays in the history."""
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 ELSEWHERE = {"frameworks.md": "tests/adapters/test_framework_examples.py"}
 """Pages whose blocks need an environment of their own, and what runs them there."""
@@ -434,3 +436,12 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
         assert run(kind, code, tmp_path).returncode != 0, code
     with pytest.raises(AssertionError, match="no-such-command"):
         stopped("cached-session no-such-command", tmp_path)
+
+
+def test_the_pictures_in_the_repository_are_small_and_shown() -> None:
+    """Each picture stands on a page; what none shows is made when it is needed."""
+    texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for folder in ("images", "plots", "screens"):
+        for picture in (DOCS / folder).iterdir():
+            assert f"{folder}/{picture.name})" in texts, picture
+            assert picture.stat().st_size < PICTURE_BYTES, picture

@@ -103,7 +103,6 @@ def test_two_devices_follow_each_other_part_and_meet(page: Any) -> None:
     say(page, "phone", "We go to Oslo.")
     until(page, lambda: len(shown(page, "laptop")) == 2)
     until(page, lambda: pending(page, "phone") == 0 and state(page, "phone") == "online")
-    keep(page, "page-together")
 
     switch(page, "phone")
     say(page, "phone", "By train.")
@@ -119,7 +118,6 @@ def test_two_devices_follow_each_other_part_and_meet(page: Any) -> None:
     until(page, lambda: len(shown(page, "phone")) == len(shown(page, "laptop")) == 6)
     assert shown(page, "phone") == shown(page, "laptop")
     assert shown(page, "phone")[0] == "We go to Oslo."
-    keep(page, "page-healed")
 
 
 def test_words_are_shown_as_words(page: Any) -> None:
