@@ -8,7 +8,7 @@ __all__ = ["examples"]
 
 FEW = 100
 """Examples of a test in the profile `fixed`, unless the test says otherwise."""
-MANY = 10
+MANY = 20
 """Times as many in the profile `fresh`."""
 
 # No deadline: a shared machine may stall, and a slow example is not a wrong one.

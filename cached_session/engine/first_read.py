@@ -83,7 +83,7 @@ class Hydration:
     ) -> bool:
         items, is_done = await self._journal.first_reads.of(session_id, limit)
         replicator = self._loop_host.replicator()
-        if replicator is not None and replicator.schedule.fresh(session_id) >= called_at:
+        if replicator is not None and replicator.schedule.last_success(session_id) >= called_at:
             is_done = True
         if on_progress is not None:
             on_progress(Progress(session_id, items, is_done))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cached_session.errors import CachedSessionError
 from cached_session.journal.connect import existing_uri
-from cached_session.journal.recovery import row_check, schema_check
+from cached_session.journal.recovery.find_damage import find_problems
 from cached_session.journal.sqlite.db_errors import (
     FOREIGN_ERRORS,
     is_damage,
@@ -22,8 +22,6 @@ __all__ = ["Inspection", "inspect_file", "is_write_locked"]
 
 READ_SECONDS = 5.0
 """Longest wait for a lock on the file."""
-INTACT = ["ok"]
-"""The result of SQLite's ``quick_check`` for an intact file."""
 
 
 class Inspection(NamedTuple):
@@ -47,17 +45,7 @@ def inspect_file(path: str) -> Inspection:
         with closing(sqlite3.connect(uri, uri=True, timeout=READ_SECONDS)) as conn:
             is_current = schema.identify(conn, path)
             (version,) = conn.execute("PRAGMA user_version").fetchone()
-            problems = [str(row[0]) for row in conn.execute("PRAGMA quick_check(3)")]
-            if problems == INTACT and is_current:
-                if schema_check.is_complete(conn):
-                    problems = (
-                        schema_check.index_problems(conn)
-                        or row_check.invalid_cells(conn)
-                        or problems
-                    )
-                    schema_check.decode_all_texts(conn)
-                else:
-                    problems = ["its schema is not that of a journal"]
+            problems = find_problems(conn, is_current=is_current)
     except CachedSessionError:
         raise
     except FOREIGN_ERRORS as error:
@@ -65,7 +53,7 @@ def inspect_file(path: str) -> Inspection:
         if isinstance(mapped, CachedSessionError) and not is_damage(error):
             raise mapped from error
         return Inspection([str(error)], 0, is_current=False)
-    return Inspection([] if problems == INTACT else problems, version, is_current)
+    return Inspection(problems, version, is_current)
 
 
 def is_write_locked(path: str, seconds: float) -> bool:

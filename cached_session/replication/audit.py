@@ -1,4 +1,4 @@
-"""An audit: send again what the server has lost, and delete there what was removed.
+"""Audit a session: send lost operations again, and delete removed items from the server.
 
 Any replica can restore any operation: its memories have the same ids and bytes on every replica.
 A removed item is never restored, because only a recorded operation removes an item.
@@ -49,7 +49,7 @@ async def audit(context: Context, session: SessionRef) -> AuditReport:
     """Compare one session on the server with the journal, and make them agree.
 
     Raises:
-        RemoteError: the first failure. Another audit goes on from there.
+        RemoteError: the first failure. Another audit continues from there.
     """
     await push(context, session)
     listing = ServerListing(session.key)
@@ -126,7 +126,7 @@ async def _forgets(context: Context, session: SessionRef, plan: AuditPlan) -> li
 
 
 async def _list_all(context: Context, session: SessionRef) -> ServerListing:
-    """Return what the server lists, without applying any of it.
+    """Return the listing of the server, without applying any of it.
 
     Raises:
         RemoteError: also if the listing does not end.

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Contest(Enum):
-    """What the notes on an item that we have deleted show."""
+    """The result of looking at the notes on an item that we have deleted."""
 
     WON = "won"
     """No other device has claimed the item: it is ours."""
@@ -34,7 +34,7 @@ class Contest(Enum):
 
 
 def judge_notes(claimers: AbstractSet[str], own: str) -> Contest:
-    """Return what the notes on an item show.
+    """Return whether the notes on an item make it ours.
 
     Args:
         claimers: the writer ids that have left a note.
@@ -69,9 +69,9 @@ class Resolution(Enum):
     """How a claim without an answer ends."""
 
     CONFIRM = "confirm"
-    """Somebody has got the item, perhaps we: pop it, and return it to nobody."""
+    """A device has got the item, perhaps this one: pop it, and do not return it."""
     RELEASE = "release"
-    """Nobody has got the item: it stays."""
+    """No device has got the item: it stays."""
     REQUEUE = "requeue"
     """The server has lost the item: send it again."""
     WAIT_FOR_POP = "wait for pop"
@@ -81,7 +81,7 @@ class Resolution(Enum):
 
     @property
     def ends_without_pop(self) -> bool:
-        """Whether the claim ends, and nobody got the item through it."""
+        """Whether the claim ends without a pop of its item."""
         return self in (Resolution.RELEASE, Resolution.REQUEUE)
 
 

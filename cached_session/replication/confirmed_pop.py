@@ -7,7 +7,7 @@ store the pop, return the item.
 A device leaves its note before it deletes the item, and the note of a winner stays. A deleted
 memory may be stored again, by a device whose first request got no answer, by an audit, or by a
 network that delivers twice. This makes no second winner: a device that deletes the memory again
-finds the note of the first one. Since nobody can win an item twice, an item that is gone although
+finds the note of the first one. Since an item cannot be won twice, an item that is gone although
 no operation removes it can be sent again.
 
 The guarantee holds as far as the server's ``forget`` is atomic, which Dakera does not document.
@@ -229,7 +229,7 @@ class _ClaimedItem:
 
 
 async def resolve_claims(context: Context, session: SessionRef, *, eager: bool = False) -> int:
-    """Resolve the claims that nobody waits for, of this opening and of ones that have ended.
+    """Resolve the claims that no call waits for, of this opening and of ones that have ended.
 
     `Resolution` lists the outcomes.
 

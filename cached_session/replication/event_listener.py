@@ -1,6 +1,6 @@
 """One event stream for all open sessions. Each event is a hint to pull a session soon.
 
-The stream may miss any event. Polling finds what it misses: slowly while the stream is up, and at
+The stream may miss any event. Polling finds missed changes: slowly while the stream is up, and at
 its usual interval while it is not.
 """
 
@@ -19,7 +19,7 @@ from cached_session.remote.protocol import EventSource
 from cached_session.replication.backoff import pause_after
 from cached_session.replication.context import Context, log
 
-__all__ = ["Listener", "ReconnectDelay", "is_news"]
+__all__ = ["Listener", "ReconnectDelay", "may_bring_new"]
 
 UNSUPPORTED_SECONDS = 600.0
 """Seconds until a server that refuses the stream is asked again."""
@@ -27,12 +27,12 @@ STABLE_SECONDS = 10.0
 """The failures before a stream that was up for longer than this are forgotten."""
 
 
-def is_news(memory: str, is_own: Callable[[str], bool]) -> bool:
+def may_bring_new(memory: str, is_own: Callable[[str], bool]) -> bool:
     """Return whether a stored memory may hold something that a pull would bring.
 
-    A memory that this process has sent is no news: while a backlog is sent, its session would be
-    listed again and again. Nor is a memory that no pull reads, such as a claim note or a memory
-    that the server has derived.
+    A memory that this process has sent brings nothing: while a backlog is sent, its session would
+    be listed again and again. A memory that no pull reads brings nothing either, such as a claim
+    note or a memory that the server has derived.
 
     Args:
         memory: the id of the memory; empty if the event does not name it.
@@ -103,7 +103,7 @@ class Listener:
                     self.is_up = True
                     if event is None:
                         self._on_hint(None)
-                    elif is_news(event[1], self._context.push_state.sent.__contains__):
+                    elif may_bring_new(event[1], self._context.push_state.sent.__contains__):
                         self._on_hint(event[0])
         except RemoteError as error:
             return error

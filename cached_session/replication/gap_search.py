@@ -20,7 +20,7 @@ def search_delay_ms(options: SyncOptions, gap: Gap, found: int) -> int:
     """Return how long to wait after a search before the next one, in milliseconds.
 
     The first searches follow soon, as for a node that lags; later ones come as rarely as an idle
-    session is polled. A search that reached its limit goes on immediately.
+    session is polled. A search that reached its limit continues immediately.
 
     Args:
         found: the number of memories that the search has fetched.
@@ -73,7 +73,7 @@ def _steps(gap: Gap) -> Generator[tuple[int, int], Part | None, bool]:
         part_counts[first.index] = first.parts
     for index in range(count):
         part = 0
-        # The first part of a payload that arrives tells how many parts the payload has.
+        # The first part of a payload that arrives has the number of parts of the payload.
         while index not in gap.popped and part < part_counts.get(index, 1):
             if (index, part) not in have:
                 if fetched >= FETCHES_PER_SEARCH:

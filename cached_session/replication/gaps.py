@@ -28,7 +28,7 @@ async def fill_gaps(context: Context, session: SessionRef) -> PullResult:
     """Search for every gap of a session.
 
     Raises:
-        RemoteError: the first failure. What was found before it is applied.
+        RemoteError: the first failure. Operations found before it are applied.
     """
     async with context.lock("pull", session.session_id):
         result = PullResult()
@@ -42,7 +42,7 @@ async def search_gaps(
     """Search for the gaps that are due, or for all of them; the caller holds the pull lock.
 
     Raises:
-        RemoteError: the first failure. What was found, before it or beside it, is applied.
+        RemoteError: the first failure. Operations that the other searches find are applied.
     """
     gaps, now = context.journal.gaps, context.now_ms()
     if not await gaps.refresh(session, now):

@@ -1,4 +1,4 @@
-"""Decode what the server returns, and apply it to the journal.
+"""Decode memories from the server, and apply them to the journal.
 
 A memory that cannot be read is counted and skipped. The memories beside it are applied.
 """

@@ -98,7 +98,7 @@ class ListingScan:
     Fetch the page that `request` names and pass its ids to `receive`. If that returns True, apply
     the page and call `advance`. Repeat until `request` is None.
 
-    A listing may change its order between two requests: within one second, or because somebody
+    A listing may change its order between two requests: within one second, or because a device
     has deleted a memory. A memory that this moves from one page to another leaves a gap, unless
     it is the last operation of its writer. So if a page does not continue the one above it, the
     listing is read again in the largest pages, one after the other. This ends when the pages
@@ -119,7 +119,7 @@ class ListingScan:
         """Prepare a scan.
 
         Args:
-            state: what earlier pulls of the session have read.
+            state: how far earlier pulls of the session have read.
             whole: read down to the end, not only to the known part.
             checkpoint: where an earlier first listing was interrupted.
             pages: pages that this pull has read already, for the limit.
@@ -138,7 +138,7 @@ class ListingScan:
         self.has_resumed = False
         """Whether the scan went on at the checkpoint, and came to the end."""
         self.problem: str | None = None
-        """What the server does wrong, if that has ended the scan early."""
+        """The fault of the server that has ended the scan early; None if there is none."""
         self.request: PageRequest | None = None
         """The page to fetch next; None when the scan is over."""
         # The known part is likely to be near the top: pages below it would be fetched for nothing.
@@ -229,7 +229,8 @@ class ListingScan:
         offset = request.offset + (listed if is_short else stride(request.limit))
         self._above = () if is_short or request.limit < 2 else page.ids
         if is_short:
-            # The server lists less than requested: each page tells where the next one begins.
+            # The server lists less than requested. Only the length of a page shows where the next
+            # one begins.
             self._ahead = 1
         if page.oldest == self.newest:
             # The order within one second is arbitrary. No end is certain before all of it is here.

@@ -1,6 +1,6 @@
 """Pull a session: read its listing page by page, newest first, then fetch the gaps by id.
 
-The frontier, not the listing, tells whether everything is here. A page that shifts, a node that
+The frontier, not the listing, shows whether everything is here. A page that shifts, a node that
 lags or a tie in ``created_at`` may delay an operation, but none is lost.
 """
 
@@ -76,7 +76,7 @@ class _Listing:
     on_applied: Callable[[], None] | None
     on_page: PageObserver | None
     state: PullState = field(default_factory=PullState)
-    """What earlier pulls have read."""
+    """How far earlier pulls have read."""
     newest: int = 0
     """The newest second that was listed."""
 

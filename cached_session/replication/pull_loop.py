@@ -15,7 +15,7 @@ from cached_session.replication.context import Context
 from cached_session.replication.gaps import fill_gaps
 from cached_session.replication.pull import pull
 from cached_session.replication.results import PullResult
-from cached_session.replication.schedule import Plan, PullSchedule
+from cached_session.replication.schedule import PullPlan, PullSchedule
 
 __all__ = ["Puller"]
 
@@ -148,8 +148,8 @@ class Puller:
         if one.result.went_back:
             await self._on_went_back(session_id)
         if plan is not None:
-            plan.fresh, plan.brought = max(plan.fresh, one.began), one.result
-            plan.started = max(plan.started, plan.fresh)
+            plan.last_success, plan.last_result = max(plan.last_success, one.began), one.result
+            plan.started = max(plan.started, plan.last_success)
         self._on_pulled(session_id)
         return one.result
 
@@ -160,13 +160,13 @@ class Puller:
             lambda: pull(context, session, lambda: self._on_pulled(session_id), all_gaps=all_gaps),
         )
 
-    def _end(self, session_id: str, one: _Pull, plan: Plan | None) -> None:
+    def _end(self, session_id: str, one: _Pull, plan: PullPlan | None) -> None:
         """Release those who wait for a pull; plan another one if it has failed."""
         if self._pulls.get(session_id) is one:
             del self._pulls[session_id]
         one.ended.set()
         is_last = plan is not None and plan.started == one.began
-        if one.result is None and is_last and self._schedule.given_up(session_id):
+        if one.result is None and is_last and self._schedule.pull_failed(session_id):
             self.wake()
 
     async def pull_since(self, session_id: str, moment: float) -> PullResult:
@@ -182,8 +182,8 @@ class Puller:
         """
         result = await self._join(session_id, moment)
         plan = self._schedule.plan(session_id)
-        if result is None and plan is not None and plan.fresh > moment:
-            result = plan.brought
+        if result is None and plan is not None and plan.last_success > moment:
+            result = plan.last_result
         if result is None:
             return await self.pull_now(session_id, all_gaps=True)
         context, session = self._context, SessionRef.of(session_id)

@@ -15,12 +15,12 @@ from cached_session.history.session_ref import SessionRef
 from cached_session.options import SyncOptions
 from cached_session.replication.results import PullResult
 
-__all__ = ["Plan", "PullSchedule", "PushSchedule"]
+__all__ = ["PullPlan", "PullSchedule", "PushSchedule"]
 
 MAX_CLOSED_PLANS = 10_000
-"""Plans that are kept of sessions that are not open any more."""
+"""Plans of closed sessions that are kept: a session that is opened again goes on with its plan."""
 GROWTH = 1.5
-"""The factor by which the interval grows with each pull that brings nothing."""
+"""The factor by which the interval grows after each pull without new operations."""
 
 
 class PushSchedule:
@@ -44,7 +44,7 @@ class PushSchedule:
         return [name for name, due in idle.items() if due <= now], nearest
 
     def put_off(self, session_id: str, until: float) -> None:
-        """Put off a session until a time; until something is written (infinity)."""
+        """Put off a session until a time. Infinity puts it off until something is written."""
         self._due[session_id] = until
 
     def written(self) -> None:
@@ -53,22 +53,26 @@ class PushSchedule:
 
 
 @dataclass
-class Plan:
+class PullPlan:
     """The times of the last and of the next pull of one session."""
 
     interval: float
+    """Seconds between two pulls."""
     due: float = 0.0
+    """The time of the next pull."""
     last: float = -math.inf
+    """The end of the last pull that has succeeded."""
     started: float = -math.inf
     """The beginning of the last pull that is running or has succeeded."""
-    fresh: float = -math.inf
+    last_success: float = -math.inf
     """The beginning of the last pull that succeeded: all that the server held then is here."""
     wanted: float = -math.inf
-    """A pull that begins after this time is wanted immediately, even if one is running."""
+    """The time of the last request. The pull that satisfies it begins later, even if one is
+    running."""
     wanted_after_push: float = -math.inf
-    """The same, but the pull waits for the running push to end: a pull now would only list the
-    memories that the push stores."""
-    brought: PullResult = field(default_factory=PullResult)
+    """The same for a request that waits until the running push ends: a pull during the push would
+    only list the memories that it stores."""
+    last_result: PullResult = field(default_factory=PullResult)
     """The result of the last pull that succeeded."""
 
     def request_pull(self, moment: float) -> bool:
@@ -85,8 +89,8 @@ class PullSchedule:
     def __init__(self, options: SyncOptions, chance: random.Random) -> None:
         self._options = options
         self._chance = chance
-        self._plans: dict[str, Plan] = {}
-        self._closed: dict[str, Plan] = {}
+        self._plans: dict[str, PullPlan] = {}
+        self._closed: dict[str, PullPlan] = {}
         self._agents: dict[str, str] = {}
         self._used: set[str] = set()
         self._pushing: Counter[str] = Counter()
@@ -99,7 +103,7 @@ class PullSchedule:
             return False
         # A service may open a session for each of its requests. It must not pull each time.
         plan = self._closed.pop(session_id, None)
-        self._plans[session_id] = plan or Plan(self._options.poll_interval)
+        self._plans[session_id] = plan or PullPlan(self._options.poll_interval)
         self._agents[SessionRef.of(session_id).agent] = session_id
         return True
 
@@ -112,20 +116,20 @@ class PullSchedule:
             while len(self._closed) > MAX_CLOSED_PLANS:
                 del self._closed[next(iter(self._closed))]
 
-    def plan(self, session_id: str) -> Plan | None:
+    def plan(self, session_id: str) -> PullPlan | None:
         """Return the plan of a session; None if it is not open."""
         return self._plans.get(session_id)
 
-    def plans(self) -> Collection[Plan]:
+    def plans(self) -> Collection[PullPlan]:
         """Return the plans of all open sessions."""
         return self._plans.values()
 
-    def fresh(self, session_id: str) -> float:
+    def last_success(self, session_id: str) -> float:
         """Return the beginning of the last pull that succeeded. Safe to call from any thread."""
         plan = self._plans.get(session_id)
-        return -math.inf if plan is None else plan.fresh
+        return -math.inf if plan is None else plan.last_success
 
-    # -- events ------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------
 
     def use(self, session_id: str) -> None:
         """Poll a session at the interval of sessions in use. Safe to call from any thread."""
@@ -148,7 +152,7 @@ class PullSchedule:
         hints = [self._request_after_push(name, plan, moment) for name, plan in self._plans.items()]
         return any(hints)
 
-    def _request_after_push(self, session_id: str, plan: Plan, moment: float) -> bool:
+    def _request_after_push(self, session_id: str, plan: PullPlan, moment: float) -> bool:
         """Make a session due, or due after its running push: the hint may be about the memories
         that the push has stored."""
         if session_id not in self._pushing:
@@ -184,7 +188,7 @@ class PullSchedule:
         return session_id in self._pushing
 
     def pulled(
-        self, session_id: str, plan: Plan, now: float, *, is_news: bool, is_listening: bool
+        self, session_id: str, plan: PullPlan, now: float, *, is_news: bool, is_listening: bool
     ) -> None:
         """Plan the next pull after one that has succeeded. ``is_listening``: the stream is up."""
         options = self._options
@@ -193,14 +197,14 @@ class PullSchedule:
         plan.last = now
         interval = plan.interval
         if is_listening:
-            # The requests a second stay the same, however many sessions are open.
+            # The number of requests a second does not grow with the number of open sessions.
             interval = max(interval, options.poll_interval_listening * len(self._plans))
         # A jitter of up to a tenth keeps devices that started together from pulling together.
         plan.due = now + interval * (0.9 + 0.2 * self._chance.random())
         if self._wanted(session_id, plan) > plan.started:
             plan.due = 0.0
 
-    def given_up(self, session_id: str) -> bool:
+    def pull_failed(self, session_id: str) -> bool:
         """Report that the pull that began last has failed or was cancelled.
 
         Returns:
@@ -209,19 +213,19 @@ class PullSchedule:
         plan = self._plans.get(session_id)
         if plan is None:
             return False
-        plan.started = plan.fresh
+        plan.started = plan.last_success
         if self._wanted(session_id, plan) <= plan.started:
             return False
         plan.due = 0.0
         return True
 
-    def _wanted(self, session_id: str, plan: Plan) -> float:
+    def _wanted(self, session_id: str, plan: PullPlan) -> float:
         """Return the moment after which a pull must begin to satisfy every request."""
         return (
             plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.wanted_after_push)
         )
 
-    # -- the next pulls ----------------------------------------------------------------------------
+    # -- the next pulls --------------------------------------------------------------------------
 
     def due(
         self, now: float, *, besides: Collection[str], is_listening: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 PARTS = {"calls", "concurrent", "busy", "events", "sync", "growth", "disk", "memory", "idle"}
@@ -24,7 +26,17 @@ OURS = {"ours, local", "ours, NORMAL", "ours, online", "ours, unreachable"}
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `bench.py --smoke --json` wrote."""
-    path = tmp_path_factory.mktemp("bench") / "smoke.json"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return _measured(tmp_path_factory.mktemp("bench") / "smoke.json")
+    # Once for all workers of pytest-xdist: it takes as long as many tests.
+    path = tmp_path_factory.getbasetemp().parent / "smoke.json"
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        return _measured(path)
+
+
+def _measured(path: Path) -> dict[str, Any]:
     command = [sys.executable, "bench.py", "--smoke", "--json", str(path)]
     done = subprocess.run(
         command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=240, check=False

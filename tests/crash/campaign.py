@@ -77,8 +77,8 @@ class Trap:
     def lay(self) -> None:
         """Mark the points: in this child only."""
         self.around(Writer, "_transaction", "commit")
-        self.around(outbox, "ack", "ack")
-        self.around(outbox, "forgotten", "forget")
+        self.around(outbox, "acknowledge", "ack")
+        self.around(outbox, "delete_forgets", "forget")
         for name, thing in list(vars(DakeraRemote).items()):
             if not name.startswith("_") and asyncio.iscoroutinefunction(thing):
                 self.around(DakeraRemote, name, "send")

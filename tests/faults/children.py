@@ -1,4 +1,4 @@
-"""Other processes with the same journal."""
+"""Start other processes on the same journal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wait():
 
 @contextmanager
 def child(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs the body of a coroutine, `START`'s names at hand."""
+    """Start a process that runs the body of a coroutine with the imports of `START`."""
     body = "".join(f"    {line}\n" for line in code.splitlines())
     script = f"{START}\nasync def main():\n{body}\nasyncio.run(main())\n"
     process = subprocess.Popen(
@@ -55,20 +55,20 @@ def child(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def told(process: subprocess.Popen[str]) -> str:
+def wait_for_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
 
 
-def say(process: subprocess.Popen[str]) -> None:
-    """Let a child go on that waits."""
+def resume(process: subprocess.Popen[str]) -> None:
+    """Let a waiting child go on."""
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
 
 
-def left_by_a_killed(path: Path, *words: str) -> None:
-    """The files of a journal as a process leaves them that is killed after these words."""
+def journal_of_killed_process(path: Path, *words: str) -> None:
+    """Return the files of a journal whose process was killed after it had added these messages."""
     code = (
         "session = CachedSession('s', journal=path)\n"
         "for word in sys.argv[2:]:\n"
@@ -77,4 +77,4 @@ def left_by_a_killed(path: Path, *words: str) -> None:
         "wait()\n"
     )
     with child(code, path, *words) as process:
-        assert told(process) == "ready"
+        assert wait_for_line(process) == "ready"

@@ -1,10 +1,10 @@
-"""The Nth file operation fails, for every N until a run passes clean: ``make faults``.
+"""Let the Nth file operation fail, for every N until a run passes without a fault: ``make faults``.
 
-Each run is a fork of this process, which has imported everything and opened nothing, over a copy of
-the files that its scene begins with. Below the copy every file operation passes the fault library
-(`shim.c`, preloaded): the Nth fails once or for good, is cut short, or is the last that the process
-lives to see. What must hold is `workload.Work`'s; and afterwards, in the same session and in a new
-one: everything acknowledged is there, a new word is taken, and the file is sound.
+Each run is a fork of this process, which has imported everything and opened nothing. It works on a
+copy of the files that its scene begins with. Every file operation passes the fault library
+(`shim.c`, preloaded): the Nth fails once or permanently, is cut short, or kills the process.
+`workload.Work` checks each call. Afterwards, the same session and a new one must show everything
+that was acknowledged and accept a new item, and the file must be sound.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 
 from cached_session import CachedSession, SyncOptions
 from tests.faults.shim import FAULTS, KILL, Fault, Shim, build
-from tests.faults.workload import Work, said
+from tests.faults.workload import Work, text_message
 
 OPTIONS = SyncOptions(busy_timeout=0.2, close_timeout=1.0)
 LONGEST = 60.0
@@ -49,18 +49,18 @@ def opened(path: Path) -> CachedSession:
 
 
 async def nothing(_: Path) -> None:
-    """No file yet."""
+    """Begin without a file."""
 
 
-async def some_words(path: Path) -> None:
+async def some_messages(path: Path) -> None:
     async with opened(path) as session:
-        await session.add_items(said("old"))
-        await session.add_items(said("a", "b"))
+        await session.add_items(text_message("old"))
+        await session.add_items(text_message("a", "b"))
 
 
 async def damaged(path: Path) -> None:
-    """The outbox's index is spoiled: the first write notices."""
-    await some_words(path)
+    """Damage the index of the outbox, so that the first write detects it."""
+    await some_messages(path)
     with closing(sqlite3.connect(path)) as conn:
         sql = "SELECT rootpage FROM sqlite_master WHERE name = 'outbox'"
         (root,) = conn.execute(sql).fetchone()
@@ -71,13 +71,13 @@ async def damaged(path: Path) -> None:
 
 
 async def calls(work: Work, arm: Callable[[], None], path: Path) -> None:
-    """A session's whole life but its close, from opening on."""
+    """Run all calls of a session, from opening to the last one before the close."""
     arm()
     await work.everything()
 
 
 async def close(work: Work, arm: Callable[[], None], path: Path) -> None:
-    """A session is closed, and opened again while the fault lasts."""
+    """Close a session and open it again while the fault lasts."""
     await work.add("c")
     arm()
     await work.session.close()
@@ -86,8 +86,8 @@ async def close(work: Work, arm: Callable[[], None], path: Path) -> None:
     await work.add("d")
 
 
-async def mend(work: Work, arm: Callable[[], None], path: Path) -> None:
-    """Damage is noticed, the file set aside and what is in it carried over."""
+async def recover(work: Work, arm: Callable[[], None], path: Path) -> None:
+    """Detect damage, set the file aside and copy its contents to a new file."""
     arm()
     await work.add("refused")
     await work.add("c")
@@ -96,7 +96,7 @@ async def mend(work: Work, arm: Callable[[], None], path: Path) -> None:
 
 
 async def follow(work: Work, arm: Callable[[], None], path: Path) -> None:
-    """The file is taken away under the session, with its log."""
+    """Remove the file and its log while the session has it open."""
     await work.add("c")
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink()
@@ -112,30 +112,30 @@ class Scene:
     begin: Callable[[Path], Awaitable[None]]
     play: Callable[[Work, Callable[[], None], Path], Awaitable[None]]
     state: tuple[str, ...]
-    """What is in the journal at its beginning."""
+    """Prepares the journal."""
     asides: int = 0
-    """Damaged files that are set aside in it."""
+    """Number of damaged files that the scene sets aside."""
     survives: bool = True
-    """Whether a process that is killed in it leaves all that was acknowledged: a file that was
-    taken away from under it lives on in its memory alone."""
+    """Whether everything acknowledged survives a kill. Items in a file that was removed while it
+    was open exist only in that process."""
 
 
 OLD = ("old", "a", "b")
 SCENES = {
     "calls": Scene(nothing, calls, ()),
-    "close": Scene(some_words, close, OLD),
-    "mend": Scene(damaged, mend, OLD, asides=1),
-    "follow": Scene(some_words, follow, OLD, survives=False),
+    "close": Scene(some_messages, close, OLD),
+    "mend": Scene(damaged, recover, OLD, asides=1),
+    "follow": Scene(some_messages, follow, OLD, survives=False),
 }
 
 
 # -- one run ---------------------------------------------------------------------------------------
 
 
-async def suffer(
+async def play(
     scene: Scene, path: Path, fault: Fault, nth: int, shim: Shim, tell: Tell
 ) -> dict[str, Any]:
-    """Play a scene with a fault in it, then without: what happened."""
+    """Play a scene with a fault, then without one, and return what happened."""
     work = Work(opened(path), [list(scene.state)], tell=lambda states: tell("possible", states))
     await scene.play(work, lambda: shim.arm(fault, nth), path)
     shim.heal()
@@ -143,21 +143,21 @@ async def suffer(
     if fault.action == KILL:
         assert not hit, "it should be dead"
     if scene.asides:
-        # If the damage was not met before, it is met now.
+        # If the damage has not been detected yet, detect it now.
         await work.add("noticed")
-    await work.goes_on()
+    await work.check_after_fault()
     await work.session.close()
     await reopened(scene, path, work.possible)
     return {"hit": hit, "where": where, "passed": passed, "failed": work.failed}
 
 
 async def reopened(scene: Scene, path: Path, possible: list[list[str]]) -> None:
-    """Another session shows what must be there, and takes more; the file is sound, and nothing is
-    left lying about."""
+    """Open another session: it must show what is stored and accept more, the file must be sound,
+    and no temporary file may be left."""
     work = Work(opened(path), possible)
     if scene.asides:
         await work.add("noticed")
-    await work.goes_on()
+    await work.check_after_fault()
     await work.session.close()
     with closing(sqlite3.connect(path)) as conn:
         sound = [row[0] for row in conn.execute("PRAGMA integrity_check")]
@@ -169,7 +169,7 @@ async def reopened(scene: Scene, path: Path, possible: list[list[str]]) -> None:
 
 
 def forked(run: Callable[[Tell], Any]) -> tuple[list[list[Any]], int]:
-    """All that a forked child tells, and how it ended."""
+    """Return what a forked child reports, and how it ended."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -204,13 +204,14 @@ def forked(run: Callable[[Tell], Any]) -> tuple[list[list[Any]], int]:
     return lines, status
 
 
-def once(
+def run_once(
     scene: Scene, template: Path, place: Path, fault: Fault, nth: int, shim: Shim
 ) -> dict[str, Any]:
-    """One run over a copy of the template; what happened, with "error" if it must not."""
+    """Run once over a copy of the template and return what happened, with "error" if that is a
+    failure."""
     shutil.copytree(template, place)
     path = place / "j.db"
-    told, status = forked(lambda tell: suffer(scene, path, fault, nth, shim, tell))
+    told, status = forked(lambda tell: play(scene, path, fault, nth, shim, tell))
     kind, *rest = told[-1] if told else ("error", "it told nothing")
     if kind == "done":
         return rest[0]
@@ -231,10 +232,11 @@ def once(
 # -- all of them -----------------------------------------------------------------------------------
 
 
-def each(
+def run_each(
     name: str, fault_name: str, shim: Shim, base: Path, *, stride: int, first: int
 ) -> tuple[Counter[str], list[str]]:
-    """N = first, first + stride, ... until a run passes clean: what happened, and what must not."""
+    """Run with N = first, first + stride, ... until a run passes without a fault, and return the
+    results and the failures."""
     scene, fault = SCENES[name], FAULTS[fault_name]
     tally: Counter[str] = Counter()
     wrong: list[str] = []
@@ -245,7 +247,7 @@ def each(
     nth = first
     while True:
         place = base / "run"
-        found = once(scene, template, place, fault, nth, shim)
+        found = run_once(scene, template, place, fault, nth, shim)
         tally["runs"] += 1
         if "error" in found:
             kept = Path(tempfile.mkdtemp(prefix=f"wrong-{name}-{nth}-"))
@@ -254,7 +256,7 @@ def each(
             if len(wrong) >= 5:
                 break
         elif not found["hit"]:
-            # Only the word that meets the damage is refused where there is some.
+            # In the damage scene only the call that detects the damage may fail.
             calls_failed = sum(found["failed"].values())
             if calls_failed > scene.asides:
                 wrong.append(f"{name}: a run without a fault failed: {found['failed']}")
@@ -297,7 +299,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as directory:
                 base = Path(directory).resolve()
                 shim = Shim(base / "run")
-                tally, wrong = each(
+                tally, wrong = run_each(
                     name,
                     fault_name,
                     shim,

@@ -1,4 +1,4 @@
-"""The fault library, built from `shim.c` and spoken to through ctypes; it has to be preloaded."""
+"""Build the fault library from `shim.c` and call it through ctypes. It has to be preloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANGES = OPEN | WRITE | SYNC | CUT | NAME
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the n-th operation of some kinds."""
+    """A fault at the n-th operation of some kinds."""
 
     action: int
     code: int
@@ -39,7 +39,7 @@ FAULTS = {
 
 
 def build(directory: Path) -> Path | None:
-    """The library, compiled into a directory; None where there is no C compiler."""
+    """Compile the library into a directory, or return None without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
@@ -66,7 +66,7 @@ class Shim:
         self._library.fault_set(nth, fault.action, fault.code, fault.mask, fault.for_good)
 
     def heal(self) -> None:
-        """No operation fails any more; what has happened is still told."""
+        """Let no operation fail any more. The counters of past faults stay readable."""
         self._library.fault_heal()
 
     @property

@@ -1,4 +1,4 @@
-"""What befalls the files of a journal from outside, with the real file system."""
+"""External changes to the files of a journal, on the real file system."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
-from tests.faults.children import left_by_a_killed
-from tests.faults.workload import said, words
+from tests.faults.children import journal_of_killed_process
+from tests.faults.workload import text_message, words
 
 NOBODY = 65534
 
@@ -28,7 +28,7 @@ def journal(tmp_path: Path) -> Path:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Modes mean nothing to root."""
+    """Skip a test about file modes for root, to whom modes do not apply."""
     if os.geteuid() != 0:
         yield
         return
@@ -40,20 +40,21 @@ def unprivileged() -> Iterator[None]:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory in which modes count."""
+def checked_directory() -> Iterator[Path]:
+    """Return a directory in which file modes are enforced."""
     with tempfile.TemporaryDirectory() as name:
         if os.geteuid() == 0:
             os.chown(name, NOBODY, NOBODY)
         yield Path(name)
 
 
-async def tried(session: CachedSession, word: str) -> list[JournalError]:
-    """Add a word, trying again as often as damage may take; the errors on the way."""
+async def add_with_retries(session: CachedSession, word: str) -> list[JournalError]:
+    """Add an item, with as many retries as damage may need, and return the errors of the failed
+    attempts."""
     errors: list[JournalError] = []
     for _ in range(4):
         try:
-            await session.add_items(said(word))
+            await session.add_items(text_message(word))
         except JournalError as error:
             errors.append(error)
         else:
@@ -61,8 +62,8 @@ async def tried(session: CachedSession, word: str) -> list[JournalError]:
     raise AssertionError(f"it never went on: {errors}")
 
 
-async def shown(session: CachedSession) -> list[str]:
-    """The words of a session whose damage a first look may have to meet."""
+async def texts_after_recovery(session: CachedSession) -> list[str]:
+    """Return the texts of a session whose first read may detect damage."""
     try:
         return await words(session)
     except JournalCorrupt:
@@ -74,85 +75,86 @@ def is_sound(path: Path) -> bool:
         return bool(conn.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
 
-# -- not to be written to --------------------------------------------------------------------------
+# -- read-only files ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["the file", "the directory", "both"])
-async def test_a_read_only_journal_says_so_and_goes_on_when_it_is_not(
-    place: Path, what: str
+async def test_a_read_only_journal_raises_until_it_is_writable(
+    checked_directory: Path, what: str
 ) -> None:
-    """Found on opening: each write is a JournalError; once the mode is right the same session goes
-    on."""
-    journal = place / "agent.db"
+    """Each write to a read-only journal raises JournalError, and the same session works once the
+    mode is corrected."""
+    journal = checked_directory / "agent.db"
     with unprivileged():
         async with CachedSession("s", journal=journal) as session:
-            await session.add_items(said("a"))
+            await session.add_items(text_message("a"))
         file, directory = what != "the directory", what != "the file"
         journal.chmod(0o444 if file else 0o600)
-        place.chmod(0o555 if directory else 0o700)
+        checked_directory.chmod(0o555 if directory else 0o700)
         session = CachedSession("s", journal=journal)
         try:
             for _ in range(2):
                 with pytest.raises(JournalError, match=r"read-only|cannot be opened"):
-                    await session.add_items(said("refused"))
+                    await session.add_items(text_message("refused"))
         finally:
-            place.chmod(0o700)
+            checked_directory.chmod(0o700)
             journal.chmod(0o600)
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["a", "b"]
         await session.close()
         assert is_sound(journal)
 
 
-async def test_modes_that_change_under_a_session_lose_nothing(place: Path) -> None:
-    """Whatever is allowed any more: what was acknowledged is there when it is allowed again."""
-    journal = place / "agent.db"
+async def test_mode_changes_under_an_open_session_lose_nothing(checked_directory: Path) -> None:
+    """Acknowledged items are readable again as soon as the modes allow it."""
+    journal = checked_directory / "agent.db"
     state = ["a"]
     with unprivileged():
         session = CachedSession("s", journal=journal)
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
         journal.chmod(0o444)
-        place.chmod(0o555)
+        checked_directory.chmod(0o555)
         try:
             for word in "bc":
                 try:
-                    await session.add_items(said(word))
+                    await session.add_items(text_message(word))
                 except JournalError:
                     continue
                 state.append(word)
             await session.close()
         finally:
-            place.chmod(0o700)
+            checked_directory.chmod(0o700)
             journal.chmod(0o600)
         async with CachedSession("s", journal=journal) as again:
             assert await words(again) == state
-            await again.add_items(said("d"))
+            await again.add_items(text_message("d"))
             assert await words(again) == [*state, "d"]
 
 
-# -- no room ---------------------------------------------------------------------------------------
+# -- full disks --------------------------------------------------------------------------------
 
 
-async def test_a_limit_on_file_sizes_is_an_error_and_no_loss(journal: Path) -> None:
-    """What the system refuses to write is not stored; with a higher limit it goes on."""
+async def test_a_file_size_limit_raises_and_loses_nothing(journal: Path) -> None:
+    """A write beyond the system's file size limit stores nothing, and writes work again under a
+    higher limit."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
         try:
             with pytest.raises(JournalError):
-                await session.add_items(said("x" * 3_000_000))
+                await session.add_items(text_message("x" * 3_000_000))
             assert await words(session) == ["a"]
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["a", "b"]
     assert is_sound(journal)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a mebibyte, with room for ten files."""
+    """Mount a file system of one MiB for at most ten files."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -169,9 +171,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-async def test_a_disk_that_is_full_says_so_and_goes_on_with_room(small_disk: Path) -> None:
-    """A real one of a mebibyte: JournalFull, what was acknowledged can be read meanwhile, and with
-    a file less the same session takes more."""
+async def test_a_full_disk_raises_and_works_again_with_space(small_disk: Path) -> None:
+    """On a full file system of one MiB writes raise JournalFull, reads work, and the same session
+    writes again once a file is deleted."""
     journal, ballast = small_disk / "agent.db", small_disk / "ballast"
     ballast.write_bytes(b"x" * 300_000)
     state: list[str] = []
@@ -180,17 +182,17 @@ async def test_a_disk_that_is_full_says_so_and_goes_on_with_room(small_disk: Pat
         async def fill() -> None:
             for number in range(1000):
                 word = f"{number} {'x' * 5000}"
-                await session.add_items(said(word))
+                await session.add_items(text_message(word))
                 state.append(word)
 
         with pytest.raises(JournalFull, match="free some space"):
             await fill()
         assert len(state) > 5
         with pytest.raises(JournalFull):
-            await session.add_items(said("x" * 100_000))
+            await session.add_items(text_message("x" * 100_000))
         assert await words(session) == state
         ballast.unlink()
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == [*state, "b"]
     assert is_sound(journal)
     async with CachedSession("s", journal=journal) as session:
@@ -198,12 +200,14 @@ async def test_a_disk_that_is_full_says_so_and_goes_on_with_room(small_disk: Pat
 
 
 @pytest.mark.parametrize("free", [0, 4096, 16_384, 32_768, 40_960, "no name"])
-async def test_no_room_for_the_log_is_a_full_disk_too(small_disk: Path, free: int | str) -> None:
-    """Where SQLite cannot even make what it keeps beside the file, and does not say why, the call
-    does: JournalFull; with room the same session goes on."""
+async def test_a_disk_without_space_for_the_log_raises_journal_full(
+    small_disk: Path, free: int | str
+) -> None:
+    """A call raises JournalFull when SQLite cannot create its log and does not report why. The same
+    session works again once there is space."""
     journal, ballast = small_disk / "agent.db", small_disk / "ballast"
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     others = [ballast]
     if isinstance(free, str):
         others = [small_disk / f"{number}" for number in range(9)]
@@ -216,7 +220,7 @@ async def test_no_room_for_the_log_is_a_full_disk_too(small_disk: Path, free: in
     kept = []
     for number in range(20):
         try:
-            await session.add_items(said(f"{number}"))
+            await session.add_items(text_message(f"{number}"))
         except JournalError as error:
             assert type(error) is JournalFull  # noqa: PT017 - each of them
             wanted = "delete some files" if free == "no name" else "free some space"
@@ -226,17 +230,17 @@ async def test_no_room_for_the_log_is_a_full_disk_too(small_disk: Path, free: in
     assert len(kept) < 20
     for other in others:
         other.unlink()
-    await session.add_items(said("b"))
+    await session.add_items(text_message("b"))
     assert await words(session) == ["a", *kept, "b"]
     await session.close()
     assert is_sound(journal)
 
 
-async def test_a_full_disk_is_not_called_damage(small_disk: Path) -> None:
-    """Whoever looks closer is told to free some space, and not to have the file mended."""
+async def test_a_full_disk_is_not_reported_as_damage(small_disk: Path) -> None:
+    """Doctor advises to free space, and not to repair the file."""
     journal, ballast = small_disk / "agent.db", small_disk / "ballast"
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     disk = os.statvfs(small_disk)
     ballast.write_bytes(b"x" * (disk.f_bavail * disk.f_frsize))
     found = {finding.check: finding for finding in await diagnose(journal)}
@@ -245,16 +249,16 @@ async def test_a_full_disk_is_not_called_damage(small_disk: Path) -> None:
     assert found["disk"].level == "fail"
 
 
-# -- cut short -------------------------------------------------------------------------------------
+# -- truncated files ---------------------------------------------------------------------------
 
 
-async def test_a_file_cut_anywhere_goes_on_with_what_is_left(journal: Path) -> None:
-    """A closed journal, truncated: whatever is left, calls go on after an error or two, what they
-    show was there before and in that order, and the cut file is kept."""
+async def test_a_truncated_file_keeps_what_is_left(journal: Path) -> None:
+    """After a closed journal was truncated, calls work after at most two errors, show a subset of
+    the old items in the old order, and keep the truncated file."""
     state = [f"{number} {'x' * 500}" for number in range(40)]
     async with CachedSession("s", journal=journal) as session:
         for word in state:
-            await session.add_items(said(word))
+            await session.add_items(text_message(word))
     whole = journal.read_bytes()
     cuts = [1, 50, 99, 100, 511, 512, 4095, *range(4096, len(whole), 4096 * 2 + 1000)]
     kept = 0
@@ -262,8 +266,8 @@ async def test_a_file_cut_anywhere_goes_on_with_what_is_left(journal: Path) -> N
         torn = journal.with_name(f"{cut}.db")
         torn.write_bytes(whole[:cut])
         async with CachedSession("s", journal=torn) as session:
-            await tried(session, "on")
-            found = await shown(session)
+            await add_with_retries(session, "on")
+            found = await texts_after_recovery(session)
             assert found[-1] == "on"
             assert found[:-1] == [word for word in state if word in found], cut
             kept += len(found) - 1
@@ -276,30 +280,31 @@ async def test_a_file_cut_anywhere_goes_on_with_what_is_left(journal: Path) -> N
     assert kept > 10
 
 
-async def test_a_file_cut_under_a_session_goes_on(journal: Path) -> None:
-    """Errors are JournalErrors until the damage is mended; what is written then stays."""
+async def test_a_file_truncated_under_a_session_is_recovered(journal: Path) -> None:
+    """Calls raise only JournalErrors until the damage is recovered, and later writes are kept."""
     async with CachedSession("s", journal=journal) as session:
         for number in range(40):
-            await session.add_items(said(f"{number} {'x' * 500}"))
+            await session.add_items(text_message(f"{number} {'x' * 500}"))
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("in the log"))
+        await session.add_items(text_message("in the log"))
         os.truncate(journal, 4096 * 5)
         for word in "ab":
-            await tried(session, word)
-        assert (await shown(session))[-2:] == ["a", "b"]
+            await add_with_retries(session, word)
+        assert (await texts_after_recovery(session))[-2:] == ["a", "b"]
         assert session.status().salvaged is not None
     async with CachedSession("s", journal=journal) as session:
         assert (await words(session))[-2:] == ["a", "b"]
     assert is_sound(journal)
 
 
-# -- logs of others --------------------------------------------------------------------------------
+# -- log files ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", ["as it was", "gone", "garbage", "empty", "zeros"])
 async def test_a_log_left_by_a_killed_process_is_read(journal: Path, index: str) -> None:
-    """Its words are there, whatever has become of the index beside the log."""
-    left_by_a_killed(journal, "a", "b", "c")
+    """The items in the log of a killed process are there, whatever state the index of the log is
+    in."""
+    journal_of_killed_process(journal, "a", "b", "c")
     log, shm = Path(f"{journal}-wal"), Path(f"{journal}-shm")
     assert log.stat().st_size > 0
     if index == "gone":
@@ -309,21 +314,21 @@ async def test_a_log_left_by_a_killed_process_is_read(journal: Path, index: str)
         shm.write_bytes({"garbage": b"\xa5" * size, "empty": b"", "zeros": bytes(size)}[index])
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == ["a", "b", "c"]
-        await session.add_items(said("d"))
+        await session.add_items(text_message("d"))
         assert await words(session) == ["a", "b", "c", "d"]
     assert is_sound(journal)
 
 
-async def test_a_log_of_another_file_is_survived(journal: Path) -> None:
-    """SQLite takes a log by its name: what a wrong one makes of the file is shown or mended, and
-    calls go on."""
+async def test_a_log_of_another_file_is_recovered_from(journal: Path) -> None:
+    """SQLite selects a log by its name. When the log belongs to another file, the result is shown
+    or recovered, and calls work."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     other = journal.with_name("other.db")
-    left_by_a_killed(other, *(f"theirs {number}" for number in range(5)))
+    journal_of_killed_process(other, *(f"theirs {number}" for number in range(5)))
     shutil.copyfile(f"{other}-wal", f"{journal}-wal")
     async with CachedSession("s", journal=journal) as session:
-        await tried(session, "on")
+        await add_with_retries(session, "on")
         assert (await words(session))[-1] == "on"
     assert is_sound(journal)
     async with CachedSession("s", journal=journal) as session:

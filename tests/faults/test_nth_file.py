@@ -1,4 +1,4 @@
-"""The Nth file operation fails, is cut short, or is the last that a process lives to see."""
+"""A session survives a failure of the Nth file operation, a short write, and a kill there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.faults.files import SCENES
 from tests.faults.shim import FAULTS, build
 
-STRIDE = 97
+STRIDE = 193
 """Every so many operations: `make faults` takes them all."""
 
 
@@ -26,12 +26,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.promise(number=1)
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", SCENES)
-def test_whichever_file_operation_fails_nothing_acknowledged_is_lost(
-    library: Path, scene: str
-) -> None:
-    """Each call succeeds whole or is a JournalError that leaves nothing; once the cause is gone the
-    same session goes on; another finds the same, and the file sound. So too where a process is
-    killed at that operation."""
+def test_a_failed_file_operation_loses_nothing_acknowledged(library: Path, scene: str) -> None:
+    """Each call succeeds completely or raises a JournalError without an effect. Once the fault is
+    gone, the same session works, another one finds the same items, and the file is sound. The same
+    holds when the process is killed at that operation."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.faults.files", "--scene", scene, "--stride", str(STRIDE)],
         cwd=Path(__file__).parents[2],

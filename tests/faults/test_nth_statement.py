@@ -1,4 +1,5 @@
-"""As SQLite tests itself: the Nth SQL statement fails, for every N until a run passes clean."""
+"""A session survives a failure of the Nth SQL statement, for every N until a run passes without a
+fault."""
 
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ import pytest
 
 from cached_session import CachedSession, JournalError, SyncOptions
 from cached_session.journal.sqlite.tracked_connection import TrackedConnection
-from tests.faults.workload import Work, said, words
+from tests.faults.workload import Work, text_message, words
 
 OPTIONS = SyncOptions(durability="normal", busy_timeout=0.1)
 STRIDE = int(os.environ.get("STRIDE", "5"))
-"""Every so many statements, from another one for each kind of failure; `make faults` takes all."""
+"""Steps between the tested statements, with another start for each kind of failure. `make faults`
+tests each."""
 
 
 class Fault:
-    """Fails the Nth statement of all connections together, before or after it has had its effect;
-    for good: all behind it as well."""
+    """A failure of the Nth statement over all connections, before or after it took effect, once or
+    permanently."""
 
     def __init__(self) -> None:
         self.left, self.for_good, self.late = 0, False, False
@@ -53,7 +55,7 @@ class Fault:
 
 @pytest.fixture
 def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
-    """Every connection that is opened passes its statements by the fault."""
+    """Let every new connection pass its statements through the fault."""
     fault = Fault()
 
     class Faulty(TrackedConnection):
@@ -79,13 +81,13 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
     [(False, False), (True, False), (False, True)],
     ids=["once", "for good", "once, after its effect"],
 )
-async def test_whichever_statement_fails_nothing_acknowledged_is_lost(
+async def test_a_failed_statement_loses_nothing_acknowledged(
     tmp_path: Path, fault: Fault, for_good: bool, late: bool
 ) -> None:
-    """Adds, pops, clears, reads, searches, pages of other devices and compactions: each call
-    succeeds whole or is a JournalError that leaves nothing; once the cause is gone the same session
-    goes on, and the file is sound. Only of a commit that took effect and then reported an error may
-    the call have had its effect, and then once."""
+    """Each call (adds, pops, clears, reads, searches, pages of other devices, compactions) succeeds
+    completely or raises a JournalError without an effect. Once the fault is gone the same session
+    works, and the file is sound. Only a commit that took effect and then reported an error may have
+    had its effect, and then once."""
     failures = runs = 0
     for nth in count(1 + (for_good + 2 * late) % STRIDE, STRIDE):
         journal = tmp_path / f"{nth}.db"
@@ -96,7 +98,7 @@ async def test_whichever_statement_fails_nothing_acknowledged_is_lost(
             await work.everything()
         finally:
             fault.heal()
-        await work.goes_on()
+        await work.check_after_fault()
         await session.close()
         async with CachedSession("s", journal=journal, options=OPTIONS) as again:
             assert [await words(again)] == work.possible, nth
@@ -115,18 +117,18 @@ async def test_whichever_statement_fails_nothing_acknowledged_is_lost(
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before its effect", "after its effect"])
-async def test_calls_that_share_a_commit_never_have_their_effect_twice(
+async def test_calls_in_a_shared_commit_take_effect_at_most_once(
     tmp_path: Path, fault: Fault, late: bool
 ) -> None:
-    """Whichever commit fails under ten adds at once: what was acknowledged is there, and nothing is
-    there twice."""
+    """When a commit fails under ten concurrent adds, everything acknowledged is stored and nothing
+    is stored twice."""
     for nth in count(1):
         async with CachedSession("s", journal=tmp_path / f"{nth}.db", options=OPTIONS) as session:
-            await session.add_items(said("first"))
+            await session.add_items(text_message("first"))
             fault.set(nth, for_good=False, late=late, only="COMMIT")
             asked = [str(number) for number in range(10)]
             answers = await asyncio.gather(
-                *(session.add_items(said(word)) for word in asked), return_exceptions=True
+                *(session.add_items(text_message(word)) for word in asked), return_exceptions=True
             )
             fault.heal()
             assert all(answer is None or isinstance(answer, JournalError) for answer in answers)

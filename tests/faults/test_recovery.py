@@ -1,4 +1,4 @@
-"""Damage that several processes meet, and a process that dies while it mends."""
+"""Recovery of damaged journals by whole sessions, with several processes and with crashes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.recovery.report import RecoveryReport
 from cached_session.journal.sqlite import file_identity
 from cached_session.journal.tables import schema
-from tests.faults.children import child, say, told
-from tests.faults.workload import said, words
+from tests.faults.children import child, resume, wait_for_line
+from tests.faults.workload import text_message, words
 
-MEND = """
+RECOVER = """
 session = CachedSession("s", journal=path)
 await words(session)
 if sys.argv[2] == "before the log is moved":
     os.link = lambda *_: os._exit(9)
 else:
     replace_file._sync_directory = lambda _: os._exit(9)
-session._engine.journal._connections.suspicion = "somebody says so"
+session._engine.journal._connections.suspicion = "the test suspects damage"
 await words(session)
 """
 LOOK = """
@@ -48,7 +48,7 @@ def journal(tmp_path: Path) -> Path:
 
 
 def overwrite(path: Path, name: str) -> None:
-    """Spoil the first page of a table or an index of a journal that nobody has open."""
+    """Overwrite the first page of a table or an index of a journal that is not open."""
     with closing(sqlite3.connect(path)) as conn:
         (root,) = conn.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)
@@ -59,56 +59,55 @@ def overwrite(path: Path, name: str) -> None:
         file.write(b"\xff" * size)
 
 
-def asides(path: Path) -> list[Path]:
+def set_aside_files(path: Path) -> list[Path]:
     found = path.parent.glob(f"{path.name}.damaged-*")
     return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
 
 
 @pytest.mark.parametrize("moment", ["before the log is moved", "after"])
-async def test_what_others_write_while_a_mend_is_unfinished_is_kept(
-    journal: Path, moment: str
-) -> None:
-    """A process dies in the middle of the swap. Another, which has the old file open and has not
-    noticed anything, goes on; whoever mends then carries that over as well."""
+async def test_writes_during_an_interrupted_recovery_are_kept(journal: Path, moment: str) -> None:
+    """A process dies in the middle of the swap. Another one, which has the old file open, goes on
+    writing, and the next recovery copies that as well."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
-    overwrite(journal, "gates")  # which no word touches
+        await session.add_items(text_message("a"))
+    overwrite(journal, "gates")  # which these calls do not read
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("b"))
-        with child(MEND, journal, moment) as dying:
+        await session.add_items(text_message("b"))
+        with child(RECOVER, journal, moment) as dying:
             assert dying.wait(30) == 9
         assert Path(f"{journal}.salvaged").exists()
-        await session.add_items(said("c"))
+        await session.add_items(text_message("c"))
         with child(LOOK, journal) as third:
-            assert told(third) == "a b c"
-        await session.add_items(said("d"))
+            assert wait_for_line(third) == "a b c"
+        await session.add_items(text_message("d"))
         assert await words(session) == ["a", "b", "c", "d"]
         assert "nothing unsent was lost" in str(session.status().salvaged)
-    assert len(asides(journal)) == 1
+    assert len(set_aside_files(journal)) == 1
     left = [one.name for one in journal.parent.iterdir() if ".salvag" in one.name]
     assert left == ["agent.db.salvage-lock"]
     with closing(sqlite3.connect(journal)) as conn:
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def test_a_journal_deleted_while_a_mend_is_unfinished_is_a_new_one(journal: Path) -> None:
-    """Somebody gave it up: the next opening begins anew, as private as ever."""
+async def test_a_journal_deleted_during_an_interrupted_recovery_is_a_new_one(journal: Path) -> None:
+    """The next opening creates an empty journal, which only its owner can read."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "gates")
-    with child(MEND, journal, "before the log is moved") as dying:
+    with child(RECOVER, journal, "before the log is moved") as dying:
         assert dying.wait(30) == 9
     journal.unlink()
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["b"]
     assert journal.stat().st_mode & 0o777 == 0o600
     assert not Path(f"{journal}.salvaged").exists()
 
 
-def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
-    """Where damage keeps a mender from locking others out, they may commit after it has read the
-    file: that goes over when they notice, and the report still tells of the mending."""
+def test_what_was_written_after_the_copy_is_copied_later(journal: Path) -> None:
+    """Damage can prevent a recovery from locking the old file, so that another process commits to
+    it afterwards. That process copies its commits when it notices the swap, and the first report
+    is kept."""
     from cached_session.journal.tables import writes
 
     fresh = journal.with_name("fresh.db")
@@ -128,7 +127,7 @@ def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
     add(old, "a")
     source = file_identity.file_id(str(journal))
     assert source is not None
-    writers = WriterIds("nobody", "somebody")
+    writers = WriterIds("retired", "fresh")
     report = RecoveryReport(1, "damage", f"{source[0]}:{source[1]}", set_aside="there")
     copy_rows.copy_journal(old, new, report, writers)
     add(old, "b")
@@ -142,29 +141,29 @@ def test_who_follows_brings_what_the_fresh_file_has_not(journal: Path) -> None:
         conn.close()
 
 
-async def test_two_processes_that_notice_damage_at_once_mend_it_once(journal: Path) -> None:
-    """Real processes, both with the file open: one fresh file, and all words in it."""
+async def test_two_processes_that_notice_damage_recover_the_file_once(journal: Path) -> None:
+    """Both have the file open. There is one new file, and it has all items."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "outbox")
     with child(WRITE, journal, "b") as one, child(WRITE, journal, "c") as other:
-        assert told(one) == told(other) == "ready"
+        assert wait_for_line(one) == wait_for_line(other) == "ready"
         for process in (one, other):
-            say(process)
-        assert told(one) == told(other) == "done"
+            resume(process)
+        assert wait_for_line(one) == wait_for_line(other) == "done"
         assert one.wait(30) == other.wait(30) == 0
     async with CachedSession("s", journal=journal) as session:
         found = await words(session)
         assert found[0] == "a"
         assert sorted(found) == ["a", "b", "c"]
-    assert len(asides(journal)) == 1
+    assert len(set_aside_files(journal)) == 1
 
 
-async def test_a_spoiled_table_of_sessions_loses_no_name(journal: Path) -> None:
-    """The index that keeps names unique has them as well."""
+async def test_a_damaged_table_of_sessions_loses_no_id(journal: Path) -> None:
+    """The unique index has all ids as well."""
     for name in ("s", "t"):
         async with CachedSession(name, journal=journal) as session:
-            await session.add_items(said(f"of {name}"))
+            await session.add_items(text_message(f"of {name}"))
     overwrite(journal, "sessions")
     for name in ("s", "t"):
         async with CachedSession(name, journal=journal) as session:
@@ -176,28 +175,28 @@ async def test_a_spoiled_table_of_sessions_loses_no_name(journal: Path) -> None:
             assert "nothing unsent was lost" in str(session.status().salvaged)
 
 
-async def test_a_spoiled_number_of_a_row_hides_none_that_follow(journal: Path) -> None:
-    """A row whose number has become one behind all others, and the next one cannot be read: what
-    was written after them goes on."""
+async def test_a_damaged_row_number_hides_no_later_rows(journal: Path) -> None:
+    """The number of one row is higher than all others, and the next row cannot be read. The rows
+    that were written later are copied."""
     async with CachedSession("s", journal=journal) as session:
         for number in range(12):
-            await session.add_items(said(f"{number}"))
+            await session.add_items(text_message(f"{number}"))
     with closing(sqlite3.connect(journal)) as conn:
         (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ops'").fetchone()
     data = bytearray(journal.read_bytes())
     page = (root - 1) * 4096
     pointer = page + 8 + 2 * 5  # behind the header of a leaf, of the sixth row
     cell = page + int.from_bytes(data[pointer : pointer + 2], "big")
-    # The end of the seventh row, which lies before it, and the length of the sixth, whose number
-    # then begins with that byte.
+    # Change the end of the seventh row, which lies before it in the page, and the length of the
+    # sixth row, whose number then begins with that byte.
     assert data[page] == 13
     data[cell - 3 : cell + 1] = b"\x00\x80\x00\x81"
-    # And what the seventh says of its columns, behind its own length and number: more than it has.
+    # Give the seventh row more columns than it has, after its length and number.
     seventh = page + int.from_bytes(data[pointer + 2 : pointer + 4], "big")
     data[seventh + 2] = 0xFF
     journal.write_bytes(data)
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("on"))
+        await session.add_items(text_message("on"))
         with pytest.raises(JournalCorrupt):
             await session.entries()
         found = await words(session)
@@ -206,11 +205,11 @@ async def test_a_spoiled_number_of_a_row_hides_none_that_follow(journal: Path) -
 
 
 async def test_an_index_that_has_other_rows_than_its_table_is_damage(journal: Path) -> None:
-    """Its pages are sound, and each call that asks it for a row which is not there would fail for
-    ever: doctor says so, and the next calls mend it."""
+    """Its pages are intact, but each query that uses it for a missing row would fail. The doctor
+    reports that, and the next calls recover the file."""
     async with CachedSession("s", journal=journal) as session:
         for number in range(12):
-            await session.add_items(said(f"{number}"))
+            await session.add_items(text_message(f"{number}"))
     with closing(sqlite3.connect(journal)) as conn:
         (root,) = conn.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_ops_1'"
@@ -220,22 +219,22 @@ async def test_an_index_that_has_other_rows_than_its_table_is_damage(journal: Pa
     pointer = page + 8 + 2 * 5  # behind the header of a leaf, of the sixth row
     cell = page + int.from_bytes(data[pointer : pointer + 2], "big")
     assert data[page] == 10
-    data[cell + data[cell]] = 99  # its last byte: the number of a row
+    data[cell + data[cell]] = 99  # the last byte of the entry: the row number
     journal.write_bytes(data)
     (finding,) = [one for one in await diagnose(journal) if one.check == "journal"]
     assert finding.level == "fail"
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt):
             await session.search("5")
-        assert [entry.item for entry in await session.search("5")] == said("5")
+        assert [entry.item for entry in await session.search("5")] == text_message("5")
         assert await words(session) == [str(number) for number in range(12)]
         assert "nothing unsent was lost" in str(session.status().salvaged)
 
 
-async def test_what_was_imported_is_not_imported_again_after_a_salvage(
+async def test_a_source_is_not_imported_again_after_a_recovery(
     journal: Path, tmp_path: Path
 ) -> None:
-    """The marks of imports go over with the words."""
+    """The marks of imports are copied with the items."""
     source = tmp_path / "words.jsonl"
     source.write_text("".join(f'{{"role":"user","content":"{number}"}}\n' for number in range(20)))
     async with CachedSession("s", journal=journal) as session:
@@ -243,24 +242,24 @@ async def test_what_was_imported_is_not_imported_again_after_a_salvage(
     overwrite(journal, "outbox")
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt):
-            await session.add_items(said("refused"))
+            await session.add_items(text_message("refused"))
         report = await import_jsonl(session, source)
         assert (report.added, report.known) == (0, 20)
         assert len(await words(session)) == 20
         assert session.status().salvaged is not None
 
 
-async def test_doctor_tells_what_became_of_a_damaged_journal(journal: Path) -> None:
-    """With what was lost, where the old file is and what to do; the file itself is whole again."""
+async def test_doctor_reports_the_recovery_of_a_journal(journal: Path) -> None:
+    """It says what was lost, where the old file is and what to do. The new file is intact."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "items")
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt):
             await session.get_items()
         assert await words(session) == []
     found = {finding.check: finding for finding in await diagnose(journal)}
-    (aside,) = asides(journal)
+    (aside,) = set_aside_files(journal)
     assert found["journal"].level == "ok"
     assert found["salvaged"].level == "warn"
     assert "1 loss: item 0 of operation" in found["salvaged"].message
@@ -271,30 +270,30 @@ async def test_doctor_tells_what_became_of_a_damaged_journal(journal: Path) -> N
 
 
 @pytest.mark.parametrize("digest", ["CAST(x'ff80' AS TEXT)", "7", "NULL", "x'00'", "''"])
-async def test_an_operation_of_which_only_the_digest_is_spoiled_is_kept(
+async def test_an_operation_with_a_damaged_digest_is_kept(
     tmp_path: Path, journal: Path, digest: str
 ) -> None:
-    """Whatever the server knows of it: where all its items are here the digest is the same again,
-    so that nobody sees a conflict; else what is unsent goes on with another one, and what is
-    acknowledged comes back with its own. The report names what was made anew."""
+    """If all its items are present, its digest is the same as before, so there is no conflict. If
+    not, an unsent operation gets another digest, and an acknowledged one is fetched from the
+    server. The report counts the digests that were computed again."""
     with DevServer() as server:
         there = tmp_path / "there.db"
         async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
-            await session.add_items(said("acked", "too"))
-            await session.add_items(said("in part", "popped"))
+            await session.add_items(text_message("acked", "too"))
+            await session.add_items(text_message("in part", "popped"))
             await session.pop_item()
             await session.sync()
             async with CachedSession.from_url("s", url=server.url, journal=there) as other:
                 await other.sync()
         async with CachedSession("s", journal=journal) as session:
-            await session.add_items(said("unsent", "as well"))
-            await session.add_items(said("partly", "taken back"))
+            await session.add_items(text_message("unsent", "as well"))
+            await session.add_items(text_message("partly", "taken back"))
             await session.pop_item()
-        before = spoil_digests(journal, digest)
+        before = damage_digests(journal, digest)
         async with CachedSession("s", journal=journal) as session:
             assert await words(session) == EVERYTHING
-            session._engine.journal._connections.suspicion = "somebody looks"
-            # All but one batch that the server has, and of which it alone knows the digest.
+            session._engine.journal._connections.suspicion = "the test suspects damage"
+            # One batch is missing: only the server has its digest.
             assert await words(session) == [word for word in EVERYTHING if word != "in part"]
             salvaged = str(session.status().salvaged)
             assert (
@@ -324,16 +323,16 @@ def digests(path: Path) -> dict[tuple[str, int], object]:
     return {(writer, counter): digest for writer, counter, digest in rows}
 
 
-def spoil_digests(path: Path, digest: str) -> dict[tuple[str, int], object]:
-    """All of them, each as a spoiled cell would be; what they were."""
+def damage_digests(path: Path, digest: str) -> dict[tuple[str, int], object]:
+    """Give every digest the value of a damaged cell, and return the digests before."""
     before = digests(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = 'ops'").fetchone()
-        say = "UPDATE sqlite_master SET sql = ? WHERE name = 'ops'"
+        resume = "UPDATE sqlite_master SET sql = ? WHERE name = 'ops'"
         conn.execute("PRAGMA writable_schema = ON")
-        conn.execute(say, (sql.replace("digest TEXT NOT NULL", "digest"),))
+        conn.execute(resume, (sql.replace("digest TEXT NOT NULL", "digest"),))
         conn.execute("PRAGMA writable_schema = RESET")
         conn.execute(f"UPDATE ops SET digest = {digest}")
         conn.execute("PRAGMA writable_schema = ON")
-        conn.execute(say, (sql,))
+        conn.execute(resume, (sql,))
     return before

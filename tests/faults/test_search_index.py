@@ -1,4 +1,4 @@
-"""A full-text index that is damaged inside, where `quick_check` calls the file whole."""
+"""Damage inside the full-text index, in a file that `quick_check` finds sound."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ NOTICED = {
     "no table of settings": "DROP TABLE words_config",
 }
 ZEROS = "UPDATE words_data SET block = zeroblob(length(block)) WHERE id > 10"
-"""An index that looks whole and knows fewer words: a search has no way to tell."""
+"""Delete entries from the index. It stays well-formed, so that a search cannot detect the loss."""
 WORDS = [f"needle {number}" for number in range(150)]
 
 
-def said(*words: str) -> list[Any]:
+def text_message(*words: str) -> list[Any]:
     return [{"role": "user", "content": word} for word in words]
 
 
-async def spoiled(path: Path, sql: str) -> None:
-    """A journal whose index has been damaged by a statement, while nobody had it open."""
+async def journal_with_damaged_index(path: Path, sql: str) -> None:
+    """Return a closed journal whose full-text index was damaged by a statement."""
     async with CachedSession("s", journal=path) as session:
         for word in WORDS:
-            await session.add_items(said(word))
+            await session.add_items(text_message(word))
     with closing(sqlite3.connect(path)) as conn:
         search_index.slice_up(conn)
         conn.commit()
@@ -56,14 +56,13 @@ def is_sound(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
-async def test_a_search_that_meets_damage_finds_all_the_same(tmp_path: Path, sql: str) -> None:
-    """The first search gives the index up and looks through the items; the next opening builds a
-    new one."""
+async def test_a_search_over_a_damaged_index_finds_everything(tmp_path: Path, sql: str) -> None:
+    """The first search drops the index and scans the items. The next opening builds a new index."""
     journal = tmp_path / "j.db"
-    await spoiled(journal, sql)
+    await journal_with_damaged_index(journal, sql)
     async with CachedSession("s", journal=journal) as session:
         assert await found(session, "needle") == WORDS[::-1]
-        await session.add_items(said("needle after"))
+        await session.add_items(text_message("needle after"))
     async with CachedSession("s", journal=journal) as session:
         assert await found(session, "needle") == ["needle after", *WORDS[::-1]]
     assert is_sound(journal)
@@ -71,14 +70,14 @@ async def test_a_search_that_meets_damage_finds_all_the_same(tmp_path: Path, sql
 
 
 @pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
-async def test_writes_are_not_held_up_by_a_damaged_index(tmp_path: Path, sql: str) -> None:
-    """However many are written, indexed or removed: each call works, and nothing is lost."""
+async def test_writes_work_over_a_damaged_index(tmp_path: Path, sql: str) -> None:
+    """Each write, index update and removal works, and nothing is lost."""
     journal = tmp_path / "j.db"
-    await spoiled(journal, sql)
+    await journal_with_damaged_index(journal, sql)
     more = [f"more {number}" for number in range(2 * search_index.BEHIND)]
     async with CachedSession("s", journal=journal) as session:
         for word in more:
-            await session.add_items(said(word))
+            await session.add_items(text_message(word))
         await session.pop_item()
         assert await found(session, "more") == more[-2::-1]
         await session.clear_session()
@@ -86,16 +85,18 @@ async def test_writes_are_not_held_up_by_a_damaged_index(tmp_path: Path, sql: st
 
 
 @pytest.mark.parametrize("sql", NOTICED.values(), ids=NOTICED)
-async def test_damage_that_another_statement_meets_is_the_index_s(tmp_path: Path, sql: str) -> None:
-    """The first call takes many operations out of the index: SQLite writes that to it when a
-    statement about something else begins a savepoint, and says there that the file is damaged. The
-    call works all the same, the journal stays where it is, and the next opening indexes anew."""
+async def test_index_damage_reported_by_another_statement_drops_the_index(
+    tmp_path: Path, sql: str
+) -> None:
+    """Removing many operations makes SQLite flush the index when an unrelated statement begins a
+    savepoint, and report the damage there. The call works, the journal file stays in place, and the
+    next opening rebuilds the index."""
     journal = tmp_path / "j.db"
-    await spoiled(journal, sql)
+    await journal_with_damaged_index(journal, sql)
     async with CachedSession("s", journal=journal) as session:
         await session.clear_session()
         assert await session.get_items() == []
-        await session.add_items(said("needle after"))
+        await session.add_items(text_message("needle after"))
         assert await found(session, "needle") == ["needle after"]
     async with CachedSession("s", journal=journal) as session:
         assert await found(session, "needle") == ["needle after"]
@@ -104,14 +105,14 @@ async def test_damage_that_another_statement_meets_is_the_index_s(tmp_path: Path
     assert not list(tmp_path.glob("*damaged*"))
 
 
-async def test_damage_of_the_journal_itself_is_told_once_whatever_becomes_of_the_index(
+async def test_damage_outside_the_index_is_reported_once(
     tmp_path: Path,
 ) -> None:
-    """A transaction that fails without the index, too, has met damage of the journal: its caller is
-    told of that, nothing of it is stored, and the next call works over a mended file that has all
-    words, and an index again."""
+    """A transaction that fails without the index as well has detected damage of the journal itself.
+    It raises and stores nothing, and the next call works on a recovered file with all items and a
+    new index."""
     journal = tmp_path / "j.db"
-    await spoiled(journal, "UPDATE words_data SET block = x'ff' WHERE id > 10")
+    await journal_with_damaged_index(journal, "UPDATE words_data SET block = x'ff' WHERE id > 10")
     with closing(sqlite3.connect(journal)) as conn:
         (root,) = conn.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'forgets'"
@@ -133,10 +134,12 @@ async def test_damage_of_the_journal_itself_is_told_once_whatever_becomes_of_the
 
 
 @pytest.mark.parametrize("sql", [*NOTICED.values(), ZEROS], ids=[*NOTICED, "zeros"])
-async def test_doctor_sees_a_damaged_index_and_compact_mends_it(tmp_path: Path, sql: str) -> None:
-    """Also one that looks like an index that knows fewer words."""
+async def test_doctor_reports_a_damaged_index_and_compact_rebuilds_it(
+    tmp_path: Path, sql: str
+) -> None:
+    """This includes a well-formed index from which entries are missing."""
     journal = tmp_path / "j.db"
-    await spoiled(journal, sql)
+    await journal_with_damaged_index(journal, sql)
     assert not is_sound(journal)
     (finding,) = [one for one in await diagnose(journal) if one.check == "search"]
     assert finding.level == "warn"
@@ -150,12 +153,12 @@ async def test_doctor_sees_a_damaged_index_and_compact_mends_it(tmp_path: Path, 
     assert finding.level == "ok"
 
 
-async def test_a_sound_index_is_called_sound_whatever_has_been_removed(tmp_path: Path) -> None:
-    """Pops, clears and batches that went in part are no damage."""
+async def test_a_sound_index_is_reported_as_sound_after_removals(tmp_path: Path) -> None:
+    """Pops, clears and partly removed batches do not count as damage."""
     journal = tmp_path / "j.db"
     async with CachedSession("s", journal=journal) as session:
         for word in WORDS:
-            await session.add_items(said(word, "and more"))
+            await session.add_items(text_message(word, "and more"))
             if word.endswith("7"):
                 await session.pop_item()
             if word.endswith("9"):
@@ -163,19 +166,19 @@ async def test_a_sound_index_is_called_sound_whatever_has_been_removed(tmp_path:
                 await session.pop_item()
         async with CachedSession("t", journal=journal) as other:
             for word in WORDS:
-                await other.add_items(said(word))
+                await other.add_items(text_message(word))
             await other.clear_session()
-            await other.add_items(said("needle"))
+            await other.add_items(text_message("needle"))
     assert is_sound(journal)
 
 
 @pytest.mark.parametrize("content", ["none", "text"])
-async def test_recall_meets_damage_as_a_search_does(
+async def test_recall_over_a_damaged_index_finds_everything(
     tmp_path: Path, content: Literal["none", "text"]
 ) -> None:
-    """Where the server is not asked or does not answer, the items are looked through."""
+    """Recall scans the items when the server is not asked or does not answer."""
     journal = tmp_path / "j.db"
-    await spoiled(journal, NOTICED["nothing at all"])
+    await journal_with_damaged_index(journal, NOTICED["nothing at all"])
     async with CachedSession.from_url(
         "s", url="http://127.0.0.1:9", journal=journal, content=content
     ) as session:
@@ -185,15 +188,15 @@ async def test_recall_meets_damage_as_a_search_does(
         assert [entry.item["content"] for entry in recall.entries] == wanted
 
 
-async def test_doctor_says_that_this_sqlite_keeps_no_index(
+async def test_doctor_reports_a_sqlite_without_full_text_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without FTS5 a search looks through the session: it finds the same, and doctor says why it
-    takes longer."""
+    """Without FTS5 a search scans the session and finds the same items, and doctor reports why it
+    is slower."""
     monkeypatch.setattr(search_index, "is_available", lambda _: False)
     journal = tmp_path / "j.db"
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a needle", "hay"))
+        await session.add_items(text_message("a needle", "hay"))
         assert await found(session, "needle") == ["a needle"]
     (finding,) = [one for one in await diagnose(journal) if one.check == "search"]
     assert finding.level == "warn"

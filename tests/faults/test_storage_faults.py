@@ -1,4 +1,4 @@
-"""Files that are damaged, taken away or full: a clear error, nothing acknowledged lost."""
+"""Damaged, removed and full files raise a clear error and lose no acknowledged item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from cached_session import CachedSession, JournalCorrupt, JournalError, JournalFull, diagnose
 from cached_session.devserver import DevServer
 from cached_session.humanize import count
-from tests.faults.children import child, told
+from tests.faults.children import child, wait_for_line
 
 BESIDE = """
 async with CachedSession("s", journal=path) as session:
@@ -33,7 +33,7 @@ async with CachedSession("s", journal=path) as session:
 """
 
 
-def said(*words: object) -> list[Any]:
+def text_message(*words: object) -> list[Any]:
     return [{"role": "user", "content": str(word)} for word in words]
 
 
@@ -42,7 +42,7 @@ async def words(session: CachedSession) -> list[str]:
 
 
 def overwrite(path: Path, table: str, byte: bytes = b"\xff", *, skip: int = 0) -> None:
-    """Spoil one page of a table of a journal that nobody has open."""
+    """Damage one page of a table of a closed journal."""
     with closing(sqlite3.connect(path)) as conn:
         (root,) = conn.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
@@ -53,7 +53,7 @@ def overwrite(path: Path, table: str, byte: bytes = b"\xff", *, skip: int = 0) -
         file.write(byte * (size - skip))
 
 
-def asides(path: Path) -> list[Path]:
+def set_aside_files(path: Path) -> list[Path]:
     return [
         found
         for found in path.parent.glob("*.damaged-*")
@@ -67,35 +67,35 @@ def journal(tmp_path: Path) -> Path:
 
 
 async def test_a_damaged_index_loses_nothing(journal: Path) -> None:
-    """The outbox's index is spoiled: the file is set aside, every operation goes on in a fresh
-    one under its own dot, and the status says so."""
+    """When the index of the outbox is damaged, the file is set aside, every operation continues in
+    a new file under its own dot, and the status reports it."""
     async with CachedSession("s", journal=journal) as session:
         for word in "abc":
-            await session.add_items(said(word))
+            await session.add_items(text_message(word))
         await session.pop_item()
         before = await session.entries()
     overwrite(journal, "outbox")
     async with CachedSession("s", journal=journal) as session:
         with pytest.raises(JournalCorrupt, match="next call sets it aside"):
-            await session.add_items(said("refused"))
+            await session.add_items(text_message("refused"))
         assert await session.entries() == before
         status = session.status()
         assert (status.pending, status.items) == (4, 2)
         assert status.salvaged is not None
         assert "nothing unsent was lost" in status.salvaged
-        await session.add_items(said("d"))
+        await session.add_items(text_message("d"))
         assert await words(session) == ["a", "b", "d"]
-    (aside,) = asides(journal)
+    (aside,) = set_aside_files(journal)
     assert str(aside) in status.salvaged
     with closing(sqlite3.connect(journal)) as conn:
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 async def test_lost_items_of_a_batch_are_reported_and_removed(journal: Path) -> None:
-    """Items whose page is spoiled are named in the report; the rest and new words go on."""
+    """The report names the items on the damaged page, and the other items and new ones are kept."""
     async with CachedSession("s", journal=journal) as session:
         for number in range(40):
-            await session.add_items(said(f"{number:03d}" + "x" * 1000))
+            await session.add_items(text_message(f"{number:03d}" + "x" * 1000))
     with closing(sqlite3.connect(journal)) as conn:
         (size,) = conn.execute("PRAGMA page_size").fetchone()
     data = bytearray(journal.read_bytes())
@@ -112,26 +112,26 @@ async def test_lost_items_of_a_batch_are_reported_and_removed(journal: Path) -> 
         status = session.status()
         assert status.salvaged is not None
         assert f"{count(len(lost), 'loss', 'losses')}: item 0 of" in status.salvaged
-        # The removal of what is lost is an operation too: nobody waits for it.
+        # The removal of the lost items is an operation too, so that no device waits for them.
         assert status.pending == 40 + len(lost)
-        await session.add_items(said("on"))
+        await session.add_items(text_message("on"))
         assert (await words(session))[-1] == "on"
 
 
-async def test_damage_found_on_opening_is_mended_at_once(journal: Path) -> None:
-    """A schema that cannot be read keeps nobody out: the first call works, and says what it did."""
+async def test_damage_found_on_opening_is_recovered_immediately(journal: Path) -> None:
+    """When the schema cannot be read, the first call works, and the status reports the recovery."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     data = bytearray(journal.read_bytes())
     data[100:4096] = b"\xff" * 3996
     journal.write_bytes(data)
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["b"]
         assert "losses: rows of table sessions; operations from row 1 on" in str(
             session.status().salvaged
         )
-    (aside,) = asides(journal)
+    (aside,) = set_aside_files(journal)
     assert aside.read_bytes() == bytes(data)
 
 
@@ -148,23 +148,23 @@ SCHEMA_DAMAGE = {
 
 @pytest.mark.parametrize("what", SCHEMA_DAMAGE)
 async def test_a_spoiled_schema_loses_nothing(journal: Path, what: str) -> None:
-    """One word of the schema is another: what is in the tables is read as they were made, and all
-    of it goes on in a fresh file."""
+    """When one word of the schema changed, the tables are read with the known schema, and
+    everything continues in a new file."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
-        await session.add_items(said("b"))
+        await session.add_items(text_message("a"))
+        await session.add_items(text_message("b"))
     before, after = SCHEMA_DAMAGE[what]
     data = journal.read_bytes()
     assert data.count(before) == 1
     spoiled = data.replace(before, after)
     journal.write_bytes(spoiled)
     async with CachedSession("s", journal=journal) as session:
-        # A column that is not there is met by the first call, all else by the opening.
+        # A missing column is detected by the first call, everything else by the opening.
         with pytest.raises(JournalCorrupt) if "column" in what else nullcontext():
-            await session.add_items(said("c"))
+            await session.add_items(text_message("c"))
         assert (await words(session))[:2] == ["a", "b"]
         assert "nothing unsent was lost" in str(session.status().salvaged)
-    (aside,) = asides(journal)
+    (aside,) = set_aside_files(journal)
     assert aside.read_bytes() == spoiled
     before_and_after = []
     for _ in range(2):
@@ -174,10 +174,10 @@ async def test_a_spoiled_schema_loses_nothing(journal: Path, what: str) -> None:
     assert before_and_after == [("warn", True), ("ok", False)]
 
 
-async def test_a_format_that_never_was_is_damage(journal: Path) -> None:
-    """The header of a journal names format 0: every operation goes on in a fresh file."""
+async def test_an_unknown_format_number_is_damage(journal: Path) -> None:
+    """When the header of a journal names format 0, every operation continues in a new file."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     with closing(sqlite3.connect(journal)) as conn:
         conn.execute("PRAGMA user_version = 0")
     async with CachedSession("s", journal=journal) as session:
@@ -186,13 +186,13 @@ async def test_a_format_that_never_was_is_damage(journal: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "left open"])
-async def test_a_program_that_ends_at_its_first_error_leaves_a_mended_journal(
+async def test_a_program_that_stops_at_its_first_error_leaves_a_recovered_journal(
     journal: Path, how: str
 ) -> None:
-    """A process that makes no second call, as each command does that is tried again and again, has
-    the journal mended all the same, whether it closes or not."""
+    """A process that makes no second call recovers the journal, whether it closes it or not.
+    Command-line calls that are repeated behave like this."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "outbox")
     code = """
 import asyncio, sys
@@ -215,27 +215,27 @@ asyncio.run(main())
     )
     assert "JournalCorrupt" in ended.stderr
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["a", "b"]
         assert "nothing unsent was lost" in str(session.status().salvaged)
-    assert len(asides(journal)) == 1
+    assert len(set_aside_files(journal)) == 1
 
 
-async def test_what_a_damaged_journal_lost_comes_back_from_the_server(journal: Path) -> None:
-    """Acknowledged words whose pages are spoiled are hydrated; unsent ones were carried over."""
+async def test_items_lost_by_damage_come_back_from_the_server(journal: Path) -> None:
+    """Acknowledged items on damaged pages are fetched again, and unsent ones are copied."""
     with DevServer() as server:
         async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
-            await session.add_items(said("a", "b"))
+            await session.add_items(text_message("a", "b"))
             await session.flush(timeout=20)
         async with CachedSession("s", journal=journal) as session:
-            await session.add_items(said("unsent"))
+            await session.add_items(text_message("unsent"))
         overwrite(journal, "frontier")
         async with CachedSession.from_url("s", url=server.url, journal=journal) as session:
             with pytest.raises(JournalError):
-                await session.add_items(said("refused"))
+                await session.add_items(text_message("refused"))
             await session.sync(timeout=20)
             assert await words(session) == ["a", "b", "unsent"]
-            await session.add_items(said("c"))
+            await session.add_items(text_message("c"))
             await session.flush(timeout=20)
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
             await other.sync(timeout=20)
@@ -243,15 +243,15 @@ async def test_what_a_damaged_journal_lost_comes_back_from_the_server(journal: P
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_journal_taken_away_goes_on_in_a_new_file(journal: Path, replaced: bool) -> None:
-    """Deleted with its log, or replaced by another journal: what was acknowledged is carried over
-    from the file that is still open, and the counters of its writer are not used again."""
+async def test_a_removed_journal_continues_in_a_new_file(journal: Path, replaced: bool) -> None:
+    """After the file and its log were deleted, or replaced by another journal, acknowledged items
+    are copied from the file that is still open, and the counters of its writer are not reused."""
     other = journal.with_name("other.db")
     async with CachedSession("s", journal=other) as session:
-        await session.add_items(said("theirs"))
+        await session.add_items(text_message("theirs"))
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
-        await session.add_items(said("b"))
+        await session.add_items(text_message("a"))
+        await session.add_items(text_message("b"))
         dots = {(entry.writer, entry.counter) for entry in await session.entries()}
         if replaced:
             other.replace(journal)
@@ -259,7 +259,7 @@ async def test_a_journal_taken_away_goes_on_in_a_new_file(journal: Path, replace
             journal.unlink()
         for suffix in ("-wal", "-shm"):
             Path(f"{journal}{suffix}").unlink()
-        await session.add_items(said("c"))
+        await session.add_items(text_message("c"))
         expected = ["theirs", "a", "b", "c"] if replaced else ["a", "b", "c"]
         assert await words(session) == expected
         assert "was deleted or replaced" in str(session.status().salvaged)
@@ -272,22 +272,22 @@ async def test_a_journal_taken_away_goes_on_in_a_new_file(journal: Path, replace
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
 @pytest.mark.parametrize("carried_over", [False, True])
-async def test_a_log_left_behind_is_not_taken_for_the_new_files(
+async def test_a_leftover_log_is_not_applied_to_the_new_file(
     journal: Path, how: str, carried_over: bool
 ) -> None:
-    """The file alone is taken away: its log and index are still the open file's, what was
-    acknowledged goes on, and the file that was moved is whole in itself."""
+    """When only the database file is removed, its log and index still belong to the open file.
+    Acknowledged items are kept, and the removed file is complete in itself."""
     other = journal.with_name("other.db")
     async with CachedSession("s", journal=other) as session:
-        await session.add_items(said("theirs"))
+        await session.add_items(text_message("theirs"))
     async with CachedSession("s", journal=journal) as session:
         for number in range(30):
-            await session.add_items(said(f"{number}"))
+            await session.add_items(text_message(f"{number}"))
         if carried_over:
             await session._engine.journal.maintain(
                 lambda conn: conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             )
-            await session.add_items(said("30"))
+            await session.add_items(text_message("30"))
         spoken = await words(session)
         assert len(spoken) == 30 + carried_over
         if how == "moved":
@@ -297,7 +297,7 @@ async def test_a_log_left_behind_is_not_taken_for_the_new_files(
         else:
             other.replace(journal)
         expected = (["theirs"] if how == "replaced" else []) + spoken
-        await session.add_items(said("last"))
+        await session.add_items(text_message("last"))
         assert await words(session) == [*expected, "last"]
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == [*expected, "last"]
@@ -308,39 +308,37 @@ async def test_a_log_left_behind_is_not_taken_for_the_new_files(
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved"])
-async def test_a_new_file_begins_without_the_log_of_one_that_is_still_open(
-    journal: Path, how: str
-) -> None:
-    """A process that comes to the name first makes a file of its own, and leaves alone what those
-    read and write who have the old one open: all of it ends in the new file, once."""
+async def test_a_new_file_does_not_use_the_log_of_an_open_one(journal: Path, how: str) -> None:
+    """A process that opens the path first creates its own file and does not touch the files that
+    others have open. All items end in the new file, once."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
         with child(BESIDE, journal) as beside, child(BESIDE, journal) as after:
-            assert told(beside) == "open"
+            assert wait_for_line(beside) == "open"
             assert beside.stdin is not None
             assert after.stdin is not None
-            assert told(after) == "open"
-            await session.add_items(said("b"))
+            assert wait_for_line(after) == "open"
+            await session.add_items(text_message("b"))
             if how == "deleted":
                 journal.unlink()
             else:
                 journal.replace(journal.with_name("elsewhere.db"))
             with child(COMES_NEW, journal) as new:
-                assert told(new) == "['new']"
+                assert wait_for_line(new) == "['new']"
             for process in (beside, after):
                 print("go", file=process.stdin, flush=True)
-                assert told(process) == "done"
-        await session.add_items(said("last"))
+                assert wait_for_line(process) == "done"
+        await session.add_items(text_message("last"))
         spoken = await words(session)
         assert sorted(spoken) == sorted(["a", "b", "new", "beside", "beside", "last"])
     async with CachedSession("s", journal=journal) as session:
         assert await words(session) == spoken
 
 
-async def test_a_journal_taken_away_before_closing_is_made_again(journal: Path) -> None:
-    """No call notices: the close does, and the words are there the next time."""
+async def test_a_journal_removed_before_closing_is_created_again(journal: Path) -> None:
+    """Close notices the missing file, and the items are there at the next opening."""
     session = CachedSession("s", journal=journal)
-    await session.add_items(said("a"))
+    await session.add_items(text_message("a"))
     journal.unlink()
     for suffix in ("-wal", "-shm"):
         Path(f"{journal}{suffix}").unlink()
@@ -349,11 +347,11 @@ async def test_a_journal_taken_away_before_closing_is_made_again(journal: Path) 
         assert await words(again) == ["a"]
 
 
-async def test_a_foreign_file_in_its_place_is_refused_and_nothing_is_lost(journal: Path) -> None:
-    """While another program's database has the name each call says so; once it is gone all the
-    words go on."""
+async def test_a_foreign_file_at_the_path_is_refused_and_nothing_is_lost(journal: Path) -> None:
+    """Each call raises while another program's database is at the path. Once it is gone, all items
+    are kept."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
         foreign = journal.with_name("foreign.db")
         with closing(sqlite3.connect(foreign)) as conn:
             conn.execute("CREATE TABLE theirs (x)")
@@ -363,24 +361,25 @@ async def test_a_foreign_file_in_its_place_is_refused_and_nothing_is_lost(journa
         before = journal.read_bytes()
         for _ in range(2):
             with pytest.raises(JournalError, match="another program"):
-                await session.add_items(said("refused"))
+                await session.add_items(text_message("refused"))
         assert journal.read_bytes() == before
         journal.unlink()
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["a", "b"]
 
 
-async def test_a_full_disk_is_said_and_survived(journal: Path) -> None:
-    """At the page limit a write is a JournalFull that stores nothing; with room it goes on."""
+async def test_a_full_disk_raises_and_stores_nothing(journal: Path) -> None:
+    """At the page limit a write raises JournalFull and stores nothing, and works once there is
+    space."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
         await session._engine.journal.write(
             lambda conn: conn.execute("PRAGMA max_page_count = 1").fetchall()
         )
 
         async def fill() -> None:
             for _ in range(100):
-                await session.add_items(said("x" * 100_000))
+                await session.add_items(text_message("x" * 100_000))
 
         with pytest.raises(JournalFull, match="free some space"):
             await fill()
@@ -389,35 +388,36 @@ async def test_a_full_disk_is_said_and_survived(journal: Path) -> None:
         await session._engine.journal.write(
             lambda conn: conn.execute("PRAGMA max_page_count = 1000000").fetchall()
         )
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == [*kept, "b"]
-    assert asides(journal) == []
+    assert set_aside_files(journal) == []
 
 
-async def test_a_false_alarm_sets_nothing_aside(journal: Path) -> None:
-    """What SQLite calls malformed once and whole the next time stays where it is."""
+async def test_a_false_alarm_sets_no_file_aside(journal: Path) -> None:
+    """A file that SQLite reports as malformed once, and as sound the next time, stays in place."""
 
     def cry(conn: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("database disk image is malformed")
 
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
         with pytest.raises(JournalCorrupt):
             await session._engine.journal.write(cry)
-        await session.add_items(said("b"))
+        await session.add_items(text_message("b"))
         assert await words(session) == ["a", "b"]
         assert session.status().salvaged is None
-    assert asides(journal) == []
+    assert set_aside_files(journal) == []
 
 
-async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
-    """Two openings of a damaged journal, as two processes make them: one fresh file, all words."""
+async def test_two_openings_that_detect_damage_together_recover_it_once(journal: Path) -> None:
+    """Two openings of a damaged journal, as of two processes, produce one new file with all
+    items."""
     from cached_session.engine.engine import Engine
     from cached_session.options import SyncOptions
     from cached_session.runtime import Runtime
 
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(text_message("a"))
     overwrite(journal, "outbox")
     cores = [Engine(str(journal), SyncOptions(), Runtime()) for _ in range(2)]
     from cached_session.journal.tables import writes
@@ -443,15 +443,15 @@ async def test_two_that_notice_at_once_mend_it_once(journal: Path) -> None:
         found = await words(session)
         assert found[0] == "a"
         assert sorted(found) == ["a", "b", "c"]
-    assert len(asides(journal)) == 1
+    assert len(set_aside_files(journal)) == 1
 
 
 @pytest.mark.parametrize("name", ["j.db", "a b%20?mode=ro#c 漢.db"])
-async def test_a_long_read_makes_no_file(
+async def test_a_long_read_creates_no_file(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is taken away between the look at it and a long read is not made anew, empty and
-    for everybody to read: the read fails, and the next call carries over what there was."""
+    """A file that is removed between its check and a long read is not created again, empty and
+    readable for everybody. The read fails, and the next call copies the items."""
     journal = tmp_path / name
     async with CachedSession("s", journal=journal) as session:
         await session.add_items([{"role": "user", "content": str(n)} for n in range(1000)])

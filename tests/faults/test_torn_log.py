@@ -1,4 +1,4 @@
-"""A power cut in the middle of a write of SQLite: the log ends anywhere in its last transaction."""
+"""A power failure during a write of SQLite: the log ends anywhere in its last transaction."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import pytest
 from cached_session import CachedSession
 
 STRIDE = int(os.environ.get("STRIDE", "97"))
-"""Every so many bytes: prime, so that all places in a frame come up; `make faults` takes all."""
+"""Bytes between the tested lengths. It is prime, so that every position in a frame occurs. `make
+faults` tests each length."""
 
 
-def said(word: str) -> list[Any]:
+def text_message(word: str) -> list[Any]:
     return [{"role": "user", "content": word}]
 
 
 @pytest.mark.promise(number=1)
-async def test_a_torn_last_transaction_takes_nothing_else_with_it(tmp_path: Path) -> None:
-    """Wherever the log is cut inside the last transaction, the ones before it are all there, the
-    last one is not there in part, and the file is sound."""
+async def test_a_torn_last_transaction_damages_no_earlier_one(tmp_path: Path) -> None:
+    """Wherever the log ends inside the last transaction, all earlier transactions are complete, the
+    last one is absent, and the file is sound."""
     journal, torn = tmp_path / "j.db", tmp_path / "torn.db"
     log = Path(f"{journal}-wal")
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said("a"))
-        await session.add_items(said("b"))
+        await session.add_items(text_message("a"))
+        await session.add_items(text_message("b"))
         began = log.stat().st_size
-        await session.add_items(said("c"))
+        await session.add_items(text_message("c"))
         whole, file = log.read_bytes(), journal.read_bytes()
     assert len(whole) > began
     print(f"{len(whole) - began} bytes of the last transaction, every {STRIDE} of them")
@@ -49,6 +50,6 @@ async def test_a_torn_last_transaction_takes_nothing_else_with_it(tmp_path: Path
         torn.write_bytes(file)
         Path(f"{torn}-wal").write_bytes(whole[:cut])
         async with CachedSession("s", journal=torn) as session:
-            await session.add_items(said("d"))
+            await session.add_items(text_message("d"))
             found: list[Any] = list(await session.get_items())
             assert [item["content"] for item in found] == ["a", "b", "d"]

@@ -1,9 +1,8 @@
-"""What a session is made to do while its statements or its files fail, and what must hold of it.
+"""The calls that a session makes while statements or files fail, and the checks after each call.
 
-A call that returned has had its effect, and one that raised a `JournalError` has had none; nothing
-else is raised. Where a fault leaves open which of the two it is (a process killed in the middle of
-a call, a commit that took effect and then reported an error), both states are possible until
-something is read.
+A call that returned has taken effect. A call that raised a `JournalError` has not, and nothing else
+is raised. Where a fault leaves this open (a process killed in the middle of a call, a commit that
+took effect and then reported an error), both states are possible until something is read.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from cached_session.journal.tables import inbox, outbox, writes
 
 State = list[str]
 LARGE = "x" * 20_000
-"""More than one page of the file, and more than one part on the wire."""
+"""Longer than one page of the file, and than one part on the wire."""
 
 
-def said(*words: str) -> list[Any]:
+def text_message(*words: str) -> list[Any]:
     return [{"role": "user", "content": word} for word in words]
 
 
@@ -41,12 +40,12 @@ async def words(session: CachedSession) -> State:
 
 
 def page(*batches: State) -> list[Part]:
-    """What another device wrote an hour ago, as it comes from the server."""
+    """Return what another device wrote an hour ago, as the server lists it."""
     earlier = writes.Author("elsewhere", time.time_ns() // 1_000_000 - 3_600_000, 600_000)
     journal = Journal(MEMORY, threaded=False)
     parts: list[Part] = []
     for batch in batches:
-        encoded = [(json.dumps(item), 0) for item in said(*batch)]
+        encoded = [(json.dumps(item), 0) for item in text_message(*batch)]
         journal.write_blocking(
             lambda conn, encoded=encoded: writes.append(conn, earlier, "s", encoded, private=False)
         )
@@ -62,15 +61,15 @@ PARTS = page(FIRST, SECOND)
 
 @dataclass
 class Work:
-    """The calls on one session, and the states that its history may be in after them."""
+    """The calls on one session, and the states in which its history may be after them."""
 
     session: CachedSession
     possible: list[State] = field(default_factory=lambda: [[]])
     failed: Counter[str] = field(default_factory=Counter)
     is_unsure: Callable[[], bool] = lambda: False
-    """Whether the call that has just failed may have had its effect all the same."""
+    """Whether the call that has just failed may have taken effect."""
     tell: Callable[[list[State]], None] = lambda _: None
-    """Told what is possible if the process ends now."""
+    """Receives the possible states if the process ends now."""
 
     async def change(
         self, call: Callable[[], Awaitable[Any]], after: Callable[[State], State]
@@ -88,8 +87,8 @@ class Work:
             self.possible = then
         self.tell(self.possible)
 
-    def saw(self, fits: Callable[[State], bool], what: object) -> None:
-        """Something was shown: only those states are possible that it fits."""
+    def observe(self, fits: Callable[[State], bool], what: object) -> None:
+        """Keep only the possible states that agree with what was read."""
         left = [state for state in self.possible if fits(state)]
         assert left, f"{str(what)[:300]} fits none of {str(self.possible)[:300]}"
         self.possible = left
@@ -100,18 +99,18 @@ class Work:
         except JournalError as error:
             self.failed[type(error).__name__] += 1
         else:
-            self.saw(lambda state: of(state) == found, found)
+            self.observe(lambda state: of(state) == found, found)
 
     async def add(self, *batch: str) -> None:
         await self.change(
-            lambda: self.session.add_items(said(*batch)), lambda state: [*state, *batch]
+            lambda: self.session.add_items(text_message(*batch)), lambda state: [*state, *batch]
         )
 
     async def pop(self) -> None:
         async def pop() -> None:
             item: Any = await self.session.pop_item()
             last = None if item is None else item["content"]
-            self.saw(lambda state: last == (state[-1] if state else None), last)
+            self.observe(lambda state: last == (state[-1] if state else None), last)
 
         await self.change(pop, lambda state: state[:-1])
 
@@ -119,7 +118,7 @@ class Work:
         await self.change(self.session.clear_session, lambda _: [])
 
     async def pull(self, parts: list[Part], batch: State) -> None:
-        """A page comes: its items are older than all that was said here, in the order of pages."""
+        """Apply a page. Its items are older than all local ones, in the order of the pages."""
 
         def after(state: State) -> State:
             before = sum(word in FIRST for word in state)
@@ -160,7 +159,7 @@ class Work:
         await self.look(count, len)
 
     async def everything(self) -> None:
-        """Each kind of call at least once, the short way before the long one."""
+        """Make each kind of call at least once, with its short path before its long one."""
         ours = [part for part in PARTS if part.dot.counter == 1]
         theirs = [part for part in PARTS if part.dot.counter == 2]
         await self.add("a", "b")
@@ -180,10 +179,10 @@ class Work:
         await self.entries()
         await self.status()
 
-    async def goes_on(self) -> None:
-        """The fault is gone: the same session shows what it must, and takes more."""
+    async def check_after_fault(self) -> None:
+        """Check after the fault that the same session shows what it must and accepts more."""
         found = await words(self.session)
-        self.saw(lambda state: state == found, found)
-        await self.session.add_items(said("after"))
+        self.observe(lambda state: state == found, found)
+        await self.session.add_items(text_message("after"))
         self.possible = [[*found, "after"]]
         await self.look(lambda: words(self.session), list)

@@ -66,7 +66,7 @@ def mangled(draw: st.DrawFn) -> dict[str, Any]:
     return memory
 
 
-@examples(150)
+@examples(75)
 @given(memories=st.lists(mangled(), max_size=12))
 def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any]]) -> None:
     """Whatever a server lists is decoded, refused as unreadable or ignored; a whole page of it is
@@ -96,7 +96,7 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
 
 
 @example(cuts=[(62117, b" \x80")], length=None)
-@examples(150)
+@examples(75)
 @given(
     cuts=st.lists(
         st.tuples(st.integers(0, 1 << 17), st.binary(min_size=1, max_size=64)), max_size=8

@@ -242,7 +242,7 @@ def used(server: DevServer) -> tuple[bytes, str]:
 @example(cell=("ops", "seq"), row=11, value="-1", names=["flush"])
 @example(cell=("above", "first"), row=0, value="0", names=["clear_session", "sync"])
 @example(cell=("settled", "last"), row=0, value="1.5", names=["clear_session"])
-@examples(50)
+@examples(30)
 @given(
     cell=st.sampled_from(CELLS),
     row=st.integers(0, 11),

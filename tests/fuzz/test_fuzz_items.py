@@ -56,7 +56,7 @@ def as_json(value: Any) -> Any:
     raise ValueError(value)
 
 
-@examples(150)
+@examples(100)
 @given(item=ANYTHING)
 def test_an_item_comes_back_as_it_was_or_is_refused(item: Any) -> None:
     """Whatever is handed in as an item: JSON carries it and it comes back with its types, or it
@@ -73,7 +73,7 @@ def test_an_item_comes_back_as_it_was_or_is_refused(item: Any) -> None:
     assert json.dumps(found) == json.dumps(as_json(item))
 
 
-@examples(150)
+@examples(100)
 @given(
     rows=st.lists(
         st.tuples(
@@ -244,7 +244,7 @@ LISTED = st.dictionaries(st.sampled_from(FIELDS), JSON | TEXT, max_size=6)
 
 
 @example(memories=[_direct(created_at=strange) for strange in ("\ud800", 1 << 70, math.nan, None)])
-@examples(150)
+@examples(100)
 @given(memories=st.lists(LISTED, max_size=5))
 def test_no_memory_of_a_direct_session_breaks_the_import(memories: list[dict[str, Any]]) -> None:
     """Whatever a listing holds, a memory is taken as an item or is none."""

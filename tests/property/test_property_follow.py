@@ -173,7 +173,7 @@ class Followed(Exchange):
             assert places == list(follower.view.positions or ())
 
 
-Followed.TestCase.settings = examples(100, stateful_step_count=40)
+Followed.TestCase.settings = examples(50, stateful_step_count=40)
 
 
 class TestFollowed(Followed.TestCase):

@@ -80,7 +80,7 @@ def members(frontier: Frontier) -> set[tuple[str, int]]:
 
 @given(st.lists(dots))
 def test_a_frontier_is_the_set_of_its_dots(added) -> None:
-    """Adding dots in any order gives the set, its prefixes and its holes, and equal frontiers are
+    """Adding dots in any order gives the set, its prefixes and its gaps, and equal frontiers are
     equal whatever way they were made."""
     frontier = Frontier()
     for writer, counter in added:

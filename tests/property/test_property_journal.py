@@ -29,7 +29,7 @@ History = dict[Dot, Operation]
 
 
 @pytest.mark.promise(number=4)
-@examples(200)
+@examples(100)
 @given(histories(), deliveries())
 def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History, delivery) -> None:
     """Whatever comes in whatever order, pieces and number, the items, their ranks and counters and
@@ -138,7 +138,7 @@ Step = st.tuples(
 )
 
 
-@examples(150)
+@examples(100)
 @given(histories(most=10), deliveries(), st.lists(Step, max_size=16))
 def test_writes_here_and_arrivals_mix_in_any_way(ops: History, delivery, steps) -> None:
     """Appends, pops and clears by several openings of a journal, between pages from elsewhere,

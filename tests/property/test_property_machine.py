@@ -233,7 +233,7 @@ class Exchange(RuleBasedStateMachine):
                 assert item.parts == part_count(self.ops[item.dot].payloads[item.index])
 
 
-Exchange.TestCase.settings = examples(120, stateful_step_count=30)
+Exchange.TestCase.settings = examples(60, stateful_step_count=30)
 
 
 class TestExchange(Exchange.TestCase):

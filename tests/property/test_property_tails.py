@@ -41,7 +41,7 @@ def scan(path: Path) -> list[Any]:
     return [json.loads(text) for text, _ in rows]
 
 
-@examples(60)
+@examples(30)
 @given(Steps)
 def test_what_is_kept_in_memory_is_what_the_file_has(steps: list[Any]) -> None:
     """Whoever writes in between, through this journal or another connection, and whatever part is

@@ -1,4 +1,4 @@
-"""A server on a real socket, and devices with journals of their own, for each test."""
+"""Fixtures of each test: a server on a real socket, and devices with their own journals."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.replication.devices import Devices
 
 @pytest.fixture
 def server() -> Iterator[DevServer]:
-    """A fresh server."""
+    """Start a fresh server."""
     with DevServer() as running:
         yield running
 
 
 @pytest.fixture
 async def device(server: DevServer, tmp_path: Path) -> AsyncIterator[Devices]:
-    """Makes devices; closes them when the test is over."""
+    """Make devices, and close them after the test."""
     devices = Devices(server, tmp_path)
     yield devices
     server.faults.clear()

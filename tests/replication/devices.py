@@ -1,4 +1,4 @@
-"""What the replication tests share: devices with journals of their own, and how to compare them."""
+"""Helpers of the replication tests: devices with their own journals, and comparisons of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ GET = "GET /v1/memory/get/*"
 POLICY = "PUT /v1/namespaces/*/memory_policy"
 
 PATIENCE = 60.0
-"""The longest wait for what happens at once on a machine that does not stall: whoever waits this
-long waits in vain."""
+"""Seconds after which a wait fails the test. Much longer than any wait on a machine under load."""
 
 QUICK = SyncOptions(
     durability="normal",
@@ -46,23 +45,23 @@ QUICK = SyncOptions(
     audit_interval=0.0,
     listen=False,
 )
-"""Everything by itself, soon."""
+"""Synchronises by itself, with short intervals."""
 MANUAL = replace(QUICK, push_delay=3600.0, poll_interval=3600.0, poll_interval_idle=3600.0)
-"""Nothing by itself but the first pull: what a device writes stays apart until it syncs."""
+"""Does nothing by itself but the first pull: writes stay on the device until it syncs."""
 
 
-def said(text: str, role: str = "user") -> dict[str, Any]:
-    """One message."""
+def text_message(text: str, role: str = "user") -> dict[str, Any]:
+    """Return a message item."""
     return {"role": role, "content": text}
 
 
 def texts(items: Sequence[Any]) -> list[str]:
-    """What messages say."""
+    """Return the contents of message items."""
     return [item["content"] for item in items]
 
 
 class Devices:
-    """Makes devices over one server and closes them all in the end."""
+    """Devices over one server. It closes them at the end."""
 
     def __init__(self, server: DevServer, root: Path) -> None:
         self.server = server
@@ -70,8 +69,8 @@ class Devices:
         self._made: list[CachedSession] = []
 
     async def __call__(self, name: str, **more: Any) -> CachedSession:
-        """A session on a device whose first look at the server is over: from here on it is apart
-        until it syncs."""
+        """Return a session whose first pull is over. From then on it exchanges nothing until it
+        syncs."""
         session = self.new(name, **more)
         await session.sync(timeout=PATIENCE)
         return session
@@ -79,7 +78,7 @@ class Devices:
     def new(
         self, name: str, session_id: str = SESSION, options: SyncOptions = MANUAL, **more: Any
     ) -> CachedSession:
-        """A session on the device of that name (a journal file of its own), not opened yet."""
+        """Return an unopened session on the device of that name, which has its own journal file."""
         more.setdefault("url", self.server.url)
         session = CachedSession.from_url(
             session_id, journal=self.root / f"{name}.db", options=options, **more
@@ -88,24 +87,24 @@ class Devices:
         return session
 
     def keep(self, session: CachedSession) -> CachedSession:
-        """Close this one too in the end."""
+        """Close this session at the end too."""
         self._made.append(session)
         return session
 
     async def close(self) -> None:
-        """Close them all."""
+        """Close all sessions."""
         await asyncio.gather(*(session.close() for session in self._made))
 
 
-async def settle(*sessions: CachedSession) -> None:
-    """Sync until everybody has everything: once to bring, once to fetch."""
+async def sync_all(*sessions: CachedSession) -> None:
+    """Sync each session twice: the first round sends, the second fetches."""
     for _ in range(2):
         for session in sessions:
             await session.sync(timeout=PATIENCE)
 
 
-def place(entry: Entry) -> tuple[Any, ...]:
-    """What all replicas must agree on about an entry."""
+def replicated_fields(entry: Entry) -> tuple[Any, ...]:
+    """Return the fields of an entry that are equal on all replicas."""
     return (
         entry.rank,
         entry.item,
@@ -118,15 +117,15 @@ def place(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-async def one_history(*sessions: CachedSession) -> list[str]:
-    """Settle; prove that all replicas show the same; what they show."""
-    await settle(*sessions)
-    first = [place(entry) for entry in await sessions[0].entries()]
+async def assert_one_history(*sessions: CachedSession) -> list[str]:
+    """Sync the sessions, assert that all show the same, and return the texts."""
+    await sync_all(*sessions)
+    first = [replicated_fields(entry) for entry in await sessions[0].entries()]
     items = await sessions[0].get_items()
     assert [entry[0] for entry in first] == list(range(len(first)))
     assert [entry[1] for entry in first] == items
     for other in sessions[1:]:
-        assert [place(entry) for entry in await other.entries()] == first
+        assert [replicated_fields(entry) for entry in await other.entries()] == first
         assert await other.get_items() == items
     for session in sessions:
         status = session.status()
@@ -136,9 +135,11 @@ async def one_history(*sessions: CachedSession) -> list[str]:
     return texts(items)
 
 
-async def in_vain(call: Callable[..., Awaitable[Any]], has_tried: Callable[[], Any]) -> SyncTimeout:
-    """Let a `sync` or `flush` time out, each time with more patience, until it has come as far as
-    it should: a machine that stalls may let the first ones pass without an attempt."""
+async def time_out(
+    call: Callable[..., Awaitable[Any]], has_tried: Callable[[], Any]
+) -> SyncTimeout:
+    """Repeat a `sync` or `flush` that must time out, each time with a longer timeout, until it has
+    made an attempt. On a slow machine the first ones may time out before their attempt."""
     seconds = 0.3
     while True:
         with pytest.raises(SyncTimeout) as failure:
@@ -149,10 +150,10 @@ async def in_vain(call: Callable[..., Awaitable[Any]], has_tried: Callable[[], A
         seconds *= 2
 
 
-async def until(
+async def wait_until(
     condition: Callable[[], Any] | Callable[[], Awaitable[Any]], seconds: float = PATIENCE
 ) -> Any:
-    """Wait until something holds; a test that waits in vain fails here, and says for what."""
+    """Wait until a condition holds, and return its value. Fail with its name after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         found = condition()
@@ -165,8 +166,9 @@ async def until(
         await asyncio.sleep(0.01)
 
 
-def items_on(server: DevServer, agent: str = AGENT) -> list[str]:
-    """The readable items on the server, without bookkeeping and placeholders, oldest dot first."""
+def items_on_server(server: DevServer, agent: str = AGENT) -> list[str]:
+    """Return the item memories on the server, without bookkeeping and placeholders, oldest dot
+    first."""
     found = [
         memory
         for memory in server.memories(agent)
@@ -176,8 +178,8 @@ def items_on(server: DevServer, agent: str = AGENT) -> list[str]:
     return [memory["content"] for memory in found]
 
 
-def kinds_on(server: DevServer, agent: str = AGENT) -> list[str]:
-    """The kinds of operation that the server's memories belong to, sorted."""
+def kinds_on_server(server: DevServer, agent: str = AGENT) -> list[str]:
+    """Return the kinds of operation of the memories on the server, sorted."""
     return sorted(memory["metadata"]["cs_op"] for memory in server.memories(agent))
 
 
@@ -185,10 +187,10 @@ OTHER = Path(__file__).parent / "other_process.py"
 
 
 @asynccontextmanager
-async def process(
+async def running_process(
     journal: Path, url: str, *words: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Another process on a journal, ready; killed in the end."""
+    """Start another process on a journal, wait until it is ready, and kill it at the end."""
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         str(OTHER),

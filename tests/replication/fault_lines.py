@@ -1,6 +1,7 @@
-"""What can be wrong between a device and its server: a TCP proxy, a resolver, a table of faults.
+"""The faults between a device and its server: a TCP proxy, a resolver and a table of faults.
 
-The tests go through the table, and `benchmarks/fault_cost.py` measures what a call costs in each.
+The tests run each fault of the table, and `benchmarks/fault_cost.py` measures the cost of a call
+under each.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from cached_session.devserver import DevServer
 __all__ = ["FAULTS", "NAME", "Fault", "Line", "Names"]
 
 NAME = "localhost"
-"""The server's name, where a name is looked up; an open server answers to no other."""
+"""The host name of the server in faults of name resolution. A server without a key answers to no
+other."""
 PORTAL = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 35\r\n\r\n"
     b"<html><h1>Welcome, guest</h1></html"
@@ -35,16 +37,16 @@ DRIP_SECONDS = 0.1
 
 
 class Line:
-    """A TCP proxy before a server, which treats each connection as its mode says."""
+    """A TCP proxy before a server, which treats each connection according to its mode."""
 
     def __init__(self, server: DevServer, certificates: Path | None = None) -> None:
         self.server = server
         self.mode = "pass"
         self.most_bytes: int | None = None
-        """A request with a longer body is answered by 413, as some proxies do."""
+        """The length above which a request body is answered with 413, as some proxies do."""
         self.tls = None if certificates is None else _Certificates(certificates)
         self.backup = ""
-        """A snapshot of the server, for the fault that goes back to it."""
+        """A snapshot of the server, for the fault that restores it."""
         self._port = 0
         self._serving: asyncio.Server | None = None
         self._reservation: socket.socket | None = None
@@ -52,12 +54,12 @@ class Line:
         self._dead: set[asyncio.StreamWriter] = set()
 
     def url(self, host: str = "127.0.0.1") -> str:
-        """Where the server is reached over this line."""
+        """The URL of the server through this line."""
         return f"{'https' if self.tls else 'http'}://{host}:{self._port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Line]:
-        """Let connections through until the end."""
+        """Accept connections until the end."""
         await self.listen()
         try:
             yield self
@@ -67,7 +69,7 @@ class Line:
                 self._reservation.close()
 
     async def listen(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         if self._reservation is not None:
             self._reservation.close()
             self._reservation = None
@@ -78,7 +80,7 @@ class Line:
         self._port = self._serving.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Take none; the port stays ours."""
+        """Refuse connections and keep the port."""
         self.cut()
         if self._serving is not None:
             self._serving.close()
@@ -88,13 +90,13 @@ class Line:
             self._reservation.bind(("127.0.0.1", self._port))
 
     def cut(self) -> None:
-        """Reset what is open, as a middlebox does that has forgotten its connections."""
+        """Reset the open connections, as a middlebox does that has dropped its state."""
         for writer in list(self._open):
             writer.transport.abort()
 
-    def deaden(self) -> None:
-        """What is open stays open, and nothing that is sent on it arrives, nor is ever answered: a
-        peer that went away without a word. New connections are not concerned."""
+    def blackhole(self) -> None:
+        """Drop everything on the open connections without closing them, as after a peer that
+        vanished. New connections work."""
         self._dead |= self._open
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,7 +114,7 @@ class Line:
                 asked.cancel()
                 await asyncio.wait([asked])
         except (OSError, asyncio.CancelledError):
-            pass  # either side has gone: what this proxy is for
+            pass  # One side closed the connection, which the faults cause on purpose.
         finally:
             for end in (writer, away):
                 if end is not None:
@@ -140,7 +142,7 @@ class Line:
     ) -> None:
         while piece := await far.read(65_536):
             if mode == "half open":
-                continue  # the server has answered, and nobody hears of it
+                continue  # The server has answered, and the answer is dropped.
             if mode == "portal":
                 writer.write(PORTAL)
                 await writer.drain()
@@ -159,11 +161,11 @@ class Line:
             writer.write(piece)
             await writer.drain()
         if writer in self._dead:
-            await asyncio.sleep(3600)  # the server's farewell does not arrive either
+            await asyncio.sleep(3600)  # The close of the server is not forwarded either.
 
 
 def _length(head: bytes) -> int:
-    """The announced length of a body, where a piece begins a request."""
+    """Return the announced length of a body when the data begins a request."""
     for line in head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return int(line.partition(b":")[2])
@@ -171,18 +173,18 @@ def _length(head: bytes) -> int:
 
 
 class Names:
-    """The resolver of this process, as the fault wants it: it knows `NAME`, fails, or hangs."""
+    """The resolver of this process under a fault: it resolves `NAME`, fails, or hangs."""
 
     def __init__(self) -> None:
         self.mode = "known"
         self.waiting = threading.Event()
-        """Set: those who wait for a name are told that there is none."""
+        """Set to fail the waiting lookups."""
         self.hanging = 0
-        """How many wait for one, each of them in a thread."""
+        """The number of waiting lookups, each in its own thread."""
 
     @contextmanager
     def patched(self) -> Iterator[Names]:
-        """Stand before the real resolver until the end."""
+        """Replace the real resolver until the end."""
         real: Any = socket.getaddrinfo
 
         def getaddrinfo(host: Any, *rest: Any, **more: Any) -> Any:
@@ -204,23 +206,23 @@ class Names:
 
 
 class _Certificates:
-    """A certificate that the test trusts (`trusted`, for ``SSL_CERT_FILE``) and one that nobody
-    does."""
+    """A certificate that the test trusts (`trusted`, for ``SSL_CERT_FILE``) and an untrusted
+    one."""
 
     def __init__(self, directory: Path) -> None:
         self.trusted, self._stranger = directory / "trusted.pem", directory / "stranger.pem"
         for path in (self.trusted, self._stranger):
             path.write_bytes(_certificate())
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.show(trusted=True)
+        self.use(trusted=True)
 
-    def show(self, *, trusted: bool) -> None:
-        """Which one new connections are shown."""
+    def use(self, *, trusted: bool) -> None:
+        """Select the certificate for new connections."""
         self.context.load_cert_chain(self.trusted if trusted else self._stranger)
 
 
 def _certificate() -> bytes:
-    """A key and its own certificate for this machine."""
+    """Create a key and a self-signed certificate for this machine."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -250,13 +252,13 @@ def _certificate() -> bytes:
 
 @dataclass(frozen=True)
 class Fault:
-    """One row: how it begins and ends, and what a device makes of it."""
+    """A row of the table: how a fault begins and ends, and what the status reports."""
 
     name: str
     begin: Callable[[Line, Names], Any]
     end: Callable[[Line, Names], Any]
     says: str | None
-    """What the status says of it; None where the server goes on answering."""
+    """The reason in the status, or None where the server still answers."""
     host: str = "127.0.0.1"
     tls: bool = False
 
@@ -278,8 +280,8 @@ async def _listening(line: Line, _: Names) -> None:
 
 
 async def _restarted_dead(line: Line, names: Names) -> None:
-    """The server restarts, and the device's connections never hear of it."""
-    line.deaden()
+    """Restart the server without closing the connections of the device."""
+    line.blackhole()
     await asyncio.to_thread(line.server.restart)
 
 
@@ -312,7 +314,7 @@ def _known(_: Line, names: Names) -> None:
 def _shown(*, trusted: bool) -> Callable[[Line, Names], Any]:
     def begin(line: Line, _: Names) -> None:
         assert line.tls is not None
-        line.tls.show(trusted=trusted)
+        line.tls.use(trusted=trusted)
         line.cut()
 
     return begin

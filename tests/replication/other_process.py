@@ -1,5 +1,7 @@
-"""A process of its own on a journal: ``other_process.py JOURNAL URL WORD...`` says each word, tells
-on standard output when it is ready, and stays until its standard input ends."""
+"""Write to a journal in a separate process: ``other_process.py JOURNAL URL WORD...``.
+
+The process adds each word, prints a line when it is ready, and stays until its standard input ends.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ async def main(journal: str, url: str, words: list[str]) -> None:
         await session.get_items()
         for word in words:
             await session.add_items([{"role": "user", "content": word}])
-        # Nothing tells when a replicator is there: look.
+        # There is no event for a running replicator, so poll.
         while session._engine.loop_host.replicator() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         sys.stdout.write("ready\n")

@@ -1,4 +1,5 @@
-"""Two devices, each with the Agents SDK's own `Runner`, over one session: apart, then together."""
+"""Two devices, each with the Agents SDK's own `Runner`, over one session: first separate, then
+synced."""
 
 from __future__ import annotations
 
@@ -26,19 +27,25 @@ from openai.types.responses import (
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
-from tests.replication.devices import AGENT, PATIENCE, QUICK, Devices, place, settle, until
+from tests.replication.devices import (
+    AGENT,
+    PATIENCE,
+    QUICK,
+    Devices,
+    replicated_fields,
+    sync_all,
+    wait_until,
+)
 
 QUIET = RunConfig(tracing_disabled=True)
 DAY = 86400
 TURNS: list[list[int]] = [[0], [1, 0], [2, 1, 0]]
-"""How many tools the model calls in each answer of a turn, with a thought before each answer."""
+"""Numbers of tool calls in each answer of a turn. A reasoning item precedes each answer."""
 
 
-class Thinker(Model):
-    """Thinks before all that it does: in each answer first a reasoning item, then calls or words.
-
-    Every item bears the name of its turn, and a reasoning item that of what must follow it.
-    """
+class ThinkingModel(Model):
+    """A model whose answers begin with a reasoning item, followed by tool calls or text. Every item
+    has the name of its turn, and a reasoning item also names the items that follow it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -118,12 +125,12 @@ class Thinker(Model):
 
 
 class Talker:
-    """A device's agent: its model, its tool, and the session that the runner is given."""
+    """The agent of a device: its model, its tool, and the session that the runner gets."""
 
     def __init__(self, name: str, below: CachedSession, session: Any = None) -> None:
         self.below = below
         self.session = below if session is None else session
-        self.model = Thinker(name)
+        self.model = ThinkingModel(name)
         self.meanwhile: Any = None
         self.agent = Agent(name="guide", model=self.model, tools=[function_tool(self.look_up)])
 
@@ -133,8 +140,8 @@ class Talker:
             await self.meanwhile()
         return f"found {what}"
 
-    async def ask(self, *, streamed: bool = False) -> None:
-        """One turn, with the model's input checked against what was stored."""
+    async def run_turn(self, *, streamed: bool = False) -> None:
+        """Run one turn, and compare the model's input with what is stored."""
         model = self.model
         model.turn, model.step = model.turn + 1, 0
         stored: list[Any] = await self.session.get_items()
@@ -155,19 +162,19 @@ class Talker:
 
     async def talk(self, turns: int = 3, *, streamed: bool = False) -> None:
         for _ in range(turns):
-            await self.ask(streamed=streamed)
+            await self.run_turn(streamed=streamed)
 
 
 def turn_of(item: Any) -> str:
-    """The turn that an item belongs to."""
+    """Return the turn of an item."""
     found = set(re.findall(r"turn-[a-z]\d+", json.dumps(item)))
     assert len(found) == 1, item
     return str(found.pop())
 
 
 def check_calls(items: list[Any]) -> None:
-    """Each call is there once and has its output behind it, with nothing of another turn between;
-    each thought stands right before what it led to."""
+    """Check that each call is there once, that its output follows without an item of another turn
+    between them, and that each reasoning item stands directly before its items."""
     calls = [item["call_id"] for item in items if item.get("type") == "function_call"]
     outputs = [item["call_id"] for item in items if item.get("type") == "function_call_output"]
     assert len(set(calls)) == len(calls)
@@ -188,7 +195,8 @@ def check_calls(items: list[Any]) -> None:
 
 
 def check_history(items: list[Any], *turns: str) -> list[str]:
-    """All these turns and no others, each whole and in one piece; their order."""
+    """Check that exactly these turns are there, each complete and contiguous, and return their
+    order."""
     check_calls(items)
     order = [(turn, list(its)) for turn, its in groupby(items, key=turn_of)]
     assert sorted(turn for turn, _ in order) == sorted(turns)
@@ -205,16 +213,16 @@ def check_history(items: list[Any], *turns: str) -> list[str]:
     return [turn for turn, _ in order]
 
 
-async def same(*talkers: Talker) -> list[Any]:
-    """Settle; prove that all show the same items in the same places; the items."""
-    await settle(*(talker.below for talker in talkers))
+async def assert_same_history(*talkers: Talker) -> list[Any]:
+    """Sync, assert that all show the same items in the same order, and return the items."""
+    await sync_all(*(talker.below for talker in talkers))
     first, *others = talkers
     items: list[Any] = await first.session.get_items()
-    places = [place(entry) for entry in await first.below.entries()]
+    places = [replicated_fields(entry) for entry in await first.below.entries()]
     assert len(places) == len(items)
     for other in others:
         assert await other.session.get_items() == items
-        assert [place(entry) for entry in await other.below.entries()] == places
+        assert [replicated_fields(entry) for entry in await other.below.entries()] == places
     for talker in talkers:
         status = talker.below.status()
         assert (status.pending, status.parked, status.absent) == (0, 0, 0)
@@ -227,7 +235,7 @@ def encrypted(below: CachedSession) -> Any:
 
 
 async def pair(device: Devices, wrap: Any = None, **more: Any) -> tuple[Talker, Talker]:
-    """Two devices that have met the server and are apart from here on."""
+    """Make two devices that have reached the server and do not sync by themselves."""
     made = []
     for name in "ab":
         below = await device(name, **more)
@@ -241,15 +249,16 @@ WRAPPERS = pytest.mark.parametrize("wrap", [None, encrypted], ids=["plain", "enc
 @pytest.mark.promise(number=5)
 @WRAPPERS
 @pytest.mark.parametrize("streamed", [False, True], ids=["run", "streamed"])
-async def test_runners_that_talked_apart_share_one_history(
+async def test_turns_of_separate_devices_become_one_history(
     device: Devices, wrap: Any, streamed: bool
 ) -> None:
-    """Turns with thoughts and tools taken on two devices apart become one history in which each
-    turn is whole, and each device's turns stand together in their order."""
+    """Turns with reasoning and tools on two separate devices become one history in which each turn
+    is complete, and each device's turns are contiguous and in order."""
     a, b = await pair(device, wrap)
     await asyncio.gather(a.talk(4, streamed=streamed), b.talk(4, streamed=streamed))
     order = check_history(
-        await same(a, b), *(f"turn-{name}{turn}" for name in "ab" for turn in range(1, 5))
+        await assert_same_history(a, b),
+        *(f"turn-{name}{turn}" for name in "ab" for turn in range(1, 5)),
     )
     mine = [f"turn-a{turn}" for turn in range(1, 5)]
     other = [f"turn-b{turn}" for turn in range(1, 5)]
@@ -257,28 +266,28 @@ async def test_runners_that_talked_apart_share_one_history(
 
 
 @WRAPPERS
-async def test_a_runner_goes_on_over_a_merged_history(device: Devices, wrap: Any) -> None:
-    """After healing, either device's next turn is given the whole one history with each call beside
-    its output, and takes its place behind it."""
+async def test_a_runner_works_on_a_merged_history(device: Devices, wrap: Any) -> None:
+    """After a merge, the next turn of either device sees the whole history with each call beside
+    its output, and is added at its end."""
     a, b = await pair(device, wrap)
     for _ in range(2):
         await asyncio.gather(a.talk(2), b.talk(2))
-        await same(a, b)
-    before = await same(a, b)
-    await a.ask()
-    assert (await same(a, b))[: len(before)] == before
-    await b.ask()
-    items = await same(a, b)
+        await assert_same_history(a, b)
+    before = await assert_same_history(a, b)
+    await a.run_turn()
+    assert (await assert_same_history(a, b))[: len(before)] == before
+    await b.run_turn()
+    items = await assert_same_history(a, b)
     order = check_history(items, *(f"turn-{name}{turn}" for name in "ab" for turn in range(1, 6)))
     assert order[-2:] == ["turn-a5", "turn-b5"]
     late = device.new("late")
-    await same(a, b, Talker("c", late, wrap(late) if wrap else None))
+    await assert_same_history(a, b, Talker("c", late, wrap(late) if wrap else None))
 
 
 @WRAPPERS
-async def test_a_partition_may_come_and_go_many_times(device: Devices, wrap: Any) -> None:
-    """Turns of three devices that sync now and then, each at another time, all stay whole, and a
-    turn stands behind every turn that its model was shown."""
+async def test_turns_stay_complete_over_many_partitions(device: Devices, wrap: Any) -> None:
+    """Turns of three devices that sync at different times stay complete, and a turn follows every
+    turn that its model saw."""
     talkers = []
     for name in "abc":
         below = await device(name)
@@ -287,21 +296,21 @@ async def test_a_partition_may_come_and_go_many_times(device: Devices, wrap: Any
     for number in range(6):
         for place_, talker in enumerate(talkers):
             before = {turn_of(item) for item in await talker.session.get_items()}
-            await talker.ask()
+            await talker.run_turn()
             shown[talker.model.turn_name] = before
             if (number + place_) % (place_ + 2) == 0:
                 await talker.below.sync(timeout=PATIENCE)
     names = [f"turn-{name}{turn}" for name in "abc" for turn in range(1, 7)]
-    order = check_history(await same(*talkers), *names)
+    order = check_history(await assert_same_history(*talkers), *names)
     for turn, before in shown.items():
         assert all(order.index(earlier) < order.index(turn) for earlier in before)
 
 
 @pytest.mark.promise(number=5)
 @WRAPPERS
-async def test_news_in_the_middle_of_a_turn_splits_no_call(device: Devices, wrap: Any) -> None:
-    """Another device's turns that arrive while this one's tool runs come neither between a call and
-    its output nor between a thought and what it led to, on either device."""
+async def test_remote_turns_during_a_turn_split_no_call(device: Devices, wrap: Any) -> None:
+    """Another device's turns that arrive while a tool runs stand neither between a call and its
+    output nor between a reasoning item and its items, on either device."""
     a, b = await pair(device, wrap)
     await b.talk(3)
     await b.below.flush(timeout=PATIENCE)
@@ -311,26 +320,26 @@ async def test_news_in_the_middle_of_a_turn_splits_no_call(device: Devices, wrap
         await a.below.sync(timeout=PATIENCE)
         came.append(len(await a.below.get_items()))
 
-    await a.ask()
+    await a.run_turn()
     a.meanwhile = news
     await a.talk(2)
     assert came[0] > 20
     a.meanwhile = None
-    items = await same(a, b)
+    items = await assert_same_history(a, b)
     check_calls(items)
     assert {turn_of(item) for item in items} == {f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3)}
-    await b.ask()
+    await b.run_turn()
     await a.below.sync(timeout=PATIENCE)
-    await a.ask()
-    check_calls(await same(a, b))
+    await a.run_turn()
+    check_calls(await assert_same_history(a, b))
 
 
 @WRAPPERS
-async def test_a_server_that_goes_and_returns_changes_no_turn(
+async def test_a_server_outage_changes_no_turn(
     device: Devices, server: DevServer, wrap: Any
 ) -> None:
-    """With devices that sync by themselves, a server that is gone for some turns is noticed by no
-    runner, and both have one history of whole calls soon after it is back."""
+    """No runner notices that the server is unreachable for some turns, and both devices have one
+    history of complete calls soon after it is back."""
     a, b = await pair(device, wrap, options=QUICK)
     with server.faults.down():
         await asyncio.gather(a.talk(), b.talk())
@@ -341,17 +350,19 @@ async def test_a_server_that_goes_and_returns_changes_no_turn(
         mine, other = await a.session.get_items(), await b.session.get_items()
         return len(mine) == len(other) > 0 and a.below.status().pending == 0
 
-    await until(is_one)
-    check_history(await same(a, b), *(f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3)))
+    await wait_until(is_one)
+    check_history(
+        await assert_same_history(a, b), *(f"turn-{x}{n}" for x in "ab" for n in (1, 2, 3))
+    )
 
 
-async def test_the_server_of_encrypted_sessions_reads_nothing(
+async def test_the_server_sees_no_text_of_encrypted_sessions(
     device: Devices, server: DevServer
 ) -> None:
-    """No word of a conversation over encrypted sessions is on the server or in a journal."""
+    """No text of a conversation over encrypted sessions is on the server or in a journal."""
     a, b = await pair(device, encrypted)
     await asyncio.gather(a.talk(), b.talk())
-    await same(a, b)
+    await assert_same_history(a, b)
     stored = json.dumps(server.memories(AGENT))
     journals = b"".join(path.read_bytes() for path in device.root.iterdir() if path.is_file())
     for word in ("question turn", "found turn", "done turn", "look_up"):
@@ -362,7 +373,7 @@ async def test_the_server_of_encrypted_sessions_reads_nothing(
 
 
 class Compactor:
-    """A client that compacts any conversation to a summary of its own."""
+    """A client that compacts any conversation into its own summary."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -395,128 +406,132 @@ FORCE: Any = {"force": True, "compaction_mode": "input"}
 
 
 def summaries(items: list[Any]) -> list[str]:
-    """The names of the summaries in a history."""
+    """Return the names of the summaries in a history."""
     return [item["id"] for item in items if item.get("type") == "compaction"]
 
 
 def split_off(items: list[Any], summary: list[Any]) -> list[Any]:
-    """The items without a summary, which must be there once and in one piece."""
+    """Remove the summary's items, which must be there once and contiguous, and return the other
+    items."""
     (start,) = (at for at in range(len(items)) if items[at : at + 2] == summary)
     return items[:start] + items[start + 2 :]
 
 
 @pytest.fixture
-async def two(device: Devices) -> tuple[Talker, Talker, Compactor, Compactor]:
-    """Two devices whose runners talk over a compacting session, with two shared turns."""
+async def compacting_pair(device: Devices) -> tuple[Talker, Talker, Compactor, Compactor]:
+    """Make two devices whose runners use a compacting session with two shared turns."""
     clients = {name: Compactor(name) for name in "ab"}
     below = {name: await device(name) for name in "ab"}
     a, b = (Talker(name, below[name], compacting(below[name], clients[name])) for name in "ab")
-    await a.ask()
-    await same(a, b)
-    await b.ask()
-    await same(a, b)
+    await a.run_turn()
+    await assert_same_history(a, b)
+    await b.run_turn()
+    await assert_same_history(a, b)
     return a, b, clients["a"], clients["b"]
 
 
 @pytest.mark.promise(number=6)
-async def test_a_compaction_keeps_what_another_device_said_meanwhile(
-    two: tuple[Talker, Talker, Compactor, Compactor],
+async def test_a_compaction_keeps_concurrent_turns_of_another_device(
+    compacting_pair: tuple[Talker, Talker, Compactor, Compactor],
 ) -> None:
-    """A compaction on one device replaces what it had seen, on all devices; turns that another
-    device took meanwhile survive whole, and both go on over the result."""
-    a, b, client, _ = two
+    """A compaction on one device replaces, on all devices, the items that it had seen. Concurrent
+    turns of another device survive complete, and both devices go on over the result."""
+    a, b, client, _ = compacting_pair
     shared = await a.session.get_items()
     await b.talk(2)
     await a.session.run_compaction(FORCE)
     assert client.given == [shared]
     assert await a.session.get_items() == client.summary(1)
-    items = await same(a, b)
+    items = await assert_same_history(a, b)
     check_history(split_off(items, client.summary(1)), "turn-b2", "turn-b3")
-    await a.ask()
-    await same(a, b)
-    await b.ask()
-    items = split_off(await same(a, b), client.summary(1))
+    await a.run_turn()
+    await assert_same_history(a, b)
+    await b.run_turn()
+    items = split_off(await assert_same_history(a, b), client.summary(1))
     order = check_history(items, "turn-b2", "turn-b3", "turn-a2", "turn-b4")
     assert order == ["turn-b2", "turn-b3", "turn-a2", "turn-b4"]
 
 
-async def test_turns_taken_while_a_compaction_waits_survive_it(
-    two: tuple[Talker, Talker, Compactor, Compactor],
+async def test_turns_added_during_a_compaction_survive_it(
+    compacting_pair: tuple[Talker, Talker, Compactor, Compactor],
 ) -> None:
-    """What another device says and sends before a compaction and while it waits for its answer
-    survives it, as long as the compacting device has not pulled it."""
-    a, b, client, _ = two
-    await b.ask()
+    """Turns that another device adds and sends before a compaction and during its request survive
+    it, as long as the compacting device has not pulled them."""
+    a, b, client, _ = compacting_pair
+    await b.run_turn()
 
     async def later() -> None:
-        await b.ask()
+        await b.run_turn()
         await b.below.flush(timeout=PATIENCE)
 
     client.meanwhile = later
     await a.session.run_compaction(FORCE)
-    items = split_off(await same(a, b), client.summary(1))
+    items = split_off(await assert_same_history(a, b), client.summary(1))
     check_history(items, "turn-b2", "turn-b3")
 
 
-async def test_compactions_on_both_devices_apart(
-    two: tuple[Talker, Talker, Compactor, Compactor],
+async def test_concurrent_compactions_on_both_devices_keep_both_summaries(
+    compacting_pair: tuple[Talker, Talker, Compactor, Compactor],
 ) -> None:
-    """Both summaries survive, each whole, the shared turns that both replaced are gone, turns
-    that neither had replaced stay, and a later compaction replaces all of it everywhere."""
-    a, b, first, second = two
+    """Both summaries survive complete, the shared turns that both replaced are gone, other turns
+    stay, and a later compaction replaces everything everywhere."""
+    a, b, first, second = compacting_pair
     await a.session.run_compaction(FORCE)
     await b.session.run_compaction(FORCE)
-    await a.ask()
-    await b.ask()
-    items = await same(a, b)
+    await a.run_turn()
+    await b.run_turn()
+    items = await assert_same_history(a, b)
     assert sorted(summaries(items)) == ["cmp_a-1", "cmp_b-1"]
     rest = split_off(split_off(items, first.summary(1)), second.summary(1))
     check_history(rest, "turn-a2", "turn-b2")
-    # Anew: the SDK's wrapper remembers the items of its first compaction, and what it added since.
+    # A new wrapper: the SDK's wrapper remembers the items of its first compaction and its later
+    # additions.
     await compacting(b.below, second).run_compaction(FORCE)
     assert second.given[-1] == items
-    assert await b.below.get_items() == await same(a, b) == second.summary(2)
+    assert await b.below.get_items() == await assert_same_history(a, b) == second.summary(2)
 
 
-async def test_a_runner_compacts_by_itself_while_another_talks(device: Devices) -> None:
-    """Compaction that the runner starts after a turn, as it does with a real client, replaces that
-    device's turns and leaves the turns that another device took apart."""
+async def test_an_automatic_compaction_keeps_turns_of_another_device(device: Devices) -> None:
+    """A compaction that the runner starts after a turn, as with a real client, replaces that
+    device's turns and keeps the turns that another device took separately."""
     client = Compactor("a")
     below = await device("a")
     armed = [False]
     wrapped = compacting(below, client, lambda _: armed[0])
     a, b = Talker("a", below, wrapped), Talker("b", await device("b"))
-    await a.ask()
-    await same(a, b)
+    await a.run_turn()
+    await assert_same_history(a, b)
     await b.talk(3)
     armed[0] = True
-    await a.ask(streamed=True)
+    await a.run_turn(streamed=True)
     assert len(client.given) == 1
     assert await a.session.get_items() == client.summary(1)
-    items = split_off(await same(a, b), client.summary(1))
+    items = split_off(await assert_same_history(a, b), client.summary(1))
     check_history(items, "turn-b1", "turn-b2", "turn-b3")
     armed[0] = False
-    await b.ask()
-    await same(a, b)
-    await a.ask()
-    check_calls(await same(a, b))
+    await b.run_turn()
+    await assert_same_history(a, b)
+    await a.run_turn()
+    check_calls(await assert_same_history(a, b))
 
 
-async def test_compaction_inside_encryption(device: Devices, server: DevServer) -> None:
+async def test_a_compaction_under_encryption_keeps_turns_of_another_device(
+    device: Devices, server: DevServer
+) -> None:
     """A runner over encryption over compaction over our session compacts one device's turns and
-    leaves the other's, and the server learns no word of the summary."""
+    keeps the other's, and the server sees no text of the summary."""
     client = Compactor("a")
     below = await device("a")
     a = Talker("a", below, encrypted(compacting(below, client)))
     other = await device("b")
     b = Talker("b", other, encrypted(other))
-    await a.ask()
-    await same(a, b)
+    await a.run_turn()
+    await assert_same_history(a, b)
     await b.talk(2)
     await a.session.run_compaction(FORCE)
     assert [item["call_id"] for item in client.given[0] if "call_id" in item]
-    items = split_off(await same(a, b), client.summary(1))
+    items = split_off(await assert_same_history(a, b), client.summary(1))
     check_history(items, "turn-b1", "turn-b2")
-    await a.ask()
-    await same(a, b)
+    await a.run_turn()
+    await assert_same_history(a, b)
     assert "summary" not in json.dumps(server.memories(AGENT))

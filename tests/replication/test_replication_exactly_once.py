@@ -20,14 +20,14 @@ from tests.replication.devices import (
     POLICY,
     QUICK,
     Devices,
-    in_vain,
-    items_on,
-    kinds_on,
-    one_history,
-    said,
-    settle,
+    assert_one_history,
+    items_on_server,
+    kinds_on_server,
+    sync_all,
+    text_message,
     texts,
-    until,
+    time_out,
+    wait_until,
 )
 
 pytestmark = pytest.mark.promise(number=3)
@@ -57,21 +57,21 @@ LOSSES: dict[str, Callable[[FaultPlan], object]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-async def test_each_operation_arrives_once(device: Devices, server: DevServer, loss: str) -> None:
-    """Whatever happens to a store request or its answer, each item is on the server once and the
-    other device shows each once."""
+async def test_each_operation_is_stored_once(device: Devices, server: DevServer, loss: str) -> None:
+    """Each item is on the server once and shown once by the other device, whatever happens to a
+    store request or its answer."""
     LOSSES[loss](server.faults)
     options = replace(MANUAL, max_batch_memories=5, backoff_base=0.02, backoff_max=0.05)
     a, b = await device("a", options=options), await device("b")
     for number in range(4):
-        await a.add_items([said(f"{number}.{part}") for part in range(3)])
+        await a.add_items([text_message(f"{number}.{part}") for part in range(3)])
     await a.pop_item()
     expected = [f"{n}.{part}" for n in range(4) for part in range(3)][:-1]
     await a.sync(timeout=PATIENCE)
     assert (a.status().pending, a.status().parked) == (0, 0)
-    assert items_on(server) == expected
-    assert Counter(kinds_on(server)) == {"append": 11, "pop": 1}
-    assert await one_history(a, b) == expected
+    assert items_on_server(server) == expected
+    assert Counter(kinds_on_server(server)) == {"append": 11, "pop": 1}
+    assert await assert_one_history(a, b) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,35 +84,35 @@ async def test_each_operation_arrives_once(device: Devices, server: DevServer, l
         lambda plan: plan.garble("html", route=FORGET, count=2),
     ],
 )
-async def test_forgetting_goes_on_after_a_loss(
+async def test_deletions_continue_after_a_lost_request(
     device: Devices, server: DevServer, loss: Callable[[FaultPlan], object]
 ) -> None:
-    """Removed items are forgotten on the server whatever happens to a request or its answer."""
+    """Removed items are deleted on the server, whatever happens to a request or its answer."""
     a = await device("a")
-    await a.add_items([said("one"), said("two"), said("three")])
+    await a.add_items([text_message("one"), text_message("two"), text_message("three")])
     await a.sync()
     await a.pop_item()
     loss(server.faults)
     await a.sync(timeout=PATIENCE)
-    assert items_on(server) == ["one", "two"]
+    assert items_on_server(server) == ["one", "two"]
     server.faults.clear()
     await a.clear_session()
     await a.sync(timeout=PATIENCE)
-    assert items_on(server) == []
+    assert items_on_server(server) == []
 
 
 @pytest.mark.parametrize("removal", ["pop", "confirmed pop", "clear"])
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_what_is_stored_again_after_its_removal_goes_again(
+async def test_an_item_stored_again_after_its_removal_is_deleted_again(
     device: Devices, server: DevServer, removal: str, restarts: bool
 ) -> None:
-    """A device gets no answer to what the server has taken. Another one removes it and has it
-    forgotten; then the first sends it again, before it has heard of that."""
+    """A device gets no answer to a store. Another one pops the item and deletes it from the server.
+    Then the first sends it again before it knows, and the item is deleted again."""
     a = await device("a")
     b = await device("b", pop="confirmed" if removal == "confirmed pop" else "local")
     with server.faults.lose_response(route=BATCH):
-        await a.add_items([said("one"), said("two")])
-        await in_vain(a.flush, lambda: items_on(server))
+        await a.add_items([text_message("one"), text_message("two")])
+        await time_out(a.flush, lambda: items_on_server(server))
         if restarts:
             await a.close()
             a = device.new("a")
@@ -120,27 +120,25 @@ async def test_what_is_stored_again_after_its_removal_goes_again(
     if removal == "clear":
         await b.clear_session()
     else:
-        assert await b.pop_item() == said("two")
+        assert await b.pop_item() == text_message("two")
     await b.sync(timeout=PATIENCE)
     left = [] if removal == "clear" else ["one"]
-    assert items_on(server) == left
+    assert items_on_server(server) == left
     with server.faults.status(500, route=LISTING):
         await a.flush(timeout=PATIENCE)
-    assert items_on(server) == ["one", "two"]
-    assert await one_history(a, b, device.new("late")) == left
-    assert items_on(server) == left
+    assert items_on_server(server) == ["one", "two"]
+    assert await assert_one_history(a, b, device.new("late")) == left
+    assert items_on_server(server) == left
 
 
-async def test_a_store_cut_off_by_the_clock_arrives_once(
-    device: Devices, server: DevServer
-) -> None:
-    """A request whose answer comes too late is sent again, and its item is there once."""
+async def test_a_store_that_times_out_is_stored_once(device: Devices, server: DevServer) -> None:
+    """A request whose answer comes too late is sent again, and its item is stored once."""
     a = await device("a", options=replace(MANUAL, request_timeout=0.5))
     server.faults.latency(1.0, after_commit=True, route=BATCH, count=1)
-    await a.add_items([said("slow")])
+    await a.add_items([text_message("slow")])
     await a.sync(timeout=PATIENCE)
-    assert items_on(server) == ["slow"]
-    await until(lambda: server.requests.count(BATCH) >= 2)
+    assert items_on_server(server) == ["slow"]
+    await wait_until(lambda: server.requests.count(BATCH) >= 2)
 
 
 MODES = {
@@ -172,24 +170,27 @@ LONG = "A long sentence stands here. " * 5 + "It makes the server derive childre
 async def test_the_history_is_the_same_on_any_server(
     device: Devices, server: DevServer, mode: str, version: str
 ) -> None:
-    """Whatever the server does where nothing is documented, a lost answer, a pop and two devices
-    give one history."""
+    """A lost answer, a pop and two devices give one history, whatever a server does where Dakera's
+    behaviour is not documented."""
     server.modes = MODES[mode]
     server.state.version = type(server.state.version)(version)
     a, b = await device("a"), await device("b")
-    # Alike words are near-duplicates; where duplicates are dropped the guard has to see to it.
-    await a.add_items([said(f"{LONG}{number}") for number in range(5)])
-    await a.add_items([said("zero \x00 inside"), said("ok", "assistant"), said("ok")])
+    # Similar texts are near-duplicates. Where the server drops them, the retention guard has to
+    # prevent it.
+    await a.add_items([text_message(f"{LONG}{number}") for number in range(5)])
+    await a.add_items(
+        [text_message("zero \x00 inside"), text_message("ok", "assistant"), text_message("ok")]
+    )
     server.faults.lose_response(route=BATCH, count=1)
     await a.sync(timeout=PATIENCE)
     await b.sync(timeout=PATIENCE)
-    await b.add_items([said("ok"), said("no")])
+    await b.add_items([text_message("ok"), text_message("no")])
     server.faults.lose_response(route=BATCH, count=1)
     await b.sync(timeout=PATIENCE)
     await a.sync(timeout=PATIENCE)
-    assert await a.pop_item() == said("no")
+    assert await a.pop_item() == text_message("no")
     server.faults.lose_response(route=FORGET, count=1)
-    found = await one_history(a, b, device.new("late"))
+    found = await assert_one_history(a, b, device.new("late"))
     assert found == [
         *(f"{LONG}{number}" for number in range(5)),
         "zero \x00 inside",
@@ -199,43 +200,45 @@ async def test_the_history_is_the_same_on_any_server(
     ]
 
 
-async def test_duplicates_that_the_server_drops_all_the_same_are_not_lost(
+async def test_near_duplicates_that_the_server_drops_are_not_lost(
     device: Devices, server: DevServer
 ) -> None:
-    """Where the policy that drops near-duplicates cannot be changed, what was dropped is never
-    taken for stored, and arrives once it can be changed."""
+    """Where the policy on near-duplicates cannot be changed, a dropped item never counts as stored,
+    and arrives once the policy can be changed."""
     server.modes = Modes(dedup_on_store=True)
     fault = server.faults.status(403, route=POLICY)
     a = await device("a", options=QUICK)
-    await a.add_items([said("ok")])
-    await a.add_items([said("ok", "assistant")])
-    await until(lambda: "did not keep" in str(a.status().last_error))
+    await a.add_items([text_message("ok")])
+    await a.add_items([text_message("ok", "assistant")])
+    await wait_until(lambda: "did not keep" in str(a.status().last_error))
     assert a.status().pending > 0
     assert texts(await a.get_items()) == ["ok", "ok"]
     fault.remove()
     server.modes = Modes()
-    assert await one_history(a, device.new("b")) == ["ok", "ok"]
+    assert await assert_one_history(a, device.new("b")) == ["ok", "ok"]
 
 
-async def test_children_of_our_memories_are_ignored(device: Devices, server: DevServer) -> None:
-    """Sentences that the server derives from an item, with its tags and metadata, show nowhere."""
+async def test_derived_memories_are_ignored(device: Devices, server: DevServer) -> None:
+    """Sentences that the server derives from an item, with its tags and metadata, are shown
+    nowhere."""
     server.modes = Modes(derived_children="leak")
     server.state.version = type(server.state.version)("0.12.0")
     a, b = await device("a"), await device("b")
-    await a.add_items([said(LONG)])
-    await settle(a, b)
+    await a.add_items([text_message(LONG)])
+    await sync_all(a, b)
     assert len(server.memories(AGENT, with_children=True)) > 1
-    assert await one_history(a, b) == [LONG]
+    assert await assert_one_history(a, b) == [LONG]
     assert (await b.audit()).healed == 0
 
 
-async def test_a_listing_that_is_clamped_is_read_to_its_end(
+async def test_a_listing_with_small_pages_is_read_to_its_end(
     device: Devices, server: DevServer
 ) -> None:
-    """A server that gives fewer memories than asked for is asked on, until a page is empty."""
+    """When a server returns smaller pages than requested, pages are requested until one is
+    empty."""
     a = await device("a")
     for number in range(40):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     known = type(server.state.agents[AGENT])
     whole = known.page
@@ -251,38 +254,38 @@ async def test_a_listing_that_is_clamped_is_read_to_its_end(
     assert server.requests.count(LISTING) > 6
 
 
-async def test_what_was_taken_before_a_server_restarts_empty_is_sent_again(
+async def test_a_batch_accepted_before_the_server_restarts_empty_is_sent_again(
     device: Devices, server: DevServer
 ) -> None:
-    """The first half of a batch was taken, the second refused for a moment, in which the server
-    lost all it had: the batch is acknowledged once all of it is there."""
+    """The first half of a batch is accepted, the second refused for a moment, in which the server
+    loses everything. The batch is acknowledged once all of it is stored."""
     a = await device("a", options=replace(MANUAL, max_batch_memories=5))
     words = [str(number) for number in range(12)]
-    await a.add_items([said(word) for word in words])
+    await a.add_items([text_message(word) for word in words])
     with server.faults.status(429, route=BATCH, skip=1, retry_after=0) as busy:
-        await in_vain(a.flush, lambda: busy.seen > 1)
-    assert len(items_on(server)) == 5
+        await time_out(a.flush, lambda: busy.seen > 1)
+    assert len(items_on_server(server)) == 5
     await asyncio.to_thread(server.stop)
     server.reset()
     await asyncio.to_thread(server.start)
     await a.flush(timeout=PATIENCE)
-    assert sorted(items_on(server)) == sorted(words)
-    assert await one_history(device.new("late"), a) == words
+    assert sorted(items_on_server(server)) == sorted(words)
+    assert await assert_one_history(device.new("late"), a) == words
 
 
-async def test_a_server_that_does_not_show_what_it_took_is_sent_it_once_more(
+async def test_a_server_that_lists_late_gets_a_batch_once_more(
     device: Devices, server: DevServer
 ) -> None:
-    """Reads may lag behind: what was broken off is not begun again and again until they have
-    caught up."""
+    """Reads may lag behind: an interrupted batch is sent once more, and not repeatedly until the
+    reads have caught up."""
     a = await device("a", options=replace(MANUAL, max_batch_memories=5))
     words = [str(number) for number in range(12)]
-    await a.add_items([said(word) for word in words])
+    await a.add_items([text_message(word) for word in words])
     with server.faults.status(404, route=GET):
         for skip in (1, 2, 1):  # the first half; the rest, doubt, all again; the first half of it
             with server.faults.status(503, route=BATCH, skip=skip, retry_after=0) as busy:
-                await in_vain(a.flush, lambda busy=busy, skip=skip: busy.seen > skip)
+                await time_out(a.flush, lambda busy=busy, skip=skip: busy.seen > skip)
         before = server.requests.count(BATCH)
         await a.flush(timeout=PATIENCE)
     assert server.requests.count(BATCH) - before == 2
-    assert await one_history(device.new("late"), a) == words
+    assert await assert_one_history(device.new("late"), a) == words

@@ -9,41 +9,55 @@ import pytest
 
 from cached_session import CachedSession, Progress
 from cached_session.devserver import DevServer
-from tests.replication.devices import LISTING, MANUAL, PATIENCE, QUICK, Devices, said, texts, until
+from tests.replication.devices import (
+    LISTING,
+    MANUAL,
+    PATIENCE,
+    QUICK,
+    Devices,
+    text_message,
+    texts,
+    wait_until,
+)
 
 PATIENT = MANUAL
-"""Its first read waits for the history as long as a test does."""
+"""The first read waits for the history as long as a test may take."""
 HASTY = replace(MANUAL, hydrate_timeout=0.3)
 
 
 async def fill(session: CachedSession, count: int, batch: int = 1) -> list[str]:
     for start in range(0, count, batch):
-        await session.add_items([said(str(n)) for n in range(start, min(count, start + batch))])
+        await session.add_items(
+            [text_message(str(n)) for n in range(start, min(count, start + batch))]
+        )
     await session.sync(timeout=PATIENCE)
     return [str(number) for number in range(count)]
 
 
 async def test_the_first_read_waits_for_the_history(device: Devices, server: DevServer) -> None:
-    """The first read of a new device waits for the history, though the server takes its time."""
+    """The first read of a new device waits for the history, even when the server is slow."""
     expected = await fill(await device("a"), 20)
     server.faults.latency(0.1)
     assert texts(await device.new("b", options=PATIENT).get_items()) == expected
 
 
-async def test_a_read_right_after_a_write_waits_too(device: Devices, server: DevServer) -> None:
-    """A first read that comes while the first pull is under way gets the history without waiting
-    for the next poll."""
+async def test_a_first_read_during_the_first_pull_waits_too(
+    device: Devices, server: DevServer
+) -> None:
+    """A first read during the first pull gets the history without waiting for the next poll."""
     await fill(await device("a"), 1)
     b = device.new("b", options=PATIENT)
     slow = server.faults.latency(0.2, route=LISTING)
-    await b.add_items([said("mine")])
-    await until(lambda: slow.fired)
+    await b.add_items([text_message("mine")])
+    await wait_until(lambda: slow.fired)
     assert sorted(texts(await b.get_items())) == ["0", "mine"]
 
 
 @pytest.mark.promise(number=2)
-async def test_hydrate_false_never_waits(device: Devices, server: DevServer) -> None:
-    """With hydrate=False the first read answers at once, and the history comes later."""
+async def test_a_first_read_without_hydration_never_waits(
+    device: Devices, server: DevServer
+) -> None:
+    """With hydrate=False the first read returns immediately, and the history comes later."""
     expected = await fill(await device("a"), 3)
     b = device.new("b", options=replace(QUICK, request_timeout=1.0), hydrate=False)
     with server.faults.latency(3600):
@@ -53,11 +67,11 @@ async def test_hydrate_false_never_waits(device: Devices, server: DevServer) -> 
     async def shows() -> bool:
         return texts(await b.get_items()) == expected
 
-    await until(shows)
+    await wait_until(shows)
 
 
 @pytest.mark.promise(number=2)
-async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
+async def test_a_hanging_server_delays_the_first_read_by_its_timeout_only(
     device: Devices, server: DevServer
 ) -> None:
     """With a server that hangs, the first read takes hydrate_timeout, and no later one waits."""
@@ -66,7 +80,7 @@ async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
     began = time.monotonic()
     assert await b.get_items() == []
     assert time.monotonic() - began >= HASTY.hydrate_timeout
-    await until(lambda: hanging.fired)
+    await wait_until(lambda: hanging.fired)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(b._engine, "options", replace(HASTY, hydrate_timeout=3600.0))
         for _ in range(5):
@@ -75,11 +89,11 @@ async def test_a_hanging_server_costs_the_first_read_its_timeout_only(
 
 
 @pytest.mark.promise(number=2)
-async def test_a_server_known_to_be_gone_costs_no_first_read(
+async def test_an_unreachable_server_delays_no_first_read(
     device: Devices, server: DevServer
 ) -> None:
-    """Where nothing answers, the first read ends with the first failure, and once the server is
-    known to be out of reach the first read of another session does not wait at all."""
+    """Without a server, the first read ends with the first failure, and once the server is known to
+    be unreachable the first read of another session does not wait."""
     server.stop()
     endless = replace(MANUAL, hydrate_timeout=3600.0)
     b = device.new("b", options=endless)
@@ -90,8 +104,10 @@ async def test_a_server_known_to_be_gone_costs_no_first_read(
     server.start()
 
 
-async def test_what_was_met_offline_arrives_later(device: Devices, server: DevServer) -> None:
-    """A session first read while the server was gone shows its history once the server is back."""
+async def test_a_session_first_read_offline_gets_its_history_later(
+    device: Devices, server: DevServer
+) -> None:
+    """A session first read while the server was down shows its history once the server is back."""
     expected = await fill(await device("a"), 3)
     server.stop()
     b = device.new("b", options=QUICK)
@@ -102,18 +118,18 @@ async def test_what_was_met_offline_arrives_later(device: Devices, server: DevSe
     async def shows() -> bool:
         return texts(await b.get_items()) == expected
 
-    await until(shows)
-    await until(lambda: b.status().hydrated)
+    await wait_until(shows)
+    await wait_until(lambda: b.status().hydrated)
 
 
-async def test_the_tail_comes_with_the_first_page(device: Devices, server: DevServer) -> None:
+async def test_the_tail_arrives_with_the_first_page(device: Devices, server: DevServer) -> None:
     """A read of the last 20 returns as soon as the first page is there, while the rest follows."""
     a = await device("a")
     expected = []
     for part in range(10):
         expected += [f"{part}.{number}" for number in range(30)]
         for text in expected[-30:]:
-            await a.add_items([said(text)])
+            await a.add_items([text_message(text)])
         await a.sync(timeout=PATIENCE)
         server.clock.advance(5)
     server.faults.latency(3600, route=LISTING, skip=1)
@@ -128,8 +144,8 @@ async def test_the_tail_comes_with_the_first_page(device: Devices, server: DevSe
 
 
 async def test_the_tail_has_no_gaps(device: Devices, server: DevServer) -> None:
-    """Where the server's order says nothing (all in one second), a read of the last 20 returns
-    neighbours, not some of many turns."""
+    """When all memories have the same second, a read of the last 20 returns adjacent items, and not
+    parts of many turns."""
     server.clock.freeze()
     await fill(await device("a"), 400)
     b = device.new("b", options=replace(PATIENT, first_page_size=100))
@@ -137,8 +153,8 @@ async def test_the_tail_has_no_gaps(device: Devices, server: DevServer) -> None:
     assert found == list(range(found[0], found[0] + 20))
 
 
-async def test_progress_is_told(device: Devices, server: DevServer) -> None:
-    """The callback hears of growing numbers of items, and in the end that it is done."""
+async def test_progress_is_reported(device: Devices, server: DevServer) -> None:
+    """The callback gets growing numbers of items, and a last call at the end."""
     await fill(await device("a"), 200, batch=1)
     heard: list[Progress] = []
     options = replace(PATIENT, first_page_size=30, page_size=60)
@@ -151,7 +167,7 @@ async def test_progress_is_told(device: Devices, server: DevServer) -> None:
     assert not heard[0].done
 
 
-async def test_a_long_history_arrives_whole(device: Devices, server: DevServer) -> None:
+async def test_a_long_history_arrives_completely(device: Devices, server: DevServer) -> None:
     """A history of 3,000 items is there after the first read of a new device, in few requests."""
     expected = await fill(await device("a"), 3000, batch=30)
     server.requests.clear()
@@ -163,29 +179,29 @@ async def test_a_long_history_arrives_whole(device: Devices, server: DevServer) 
 
 
 async def test_a_sync_lists_a_new_device_once(device: Devices, server: DevServer) -> None:
-    """The pull that opening a session begins is the one that `sync` waits for."""
+    """`sync` waits for the pull that opening a session began."""
     expected = await fill(await device("a"), 300, batch=30)
     server.requests.clear()
     b = device.new("b")
     report = await b.sync(timeout=PATIENCE)
     assert report.pulled == 10
     assert texts(await b.get_items()) == expected
-    # 100 rows, the rest, the end; and what was asked for ahead of that.
+    # 100 rows, the rest, the end, and the pages that were requested ahead of that.
     assert server.requests.count(LISTING) <= 3 + b._engine.options.parallel_requests
 
 
-async def test_each_sync_sees_what_was_there_before_it(device: Devices) -> None:
+async def test_each_sync_sees_everything_stored_before_it(device: Devices) -> None:
     """A pull that began before the call does not count."""
     a, b = await device("a"), await device("b")
     for number in range(5):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
         await a.sync(timeout=PATIENCE)
         await b.sync(timeout=PATIENCE)
         assert len(await b.get_items()) == number + 1
 
 
 async def test_the_first_read_does_not_wait_for_a_write(device: Devices) -> None:
-    """That a session has been met is noted after whatever is being written."""
+    """The mark that a session is hydrated is stored after the write that is under way."""
     session = await device("a")
     other = session._engine
     other.hydration.forget()
@@ -206,17 +222,17 @@ async def test_the_first_read_does_not_wait_for_a_write(device: Devices) -> None
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-async def test_a_read_of_nothing_does_not_wait(
+async def test_a_read_with_limit_zero_does_not_wait(
     device: Devices, server: DevServer, limit: int
 ) -> None:
-    """A limit of zero or less asks for nothing and waits for nothing."""
+    """A limit of zero or less requests nothing and waits for nothing."""
     server.faults.latency(3600)
     b = device.new("b", options=replace(MANUAL, hydrate_timeout=3600.0))
     assert await asyncio.wait_for(b.get_items(limit=limit), PATIENCE) == []
 
 
-async def test_a_known_session_is_read_at_once(device: Devices, server: DevServer) -> None:
-    """A journal that has met a session answers from itself, in a later process too."""
+async def test_a_hydrated_session_is_read_immediately(device: Devices, server: DevServer) -> None:
+    """A journal that has hydrated a session answers from itself, also in a later process."""
     a = await device("a")
     await fill(a, 3)
     assert len(await a.get_items()) == 3
@@ -226,7 +242,9 @@ async def test_a_known_session_is_read_at_once(device: Devices, server: DevServe
     assert texts(await asyncio.wait_for(again.get_items(), PATIENCE)) == ["0", "1", "2"]
 
 
-async def test_an_empty_session_is_met_at_once(device: Devices, server: DevServer) -> None:
+async def test_a_session_without_memories_is_hydrated_by_the_answer(
+    device: Devices, server: DevServer
+) -> None:
     """The first read of a session that exists nowhere ends with the server's answer."""
     a = device.new("a", options=replace(MANUAL, hydrate_timeout=3600.0))
     assert await asyncio.wait_for(a.get_items(), PATIENCE) == []

@@ -20,11 +20,11 @@ from tests.replication.devices import (
     MANUAL,
     PATIENCE,
     Devices,
-    items_on,
-    one_history,
-    said,
+    assert_one_history,
+    items_on_server,
+    text_message,
     texts,
-    until,
+    wait_until,
 )
 
 SMALL = replace(MANUAL, page_size=25, first_page_size=25)
@@ -35,8 +35,8 @@ def by_id(server: DevServer) -> dict[str, dict[str, Any]]:
     return {memory["id"]: copy.deepcopy(memory) for memory in server.memories(AGENT)}
 
 
-async def put(session_id_url: str, memories: list[dict[str, Any]]) -> None:
-    """Store memories as somebody else's program would."""
+async def store_memories(session_id_url: str, memories: list[dict[str, Any]]) -> None:
+    """Store memories as another program would."""
     from dakera import AsyncDakeraClient
 
     fields = ("id", "content", "metadata", "tags", "importance", "memory_type")
@@ -49,22 +49,25 @@ async def put(session_id_url: str, memories: list[dict[str, Any]]) -> None:
 
 
 def plain(memory: dict[str, Any]) -> dict[str, Any]:
-    """A memory as it was sent: without what the server added."""
+    """Return a memory as it was sent, without the fields that the server added."""
     memory = copy.deepcopy(memory)
     memory.get("metadata", {}).pop("_dakera_event_time", None)
     return memory
 
 
-async def test_a_history_of_many_pages_arrives_whole(device: Devices, server: DevServer) -> None:
-    """A history of several pages is read to its end, and a second pull reads the newest only."""
+async def test_a_history_of_many_pages_arrives_completely(
+    device: Devices, server: DevServer
+) -> None:
+    """A history of several pages is read to its end, and a second pull reads only the newest
+    page."""
     a, b = await device("a"), device.new("b", options=SMALL)
     for number in range(30):
-        await a.add_items([said(f"{number}.{part}") for part in range(4)])
+        await a.add_items([text_message(f"{number}.{part}") for part in range(4)])
     await a.sync()
-    assert len(await one_history(b, a)) == 120
+    assert len(await assert_one_history(b, a)) == 120
     assert server.requests.count(LISTING) >= 6
     server.clock.advance(1000)
-    await a.add_items([said("new")])
+    await a.add_items([text_message("new")])
     await a.sync()
     await b.sync()
     server.requests.clear()
@@ -73,11 +76,11 @@ async def test_a_history_of_many_pages_arrives_whole(device: Devices, server: De
     assert server.requests.count(LISTING) == 1
 
 
-async def test_small_pages_do_not_crawl(device: Devices, server: DevServer) -> None:
-    """The rows that neighbouring pages share are at most half of a page, however small it is."""
+async def test_small_pages_overlap_by_at_most_half(device: Devices, server: DevServer) -> None:
+    """Adjacent pages share at most half of their rows, however small the pages are."""
     a = await device("a")
     for number in range(60):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     server.requests.clear()
     b = device.new("b", options=replace(MANUAL, page_size=10, first_page_size=10))
@@ -88,11 +91,11 @@ async def test_small_pages_do_not_crawl(device: Devices, server: DevServer) -> N
 async def test_a_listing_that_shifts_between_pages_loses_nothing(
     device: Devices, server: DevServer
 ) -> None:
-    """Memories deleted between two pages move others over the page's edge; they arrive all the
-    same."""
+    """Memories deleted between two pages move others across the page boundary, and those arrive
+    nevertheless."""
     a, b = await device("a"), await device("b", options=SMALL)
     for number in range(100):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     newest = [memory["id"] for memory in server.memories(AGENT)][:24]
     hit: list[str] = []
@@ -114,32 +117,32 @@ async def test_a_listing_that_shifts_between_pages_loses_nothing(
         await b.sync()
     assert len(hit) > 8
     await a.audit()
-    assert await one_history(b, a) == [str(number) for number in range(100)]
+    assert await assert_one_history(b, a) == [str(number) for number in range(100)]
 
 
 async def test_memories_that_arrive_between_pages_are_not_lost(
     device: Devices, server: DevServer
 ) -> None:
-    """A device that writes while another one pages through its history is seen whole by it."""
+    """The items of a device that writes while another one pages through its history all arrive."""
     a, b = await device("a"), await device("b", options=replace(SMALL, page_size=30))
     for number in range(60):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     server.faults.latency(0.02, route=LISTING)
     pulling = asyncio.ensure_future(b.sync())
     for number in range(60, 70):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
         await a.flush(timeout=PATIENCE)
     await pulling
-    assert await one_history(b, a) == [str(number) for number in range(70)]
+    assert await assert_one_history(b, a) == [str(number) for number in range(70)]
 
 
 async def test_stale_answers_delay_and_lose_nothing(device: Devices, server: DevServer) -> None:
-    """A replica of the server that lags by a minute delays what it does not know yet, no more."""
+    """A server replica that lags by a minute delays what it does not know yet, and nothing else."""
     a, b = await device("a"), await device("b")
     server.clock.freeze()
     for number in range(5):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
         await a.sync()
         server.clock.advance(20)
     with server.faults.stale(70, every=2):
@@ -149,14 +152,14 @@ async def test_stale_answers_delay_and_lose_nothing(device: Devices, server: Dev
             assert shown == [str(number) for number in range(5)][: len(shown)] or len(shown) == 5
     with server.faults.stale(70):
         await b.sync()
-    assert await one_history(a, b) == [str(number) for number in range(5)]
+    assert await assert_one_history(a, b) == [str(number) for number in range(5)]
 
 
-async def test_a_hole_is_fetched_by_id(device: Devices, server: DevServer) -> None:
-    """An operation that no listing shows is fetched by the id that its hole names."""
+async def test_a_gap_is_fetched_by_id(device: Devices, server: DevServer) -> None:
+    """An operation that no listing shows is fetched by the id of its gap."""
     a, b = await device("a"), await device("b")
     for number in range(6):
-        await a.add_items([said(f"{number}.0"), said(f"{number}.1")])
+        await a.add_items([text_message(f"{number}.0"), text_message(f"{number}.1")])
     await a.sync()
     known = type(server.state.agents[AGENT])
     whole = known.page
@@ -172,14 +175,14 @@ async def test_a_hole_is_fetched_by_id(device: Devices, server: DevServer) -> No
     assert texts(await b.get_items()) == [f"{n}.{part}" for n in range(6) for part in range(2)]
 
 
-async def test_a_hole_that_stays_is_reported_and_healed_later(
+async def test_a_lasting_gap_is_reported_and_filled_later(
     device: Devices, server: DevServer
 ) -> None:
-    """A missing operation is reported as absent once patience is over, holds nothing back, and is
-    shown as soon as it comes."""
+    """A missing operation is reported as absent after its patience, stops nothing, and is shown as
+    soon as it comes."""
     a, b = await device("a"), await device("b", options=replace(MANUAL, hole_patience=0.0))
     for number in range(4):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     (lost,) = [m for m in server.memories(AGENT) if m["content"] == "1"]
     server.evict(AGENT, [lost["id"]])
@@ -188,16 +191,14 @@ async def test_a_hole_that_stays_is_reported_and_healed_later(
     assert b.status().absent == 1
     assert texts(await b.get_items()) == ["0", "2", "3"]
     assert (await a.audit()).healed == 1
-    assert await one_history(b, a) == ["0", "1", "2", "3"]
+    assert await assert_one_history(b, a) == ["0", "1", "2", "3"]
 
 
-async def test_a_patient_device_does_not_call_a_young_hole_absent(
-    device: Devices, server: DevServer
-) -> None:
-    """While patience lasts a hole is looked for, and not reported."""
+async def test_a_young_gap_is_not_reported_as_absent(device: Devices, server: DevServer) -> None:
+    """Before its patience is over a gap is looked for, and not reported."""
     a, b = await device("a"), await device("b", options=replace(MANUAL, hole_patience=60.0))
     for number in range(3):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     server.evict(AGENT, lambda m: m["content"] == "1")
     await b.sync()
@@ -207,25 +208,26 @@ async def test_a_patient_device_does_not_call_a_young_hole_absent(
 
 @pytest.mark.promise(number=5)
 async def test_an_incomplete_batch_is_never_shown(device: Devices, server: DevServer) -> None:
-    """A batch of which one memory is missing is not shown in part, and whole once it is there."""
+    """A batch with a missing memory is not shown in part, and is shown completely once it is
+    there."""
     a, b = await device("a"), await device("b")
-    await a.add_items([said("before")])
-    await a.add_items([said(f"{number}") for number in range(5)])
-    await a.add_items([said("after")])
+    await a.add_items([text_message("before")])
+    await a.add_items([text_message(f"{number}") for number in range(5)])
+    await a.add_items([text_message("after")])
     await a.sync()
     server.evict(AGENT, lambda m: m["content"] == "3")
     await b.sync()
     assert texts(await b.get_items()) == ["before", "after"]
     assert b.status().incomplete == 1
     await a.audit()
-    assert await one_history(b, a) == ["before", "0", "1", "2", "3", "4", "after"]
+    assert await assert_one_history(b, a) == ["before", "0", "1", "2", "3", "4", "after"]
 
 
 @pytest.mark.promise(number=5)
 async def test_an_incomplete_large_item_is_never_shown(device: Devices, server: DevServer) -> None:
-    """An item in parts of which one is missing waits for it, and is then byte for byte the same."""
+    """An item with a missing part is shown once the part comes, and is then equal byte for byte."""
     a, b = await device("a"), await device("b")
-    large = said('ä😀\\"x' * 20_000)
+    large = text_message('ä😀\\"x' * 20_000)
     await a.add_items([large])
     await a.sync()
     server.evict(AGENT, lambda m: m["metadata"]["cs_j"] == 3)
@@ -237,8 +239,8 @@ async def test_an_incomplete_large_item_is_never_shown(device: Devices, server: 
 
 
 async def test_foreign_memories_are_ignored(device: Devices, server: DevServer) -> None:
-    """Memories that are not ours show nowhere, count nowhere and stay where they are."""
-    await put(
+    """Memories that are not ours are not shown, not counted and not changed."""
+    await store_memories(
         device.server.url,
         [
             {"id": "note-1", "content": "a note"},
@@ -251,8 +253,8 @@ async def test_foreign_memories_are_ignored(device: Devices, server: DevServer) 
         ],
     )
     a, b = await device("a"), await device("b")
-    await a.add_items([said("ours")])
-    assert await one_history(a, b) == ["ours"]
+    await a.add_items([text_message("ours")])
+    assert await assert_one_history(a, b) == ["ours"]
     await b.audit()
     await b.clear_session()
     await b.sync()
@@ -281,36 +283,36 @@ NONSENSE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("wrong", NONSENSE, ids=str)
-async def test_nonsense_is_counted_and_hides_nothing(
+async def test_damaged_memories_are_counted_and_hide_nothing(
     device: Devices, server: DevServer, wrong: dict[str, Any]
 ) -> None:
-    """A memory of ours that the server damaged is counted as unreadable, shows nothing, and its
-    neighbours show."""
+    """A memory of ours that the server damaged is counted as unreadable and not shown, and the
+    memories beside it are shown."""
     a = await device("a")
     for number in range(3):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
     await a.sync()
     (victim,) = [m for m in by_id(server).values() if m["content"] == "1"]
     victim["metadata"] = {**victim["metadata"], **wrong["metadata"]} if wrong["metadata"] else {}
-    await put(server.url, [plain(victim)])
+    await store_memories(server.url, [plain(victim)])
     b = await device("b")
     assert texts(await b.get_items()) == ["0", "2"]
     assert b.status().unreadable >= 1
     assert (await a.audit()).healed == 1
-    assert await one_history(b, a) == ["0", "1", "2"]
+    assert await assert_one_history(b, a) == ["0", "1", "2"]
 
 
 async def test_a_newer_wire_version_is_reported_and_not_misread(
     device: Devices, server: DevServer
 ) -> None:
-    """Memories of a newer wire version are counted as unreadable and left alone."""
+    """Memories of a newer wire version are counted as unreadable and not changed."""
     a = await device("a")
-    await a.add_items([said("old")])
+    await a.add_items([text_message("old")])
     await a.sync()
     (memory,) = by_id(server).values()
     memory["id"] = memory["id"].replace("cs1-", "cs2-")
     memory["metadata"]["cs_v"] = 2
-    await put(server.url, [plain(memory)])
+    await store_memories(server.url, [plain(memory)])
     b = await device("b")
     assert texts(await b.get_items()) == ["old"]
     assert b.status().unreadable == 1
@@ -327,11 +329,11 @@ def forged(text: str, *, counter: int = 1, kind: Kind = Kind.APPEND) -> list[dic
 async def test_a_dot_with_two_contents_is_counted_and_the_first_stays(
     device: Devices, server: DevServer
 ) -> None:
-    """A second content under the same dot changes nothing that was shown, and is counted."""
-    await put(server.url, forged('{"role":"user","content":"first"}'))
+    """A second content under the same dot does not change what is shown, and is counted."""
+    await store_memories(server.url, forged('{"role":"user","content":"first"}'))
     a = await device("a")
     assert texts(await a.get_items()) == ["first"]
-    await put(server.url, forged('{"role":"user","content":"second"}'))
+    await store_memories(server.url, forged('{"role":"user","content":"second"}'))
     await a.sync()
     assert texts(await a.get_items()) == ["first"]
     assert a.status().conflicts >= 1
@@ -342,69 +344,67 @@ async def test_a_dot_with_two_contents_is_counted_and_the_first_stays(
     ["", "nonsense", "[]", '{"w":"x"}', '{"w":"aaaaaaaa","c":1,"i":5,"n":2}', "[" * 5000],
 )
 @pytest.mark.parametrize("kind", [Kind.POP, Kind.CLEAR])
-async def test_removals_that_make_no_sense_remove_nothing(
+async def test_invalid_removals_remove_nothing(
     device: Devices, server: DevServer, kind: Kind, payload: str
 ) -> None:
-    """A pop or clear whose payload is nonsense is counted as unreadable, and blocks nothing."""
+    """A pop or clear with an invalid payload is counted as unreadable, and stops nothing."""
     a = await device("a")
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
     await a.sync()
-    await put(server.url, forged(payload or "{", kind=kind))
+    await store_memories(server.url, forged(payload or "{", kind=kind))
     b = await device("b")
     assert texts(await b.get_items()) == ["one"]
     assert b.status().unreadable >= 1
-    await b.add_items([said("two")])
+    await b.add_items([text_message("two")])
     await b.sync()
     await a.sync()
     assert texts(await a.get_items()) == ["one", "two"]
 
 
-async def test_a_counter_out_of_nowhere_costs_little(device: Devices, server: DevServer) -> None:
-    """A memory that claims to be somebody's trillionth does not make a device look for the rest of
-    them without bound."""
-    await put(server.url, forged('{"role":"user","content":"last"}', counter=1 << 40))
+async def test_a_forged_counter_costs_a_bounded_number_of_requests(
+    device: Devices, server: DevServer
+) -> None:
+    """A memory with a counter of a trillion does not make a device look for all operations below
+    it."""
+    await store_memories(server.url, forged('{"role":"user","content":"last"}', counter=1 << 40))
     a = device.new("a", hydrate=False)
     await a.sync()
     assert texts(await a.get_items()) == ["last"]
-    # The first pull of the background and that of the sync: each may search for 200 gaps, twice.
+    # The first pull of the background and that of the sync may each search for 200 gaps, twice.
     assert server.requests.count(GET) <= 800
 
 
-async def test_items_that_a_pull_brings_are_readable_at_once(
-    device: Devices, server: DevServer
-) -> None:
-    """A session that is in use elsewhere shows new words after each poll, without being asked."""
+async def test_pulled_items_are_readable_immediately(device: Devices, server: DevServer) -> None:
+    """A session that is in use elsewhere shows new items after each poll, without a call."""
     a = await device("a")
     b = await device("b", options=replace(MANUAL, poll_interval=0.05, poll_interval_idle=0.1))
     for number in range(3):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
         await a.flush(timeout=PATIENCE)
 
         async def shows(number: int = number) -> bool:
             return texts(await b.get_items())[-1:] == [str(number)]
 
-        await until(shows)
+        await wait_until(shows)
 
 
-async def test_a_device_does_not_send_back_what_it_was_sent(
-    device: Devices, server: DevServer
-) -> None:
-    """What a device pulled is not pushed by it."""
+async def test_pulled_operations_are_not_sent_back(device: Devices, server: DevServer) -> None:
+    """A device does not push operations that it pulled."""
     a, b = await device("a"), await device("b")
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
     await a.sync()
     stores = server.requests.count(BATCH)
     await b.sync()
     await b.sync()
     assert server.requests.count(BATCH) == stores
-    assert items_on(server) == ["one"]
+    assert items_on_server(server) == ["one"]
 
 
-async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
+async def test_a_cancelled_sync_does_not_cancel_a_needed_pull(
     device: Devices, server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """News comes while a pull is under way; a `sync` begins one that will see it, and is cancelled.
-    The session is pulled for the news all the same, an hour before its next poll."""
+    """An event comes while a pull is under way. A `sync` begins one that will see it, and is
+    cancelled. The session is pulled for the event nevertheless, an hour before its next poll."""
     a, b = await device("a"), await device("b")
     replicator = b._engine.loop_host.replicator()
     assert replicator is not None
@@ -429,17 +429,17 @@ async def test_a_sync_that_is_given_up_takes_nobodys_pull_along(
     monkeypatch.setattr(remote, "list_memories", held)
     replicator.request_pull("talk", replicator.context.runtime.monotonic())
     await asks.wait()
-    await a.add_items([said("news")])
+    await a.add_items([text_message("news")])
     await a.flush(timeout=PATIENCE)
     news = replicator.context.runtime.monotonic()
     replicator.request_pull("talk", news)
     syncing = asyncio.ensure_future(sync())
-    await until(lambda: plan.started > news)
-    # The one that began before the news comes to its end; what it saw is not what was asked for.
+    await wait_until(lambda: plan.started > news)
+    # The pull that began before the event ends; its listing is not the requested one.
     go_on.set()
     await syncs.wait()
-    await until(lambda: plan.due > news)
-    assert plan.fresh < news
+    await wait_until(lambda: plan.due > news)
+    assert plan.last_success < news
     syncing.cancel()
-    await until(lambda: plan.fresh > news)
+    await wait_until(lambda: plan.last_success > news)
     assert texts(await b.get_items()) == ["news"]

@@ -24,71 +24,73 @@ from tests.replication.devices import (
     PATIENCE,
     QUICK,
     Devices,
-    in_vain,
-    items_on,
-    one_history,
-    process,
-    said,
+    assert_one_history,
+    items_on_server,
+    running_process,
+    text_message,
     texts,
-    until,
+    time_out,
+    wait_until,
 )
 
 
 async def test_one_process_pushes_for_all_and_another_takes_over(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
-    """What a second process writes is pushed by the one that replicates; when that one is killed,
-    the second takes over by itself."""
-    async with process(tmp_path / "a.db", server.url, "theirs") as other:
-        await until(lambda: items_on(server) == ["theirs"])
+    """Operations of a second process are pushed by the process that replicates. When that one is
+    killed, the second takes over without a call."""
+    async with running_process(tmp_path / "a.db", server.url, "theirs") as other:
+        await wait_until(lambda: items_on_server(server) == ["theirs"])
         a = device.new("a", options=replace(QUICK, watch_interval=0.1), hydrate=False)
-        await a.add_items([said("mine")])
-        await until(lambda: items_on(server) == ["theirs", "mine"])
+        await a.add_items([text_message("mine")])
+        await wait_until(lambda: items_on_server(server) == ["theirs", "mine"])
         replicator = a._engine.loop_host.replicator()
         assert replicator is None or not replicator.leader.is_leader
         other.kill()
         await other.wait()
-        await a.add_items([said("after")])
-        await until(lambda: items_on(server) == ["theirs", "mine", "after"])
+        await a.add_items([text_message("after")])
+        await wait_until(lambda: items_on_server(server) == ["theirs", "mine", "after"])
     assert texts(await a.get_items()) == ["theirs", "mine", "after"]
 
 
 @pytest.mark.promise(number=1)
-async def test_a_process_killed_in_the_middle_loses_nothing(
+async def test_a_killed_process_loses_nothing(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
-    """Words of a process that was killed before it could send them are sent by the next one."""
+    """Items of a process that was killed before it could send them are sent by the next one."""
     server.faults.lose_response(route=BATCH)
-    async with process(tmp_path / "a.db", server.url, "one", "two") as other:
+    async with running_process(tmp_path / "a.db", server.url, "one", "two") as other:
         other.kill()
         await other.wait()
     server.faults.clear()
     a = device.new("a", options=QUICK)
     await a.get_items()
-    await until(lambda: a.status().pending == 0)
-    assert items_on(server) == ["one", "two"]
-    assert await one_history(a, device.new("b")) == ["one", "two"]
+    await wait_until(lambda: a.status().pending == 0)
+    assert items_on_server(server) == ["one", "two"]
+    assert await assert_one_history(a, device.new("b")) == ["one", "two"]
 
 
-async def test_a_restart_of_the_server(device: Devices, server: DevServer) -> None:
-    """After a restart of the server on the same port, everything goes on by itself."""
+async def test_work_continues_after_a_restart_of_the_server(
+    device: Devices, server: DevServer
+) -> None:
+    """After a restart of the server on the same port, everything continues without a call."""
     a, b = await device("a", options=QUICK), await device("b", options=QUICK)
     for number in range(3):
-        await a.add_items([said(str(number))])
+        await a.add_items([text_message(str(number))])
         server.restart()
-    await until(lambda: items_on(server) == ["0", "1", "2"])
+    await wait_until(lambda: items_on_server(server) == ["0", "1", "2"])
 
     async def shows() -> bool:
         return texts(await b.get_items()) == ["0", "1", "2"]
 
-    await until(shows)
+    await wait_until(shows)
 
 
-async def test_closing_leaves_the_rest_queued(device: Devices, server: DevServer) -> None:
-    """Close ends in time while the server is gone, and a later session sends what was left."""
+async def test_close_leaves_unsent_operations_queued(device: Devices, server: DevServer) -> None:
+    """Close ends in time while the server is down, and a later session sends the rest."""
     a = device.new("a", options=QUICK, hydrate=False)
     server.stop()
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
     await asyncio.wait_for(a.close(), PATIENCE)
     with pytest.raises(SessionClosed):
         await a.get_items()
@@ -96,34 +98,34 @@ async def test_closing_leaves_the_rest_queued(device: Devices, server: DevServer
     again = device.new("a", options=QUICK)
     assert again.status().pending == 1
     assert texts(await again.get_items()) == ["one"]
-    await until(lambda: items_on(server) == ["one"])
+    await wait_until(lambda: items_on_server(server) == ["one"])
 
 
-async def test_closing_with_a_hanging_server_ends(device: Devices, server: DevServer) -> None:
+async def test_close_with_a_hanging_server_ends(device: Devices, server: DevServer) -> None:
     """Close waits for a server that hangs no longer than close_timeout."""
     a = await device("a", options=QUICK)
     hanging = server.faults.latency(3600)
-    await a.add_items([said("one")])
-    await until(lambda: hanging.fired)
+    await a.add_items([text_message("one")])
+    await wait_until(lambda: hanging.fired)
     await asyncio.wait_for(a.close(), PATIENCE)
 
 
-async def test_closing_sends_what_it_can(device: Devices, server: DevServer) -> None:
-    """Close first sends what waits, where the server answers."""
+async def test_close_sends_pending_operations(device: Devices, server: DevServer) -> None:
+    """Close first sends what is pending, where the server answers."""
     a = await device("a", options=replace(MANUAL, close_timeout=PATIENCE))
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
     await a.close()
-    assert items_on(server) == ["one"]
+    assert items_on_server(server) == ["one"]
 
 
-async def test_closing_leaves_no_task_behind(device: Devices, server: DevServer) -> None:
+async def test_close_leaves_no_task(device: Devices, server: DevServer) -> None:
     """After close no task of the library is left, whatever it was doing."""
     a = await device("a", options=QUICK)
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
     await a.close()
     server.stop()
     b = device.new("b", options=QUICK, hydrate=False)
-    await b.add_items([said("one")])
+    await b.add_items([text_message("one")])
     await b.close()
     assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
     server.start()
@@ -132,34 +134,34 @@ async def test_closing_leaves_no_task_behind(device: Devices, server: DevServer)
 async def test_an_injected_client_stays_open(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
-    """A client that the caller made works after close, with the retries that the caller chose."""
+    """A client of the caller works after close, with the retries that the caller chose."""
     async with AsyncDakeraClient(server.url, max_retries=2) as client:
         session = device.keep(
             CachedSession("talk", client=client, journal=tmp_path / "own.db", options=QUICK)
         )
-        await session.add_items([said("one")])
+        await session.add_items([text_message("one")])
         await session.flush(timeout=PATIENCE)
         await session.close()
         assert len(await client.agent_memories(AGENT)) == 1
         assert client._retry_config.max_retries == 2
 
 
-async def test_two_clients_over_one_journal(
+async def test_two_clients_share_one_journal(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
-    """Two sessions with clients of their own share a journal; closing one leaves the other at
-    work."""
+    """Two sessions with their own clients share a journal, and closing one does not stop the
+    other."""
     first, second = AsyncDakeraClient(server.url), AsyncDakeraClient(server.url)
     path = tmp_path / "own.db"
     one = device.keep(CachedSession("one", client=first, journal=path, options=QUICK))
     two = device.keep(CachedSession("two", client=second, journal=path, options=QUICK))
-    await one.add_items([said("1")])
-    await two.add_items([said("2")])
+    await one.add_items([text_message("1")])
+    await two.add_items([text_message("2")])
     await one.flush(timeout=PATIENCE)
     await two.flush(timeout=PATIENCE)
     await one.close()
     await first.close()
-    await two.add_items([said("3")])
+    await two.add_items([text_message("3")])
     await two.flush(timeout=PATIENCE)
     assert two.status().pending == 0
     await two.close()
@@ -167,26 +169,26 @@ async def test_two_clients_over_one_journal(
     assert len(server.agents()) == 2
 
 
-async def test_a_journal_that_is_open_with_another_server_is_refused(
+async def test_a_second_server_for_an_open_journal_is_refused(
     device: Devices, server: DevServer
 ) -> None:
     """While a journal is open with one server, another one is refused with a clear error."""
     a = await device("a")
     with pytest.raises(InvalidArgument, match=r"elsewhere\.example.*journal of its own"):
         device.new("a", url="http://elsewhere.example:3000")
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
 
 
-async def test_another_empty_server_gets_everything(
+async def test_an_empty_second_server_gets_everything(
     device: Devices, server: DevServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A journal that goes on with another, empty server sends it the whole history, what it had
-    pulled from other devices included; it says once that it does."""
+    """A journal that is opened with another, empty server sends it the whole history, including
+    what it had pulled from other devices, and logs this once."""
     a, b = await device("a"), await device("b")
-    await b.add_items([said("theirs")])
+    await b.add_items([text_message("theirs")])
     await b.sync()
     await a.sync()
-    await a.add_items([said("one"), said("two")])
+    await a.add_items([text_message("one"), text_message("two")])
     await a.pop_item()
     await a.sync()
     await a.close()
@@ -194,11 +196,11 @@ async def test_another_empty_server_gets_everything(
         moved = device.new("a", url=fresh.url)
         assert texts(await moved.get_items()) == ["theirs", "one"]
         await moved.sync(timeout=PATIENCE)
-        assert items_on(fresh) == ["theirs", "one"]
+        assert items_on_server(fresh) == ["theirs", "one"]
         told = [record for record in caplog.records if "the journal goes on with" in record.message]
         assert len(told) == 1
         late = device.new("late", url=fresh.url)
-        assert await one_history(moved, late) == ["theirs", "one"]
+        assert await assert_one_history(moved, late) == ["theirs", "one"]
         await moved.close()
         await late.close()
 
@@ -207,10 +209,10 @@ SECRET = "the launch code is 0000"
 
 
 async def test_content_none_keeps_text_out_of_the_index(device: Devices, server: DevServer) -> None:
-    """With content="none" no memory's content shows what was said, and other devices show it."""
+    """With content="none" no memory's content has the text, and other devices show it."""
     a, b = await device("a", content="none"), await device("b")
-    await a.add_items([said(SECRET), {"type": "function_call_output", "output": SECRET}])
-    await a.add_items([said(SECRET * 4000)])
+    await a.add_items([text_message(SECRET), {"type": "function_call_output", "output": SECRET}])
+    await a.add_items([text_message(SECRET * 4000)])
     await a.sync()
     assert not any(SECRET in memory["content"] for memory in server.memories(AGENT))
     assert not any(SECRET in tag for memory in server.memories(AGENT) for tag in memory["tags"])
@@ -223,33 +225,33 @@ async def test_content_none_keeps_text_out_of_the_index(device: Devices, server:
 
 @pytest.mark.parametrize("letter", ["x", "ä", "😀", '"', "\\", "\x00", "\ud800"])
 async def test_large_items_round_trip(device: Devices, server: DevServer, letter: str) -> None:
-    """An item of a megabyte of any character arrives byte for byte."""
+    """An item of a megabyte of any characters arrives byte for byte."""
     a, b = await device("a"), await device("b")
     size = 1_000_000 if letter == "x" else 200_000
-    item = {**said(letter * size), "big": 2**70, "float": 1e-7, "keys": {"z": 1, "a": None}}
-    await a.add_items([said("before"), item, said("after")])
+    item = {**text_message(letter * size), "big": 2**70, "float": 1e-7, "keys": {"z": 1, "a": None}}
+    await a.add_items([text_message("before"), item, text_message("after")])
     await a.sync(timeout=PATIENCE)
     await b.sync(timeout=PATIENCE)
-    assert await b.get_items() == [said("before"), item, said("after")]
+    assert await b.get_items() == [text_message("before"), item, text_message("after")]
     assert list((await b.get_items())[1]["keys"]) == ["z", "a"]
 
 
 KEY = "dk-very-secret-0123456789"
 
 
-def written(directory: Path) -> bytes:
-    """Everything that stands in a directory's files."""
+def bytes_of_files(directory: Path) -> bytes:
+    """Return the contents of all files in a directory."""
     return b"".join(path.read_bytes() for path in directory.iterdir())
 
 
-async def test_the_key_is_told_to_nobody(
+async def test_the_key_appears_nowhere(
     device: Devices, server: DevServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The API key stands in no log line, repr, status, error or journal."""
+    """The API key is in no log line, repr, status, error or journal."""
     caplog.set_level(logging.DEBUG)
     server.add_key("another")
     a = device.new("a", api_key=KEY, options=QUICK)
-    await a.add_items([said("one")])
+    await a.add_items([text_message("one")])
     told: list[object] = [a, a._engine, a._spec]
     for call in (a.sync, a.flush, a.audit):
         with pytest.raises(CachedSessionError) as failure:
@@ -260,7 +262,7 @@ async def test_the_key_is_told_to_nobody(
             error = error.__cause__ or error.__context__
     told.append(a.status())
     server.stop()
-    lost = await in_vain(a.sync, lambda: a.status().state == "offline")
+    lost = await time_out(a.sync, lambda: a.status().state == "offline")
     told += [lost, lost.__cause__, a.status()]
     cache = SessionCache(tmp_path / "c.db", url=server.url, api_key=KEY)
     told.append(cache)
@@ -269,16 +271,16 @@ async def test_the_key_is_told_to_nobody(
     await a.close()
     assert not any(KEY in repr(one) or KEY in str(one) for one in told)
     assert KEY not in caplog.text
-    assert KEY.encode() not in written(tmp_path)
+    assert KEY.encode() not in bytes_of_files(tmp_path)
 
 
 async def test_the_official_client_reads_a_conversation(device: Devices, server: DevServer) -> None:
-    """Read through the official client, the memories are the conversation in readable words, with
-    roles as tags; recall finds them."""
+    """Through the official client the memories are readable text, with roles as tags, and recall
+    finds them."""
     a = await device("a")
     await a.add_items(
         [
-            said("Where is my parcel?"),
+            text_message("Where is my parcel?"),
             {
                 "type": "function_call",
                 "call_id": "c1",
@@ -293,7 +295,7 @@ async def test_the_official_client_reads_a_conversation(device: Devices, server:
             },
         ]
     )
-    await a.add_items([said("Forget it")])
+    await a.add_items([text_message("Forget it")])
     await a.pop_item()
     await a.sync()
     async with AsyncDakeraClient(server.url) as client:
@@ -311,9 +313,9 @@ async def test_the_official_client_reads_a_conversation(device: Devices, server:
 
 
 async def test_recall_finds_entries_and_falls_back(device: Devices, server: DevServer) -> None:
-    """Recall answers with entries that the server found, and offline with those of the journal."""
+    """Recall returns entries that the server found, and without a server those of the journal."""
     a = await device("a")
-    await a.add_items([said("the blue parcel"), said("the red balloon")])
+    await a.add_items([text_message("the blue parcel"), text_message("the red balloon")])
     await a.sync()
     found = await a.recall("red balloon", limit=1)
     assert (found.source, texts([entry.item for entry in found.entries])) == (
@@ -330,15 +332,16 @@ async def test_recall_finds_entries_and_falls_back(device: Devices, server: DevS
 
 
 async def test_recall_shows_items_of_this_session_only(device: Devices, server: DevServer) -> None:
-    """However near bookkeeping, pieces of items and other sessions are, and whatever the rank."""
+    """Recall shows no bookkeeping, no parts of items and no other session, whatever their rank
+    is."""
     a = await device("a")
-    await a.add_items([said("she removed an item from the list")])
+    await a.add_items([text_message("she removed an item from the list")])
     for number in range(12):
-        await a.add_items([said(f"word {number}")])
+        await a.add_items([text_message(f"word {number}")])
         await a.pop_item()
     other = device.new("a", session_id="other")
-    await other.add_items([said("we removed an item")])
-    await a.add_items([said("last")])
+    await other.add_items([text_message("we removed an item")])
+    await a.add_items([text_message("last")])
     await other.sync(timeout=PATIENCE)
     await a.sync(timeout=PATIENCE)
     found = await a.recall("removed an item", limit=1)
@@ -348,22 +351,22 @@ async def test_recall_shows_items_of_this_session_only(device: Devices, server: 
     ]
 
 
-async def test_recall_takes_a_limit_of_nothing(device: Devices, server: DevServer) -> None:
-    """Zero or less is none, and no reason to ask."""
+async def test_recall_with_limit_zero_is_empty(device: Devices, server: DevServer) -> None:
+    """A limit of zero or less returns nothing and sends no request."""
     a = await device("a")
-    await a.add_items([said("the red balloon")])
+    await a.add_items([text_message("the red balloon")])
     await a.sync()
     for limit in (0, -1):
         assert (await a.recall("balloon", limit=limit)).entries == []
     assert server.requests.count("POST /v1/memory/recall") == 0
 
 
-async def test_recall_of_words_that_the_server_has_not_is_a_search(
+async def test_recall_without_text_on_the_server_is_a_search(
     device: Devices, server: DevServer
 ) -> None:
-    """With ``content="none"`` it knows no text to find: nobody asks it."""
+    """With ``content="none"`` the server has no text to find, so that it is not asked."""
     a = await device("a", content="none")
-    await a.add_items([said("the red balloon")])
+    await a.add_items([text_message("the red balloon")])
     await a.sync()
     found = await a.recall("balloon")
     assert (found.source, texts([entry.item for entry in found.entries])) == (
@@ -374,29 +377,29 @@ async def test_recall_of_words_that_the_server_has_not_is_a_search(
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 500, 501])
-async def test_a_server_that_cannot_recall_is_no_reason_to_pause(
+async def test_a_server_without_recall_causes_no_pause(
     device: Devices, server: DevServer, status: int
 ) -> None:
-    """Recall is a search then, and everything else goes on as if nobody had asked."""
+    """Recall is a local search then, and everything else works as before."""
     a = await device("a")
-    await a.add_items([said("the red balloon")])
+    await a.add_items([text_message("the red balloon")])
     await a.sync()
     with server.faults.status(status, route="POST /v1/memory/recall", code="ROUTE_NOT_FOUND"):
         found = await a.recall("balloon")
         assert (found.source, len(found.entries)) == ("local", 1)
         status_now = a.status()
         assert (status_now.state, status_now.last_error) == ("online", None)
-        await a.add_items([said("more")])
+        await a.add_items([text_message("more")])
         await a.flush(timeout=PATIENCE)
     assert (await a.recall("balloon")).source == "server"
 
 
-async def test_recall_does_not_ask_a_server_that_is_known_to_be_away(
+async def test_recall_does_not_ask_an_unreachable_server(
     device: Devices, server: DevServer
 ) -> None:
     """While a pause runs, recall answers from the journal without a request of its own."""
     a = await device("a")
-    await a.add_items([said("the red balloon")])
+    await a.add_items([text_message("the red balloon")])
     await a.sync()
     server.faults.too_many(retry_after=600)
     assert (await a.recall("balloon")).source == "local"
@@ -410,13 +413,13 @@ async def test_recall_does_not_ask_a_server_that_is_known_to_be_away(
     assert server.requests.count("POST /v1/memory/recall") == asked == 1
 
 
-async def test_writes_in_a_burst_leave_together(device: Devices, server: DevServer) -> None:
-    """Words said in a moment leave in one request."""
+async def test_a_burst_of_writes_is_sent_in_one_request(device: Devices, server: DevServer) -> None:
+    """Items added in quick succession are sent in one request."""
     a = await device("a", options=replace(QUICK, push_delay=2.0, watch_interval=3600.0))
-    await asyncio.gather(*(a.add_items([said(str(number))]) for number in range(100)))
-    await until(lambda: a.status().pending == 0)
+    await asyncio.gather(*(a.add_items([text_message(str(number))]) for number in range(100)))
+    await wait_until(lambda: a.status().pending == 0)
     assert server.requests.count(BATCH) <= 2
-    assert len(items_on(server)) == 100
+    assert len(items_on_server(server)) == 100
 
 
 async def test_many_sessions_share_one_replicator(
@@ -426,7 +429,7 @@ async def test_many_sessions_share_one_replicator(
     async with SessionCache(tmp_path / "many.db", url=server.url, options=QUICK) as cache:
         sessions = [cache.session(f"user-{number}") for number in range(30)]
         for number, session in enumerate(sessions):
-            await session.add_items([said(f"I am {number}")])
+            await session.add_items([text_message(f"I am {number}")])
         report = await cache.sync(timeout=PATIENCE)
         assert report.pending == 0
         assert len(server.agents()) == 30
@@ -437,17 +440,17 @@ async def test_many_sessions_share_one_replicator(
     assert texts(await b.get_items()) == ["I am 7"]
 
 
-async def test_a_mistyped_address_costs_nothing(
+async def test_a_wrong_url_changes_nothing(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
-    """Only a server that answers takes the place of the one that the journal knows."""
+    """Only a server that answers replaces the one that the journal knows."""
     journal = tmp_path / "typo.db"
     async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:
-        await session.add_items([said("one")])
+        await session.add_items([text_message("one")])
         await session.sync(timeout=PATIENCE)
     nowhere = "http://127.0.0.1:9"
     async with CachedSession.from_url("typo", url=nowhere, journal=journal) as session:
-        await in_vain(session.sync, lambda: session.status().last_error)
+        await time_out(session.sync, lambda: session.status().last_error)
         assert session.status().pending == 0
     stored = server.requests.count(BATCH)
     async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:

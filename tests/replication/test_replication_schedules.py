@@ -1,5 +1,5 @@
-"""Schedules written by hand against real processes and a real socket: several things at one moment
-of which each alone has its test."""
+"""Hand-written schedules against real processes and a real socket: concurrent combinations of
+events of which each alone has its own test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 from cached_session.devserver import DevServer, Modes
-from tests.replication.devices import BATCH, FORGET, PATIENCE, items_on, kinds_on, until
+from tests.replication.devices import (
+    BATCH,
+    FORGET,
+    PATIENCE,
+    items_on_server,
+    kinds_on_server,
+    wait_until,
+)
 
 STRICT = Modes(metadata_max_bytes=2000)
 HUGE = "x" * 5000
@@ -43,7 +50,7 @@ class Peer:
             call.cancel()
 
     def call(self, do: str, *words: Any) -> asyncio.Future[Any]:
-        """Let it do something, at once; what comes of it."""
+        """Start a call immediately, and return its result."""
         assert self.process.stdin is not None
         self._calls += 1
         told = self._waiting[self._calls] = asyncio.get_running_loop().create_future()
@@ -51,7 +58,7 @@ class Peer:
         return told
 
     async def kill(self) -> None:
-        """``kill -9``."""
+        """Kill the process with ``kill -9``."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
@@ -60,12 +67,12 @@ class Peer:
 
 @pytest.fixture
 async def start(server: DevServer, tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts processes on journals by name; kills them in the end."""
+    """Starts processes on journals by name, and kills them at the end."""
     peers: list[Peer] = []
 
     async def new(name: str) -> Peer:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.replication.commanded"),
+            *(sys.executable, "-m", "tests.replication.command_process"),
             *(str(tmp_path / f"{name}.db"), server.url),
             cwd=Path(__file__).parents[2],
             stdin=asyncio.subprocess.PIPE,
@@ -80,11 +87,12 @@ async def start(server: DevServer, tmp_path: Path) -> AsyncIterator[Start]:
         await peer.kill()
 
 
-async def agreed(
+async def assert_agreement(
     server: DevServer, *peers: Peer, seconds: float = PATIENCE, audited: bool = False
 ) -> list[str]:
-    """Once all is well again: every process shows the same, and the server holds it. ``audited``:
-    after audits, where a request had no answer and something may lie there that nobody shows."""
+    """Assert after the faults that every process shows the same and that the server holds it.
+    ``audited``: audit first, for requests without an answer that may have stored something that no
+    device shows."""
 
     async def same() -> list[str] | bool:
         if audited:
@@ -92,15 +100,15 @@ async def agreed(
         shown = [await peer.call("items") for peer in peers]
         states = [await peer.call("status") for peer in peers]
         settled = all(state == [0, 0, 0, 0, 0] for state in states)
-        held = sorted(items_on(server)) == sorted(shown[0])
+        held = sorted(items_on_server(server)) == sorted(shown[0])
         return [shown[0]] if settled and held and all(s == shown[0] for s in shown) else False
 
     try:
-        (found,) = await until(same, seconds)
+        (found,) = await wait_until(same, seconds)
     except AssertionError:
         raise AssertionError(
             [
-                items_on(server),
+                items_on_server(server),
                 *[(await peer.call("items"), await peer.call("status")) for peer in peers],
             ]
         ) from None
@@ -118,10 +126,10 @@ async def sync(*peers: Peer) -> None:
             await peer.call("sync")
 
 
-async def test_a_clear_a_claim_and_a_retry_at_one_moment(server: DevServer, start: Start) -> None:
+async def test_a_concurrent_clear_claim_and_retry_agree(server: DevServer, start: Start) -> None:
     """One device clears, another claims the last item on the server, and a second process of the
-    first takes up what was parked: nothing that the clear had seen is left, the claimed item went
-    to one at most, and all agree."""
+    first retries a parked operation. No item that the clear had seen is left, the claimed item is
+    given at most once, and all agree."""
     a, a2, b = await start("a"), await start("a"), await start("b")
     server.modes = STRICT
     await a.call("add", "one", "two")
@@ -135,7 +143,7 @@ async def test_a_clear_a_claim_and_a_retry_at_one_moment(server: DevServer, star
     got = await asyncio.gather(b.call("claim"), a.call("clear"), a2.call("retry"), b.call("claim"))
     slow.remove()
     await b.call("add", "afterwards")
-    shown = await agreed(server, a, a2, b)
+    shown = await assert_agreement(server, a, a2, b)
     given = [item for item in (got[0], got[3]) if isinstance(item, str)]
     assert shown == ["afterwards"]
     assert max(Counter(given).values(), default=1) == 1
@@ -143,18 +151,19 @@ async def test_a_clear_a_claim_and_a_retry_at_one_moment(server: DevServer, star
 
 
 @pytest.mark.promise(number=9)
-async def test_a_journal_copied_in_the_middle_of_a_push(
+async def test_a_journal_copied_during_a_push_stores_everything_once(
     server: DevServer, start: Start, tmp_path: Path
 ) -> None:
-    """A copy of a journal taken by SQLite's backup while its requests are under way, whose original
-    is killed then, goes on beside the original's next process: every word is there once."""
+    """SQLite's backup copies a journal while its requests are under way, and the original process
+    is killed. The copy works beside the next process of the original, and every item is stored
+    once."""
     a = await start("a")
     await a.call("add", "before")
     await a.call("sync")
     slow = server.faults.latency(0.4, after_commit=True, route=BATCH)
     lost = server.faults.lose_response(route=BATCH, skip=1, count=1)
     await asyncio.gather(*(a.call("add", f"word {number}") for number in range(20)))
-    await until(lambda: slow.fired)  # a request is under way
+    await wait_until(lambda: slow.fired)  # a request is under way
     back_up(tmp_path / "a.db", tmp_path / "copy.db")
     await a.kill()
     again, copy = await start("a"), await start("copy")
@@ -164,7 +173,7 @@ async def test_a_journal_copied_in_the_middle_of_a_push(
     popped, also = await asyncio.gather(again.call("pop"), copy.call("pop"))
     slow.remove()
     lost.remove()
-    shown = await agreed(server, again, copy, await start("late"))
+    shown = await assert_agreement(server, again, copy, await start("late"))
     assert {popped, also} <= {"the original goes on", "the copy goes on"}
     expected = {"before", *(f"word {number}" for number in range(20))}
     assert Counter(shown) == Counter(
@@ -174,20 +183,20 @@ async def test_a_journal_copied_in_the_middle_of_a_push(
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
-async def test_killed_between_the_claim_and_its_tombstone(
+async def test_a_kill_between_a_claim_and_its_pop_gives_the_item_at_most_once(
     server: DevServer, start: Start, *, carried_out: bool
 ) -> None:
-    """The process that replicates is killed while the server is asked for an item; another process
-    of the journal takes over, and other devices want the same item: it goes to one at most, and
-    nobody waits for the dead."""
+    """The process that replicates is killed during the request of a claim. Another process of the
+    journal takes over, and other devices want the same item: it is given at most once, and no
+    device waits for the killed process."""
     a, a2, b = await start("a"), await start("a"), await start("b")
     await a.call("add", "one", "two")
     await sync(a, b)
     fault = server.faults.latency(2.5, after_commit=carried_out, route=FORGET, count=1)
     pending = a.call("claim")
-    await until(lambda: kinds_on(server).count("claim") == 1)
+    await wait_until(lambda: kinds_on_server(server).count("claim") == 1)
     if carried_out:
-        await until(lambda: items_on(server) == ["one"])
+        await wait_until(lambda: items_on_server(server) == ["one"])
     await a.kill()
     assert pending.cancelled()
     fault.remove()
@@ -198,16 +207,16 @@ async def test_killed_between_the_claim_and_its_tombstone(
         await asyncio.sleep(0.1)
     given = [item for item in got if item in ("one", "two")]
     assert max(Counter(given).values(), default=1) == 1
-    shown = await agreed(server, a2, b, await start("late"), audited=True)
+    shown = await assert_agreement(server, a2, b, await start("late"), audited=True)
     assert not set(given) & set(shown)
     assert Counter(shown)["one"] + Counter(given)["one"] <= 1
 
 
-async def test_dropped_here_and_retried_there(
+async def test_an_operation_dropped_on_one_copy_and_retried_on_another_is_shown(
     server: DevServer, start: Start, tmp_path: Path
 ) -> None:
-    """Two copies of a journal with a parked operation: one gives it up, the other sends it once the
-    server takes it. It is shown by both, as it is on the server."""
+    """Of two copies of a journal with a parked operation, one drops it and the other sends it once
+    the server accepts it. Both show it, as it is on the server."""
     a = await start("a")
     server.modes = STRICT
     await a.call("add", "one")
@@ -219,13 +228,15 @@ async def test_dropped_here_and_retried_there(
     server.modes = Modes()
     dropped, _ = await asyncio.gather(a.call("drop"), copy.call("retry"))
     assert dropped == 1
-    assert await agreed(server, a, copy, await start("late")) == ["one", HUGE]
+    assert await assert_agreement(server, a, copy, await start("late")) == ["one", HUGE]
 
 
-async def test_a_server_gone_back_in_time_while_all_go_on(server: DevServer, start: Start) -> None:
-    """A server restored from an old backup while one device claims, one replaces items and one
-    clears nothing: after an audit of each, at one moment, nothing that was removed is back, and
-    nothing that was said is lost."""
+async def test_a_server_restored_under_load_brings_nothing_back(
+    server: DevServer, start: Start
+) -> None:
+    """A server is restored from an old backup while one device claims, one replaces items and one
+    clears nothing. After concurrent audits nothing that was removed is back, and nothing that was
+    added is lost."""
     a, b, c = await start("a"), await start("b"), await start("c")
     await a.call("add", "1", "2", "3", "4")
     await sync(a, b, c)
@@ -240,7 +251,7 @@ async def test_a_server_gone_back_in_time_while_all_go_on(server: DevServer, sta
     for _ in range(3):
         await asyncio.gather(a.call("audit"), b.call("audit"), c.call("audit"))
         await sync(a, b, c)
-    shown = await agreed(server, a, b, c, await start("late"))
+    shown = await assert_agreement(server, a, b, c, await start("late"))
     assert taken == "4"
     assert taken != also
     assert replaced == ["1", "2"]

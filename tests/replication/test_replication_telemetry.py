@@ -1,4 +1,4 @@
-"""Telemetry as an OpenTelemetry user sees it: the real SDK, with exporters in memory."""
+"""Telemetry through the real OpenTelemetry SDK, with exporters in memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from cached_session import Unauthorized, telemetry
 from cached_session.testing import FaultLab
-from tests.replication.devices import PATIENCE, in_vain
+from tests.replication.devices import PATIENCE, time_out
 
 
 class Spans(InMemorySpanExporter):
-    """Keeps what ends while a test of this module runs."""
+    """Keeps the finished spans while a test of this module runs."""
 
     is_wanted = False
 
@@ -39,8 +39,8 @@ SECRET = "correct horse battery staple"
 
 @cache
 def providers() -> None:
-    """A process sets its providers once, also one that is given some tests of this module, some of
-    others, and some of this one again."""
+    """Set the providers once a process, also when it runs the tests of this module in several
+    groups."""
     traces = TracerProvider()
     traces.add_span_processor(SimpleSpanProcessor(SPANS))
     trace.set_tracer_provider(traces)
@@ -48,8 +48,8 @@ def providers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def listening() -> Iterator[None]:
-    """The spans of other tests are not to be collected."""
+def record_spans() -> Iterator[None]:
+    """Collect spans during this test only."""
     providers()
     SPANS.clear()
     SPANS.is_wanted = True
@@ -65,7 +65,7 @@ def lab() -> Iterator[FaultLab]:
 
 
 def points() -> dict[str, list[Any]]:
-    """The data points of each metric."""
+    """Return the data points of each metric."""
     data = READER.get_metrics_data()
     return {
         metric.name: list(metric.data.data_points)
@@ -80,13 +80,13 @@ def gauge(name: str) -> float:
     return float(point.value)
 
 
-async def test_gauges_tell_what_waits_and_that_it_has_gone(lab: FaultLab) -> None:
-    """Pending and its age rise while the line is cut, and are zero once it is mended."""
+async def test_gauges_show_pending_operations(lab: FaultLab) -> None:
+    """Pending and its age rise while the line is cut, and are zero once the line works again."""
     async with lab.session("talk") as session:
         await session.sync(timeout=PATIENCE)
         with lab.network().cut():
             await session.add_items([{"role": "user", "content": SECRET}])
-            await in_vain(session.flush, lambda: session.status().last_error)
+            await time_out(session.flush, lambda: session.status().last_error)
             assert gauge("pending") == 1
             assert gauge("oldest_pending_age") > 0
         await session.flush(timeout=PATIENCE)
@@ -116,12 +116,12 @@ async def test_a_parked_operation_is_counted_and_logged_with_its_fields(
 
 
 async def test_steps_are_spans_and_a_histogram_without_content(lab: FaultLab) -> None:
-    """Each push and pull has a span with its outcome; metrics name no session."""
+    """Each push and pull has a span with its outcome, and metrics name no session."""
     async with lab.session("talk") as session:
         await session.add_items([{"role": "user", "content": SECRET}])
         await session.sync(timeout=PATIENCE)
         with lab.network().cut():
-            await in_vain(session.sync, lambda: session.status().last_error)
+            await time_out(session.sync, lambda: session.status().last_error)
     seen = {
         (span.name, (span.attributes or {})["cached_session.outcome"])
         for span in SPANS.get_finished_spans()
@@ -139,8 +139,8 @@ async def test_steps_are_spans_and_a_histogram_without_content(lab: FaultLab) ->
     assert sum(point.count for point in duration) >= 3
 
 
-async def test_a_closed_journal_is_counted_no_longer(lab: FaultLab) -> None:
-    """What waits in a journal that nobody has open is nobody's metric."""
+async def test_a_closed_journal_is_not_counted(lab: FaultLab) -> None:
+    """Pending operations of a journal that is not open are not in the metrics."""
     async with lab.session("talk") as session:
         await session.sync(timeout=PATIENCE)
         lab.network().cut()
@@ -149,7 +149,7 @@ async def test_a_closed_journal_is_counted_no_longer(lab: FaultLab) -> None:
     assert gauge("pending") == 0
 
 
-def test_a_local_session_never_loads_it() -> None:
+def test_a_local_session_does_not_import_opentelemetry() -> None:
     """Without a server nothing of OpenTelemetry is imported."""
     code = """
 import asyncio, sys
@@ -163,8 +163,8 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry")]
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=PATIENCE)
 
 
-def test_without_the_package_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the API is not installed a step is just carried out."""
+def test_steps_work_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the API is not installed a step runs without a span."""
     monkeypatch.setattr(telemetry, "_instruments", None)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     telemetry.load()
@@ -176,7 +176,7 @@ def test_without_the_package_nothing_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_the_key_is_in_no_metric_and_no_span(lab: FaultLab) -> None:
-    """After a yes, a 503 and a 401 that quotes it, no attribute, event or name has the key."""
+    """After a success, a 503 and a 401 that quotes the key, no attribute, event or name has it."""
     async with lab.session("talk") as session:
         await session.add_items([{"role": "user", "content": "one"}])
         await session.sync(timeout=PATIENCE)
@@ -188,7 +188,7 @@ async def test_the_key_is_in_no_metric_and_no_span(lab: FaultLab) -> None:
                     with pytest.raises(Unauthorized):
                         await session.sync(timeout=PATIENCE)
                 else:
-                    await in_vain(session.sync, lambda: session.status().last_error)
+                    await time_out(session.sync, lambda: session.status().last_error)
     told = "".join(span.to_json() for span in SPANS.get_finished_spans())
     assert "cached_session.push" in told
     data = READER.get_metrics_data()

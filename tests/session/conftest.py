@@ -1,4 +1,4 @@
-"""Journals for each test, and the check that nothing of a session outlives it."""
+"""Journals for each test, and the check that a session leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import pytest
 from agents import set_tracing_disabled
 
 from cached_session.devserver import DevServer
-from tests.session.session_support import threads_of_ours
+from tests.session.session_support import library_threads
 
 set_tracing_disabled(True)
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """Where a journal may be made."""
+    """Return the path of a journal that does not exist yet."""
     return tmp_path / "agent.db"
 
 
 @pytest.fixture(params=["file", "memory"])
 def place(request: pytest.FixtureRequest, journal: Path) -> str:
-    """A journal in a file, and one that is kept nowhere."""
+    """Return the path of a journal in a file, and the name of one in memory."""
     return str(journal) if request.param == "file" else ":memory:"
 
 
 @pytest.fixture
 def server() -> Iterator[DevServer]:
-    """A server on a real socket."""
+    """Run a development server on a real socket."""
     with DevServer() as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Every test closes what it opens, and closing ends its threads."""
-    before = threads_of_ours()
+    """Check that the test has ended every thread that the library started."""
+    before = library_threads()
     yield
-    assert threads_of_ours() <= before
+    assert library_threads() <= before

@@ -1,4 +1,4 @@
-"""What the tests of a session share: items, children, a scripted model, a look at what is left."""
+"""Helpers of the session tests: items, child processes, a scripted model, checks for leaks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from agents import ModelResponse, Usage
 from agents.models.interface import Model
 from filelock import FileLock, Timeout
@@ -27,40 +27,42 @@ from openai.types.responses import (
 )
 
 from cached_session.devserver import DevServer
+from cached_session.devserver.faults import Fault
+from cached_session.remote.errors import RemoteError
+from cached_session.replication.pauses import Pauses
 
 Item = dict[str, Any]
 CHILD_SECONDS = 120.0
 """The longest that a child may take on a busy machine; it takes well under a second."""
-POLL_SECONDS = 0.01
 
 
-def said(*words: object) -> list[Any]:
-    """User messages with these words."""
-    return [{"role": "user", "content": str(word)} for word in words]
+def messages(*texts: object) -> list[Any]:
+    """Return one user message for each text."""
+    return [{"role": "user", "content": str(text)} for text in texts]
 
 
-def words(items: Sequence[Any]) -> list[str]:
-    """What `said` was given."""
+def contents(items: Sequence[Any]) -> list[str]:
+    """Return the texts of user messages."""
     return [item["content"] for item in items]
 
 
 def exact(value: Any) -> str:
-    """A JSON value with its types and key order: 1, 1.0 and True are equal to Python, not here."""
+    """Return a value as JSON text, which tells 1, 1.0 and True apart and keeps the key order."""
     return json.dumps(value)
 
 
 def journal_threads() -> set[threading.Thread]:
-    """The writing threads of journals that are open."""
+    """Return the writing threads of open journals."""
     return {thread for thread in threading.enumerate() if thread.name == "cached-session-journal"}
 
 
-def threads_of_ours() -> set[threading.Thread]:
-    """Every thread that the library has started."""
+def library_threads() -> set[threading.Thread]:
+    """Return every thread that the library has started."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("cached-session-")}
 
 
 def is_locked(journal: Path) -> bool:
-    """Whether a process, this one too, holds the lock of a journal's replicator."""
+    """Return whether any process, including this one, holds a journal's replicator lock."""
     try:
         with FileLock(f"{journal}.lock", blocking=False):
             return False
@@ -69,7 +71,7 @@ def is_locked(journal: Path) -> bool:
 
 
 def server_connections(server: DevServer) -> int:
-    """Connections of this process to the server, as the kernel counts them."""
+    """Return the number of connections from this process to the server."""
     ours = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -84,13 +86,13 @@ def server_connections(server: DevServer) -> int:
     return count
 
 
-def left_over(journal: Path, server: DevServer) -> dict[str, object]:
-    """What a session may leave behind and must not: only the kinds of which there is something."""
+def leaks(journal: Path, server: DevServer) -> dict[str, object]:
+    """Return what a closed session has left behind, by kind; empty if there is nothing."""
     gc.collect()
     tasks = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
     found = {
         "tasks": tasks,
-        "threads": threads_of_ours(),
+        "threads": library_threads(),
         "lock": is_locked(journal),
         "connections": server_connections(server),
         "files": [name for name in open_files(journal.parent) if not name.endswith(".lock")],
@@ -99,12 +101,12 @@ def left_over(journal: Path, server: DevServer) -> dict[str, object]:
 
 
 def replicators() -> set[asyncio.Task[Any]]:
-    """The background tasks of the running event loop."""
+    """Return the background tasks of the running event loop."""
     return {task for task in asyncio.all_tasks() if task.get_name() == "cached-session-replicator"}
 
 
 def open_files(directory: Path) -> list[str]:
-    """Files below a directory that this process holds open."""
+    """Return the files below a directory that this process holds open."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -116,22 +118,41 @@ def open_files(directory: Path) -> list[str]:
     return sorted(found)
 
 
-def eventually(is_so: Callable[[], bool], seconds: float = CHILD_SECONDS) -> None:
-    """Wait for something that another process or thread does."""
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(POLL_SECONDS)
+def failure_recorded(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return an event that is set when the replicator has recorded a failure of the server."""
+    recorded, record = asyncio.Event(), Pauses.record_failure
+
+    async def observed(self: Pauses, session_id: str, error: RemoteError) -> float:
+        seconds = await record(self, session_id, error)
+        recorded.set()
+        return seconds
+
+    monkeypatch.setattr(Pauses, "record_failure", observed)
+    return recorded
+
+
+def fault_applied(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return an event that is set when a fault of the server applies to a request."""
+    loop, applied, hits = asyncio.get_running_loop(), asyncio.Event(), fault.hits
+
+    def observed(request: str) -> bool:
+        hit = hits(request)
+        if hit:
+            loop.call_soon_threadsafe(applied.set)
+        return hit
+
+    monkeypatch.setattr(fault, "hits", observed)
+    return applied
 
 
 PRELUDE = """
 import asyncio, json, os, sqlite3, sys
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions
-def said(*words):
-    return [{"role": "user", "content": str(word)} for word in words]
-def words(items):
+def messages(*texts):
+    return [{"role": "user", "content": str(text)} for text in texts]
+def contents(items):
     return [item["content"] for item in items]
-def tell(*values):
+def report(*values):
     print(json.dumps(values), flush=True)
 def wait():
     return sys.stdin.readline()
@@ -139,7 +160,7 @@ def wait():
 
 
 class Child:
-    """Another process, which runs some code beside this one; it is told and asked by lines."""
+    """A child process that runs some code and exchanges lines with the test."""
 
     def __init__(self, code: str, *arguments: object, env: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
@@ -152,14 +173,14 @@ class Child:
             env=None if env is None else {**os.environ, **env},
         )
 
-    def go(self) -> None:
-        """Let it pass its `wait`."""
+    def resume(self) -> None:
+        """Let the child return from its `wait`."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def told(self) -> list[Any]:
-        """The next line that it tells."""
+    def read_line(self) -> list[Any]:
+        """Return the values of the next line that the child reports."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the child ended: {self.process.communicate()[1]}"
@@ -167,16 +188,16 @@ class Child:
         return found
 
     def end(self) -> list[list[Any]]:
-        """Wait for its end, which must be a good one; the lines that were left."""
+        """Wait until the child ends with success, and return its remaining lines."""
         out, err = self.process.communicate(timeout=CHILD_SECONDS)
         assert self.process.returncode == 0, err
         return [json.loads(line) for line in out.splitlines()]
 
     def kill(self) -> list[list[Any]]:
-        """End it as a power cut does; the whole lines that were left."""
+        """End the child as a power cut would, and return its remaining whole lines."""
         assert self.process.stdout is not None
         self.process.kill()
-        # Not `communicate`: it passes over what `told` has read ahead.
+        # Not `communicate`: it omits what `read_line` has read ahead.
         lines = self.process.stdout.readlines()
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -190,7 +211,7 @@ class Child:
 
 
 class ScriptedModel(Model):
-    """Says what its script says, one answer a call, and keeps what it was given."""
+    """A model that returns scripted answers, one a call, and records its inputs."""
 
     def __init__(self, *answers: str | tuple[str, dict[str, Any]]) -> None:
         self.answers = list(answers)
@@ -230,7 +251,7 @@ class ScriptedModel(Model):
         )
 
     def _answer(self, given: Any) -> list[Any]:
-        items = said(given) if isinstance(given, str) else given
+        items = messages(given) if isinstance(given, str) else given
         self.seen.append(json.loads(json.dumps(items)))
         number = len(self.seen)
         answer = self.answers.pop(0)

@@ -1,4 +1,4 @@
-"""Bad input: a clear error from the first call that can know, and nothing is touched."""
+"""Invalid input raises a clear error at the first call that can detect it, and changes nothing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from cached_session import (
     SyncError,
     SyncOptions,
 )
-from tests.session.session_support import said, words
+from tests.session.session_support import contents, messages
 
 URL = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
-def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A default place of the test's own, where anything written would show."""
+def empty_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Provide an empty default data directory, so that any new file is noticed."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -38,11 +38,11 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-# -- arguments: the constructor knows -----------------------------------------------------------
+# -- arguments, which the constructor checks -----------------------------------------------------
 
 BAD_SETTINGS: Any = {"limit": "x"}
 ARGUMENTS: dict[str, tuple[Callable[[], Any], str, str]] = {
-    # what is wrong: (the call, the value that the message names, the way out)
+    # case: (call, value that the message names, remedy)
     "empty id": (lambda: CachedSession(""), "session_id=''", "not empty"),
     "id None": (lambda: CachedSession(None), "session_id=None", "string"),
     "id bytes": (lambda: CachedSession(b"s"), "session_id=b's'", "string"),
@@ -69,15 +69,17 @@ ARGUMENTS: dict[str, tuple[Callable[[], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("what", ARGUMENTS)
-def test_an_argument_that_makes_no_sense_is_refused_at_once(what: str, empty_place: Path) -> None:
-    """The constructor raises, names the value and the way out, and makes no file."""
+def test_an_invalid_argument_is_refused_by_the_constructor(
+    what: str, empty_default_place: Path
+) -> None:
+    """The error names the value and the remedy, and no file is made."""
     call, value, way_out = ARGUMENTS[what]
     with pytest.raises(InvalidArgument) as caught:
         call()
     assert value in str(caught.value)
     assert way_out in str(caught.value)
     assert isinstance(caught.value, (CachedSessionError, ValueError, TypeError))
-    assert list(empty_place.iterdir()) == []
+    assert list(empty_default_place.iterdir()) == []
 
 
 URLS = [
@@ -105,8 +107,8 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS, ids=map(repr, URLS))
-def test_what_is_no_address_of_a_server_is_refused(url: Any, empty_place: Path) -> None:
-    """No URL, another scheme, no host, a bad port: named, with the form to use."""
+def test_an_invalid_server_address_is_refused(url: Any, empty_default_place: Path) -> None:
+    """The error names the value and shows the form to use."""
     for make in (
         lambda: CachedSession.from_url("s", url=url, journal="j.db"),
         lambda: SessionCache("j.db", url=url),
@@ -115,7 +117,7 @@ def test_what_is_no_address_of_a_server_is_refused(url: Any, empty_place: Path) 
             make()
         assert repr(url) in str(caught.value)
         assert "http://host:port" in str(caught.value)
-    assert list(empty_place.iterdir()) == []
+    assert list(empty_default_place.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,8 @@ def test_what_is_no_address_of_a_server_is_refused(url: Any, empty_place: Path) 
         " http://h ",
     ],
 )
-async def test_an_address_of_a_server_is_taken(url: str) -> None:
-    """What is an address is not refused, and no connection is made for it."""
+async def test_a_valid_server_address_is_accepted(url: str) -> None:
+    """The constructor accepts the address and makes no connection."""
     session = CachedSession.from_url("s", url=url, journal=":memory:")
     await session.close()
 
@@ -138,8 +140,8 @@ KEYS: list[Any] = ["line\nbreak", "nul\x00", b"bytes", 7, "ключ"]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=map(repr, KEYS))
-def test_a_key_that_no_header_can_carry_is_refused(key: Any) -> None:
-    """The message names the argument and never the key, which is a secret."""
+def test_a_key_that_no_header_can_hold_is_refused(key: Any) -> None:
+    """The message names the argument and never shows the key, which is a secret."""
     with pytest.raises(InvalidArgument, match="api_key") as caught:
         CachedSession.from_url("s", url=URL, api_key=key)
     assert str(key) not in str(caught.value)
@@ -182,13 +184,13 @@ def test_an_option_out_of_bounds_is_refused_by_name(bad: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     "good", [{"run_gap": 0}, {"page_size": 1000}, {"max_batch_bytes": 1}], ids=str
 )
-def test_an_option_at_its_bound_is_taken(good: dict[str, Any]) -> None:
-    """Bounds are included."""
+def test_an_option_at_its_bound_is_accepted(good: dict[str, Any]) -> None:
+    """Bounds are inclusive."""
     SyncOptions(**good)
 
 
 async def test_two_servers_for_one_journal_are_refused(journal: Path) -> None:
-    """The second session is refused at once, and the first goes on."""
+    """The second session is refused immediately, and the first one keeps working."""
     one = CachedSession.from_url("s", url="http://127.0.0.1:9", journal=journal)
     with pytest.raises(InvalidArgument, match=r"agent\.db.*127\.0\.0\.1:9.*127\.0\.0\.1:10.*own"):
         CachedSession.from_url("s", url="http://127.0.0.1:10", journal=journal)
@@ -196,14 +198,14 @@ async def test_two_servers_for_one_journal_are_refused(journal: Path) -> None:
         CachedSession.from_url("s", url="http://127.0.0.1:9", api_key="other", journal=journal)
     same = CachedSession.from_url("t", url="http://127.0.0.1:9/", journal=journal)
     local = CachedSession("u", journal=journal)
-    await local.add_items(said("a"))
+    await local.add_items(messages("a"))
     for session in (one, same, local):
         await session.close()
     other = CachedSession.from_url("s", url="http://127.0.0.1:10", journal=journal)
     await other.close()
 
 
-# -- files: the first awaited call knows ---------------------------------------------------------
+# -- files, which the first awaited call checks --------------------------------------------------
 
 
 def _sqlite(path: Path, *statements: str) -> None:
@@ -216,7 +218,7 @@ def _sqlite(path: Path, *statements: str) -> None:
 
 async def _journal(path: Path) -> None:
     async with CachedSession("s", journal=path) as session:
-        await session.add_items(said(*range(300)))
+        await session.add_items(messages(*range(300)))
 
 
 FILES: dict[str, tuple[type[JournalError], str]] = {
@@ -263,7 +265,7 @@ def _snapshot(directory: Path) -> dict[str, bytes | None]:
 
 CALLS: dict[str, Callable[[CachedSession], Any]] = {
     "get_items": lambda s: s.get_items(),
-    "add_items": lambda s: s.add_items(said("a")),
+    "add_items": lambda s: s.add_items(messages("a")),
     "pop_item": lambda s: s.pop_item(),
     "clear_session": lambda s: s.clear_session(),
     "entries": lambda s: s.entries(),
@@ -272,8 +274,11 @@ CALLS: dict[str, Callable[[CachedSession], Any]] = {
 
 
 @pytest.mark.parametrize("what", FILES)
-async def test_a_file_that_is_no_journal_is_refused_untouched(tmp_path: Path, what: str) -> None:
-    """Every first call raises, names the path and the way out; not a byte of any file changes."""
+async def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(
+    tmp_path: Path, what: str
+) -> None:
+    """Every first call raises and names the path and the remedy, and no byte of the file
+    changes."""
     path = await _make(what, tmp_path / "agent.db")
     before = _snapshot(tmp_path)
     kind, way_out = FILES[what]
@@ -291,10 +296,10 @@ async def test_a_file_that_is_no_journal_is_refused_untouched(tmp_path: Path, wh
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
-async def test_a_journal_cut_short_is_set_aside_and_keeps_its_bytes(
+async def test_a_truncated_journal_is_set_aside_and_keeps_its_bytes(
     tmp_path: Path, keep: float
 ) -> None:
-    """Damage is mended at once, or named and mended by the next call; the old file stays beside."""
+    """The first or the next call recovers the journal, and the damaged file is kept beside it."""
     path = tmp_path / "agent.db"
     await _journal(path)
     whole = path.read_bytes()
@@ -310,8 +315,8 @@ async def test_a_journal_cut_short_is_set_aside_and_keeps_its_bytes(
                 named.append(str(error))
                 return await call()
 
-        await at_most_once_damaged(lambda: session.add_items(said("new")))
-        assert words(await at_most_once_damaged(session.get_items))[-1] == "new"
+        await at_most_once_damaged(lambda: session.add_items(messages("new")))
+        assert contents(await at_most_once_damaged(session.get_items))[-1] == "new"
         salvaged = session.status().salvaged
         assert salvaged is not None
     (aside,) = tmp_path.glob("agent.db.damaged-*Z")
@@ -319,34 +324,34 @@ async def test_a_journal_cut_short_is_set_aside_and_keeps_its_bytes(
     assert all(re.search(r"agent\.db is damaged.*sets it aside", text) for text in named)
     assert aside.stat().st_size >= len(left)
     if not named:
-        # Noticed before anything was written to it.
+        # The damage is noticed before the file is written to.
         assert aside.read_bytes()[: len(left)][100:] == left[100:]
 
 
 async def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
-    """There is nothing in it that could be lost."""
+    """An empty file has no content to lose, so it is used as a journal."""
     path = tmp_path / "agent.db"
     path.touch()
     async with CachedSession("s", journal=path) as session:
-        await session.add_items(said("a"))
-        assert words(await session.get_items()) == ["a"]
+        await session.add_items(messages("a"))
+        assert contents(await session.get_items()) == ["a"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
 @pytest.mark.parametrize("mode", [0o000, 0o400])
 async def test_a_file_without_permission_is_named(tmp_path: Path, mode: int) -> None:
-    """Neither unreadable nor read-only journals are a mystery."""
+    """The error for an unreadable or read-only journal names the file."""
     path = tmp_path / "agent.db"
     path.touch(mode=mode)
     session = CachedSession("s", journal=path)
     with pytest.raises(JournalError, match=r"agent\.db.*(writable|mode)"):
-        await session.add_items(said("a"))
+        await session.add_items(messages("a"))
     await session.close()
     assert path.stat().st_size == 0
 
 
-async def test_a_path_that_leads_in_a_circle_is_named(tmp_path: Path) -> None:
-    """A link that cannot be followed is an error of ours as well."""
+async def test_a_circular_link_is_named(tmp_path: Path) -> None:
+    """The error for a circular symbolic link is one of the library's and names the path."""
     path = tmp_path / "agent.db"
     path.symlink_to(path)
     session = CachedSession("s", journal=path)
@@ -355,20 +360,21 @@ async def test_a_path_that_leads_in_a_circle_is_named(tmp_path: Path) -> None:
     await session.close()
 
 
-async def test_a_session_whose_file_was_mended_goes_on(tmp_path: Path) -> None:
-    """The error is not kept: once the way out was taken, the same session works."""
+async def test_a_session_works_once_its_file_is_repaired(tmp_path: Path) -> None:
+    """The session does not keep the error: it works after the file has been repaired."""
     path = tmp_path / "missing" / "agent.db"
     session = CachedSession("s", journal=path)
     with pytest.raises(JournalError):
-        await session.add_items(said("a"))
+        await session.add_items(messages("a"))
     path.parent.mkdir()
-    await session.add_items(said("b"))
-    assert words(await session.get_items()) == ["b"]
+    await session.add_items(messages("b"))
+    assert contents(await session.get_items()) == ["b"]
     await session.close()
 
 
 async def test_making_a_session_does_no_io(tmp_path: Path) -> None:
-    """The constructor makes no file, also with a server; closing an unused one neither."""
+    """The constructor makes no file, with or without a server, and neither does closing an unused
+    session."""
     for session in (
         CachedSession("s", journal=tmp_path / "agent.db"),
         CachedSession.from_url("s", url=URL, journal=tmp_path / "other.db"),
@@ -384,8 +390,8 @@ async def test_making_a_session_does_no_io(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "   ", None, 7])
-async def test_a_query_without_a_word_is_refused(query: Any) -> None:
-    """``search`` and ``recall`` name the query."""
+async def test_an_empty_query_is_refused(query: Any) -> None:
+    """`search` and `recall` raise an error that names the query."""
     async with CachedSession("s", journal=":memory:") as session:
         for ask in (session.search, session.recall):
             with pytest.raises(InvalidArgument) as caught:
@@ -393,25 +399,25 @@ async def test_a_query_without_a_word_is_refused(query: Any) -> None:
             assert f"query={query!r}" in str(caught.value)
 
 
-async def test_dropping_nothing_in_particular_is_refused() -> None:
-    """``drop_parked`` wants to be told what to give up."""
+async def test_drop_parked_without_an_operation_is_refused() -> None:
+    """`drop_parked` requires the operation to drop."""
     async with CachedSession("s", journal=":memory:") as session:
         with pytest.raises(InvalidArgument, match="dots"):
             await session.drop_parked()
 
 
 @pytest.mark.parametrize("call", ["sync", "flush", "audit"])
-async def test_there_is_nothing_to_sync_with_without_a_server(place: str, call: str) -> None:
-    """A local-only session says how to get a server; nothing is lost."""
+async def test_a_sync_without_a_server_is_refused(place: str, call: str) -> None:
+    """The error of a local session explains how to name a server, and no item is lost."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items(said("a"))
+        await session.add_items(messages("a"))
         with pytest.raises(SyncError, match=r"no server.*from_url.*client"):
             await getattr(session, call)()
-        assert words(await session.get_items()) == ["a"]
+        assert contents(await session.get_items()) == ["a"]
 
 
-async def test_a_cache_without_a_server_has_nothing_to_sync_with(place: str) -> None:
-    """Neither does a cache, even an empty one."""
+async def test_a_sync_of_a_cache_without_a_server_is_refused(place: str) -> None:
+    """A cache without a server raises the same error, even if it has no sessions."""
     async with SessionCache(place) as cache:
         for call in (cache.sync, cache.flush):
             with pytest.raises(SyncError, match=r"no server"):

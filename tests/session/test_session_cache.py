@@ -1,4 +1,4 @@
-"""`SessionCache`, and what objects over one journal share in a process."""
+"""`SessionCache`, and the resources that objects over one journal share in a process."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from cached_session import CachedSession, InvalidArgument, SessionCache, Session
 from cached_session.devserver import DevServer
 from cached_session.journal.journal import MEMORY
 from tests.session.session_support import (
+    contents,
     journal_threads,
+    messages,
     open_files,
     replicators,
-    said,
     server_connections,
-    words,
 )
 
 
 async def test_a_cache_keeps_many_sessions_apart(place: str) -> None:
-    """A hundred sessions written at once are a hundred histories."""
+    """A hundred sessions that are written concurrently have a hundred separate histories."""
     async with SessionCache(place) as cache:
         sessions = [cache.session(f"user-{n}") for n in range(100)]
-        await asyncio.gather(*(s.add_items(said(s.session_id, "x")) for s in sessions))
+        await asyncio.gather(*(s.add_items(messages(s.session_id, "x")) for s in sessions))
         for session in sessions:
-            assert words(await session.get_items()) == [session.session_id, "x"]
+            assert contents(await session.get_items()) == [session.session_id, "x"]
         assert len(journal_threads()) == 1
 
 
 async def test_a_cache_names_every_session_of_its_journal(journal: Path) -> None:
-    """Those of earlier runs and those nobody has open, in the order of their first word."""
+    """`sessions` lists sessions of earlier runs and unopened ones, in the order of their first
+    item."""
     async with CachedSession("before", journal=journal) as session:
-        await session.add_items(said("a"))
+        await session.add_items(messages("a"))
     async with SessionCache(journal) as cache:
-        await cache.session("odd \ud800 '\x00").add_items(said("b"))
+        await cache.session("odd \ud800 '\x00").add_items(messages("b"))
         cache.session("silent")
         assert await cache.sessions() == ["before", "odd \ud800 '\x00"]
 
 
-async def test_a_status_counts_all_and_each(place: str) -> None:
-    """It is no coroutine, sums up the journal, and has each session under its id."""
+async def test_a_status_has_totals_and_each_session(place: str) -> None:
+    """`status` is a plain function that returns the journal's totals and each session by its id."""
     async with SessionCache(place) as cache:
-        await cache.session("a").add_items(said(1, 2))
-        await cache.session("b").add_items(said(3))
+        await cache.session("a").add_items(messages(1, 2))
+        await cache.session("b").add_items(messages(3))
         await cache.session("b").pop_item()
         status = cache.status()
         assert (status.state, status.items, status.pending, status.parked) == ("local", 2, 3, 0)
@@ -58,9 +59,9 @@ async def test_a_status_counts_all_and_each(place: str) -> None:
         assert status.oldest_pending_age is not None
 
 
-async def test_a_status_of_many_sessions_is_each_ones_own_for_as_many_questions() -> None:
-    """Each session's status among the others is the one that it tells itself; the journal is asked
-    no more often for three hundred than for three: the event loop waits for it meanwhile."""
+async def test_a_status_of_many_sessions_needs_a_constant_number_of_queries() -> None:
+    """Each session's entry equals its own status, and 300 sessions need no more queries than three,
+    because the event loop waits for them."""
     asked: list[str] = []
     questions = []
     async with SessionCache(MEMORY) as cache:
@@ -71,7 +72,7 @@ async def test_a_status_of_many_sessions_is_each_ones_own_for_as_many_questions(
         for most in (3, 300):
             for number in range(most):
                 session = cache.session(f"{number}")
-                await session.add_items(said(*range(number % 7)))
+                await session.add_items(messages(*range(number % 7)))
                 if number % 5 == 0:
                     await session.pop_item()
                 if number % 11 == 0:
@@ -89,8 +90,8 @@ async def test_a_status_of_many_sessions_is_each_ones_own_for_as_many_questions(
     assert questions[0] == questions[1] > 3
 
 
-async def test_a_status_can_be_had_before_the_first_call(journal: Path) -> None:
-    """It opens the journal by itself; an empty one has nothing."""
+async def test_a_status_opens_the_journal(journal: Path) -> None:
+    """A status needs no earlier call, and an empty journal has a status of zeros."""
     cache = SessionCache(journal)
     assert cache.status().items == 0
     assert cache.status().sessions == {}
@@ -99,9 +100,9 @@ async def test_a_status_can_be_had_before_the_first_call(journal: Path) -> None:
 
 
 def test_a_status_needs_no_event_loop(journal: Path) -> None:
-    """A program's other threads may ask as well."""
+    """Other threads of a program can call `status`."""
     session = CachedSession("s", journal=journal)
-    asyncio.run(session.add_items(said("a")))
+    asyncio.run(session.add_items(messages("a")))
     found = []
     thread = threading.Thread(target=lambda: found.append(session.status().items))
     thread.start()
@@ -111,10 +112,10 @@ def test_a_status_needs_no_event_loop(journal: Path) -> None:
 
 
 async def test_closing_a_cache_closes_its_sessions(place: str) -> None:
-    """Each of them says so at its next call."""
+    """The next call of each session raises `SessionClosed`."""
     cache = SessionCache(place)
     one, other = cache.session("a"), cache.session("b")
-    await one.add_items(said("a"))
+    await one.add_items(messages("a"))
     await cache.close()
     await cache.close()
     for session in (one, other):
@@ -123,8 +124,8 @@ async def test_closing_a_cache_closes_its_sessions(place: str) -> None:
         assert session.status().state == "closed"
 
 
-async def test_a_closed_cache_gives_nothing(place: str) -> None:
-    """Every call raises SessionClosed and names the way out."""
+async def test_a_closed_cache_refuses_every_call(place: str) -> None:
+    """Every call raises `SessionClosed` and names the remedy."""
     cache = SessionCache(place)
     await cache.close()
     with pytest.raises(SessionClosed, match="new SessionCache"):
@@ -135,24 +136,24 @@ async def test_a_closed_cache_gives_nothing(place: str) -> None:
 
 
 async def test_a_session_of_a_cache_may_be_closed_alone(place: str) -> None:
-    """The cache, its other sessions and a new one of the same id go on."""
+    """The cache, its other sessions and a new session of the same id keep working."""
     async with SessionCache(place) as cache:
         one, other = cache.session("s"), cache.session("s")
-        await one.add_items(said("a"))
+        await one.add_items(messages("a"))
         await one.close()
         await one.close()
         with pytest.raises(SessionClosed):
             await one.get_items()
-        assert words(await other.get_items()) == ["a"]
-        assert words(await cache.session("s").get_items()) == ["a"]
+        assert contents(await other.get_items()) == ["a"]
+        assert contents(await cache.session("s").get_items()) == ["a"]
 
 
 async def test_a_session_of_a_cache_takes_its_own_keywords(place: str) -> None:
-    """Settings and modes are the session's; what makes no sense is refused as everywhere."""
+    """Settings and modes belong to the session, and invalid ones are refused."""
     async with SessionCache(place) as cache:
         session = cache.session("s", session_settings={"limit": 1})
-        await session.add_items(said("a", "b"))
-        assert words(await session.get_items()) == ["b"]
+        await session.add_items(messages("a", "b"))
+        assert contents(await session.get_items()) == ["b"]
         for bad in ({"pop": "x"}, {"content": "x"}, {"hydrate": 1}):
             with pytest.raises(InvalidArgument):
                 cache.session("s", **bad)
@@ -160,13 +161,14 @@ async def test_a_session_of_a_cache_takes_its_own_keywords(place: str) -> None:
             cache.session("")
 
 
-# -- one journal, several objects ----------------------------------------------------------------
+# -- several objects over one journal --------------------------------------------------------------
 
 
-async def test_objects_over_one_file_share_what_is_underneath(
+async def test_objects_over_one_file_share_their_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However the file is named: one writing thread, and each reads the other's words at once."""
+    """Different spellings of a path share one writing thread, and each object reads the others'
+    items."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.db").symlink_to("agent.db")
     (tmp_path / "real").mkdir()
@@ -181,51 +183,53 @@ async def test_objects_over_one_file_share_what_is_underneath(
     ]
     sessions = [CachedSession("s", journal=name) for name in names]
     for number, session in enumerate(sessions):
-        await session.add_items(said(number))
+        await session.add_items(messages(number))
     for session in sessions:
-        assert words(await session.get_items()) == [str(n) for n in range(len(names))]
+        assert contents(await session.get_items()) == [str(n) for n in range(len(names))]
     assert len(journal_threads() - before) == 1
     for session in sessions[1:]:
         await session.close()
-        await sessions[0].add_items(said("on"))
+        await sessions[0].add_items(messages("on"))
     assert len(await sessions[0].get_items()) == 2 * len(names) - 1
     assert len(journal_threads() - before) == 1
     await sessions[0].close()
     assert journal_threads() == before
 
 
-async def test_a_relative_path_is_the_file_it_was_when_named(
+async def test_a_relative_path_is_resolved_by_the_constructor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Changing the directory afterwards moves nothing, before the first call or later."""
+    """A later change of the working directory does not change the file."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
     monkeypatch.chdir(here)
     session = CachedSession("s", journal="agent.db")
     monkeypatch.chdir(there)
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     await session.entries()
     await session.close()
     assert list(there.iterdir()) == []
     monkeypatch.chdir(here)
     async with CachedSession("s", journal="agent.db") as again:
-        assert words(await again.get_items()) == ["a"]
+        assert contents(await again.get_items()) == ["a"]
 
 
 async def test_a_cache_and_a_session_share_a_journal(journal: Path) -> None:
-    """Closing the cache leaves the session that was made without it."""
+    """Closing the cache does not close a session that was made without it."""
     cache = SessionCache(journal)
     inside, outside = cache.session("s"), CachedSession("s", journal=journal)
-    await inside.add_items(said("a"))
+    await inside.add_items(messages("a"))
     await cache.close()
-    assert words(await outside.get_items()) == ["a"]
+    assert contents(await outside.get_items()) == ["a"]
     await outside.close()
 
 
-async def test_whose_options_hold_is_said(journal: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A journal has one connection in a process, and one durability: of who asks for another one
-    later, the log tells, and who asks for the same is left in peace."""
+async def test_a_different_durability_is_logged_and_ignored(
+    journal: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A journal has one durability in a process: a later request for another one is logged, a
+    request for the same one is not."""
     quick = SyncOptions(durability="normal")
     async with CachedSession("a", journal=journal, options=quick):
         async with SessionCache(journal, options=SyncOptions(durability="normal")):
@@ -237,29 +241,29 @@ async def test_whose_options_hold_is_said(journal: Path, caplog: pytest.LogCaptu
 
 
 async def test_a_journal_may_be_opened_again_while_it_closes(journal: Path) -> None:
-    """A new session does not wait for the old one's close, and loses nothing."""
+    """A new session does not wait for the old one's close, and no item is lost."""
     session = CachedSession("s", journal=journal)
-    await session.add_items(said(0))
+    await session.add_items(messages(0))
     for number in range(1, 20):
         closing = asyncio.ensure_future(session.close())
         await asyncio.sleep(0)
         session = CachedSession("s", journal=journal)
-        await session.add_items(said(number))
+        await session.add_items(messages(number))
         await closing
-    assert words(await session.get_items()) == [str(n) for n in range(20)]
+    assert contents(await session.get_items()) == [str(n) for n in range(20)]
     await session.close()
 
 
-# -- nothing is left -----------------------------------------------------------------------------
+# -- leaks -----------------------------------------------------------------------------
 
 
 async def test_the_last_close_leaves_nothing(journal: Path, server: DevServer) -> None:
-    """No task, no thread of ours, no open file, no connection, no lock: as if never opened."""
+    """No task, thread, open file, connection or lock of the library remains."""
     threads, tasks = journal_threads(), asyncio.all_tasks()
     cache = SessionCache(journal, url=server.url)
     sessions = [cache.session(f"user-{n}") for n in range(5)]
     for session in sessions:
-        await session.add_items(said(*range(300)))
+        await session.add_items(messages(*range(300)))
         await session.get_items()
         await session.entries()
     await cache.sync(timeout=60)
@@ -277,61 +281,61 @@ async def test_the_last_close_leaves_nothing(journal: Path, server: DevServer) -
     assert server_connections(server) == 0
 
 
-async def test_an_injected_client_stays_its_owners(journal: Path, server: DevServer) -> None:
-    """Closing every session leaves the client open and working."""
+async def test_an_injected_client_is_not_closed(journal: Path, server: DevServer) -> None:
+    """Closing every session leaves the client open and usable."""
     async with AsyncDakeraClient(server.url, max_retries=1, timeout=60) as client:
         cache = SessionCache(journal, client=client)
         one, other = cache.session("a"), cache.session("b")
-        await one.add_items(said("a"))
+        await one.add_items(messages("a"))
         await one.close()
-        await other.add_items(said("b"))
+        await other.add_items(messages("b"))
         await cache.flush(timeout=60)
         await cache.close()
         assert replicators() == set()
         again = CachedSession("a", client=client, journal=":memory:")
         await again.sync(timeout=60)
-        assert words(await again.get_items()) == ["a"]
+        assert contents(await again.get_items()) == ["a"]
         await again.close()
 
 
 async def test_the_last_session_with_a_server_ends_the_replicator(
     journal: Path, server: DevServer
 ) -> None:
-    """A local session over the same journal goes on without it."""
+    """A local session over the same journal keeps working without it."""
     local = CachedSession("s", journal=journal)
     synced = CachedSession.from_url("s", url=server.url, journal=journal)
-    await local.add_items(said("a"))
+    await local.add_items(messages("a"))
     await synced.flush(timeout=60)
     await synced.close()
     assert replicators() == set()
-    await local.add_items(said("b"))
-    assert words(await local.get_items()) == ["a", "b"]
+    await local.add_items(messages("b"))
+    assert contents(await local.get_items()) == ["a", "b"]
     await local.close()
 
 
-async def test_a_close_waits_for_words_that_can_leave(journal: Path, server: DevServer) -> None:
-    """What was written just before a close is on the server after it."""
+async def test_a_close_sends_pending_items(journal: Path, server: DevServer) -> None:
+    """Items that were written just before a close are on the server after it."""
     options = SyncOptions(close_timeout=60.0)
     async with SessionCache(journal, url=server.url, options=options) as cache:
         for number in range(3):
-            await cache.session(f"user-{number}").add_items(said(number))
+            await cache.session(f"user-{number}").add_items(messages(number))
     async with SessionCache(journal) as cache:
         assert cache.status().pending == 0
     async with SessionCache(":memory:", url=server.url) as elsewhere:
         for number in range(3):
             session = elsewhere.session(f"user-{number}")
             await session.sync(timeout=60)
-            assert words(await session.get_items()) == [str(number)]
+            assert contents(await session.get_items()) == [str(number)]
 
 
-async def test_a_close_with_the_server_gone_keeps_the_words(journal: Path) -> None:
-    """Nothing is lost, and nothing is left running."""
+async def test_a_close_without_a_server_keeps_pending_items(journal: Path) -> None:
+    """No item is lost, and nothing keeps running."""
     cache = SessionCache(journal, url="http://127.0.0.1:9")
     session = cache.session("s")
-    await session.add_items(said("a"))
-    assert words(await session.get_items()) == ["a"]
+    await session.add_items(messages("a"))
+    assert contents(await session.get_items()) == ["a"]
     await cache.close()
     assert replicators() == set()
     async with SessionCache(journal) as again:
         assert again.status().pending == 1
-        assert words(await again.session("s").get_items()) == ["a"]
+        assert contents(await again.session("s").get_items()) == ["a"]

@@ -1,4 +1,4 @@
-"""The end of a process, and what the files beside a journal give away."""
+"""The end of a process, and the privacy of the files beside a journal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from cached_session.devserver import DevServer
 from tests.session.session_support import (
     CHILD_SECONDS,
     Child,
+    contents,
+    failure_recorded,
+    fault_applied,
     is_locked,
-    left_over,
-    said,
+    leaks,
+    library_threads,
+    messages,
     server_connections,
-    threads_of_ours,
-    words,
 )
 
 CANARY = "canary-9d1c5b0e7f2a"
@@ -40,57 +42,58 @@ CANARY = "canary-9d1c5b0e7f2a"
 
 @pytest.mark.promise(number=1)
 async def test_a_terminated_process_keeps_what_it_acknowledged(journal: Path) -> None:
-    """SIGTERM in the middle of writing: every word whose call had returned is there."""
+    """After SIGTERM in the middle of writing, every item whose call had returned is stored."""
     code = """
     async def main():
         session = CachedSession("s", journal=sys.argv[1])
         for number in range(1_000_000):
-            await session.add_items(said(number))
-            tell(number)
+            await session.add_items(messages(number))
+            report(number)
     asyncio.run(main())
     """
     with Child(code, journal) as child:
-        told = [child.told()[0] for _ in range(20)]
+        numbers = [child.read_line()[0] for _ in range(20)]
         child.process.send_signal(signal.SIGTERM)
         out, _ = child.process.communicate(timeout=CHILD_SECONDS)
         assert child.process.returncode == -signal.SIGTERM
-    told += [int(line[1:-1]) for line in out.splitlines() if line.endswith("]")]
+    numbers += [int(line[1:-1]) for line in out.splitlines() if line.endswith("]")]
     async with CachedSession("s", journal=journal) as session:
-        found = [int(word) for word in words(await session.get_items())]
-    assert found[: len(told)] == told
-    assert len(found) - len(told) in (0, 1)
+        found = [int(word) for word in contents(await session.get_items())]
+    assert found[: len(numbers)] == numbers
+    assert len(found) - len(numbers) in (0, 1)
 
 
-async def test_files_are_the_owners_only_and_hold_no_key(
-    journal: Path, server: DevServer, caplog: pytest.LogCaptureFixture
+async def test_files_are_private_and_contain_no_key(
+    journal: Path,
+    server: DevServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The journal, its log, its index and the lock, under umask 0, after a yes, a 503 and a 401;
-    and no log line down to DEBUG, no traceback of what is raised then and no status has the key."""
+    """Under umask 0 and after a success, a 503 and a 401, every file is private, and no file, log
+    line, traceback or status contains the key."""
     caplog.set_level(logging.DEBUG)
     before = os.umask(0)
     try:
         async with CachedSession.from_url(
             "s", url=server.url, api_key=CANARY, journal=journal
         ) as session:
-            await session.add_items(said("a"))
+            await session.add_items(messages("a"))
             await session.flush(timeout=60)
             server.faults.status(503)
-            await session.add_items(said("b"))
-            for _ in range(6000):
-                if session.status().last_error is not None:
-                    break
-                await asyncio.sleep(0.01)
+            failed = failure_recorded(monkeypatch)
+            await session.add_items(messages("b"))
+            await failed.wait()
             assert session.status().last_error is not None
             server.faults.clear()
             server.add_key("another")
-            told = []
+            texts = []
             for call in (session.sync, session.flush, session.audit):
                 with pytest.raises(Unauthorized) as caught:
                     await call()
-                told.append("".join(traceback.format_exception(caught.value)))
-            told.append(repr(session.status()))
-            assert "401" in told[0]
-            assert CANARY not in "".join([*told, caplog.text])
+                texts.append("".join(traceback.format_exception(caught.value)))
+            texts.append(repr(session.status()))
+            assert "401" in texts[0]
+            assert CANARY not in "".join([*texts, caplog.text])
             files = {path.name: path for path in journal.parent.iterdir()}
             assert set(files) == {"agent.db", "agent.db-wal", "agent.db-shm", "agent.db.lock"}
             for path in files.values():
@@ -101,23 +104,23 @@ async def test_files_are_the_owners_only_and_hold_no_key(
 
 
 async def _used(session: CachedSession) -> None:
-    """Whatever makes a task, a thread, a lock, a connection or a file of ours."""
-    await session.add_items(said(*range(600)))
+    """Use a session so that it has tasks, threads, a lock, connections and files."""
+    await session.add_items(messages(*range(600)))
     await session.get_items()
     await session.entries()
     await session.sync(timeout=60)
-    await session.add_items(said("last"))
+    await session.add_items(messages("last"))
 
 
 @pytest.mark.parametrize("way", ["close", "cache", "async with", "twice", "error"])
 async def test_a_close_leaves_no_task_thread_lock_or_connection(
     journal: Path, server: DevServer, way: str
 ) -> None:
-    """Whichever way a session is closed, what it had open is gone on return, and its lock free."""
+    """However a session is closed, its resources and its lock are released on return."""
     if way == "cache":
         cache = SessionCache(journal, url=server.url)
         await _used(cache.session("s"))
-        assert set(left_over(journal, server)) >= {"tasks", "threads", "lock", "connections"}
+        assert set(leaks(journal, server)) >= {"tasks", "threads", "lock", "connections"}
         await cache.close()
     elif way in ("async with", "error"):
         with contextlib.suppress(KeyError):
@@ -131,21 +134,21 @@ async def test_a_close_leaves_no_task_thread_lock_or_connection(
         await session.close()
         if way == "twice":
             await session.close()
-    assert left_over(journal, server) == {}
+    assert leaks(journal, server) == {}
 
 
 @pytest.mark.parametrize("turns", [*range(8), 12, 20, 40])
 @pytest.mark.parametrize("fault", ["none", "hangs"])
-async def test_a_cancelled_close_leaves_nothing_either(
+async def test_a_cancelled_close_leaves_nothing(
     journal: Path, server: DevServer, turns: int, fault: str
 ) -> None:
-    """A close that is cancelled at any of its awaits, with a server that answers or hangs, has
-    done all of it before the cancellation goes on."""
+    """A close that is cancelled at any of its awaits, with a server that answers or hangs, finishes
+    before the cancellation goes on."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
     await _used(session)
     if fault == "hangs":
         server.faults.latency(20)
-        await session.add_items(said("unsent"))
+        await session.add_items(messages("unsent"))
     closing = asyncio.ensure_future(session.close())
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -154,34 +157,31 @@ async def test_a_cancelled_close_leaves_nothing_either(
     if not turns:  # it had not begun
         assert closing.cancelled()
         await session.close()
-    assert left_over(journal, server) == {}
+    assert leaks(journal, server) == {}
     async with CachedSession("s", journal=journal) as again:
         assert len(await again.get_items()) == 601 + (fault == "hangs")
 
 
 async def test_a_close_while_writes_and_a_push_are_under_way_leaves_nothing(
-    journal: Path, server: DevServer
+    journal: Path, server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each write that was under way is in the file or was refused, and nothing else is left."""
+    """Each write that was under way is stored or refused, and no resource remains."""
     cache = SessionCache(journal, url=server.url, options=SyncOptions(close_timeout=0.2))
     session = cache.session("s")
-    await session.add_items(said("first"))
+    await session.add_items(messages("first"))
     fault = server.faults.latency(3600, route="POST /v1/memories/store/batch")
-    await session.add_items(said("being sent"))
-    for _ in range(6000):
-        if fault.fired:
-            break
-        await asyncio.sleep(0.01)
-    assert fault.fired
-    writes = [asyncio.ensure_future(session.add_items(said(n, n))) for n in range(50)]
+    pushing = fault_applied(fault, monkeypatch)
+    await session.add_items(messages("being sent"))
+    await pushing.wait()
+    writes = [asyncio.ensure_future(session.add_items(messages(n, n))) for n in range(50)]
     await asyncio.sleep(0)
     await cache.close()
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, SessionClosed) for outcome in outcomes)
-    assert left_over(journal, server) == {}
+    assert leaks(journal, server) == {}
     stored = [str(n) for n, outcome in enumerate(outcomes) if outcome is None for _ in "xx"]
     async with CachedSession("s", journal=journal) as again:
-        assert words(await again.get_items()) == ["first", "being sent", *stored]
+        assert contents(await again.get_items()) == ["first", "being sent", *stored]
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'Replicator:RuntimeWarning")
@@ -189,9 +189,9 @@ async def test_a_close_while_writes_and_a_push_are_under_way_leaves_nothing(
 def test_a_loop_that_ends_first_leaves_nothing_after_a_close_on_another(
     journal: Path, server: DevServer, how: str
 ) -> None:
-    """An event loop that ends in good order leaves nothing but the open file, and after a close on
-    another loop nothing at all. One that is closed with its tasks in the middle leaves its sockets:
-    nobody can close them from elsewhere, and anyio keeps tasks that never end."""
+    """An event loop that ends properly leaves only the open file, and a close on another loop
+    leaves nothing. A loop that is closed with running tasks leaves its sockets, which no other loop
+    can close."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
     if how == "run":
         asyncio.run(_used(session))
@@ -209,32 +209,32 @@ def test_a_loop_that_ends_first_leaves_nothing_after_a_close_on_another(
 
     async def end() -> dict[str, object]:
         await session.close()
-        return left_over(journal, server)
+        return leaks(journal, server)
 
     with warnings.catch_warnings():
-        # The sockets of a loop that was closed over them are collected, and Python says so.
+        # Python warns when it collects the sockets of the closed loop.
         warnings.simplefilter("ignore", ResourceWarning)
         left = asyncio.run(end())
     assert set(left) == (set() if how == "run" else {"connections"})
-    assert threads_of_ours() == set()
+    assert library_threads() == set()
 
 
-async def test_a_cache_never_closed_is_warned_of_and_loses_nothing(journal: Path) -> None:
-    """Dropping the last reference to a cache and its sessions says so; what they wrote is there."""
+async def test_an_unclosed_cache_warns_and_loses_nothing(journal: Path) -> None:
+    """Dropping the last reference to a cache and its sessions warns, and their items are stored."""
     cache = SessionCache(journal)
     session = cache.session("s")
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     engine = cache._engine
     with pytest.warns(ResourceWarning, match=r"SessionCache.*never closed.*async with"):  # noqa: PT031 - two steps
         del cache, session
         gc.collect()
     await engine.release(None)
     async with SessionCache(journal) as again:
-        assert words(await again.session("s").get_items()) == ["a"]
+        assert contents(await again.session("s").get_items()) == ["a"]
 
 
-def test_a_cache_never_made_or_closed_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
-    """There is nothing to close where the constructor raised, nor after close."""
+def test_a_closed_or_refused_cache_does_not_warn(recwarn: pytest.WarningsRecorder) -> None:
+    """There is nothing to close if the constructor raised or after a close."""
     with pytest.raises(InvalidArgument):
         SessionCache(":memory:", options=None)  # type: ignore[arg-type]
     cache = SessionCache(":memory:")
@@ -244,29 +244,29 @@ def test_a_cache_never_made_or_closed_is_not_warned_of(recwarn: pytest.WarningsR
     assert [warning for warning in recwarn if warning.category is ResourceWarning] == []
 
 
-def test_a_terminated_process_leaves_its_lock_and_its_words(
+def test_a_terminated_process_releases_its_lock_and_keeps_its_items(
     journal: Path, server: DevServer
 ) -> None:
-    """SIGTERM to a process that replicates: the lock is free at once, its connections are gone, and
-    what it had acknowledged is sent by the next process."""
+    """After SIGTERM to a replicating process the lock is free, and the next process sends the
+    acknowledged items."""
     code = """
     async def main():
         session = CachedSession.from_url("s", url=sys.argv[2], journal=sys.argv[1])
-        await session.add_items(said("sent"))
+        await session.add_items(messages("sent"))
         await session.sync(timeout=60)
-        tell("ready")
+        report("ready")
         wait()
-        await session.add_items(said("unsent"))
-        tell("acknowledged")
-        await asyncio.sleep(3600)
+        await session.add_items(messages("unsent"))
+        report("acknowledged")
+        await asyncio.Event().wait()
     asyncio.run(main())
     """
     with Child(code, journal, server.url) as child:
-        assert child.told() == ["ready"]
+        assert child.read_line() == ["ready"]
         assert is_locked(journal)
         server.faults.latency(3600)
-        child.go()
-        assert child.told() == ["acknowledged"]
+        child.resume()
+        assert child.read_line() == ["acknowledged"]
         child.process.send_signal(signal.SIGTERM)
         child.process.wait(CHILD_SECONDS)
         assert child.process.returncode == -signal.SIGTERM
@@ -278,6 +278,6 @@ def test_a_terminated_process_leaves_its_lock_and_its_words(
             await session.sync(timeout=60)
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
             await other.sync(timeout=60)
-            return words(await other.get_items())
+            return contents(await other.get_items())
 
     assert asyncio.run(next_one()) == ["sent", "unsent"]

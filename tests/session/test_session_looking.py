@@ -1,4 +1,4 @@
-"""Looking closer: entries, search and recall, without a server."""
+"""Entries, search and recall without a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cached_session import CachedSession
-from tests.session.session_support import said, words
+from tests.session.session_support import contents, messages
 
 CALL = {
     "type": "function_call",
@@ -25,11 +25,11 @@ ANSWER = {
 }
 
 
-async def test_entries_show_each_item_in_its_place(place: str) -> None:
-    """Ranks count from 0 without gaps; batch, writer, run and state are told."""
+async def test_entries_describe_each_item(place: str) -> None:
+    """Ranks count from 0 without gaps, and each entry has its batch, writer, run and state."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items(said("a", "b"))
-        await session.add_items(said("c"))
+        await session.add_items(messages("a", "b"))
+        await session.add_items(messages("c"))
         entries = await session.entries()
         assert [entry.item for entry in entries] == await session.get_items()
         assert [entry.rank for entry in entries] == [0, 1, 2]
@@ -43,19 +43,19 @@ async def test_entries_show_each_item_in_its_place(place: str) -> None:
     ("limit", "ranks"), [(1, [2]), (2, [1, 2]), (9, [0, 1, 2]), (0, []), (-1, [])]
 )
 async def test_entries_take_a_limit(place: str, limit: int, ranks: list[int]) -> None:
-    """The latest n, with the ranks that they have in the whole history."""
+    """The latest n entries keep the ranks that they have in the whole history."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items(said("a", "b", "c"))
+        await session.add_items(messages("a", "b", "c"))
         assert [entry.rank for entry in await session.entries(limit)] == ranks
 
 
 async def test_entries_follow_pops_and_clears(place: str) -> None:
-    """Ranks have no gaps afterwards."""
+    """Ranks have no gaps after a pop or clear."""
     async with CachedSession("s", journal=place) as session:
         assert await session.entries() == []
-        await session.add_items(said("a", "b"))
+        await session.add_items(messages("a", "b"))
         await session.pop_item()
-        await session.add_items(said("c"))
+        await session.add_items(messages("c"))
         assert [(e.rank, e.item["content"]) for e in await session.entries()] == [
             (0, "a"),
             (1, "c"),
@@ -64,11 +64,11 @@ async def test_entries_follow_pops_and_clears(place: str) -> None:
         assert await session.entries() == []
 
 
-async def test_a_reopened_journal_writes_under_a_new_name(journal: Path) -> None:
-    """Each opening is a writer of its own, so that a copied journal harms nobody."""
+async def test_a_reopened_journal_has_a_new_writer(journal: Path) -> None:
+    """Each opening is a writer of its own, so that a copied journal causes no conflict."""
     for word in "ab":
         async with CachedSession("s", journal=journal) as session:
-            await session.add_items(said(word))
+            await session.add_items(messages(word))
     async with CachedSession("s", journal=journal) as session:
         first, second = await session.entries()
     assert first.writer != second.writer
@@ -89,12 +89,10 @@ async def test_a_reopened_journal_writes_under_a_new_name(journal: Path) -> None
         ("flight nothing", []),
     ],
 )
-async def test_search_finds_items_that_hold_every_word(
-    place: str, query: str, found: list[int]
-) -> None:
-    """Messages, tool calls and outputs, whatever the case; the latest first."""
+async def test_search_finds_items_with_every_word(place: str, query: str, found: list[int]) -> None:
+    """Messages, tool calls and outputs are found in any case, the latest first."""
     async with CachedSession("s", journal=place) as session:
-        items: list[Any] = [*said("Wohin geht's?"), CALL, OUTPUT, ANSWER]
+        items: list[Any] = [*messages("Wohin geht's?"), CALL, OUTPUT, ANSWER]
         await session.add_items(items)
         entries = await session.search(query)
         assert [entry.rank for entry in entries] == found
@@ -105,50 +103,50 @@ async def test_search_finds_items_that_hold_every_word(
     ("limit", "found"), [(1, [4]), (2, [4, 3]), (99, [4, 3, 2, 1, 0]), (0, []), (-1, [])]
 )
 async def test_search_takes_a_limit(place: str, limit: int, found: list[int]) -> None:
-    """The latest n that match; zero or less is none."""
+    """The latest n matches are returned, and none for zero or less."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items(said(*(f"word {n}" for n in range(5))))
+        await session.add_items(messages(*(f"word {n}" for n in range(5))))
         assert [entry.rank for entry in await session.search("word", limit)] == found
 
 
-async def test_search_sees_its_own_session_as_it_is_now(journal: Path) -> None:
-    """Neither another session's items nor what was popped."""
+async def test_search_finds_only_visible_items_of_its_session(journal: Path) -> None:
+    """Neither another session's items nor popped ones are found."""
     async with (
         CachedSession("s", journal=journal) as session,
         CachedSession("t", journal=journal) as other,
     ):
-        await session.add_items(said("word 1", "word 2"))
-        await other.add_items(said("word 3"))
+        await session.add_items(messages("word 1", "word 2"))
+        await other.add_items(messages("word 3"))
         await session.pop_item()
-        assert words([entry.item for entry in await session.search("word")]) == ["word 1"]
+        assert contents([entry.item for entry in await session.search("word")]) == ["word 1"]
 
 
 async def test_recall_without_a_server_is_a_search(place: str) -> None:
-    """And says so."""
+    """The result says that it comes from a local search."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items(said("word 1", "other", "word 2"))
+        await session.add_items(messages("word 1", "other", "word 2"))
         recall = await session.recall("word", limit=5)
         assert recall.source == "local"
-        assert words([entry.item for entry in recall.entries]) == ["word 2", "word 1"]
+        assert contents([entry.item for entry in recall.entries]) == ["word 2", "word 1"]
 
 
-async def test_damage_hides_no_other_entry(journal: Path) -> None:
-    """A row that cannot be decoded is left out of entries and search; the limit counts the rest."""
+async def test_a_damaged_row_does_not_hide_other_entries(journal: Path) -> None:
+    """Entries and search omit a row that cannot be decoded, and the limit does not count it."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said(*(f"word {n}" for n in range(4))))
+        await session.add_items(messages(*(f"word {n}" for n in range(4))))
         with sqlite3.connect(journal) as conn:
             conn.execute("UPDATE items SET payload = 'damaged' WHERE idx = 2")
         conn.close()
         left = ["word 0", "word 1", "word 3"]
-        assert words([entry.item for entry in await session.entries()]) == left
-        assert words([entry.item for entry in await session.entries(2)]) == left[-2:]
-        assert words([entry.item for entry in await session.search("word")]) == left[::-1]
+        assert contents([entry.item for entry in await session.entries()]) == left
+        assert contents([entry.item for entry in await session.entries(2)]) == left[-2:]
+        assert contents([entry.item for entry in await session.search("word")]) == left[::-1]
 
 
 async def test_nothing_is_parked_without_a_server(place: str) -> None:
-    """Nobody has refused anything."""
+    """Only a server can refuse an operation."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items(said("a"))
+        await session.add_items(messages("a"))
         assert await session.parked() == []
         assert await session.retry_parked() == 0
         assert await session.drop_parked(("nobody", 1)) == 0

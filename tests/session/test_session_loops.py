@@ -1,4 +1,4 @@
-"""One session from several event loops, threads and tasks."""
+"""One session used from several event loops, threads and tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agents import Agent, Runner
 
 from cached_session import CachedSession, SessionCache
 from cached_session.devserver import DevServer
-from tests.session.session_support import ScriptedModel, replicators, said, words
+from tests.session.session_support import ScriptedModel, contents, messages, replicators
 
 pytestmark = pytest.mark.filterwarnings(
     # A loop that stops between making a task and its first step leaves a coroutine that never ran.
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def in_threads(*works: Callable[[], Any]) -> None:
-    """Run all at once, each in a thread of its own; the first error is raised."""
+    """Run each function in a thread of its own, and raise the first error."""
     start = threading.Barrier(len(works))
     errors: list[BaseException] = []
 
@@ -42,26 +42,26 @@ def in_threads(*works: Callable[[], Any]) -> None:
         raise errors[0]
 
 
-def test_one_session_lives_through_two_event_loops(place: str) -> None:
-    """``asyncio.run`` twice over one object: the second goes on where the first stopped."""
+def test_one_session_works_on_two_event_loops(place: str) -> None:
+    """With two `asyncio.run` over one object, the second continues the history of the first."""
     session = CachedSession("s", journal=place)
-    asyncio.run(session.add_items(said("a")))
+    asyncio.run(session.add_items(messages("a")))
 
     async def second() -> None:
-        await session.add_items(said("b"))
-        assert words(await session.get_items()) == ["a", "b"]
-        assert await session.pop_item() == said("b")[0]
+        await session.add_items(messages("b"))
+        assert contents(await session.get_items()) == ["a", "b"]
+        assert await session.pop_item() == messages("b")[0]
         await session.close()
 
     asyncio.run(second())
 
 
-def test_the_replicator_moves_house(server: DevServer, journal: Path) -> None:
-    """Each ``asyncio.run`` is a new home: what every one of them wrote arrives."""
+def test_the_replicator_moves_to_the_next_loop(server: DevServer, journal: Path) -> None:
+    """Items that were written on each of several loops arrive."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
 
     async def turn(word: str) -> None:
-        await session.add_items(said(word))
+        await session.add_items(messages(word))
         await session.flush(timeout=60)
         assert len(replicators()) == 1
 
@@ -72,16 +72,16 @@ def test_the_replicator_moves_house(server: DevServer, journal: Path) -> None:
     async def elsewhere() -> list[str]:
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
             await other.sync(timeout=60)
-            return words(await other.get_items())
+            return contents(await other.get_items())
 
     assert asyncio.run(elsewhere()) == ["a", "b", "c"]
 
 
-def test_what_one_loop_left_unsent_the_next_one_sends(server: DevServer, journal: Path) -> None:
-    """A loop that ends at once after a write loses nothing of it."""
+def test_the_next_loop_sends_what_the_last_left_unsent(server: DevServer, journal: Path) -> None:
+    """A loop that ends right after a write loses nothing."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
     for word in "abc":
-        asyncio.run(session.add_items(said(word)))
+        asyncio.run(session.add_items(messages(word)))
 
     async def finish() -> None:
         await session.flush(timeout=60)
@@ -92,12 +92,12 @@ def test_what_one_loop_left_unsent_the_next_one_sends(server: DevServer, journal
 
 
 def test_loops_in_turn_leave_one_replicator(server: DevServer, journal: Path) -> None:
-    """A loop that stops and comes back does not keep the replicator that has moved away."""
+    """A loop that stops and runs again does not keep a replicator that has moved away."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
     loops = [asyncio.new_event_loop() for _ in range(3)]
     for turn in range(3):
         for loop in loops:
-            loop.run_until_complete(session.add_items(said(turn)))
+            loop.run_until_complete(session.add_items(messages(turn)))
 
     async def last() -> None:
         await session.flush(timeout=60)
@@ -121,19 +121,18 @@ def test_loops_in_turn_leave_one_replicator(server: DevServer, journal: Path) ->
         loop.close()
 
     async def again() -> None:
-        # The lock must be free: only who holds it pushes by itself.
+        # The lock must be free: only its holder pushes in the background.
         async with CachedSession.from_url("s", url=server.url, journal=journal) as other:
-            await other.add_items(said("after"))
-            until = asyncio.get_running_loop().time() + 60
-            while other.status().pending:
-                assert asyncio.get_running_loop().time() < until
-                await asyncio.sleep(0.01)
+            changes = other.changes()
+            await other.add_items(messages("after"))
+            while (await anext(changes)).pending:
+                pass
 
     asyncio.run(again())
 
 
 def test_run_sync_finds_its_history(journal: Path) -> None:
-    """``Runner.run_sync`` makes loops of its own; the session serves each turn."""
+    """`Runner.run_sync` makes its own loops, and the session works on each."""
     # The SDK would make this loop itself, and leave it open.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -147,19 +146,19 @@ def test_run_sync_finds_its_history(journal: Path) -> None:
     loop.close()
 
 
-def test_two_loops_in_two_threads_at_once(place: str) -> None:
-    """Each thread's words are all there, in the order in which it said them."""
+def test_two_loops_in_two_threads_write_concurrently(place: str) -> None:
+    """All items of each thread are stored, in that thread's order."""
     session = CachedSession("s", journal=place)
 
     async def talk(who: str) -> None:
         for number in range(40):
-            await session.add_items(said(f"{who}{number}"))
-            assert f"{who}{number}" in words(await session.get_items())
+            await session.add_items(messages(f"{who}{number}"))
+            assert f"{who}{number}" in contents(await session.get_items())
 
     in_threads(*(lambda who=who: asyncio.run(talk(who)) for who in "ab"))
 
     async def check() -> None:
-        found = words(await session.get_items())
+        found = contents(await session.get_items())
         for who in "ab":
             assert [w for w in found if w[0] == who] == [f"{who}{n}" for n in range(40)]
         assert len(found) == 80
@@ -169,9 +168,9 @@ def test_two_loops_in_two_threads_at_once(place: str) -> None:
 
 
 def test_two_threads_pop_each_item_once(place: str) -> None:
-    """What one thread popped the other never gets."""
+    """An item that one thread has popped is never returned to the other."""
     session = CachedSession("s", journal=place)
-    asyncio.run(session.add_items(said(*range(60))))
+    asyncio.run(session.add_items(messages(*range(60))))
     got: list[Any] = []
 
     async def drain() -> None:
@@ -179,17 +178,18 @@ def test_two_threads_pop_each_item_once(place: str) -> None:
             got.append(item)
 
     in_threads(*(lambda: asyncio.run(drain()) for _ in range(3)))
-    assert sorted(map(int, words(got))) == list(range(60))
+    assert sorted(map(int, contents(got))) == list(range(60))
     asyncio.run(session.close())
 
 
 def test_loops_in_threads_share_the_server(server: DevServer, journal: Path) -> None:
-    """The home's thread may end while the other goes on; everything from both arrives."""
+    """The thread of the replicator's loop can end while another goes on; the items of both
+    arrive."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
 
     async def talk(who: str, rounds: int) -> None:
         for number in range(rounds):
-            await session.add_items(said(f"{who}{number}"))
+            await session.add_items(messages(f"{who}{number}"))
             await session.get_items(5)
 
     in_threads(
@@ -201,7 +201,7 @@ def test_loops_in_threads_share_the_server(server: DevServer, journal: Path) -> 
     async def finish() -> list[str]:
         report = await session.sync(timeout=60)
         assert report.pending == 0
-        found = words(await session.get_items())
+        found = contents(await session.get_items())
         await session.close()
         return found
 
@@ -211,13 +211,13 @@ def test_loops_in_threads_share_the_server(server: DevServer, journal: Path) -> 
     async def elsewhere() -> list[str]:
         async with CachedSession.from_url("s", url=server.url, journal=":memory:") as other:
             await other.sync(timeout=60)
-            return words(await other.get_items())
+            return contents(await other.get_items())
 
     assert asyncio.run(elsewhere()) == ours
 
 
-def test_a_thread_may_wait_for_the_home_of_another(server: DevServer, journal: Path) -> None:
-    """``flush`` and ``sync`` work from a loop where the replicator does not live."""
+def test_sync_works_from_a_loop_without_the_replicator(server: DevServer, journal: Path) -> None:
+    """`flush` and `sync` work from a loop on which the replicator does not run."""
     session = CachedSession.from_url("s", url=server.url, journal=journal)
     at_home, done = threading.Event(), threading.Event()
 
@@ -230,7 +230,7 @@ def test_a_thread_may_wait_for_the_home_of_another(server: DevServer, journal: P
         at_home.wait()
 
         async def work() -> None:
-            await session.add_items(said("a"))
+            await session.add_items(messages("a"))
             await session.flush(timeout=60)
             assert (await session.sync(timeout=60)).pending == 0
             await session.close()
@@ -244,8 +244,8 @@ def test_a_thread_may_wait_for_the_home_of_another(server: DevServer, journal: P
     in_threads(lambda: asyncio.run(home()), visitor)
 
 
-async def test_many_tasks_write_at_once(place: str) -> None:
-    """All of it is stored, the batches are whole, and each task's order is kept."""
+async def test_many_tasks_write_concurrently(place: str) -> None:
+    """Everything is stored, batches are whole, and each task's order is kept."""
     async with CachedSession("s", journal=place) as session:
 
         async def talk(who: int) -> None:
@@ -264,42 +264,42 @@ async def test_many_tasks_write_at_once(place: str) -> None:
         assert [i["n"] for i in found[::2] if i["who"] == who] == list(range(10))
 
 
-async def test_calls_handed_in_together_are_done_in_order(place: str) -> None:
-    """Tasks started one after the other write one after the other."""
+async def test_concurrent_calls_are_applied_in_order(place: str) -> None:
+    """Tasks that start one after the other write one after the other."""
     async with CachedSession("s", journal=place) as session:
-        await asyncio.gather(*(session.add_items(said(n)) for n in range(100)))
-        assert words(await session.get_items()) == [str(n) for n in range(100)]
+        await asyncio.gather(*(session.add_items(messages(n)) for n in range(100)))
+        assert contents(await session.get_items()) == [str(n) for n in range(100)]
 
 
-async def test_a_bad_call_among_many_spoils_no_other(place: str) -> None:
-    """Calls that share a commit fail alone."""
+async def test_a_bad_call_among_many_fails_alone(place: str) -> None:
+    """Of calls that share a commit, only the invalid one fails."""
     async with CachedSession("s", journal=place) as session:
-        batches: list[Any] = [said(n) if n % 3 else [{"bad": object()}] for n in range(30)]
+        batches: list[Any] = [messages(n) if n % 3 else [{"bad": object()}] for n in range(30)]
         outcomes = await asyncio.gather(
             *(session.add_items(batch) for batch in batches), return_exceptions=True
         )
         assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [
             *range(0, 30, 3)
         ]
-        assert words(await session.get_items()) == [str(n) for n in range(30) if n % 3]
+        assert contents(await session.get_items()) == [str(n) for n in range(30) if n % 3]
 
 
 async def test_every_read_sees_the_writes_that_have_returned(place: str) -> None:
-    """Own writes, and those of another object over the same journal, also while others write."""
+    """A read sees writes by any object over the same journal, also while others write."""
     async with SessionCache(place) as cache:
         one, other, noise = cache.session("s"), cache.session("s"), cache.session("noise")
-        writing = [asyncio.ensure_future(noise.add_items(said(n))) for n in range(200)]
+        writing = [asyncio.ensure_future(noise.add_items(messages(n))) for n in range(200)]
         for number in range(50):
             writer, reader = (one, other) if number % 2 else (other, one)
-            await writer.add_items(said(number))
-            assert words(await reader.get_items(1)) == [str(number)]
+            await writer.add_items(messages(number))
+            assert contents(await reader.get_items(1)) == [str(number)]
             assert len(await reader.get_items()) == number + 1
         await asyncio.gather(*writing)
         assert len(await noise.get_items()) == 200
 
 
 async def test_a_long_read_is_one_snapshot(journal: Path) -> None:
-    """Batches that commit during a read are in it entirely or not at all."""
+    """A batch that commits during a read is in its result entirely or not at all."""
     async with CachedSession("s", journal=journal) as session:
         await session.add_items([{"n": -1, "x": "y" * 500}] * 1000)
 
@@ -322,9 +322,9 @@ async def test_a_long_read_is_one_snapshot(journal: Path) -> None:
 @pytest.mark.promise(number=5)
 @pytest.mark.parametrize("readers", [4])
 def test_readers_in_threads_never_see_a_half_batch(place: str, readers: int) -> None:
-    """Short reads from other threads beside a writer see whole batches only."""
+    """Short reads from other threads beside a writer see only whole batches."""
     session = CachedSession("s", journal=place)
-    asyncio.run(session.add_items(said("first")))
+    asyncio.run(session.add_items(messages("first")))
     done = threading.Event()
 
     async def write() -> None:
@@ -344,10 +344,10 @@ def test_readers_in_threads_never_see_a_half_batch(place: str, readers: int) -> 
     asyncio.run(session.close())
 
 
-def test_where_no_asyncio_runs_the_message_says_that_it_is_needed(place: str) -> None:
-    """On trio's loop, say: the name of what is missing, not a riddle."""
+def test_without_asyncio_the_error_says_that_it_is_required(place: str) -> None:
+    """On another library's loop, such as trio's, the error names asyncio."""
     session = CachedSession("a", journal=place)
-    adding = session.add_items([said("x")])
+    adding = session.add_items([messages("x")])
     with pytest.raises(RuntimeError, match="runs on asyncio"):
         adding.send(None)
     assert asyncio.run(session.get_items()) == []

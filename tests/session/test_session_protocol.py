@@ -1,4 +1,4 @@
-"""The Session protocol, side by side with the Agents SDK's own sessions wherever they agree."""
+"""The Session protocol, compared with the Agents SDK's own sessions wherever they agree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from cached_session import CachedSession, InvalidArgument, SessionClosed
 from tests.hypothesis_profiles import examples
-from tests.session.session_support import exact, said, words
+from tests.session.session_support import contents, exact, messages
 
 Make = Callable[..., Any]
 OURS = ["ours-file", "ours-memory"]
@@ -31,7 +31,7 @@ THEIRS = ["sqlite-file", "sqlite-memory", "async-file", "async-memory"]
 
 @pytest.fixture(params=OURS + THEIRS)
 async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Make]:
-    """Makes sessions of one kind, and closes them."""
+    """Return a function that makes sessions of one kind; they are closed after the test."""
     kind, where = request.param.split("-")
     made: list[Any] = []
 
@@ -53,7 +53,7 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 async def close(session: Any) -> None:
-    """Close a session of any kind: SQLiteSession does it without await."""
+    """Close a session of any kind; SQLiteSession closes without await."""
     closing = session.close()
     if closing is not None:
         await closing
@@ -75,73 +75,73 @@ in_files = pytest.mark.parametrize(
 async def test_a_limit_gives_the_latest_in_chronological_order(
     make: Make, limit: int | None, expected: str
 ) -> None:
-    """``limit=n`` is the last n items, oldest first; zero is none of them."""
+    """`limit=n` returns the last n items, oldest first, and zero returns none."""
     session = make()
-    await session.add_items(said(*"abc"))
-    await session.add_items(said(*"de"))
-    assert words(await session.get_items(limit)) == list(expected)
+    await session.add_items(messages(*"abc"))
+    await session.add_items(messages(*"de"))
+    assert contents(await session.get_items(limit)) == list(expected)
 
 
 @pytest.mark.parametrize(
     "options", [SessionSettings(limit=2), {"limit": 2}], ids=["object", "dict"]
 )
-async def test_the_settings_limit_holds_where_none_is_given(make: Make, options: Any) -> None:
-    """``session_settings`` may be the SDK's object or a dict, and caps a read without a limit."""
+async def test_the_settings_limit_applies_without_an_argument(make: Make, options: Any) -> None:
+    """`session_settings`, as the SDK's object or a dict, limits a read without a limit."""
     session = make(session_settings=options)
-    await session.add_items(said(*"abc"))
-    assert words(await session.get_items()) == ["b", "c"]
+    await session.add_items(messages(*"abc"))
+    assert contents(await session.get_items()) == ["b", "c"]
 
 
-async def test_an_explicit_limit_goes_over_the_settings(make: Make) -> None:
-    """A call's own limit counts, whether it is larger or smaller than the settings'."""
+async def test_an_explicit_limit_overrides_the_settings(make: Make) -> None:
+    """A call's own limit applies, whether it is larger or smaller than that of the settings."""
     session = make(session_settings=SessionSettings(limit=2))
-    await session.add_items(said(*"abc"))
-    assert words(await session.get_items(3)) == ["a", "b", "c"]
-    assert words(await session.get_items(limit=1)) == ["c"]
+    await session.add_items(messages(*"abc"))
+    assert contents(await session.get_items(3)) == ["a", "b", "c"]
+    assert contents(await session.get_items(limit=1)) == ["c"]
     assert await session.get_items(0) == []
 
 
 @pytest.mark.parametrize("options", [None, SessionSettings(), {}], ids=["none", "object", "dict"])
-async def test_settings_without_a_limit_cap_nothing(make: Make, options: Any) -> None:
-    """Empty settings mean the whole history."""
+async def test_settings_without_a_limit_do_not_limit(make: Make, options: Any) -> None:
+    """Empty settings return the whole history."""
     session = make(session_settings=options)
-    await session.add_items(said(*"abc"))
-    assert words(await session.get_items()) == ["a", "b", "c"]
+    await session.add_items(messages(*"abc"))
+    assert contents(await session.get_items()) == ["a", "b", "c"]
 
 
-async def test_settings_changed_later_count_from_then_on(make: Make) -> None:
-    """The SDK assigns ``session_settings`` on a live session; the next read obeys."""
+async def test_changed_settings_apply_to_the_next_read(make: Make) -> None:
+    """The SDK assigns `session_settings` on a live session."""
     session = make()
-    await session.add_items(said(*"abc"))
+    await session.add_items(messages(*"abc"))
     session.session_settings = SessionSettings(limit=1)
-    assert words(await session.get_items()) == ["c"]
+    assert contents(await session.get_items()) == ["c"]
 
 
 @only_ours
 @pytest.mark.parametrize("limit", [-1, -99])
 async def test_a_negative_limit_gives_nothing(make: Make, limit: int) -> None:
-    """``limit <= 0`` is an empty list, by argument and by settings."""
+    """`limit <= 0` returns an empty list, as an argument and in the settings."""
     session = make(session_settings={"limit": limit})
-    await session.add_items(said(*"abc"))
+    await session.add_items(messages(*"abc"))
     assert await session.get_items(limit) == []
     assert await session.get_items() == []
 
 
 @only_ours
-async def test_limits_hold_where_reading_changes_its_ways(make: Make) -> None:
-    """Around the sizes where a short read becomes a long one, a limit means the same."""
+async def test_limits_are_exact_where_a_read_becomes_long(make: Make) -> None:
+    """Around the sizes at which a short read becomes a long one, a limit has the same result."""
     session = make()
-    await session.add_items(said(*range(1100)))
+    await session.add_items(messages(*range(1100)))
     for limit in (1, 255, 256, 257, 511, 512, 513, 1024, 1099, 1100, 1101):
-        assert words(await session.get_items(limit)) == [
+        assert contents(await session.get_items(limit)) == [
             str(number) for number in range(max(0, 1100 - limit), 1100)
         ]
-    assert words(await session.get_items()) == [str(number) for number in range(1100)]
+    assert contents(await session.get_items()) == [str(number) for number in range(1100)]
 
 
 @only_ours
 async def test_a_few_very_large_items_come_back_whole(make: Make) -> None:
-    """Size takes a read off the event loop, and changes nothing about its result."""
+    """Large items are read off the event loop, with the same result."""
     session = make()
     items = [{"role": "user", "content": letter * 200_000} for letter in "abcd"]
     await session.add_items(items)
@@ -167,7 +167,7 @@ VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", VALUES, ids=[next(iter(value)) or "empty" for value in VALUES])
 async def test_a_json_value_comes_back_exactly(make: Make, value: Any) -> None:
-    """Types, key order, large integers, every float and every string survive."""
+    """Types, key order, large integers, every float and every string are preserved."""
     session = make()
     await session.add_items([value])
     assert exact(await session.get_items()) == exact([value])
@@ -176,7 +176,7 @@ async def test_a_json_value_comes_back_exactly(make: Make, value: Any) -> None:
 
 @only_ours
 async def test_deep_nesting_comes_back_exactly(make: Make) -> None:
-    """Deeper than the fast library goes is still stored and read."""
+    """Nesting beyond the fast library's limit is stored and read."""
     value: Any = "bottom"
     for _ in range(400):
         value = [value]
@@ -204,7 +204,7 @@ JSON = st.recursive(
 @examples(60)
 @given(batches=st.lists(st.lists(JSON, max_size=4), max_size=4), limit=st.integers(0, 20))
 def test_any_batches_come_back_exactly(batches: list[list[Any]], limit: int) -> None:
-    """Whatever JSON values are written, whole history and tail are what was written, in order."""
+    """For any JSON values, the whole history and the tail equal what was written, in order."""
 
     async def check() -> None:
         async with CachedSession("s", journal=":memory:") as session:
@@ -222,8 +222,8 @@ def test_any_batches_come_back_exactly(batches: list[list[Any]], limit: int) -> 
     asyncio.run(check())
 
 
-async def test_changing_what_was_returned_changes_nothing_stored(make: Make) -> None:
-    """Returned items are the caller's own."""
+async def test_changing_returned_items_does_not_change_the_history(make: Make) -> None:
+    """Returned items belong to the caller."""
     session = make()
     await session.add_items([{"a": {"b": [1]}}])
     for limit in (None, 1):
@@ -233,8 +233,8 @@ async def test_changing_what_was_returned_changes_nothing_stored(make: Make) -> 
     assert await session.get_items() == [{"a": {"b": [1]}}]
 
 
-async def test_changing_what_was_passed_in_changes_nothing_stored(make: Make) -> None:
-    """The batch is taken as it was at the call, even if the list lives on."""
+async def test_changing_a_passed_batch_does_not_change_the_history(make: Make) -> None:
+    """The batch is stored as it was at the call."""
     session = make()
     batch: list[Any] = [{"a": {"b": [1]}}]
     await session.add_items(batch)
@@ -245,20 +245,20 @@ async def test_changing_what_was_passed_in_changes_nothing_stored(make: Make) ->
 
 @only_ours
 async def test_a_batch_changed_while_it_is_written_is_stored_as_it_was(make: Make) -> None:
-    """The caller may go on with its list as soon as the call has begun."""
+    """The caller can change its list as soon as the call has begun."""
     session = make()
-    batch = said("a", "b")
+    batch = messages("a", "b")
     writing = asyncio.ensure_future(session.add_items(batch))
     await asyncio.sleep(0)
     batch[0]["content"] = "changed"
     batch.append({"late": True})
     await writing
-    assert words(await session.get_items()) == ["a", "b"]
+    assert contents(await session.get_items()) == ["a", "b"]
 
 
 @only_ours
-async def test_a_batch_that_was_stored_is_left_as_it_was(make: Make) -> None:
-    """Storing does not write into the caller's list or items."""
+async def test_storing_does_not_change_the_batch(make: Make) -> None:
+    """The caller's list and items are not modified."""
     session = make()
     batch = [{"b": 1, "a": (1, 2)}]
     await session.add_items(batch)
@@ -267,7 +267,7 @@ async def test_a_batch_that_was_stored_is_left_as_it_was(make: Make) -> None:
 
 @only_ours
 async def test_a_tuple_is_a_list_to_json(make: Make) -> None:
-    """A batch or a value that is a tuple is taken, and comes back as JSON has it."""
+    """A batch or value that is a tuple is accepted and comes back as a list."""
     session = make()
     await session.add_items(({"a": (1, (2,))},))
     assert await session.get_items() == [{"a": [1, [2]]}]
@@ -283,14 +283,14 @@ class Hostile:
     [object(), {1, 2}, b"bytes", {"deep": [{"er": object()}]}, datetime.now(timezone.utc), 1j],
     ids=["object", "set", "bytes", "nested", "datetime", "complex"],
 )
-async def test_an_item_json_cannot_carry_refuses_its_whole_batch(make: Make, bad: Any) -> None:
-    """Nothing of the batch is stored, and the session goes on."""
+async def test_an_item_that_json_cannot_represent_refuses_its_batch(make: Make, bad: Any) -> None:
+    """Nothing of the batch is stored, and the session keeps working."""
     session = make()
-    await session.add_items(said("before"))
+    await session.add_items(messages("before"))
     with pytest.raises(TypeError):
-        await session.add_items([*said("a"), {"bad": bad}, *said("b")])
-    await session.add_items(said("after"))
-    assert words(await session.get_items()) == ["before", "after"]
+        await session.add_items([*messages("a"), {"bad": bad}, *messages("b")])
+    await session.add_items(messages("after"))
+    assert contents(await session.get_items()) == ["before", "after"]
 
 
 def _circle() -> Any:
@@ -336,13 +336,13 @@ def _too_deep() -> Any:
     ],
 )
 @only_ours
-async def test_what_would_come_back_changed_is_refused_by_name(make: Make, bad: Any) -> None:
-    """What JSON would bend is refused as well; the message says which item, and what to pass."""
+async def test_a_value_that_json_would_change_is_refused(make: Make, bad: Any) -> None:
+    """The message names the item and what to pass instead."""
     session = make()
     with pytest.raises(
         InvalidArgument, match=r"item 1 cannot be stored as JSON.*plain dicts"
     ) as caught:
-        await session.add_items([*said("a"), {"bad": bad}, *said("b")])
+        await session.add_items([*messages("a"), {"bad": bad}, *messages("b")])
     assert len(str(caught.value)) < 1000
     assert await session.get_items() == []
 
@@ -351,37 +351,37 @@ async def test_what_would_come_back_changed_is_refused_by_name(make: Make, bad: 
 
 
 async def test_an_empty_batch_changes_nothing(make: Make) -> None:
-    """Neither an empty session nor a filled one notices."""
+    """It has no effect on an empty or a filled session."""
     session = make()
     await session.add_items([])
     assert await session.get_items() == []
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     await session.add_items([])
-    assert words(await session.get_items()) == ["a"]
+    assert contents(await session.get_items()) == ["a"]
 
 
-async def test_a_pop_of_nothing_gives_none(make: Make) -> None:
-    """An empty session, a new one and one popped empty have nothing to give."""
+async def test_a_pop_of_an_empty_session_returns_none(make: Make) -> None:
+    """The session may be new, empty, or popped until it is empty."""
     session = make()
     assert await session.pop_item() is None
-    await session.add_items(said("a"))
-    assert await session.pop_item() == said("a")[0]
+    await session.add_items(messages("a"))
+    assert await session.pop_item() == messages("a")[0]
     assert await session.pop_item() is None
     assert await session.get_items() == []
 
 
 async def test_pops_take_the_latest_first(make: Make) -> None:
-    """Across batches, with words written in between."""
+    """The order holds across batches, also with items written in between."""
     session = make()
-    await session.add_items(said("a", "b"))
-    await session.add_items(said("c"))
+    await session.add_items(messages("a", "b"))
+    await session.add_items(messages("c"))
     popped = [await session.pop_item(), await session.pop_item()]
-    await session.add_items(said("d"))
+    await session.add_items(messages("d"))
     popped += [await session.pop_item(), await session.pop_item()]
-    assert words(popped) == ["c", "b", "d", "a"]
+    assert contents(popped) == ["c", "b", "d", "a"]
 
 
-async def test_a_pop_of_an_item_that_is_false_gives_the_item(make: Make) -> None:
+async def test_a_pop_returns_an_item_that_is_falsy(make: Make) -> None:
     """An empty object is an item."""
     session = make()
     await session.add_items([{}])
@@ -389,17 +389,17 @@ async def test_a_pop_of_an_item_that_is_false_gives_the_item(make: Make) -> None
     assert await session.get_items() == []
 
 
-async def test_a_clear_leaves_nothing_and_the_session_goes_on(make: Make) -> None:
-    """Cleared, cleared again, and written to as if new."""
+async def test_a_cleared_session_is_empty_and_usable(make: Make) -> None:
+    """It can be cleared again and written to like a new one."""
     session = make()
     await session.clear_session()
-    await session.add_items(said("a", "b"))
+    await session.add_items(messages("a", "b"))
     await session.clear_session()
     await session.clear_session()
     assert await session.get_items() == []
     assert await session.pop_item() is None
-    await session.add_items(said("c"))
-    assert words(await session.get_items()) == ["c"]
+    await session.add_items(messages("c"))
+    assert contents(await session.get_items()) == ["c"]
 
 
 # -- many sessions, many ids ---------------------------------------------------------------------
@@ -428,7 +428,7 @@ IDS = [
 
 @in_files
 async def test_sessions_of_one_file_do_not_mix(make: Make) -> None:
-    """Each id, however odd, is a history of its own: written, popped and cleared alone."""
+    """Each id, however unusual, has a history of its own to write, pop and clear."""
     sessions = {name: make(name) for name in IDS}
     for name, session in sessions.items():
         await session.add_items([{"of": name}, {"n": 2}])
@@ -443,14 +443,14 @@ async def test_sessions_of_one_file_do_not_mix(make: Make) -> None:
 
 @only_ours
 async def test_ids_with_lone_surrogates_are_ids(make: Make) -> None:
-    """What Python calls a string names a session, also where UTF-8 has no word for it."""
+    """Any Python string names a session, also if UTF-8 cannot encode it."""
     first, second, third = make("\ud800"), make("\udfff"), make("a\ud800b")
-    await first.add_items(said("a"))
-    await second.add_items(said("b"))
-    assert words(await first.get_items()) == ["a"]
-    assert words(await second.get_items()) == ["b"]
+    await first.add_items(messages("a"))
+    await second.add_items(messages("b"))
+    assert contents(await first.get_items()) == ["a"]
+    assert contents(await second.get_items()) == ["b"]
     assert await third.get_items() == []
-    assert await first.pop_item() == said("a")[0]
+    assert await first.pop_item() == messages("a")[0]
     await second.clear_session()
     assert (first.status().items, second.status().items) == (0, 0)
     assert await second.search("b") == []
@@ -458,44 +458,44 @@ async def test_ids_with_lone_surrogates_are_ids(make: Make) -> None:
 
 @in_files
 async def test_two_sessions_of_one_id_are_one_history(make: Make) -> None:
-    """Each sees at its next read what the other wrote, popped and cleared."""
+    """Each sees in its next read what the other wrote, popped and cleared."""
     one, other = make("same"), make("same")
-    await one.add_items(said("a"))
-    assert words(await other.get_items()) == ["a"]
-    await other.add_items(said("b"))
-    assert words(await one.get_items()) == ["a", "b"]
-    assert await one.pop_item() == said("b")[0]
-    assert words(await other.get_items()) == ["a"]
+    await one.add_items(messages("a"))
+    assert contents(await other.get_items()) == ["a"]
+    await other.add_items(messages("b"))
+    assert contents(await one.get_items()) == ["a", "b"]
+    assert await one.pop_item() == messages("b")[0]
+    assert contents(await other.get_items()) == ["a"]
     await other.clear_session()
     assert await one.get_items() == []
 
 
 @in_files
 async def test_a_history_outlives_its_session(make: Make) -> None:
-    """Closed and opened again, all is as it was."""
+    """After closing and opening again, the history is the same."""
     first = make()
-    await first.add_items(said("a", "b"))
+    await first.add_items(messages("a", "b"))
     await first.pop_item()
     await close(first)
     second = make()
-    assert words(await second.get_items()) == ["a"]
+    assert contents(await second.get_items()) == ["a"]
 
 
-async def test_memory_is_kept_nowhere() -> None:
-    """Two sessions in memory share nothing, not even an id's history."""
+async def test_sessions_in_memory_share_nothing() -> None:
+    """Two sessions in memory have separate histories, even for one id."""
     async with (
         CachedSession("s", journal=":memory:") as one,
         CachedSession("s", journal=":memory:") as other,
     ):
-        await one.add_items(said("a"))
+        await one.add_items(messages("a"))
         assert await other.get_items() == []
     async with CachedSession("s", journal=":memory:") as again:
         assert await again.get_items() == []
     assert not Path(":memory:").exists()
 
 
-async def test_it_is_a_session_to_the_sdk(make: Make) -> None:
-    """The protocol is met by structure, ``session_id`` and ``session_settings`` included."""
+async def test_it_satisfies_the_protocol_of_the_sdk(make: Make) -> None:
+    """It is an instance of the protocol, with `session_id` and `session_settings`."""
     session = make("name")
     assert isinstance(session, agents.Session)
     assert session.session_id == "name"
@@ -507,7 +507,7 @@ async def test_it_is_a_session_to_the_sdk(make: Make) -> None:
 CALLS: dict[str, Callable[[Any], Any]] = {
     "get_items": lambda s: s.get_items(),
     "get_items(0)": lambda s: s.get_items(0),
-    "add_items": lambda s: s.add_items(said("a")),
+    "add_items": lambda s: s.add_items(messages("a")),
     "add_items([])": lambda s: s.add_items([]),
     "pop_item": lambda s: s.pop_item(),
     "clear_session": lambda s: s.clear_session(),
@@ -529,82 +529,83 @@ OWN_CALLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("was_used", [True, False], ids=["used", "never-used"])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_closed_session_does_nothing_for_the_sdk(
+async def test_a_closed_session_refuses_calls_of_the_protocol(
     make: Make, call: str, was_used: bool
 ) -> None:
-    """Each of the protocol's calls raises after close, also for an empty batch."""
+    """Each call raises after close, also for an empty batch."""
     session = make()
     if was_used:
-        await session.add_items(said("a"))
+        await session.add_items(messages("a"))
     await close(session)
     with pytest.raises(RuntimeError):
         await CALLS[call](session)
 
 
 @pytest.mark.parametrize("call", [*CALLS, *OWN_CALLS])
-async def test_a_closed_session_says_so(place: str, call: str) -> None:
-    """Every method raises SessionClosed, naming the session and the way out."""
+async def test_a_closed_session_raises(place: str, call: str) -> None:
+    """Every method raises `SessionClosed`, and names the session and the remedy."""
     session = CachedSession("gone", journal=place)
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     await session.close()
     with pytest.raises(SessionClosed, match=r"'gone'.*make a new"):
         await {**CALLS, **OWN_CALLS}[call](session)
 
 
-async def test_a_closed_session_still_tells_its_status(place: str) -> None:
-    """A status is an answer to "is it closed?" as well."""
+async def test_a_closed_session_still_has_a_status(place: str) -> None:
+    """The status says that it is closed."""
     session = CachedSession("s", journal=place)
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     await session.close()
     assert session.status().state == "closed"
 
 
-async def test_closing_twice_is_closing(make: Make) -> None:
-    """The second close does nothing, used or not."""
+async def test_closing_twice_is_harmless(make: Make) -> None:
+    """The second close does nothing, whether the session was used or not."""
     session = make()
     await close(session)
     await close(session)
     other = make("other")
-    await other.add_items(said("a"))
+    await other.add_items(messages("a"))
     await close(other)
     await close(other)
 
 
-async def test_two_closes_at_once_are_one(place: str) -> None:
-    """Several tasks may close a session at the same moment."""
+async def test_concurrent_closes_are_one(place: str) -> None:
+    """Several tasks can close a session at the same time."""
     session = CachedSession("s", journal=place)
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     await asyncio.gather(*(session.close() for _ in range(5)))
 
 
 async def test_close_while_writes_are_under_way(journal: Path) -> None:
-    """What was begun before is finished or refused, never half: what returned is in the file."""
+    """Each write under way is finished or refused, and every write that returned is stored."""
     session = CachedSession("s", journal=journal)
-    await session.add_items(said("first"))
-    writes = [asyncio.ensure_future(session.add_items(said(n, n))) for n in range(50)]
+    await session.add_items(messages("first"))
+    writes = [asyncio.ensure_future(session.add_items(messages(n, n))) for n in range(50)]
     await asyncio.sleep(0)
     await session.close()
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, SessionClosed) for outcome in outcomes)
     stored = [str(n) for n, outcome in enumerate(outcomes) if outcome is None for _ in "xx"]
     async with CachedSession("s", journal=journal) as again:
-        assert words(await again.get_items()) == ["first", *stored]
+        assert contents(await again.get_items()) == ["first", *stored]
 
 
 async def test_close_while_the_file_is_being_opened(journal: Path) -> None:
-    """A session closed during its first call ends that call one way or the other, and is closed."""
+    """A close during the first call ends that call with success or an error, and the session is
+    closed."""
     session = CachedSession("s", journal=journal)
-    first = asyncio.ensure_future(session.add_items(said("a")))
+    first = asyncio.ensure_future(session.add_items(messages("a")))
     await asyncio.sleep(0)
     await session.close()
     (outcome,) = await asyncio.gather(first, return_exceptions=True)
     assert outcome is None or isinstance(outcome, SessionClosed)
     async with CachedSession("s", journal=journal) as again:
-        assert words(await again.get_items()) == (["a"] if outcome is None else [])
+        assert contents(await again.get_items()) == (["a"] if outcome is None else [])
 
 
 async def test_async_with_closes_after_an_error(journal: Path) -> None:
-    """Leaving the block closes, whatever made it end, and hides nothing."""
+    """The block closes the session however it ends, and does not hide the error."""
     with pytest.raises(KeyError):
         async with CachedSession("s", journal=journal) as session:
             raise KeyError("the body's own")
@@ -612,10 +613,10 @@ async def test_async_with_closes_after_an_error(journal: Path) -> None:
         await session.get_items()
 
 
-async def test_a_session_never_closed_is_warned_of(journal: Path) -> None:
-    """Dropping the last reference says so, with the session's name."""
+async def test_an_unclosed_session_warns(journal: Path) -> None:
+    """Dropping the last reference warns with the session's name."""
     session = CachedSession("forgotten", journal=journal)
-    await session.add_items(said("a"))
+    await session.add_items(messages("a"))
     engine = session._engine
     with pytest.warns(ResourceWarning, match=r"'forgotten'.*never closed.*async with"):  # noqa: PT031 - two steps
         del session
@@ -623,10 +624,10 @@ async def test_a_session_never_closed_is_warned_of(journal: Path) -> None:
     await engine.release(None)
 
 
-async def test_a_session_refused_or_closed_is_not_warned_of(
+async def test_a_refused_or_closed_session_does_not_warn(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """There is nothing to close where the constructor raised, nor after close."""
+    """There is nothing to close if the constructor raised or after a close."""
     with pytest.raises(InvalidArgument):
         CachedSession("")
     session = CachedSession("s", journal=":memory:")
@@ -643,19 +644,19 @@ DAMAGE = ["'{\"cut\": '", "''", "'no json'", "x'fffe'", "'1,2'", "CAST(x'7b2261f
 
 @pytest.mark.parametrize("payload", DAMAGE)
 @pytest.mark.parametrize("at", [0, 2, 4])
-async def test_a_damaged_row_hides_nothing_else(journal: Path, payload: str, at: int) -> None:
-    """It is skipped and counted out of the limit, pops pass it, and it is never deleted."""
+async def test_a_damaged_row_does_not_hide_others(journal: Path, payload: str, at: int) -> None:
+    """Reads omit it and do not count it, pops skip it, and it is never deleted."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said(*range(5)))
+        await session.add_items(messages(*range(5)))
         with sqlite3.connect(journal) as conn:
             conn.execute(f"UPDATE items SET payload = {payload} WHERE idx = ?", (at,))
         conn.close()
         left = [str(n) for n in range(5) if n != at]
-        assert words(await session.get_items()) == left
+        assert contents(await session.get_items()) == left
         for limit in range(1, 7):
-            assert words(await session.get_items(limit)) == left[-limit:]
-        assert await session.pop_item() == said(left[-1])[0]
-        assert words(await session.get_items()) == left[:-1]
+            assert contents(await session.get_items(limit)) == left[-limit:]
+        assert await session.pop_item() == messages(left[-1])[0]
+        assert contents(await session.get_items()) == left[:-1]
     with sqlite3.connect(journal) as conn:
         kept = conn.execute(
             f"SELECT count(*) FROM items WHERE idx = ? AND payload = {payload}", (at,)
@@ -664,25 +665,25 @@ async def test_a_damaged_row_hides_nothing_else(journal: Path, payload: str, at:
     assert kept == (1,)
 
 
-async def test_damaged_rows_are_counted_out_of_a_long_read(journal: Path) -> None:
-    """Where a long history has many of them, a limit still finds its number of items."""
+async def test_damaged_rows_do_not_count_in_a_long_read(journal: Path) -> None:
+    """A limit returns its number of items even if a long history has many damaged rows."""
     async with CachedSession("s", journal=journal) as session:
-        await session.add_items(said(*range(900)))
+        await session.add_items(messages(*range(900)))
         with sqlite3.connect(journal) as conn:
             conn.execute("UPDATE items SET payload = 'damaged' WHERE idx % 2")
         conn.close()
         left = [str(n) for n in range(0, 900, 2)]
         for limit in (1, 100, 300, 449, 450, 451):
-            assert words(await session.get_items(limit)) == left[-limit:]
-        assert words(await session.get_items()) == left
+            assert contents(await session.get_items(limit)) == left[-limit:]
+        assert contents(await session.get_items()) == left
 
 
-async def test_the_sdk_and_we_read_damage_alike(tmp_path: Path) -> None:
+async def test_damage_is_read_as_the_sdk_does(tmp_path: Path) -> None:
     """The same damage to the same row gives the same items for every limit."""
     theirs = SQLiteSession("s", tmp_path / "theirs.db")
     async with CachedSession("s", journal=tmp_path / "ours.db") as ours:
         for session in (ours, theirs):
-            await session.add_items(said(*range(4)))
+            await session.add_items(messages(*range(4)))
         with sqlite3.connect(tmp_path / "theirs.db") as conn:
             conn.execute("UPDATE agent_messages SET message_data = 'x' WHERE id = 3")
         conn.close()

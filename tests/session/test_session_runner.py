@@ -1,4 +1,4 @@
-"""The Agents SDK's own `Runner` and wrappers over our session."""
+"""The Agents SDK's own `Runner` and session wrappers over a `CachedSession`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agents.memory import OpenAIResponsesCompactionSession
 
 from cached_session import CachedSession
 from cached_session.devserver import DevServer
-from tests.session.session_support import ScriptedModel, said, words
+from tests.session.session_support import ScriptedModel, contents, messages
 
 SCRIPT: list[Any] = [
     ("weather", {"city": "Köln"}),
@@ -34,7 +34,7 @@ def weather(city: str) -> str:
 
 
 def kinds(items: list[Any]) -> list[str]:
-    """What each item is, in a word."""
+    """Return the kind of each item."""
     return [item.get("role") or item["type"] for item in items]
 
 
@@ -45,7 +45,7 @@ WHOLE = (
 
 
 async def talk(session: Any, *, streamed: bool = False) -> ScriptedModel:
-    """Three turns, two of them with a tool."""
+    """Run three turns, two of them with a tool."""
     model = ScriptedModel(*SCRIPT)
     agent = Agent(name="guide", model=model, tools=[weather])
     for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
@@ -61,7 +61,7 @@ async def talk(session: Any, *, streamed: bool = False) -> ScriptedModel:
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["run", "streamed"])
 async def test_a_conversation_is_stored_and_fed_back(place: str, streamed: bool) -> None:
-    """Turns, tool calls and tool outputs are in the session, and in the model's next input."""
+    """Turns, tool calls and tool outputs are in the session and in the model's next input."""
     async with CachedSession("s", journal=place) as session:
         model = await talk(session, streamed=streamed)
         items: list[Any] = await session.get_items()
@@ -73,10 +73,10 @@ async def test_a_conversation_is_stored_and_fed_back(place: str, streamed: bool)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["run", "streamed"])
-async def test_the_model_sees_what_it_sees_over_the_sdks_session(
+async def test_the_model_gets_the_same_input_as_with_the_sdks_session(
     place: str, streamed: bool
 ) -> None:
-    """Input by input and item by item, nothing differs from SQLiteSession."""
+    """Each input equals the one with SQLiteSession, item by item."""
     theirs = SQLiteSession("s")
     async with CachedSession("s", journal=place) as ours:
         one = await talk(ours, streamed=streamed)
@@ -87,7 +87,7 @@ async def test_the_model_sees_what_it_sees_over_the_sdks_session(
 
 
 async def test_a_conversation_goes_on_after_a_restart(journal: Path) -> None:
-    """A new process's session feeds the model what the old one heard."""
+    """The session of a new process gives the model the earlier history."""
     async with CachedSession("s", journal=journal) as session:
         await Runner.run(Agent(name="a", model=ScriptedModel("one")), "first", session=session)
     model = ScriptedModel("two")
@@ -100,7 +100,7 @@ async def test_a_conversation_goes_on_after_a_restart(journal: Path) -> None:
     "settings", [SessionSettings(limit=2), {"limit": 2}], ids=["object", "dict"]
 )
 async def test_a_runner_obeys_the_sessions_limit(place: str, settings: Any) -> None:
-    """``session_settings`` bound what a turn reads; all of it stays stored."""
+    """`session_settings` limit what a turn reads, and everything stays stored."""
     async with CachedSession("s", journal=place, session_settings=settings) as session:
         model = ScriptedModel("1", "2", "3")
         agent = Agent(name="a", model=model)
@@ -110,18 +110,18 @@ async def test_a_runner_obeys_the_sessions_limit(place: str, settings: Any) -> N
         assert len(await session.get_items(99)) == 6
 
 
-async def test_a_runs_own_limit_goes_over_the_sessions(place: str) -> None:
-    """``RunConfig(session_settings=...)`` counts for that run."""
+async def test_a_runs_own_limit_overrides_the_sessions(place: str) -> None:
+    """`RunConfig(session_settings=...)` applies to that run."""
     async with CachedSession("s", journal=place, session_settings={"limit": 2}) as session:
-        await session.add_items(said("a", "b", "c"))
+        await session.add_items(messages("a", "b", "c"))
         model = ScriptedModel("1")
         config = RunConfig(session_settings=SessionSettings(limit=1))
         await Runner.run(Agent(name="a", model=model), "q", session=session, run_config=config)
-        assert words(model.seen[0]) == ["c", "q"]
+        assert contents(model.seen[0]) == ["c", "q"]
 
 
 async def test_a_run_that_fails_leaves_a_session_that_works(place: str) -> None:
-    """A model's error comes through; the next turn goes on."""
+    """The model's error is raised, and the next turn works."""
     async with CachedSession("s", journal=place) as session:
         with pytest.raises(IndexError):
             await Runner.run(Agent(name="a", model=ScriptedModel()), "first", session=session)
@@ -131,7 +131,7 @@ async def test_a_run_that_fails_leaves_a_session_that_works(place: str) -> None:
 
 
 async def test_an_answer_is_undone_by_pops(place: str) -> None:
-    """The SDK's way to correct a turn: pop the answer and the question, and ask again."""
+    """A turn is corrected in the SDK's way: pop the answer and the question, and ask again."""
     async with CachedSession("s", journal=place) as session:
         model = ScriptedModel("wrong", "right")
         agent = Agent(name="a", model=model)
@@ -139,11 +139,11 @@ async def test_an_answer_is_undone_by_pops(place: str) -> None:
         await session.pop_item()
         await session.pop_item()
         await Runner.run(agent, "2 + 3?", session=session)
-        assert model.seen[1] == said("2 + 3?")
+        assert model.seen[1] == messages("2 + 3?")
 
 
 async def test_a_conversation_reaches_another_device(journal: Path, server: DevServer) -> None:
-    """What a Runner wrote here a Runner there continues."""
+    """A Runner on another device continues the conversation."""
     async with CachedSession.from_url("s", url=server.url, journal=journal) as here:
         await talk(here)
         await here.flush(timeout=60)
@@ -157,8 +157,8 @@ async def test_a_conversation_reaches_another_device(journal: Path, server: DevS
         assert kinds(await here.get_items()) == [*WHOLE, "user", "assistant"]
 
 
-async def test_an_encrypted_session_may_wrap_ours(journal: Path) -> None:
-    """The conversation works, and the journal holds none of its words."""
+async def test_an_encrypted_session_can_wrap_a_session(journal: Path) -> None:
+    """The conversation works, and the journal contains no plain text of it."""
     async with CachedSession("s", journal=journal) as session:
         wrapped = EncryptedSession("s", session, encryption_key="a key for a test", ttl=600)
         model = await talk(wrapped)
@@ -175,7 +175,7 @@ async def test_an_encrypted_session_may_wrap_ours(journal: Path) -> None:
 
 
 class FakeResponses:
-    """Compacts any conversation to two items, as the server's answer would."""
+    """A client that compacts any conversation to two items."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -192,24 +192,24 @@ class FakeResponses:
         )
 
 
-async def test_a_compacting_session_may_wrap_ours(place: str) -> None:
-    """A manual compaction replaces the stored history by what the server answered."""
+async def test_a_compacting_session_can_wrap_a_session(place: str) -> None:
+    """A manual compaction replaces the stored history by the server's answer."""
     async with CachedSession("s", journal=place) as session:
         client: Any = FakeResponses()
         wrapped = OpenAIResponsesCompactionSession("s", session, client=client)
-        await wrapped.add_items(said(*range(20)))
+        await wrapped.add_items(messages(*range(20)))
         await wrapped.run_compaction({"force": True, "compaction_mode": "input"})
         assert len(client.calls) == 1
         assert len(client.calls[0]["input"]) == 20
         stored: list[Any] = await session.get_items()
         assert [item["type"] for item in stored] == ["message", "compaction"]
         assert await wrapped.get_items() == stored
-        await wrapped.add_items(said("on"))
+        await wrapped.add_items(messages("on"))
         assert len(await session.get_items()) == 3
 
 
-async def test_a_runner_talks_over_a_compacting_session(place: str) -> None:
-    """Turns go through the wrapper into our session."""
+async def test_a_runner_works_over_a_compacting_session(place: str) -> None:
+    """Turns pass through the wrapper to the session."""
     async with CachedSession("s", journal=place) as session:
         client: Any = FakeResponses()
         wrapped = OpenAIResponsesCompactionSession(

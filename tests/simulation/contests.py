@@ -94,7 +94,7 @@ def _round(random: Random, steps: list[Step], at: float, devices: int) -> float:
 def crowded(seed: int) -> Schedule:
     """Everybody speaks in one second, which the server lists in another order each time; what is
     said later lies above it. Whoever comes then passes through that second once: what slips
-    through between two pages, and is somebody's last word, leaves no hole."""
+    through between two pages, and is somebody's last word, leaves no gap."""
     random = Random(f"{seed}/crowded")
     devices = random.choice((3, 4))
     plan = Plan(

@@ -208,7 +208,7 @@ def _damage(result: Any, where: float) -> None:
 
 def _skipping(memories: list[Any], where: float) -> list[Any]:
     """A listing that shifted: rows are missing, but none of any writer's last operation. That one
-    would leave no hole, and would be found by the next listing or by an audit only."""
+    would leave no gap, and would be found by the next listing or by an audit only."""
     last: dict[str, int] = {}
     for memory in memories:
         said = memory["metadata"]

@@ -121,7 +121,7 @@ class SimServer:
         self, agent: str, offset: int, limit: int, lag: float, *, hides: bool = False
     ) -> list[dict[str, Any]]:
         """A listing page, as of ``lag`` seconds ago. ``hides``: without some operations, but not
-        without any writer's last one, which would leave no hole."""
+        without any writer's last one, which would leave no gap."""
         found = []
         hidden = self._hidden(agent) if hides else ()
         for identity in self._past.get(agent, {}):

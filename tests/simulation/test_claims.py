@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.simulation.plan import Plan, Schedule, Step
 from tests.simulation.simulation import run
 
@@ -37,6 +39,7 @@ def dies(after: int, *, other: bool) -> tuple[list[str], int]:
     return given, int(read.rsplit(" ", 1)[1])
 
 
+@pytest.mark.slow
 def test_a_claim_whose_process_dies_at_any_step_is_settled() -> None:
     """Wherever a confirmed pop is cut off, the next opening of the journal settles it, and all show
     the same: the item visible as before, popped for nobody, or popped for the one who got it."""
@@ -44,6 +47,7 @@ def test_a_claim_whose_process_dies_at_any_step_is_settled() -> None:
     assert found == {(0, 2), (0, 1), (1, 1)}
 
 
+@pytest.mark.slow
 def test_a_contested_claim_whose_process_dies_at_any_step_is_settled() -> None:
     """The same where another device wants the item meanwhile: nobody waits for the dead for ever,
     and nothing goes to both."""

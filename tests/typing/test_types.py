@@ -13,7 +13,6 @@ CALLS = sorted(str(path) for path in HERE.glob("*_*.py") if path.name != Path(__
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_calls_have_the_types_that_a_user_sees(checker: str) -> None:
     """A strict checker finds each type that is asserted, and each mistake that is marked."""

@@ -1,4 +1,4 @@
-"""A fork waits for whoever is where the child could not go on."""
+"""Locks that are acquired before a fork, so that the child does not inherit them locked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import os
 import sqlite3
 import threading
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,48 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no process fork
 
 
 class Owner:
-    """Somebody who has a lock."""
+    """An object that has a lock."""
+
+
+class WatchedLock:
+    """A lock that reports when a fork begins to wait for it."""
+
+    def __init__(self, lock: fork_safety._Lock) -> None:
+        self._lock = lock
+        self.is_awaited = threading.Event()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._lock.acquire(blocking=False):
+            return True
+        if blocking and timeout:
+            self.is_awaited.set()
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def watch(owner: object, lock: fork_safety._Lock) -> WatchedLock:
+    """Acquire a watched lock before each fork, in place of the one lock of its owner."""
+    watched = WatchedLock(lock)
+    fork_safety.wait_for(owner, watched)
+    return watched
+
+
+@contextmanager
+def in_thread(work: Callable[[], None], watched: WatchedLock) -> Iterator[None]:
+    """Run work that waits for a fork in another thread, and end it when no fork has waited."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        watched.is_awaited.set()
+        thread.join()
 
 
 def in_child(check: Callable[[], bool]) -> bool:
-    """What a check says in a child that is forked now."""
+    """Return the result of a check in a child that is forked now."""
     with warnings.catch_warnings():
         # From Python 3.12 on: that there are threads is the point.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -42,27 +79,25 @@ def in_child(check: Callable[[], bool]) -> bool:
 def test_a_fork_waits_until_a_lock_is_free_and_leaves_it_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the parent and in the child."""
+    """The lock is free in the parent and in the child."""
     monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 60.0)
     owner, lock, taken, done = Owner(), threading.Lock(), threading.Event(), list[bool]()
-    fork_safety.wait_for(owner, lock)
+    watched = watch(owner, lock)
 
     def work() -> None:
         with lock:
             taken.set()
-            time.sleep(0.2)
+            watched.is_awaited.wait()
             done.append(True)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    taken.wait()
-    assert in_child(lambda: done == [True] and not lock.locked())
-    assert not lock.locked()
-    thread.join()
+    with in_thread(work, watched):
+        taken.wait()
+        assert in_child(lambda: done == [True] and not lock.locked())
+        assert not lock.locked()
 
 
-def test_what_is_never_let_go_of_delays_a_fork_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the child finds it taken, as it would have."""
+def test_a_lock_that_is_never_released_only_delays_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork goes on after `LOCK_SECONDS`, and the child inherits the lock locked."""
     monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 0.05)
     owner, lock = Owner(), threading.Lock()
     fork_safety.wait_for(owner, lock)
@@ -72,11 +107,11 @@ def test_what_is_never_let_go_of_delays_a_fork_and_no_more(monkeypatch: pytest.M
     assert in_child(lambda: not lock.locked())
 
 
-def test_a_stall_of_the_machine_is_not_taken_for_patience() -> None:
-    """A wait that ended because nothing ran is followed by another one."""
+def test_a_fork_waits_again_after_a_stall_of_the_machine() -> None:
+    """A suspended machine uses up one attempt only; the next one acquires the lock."""
 
     class Stalled:
-        """Its holder gets no time to let it go before the first wait is over."""
+        """A lock whose holder cannot release it before the first attempt is over."""
 
         waits = 0
         released = False
@@ -94,8 +129,8 @@ def test_a_stall_of_the_machine_is_not_taken_for_patience() -> None:
     assert lock.released
 
 
-def test_nobody_waits_for_what_has_gone() -> None:
-    """A lock is waited for as long as its owner lives."""
+def test_a_lock_is_forgotten_with_its_owner() -> None:
+    """A fork waits for a lock only as long as the lock's owner exists."""
     owner, lock = Owner(), threading.Lock()
     fork_safety.wait_for(owner, lock)
     del owner
@@ -106,61 +141,58 @@ def test_nobody_waits_for_what_has_gone() -> None:
 async def test_no_child_is_forked_in_the_middle_of_a_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite's own locks are taken in it, and the child could open no journal at all."""
+    """A child that is forked inside one inherits locks of SQLite and cannot open a journal."""
     monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 60.0)
     journal = Journal(tmp_path / "j.db")
     begun, done = threading.Event(), list[bool]()
+    await journal.open()
+    watched = watch(journal._connections, journal._connections.writing)
 
     def work(conn: sqlite3.Connection) -> None:
         conn.execute("SELECT count(*) FROM sessions").fetchone()
         begun.set()
-        time.sleep(0.2)
+        watched.is_awaited.wait()
         done.append(True)
 
-    await journal.open()
-    writing = threading.Thread(target=lambda: journal.write_blocking(work))
-    writing.start()
-    begun.wait()
-    assert in_child(lambda: done == [True])
-    writing.join()
+    with in_thread(lambda: journal.write_blocking(work), watched):
+        begun.wait()
+        assert in_child(lambda: done == [True])
     await journal.close()
 
 
 def locks_of(owner: object) -> list[fork_safety._Lock]:
+    """Return the lock that an object acquires before each fork."""
     return [lock for name, lock in vars(owner).items() if name in ("_guard", "_state")]
 
 
 @pytest.mark.parametrize(
     "make", [Bridge, Notifier, lambda: Journal(":memory:")._writer, lambda: engine(":memory:")]
 )
-def test_what_a_child_may_call_is_free_in_it(
+def test_the_locks_of_inherited_objects_are_free_in_a_child(
     make: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a thread of the parent was in the middle of: a bridge starts anew, and an inherited
-    session closes, or says that it cannot be used."""
+    """A lock that another thread of the parent held at the fork is free in the child."""
     monkeypatch.setattr(fork_safety, "LOCK_SECONDS", 60.0)
     owner = make()
     (lock,) = locks_of(owner)
-    taken = threading.Event()
+    watched, taken = watch(owner, lock), threading.Event()
 
     def work() -> None:
         with lock:  # type: ignore[attr-defined]
             taken.set()
-            time.sleep(0.2)
+            watched.is_awaited.wait()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    taken.wait()
-    assert in_child(lambda: lock.acquire(timeout=5.0))
-    thread.join()
+    with in_thread(work, watched):
+        taken.wait()
+        assert in_child(lambda: lock.acquire(timeout=5.0))
 
 
 def engine(path: str) -> Engine:
     return Engine(path, SyncOptions(), Runtime())
 
 
-def test_a_child_that_closes_leaves_the_parents_lock_alone(tmp_path: Path) -> None:
-    """A lock of a file is shared with the child: to let go of it there is to let go of it here."""
+def test_a_close_in_a_child_keeps_the_parents_file_lock(tmp_path: Path) -> None:
+    """Parent and child share a file lock, so the child must not release it."""
     path = tmp_path / "j.db"
     parents = engine(str(path))
     parents.join(None)

@@ -1,4 +1,4 @@
-"""The search for damage in a journal file, before it is replaced."""
+"""The search for damage in a journal file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cached_session.journal.recovery import row_check, schema_check
 from cached_session.journal.sqlite.db_errors import is_damage
 from cached_session.journal.tables import schema
 
-__all__ = ["find_damage"]
+__all__ = ["find_damage", "find_problems"]
 
 
 def find_damage(real: str, path: str, timeout: float) -> str | None:
-    """Describe the damage of a journal file, or return None if there is none. ``path`` is the name
-    of ``real`` in messages.
+    """Describe the damage of a journal file before it is replaced, or return None if there is none.
+    ``path`` is the name of ``real`` in messages.
 
     Raises:
         JournalError: the file is not a journal, or a newer version wrote it.
@@ -30,19 +30,29 @@ def find_damage(real: str, path: str, timeout: float) -> str | None:
                 return None
             if version < 1:
                 return f"its format number {version} is not valid"
-            return _describe(conn, is_current=version == schema.FORMAT)
+            problems = find_problems(conn, is_current=version == schema.FORMAT)
+            return "; ".join(problems).replace("\n", " ") or None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if is_damage(error):
                 return str(error)
             raise
 
 
-def _describe(conn: sqlite3.Connection, *, is_current: bool) -> str | None:
+def find_problems(conn: sqlite3.Connection, *, is_current: bool) -> list[str]:
+    """Describe the damage of an open file: in its pages and, if it has the current format, in its
+    schema, indexes and cells.
+
+    Raises:
+        sqlite3.DatabaseError, UnicodeDecodeError: a part of the file cannot be read.
+    """
     problems = [str(text) for (text,) in conn.execute("PRAGMA quick_check(3)")]
-    if is_current and not schema_check.is_complete(conn):
-        return "its schema is not that of a journal"
-    if problems == ["ok"] and is_current:
-        problems = schema_check.index_problems(conn) or row_check.invalid_cells(conn) or problems
-        # SQLite does not check whether texts are valid UTF-8.
-        schema_check.decode_all_texts(conn)
-    return None if problems == ["ok"] else "; ".join(problems).replace("\n", " ")
+    if problems != ["ok"]:
+        return problems
+    if not is_current:
+        return []
+    if not schema_check.is_complete(conn):
+        return ["its schema is not that of a journal"]
+    problems = schema_check.index_problems(conn) or row_check.invalid_cells(conn)
+    # SQLite does not check whether texts are valid UTF-8.
+    schema_check.decode_all_texts(conn)
+    return problems

@@ -1,4 +1,4 @@
-"""What an audit has to do: the difference between a server's listing and the journal. Pure."""
+"""The plan of an audit: the differences between a server's listing and the journal. Pure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def compare(
     listing: ServerListing,
     is_cleared: Callable[[Dot], bool],
 ) -> AuditPlan:
-    """Compare what the server lists with every operation that the journal holds.
+    """Compare the listing of the server with every operation that the journal holds.
 
     Args:
         is_cleared: return whether a clear covers an operation.
@@ -79,7 +79,7 @@ def compare(
             _compare_one(plan, operation, listing)
     for dot, listed in listing.parts.items():
         # `compaction.prune` has deleted the operation. Too little of it is on the server to be
-        # applied again, so no row tells that it should be forgotten.
+        # applied again, so no row asks for its deletion.
         if dot not in known and is_cleared(dot):
             plan.forget.extend(_forgets(dot, listed, kept={}))
     return plan

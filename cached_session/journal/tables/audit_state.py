@@ -66,13 +66,13 @@ class AuditOverview:
 
 
 class Audits:
-    """The audits of the sessions: when they are due, and what they find."""
+    """The audits of the sessions: their times, and the journal's side of a comparison."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     async def plan(self, session: SessionRef, listing: ServerListing) -> AuditPlan:
-        """Compare what the server lists with the operations of a session."""
+        """Compare the listing of the server with the operations of a session."""
         return await self._runner.read_aside(plan_audit, session, listing)
 
     async def queue_forgets(self, session: SessionRef, forgets: Sequence[Forget]) -> None:
@@ -107,7 +107,7 @@ class Audits:
 
 
 def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerListing) -> AuditPlan:
-    """Compare what the server lists with the operations of a session."""
+    """Compare the listing of the server with the operations of a session."""
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return AuditPlan()
@@ -179,7 +179,7 @@ def next_due(
             continue
         key = _mark(session_key(name))
         last = int(marks.get(key, now_ms + 1))
-        if last > now_ms:  # there is no mark, or somebody has changed the clock since it was set
+        if last > now_ms:  # there is no mark, or the clock was changed after it was set
             last = first_mark(now_ms, interval_ms, writer, name)
             write_meta(conn, **{key: str(last)})
         if suspects_only and last != SUSPECTED:

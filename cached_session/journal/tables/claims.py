@@ -34,7 +34,7 @@ BY_ITEM = f"{BY_DOT} AND idx = ?"
 
 
 class ClaimState(IntEnum):
-    """What is known about a claim."""
+    """The state of a claim."""
 
     RESERVED = 0
     """The server was not asked. Nothing is in doubt."""

@@ -95,7 +95,7 @@ def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> 
         [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - listed)],
     )
     # An explained gap stays listed, because its writer may still send the operation. It goes when
-    # the frontier passes it: every item of the operation is removed, and nobody will send it.
+    # the frontier passes it: every item of the operation is removed, and no device will send it.
     conn.executemany(
         f"DELETE FROM holes WHERE {BY_DOT} AND (NOT explained OR ?)",
         [(tx.session, *dot, dot[1] in tx.writer(dot[0]).applied) for dot in listed - missing],
@@ -129,8 +129,8 @@ def due_gaps(
     """Return the gaps to search for now, the longest overdue first.
 
     Args:
-        longest_ms: a search that is planned further ahead was planned before somebody changed the
-            clock, and is due.
+        longest_ms: a search that is planned further ahead was planned before the clock was
+            changed, and is due.
         everything: return gaps that are not due, too.
     """
     tx = SessionTransaction.begin(conn, session.session_id)

@@ -156,7 +156,7 @@ def _assemble(tx: SessionTransaction, group: list[Part], result: PageResult) -> 
             stored = _stored_parts(tx, first.dot, first.digest)
             op = assemble([*stored, *group], tx.key, popped) if stored else None
     except ValueError:
-        # Nobody can tell which part is wrong: delete all of them, and search for them again.
+        # Any of the parts may be wrong: delete all of them, and search for them again.
         tx.conn.execute(
             f"DELETE FROM parts WHERE {BY_CONTENT}", (tx.session, *first.dot, first.digest)
         )

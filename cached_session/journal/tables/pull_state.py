@@ -15,7 +15,7 @@ __all__ = ["PullState", "Pulls", "pull_state_of", "record_pull"]
 
 @dataclass(frozen=True)
 class PullState:
-    """What earlier pulls of a session have read."""
+    """How far earlier pulls of a session have read."""
 
     is_known: bool = False
     """Whether the journal knows the session."""
@@ -81,7 +81,7 @@ def record_pull(
         "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, now_ms)
     )
     # `ground_ms` keeps its value while the newest second stays the same, unless it lies in the
-    # future because somebody has changed the clock.
+    # future because the clock was changed.
     conn.execute(
         "UPDATE sessions SET hydrated = max(hydrated, ?), ground = ?, "
         "ground_ms = CASE WHEN ground = ? AND ground_ms <= ? THEN ground_ms ELSE ? END, "

@@ -112,7 +112,7 @@ STEPS = st.lists(
 )
 
 
-@examples(150)
+@examples(100)
 @given(STEPS, st.lists(st.text('ab"é会议\U0001f389 ', min_size=1, max_size=5), max_size=5))
 def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str]) -> None:
     """After any appends, pops and clears in two sessions, look-up and scan give the same entries,

@@ -46,7 +46,7 @@ class Scripted(httpcore.AsyncNetworkBackend):
         self.tried.append(host)
         answer = self.answers[f"to_{host[-1]}"]
         if answer == "silent":
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         if answer == "refuses":
             raise httpcore.ConnectError(f"{host} refuses")
         self.made.append(httpcore.AsyncMockStream([host.encode()]))

@@ -247,7 +247,7 @@ async def test_a_request_ends_at_the_deadline() -> None:
 
     class Hanging(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
             raise AssertionError
 
     client = client_over(lambda _: httpx.Response(200))

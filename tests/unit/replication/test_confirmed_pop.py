@@ -225,7 +225,8 @@ async def test_a_lost_item_is_sent_again_after_a_while(clock: Clock) -> None:
     clock.advance(60)
     assert await resolve_claims(context, SESSION) == 0
     assert await states(context) == []
-    assert await context.journal.outbox.has_unsent(SESSION.session_id)
+    assert await context.journal.outbox.has_unsent(SESSION)
+    assert items(context.journal) == ["two"]
 
 
 async def test_a_live_claim_is_left_alone(clock: Clock) -> None:

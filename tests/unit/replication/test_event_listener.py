@@ -11,7 +11,7 @@ import pytest
 from cached_session import SyncOptions
 from cached_session.remote.errors import RemoteError, Verdict
 from cached_session.replication import event_listener
-from cached_session.replication.event_listener import Listener, ReconnectDelay, is_news
+from cached_session.replication.event_listener import Listener, ReconnectDelay, may_bring_new
 from tests.unit.replication.fakes import UNREACHABLE, FakeServer, context_of
 
 OURS = "cs1-0123456789ab-writer-1-0"
@@ -24,19 +24,19 @@ def delay(options: SyncOptions | None = None) -> ReconnectDelay:
 
 def test_a_memory_of_another_device_is_news() -> None:
     """An own one is not: while a backlog is sent, its session would be listed again and again."""
-    assert is_news(OURS, is_own=lambda _: False)
-    assert not is_news(OURS, is_own=lambda memory: memory == OURS)
+    assert may_bring_new(OURS, is_own=lambda _: False)
+    assert not may_bring_new(OURS, is_own=lambda memory: memory == OURS)
 
 
 def test_a_memory_that_no_pull_reads_is_no_news() -> None:
     """Claim notes, and memories that the server or another program has stored."""
     for memory in ("csn1-0123456789ab-writer-1-0-me", "foreign"):
-        assert not is_news(memory, is_own=lambda _: False)
+        assert not may_bring_new(memory, is_own=lambda _: False)
 
 
 def test_an_event_without_a_memory_may_be_news() -> None:
     """Nothing tells what was stored."""
-    assert is_news("", is_own=lambda _: True)
+    assert may_bring_new("", is_own=lambda _: True)
 
 
 def test_a_stream_that_fails_is_opened_again_later_and_later() -> None:

@@ -66,8 +66,8 @@ async def test_a_pull_is_reported_and_planned() -> None:
     assert result.new == 1
     assert items(made.context.journal) == ["t1"]
     assert made.pulled == [TALK, TALK]
-    assert made.plan.fresh == made.clock.moment
-    assert made.plan.brought is result
+    assert made.plan.last_success == made.clock.moment
+    assert made.plan.last_result is result
 
 
 async def test_a_sync_uses_a_pull_that_began_after_it() -> None:
@@ -121,7 +121,7 @@ async def test_a_failed_pull_pauses_its_session() -> None:
     server.failures["list"] = [UNREACHABLE]
     with pytest.raises(RemoteError):
         await made.puller.pull_now(TALK)
-    assert made.plan.fresh < 0
+    assert made.plan.last_success < 0
     server.requests.clear()
     await made.puller._pull_planned(TALK)
     assert server.requests == []
@@ -170,7 +170,7 @@ async def test_the_loop_pulls_followed_sessions() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(made.puller.run)
         with anyio.fail_after(10):
-            while made.plan.fresh < 0:
+            while made.plan.last_success < 0:
                 await anyio.lowlevel.checkpoint()
             put(server, operation(2))
             made.clock.advance(1)

@@ -1,4 +1,4 @@
-"""When a session is pushed or pulled next, by a clock that is a number."""
+"""The times of the next push and pull, by a clock that is a number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from cached_session import SyncOptions
 from cached_session.history.ids import agent_id
 from cached_session.replication import schedule
-from cached_session.replication.schedule import Plan, PullSchedule, PushSchedule
+from cached_session.replication.schedule import PullPlan, PullSchedule, PushSchedule
 
 OPTIONS = SyncOptions(poll_interval=5, poll_interval_idle=60, poll_interval_listening=100)
 
@@ -22,7 +22,7 @@ def pulls(*sessions: str) -> PullSchedule:
     return made
 
 
-def plan_of(made: PullSchedule, session_id: str) -> Plan:
+def plan_of(made: PullSchedule, session_id: str) -> PullPlan:
     plan = made.plan(session_id)
     assert plan is not None
     return plan
@@ -31,22 +31,22 @@ def plan_of(made: PullSchedule, session_id: str) -> Plan:
 def pull(
     made: PullSchedule, session_id: str, now: float, *, is_news: bool = False, up: bool = False
 ) -> float:
-    """A pull that takes no time; seconds until the next."""
+    """Report a pull that takes no time; return the seconds until the next one."""
     plan = plan_of(made, session_id)
     plan.started = now
     made.pulled(session_id, plan, now, is_news=is_news, is_listening=up)
     return plan.due - now
 
 
-def test_what_is_followed_is_due_at_once_and_once() -> None:
-    """All of them, but for those under way."""
+def test_a_followed_session_is_due_immediately() -> None:
+    """Unless it is being pulled. A second request to follow it changes nothing."""
     made = pulls("a", "b", "c")
     assert made.due(7.0, besides={"b"}, is_listening=False) == (["a", "c"], math.inf)
     assert not made.follow("a")
 
 
 def test_pulls_that_bring_nothing_become_rare() -> None:
-    """Down to the pace of an idle session; news, and use, bring back the pace of use."""
+    """Their interval grows up to that of an idle session; news and use make it short again."""
     made = pulls("a")
     waits = [pull(made, "a", 1000.0 * number) for number in range(12)]
     assert 4.5 * 1.5 <= waits[0] <= 5.5 * 1.5
@@ -58,8 +58,8 @@ def test_pulls_that_bring_nothing_become_rare() -> None:
     assert made.due(31_100.0, besides=(), is_listening=False) == ([], 31_105.0)
 
 
-def test_a_stream_that_is_up_makes_pulls_rare_however_many_are_open() -> None:
-    """When it is down again, polling goes on at the usual pace."""
+def test_an_event_stream_makes_pulls_rare() -> None:
+    """With more open sessions each is polled less. Without the stream polling goes on as before."""
     made = pulls("a", "b", "c")
     assert 270 <= pull(made, "a", 0.0, up=True) <= 330
     made.use("a")
@@ -69,7 +69,7 @@ def test_a_stream_that_is_up_makes_pulls_rare_however_many_are_open() -> None:
 
 
 def test_a_hint_asks_for_a_pull_that_begins_after_it() -> None:
-    """Of the session that it names; one that begins before is followed by another."""
+    """A pull of the same session that has begun before the hint is followed by another."""
     made = pulls("a", "b")
     assert pull(made, "a", 10.0) > 0
     assert not made.hint(agent_id("nobody's"), 11.0)
@@ -84,7 +84,7 @@ def test_a_hint_asks_for_a_pull_that_begins_after_it() -> None:
 
 
 def test_a_hint_for_all_waits_for_a_push() -> None:
-    """The end of the last one of that session, or as long as a poll would."""
+    """Until the last push of the session ends, or for one polling interval."""
     made = pulls("a", "b")
     for session_id in "ab":
         pull(made, session_id, 10.0, up=True)
@@ -98,22 +98,22 @@ def test_a_hint_for_all_waits_for_a_push() -> None:
     assert made.due(11.0, besides="b", is_listening=True)[0] == ["a"]
 
 
-def test_what_is_closed_and_opened_again_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as there are not too many of them."""
+def test_a_session_that_is_opened_again_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest plans are dropped above a bound."""
     monkeypatch.setattr(schedule, "MAX_CLOSED_PLANS", 1)
     made = pulls("a", "b")
     for session_id in "ab":
         pull(made, session_id, 10.0)
         made.unfollow(session_id)
     assert list(made.plans()) == []
-    assert made.fresh("a") == -math.inf
+    assert made.last_success("a") == -math.inf
     assert made.follow("a")
     assert made.follow("b")
     assert made.due(10.0, besides=(), is_listening=False)[0] == ["a"]
 
 
 def test_a_push_that_was_put_off_waits_for_its_time_or_a_write() -> None:
-    """One that had nothing to send waits for a write alone; what is under way is not begun."""
+    """A session with nothing to send waits for a write. One that is being pushed is not due."""
     made = PushSchedule()
     assert made.due(["a", "b", "c"], 1.0, besides={"c"}) == (["a", "b"], math.inf)
     made.put_off("a", 5.0)
@@ -124,8 +124,8 @@ def test_a_push_that_was_put_off_waits_for_its_time_or_a_write() -> None:
     assert made.due(["a", "b"], 5.0, besides=())[0] == ["a", "b"]
 
 
-def test_what_is_pushed_now_needs_no_further_look() -> None:
-    """Its end says when the next one is; what waits for its time is looked at then."""
+def test_a_running_push_does_not_count_as_the_next_one() -> None:
+    """Its end sets the time of the next one. A session that was put off is due at its time."""
     made = PushSchedule()
     made.put_off("a", 5.0)
     made.put_off("b", 7.0)
@@ -133,7 +133,7 @@ def test_what_is_pushed_now_needs_no_further_look() -> None:
     assert made.due(["a"], 6.0, besides=()) == (["a"], math.inf)
 
 
-def test_what_has_been_sent_is_no_longer_put_off() -> None:
+def test_a_session_without_unsent_operations_is_no_longer_put_off() -> None:
     """What is written after that is pushed at once."""
     made = PushSchedule()
     made.put_off("a", 100.0)

@@ -1,3 +1,5 @@
+"""Encoding of items as JSON text, and decoding of texts."""
+
 from __future__ import annotations
 
 import datetime as dt
@@ -40,7 +42,7 @@ json_values = st.recursive(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal to the type, the sign of a zero and the order of keys."""
+    """Return whether two values are equal, including types, the sign of zero and key order."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -52,7 +54,7 @@ def same(one: Any, other: Any) -> bool:
 
 @given(st.lists(json_values, max_size=5))
 def test_every_json_value_comes_back_exactly(items: list[Any]) -> None:
-    """Any mixture of JSON values is stored and read without loss, in one pass or one by one."""
+    """Any JSON values are encoded and decoded without loss, together or one by one."""
     rows = encode_items(items)
     assert same(decode_rows(rows), items)
     for row, item in zip(rows, items, strict=True):
@@ -62,7 +64,7 @@ def test_every_json_value_comes_back_exactly(items: list[Any]) -> None:
 
 @given(json_values)
 def test_a_text_from_elsewhere_gets_the_codec_that_reads_it(item: Any) -> None:
-    """Whatever writer made the JSON text, the codec that is chosen for it reads it back exactly."""
+    """The codec that is chosen for a JSON text of any writer decodes it exactly."""
     for text in (
         json.dumps(item),
         json.dumps(item, separators=(",", ":")),
@@ -86,16 +88,16 @@ def test_a_text_from_elsewhere_gets_the_codec_that_reads_it(item: Any) -> None:
         ("\u0000\u2028\x7f", FAST),
     ],
 )
-def test_only_what_the_fast_library_would_bend_takes_the_other(item: Any, codec: int) -> None:
-    """The fast codec is used where it is exact, and only there."""
+def test_the_standard_library_takes_only_what_orjson_would_change(item: Any, codec: int) -> None:
+    """The fast codec is used where it is exact, and nowhere else."""
     row = encode_item(item)
     assert row[1] == codec
     assert same(decode_rows([row]), [item])
 
 
 @pytest.mark.parametrize("depth", [1, 200, 253, 254, 255, 256, 300])
-def test_depth_is_no_obstacle(depth: int) -> None:
-    """Nesting past what the fast library writes is stored and read all the same."""
+def test_deep_nesting_is_stored(depth: int) -> None:
+    """The standard library takes what is nested more deeply than orjson allows."""
     item: Any = "core"
     for level in range(depth):
         item = [item] if level % 2 else {"in": item}
@@ -103,7 +105,7 @@ def test_depth_is_no_obstacle(depth: int) -> None:
 
 
 def test_a_tuple_comes_back_as_a_list() -> None:
-    """A tuple is the one thing that JSON carries as another: a list of the same."""
+    """A tuple is the only value that JSON stores as another one."""
     assert decode_rows(encode_items([(1, (2, "x")), {"a": (1,)}])) == [[1, [2, "x"]], {"a": [1]}]
 
 
@@ -162,9 +164,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_json_cannot_carry_is_refused_with_its_whole_batch(name: str) -> None:
-    """Such an item raises InvalidArgument that says which one it is, wherever it stands among
-    good ones, and nothing of the batch is encoded."""
+def test_an_item_that_json_cannot_represent_is_refused_with_its_batch(name: str) -> None:
+    """The error names the item, wherever it is in the batch, and no item is encoded."""
     for items, position in (([REFUSED[name]], 0), (["good", {"a": 1}, REFUSED[name], "good"], 2)):
         with pytest.raises(
             InvalidArgument, match=f"item {position} cannot be stored as JSON"
@@ -174,7 +175,7 @@ def test_what_json_cannot_carry_is_refused_with_its_whole_batch(name: str) -> No
 
 
 def test_a_refusal_is_both_a_value_and_a_type_error() -> None:
-    """Code written for the sessions of the Agents SDK catches the refusal as it is used to."""
+    """Code that was written for the sessions of the Agents SDK catches it."""
     with pytest.raises(ValueError, match="item 0"):
         encode_item({1})
     with pytest.raises(TypeError, match="item 0"):
@@ -189,13 +190,13 @@ CORRUPT = ["", "{", "[1", "1,2", '{"a":1}]', "nul", '{"a":1,}', "\ud800", b"\xff
 def test_a_corrupt_row_is_left_out_and_reported(
     text: Any, codec: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A row that cannot be decoded is skipped and logged; its neighbours of either codec are
-    kept, in their order."""
+    """A row that cannot be decoded is skipped and logged. Rows of both codecs around it are kept
+    in their order."""
     good = ['{"n":1}', '"two"', "[3]"]
-    for neighbours in (FAST, EXACT):
-        for place in range(4):
-            rows: list[tuple[Any, int]] = [(row, neighbours) for row in good]
-            rows.insert(place, (text, codec))
+    for others in (FAST, EXACT):
+        for position in range(4):
+            rows: list[tuple[Any, int]] = [(row, others) for row in good]
+            rows.insert(position, (text, codec))
             with caplog.at_level(logging.WARNING, "cached_session.journal"):
                 caplog.clear()
                 assert decode_rows(rows) == [{"n": 1}, "two", [3]]
@@ -203,14 +204,14 @@ def test_a_corrupt_row_is_left_out_and_reported(
 
 
 def test_each_read_gives_fresh_objects() -> None:
-    """What a caller does to the items that it got changes no later read."""
+    """Changes to returned items do not affect later reads."""
     rows = encode_items([{"a": [1]}])
     decode_rows(rows)[0]["a"].append(2)
     assert decode_rows(rows) == [{"a": [1]}]
 
 
 @pytest.mark.parametrize("text", ["", "{", "nope", "[1"])
-def test_no_codec_reads_what_is_no_json(text: str) -> None:
-    """A text from the wire that is no JSON is a ValueError, so that it is counted as damaged."""
+def test_a_text_that_is_not_json_has_no_codec(text: str) -> None:
+    """The error is a ValueError, so that such a text from the wire is counted as damaged."""
     with pytest.raises(ValueError):  # noqa: PT011
         codec_of(text)

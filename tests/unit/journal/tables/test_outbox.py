@@ -28,7 +28,8 @@ from tests.unit.journal.tables.operations import (
 
 
 def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> None:
-    """The outbox gives whole operations in counter order, of one session only, until acked."""
+    """Whole operations of one session are taken in the order of their counters, until they are
+    acknowledged."""
     add(conn, "a", "b")
     add(conn, "elsewhere", session="other")
     pop(conn)
@@ -47,8 +48,8 @@ def test_operations_leave_in_the_order_of_writing(conn: sqlite3.Connection) -> N
     assert pending_sessions(conn) == [S, "other"]
 
 
-def test_what_is_taken_fits_the_request(conn: sqlite3.Connection) -> None:
-    """Operations, items and bytes bound what is taken; the first goes whatever its size."""
+def test_one_take_is_bounded(conn: sqlite3.Connection) -> None:
+    """By operations, items and bytes. The first operation is taken whatever its size."""
     for _ in range(4):
         add(conn, "x" * 98, "y" * 98)
     assert len(take(conn, most_ops=4)) == 2
@@ -60,8 +61,8 @@ def test_what_is_taken_fits_the_request(conn: sqlite3.Connection) -> None:
 
 
 def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
-    """Pending becomes sent before a request leaves, acked on its answer; sending again moves no
-    operation back, and what is parked is left to a person."""
+    """An operation is pending, then sent before its request leaves, then acknowledged. Sending it
+    again does not move it back, and a parked one is not taken."""
     for item in "abcd":
         add(conn, item)
     seqs = [out.seq for out in take(conn, upto=2)]
@@ -80,11 +81,11 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
     assert (facts.items, facts.pending, facts.parked) == (4, 2, 1)
 
 
-def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
+def test_no_memory_is_deleted_before_its_removal_is_acknowledged(
     conn: sqlite3.Connection,
 ) -> None:
-    """The memories of a removed item are forgotten once both its append and its removal are
-    acked, with all their parts, and until the server has answered."""
+    """All memories of a removed item are due when the server has acknowledged both its append and
+    its removal, until their deletion was answered."""
     add(conn, "a", "x" * 60_000)
     assert pop(conn) == "x" * 60_000
     append, removal = take(conn)
@@ -101,9 +102,11 @@ def test_nothing_is_forgotten_before_its_removal_is_on_the_server(
     assert outbox.forgets_due(conn, "unknown", 9) == []
 
 
-def test_what_was_sent_again_is_forgotten_with_anybodys_removal(conn: sqlite3.Connection) -> None:
-    """What others remove they have forgotten themselves; but what was stored once more before their
-    removal was known here may have come after that."""
+def test_an_item_that_was_sent_again_is_deleted_after_a_removal_elsewhere(
+    conn: sqlite3.Connection,
+) -> None:
+    """The device that removes an item deletes it. But one that was stored once more, before the
+    removal was known here, may have arrived after that deletion."""
     add(conn, "once")
     add(conn, "again")
     first, second = take(conn)
@@ -120,8 +123,8 @@ def test_what_was_sent_again_is_forgotten_with_anybodys_removal(conn: sqlite3.Co
     assert outbox.forgets_due(conn, S, 9) == [Forget(second.op.dot, 0, 1)]
 
 
-def test_a_clear_has_all_it_removed_forgotten(conn: sqlite3.Connection) -> None:
-    """After a clear is acked, every item that it hid is due, as many at a time as asked for."""
+def test_a_clear_deletes_all_items_that_it_has_removed(conn: sqlite3.Connection) -> None:
+    """After the clear is acknowledged, as many at a time as the caller asks for."""
     add(conn, "a", "b")
     add(conn, "c")
     writes.clear(conn, author(), S)
@@ -135,8 +138,8 @@ def test_a_clear_has_all_it_removed_forgotten(conn: sqlite3.Connection) -> None:
     assert items(conn) == []
 
 
-def test_nothing_is_written_where_there_is_nothing_to_say(conn: sqlite3.Connection) -> None:
-    """Popping or clearing an empty or unknown session records no operation."""
+def test_removing_nothing_writes_nothing(conn: sqlite3.Connection) -> None:
+    """A pop or a clear of an empty or unknown session is not an operation."""
     assert pop(conn) is None
     writes.clear(conn, author(), S)
     add(conn, "a")
@@ -146,20 +149,20 @@ def test_nothing_is_written_where_there_is_nothing_to_say(conn: sqlite3.Connecti
     assert [out.op.kind for out in take(conn)] == [Kind.APPEND, Kind.POP]
 
 
-def test_an_undecodable_item_is_passed_over_by_a_pop(conn: sqlite3.Connection) -> None:
-    """A corrupt row is neither popped nor deleted; the latest readable item is."""
+def test_a_pop_passes_over_an_item_that_cannot_be_decoded(conn: sqlite3.Connection) -> None:
+    """It removes the latest readable item, and leaves the damaged row."""
     add(conn, "a", "b")
     conn.execute("UPDATE items SET payload = '{' WHERE idx = 1")
     assert pop(conn) == "a"
     assert conn.execute("SELECT idx, payload FROM items").fetchall() == [(1, "{")]
 
 
-def test_who_has_something_to_send_costs_no_more_for_a_long_queue(
+def test_the_query_for_pending_sessions_is_as_cheap_for_a_long_queue(
     conn: sqlite3.Connection,
 ) -> None:
-    """Sessions with something unsent, unforgotten or unsettled, each once, whatever else is parked;
-    the question, asked on the event loop at each write, takes the same steps for a queue of
-    ten thousand as for one of ten."""
+    """It returns sessions with operations to send, memories to delete or claims to resolve, each
+    once. It runs on the event loop after each write, and takes as many steps for a queue of ten
+    thousand operations as for one of ten."""
     for number in range(12):
         for item in range(number % 4):
             add(conn, item, session=f"{number}")

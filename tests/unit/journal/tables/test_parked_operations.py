@@ -21,8 +21,8 @@ from tests.unit.journal.tables.operations import (
 )
 
 
-def test_what_the_server_has_taken_meanwhile_is_not_parked(conn: sqlite3.Connection) -> None:
-    """Two processes may push one operation at a time, and only one of them be refused."""
+def test_an_acknowledged_operation_is_not_parked(conn: sqlite3.Connection) -> None:
+    """Two processes may push the same operation, and the server may refuse only one of them."""
     add(conn, "a")
     (out,) = take(conn)
     outbox.acknowledge(conn, [out.seq])
@@ -31,9 +31,9 @@ def test_what_the_server_has_taken_meanwhile_is_not_parked(conn: sqlite3.Connect
     assert parked_operations.parked(conn, S) == []
 
 
-def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connection) -> None:
-    """A parked operation is shown with its reason and its items; a retry puts it back in its old
-    place, and its placeholder is forgotten once it has arrived."""
+def test_a_parked_operation_stays_readable_and_can_be_retried(conn: sqlite3.Connection) -> None:
+    """It is listed with its reason and its items. A retry sends it in its old order, and its
+    placeholder is deleted after it has arrived."""
     add(conn, {"a": 1 << 70}, "b")
     pop(conn)
     add(conn, "c")
@@ -60,7 +60,7 @@ def test_what_is_parked_stays_readable_and_can_be_retried(conn: sqlite3.Connecti
 
 
 def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
-    """Dropping a parked append takes its items away here too, and its dot is not used again."""
+    """Its items disappear here as well, and its dot is not used again."""
     add(conn, "a")
     add(conn, "b", "c")
     add(conn, "d")
@@ -76,7 +76,7 @@ def test_a_dropped_append_leaves_the_history(conn: sqlite3.Connection) -> None:
 
 
 def test_a_parked_pop_is_not_dropped(conn: sqlite3.Connection) -> None:
-    """What a pop removed is gone here: were it dropped, no other replica could ever agree."""
+    """The item that it removed cannot be restored here, so that replicas would differ for good."""
     add(conn, "a", "b")
     ack_all(conn)
     assert pop(conn) == "b"
@@ -89,7 +89,7 @@ def test_a_parked_pop_is_not_dropped(conn: sqlite3.Connection) -> None:
 
 
 def test_a_dropped_operation_keeps_its_placeholder(conn: sqlite3.Connection) -> None:
-    """An operation that was retried, parked again and dropped goes on being explained to others."""
+    """It still explains the gap to other devices, also after a retry."""
     add(conn, "a")
     (out,) = take(conn)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Session ids made to harm, all the way: journal, server, another device, URLs, logs, screens."""
+"""Malicious session ids, in the journal, the server, another device, URLs, logs and terminals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from cached_session import SessionCache
 from cached_session.devserver import DevServer
 from cached_session.history.ids import agent_id
-from tests.replication.devices import BATCH, PATIENCE, QUICK, said
+from tests.replication.devices import BATCH, PATIENCE, QUICK, text_message
 
 IDS = {
     "path up": "../../../../etc/passwd",
@@ -58,7 +58,7 @@ SAFE_PATH = re.compile(r"[A-Za-z0-9_.:/*-]+")
 
 
 def _unsafe(text: str) -> set[str]:
-    """Signs that move a cursor, break a line, hide or turn what stands there."""
+    """Return the characters that move a cursor, break a line, or hide or reorder text."""
     return {
         sign
         for sign in text
@@ -66,30 +66,31 @@ def _unsafe(text: str) -> set[str]:
     }
 
 
-def test_nothing_that_is_not_composed_shares_a_history() -> None:
-    """Ids are compared sign by sign, never in a normal form: each has a namespace of its own."""
+def test_unnormalised_ids_share_no_history() -> None:
+    """Ids are compared character by character, without normalisation: each has its own
+    namespace."""
     agents = [agent_id(name) for name in IDS.values()]
     assert len({agent.lower() for agent in agents}) == len(IDS)
     assert all(LEGAL.fullmatch(agent) for agent in agents)
 
 
-async def test_hostile_ids_arrive_and_harm_nothing(
+async def test_hostile_ids_work_and_cause_no_harm(
     server: DevServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every session is written, popped from, pushed, and read by another device through a real
-    server: each has its own words, no file stands where none should, no path of a request has a
-    sign that means something, and no log line a sign that does, whatever fails on the way."""
+    server. Each has its own items, no file is created elsewhere, no request path contains a special
+    character, and no log line either, also for failures."""
     caplog.set_level(logging.DEBUG)
     home, other = tmp_path / "home", tmp_path / "other"
     home.mkdir()
     other.mkdir()
     server.faults.status(503, route=BATCH, count=5, retry_after=0)
-    server.faults.status(403, route="PUT *")  # each session is told to be unguarded
+    server.faults.status(403, route="PUT *")  # each session is reported as unguarded
     server.faults.status(500, route="GET *", count=3)
     async with SessionCache(home / "j.db", url=server.url, options=QUICK) as cache:
         for kind, name in IDS.items():
             session = cache.session(name, hydrate=False)
-            await session.add_items([said(kind), said("popped")])
+            await session.add_items([text_message(kind), text_message("popped")])
             await session.pop_item()
             assert [entry.item for entry in await session.search("popped")] == []
         await cache.flush(timeout=PATIENCE)
@@ -99,7 +100,7 @@ async def test_hostile_ids_arrive_and_harm_nothing(
         for kind, name in IDS.items():
             session = cache.session(name)
             await session.sync(timeout=PATIENCE)
-            assert await session.get_items() == [said(kind)], kind
+            assert await session.get_items() == [text_message(kind)], kind
     assert set(server.agents()) == {agent_id(name) for name in IDS.values()}
     for request in server.requests:
         assert SAFE_PATH.fullmatch(urlsplit(request.path).path), request.path
@@ -121,12 +122,12 @@ SCREENS = [["status"], ["status", "--json"], ["search", "here"], ["doctor"]]
 
 
 @pytest.mark.parametrize("command", SCREENS, ids=" ".join)
-async def test_hostile_ids_are_harmless_on_a_screen(tmp_path: Path, command: list[str]) -> None:
-    """The command line shows every one of them on a line of its own, with nothing in it that a
-    terminal would obey or hide."""
+async def test_hostile_ids_are_escaped_on_a_terminal(tmp_path: Path, command: list[str]) -> None:
+    """The command line shows each id on its own line, without characters that a terminal would
+    interpret or hide."""
     async with SessionCache(tmp_path / "j.db") as cache:
         for name in IDS.values():
-            await cache.session(name).add_items([said(f"here {name}")])
+            await cache.session(name).add_items([text_message(f"here {name}")])
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "cached_session", *command, "-j", str(tmp_path / "j.db")],

@@ -1,4 +1,4 @@
-"""What somebody else stores under our names, by malice or by a bug: reported, bounded, survived."""
+"""Forged and faulty memories under our names are reported, bounded and survived."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cached_session.replication.context import Context
 from cached_session.replication.gap_search import FETCHES_PER_SEARCH
 from cached_session.replication.pull import pull
 from cached_session.runtime import Runtime
-from tests.replication.devices import AGENT, Devices, said, settle, texts
+from tests.replication.devices import AGENT, Devices, sync_all, text_message, texts
 
 SESSION = "talk"
 KEY = session_key(SESSION)
@@ -34,14 +34,14 @@ HUGE = (1 << 31) - 1
 
 
 def forged(*words: str, stamp: int = 1 << 40, dot: Dot = DOT) -> list[dict[str, Any]]:
-    """An operation as a writer of that name would have stored it."""
+    """Return an operation as a writer of that name would store it."""
     payloads = tuple(f'{{"role":"user","content":"{word}"}}' for word in words)
     op = Operation(dot, Kind.APPEND, stamp, 1000, payloads)
     return list(memories_of(op, op.digest(KEY), SESSION))
 
 
-def put(server: DevServer, memories: list[dict[str, Any]]) -> None:
-    """Store memories as somebody else's program would."""
+def store_memories(server: DevServer, memories: list[dict[str, Any]]) -> None:
+    """Store memories as another program would."""
     import httpx
 
     answer = httpx.post(
@@ -58,18 +58,18 @@ def put(server: DevServer, memories: list[dict[str, Any]]) -> None:
 async def test_a_stamp_years_ahead_is_reported_and_changes_no_order(
     device: Devices, server: DevServer, stamp: int
 ) -> None:
-    """What a clock far in the future wrote is shown and told in the status; whoever answers it
-    comes after it, on every device."""
+    """An operation of a clock far in the future is shown and reported in the status, and every
+    answer to it comes after it, on every device."""
     a, b = await device("a"), await device("b")
-    await a.add_items([said("question")])
+    await a.add_items([text_message("question")])
     await a.sync()
     assert a.status().clock_ahead is None
-    put(server, forged("from the future", stamp=stamp))
-    await settle(a, b)
-    await a.add_items([said("answer")])
-    await settle(a, b)
-    await b.add_items([said("thanks")])
-    await settle(b, a)
+    store_memories(server, forged("from the future", stamp=stamp))
+    await sync_all(a, b)
+    await a.add_items([text_message("answer")])
+    await sync_all(a, b)
+    await b.add_items([text_message("thanks")])
+    await sync_all(b, a)
     expected = ["question", "from the future", "answer", "thanks"]
     for session in (a, b, await device("late")):
         assert texts(await session.get_items()) == expected
@@ -78,15 +78,15 @@ async def test_a_stamp_years_ahead_is_reported_and_changes_no_order(
         assert ahead > 69 * YEAR_MS / 1000
 
 
-async def test_the_largest_stamp_stops_nobody(device: Devices, server: DevServer) -> None:
-    """Above a forged stamp at the edge of the integers there is no room: the order of what is said
-    then is the writers', and still the same on every device; nothing is lost."""
-    put(server, forged("the end of time", stamp=MAX_STAMP))
+async def test_the_largest_stamp_stops_no_writer(device: Devices, server: DevServer) -> None:
+    """Above a forged stamp at the largest integer no stamp is left. Later items are ordered by
+    writer, equally on every device, and nothing is lost."""
+    store_memories(server, forged("the end of time", stamp=MAX_STAMP))
     a, b = await device("a"), await device("b")
     for number in range(3):
-        await a.add_items([said(f"a{number}")])
-        await b.add_items([said(f"b{number}")])
-    await settle(a, b)
+        await a.add_items([text_message(f"a{number}")])
+        await b.add_items([text_message(f"b{number}")])
+    await sync_all(a, b)
     late = await device("late")
     shown = texts(await a.get_items())
     assert sorted(shown) == sorted(
@@ -99,43 +99,43 @@ async def test_the_largest_stamp_stops_nobody(device: Devices, server: DevServer
 async def test_a_dot_with_two_contents_is_a_conflict_on_every_device(
     device: Devices, server: DevServer
 ) -> None:
-    """Each device keeps what it saw first of a name that stands for two things, counts it once
-    however often it comes, and says so; whoever comes later, and sees one, has no conflict."""
+    """Each device keeps the first content that it saw of a dot, counts the conflict once, and
+    reports it. A later device, which sees only one, has no conflict."""
     a, b = await device("a"), await device("b")
-    put(server, forged("first"))
-    await settle(a, b)
-    put(server, forged("second"))
+    store_memories(server, forged("first"))
+    await sync_all(a, b)
+    store_memories(server, forged("second"))
     late = await device("late")
     for _ in range(3):
-        await settle(a, b, late)
+        await sync_all(a, b, late)
     assert [s.status().conflicts for s in (a, b, late)] == [1, 1, 0]
     assert texts(await late.get_items()) == ["second"]
-    put(server, forged("first"))
-    await settle(a, b, late)
+    store_memories(server, forged("first"))
+    await sync_all(a, b, late)
     for session, first in ((a, "first"), (b, "first"), (late, "second")):
         assert texts(await session.get_items()) == [first]
         assert session.status().conflicts == 1
-        await session.add_items([said("on")])
+        await session.add_items([text_message("on")])
         await session.sync()
 
 
-async def test_an_own_name_with_a_strangers_content_is_a_conflict(
+async def test_an_own_dot_with_foreign_content_is_a_conflict(
     device: Devices, server: DevServer
 ) -> None:
-    """The writer of an operation notices too that the server holds something else under its name,
-    and shows what it wrote."""
+    """The writer of an operation detects that the server holds another content under its dot, and
+    shows what it wrote."""
     a = await device("a")
-    await a.add_items([said("mine")])
+    await a.add_items([text_message("mine")])
     await a.sync()
     (entry,) = await a.entries()
-    put(server, forged("not mine", dot=Dot(entry.writer, entry.counter)))
-    await settle(a)
+    store_memories(server, forged("not mine", dot=Dot(entry.writer, entry.counter)))
+    await sync_all(a)
     assert texts(await a.get_items()) == ["mine"]
     assert a.status().conflicts == 1
 
 
-class Endless:
-    """A server with an answer to every question: whatever part is asked for is there."""
+class EndlessServer:
+    """A server that returns every part that is requested."""
 
     server = "http://endless:3000"
     answered = 0
@@ -168,11 +168,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @pytest.mark.parametrize("field", ["cs_i", "cs_j"], ids=["items", "parts"])
-async def test_a_hostile_number_of_pieces_is_bounded(journal: Journal, field: str) -> None:
-    """Of an operation that claims two thousand million items or parts, one pull fetches so many and
-    no more, even from a server that has them all; what stands beside it is shown, and it is
-    counted as incomplete."""
-    remote = Endless(field)
+async def test_a_forged_number_of_parts_is_bounded(journal: Journal, field: str) -> None:
+    """Of an operation that claims two thousand million items or parts, one pull fetches a limited
+    number, even from a server that has all. The memories beside it are shown, and it is counted as
+    incomplete."""
+    remote = EndlessServer(field)
     context = Context(journal, remote, SyncOptions(), Runtime(), "me")  # type: ignore[arg-type]
     for _ in range(2):
         remote.fetched = 0

@@ -1,4 +1,4 @@
-"""A listing that orders one second anew at each request, as a server may."""
+"""A listing that orders the memories of one second differently at each request, as a server may."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cached_session.runtime import Runtime
 
 SESSION = "shuffled"
 WRITERS = 60
-"""Each with one operation, its last: none of them leaves a gap."""
+"""Writers with one operation each, so that a missing one leaves no gap."""
 PAGE = 25
 
 
-class Shuffling:
-    """Memories of one second, in another order at each request, or always in the same."""
+class ShufflingServer:
+    """Lists memories of one second, in another order at each request or always in the same."""
 
     server = "http://shuffling"
     answered = 0
@@ -58,8 +58,8 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     journal.close_blocking()
 
 
-async def hydrated(journal: Journal, remote: Shuffling) -> int:
-    """How many operations a first pull brings."""
+async def hydrated(journal: Journal, remote: ShufflingServer) -> int:
+    """Return the number of operations that a first pull brings."""
     options = SyncOptions(page_size=PAGE, first_page_size=PAGE)
     context = Context(journal, remote, options, Runtime(), "me")  # type: ignore[arg-type]
     result = await pull(context, SessionRef.of(SESSION))
@@ -68,14 +68,14 @@ async def hydrated(journal: Journal, remote: Shuffling) -> int:
     return result.new
 
 
-async def test_a_first_pull_over_a_shuffled_second_is_whole(journal: Journal) -> None:
-    """A writer's last operation that slipped through between two pages is found by the same pull:
-    the pages did not continue each other, so that everything was listed once more."""
-    assert await hydrated(journal, Shuffling(shuffles=True)) == WRITERS
+async def test_a_first_pull_over_a_shuffled_second_is_complete(journal: Journal) -> None:
+    """A writer's last operation that was missed between two pages is found by the same pull, which
+    lists everything once more because the pages did not continue each other."""
+    assert await hydrated(journal, ShufflingServer(shuffles=True)) == WRITERS
 
 
-async def test_a_listing_that_stays_as_it_is_is_read_once(journal: Journal) -> None:
-    """Where pages continue each other nothing is listed twice."""
-    remote = Shuffling(shuffles=False)
+async def test_a_listing_with_a_stable_order_is_read_once(journal: Journal) -> None:
+    """Nothing is listed twice when the pages continue each other."""
+    remote = ShufflingServer(shuffles=False)
     assert await hydrated(journal, remote) == WRITERS
     assert len(remote.offsets) == len(set(remote.offsets))

@@ -1,4 +1,4 @@
-"""A server that means harm, on a real socket: what it can make a device do."""
+"""A malicious server on a real socket, and the limits of the harm that it can do to a device."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.replication.devices import (
     QUICK,
     SESSION,
     Devices,
-    in_vain,
-    said,
-    until,
+    text_message,
+    time_out,
+    wait_until,
 )
 
 CANARY = "canary-b9d7c1f0a2e4"
 SOCKET_BYTES = 8 * 1024 * 1024
-"""What may lie in the buffers of two sockets, unread."""
+"""Bytes that the buffers of two sockets may hold unread."""
 
 
 @dataclass
-class Asked:
-    """A request, and where its answer goes."""
+class Request:
+    """A request, and the stream for its answer."""
 
     method: str
     target: str
@@ -52,11 +52,11 @@ class Asked:
 
 
 @dataclass
-class Hostile:
-    """Answers each request as it likes."""
+class HostileServer:
+    """Answers each request with a function of the test."""
 
-    answer: Callable[[Asked], Awaitable[None]]
-    asked: list[Asked] = field(default_factory=list)
+    answer: Callable[[Request], Awaitable[None]]
+    asked: list[Request] = field(default_factory=list)
     url: str = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,11 +68,11 @@ class Hostile:
                     name, _, value = header.decode().partition(":")
                     headers[name.lower()] = value.strip()
                 await reader.readexactly(int(headers.get("content-length", 0)))
-                self.asked.append(Asked(method, target, headers, writer))
+                self.asked.append(Request(method, target, headers, writer))
                 await self.answer(self.asked[-1])
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the device has had enough
+            pass  # the device has closed the connection
         finally:
             writer.transport.abort()
 
@@ -81,9 +81,11 @@ class Hostile:
 
 
 @asynccontextmanager
-async def hostile(answer: Callable[[Asked], Awaitable[None]]) -> AsyncIterator[Hostile]:
-    """A server that answers like this."""
-    found = Hostile(answer)
+async def hostile_server(
+    answer: Callable[[Request], Awaitable[None]],
+) -> AsyncIterator[HostileServer]:
+    """Start a server with these answers."""
+    found = HostileServer(answer)
     serving = await asyncio.start_server(found.serve, "127.0.0.1", 0)
     found.url = f"http://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
     try:
@@ -93,7 +95,7 @@ async def hostile(answer: Callable[[Asked], Awaitable[None]]) -> AsyncIterator[H
 
 
 def memory(number: int) -> dict[str, Any]:
-    """One of our memories, of a writer that nobody has heard of, as good as real."""
+    """Return a valid memory of an unknown writer."""
     payload = json.dumps({"role": "user", "content": str(number)}, separators=(",", ":"))
     dot = Dot(f"{number:024x}".translate(str.maketrans("0123456789", "ghijklmnop")), 1)
     op = Operation(dot, Kind.APPEND, 1 << 60, 1_700_000_000_000, (payload,))
@@ -102,14 +104,14 @@ def memory(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ours", [True, False])
-async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
+async def test_an_endless_listing_is_left_after_a_bounded_number_of_pages(
     device: Devices, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
-    """A server that makes up ever new memories is asked for so many pages and no more; one whose
-    memories are not even ours, for twenty. Neither listing counts as the whole history."""
+    """A server that invents memories is asked for a limited number of pages, and for twenty pages
+    when they are not ours. Neither listing counts as the whole history."""
     monkeypatch.setattr(listing_scan, "MAX_PAGES", 40)
 
-    async def answer(asked: Asked) -> None:
+    async def answer(asked: Request) -> None:
         query = parse_qs(urlsplit(asked.target).query)
         start, size = int(query["offset"][0]), 5
         if ours:
@@ -117,30 +119,31 @@ async def test_a_listing_without_end_is_left_after_a_bounded_number_of_pages(
         else:
             asked.answer([{"id": f"x{n}", "content": "x"} for n in range(start, start + size)])
 
-    async with hostile(answer) as server:
+    async with hostile_server(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
         report = await a.sync(timeout=PATIENCE)
         most = 41 if ours else listing_scan.FOREIGN_PAGES
-        assert most <= server.listings() <= 2 * most  # the first look, and the sync
+        assert most <= server.listings() <= 2 * most  # the first pull, and the sync
         assert report.pulled == 0 or ours
         assert not a.status().hydrated
-        await a.add_items([said("goes on")])
-        assert (await a.get_items())[-1] == said("goes on") or ours
+        await a.add_items([text_message("goes on")])
+        assert (await a.get_items())[-1] == text_message("goes on") or ours
         await a.close()
 
 
-def test_the_page_limit_is_the_one_that_is_told() -> None:
-    """Ten million memories in the largest pages that we ask for: what SECURITY.md says."""
+def test_the_page_limit_is_the_documented_one() -> None:
+    """The limit is ten million memories in the largest pages that we request, as SECURITY.md
+    states."""
     assert listing_scan.MAX_PAGES == 20_000
     assert listing_scan.MAX_PAGES * MANUAL.page_size == 10_000_000
 
 
-async def test_an_answer_without_end_is_cut_off_on_the_socket(device: Devices) -> None:
-    """A body that never ends is read up to the limit, and the connection is dropped: the server
-    gets rid of no more than that and what sockets hold."""
+async def test_an_endless_answer_is_cut_off(device: Devices) -> None:
+    """A body without an end is read up to the limit, and the connection is closed: the server can
+    send no more than that and the socket buffers."""
     sent = 0
 
-    async def answer(asked: Asked) -> None:
+    async def answer(asked: Request) -> None:
         nonlocal sent
         asked.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
@@ -148,61 +151,63 @@ async def test_an_answer_without_end_is_cut_off_on_the_socket(device: Devices) -
             await asked.writer.drain()
             sent += 65_536
 
-    async with hostile(answer) as server:
+    async with hostile_server(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
-        await in_vain(a.sync, lambda: "too long" in str(a.status().last_error))
+        await time_out(a.sync, lambda: "too long" in str(a.status().last_error))
         most = MOST_BYTES + MANUAL.first_page_size * MEMORY_BYTES + SOCKET_BYTES
         assert sent <= most * len(server.asked)
         await a.close()
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
-async def test_the_key_is_carried_to_no_other_host(device: Devices, status: str) -> None:
-    """Whatever is asked, by the event stream too, a redirect to another host is reported and not
-    followed: nobody there is asked for anything."""
+async def test_the_key_is_sent_to_no_other_host(device: Devices, status: str) -> None:
+    """A redirect to another host is reported and not followed, for each request and for the event
+    stream: the other host gets no request."""
 
-    async def never(asked: Asked) -> None:
+    async def never(asked: Request) -> None:
         asked.answer([])
 
-    async with hostile(never) as thief:
+    async with hostile_server(never) as thief:
 
-        async def answer(asked: Asked) -> None:
+        async def answer(asked: Request) -> None:
             asked.answer(b"", status, Location=f"{thief.url}{asked.target}")
 
-        async with hostile(answer) as server:
+        async with hostile_server(answer) as server:
             options = replace(QUICK, listen=True)
             a = device.new("a", url=server.url, api_key=CANARY, options=options, hydrate=False)
-            await a.add_items([said("one")])
+            await a.add_items([text_message("one")])
             for call in (a.sync, a.flush):
-                await in_vain(call, lambda: a.status().last_error)
-            await until(lambda: any("/events/" in asked.target for asked in server.asked))
-            await until(lambda: {asked.method for asked in server.asked} >= {"GET", "POST"})
+                await time_out(call, lambda: a.status().last_error)
+            await wait_until(lambda: any("/events/" in asked.target for asked in server.asked))
+            await wait_until(lambda: {asked.method for asked in server.asked} >= {"GET", "POST"})
             assert all(CANARY in asked.headers["authorization"] for asked in server.asked)
             assert status[:3] in str(a.status().last_error)
             assert thief.asked == []
             await a.close()
 
 
-async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: Devices) -> None:
-    """Answers full of other sessions' names, SQL and wrong types leave the schema as it is and
-    make no session that nobody asked for."""
+async def test_invalid_answers_change_no_other_table_or_session(device: Devices) -> None:
+    """Answers full of other sessions' names, SQL and wrong types leave the schema unchanged and
+    create no session."""
     evil = "x'); DROP TABLE ops; --"
 
-    async def answer(asked: Asked) -> None:
+    async def answer(asked: Request) -> None:
         found, page = memory(1), []
         for name in found["metadata"]:
             page.append({**found, "metadata": {**found["metadata"], name: evil}})
             page.append({**found, "id": evil, "agent_id": evil, "tags": [evil]})
         asked.answer([*page, {"id": evil, "metadata": {evil: evil}}, evil, None, 7, [[]]])
 
-    async with hostile(answer) as server:
+    async with hostile_server(answer) as server:
         a = device.new("a", url=server.url, options=MANUAL, hydrate=False)
-        await a.add_items([said("one")])
+        await a.add_items([text_message("one")])
         path = a._engine.path
         with closing(sqlite3.connect(path)) as conn:
             before = conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
-        await in_vain(a.sync, lambda: a.status().items == 2 or a.status().last_error)
-        assert [item for item in await a.get_items() if item != said("1")] == [said("one")]
+        await time_out(a.sync, lambda: a.status().items == 2 or a.status().last_error)
+        assert [item for item in await a.get_items() if item != text_message("1")] == [
+            text_message("one")
+        ]
         with closing(sqlite3.connect(path)) as conn:
             assert conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
             assert conn.execute("SELECT session_id FROM sessions").fetchall() == [(SESSION,)]
@@ -211,19 +216,20 @@ async def test_a_server_of_nonsense_reaches_no_table_but_the_sessions(device: De
 
 
 ALL_SECONDS = 300.0
-"""For hundreds of calls; one that waited for the server would wait for its time-out of an hour."""
+"""Seconds for hundreds of calls. A call that waited for the server would wait for its timeout of an
+hour."""
 
 
 @pytest.mark.promise(number=2)
-async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close(
+async def test_a_server_that_stops_in_an_event_delays_no_call_and_no_close(
     device: Devices,
 ) -> None:
-    """A stream that ends in the middle of an event and stays open, and a server that then answers
-    nobody: every call of two hundred open sessions goes on, and each close waits no longer than it
-    is allowed to, with requests under way."""
+    """A stream ends in the middle of an event and stays open, and the server then answers nothing.
+    Every call of two hundred open sessions works, and each close keeps its timeout, with requests
+    under way."""
     silent = asyncio.Event()
 
-    async def answer(asked: Asked) -> None:
+    async def answer(asked: Request) -> None:
         if asked.target == "/v1/events/stream":
             asked.answer(b"", Content_Type="text/event-stream", Content_Length="1000")
             asked.writer.write(b'event: stored\ndata: {"event_type": "stored", "agent_')
@@ -232,11 +238,13 @@ async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close
             await asyncio.sleep(3600)
         asked.answer([] if asked.method == "GET" else {"stored": []})
 
-    options = replace(QUICK, listen=True, request_timeout=3600.0, close_timeout=0.2)
-    async with hostile(answer) as server:
+    options = replace(
+        QUICK, listen=True, request_timeout=3600.0, hydrate_timeout=0.2, close_timeout=0.2
+    )
+    async with hostile_server(answer) as server:
         first = device.new("a", options=options, url=server.url)
-        await first.add_items([said("before")])
-        await until(lambda: any(one.target == "/v1/events/stream" for one in server.asked))
+        await first.add_items([text_message("before")])
+        await wait_until(lambda: any(one.target == "/v1/events/stream" for one in server.asked))
         silent.set()
         others = [
             device.new("a", f"{number}", options=options, url=server.url, hydrate=False)
@@ -244,11 +252,11 @@ async def test_a_server_that_stops_in_mid_sentence_holds_up_no_call_and_no_close
         ]
         with anyio.fail_after(ALL_SECONDS):
             for session in [first, *others]:
-                await session.add_items([said("one"), said("two")])
-                assert await session.pop_item() == said("two")
+                await session.add_items([text_message("one"), text_message("two")])
+                assert await session.pop_item() == text_message("two")
             for session in [first, *others]:
-                assert (await session.get_items())[-1] == said("one")
-                assert (await session.entries(1))[0].item == said("one")
+                assert (await session.get_items())[-1] == text_message("one")
+                assert (await session.entries(1))[0].item == text_message("one")
                 assert session.status().pending >= 1
         with anyio.fail_after(ALL_SECONDS):
             await asyncio.gather(*(session.close() for session in [first, *others]))

@@ -1,5 +1,7 @@
-"""``commanded.py JOURNAL URL``: a process on a journal that does what it is told, several things at
-a time. A line of JSON in is a call, a line out its answer."""
+"""``command_process.py JOURNAL URL``: a process on a journal that runs commands, several at a time.
+
+Each line of JSON on standard input is a call, and each line on standard output is its answer.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from typing import Any
 import anyio
 
 from cached_session import CachedSession, CachedSessionError
-from tests.replication.devices import QUICK, SESSION, said, texts
+from tests.replication.devices import QUICK, SESSION, text_message, texts
 
 OPTIONS = replace(QUICK, durability="full", request_timeout=3.0, hole_patience=1.0)
 
 
 async def answer(local: CachedSession, confirmed: CachedSession, do: str, words: list[Any]) -> Any:
     if do == "add":
-        return await local.add_items([said(word) for word in words])
+        return await local.add_items([text_message(word) for word in words])
     if do == "items":
         return texts(await local.get_items())
     if do in ("pop", "claim"):
@@ -29,7 +31,7 @@ async def answer(local: CachedSession, confirmed: CachedSession, do: str, words:
         return await local.drop_parked(*(found.dot for found in await local.parked()))
     if do == "replace":
         entries = await local.entries()
-        await local.replace_items(entries[: len(entries) - words[0]], [said(words[1])])
+        await local.replace_items(entries[: len(entries) - words[0]], [text_message(words[1])])
         return [entry.item["content"] for entry in entries[: len(entries) - words[0]]]
     if do == "writers":
         return sorted({entry.writer for entry in await local.entries()})
@@ -48,7 +50,7 @@ async def main(journal: str, url: str) -> None:
 
     async with session("local") as local, session("confirmed") as confirmed:
 
-        async def obey(line: bytes) -> None:
+        async def run_command(line: bytes) -> None:
             number, do, words = json.loads(line)
             try:
                 told = [number, await answer(local, confirmed, do, words)]
@@ -63,7 +65,7 @@ async def main(journal: str, url: str) -> None:
         )
         async with anyio.create_task_group() as tasks:
             while line := await lines.readline():
-                tasks.start_soon(obey, line)
+                tasks.start_soon(run_command, line)
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))

@@ -1,4 +1,4 @@
-"""How large a store request is: as large as answers are quick, and never too large."""
+"""The size of store requests follows the time that the server needs, within the limit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ KIB = 1024
 MEMORY = 4 * KIB
 MOST = SyncOptions().max_batch_bytes
 Answer = Callable[[int], float]
-"""Seconds until a request of this size is answered; or raises."""
+"""Seconds until a request of this size is answered. It raises for a failed request."""
 
 
 class Server:
-    """Takes what it is given, after so long on a clock of its own."""
+    """Accepts requests after a delay on its own clock."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.sizes: list[int] = []
-        """Of each request, taken or not."""
+        """The size of each request, accepted or not."""
         self.held: list[str] = []
         self.clock = 0.0
 
@@ -50,7 +50,7 @@ def memories(first: int, count: int) -> list[EncodedMemory]:
 
 
 async def send(context: Context, server: Server, rounds: int, kib: int = 2048) -> list[int]:
-    """Store that much so many times; what each began with: the size of its first request."""
+    """Store that many bytes that many times, and return the size of the first request of each."""
     began = []
     for number in range(rounds):
         at = len(server.sizes)
@@ -69,8 +69,8 @@ def unanswered(size: int) -> float:
 
 
 async def test_quick_answers_make_requests_larger() -> None:
-    """Nothing is known of the link at first; then each full request may have twice as much, up to
-    the option, and everything arrives once."""
+    """The first request is small. Each full request that is answered quickly doubles the size, up
+    to the option, and everything arrives once."""
     server = Server(lambda size: 0.1)
     context = context_for(server)
     assert await send(context, server, 4) == [FIRST_BYTES, 2 * FIRST_BYTES, MOST, MOST]
@@ -78,9 +78,9 @@ async def test_quick_answers_make_requests_larger() -> None:
     assert len(server.held) == len(set(server.held)) == 4 * MOST // MEMORY
 
 
-async def test_small_requests_say_nothing_of_large_ones() -> None:
-    """However quickly, or never, a request of one item is answered: the next large one is as
-    large as before."""
+async def test_small_requests_do_not_change_the_size_of_large_ones() -> None:
+    """Requests of one item change nothing, whether they are answered quickly or not at all: the
+    next large one has the same size."""
     server = Server(lambda size: 0.1)
     context = context_for(server)
     await send(context, server, 5, kib=4)
@@ -90,15 +90,15 @@ async def test_small_requests_say_nothing_of_large_ones() -> None:
     assert await send(context, server, 1) == [FIRST_BYTES]
 
 
-async def test_answers_that_take_their_time_keep_the_size() -> None:
-    """No quick answer, no failure: neither larger nor smaller."""
+async def test_slow_answers_keep_the_size() -> None:
+    """Answers that are neither quick nor failures keep the size."""
     server = Server(lambda size: 3.0)
     assert await send(context_for(server), server, 3) == [FIRST_BYTES] * 3
 
 
-async def test_a_link_that_never_carries_much_gets_less_until_it_does() -> None:
-    """A request that cannot arrive before the time is up is not sent again and again: each is half
-    the size of the one before, and the link that carries 40 KiB carries all."""
+async def test_a_slow_link_gets_smaller_requests_until_one_arrives() -> None:
+    """Each request that times out is followed by one of half the size, and a link that carries 40
+    KiB in time carries everything."""
 
     def carry(size: int) -> float:
         return unanswered(size) if size > 40 * KIB else 2.0
@@ -114,15 +114,15 @@ async def test_a_link_that_never_carries_much_gets_less_until_it_does() -> None:
     assert (await send(context, server, 8))[-1] == MOST
 
 
-async def test_answers_close_to_the_end_of_patience_make_requests_smaller() -> None:
-    """Before the first one fails."""
+async def test_answers_close_to_the_timeout_make_requests_smaller() -> None:
+    """The size shrinks before the first request fails."""
     server = Server(lambda size: size / (32 * KIB))
     began = await send(context_for(server, request_timeout=30), server, 2)
     assert began == [FIRST_BYTES, FIRST_BYTES // 2]
 
 
-async def test_what_a_proxy_refuses_is_not_tried_again() -> None:
-    """A proxy that takes no more than a MiB says so once."""
+async def test_a_size_that_a_proxy_refused_is_not_tried_again() -> None:
+    """A proxy with a limit of one MiB refuses one request only."""
 
     def proxy(size: int) -> float:
         if size > 1024 * KIB:
@@ -137,8 +137,8 @@ async def test_what_a_proxy_refuses_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("most", [20_000, 200_000])
-async def test_the_option_is_never_exceeded(most: int) -> None:
-    """Whatever the link carries."""
+async def test_the_size_never_exceeds_the_option(most: int) -> None:
+    """The size stays below the option on any link."""
     server = Server(lambda size: 0.0)
     await send(context_for(server, max_batch_bytes=most), server, 3)
     assert max(server.sizes) <= most

@@ -1,4 +1,4 @@
-"""The event stream: a hint to pull now, over real sockets."""
+"""The event stream, over real sockets: an event starts a pull."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cached_session.remote import dakera
 from cached_session.remote.errors import RemoteError, judge
 from cached_session.replication import event_listener
 from cached_session.replication.event_listener import Listener
-from cached_session.replication.schedule import Plan
+from cached_session.replication.schedule import PullPlan
 from cached_session.runtime import Runtime
 from cached_session.testing import ManualClock, Network
 from tests.replication.devices import (
@@ -29,24 +29,24 @@ from tests.replication.devices import (
     PATIENCE,
     QUICK,
     Devices,
-    said,
+    text_message,
     texts,
-    until,
+    wait_until,
 )
 
 STREAM = "GET /v1/events/stream"
 
 LISTENING = replace(MANUAL, listen=True, push_delay=0.0, backoff_base=0.01)
-"""Nothing is polled for: what arrives was announced."""
+"""Polls never within a test: everything that arrives was announced by an event."""
 
 
-async def test_a_write_reaches_another_device_without_a_poll(device: Devices) -> None:
-    """What one device writes is on the other long before it would ask, again and again."""
+async def test_an_event_delivers_a_write_without_a_poll(device: Devices) -> None:
+    """Items of one device are on the other long before its next poll, repeatedly."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=LISTENING)
     for number in range(5):
-        await first.add_items([said(f"word {number}")])
-        await until(lambda wanted=number + 1: _has(second, wanted))
+        await first.add_items([text_message(f"word {number}")])
+        await wait_until(lambda wanted=number + 1: _has(second, wanted))
     assert texts(await second.get_items()) == [f"word {number}" for number in range(5)]
 
 
@@ -54,37 +54,39 @@ async def _has(session: object, count: int) -> bool:
     return len(await session.get_items()) == count  # type: ignore[attr-defined]
 
 
-async def test_what_is_no_news_waits_for_the_push(device: Devices, server: DevServer) -> None:
-    """A stream that opens while a backlog is sent says that anything may be new. The session is
-    listed for it when the backlog is there, not between its requests; and then it is."""
+async def test_a_new_stream_during_a_push_pulls_after_it(
+    device: Devices, server: DevServer
+) -> None:
+    """A stream that opens while a backlog is sent requires a pull. The session is listed after the
+    backlog, not between its requests."""
     async with CachedSession("talk", journal=device.root / "first.db", options=LISTENING) as apart:
-        await apart.add_items([said("from before")])
+        await apart.add_items([text_message("from before")])
     sending = server.faults.latency(0.5, route=BATCH)
     first = device.new("first", options=LISTENING, hydrate=False)
     flushing = asyncio.ensure_future(first.flush(timeout=PATIENCE))
-    await until(lambda: _up(first))
+    await wait_until(lambda: _up(first))
     await asyncio.sleep(0.1)
     listed = server.requests.count(LISTING)
     if flushing.done():
-        listed = 0  # the machine stood still in the meantime
+        listed = 0  # the machine was suspended in the meantime
     assert listed <= 1
     await flushing
     sending.remove()
-    await until(lambda: _more(server, listed))
+    await wait_until(lambda: _more(server, listed))
 
 
-async def test_news_does_not_wait_for_a_push(device: Devices, server: DevServer) -> None:
-    """What another device says is fetched while a request of this one is under way."""
+async def test_an_event_does_not_wait_for_a_push(device: Devices, server: DevServer) -> None:
+    """Items of another device are fetched while a request of this one is under way."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=LISTENING)
-    await until(lambda: _up(first) and _up(second))
-    await first.add_items([said("mine")])
-    await until(lambda: _has(second, 1))
+    await wait_until(lambda: _up(first) and _up(second))
+    await first.add_items([text_message("mine")])
+    await wait_until(lambda: _has(second, 1))
     with server.faults.latency(3600, route=BATCH, count=1) as slow:
-        await first.add_items([said("slow")])
-        await until(lambda: slow.fired)
-        await second.add_items([said("theirs")])
-        await until(lambda: _has(first, 3))
+        await first.add_items([text_message("slow")])
+        await wait_until(lambda: slow.fired)
+        await second.add_items([text_message("theirs")])
+        await wait_until(lambda: _has(first, 3))
         assert await _pushing(first)
 
 
@@ -97,91 +99,93 @@ async def _pushing(session: CachedSession) -> bool:
     return replicator is not None and replicator.schedule.is_pushing("talk")
 
 
-def _plan(session: CachedSession) -> Plan:
-    """When the session is pulled next."""
+def _plan(session: CachedSession) -> PullPlan:
+    """Return the time of the session's next pull."""
     replicator = session._engine.loop_host.replicator()
     plan = replicator and replicator.schedule.plan("talk")
     assert plan is not None
     return plan
 
 
-async def test_own_words_cause_no_pull(device: Devices) -> None:
-    """The event of a memory that was written here is no reason to ask the server."""
+async def test_own_writes_cause_no_pull(device: Devices) -> None:
+    """The event of a memory that was written here causes no request."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=LISTENING)
-    await until(lambda: _up(first) and _up(second))
+    await wait_until(lambda: _up(first) and _up(second))
     await first.sync(timeout=PATIENCE)
     plan = _plan(first)
     wanted = plan.wanted
     for number in range(3):
-        await first.add_items([said(f"word {number}")])
+        await first.add_items([text_message(f"word {number}")])
         await first.flush(timeout=PATIENCE)
-    await until(lambda: _has(second, 3))
+    await wait_until(lambda: _has(second, 3))
     assert plan.wanted == wanted
 
 
-async def test_words_of_an_earlier_opening_cause_no_pull(
+async def test_writes_of_an_earlier_process_cause_no_pull(
     device: Devices, server: DevServer
 ) -> None:
-    """Nor is the event of what is sent from here and was written by a process before this one: a
-    backlog would be listed again and again while it is being sent."""
+    """The event of an operation that was written by an earlier process and is sent now causes no
+    pull. Otherwise a backlog would be listed repeatedly while it is sent."""
     before = await device("first")
     second = await device("second", options=LISTENING)
     with server.faults.down(route="POST /v1/memories/store/batch"):
-        await before.add_items([said("left over")])
+        await before.add_items([text_message("left over")])
         await before.close()
         first = device.new("first", options=LISTENING)
         await first.get_items()
-        await until(lambda: _up(first) and _up(second))
+        await wait_until(lambda: _up(first) and _up(second))
         plan = _plan(first)
-        await until(lambda: plan.fresh >= plan.wanted)
+        await wait_until(lambda: plan.last_success >= plan.wanted)
         wanted = plan.wanted
     await first.flush(timeout=PATIENCE)
-    await until(lambda: _has(second, 1))
+    await wait_until(lambda: _has(second, 1))
     assert plan.wanted == wanted
 
 
 async def test_a_lagging_stream_misses_nothing(device: Devices, server: DevServer) -> None:
-    """Where events were dropped, as the server says, everything is pulled."""
+    """When the server reports dropped events, everything is pulled."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=LISTENING)
-    await until(lambda: _up(first) and _up(second))
+    await wait_until(lambda: _up(first) and _up(second))
     with server.faults.lose_events(route="EVENT stored", notice=True):
-        await first.add_items([said("announced by nobody")])
-        await until(lambda: _has(second, 1))
+        await first.add_items([text_message("announced by nobody")])
+        await wait_until(lambda: _has(second, 1))
 
 
 def pulls(server: DevServer) -> int:
-    """Listings that were begun, however many pages each took."""
+    """Return the listings that were begun, without their further pages."""
     return sum("offset=0" in request.query for request in server.requests)
 
 
 async def test_a_new_stream_pulls_once(device: Devices, server: DevServer) -> None:
-    """What was stored while it was down is fetched by one pull when it is up again."""
+    """Memories that were stored while the stream was down are fetched by one pull when it is up
+    again."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=replace(LISTENING, backoff_base=0.4))
-    await until(lambda: _heard(first) and _heard(second))
+    await wait_until(lambda: _heard(first) and _heard(second))
     with server.faults.down(route="GET /v1/events/stream"):
         server.disconnect()
-        await until(lambda: not _up(first) and not _up(second))
-        await first.add_items([said("meanwhile")])
+        await wait_until(lambda: not _up(first) and not _up(second))
+        await first.add_items([text_message("meanwhile")])
         await first.flush(timeout=PATIENCE)
-        # A pull that was cut off with the streams is made again: that is none of those counted.
-        await until(lambda: _rests(first) and _rests(second))
+        # A pull that was cut off with the streams is repeated, and is not one of those counted.
+        await wait_until(lambda: _rests(first) and _rests(second))
         server.requests.clear()
-    await until(lambda: _has(second, 1))
-    await until(lambda: _up(second) and _up(first))
-    # One pull for each device, by the word that its stream stands; then one for a new event.
-    await until(lambda: pulls(server) >= 2)
-    await first.add_items([said("after")])
-    await until(lambda: _has(second, 2))
+    await wait_until(lambda: _has(second, 1))
+    await wait_until(lambda: _up(second) and _up(first))
+    # One pull for each device, for its new stream, and then one for a new event.
+    await wait_until(lambda: pulls(server) >= 2)
+    await first.add_items([text_message("after")])
+    await wait_until(lambda: _has(second, 2))
     assert pulls(server) == 3
 
 
-async def test_a_dead_peer_is_noticed_by_its_silence(
+async def test_a_silent_connection_is_replaced(
     device: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line on which nothing comes, not even a keep-alive, is given up; a mended one is used."""
+    """A connection without data, not even a keep-alive, is closed, and a new one is used once the
+    line works."""
     monkeypatch.setattr(dakera, "SILENCE", 5.0)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", _attended())
     with (
@@ -191,22 +195,22 @@ async def test_a_dead_peer_is_noticed_by_its_silence(
     ):
         first = await device("first", url=line.url, options=LISTENING)
         second = await device("second", url=other.url, options=LISTENING)
-        await until(lambda: _up(first) and _up(second))
+        await wait_until(lambda: _up(first) and _up(second))
         quick.requests.clear()
         with line.stall():
-            await until(lambda: not _up(first))
-            # The other one hears its server's keep-alives, and nothing else, all the while.
+            await wait_until(lambda: not _up(first))
+            # The other one gets its server's keep-alives, and nothing else, all the time.
             assert _up(second)
-            await second.add_items([said("meanwhile")])
+            await second.add_items([text_message("meanwhile")])
             await second.flush(timeout=PATIENCE)
-        await until(lambda: _up(first))
-        await until(lambda: _has(first, 1))
+        await wait_until(lambda: _up(first))
+        await wait_until(lambda: _has(first, 1))
         await asyncio.gather(first.close(), second.close())
 
 
 def _attended() -> Callable[[], float]:
-    """A clock that counts the time in which this process runs: a machine that holds it up for
-    seconds, and with it the server that would have said something, has not heard silence."""
+    """Replace the clock by one that counts the time in which this process runs. A stalled machine
+    stalls the server too, so that the stall does not count as silence."""
     now = last = time.monotonic()
 
     def attended() -> float:
@@ -219,44 +223,45 @@ def _attended() -> Callable[[], float]:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 501])
-async def test_without_a_stream_polling_goes_on(
+async def test_polling_continues_without_a_stream(
     device: Devices, server: DevServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that has none for us, or a key that may not listen: nobody is bothered with it, what
-    others write is found at the usual pace, and the stream is asked for once."""
+    """On a server without a stream, or with a key that may not listen, no error is reported, writes
+    of others are found by polling, and the stream is requested once."""
     server.faults.status(status, route=STREAM)
     options = replace(QUICK, listen=True)
     first = await device("first", options=options)
     second = await device("second", options=options)
     for number in range(3):
-        await first.add_items([said(f"word {number}")])
-        await until(lambda wanted=number + 1: _has(second, wanted))
+        await first.add_items([text_message(f"word {number}")])
+        await wait_until(lambda wanted=number + 1: _has(second, wanted))
     assert not _up(second)
     assert (second.status().state, second.status().last_error) == ("online", None)
-    await until(lambda: server.requests.count(STREAM, status=status) >= 2)
+    await wait_until(lambda: server.requests.count(STREAM, status=status) >= 2)
     assert server.requests.count(STREAM, status=status) == 2
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_a_followed_session_is_polled_at_the_pace_of_use(
+async def test_a_followed_session_is_polled_at_the_active_rate(
     device: Devices, server: DevServer
 ) -> None:
-    """To watch is to use: without a stream, pulls do not become rare while somebody follows."""
+    """Following counts as use: without a stream, pulls stay frequent while a session is
+    followed."""
     options = replace(QUICK, poll_interval_idle=3600.0, watch_interval=0.02)
     first = await device("first", options=options)
     second = await device("second")
     following = asyncio.ensure_future(anext(first.changes()))
     server.requests.clear()
-    await until(lambda: pulls(server) >= 12)
+    await wait_until(lambda: pulls(server) >= 12)
     plan = _plan(first)
-    await until(lambda: plan.interval <= 2 * options.poll_interval)
-    await second.add_items([said("hello")])
+    await wait_until(lambda: plan.interval <= 2 * options.poll_interval)
+    await second.add_items([text_message("hello")])
     await second.flush(timeout=PATIENCE)
     assert texts([entry.item for entry in (await following).entries]) == ["hello"]
 
 
-class Mute:
-    """A server whose stream never comes about; what it said instead."""
+class StreamlessServer:
+    """A server whose stream always fails, with a given error."""
 
     def __init__(self, *statuses: int | None) -> None:
         self.statuses = list(statuses)
@@ -275,10 +280,11 @@ class Mute:
         ([None, 500, 502, 503, 429], 0.05, 60.0),
     ],
 )
-async def test_the_stream_is_asked_for_again_at_a_sensible_pace(
+async def test_the_stream_is_requested_again_at_a_bounded_rate(
     monkeypatch: pytest.MonkeyPatch, statuses: list[int | None], least: float, most: float
 ) -> None:
-    """Rarely where only a person can change something; soon, and later each time, elsewhere."""
+    """The stream is requested rarely where only a person can change the cause. Elsewhere it is
+    requested soon, with growing pauses."""
     paused: list[float] = []
 
     async def pause(seconds: float) -> None:
@@ -291,15 +297,15 @@ async def test_the_stream_is_asked_for_again_at_a_sensible_pace(
     context = SimpleNamespace(runtime=runtime, options=SyncOptions(), writer="w")
     listener = Listener(context, lambda _: None, lambda: None)  # type: ignore[arg-type]
     with pytest.raises(asyncio.CancelledError):
-        await listener.run(Mute(*statuses))
+        await listener.run(StreamlessServer(*statuses))
     assert len(paused) == len(statuses)
     assert all(least <= seconds <= most for seconds in paused), paused
     assert not listener.is_up
 
 
-async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> None:
-    """With the stream up and nothing said: under twenty requests an hour, however many sessions
-    are open, and all intervals as they come."""
+async def test_an_idle_cache_sends_few_requests(server: DevServer, tmp_path: Path) -> None:
+    """With an idle stream there are under twenty requests an hour, for any number of open sessions
+    and with the default intervals."""
     clock = ManualClock()
     options = SyncOptions(watch_interval=0.02)
     async with SessionCache(
@@ -307,19 +313,19 @@ async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> N
     ) as cache:
         sessions = [cache.session(f"talk {number}") for number in range(5)]
         for session in sessions:
-            await session.add_items([said("hello")])
+            await session.add_items([text_message("hello")])
             await session.get_items()
         await cache.sync(20)
-        await until(lambda: _up(sessions[0]))
+        await wait_until(lambda: _up(sessions[0]))
         replicator = sessions[0]._engine.loop_host.replicator()
         assert replicator is not None
         plans = replicator.schedule.plans()
 
         async def turn() -> None:
-            """Let pass what is due by now."""
-            await until(lambda: all(plan.due > clock._monotonic() for plan in plans))
+            """Run everything that is due now."""
+            await wait_until(lambda: all(plan.due > clock._monotonic() for plan in plans))
 
-        for _ in range(20):  # until what has begun is over
+        for _ in range(20):  # until all running work is over
             clock.advance(60)
             await turn()
         server.requests.clear()
@@ -330,15 +336,15 @@ async def test_an_idle_cache_asks_little(server: DevServer, tmp_path: Path) -> N
 
 
 def _heard(session: CachedSession) -> bool:
-    """Whether the stream is up and the pull that it asked for is over."""
+    """Return whether the stream is up and the pull that it started is over."""
     plan = _plan(session)
-    return _up(session) and plan.fresh >= plan.wanted
+    return _up(session) and plan.last_success >= plan.wanted
 
 
 def _rests(session: CachedSession) -> bool:
-    """Whether no pull is under way, wanted, or put off for a moment because one has failed."""
+    """Return whether no pull is under way, requested, or delayed after a failure."""
     plan, now = _plan(session), time.monotonic()
-    return plan.fresh >= max(plan.wanted, plan.started) and plan.due > now + PATIENCE
+    return plan.last_success >= max(plan.wanted, plan.started) and plan.due > now + PATIENCE
 
 
 def _up(session: CachedSession) -> bool:

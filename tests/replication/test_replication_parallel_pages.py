@@ -1,4 +1,4 @@
-"""The pages of a first listing are asked for side by side, and come in order."""
+"""The pages of a first listing are requested in parallel, and returned in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cached_session.replication.listing_scan import PageRequest, stride
 
 
 class Server:
-    """Lists numbers, when it is let to."""
+    """Lists numbers once the test releases a page."""
 
     def __init__(self, length: int, most: int = 1000) -> None:
         self.length = length
@@ -66,8 +66,9 @@ async def read(server: Server, width: int, limit: int = 100) -> list[int]:
 
 @pytest.mark.parametrize("width", [1, 3, 8])
 @pytest.mark.parametrize("most", [1000, 70])
-async def test_all_of_a_listing_comes_in_order(width: int, most: int) -> None:
-    """However far ahead it is asked, also of a server that gives less than it is asked for."""
+async def test_a_listing_is_returned_in_order(width: int, most: int) -> None:
+    """The order is kept however many pages are requested ahead, also with smaller pages than
+    requested."""
     server = Server(1000, most)
     found = await read(server, width)
     assert sorted(set(found)) == list(range(1000))
@@ -75,22 +76,22 @@ async def test_all_of_a_listing_comes_in_order(width: int, most: int) -> None:
     assert server.side_by_side <= min(width, SyncOptions().parallel_requests)
 
 
-async def test_requests_travel_side_by_side() -> None:
-    """As many as the options allow, though more pages are held."""
+async def test_pages_are_requested_in_parallel() -> None:
+    """The options limit the number of parallel requests, although more pages are held."""
     server = Server(5000)
     await read(server, 2 * SyncOptions().parallel_requests)
     assert server.side_by_side == SyncOptions().parallel_requests
 
 
-async def test_little_is_asked_for_beyond_the_end() -> None:
-    """Once a page was not full, no further one is asked for ahead."""
+async def test_few_pages_are_requested_beyond_the_end() -> None:
+    """After a page that was not full, no further page is requested ahead."""
     server = Server(150)
     await read(server, 8)
     assert len(server.asked) <= 1 + 2 + SyncOptions().parallel_requests
 
 
-async def test_a_page_that_fails_fails_when_its_turn_comes() -> None:
-    """Those before it are handed out, and nothing is left under way."""
+async def test_a_failing_page_raises_in_its_turn() -> None:
+    """Earlier pages are returned first, and no request is left running."""
     server = Server(1000)
     server.breaks_at = 160
     pages = pages_of(server)
@@ -102,7 +103,7 @@ async def test_a_page_that_fails_fails_when_its_turn_comes() -> None:
     assert server.under_way == 0
 
 
-async def test_a_cancelled_reader_leaves_nothing_under_way() -> None:
+async def test_a_cancelled_reader_leaves_no_request_running() -> None:
     """Cancelling and closing end every request."""
     server = Server(10_000)
     reading = asyncio.ensure_future(read(server, 8))
