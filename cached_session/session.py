@@ -176,7 +176,7 @@ class CachedSession:
         self._on_progress = config.on_progress
         self._following = False
         self._owns_share = is_cache_closed is None
-        self._is_cache_closed = is_cache_closed or (lambda: False)
+        self._is_cache_closed = is_cache_closed
         self._engine = engine
         self._closed = False
 
@@ -402,7 +402,7 @@ class CachedSession:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        closed = self._closed or self._is_cache_closed()
+        closed = self._closed or bool(self._is_cache_closed and self._is_cache_closed())
         return self._engine.status(self.session_id, is_closed=closed)
 
     async def audit(self) -> AuditReport:
@@ -636,7 +636,7 @@ class CachedSession:
             self._engine.unfollow(self.session_id)
 
     def _check_open(self) -> None:
-        if self._closed or self._is_cache_closed():
+        if self._closed or (self._is_cache_closed is not None and self._is_cache_closed()):
             raise SessionClosed(
                 f"the session {self.session_id!r} was closed; make a new CachedSession"
             )

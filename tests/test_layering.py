@@ -288,3 +288,21 @@ def test_history_does_no_input_or_output() -> None:
 def test_the_map_itself_forbids_what_it_should(module: str, imported: str, allowed: bool) -> None:
     """The rule that the other tests apply gives the answers that the map was drawn for."""
     assert may(module, imported) is allowed
+
+
+SQL_WORDS = ("import sqlite3", "sqlite3.connect", "lambda conn", "conn.execute", "PRAGMA")
+
+
+def test_sql_is_written_in_the_journal_alone() -> None:
+    """No module above the journal uses its connections: callers use methods with names. The import
+    of other databases and the development server have databases of their own."""
+    others = {"journal", "devserver"}
+    allowed = {"moving/sqlite.py", "moving/direct_items.py"}
+    found = []
+    for path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        if name.split("/")[0] in others or name in allowed:
+            continue
+        text = path.read_text(encoding="utf-8")
+        found += [f"{name}: {word}" for word in SQL_WORDS if word in text]
+    assert found == []

@@ -35,6 +35,7 @@ GROUP_MOST = 256
 DELIVERED_MOST = 32
 """Results that an event loop gets in one callback: their tasks all run before anything else that
 waits on that loop."""
+NO_LOOP = "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
 IDLE = 0.1
 """Seconds without a write before the thread does idle work."""
 
@@ -98,7 +99,14 @@ class Writer:
         Raises:
             JournalError: the journal could not be written; nothing of the function is stored.
         """
-        return await self._submit(_running_loop(), function, args, kwargs)
+        # Hot path: `_submit`, inlined.
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise RuntimeError(NO_LOOP) from error
+        future: ShieldedFuture[T] = ShieldedFuture(loop=loop)
+        self._enqueue(_Job(function, args, kwargs, future.complete, False, loop))
+        return await future
 
     def write_soon(
         self,
@@ -352,9 +360,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError as error:
-        raise RuntimeError(
-            "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
-        ) from error
+        raise RuntimeError(NO_LOOP) from error
 
 
 def _commit(conn: sqlite3.Connection) -> None:

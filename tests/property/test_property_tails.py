@@ -37,7 +37,7 @@ def scan(path: Path) -> list[Any]:
     """The history as the file has it."""
     with closing(sqlite3.connect(path)) as conn:
         row = session_row(conn, "s")
-        rows = conn.execute(item_rows.HISTORY, (row[0],)).fetchall() if row else []
+        rows = conn.execute(item_rows.EXPORT, ("s",)).fetchall() if row else []
     return [json.loads(text) for text, _ in rows]
 
 

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "tie-break: equal stamps sort by counter before writer": (
         "journal/tables/item_rows.py",
-        'writer DESC, counter DESC, idx DESC"\n)\n"""The same',
-        'counter DESC, writer DESC, idx DESC"\n)\n"""The same',
+        'writer DESC, counter DESC, idx DESC"\n)\n"""All items',
+        'counter DESC, writer DESC, idx DESC"\n)\n"""All items',
     ),
     "batch: a missing part counts as a removed item": (
         "history/parts.py",

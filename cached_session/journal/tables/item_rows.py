@@ -16,7 +16,6 @@ from cached_session.models import Entry
 
 __all__ = [
     "BACKWARDS",
-    "HISTORY",
     "Position",
     "entries",
     "entries_at",
@@ -30,23 +29,18 @@ __all__ = [
     "tail",
 ]
 
-HISTORY = (
-    "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
-    "ORDER BY session, stamp, writer, counter, idx"
-)
-"""All items of a session in order: one scan of clustered rows. The payload is read as bytes, so
-that one row with damaged text does not prevent the others from being read."""
 EXPORT = (
     "SELECT CAST(payload AS BLOB), codec FROM items "
     "WHERE session = (SELECT id FROM sessions WHERE session_id = ?) "
     "ORDER BY session, stamp, writer, counter, idx"
 )
-"""The same by the id of the session."""
+"""All items of a session in order: one scan of clustered rows. The payload is read as bytes, so
+that one row with damaged text does not prevent the others from being read."""
 BACKWARDS = (
     "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
     "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC"
 )
-"""The same, latest first."""
+"""All items of a session by its number, latest first."""
 TAIL = f"{BACKWARDS} LIMIT ?"
 FORWARD = (
     "FROM items WHERE session = ? AND (stamp, writer, counter, idx) > (?, ?, ?, ?) "
