@@ -12,8 +12,9 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
 
 from cached_session.errors import SessionClosed
 from cached_session.journal.connect import existing_uri
@@ -207,59 +208,75 @@ class Readers:
         return await self._pool.run(work, *arguments)
 
     # -- streams ---------------------------------------------------------------------------------
-
     @asynccontextmanager
     async def rows(self, sql: str, parameters: tuple[Any, ...]) -> AsyncIterator[Fetch]:
         """Read the rows of a query in slices of one snapshot; yields ``await fetch(most)``."""
         self._connections.check_process()
         if self._uses_writer:
-            held = iter(await self.read_aside(_fetch_all, sql, parameters))
+            held = await self.read_aside(_fetch_all, sql, parameters)
+            position = 0
 
             async def take(most: int) -> list[Any]:
-                return list(islice(held, most))
+                nonlocal position
+                position += most
+                return held[position - most : position]
 
             yield take
             return
         if self._connections.must_open():
             await self._writer.open()
-        opening = asyncio.ensure_future(self._pool.run(self._open_rows, sql, parameters))
+        with self._mapped_errors():
+            db = await self._open_long()
+        # A cursor that a cancelled caller never got would keep the file open: it is closed too.
+        asking = asyncio.ensure_future(_cursor(db, sql, parameters))
         try:
-            cursor = await shielded(opening)
+            with self._mapped_errors():
+                cursor = await shielded(asking)
 
             async def fetch(most: int) -> list[Any]:
-                return await self._in_thread(self._fetch_rows, cursor, most)
+                with self._mapped_errors():
+                    return list(await cursor.fetchmany(most))
 
+            # Errors of the caller's own code are raised here, too, and must not be mapped.
             yield fetch
         finally:
-            # Also after a cancellation, when the caller never got the cursor.
-            if not opening.cancelled() and opening.exception() is None:
-                await self._close_rows(opening.result())
+            with self._mapped_errors():
+                await shielded(asyncio.ensure_future(_let_go(db, asking)))
 
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a function in a thread. A cancelled caller waits for its end, because the next step
-        may close what it uses."""
-        return await shielded(asyncio.ensure_future(self._pool.run(function, *args)))
+    async def _open_long(self) -> aiosqlite.Connection:
+        """A connection for one long read; one that a cancelled caller will not use is closed."""
 
-    def _open_rows(self, sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
-        with self._mapped_errors():
-            conn = self._connect()
-            try:
-                conn.execute("PRAGMA query_only = ON")
-                return conn.execute(sql, parameters)
-            except BaseException:
-                conn.close()
-                raise
+        async def connect() -> aiosqlite.Connection:
+            db = await aiosqlite.connect(
+                there(self._connections.path),
+                uri=True,
+                timeout=self._connections.busy_ms / 1000,
+                isolation_level=None,
+            )
+            await db.execute_fetchall("PRAGMA query_only = ON")
+            return db
 
-    def _fetch_rows(self, cursor: sqlite3.Cursor, most: int) -> list[Any]:
-        with self._mapped_errors():
-            return cursor.fetchmany(most)
-
-    async def _close_rows(self, cursor: sqlite3.Cursor) -> None:
+        opening = asyncio.ensure_future(connect())
         try:
-            await self._in_thread(cursor.connection.close)
-        except SessionClosed:
-            # The journal was closed meanwhile, and its threads with it.
-            cursor.connection.close()
+            return await shielded(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await shielded(asyncio.ensure_future(opening.result().close()))
+            raise
+
+
+async def _cursor(
+    db: aiosqlite.Connection, sql: str, parameters: tuple[Any, ...]
+) -> aiosqlite.Cursor:
+    return await db.execute(sql, parameters)
+
+
+async def _let_go(db: aiosqlite.Connection, asking: asyncio.Future[aiosqlite.Cursor]) -> None:
+    try:
+        if asking.done() and not asking.cancelled() and asking.exception() is None:
+            await asking.result().close()
+    finally:
+        await db.close()
 
 
 def _fetch_all(conn: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
