@@ -208,6 +208,7 @@ class Readers:
         return await self._pool.run(work, *arguments)
 
     # -- streams ---------------------------------------------------------------------------------
+
     @asynccontextmanager
     async def rows(self, sql: str, parameters: tuple[Any, ...]) -> AsyncIterator[Fetch]:
         """Read the rows of a query in slices of one snapshot; yields ``await fetch(most)``."""
@@ -226,12 +227,12 @@ class Readers:
         if self._connections.must_open():
             await self._writer.open()
         with self._mapped_errors():
-            db = await self._open_long()
-        # A cursor that a cancelled caller never got would keep the file open: it is closed too.
-        asking = asyncio.ensure_future(_cursor(db, sql, parameters))
+            db = await self._open_stream()
+        # A cursor that a cancelled caller never received would keep the file open: close it, too.
+        executing = asyncio.ensure_future(_cursor(db, sql, parameters))
         try:
             with self._mapped_errors():
-                cursor = await shielded(asking)
+                cursor = await shielded(executing)
 
             async def fetch(most: int) -> list[Any]:
                 with self._mapped_errors():
@@ -241,14 +242,14 @@ class Readers:
             yield fetch
         finally:
             with self._mapped_errors():
-                await shielded(asyncio.ensure_future(_let_go(db, asking)))
+                await shielded(asyncio.ensure_future(_close_stream(db, executing)))
 
-    async def _open_long(self) -> aiosqlite.Connection:
-        """A connection for one long read; one that a cancelled caller will not use is closed."""
+    async def _open_stream(self) -> aiosqlite.Connection:
+        """Open a connection for one stream. If the caller is cancelled, the connection is closed."""
 
         async def connect() -> aiosqlite.Connection:
             db = await aiosqlite.connect(
-                there(self._connections.path),
+                existing_uri(self._connections.path),
                 uri=True,
                 timeout=self._connections.busy_ms / 1000,
                 isolation_level=None,
@@ -271,10 +272,12 @@ async def _cursor(
     return await db.execute(sql, parameters)
 
 
-async def _let_go(db: aiosqlite.Connection, asking: asyncio.Future[aiosqlite.Cursor]) -> None:
+async def _close_stream(
+    db: aiosqlite.Connection, executing: asyncio.Future[aiosqlite.Cursor]
+) -> None:
     try:
-        if asking.done() and not asking.cancelled() and asking.exception() is None:
-            await asking.result().close()
+        if executing.done() and not executing.cancelled() and executing.exception() is None:
+            await executing.result().close()
     finally:
         await db.close()
 
