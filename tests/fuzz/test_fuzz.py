@@ -54,8 +54,8 @@ FIELDS = sorted({field for memory in VALID for field in memory["metadata"]} | {"
 
 
 @st.composite
-def mangled(draw: st.DrawFn) -> dict[str, Any]:
-    """A memory of ours of which some fields are anything."""
+def mangled_memories(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a memory of ours in which some fields have any value."""
     memory = dict(draw(st.sampled_from(VALID)))
     metadata = dict(memory["metadata"])
     for field in draw(st.lists(st.sampled_from(FIELDS), max_size=3)):
@@ -66,11 +66,11 @@ def mangled(draw: st.DrawFn) -> dict[str, Any]:
     return memory
 
 
-@examples(75)
-@given(memories=st.lists(mangled(), max_size=12))
-def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any]]) -> None:
-    """Whatever a server lists is decoded, refused as unreadable or ignored; a whole page of it is
-    applied without an error, leaves the database sound, and stays in one session's tables."""
+@examples(150)
+@given(memories=st.lists(mangled_memories(), max_size=12))
+def test_no_listed_memory_breaks_the_journal(memories: list[dict[str, Any]]) -> None:
+    """Each listed memory is decoded, refused as unreadable or ignored. A whole page of them is
+    applied without an error, keeps the database sound, and stays in one session's tables."""
     parts, voids = [], []
     for memory in memories:
         try:
@@ -103,9 +103,11 @@ def test_no_memory_of_any_server_breaks_the_journal(memories: list[dict[str, Any
     ),
     length=st.none() | st.integers(0, 1 << 17),
 )
-def test_no_file_breaks_the_opener(cuts: list[tuple[int, bytes]], length: int | None) -> None:
-    """A journal of which any bytes are anything opens, or is refused by an error of SQLite's or of
-    ours: nothing hangs, and nothing else is raised."""
+def test_no_damaged_file_breaks_the_opening(
+    cuts: list[tuple[int, bytes]], length: int | None
+) -> None:
+    """A journal with any bytes replaced opens, or is refused by an error of SQLite's or of ours:
+    the call ends and raises nothing else."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "j.db"
         conn = sqlite3.connect(path, isolation_level=None)
@@ -119,6 +121,6 @@ def test_no_file_breaks_the_opener(cuts: list[tuple[int, bytes]], length: int | 
         try:
             prepare(conn, str(path))
         except (sqlite3.Error, CachedSessionError):
-            pass  # refused, and said so
+            pass  # refused with an error
         finally:
             conn.close()

@@ -1,4 +1,4 @@
-"""A journal of which one cell holds what none ever holds, while SQLite calls every page sound."""
+"""A journal with an invalid value in one cell, on pages that SQLite finds sound."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
 from cached_session.devserver import DevServer
 from cached_session.journal.tables import outbox, schema, search_index
-from tests.fuzz.test_fuzz_journal import quiet, said
+from tests.fuzz.test_fuzz_journal import quiet_log, text_message
 from tests.hypothesis_profiles import examples
 
-__all__ = ["quiet"]
+__all__ = ["quiet_log"]
 
 PATIENCE = 60.0
-"""Seconds after which a call is said to hang."""
+"""Seconds after which a call counts as hanging."""
 TRIES = 6
 """Calls until one works, as in test_fuzz_journal.py."""
 OPTIONS = SyncOptions(
@@ -51,31 +51,31 @@ INSERT INTO meta VALUES ('retired:longgone', '');
 INSERT OR REPLACE INTO claims SELECT session, writer, counter, idx, 'longgone', 1, 1 FROM items
 LIMIT 1;
 """
-"""Rows that take a fleet to come by."""
+"""Rows that only many devices produce."""
 
 
 async def _use(path: Path, url: str) -> None:
     options = SyncOptions(durability="normal", listen=False)
     async with CachedSession.from_url("s", url=url, journal=path, options=options) as session:
         for number in range(3):
-            await session.add_items(said(f"{number} sent", f"{number} too"))
+            await session.add_items(text_message(f"{number} sent", f"{number} too"))
         await session.pop_item()
         await session.sync()
         await session.audit()
     async with CachedSession("s", journal=path, options=options) as session:
         async with CachedSession("other", journal=path, options=options) as other:
-            await other.add_items(said("cleared"))
+            await other.add_items(text_message("cleared"))
             await other.clear_session()
-            await other.add_items(said("left"))
-        await session.import_items(said("imported"), source="a file")
-        await session.add_items(said("refused"))
-        await session.add_items(said("waits", "and waits"))
+            await other.add_items(text_message("left"))
+        await session.import_items(text_message("imported"), source="a file")
+        await session.add_items(text_message("refused"))
+        await session.add_items(text_message("waits", "and waits"))
         await session.pop_item()
-        await session.add_items(said("last"))
+        await session.add_items(text_message("last"))
 
 
 def _used(url: str) -> bytes:
-    """A journal with every kind of row, indexed but for its last words."""
+    """Make a journal with every kind of row, with its last items not yet indexed."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "j.db"
         asyncio.run(_use(path, url))
@@ -124,11 +124,11 @@ VALUES = [
     "CAST(x'80ff' AS TEXT)",
     "CAST(x'22ff22' AS TEXT)",
 ]
-"""As SQL says them."""
+"""Values as SQL literals."""
 
 
 def _spoiled(path: Path, table: str, column: str, row: int, value: str) -> bool:
-    """Put a value into a cell, whatever its column takes; whether the file can hold it there."""
+    """Put a value into a cell of any column type, and return whether the file can hold it there."""
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
         lax = re.sub(r" (TEXT|INTEGER)(?! PRIMARY KEY)| NOT NULL", "", sql)
@@ -170,8 +170,10 @@ CALLS: dict[str, Call] = {
     "retry_parked": lambda s, c, p, u: s.retry_parked(),
     "status": lambda s, c, p, u: asyncio.to_thread(s.status),
     "status of all": lambda s, c, p, u: asyncio.to_thread(c.status),
-    "add_items": lambda s, c, p, u: s.add_items(said("on")),
-    "import_items": lambda s, c, p, u: s.import_items(said("imported", "more"), source="a file"),
+    "add_items": lambda s, c, p, u: s.add_items(text_message("on")),
+    "import_items": lambda s, c, p, u: s.import_items(
+        text_message("imported", "more"), source="a file"
+    ),
     "pop_item": lambda s, c, p, u: s.pop_item(),
     "pop_item confirmed": lambda s, c, p, u: _confirmed(p, u),
     "clear_session": lambda s, c, p, u: s.clear_session(),
@@ -200,7 +202,7 @@ async def _called(call: Callable[[], Awaitable[Any]], name: str) -> None:
 
 
 async def _lives(path: Path, url: str, names: list[str]) -> None:
-    """Each call raises nothing but our errors; after some tries the session works."""
+    """Check that each call raises only our errors, and that the session works after some tries."""
     cache = SessionCache(path, url=url, options=OPTIONS)
     session = cache.session("s")
     try:
@@ -208,10 +210,10 @@ async def _lives(path: Path, url: str, names: list[str]) -> None:
             await _called(lambda name=name: CALLS[name](session, cache, path, url), name)  # type: ignore[misc]
         for attempt in range(TRIES):
             try:
-                await session.add_items(said("after all"))
-                # Not the last: a spoiled stamp within bounds says that another one was said later.
-                assert said("after all")[0] in await session.get_items()
-                assert said("after all")[0] in [e.item for e in await session.entries()]
+                await session.add_items(text_message("after all"))
+                # Not the last one: a damaged stamp within bounds sorts another item last.
+                assert text_message("after all")[0] in await session.get_items()
+                assert text_message("after all")[0] in [e.item for e in await session.entries()]
                 await session.sync(10)
                 assert session.status().pending == 0
                 assert session.status().last_error is None
@@ -231,11 +233,11 @@ def server() -> Iterator[DevServer]:
 
 @pytest.fixture(scope="module")
 def used(server: DevServer) -> tuple[bytes, str]:
-    """A journal, and a backup of the server that it has synced with."""
+    """Make a journal, and a backup of the server that it has synced with."""
     return _used(server.url), server.snapshot()
 
 
-# Each of these once kept a query, or a loop over rows, going without end.
+# Each of these values once made a query, or a loop over rows, endless.
 @example(cell=("ops", "session"), row=11, value="'5'", names=["sync"])
 @example(cell=("forgets", "session"), row=0, value="'5'", names=["sync"])
 @example(cell=("ops", "session"), row=11, value="NULL", names=["sync"])
@@ -249,7 +251,7 @@ def used(server: DevServer) -> tuple[bytes, str]:
     value=st.sampled_from(VALUES),
     names=st.lists(st.sampled_from(sorted(CALLS)), min_size=1, max_size=8, unique=True),
 )
-def test_whatever_a_cell_holds_each_call_gives_our_errors_only(
+def test_calls_over_a_damaged_cell_raise_only_our_errors(
     server: DevServer,
     used: tuple[bytes, str],
     cell: tuple[str, str],
@@ -257,13 +259,13 @@ def test_whatever_a_cell_holds_each_call_gives_our_errors_only(
     value: str,
     names: list[str],
 ) -> None:
-    """One cell of any table is of another type or out of all bounds: whichever calls meet it end,
-    with a result or with an error of ours, and the session then goes on, over a file that is
-    mended if need be."""
+    """One cell of any table has another type or is out of bounds. The calls that read it end, with
+    a result or with an error of ours, and the session then works, over a recovered file if
+    needed."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "j.db"
         path.write_bytes(used[0])
-        # Behind the last row number there is no other: the next write finds the journal full.
+        # Nothing follows the largest row number: the next write finds the journal full.
         is_full = cell == ("ops", "seq") and value == str((1 << 63) - 1)
         if not is_full and _spoiled(path, *cell, row, value):
             server.restore(used[1])

@@ -28,7 +28,7 @@ from tests.fuzz.test_fuzz import JSON, LEAF, VALID
 from tests.hypothesis_profiles import examples
 
 TEXT = st.text(st.characters(), max_size=20)
-"""Lone surrogates included."""
+"""Including lone surrogates."""
 ANYTHING = st.recursive(
     LEAF | TEXT | st.binary(max_size=5) | st.complex_numbers() | st.just(...) | st.dates(),
     lambda inner: (
@@ -42,7 +42,8 @@ ANYTHING = st.recursive(
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON knows it: tuples are lists. ValueError where JSON has nothing like it."""
+    """Convert a value as JSON does: tuples become lists. Raise ValueError for values without a JSON
+    form."""
     if isinstance(value, (list, tuple)):
         return [as_json(inner) for inner in value]
     if isinstance(value, dict):
@@ -58,9 +59,9 @@ def as_json(value: Any) -> Any:
 
 @examples(100)
 @given(item=ANYTHING)
-def test_an_item_comes_back_as_it_was_or_is_refused(item: Any) -> None:
-    """Whatever is handed in as an item: JSON carries it and it comes back with its types, or it
-    is refused by one error of ours; never anything between."""
+def test_an_item_is_returned_unchanged_or_refused(item: Any) -> None:
+    """Any value given as an item is returned with its JSON types, or is refused by one error of
+    ours."""
     try:
         text, codec = encode_item(item)
     except InvalidArgument:
@@ -86,15 +87,15 @@ def test_an_item_comes_back_as_it_was_or_is_refused(item: Any) -> None:
     )
 )
 def test_no_stored_text_breaks_a_read(rows: list[tuple[bytes, int]]) -> None:
-    """Rows with any bytes and any codec: those that are JSON are read, each by itself; the others
-    are left out, and raise nothing."""
+    """Rows with any bytes and any codec: those that are JSON are returned, and the others are left
+    out without an error."""
     each = [decode_rows([row]) for row in rows]
     assert all(len(found) <= 1 for found in each)
     assert repr(decode_rows(rows)) == repr([item for found in each for item in found])
 
 
 def _mangled(draw: st.DrawFn, data: bytes) -> bytes:
-    """A file of which a few pieces are anything, cut anywhere."""
+    """Draw a file with a few replaced pieces, cut anywhere."""
     mangled = bytearray(data)
     for where, piece in draw(
         st.lists(st.tuples(st.integers(0, 1 << 16), st.binary(min_size=1, max_size=40)), max_size=6)
@@ -117,13 +118,13 @@ LINES = b"\n".join(
 
 @st.composite
 def lines(draw: st.DrawFn) -> bytes:
-    """JSON lines, mangled; or no such thing."""
+    """Draw mangled JSON lines, or any other bytes."""
     return draw(st.binary(max_size=200)) if draw(st.booleans()) else _mangled(draw, LINES)
 
 
 @st.composite
 def exports(draw: st.DrawFn) -> bytes:
-    """A server's export: our memories, a direct session's, strangers', mangled."""
+    """Draw a mangled export of a server with our memories, a direct session's and foreign ones."""
     found = []
     for _ in range(draw(st.integers(0, 6))):
         kind = draw(st.integers(0, 3))
@@ -144,9 +145,9 @@ def exports(draw: st.DrawFn) -> bytes:
     return _mangled(draw, b"\n".join(json.dumps(memory).encode() for memory in found) + b"\n")
 
 
-def carried(kind: Any, data: bytes, suffix: str) -> ImportReport | None:
-    """Import a file twice into a journal; None if it was refused. Nothing but our errors is
-    raised, what was added is readable, and nothing is added twice."""
+def import_twice(kind: Any, data: bytes, suffix: str) -> ImportReport | None:
+    """Import a file twice into a journal, and return None if it was refused. Only our errors are
+    raised, the added items are readable, and nothing is added twice."""
 
     async def carry() -> ImportReport | None:
         with tempfile.TemporaryDirectory() as directory:
@@ -170,8 +171,8 @@ def carried(kind: Any, data: bytes, suffix: str) -> ImportReport | None:
 @example(data=LINES)
 @given(data=lines())
 def test_no_file_of_lines_breaks_an_import(data: bytes) -> None:
-    """Any bytes as JSON lines: each line is an item or counted as unreadable."""
-    report = carried(import_jsonl, data, ".jsonl")
+    """In any bytes as JSON lines, each line is an item or counted as unreadable."""
+    report = import_twice(import_jsonl, data, ".jsonl")
     assert report is not None
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
@@ -181,9 +182,10 @@ def test_no_file_of_lines_breaks_an_import(data: bytes) -> None:
 
 @examples(30)
 @given(data=exports())
-def test_no_export_of_a_server_breaks_an_import(data: bytes) -> None:
-    """Any bytes as an export: what is ours or a direct session's comes in, the rest is counted."""
-    carried(import_dakera_export, data, ".jsonl")
+def test_no_server_export_breaks_an_import(data: bytes) -> None:
+    """From any bytes as an export, our items and a direct session's are imported, and the rest is
+    counted."""
+    import_twice(import_dakera_export, data, ".jsonl")
 
 
 def _database() -> bytes:
@@ -207,8 +209,8 @@ Cuts = list[tuple[int, bytes]]
 
 
 def _cut(data: bytes, cuts: Cuts, length: int | None) -> bytes:
-    """A file of which a few pieces are anything, cut somewhere. Named by what is done to it: the
-    whole of it would be no example to read."""
+    """Draw a file with a few replaced pieces, cut somewhere. It is represented by the changes,
+    because the whole content would be unreadable."""
     mangled = bytearray(data)
     for where, piece in cuts:
         mangled[where % len(mangled) : where % len(mangled) + len(piece)] = piece
@@ -225,17 +227,17 @@ def _cut(data: bytes, cuts: Cuts, length: int | None) -> bytes:
     length=st.none() | st.integers(0, 1 << 16),
 )
 def test_no_database_breaks_an_import(cuts: Cuts, length: int | None) -> None:
-    """A database of which any bytes are anything: its items come in, or it is refused by an error
-    of ours that names it; the file is left as it was."""
+    """From a database with any bytes replaced the items are imported, or it is refused by an error
+    of ours that names it. The file is unchanged."""
     data = _cut(DATABASE, cuts, length)
-    report = carried(import_sqlite_session, data, ".db")
+    report = import_twice(import_sqlite_session, data, ".db")
     if data == DATABASE:
         assert report is not None
         assert report.added == 40
 
 
 def _direct(**more: Any) -> dict[str, Any]:
-    """An item of a direct session, of which something is strange."""
+    """Draw an item of a direct session with an unusual part."""
     return {"id": "m", "content": "{}", "tags": [TAG], "metadata": {"seq": 1}, **more}
 
 
@@ -247,7 +249,7 @@ LISTED = st.dictionaries(st.sampled_from(FIELDS), JSON | TEXT, max_size=6)
 @examples(100)
 @given(memories=st.lists(LISTED, max_size=5))
 def test_no_memory_of_a_direct_session_breaks_the_import(memories: list[dict[str, Any]]) -> None:
-    """Whatever a listing holds, a memory is taken as an item or is none."""
+    """A memory in a listing is either taken as an item or left out."""
     items = DirectItems()
     try:
         added = sum(items.add(memory) for memory in memories)

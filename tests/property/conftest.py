@@ -10,7 +10,7 @@ from tests.property.histories import SMALL_PARTS
 
 @pytest.fixture(autouse=True, scope="module")
 def small_parts() -> Iterator[None]:
-    """Operations are cut small, so that pieces are the rule and cost nothing."""
+    """Split operations into small parts, so that most operations have several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "PART_BYTES", SMALL_PARTS)
         yield

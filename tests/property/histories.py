@@ -1,5 +1,5 @@
-"""Histories of any number of writers as data, and what they mean by brute force: the reference that
-the journal's bookkeeping is held against. Nothing here is clever on purpose."""
+"""Histories of several writers as data, with their meaning computed by brute force: the reference
+for the journal's bookkeeping."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ CLOCKS = {
 
 
 def names(count: int) -> list[str]:
-    """Writer ids as the library makes them; their order is not that of their clocks."""
+    """Return writer ids like those of the library. Their order is not that of their clocks."""
     return [f"{letter * 4}writer" for letter in "mazbyc"[:count]]
 
 
 def payload(dot: Dot, index: int, size: int) -> str:
-    """A payload that says whose it is; some need the exact codec, some take several parts."""
+    """Return a payload with its writer. Some need the exact codec, some take several parts."""
     item = {"is": f"{dot.writer}.{dot.counter}.{index}", "text": "é😀x" * size}
     if size % 3 == 2:
         item["big"] = 1 << 70  # type: ignore[assignment]
     return json.dumps(item, separators=(",", ":"), ensure_ascii=size % 3 == 2)
 
 
-def wholly_popped(ops: Iterable[Operation]) -> set[Dot]:
-    """Operations of which every item is named by a pop."""
+def completely_popped(ops: Iterable[Operation]) -> set[Dot]:
+    """Return the operations of which every item is popped."""
     named: dict[Dot, set[int]] = {}
     sizes: dict[Dot, int] = {}
     for op in ops:
@@ -70,11 +70,11 @@ def wholly_popped(ops: Iterable[Operation]) -> set[Dot]:
 
 
 def frontier_of(ops: Iterable[Operation]) -> set[Dot]:
-    """The dots that a replica with these operations counts as applied, one by one: those that are
-    here, and from the start of each writer on those that nobody need ever send."""
+    """Return the dots that a replica with these operations counts as applied, one by one: its
+    operations, and from the start of each writer also those that need not be sent."""
     ops = list(ops)
     here = {op.dot for op in ops}
-    gone = wholly_popped(ops)
+    gone = completely_popped(ops)
     covers = [decode_clear(op.payloads[0]) for op in ops if op.kind is Kind.CLEAR]
     writers = {dot.writer for dot in here | gone} | {w for c in covers for w in c.writers()}
     found = set(here)
@@ -87,7 +87,8 @@ def frontier_of(ops: Iterable[Operation]) -> set[Dot]:
 
 
 def complete(arrived: Iterable[Part], own: Iterable[Operation], ops: dict[Dot, Operation]) -> list:
-    """The operations that are whole: all parts of every payload that no applied pop names."""
+    """Return the complete operations: those with all parts of every payload that no applied pop
+    covers."""
     places: dict[Dot, set[tuple[int, int]]] = {}
     needed: dict[Dot, dict[int, set[tuple[int, int]]]] = {}
     for part in arrived:
@@ -154,7 +155,8 @@ class Writer:
 
 @st.composite
 def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
-    """Operations of one to four writers who hear of each other in any way, wholly or in part."""
+    """Draw operations of one to four writers, who receive each other's operations completely or in
+    part."""
     clocks = draw(st.lists(st.sampled_from(sorted(CLOCKS)), min_size=1, max_size=4))
     writers = [Writer(*pair) for pair in zip(names(4), clocks, strict=False)]
     steps = draw(
@@ -186,7 +188,7 @@ def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
                 if op.kind is Kind.APPEND
                 for index in range(len(op.payloads))
             ]
-            # Items that nobody has ever shown can be named too.
+            # A pop may also cover items that no replica has shown.
             items += [ItemRef(Dot("ghostwriter", 1 + size // 2), size % 2, 2)]
             op = writer.write(Kind.POP, (encode_pop(items[choice % len(items)]),))
         else:
@@ -198,7 +200,7 @@ def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a server hands a history out: pages of parts, in any order, again, some never."""
+    """How a server lists a history: pages of parts, in any order, repeated, some never."""
 
     seed: int
     page: int
@@ -224,7 +226,7 @@ class Delivery:
 
 
 def deliveries(lost: float = 0.1) -> st.SearchStrategy[Delivery]:
-    """Any way of delivering."""
+    """Draw a delivery."""
     return st.builds(
         Delivery,
         seed=st.integers(0, 1 << 30),

@@ -1,6 +1,6 @@
 """The reference model: computes the visible items from all operations, in the simplest way.
 
-Property tests and the simulation compare the journal, which works step by step, with it.
+Property tests and the simulation compare the journal, which works incrementally, with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A journal in memory, and what can be read of it, for the property tests."""
+"""A journal in memory, and readers of its state, for the property tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.property.reference_model import visible
 
 
 class Replica:
-    """One journal, everything of which happens in turn."""
+    """One journal without its threads."""
 
     def __init__(self) -> None:
         self.journal = Journal(MEMORY, threaded=False)
@@ -34,8 +34,8 @@ class Replica:
         )
 
     def append(self, author: writes.Author, texts: Sequence[str], fails: str = "") -> None:
-        """Append as a session does; or have it fail at its first statement that writes, or at its
-        end, and all of it rolled back."""
+        """Append as a session does, or let the append fail at its first write or at its end and
+        roll back."""
         encoded = [(text, codec_of(text)) for text in texts]
 
         def job(conn: sqlite3.Connection) -> writes.Written:
@@ -53,7 +53,7 @@ class Replica:
         self.last.keep(self.journal.write_blocking(job))
 
     def pop(self, author: writes.Author) -> str | None:
-        """Pop as a session does; the item's text."""
+        """Pop as a session does, and return the item's text."""
         popped = self.journal.write_blocking(
             lambda conn: writes.pop(conn, author, SESSION, self.last)
         )
@@ -90,7 +90,7 @@ class Replica:
         return found
 
     def state(self) -> dict[str, list[tuple]]:
-        """What two journals with the same operations must have in common, row for row."""
+        """Return the state that two journals with the same operations must share, row for row."""
         return {
             "items": self.rows("SELECT * FROM items ORDER BY 1, 2, 3, 4, 5"),
             "ops": self.rows(
@@ -107,7 +107,8 @@ class Replica:
     def check(
         self, ops: Iterable[Operation], *, frontier: bool = True, pruned: bool = False
     ) -> None:
-        """The journal shows, counts and knows what brute force says of these operations."""
+        """Check items, counts and frontier of the journal against the brute-force result for these
+        operations."""
         ops = list(ops)
         expected = visible(ops)
         entries = self.entries()
@@ -122,7 +123,7 @@ class Replica:
         rows = self.rows("SELECT writer, counter, live FROM ops WHERE kind = 'append'")
         found = {Dot(*row[:2]): row[2] for row in rows}
         if pruned:
-            # What is not visible may have been let go of.
+            # Operations that are not visible may have been pruned.
             found = dict.fromkeys((dot for dot in live if not live[dot]), 0) | found
         assert found == live
         if frontier:

@@ -15,10 +15,10 @@ from cached_session.journal.tables.writes import Author
 from tests.hypothesis_profiles import examples
 from tests.property.histories import SESSION
 from tests.property.replicas import Replica
-from tests.property.test_property_machine import JOURNALS, Exchange, names, which
+from tests.property.test_property_exchange import JOURNALS, Exchange, names, which
 
 SMALL = 1
-"""Entries of one change in these tests, so that most steps leave something to tell."""
+"""Entries of one change in these tests, so that most steps leave further changes."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,7 +29,7 @@ def small_steps() -> Iterator[None]:
 
 
 class Follower:
-    """Somebody who shows a session and carries out what the changes say, and nothing else."""
+    """A client that shows a session by applying its changes, and nothing else."""
 
     def __init__(self, replica: Replica, writer: str, start: ChangeCursor) -> None:
         self.replica, self.writer, self.view = replica, writer, start
@@ -38,7 +38,7 @@ class Follower:
         self.operations: int | None = 0
 
     def step(self) -> list[Change]:
-        """One look, at a moment of the follower's own choice."""
+        """Read one change, at a time that the follower chooses."""
         self.view, changes = self.replica.journal.read_blocking(
             lambda conn: change_cursor.advance(conn, SESSION, self.view, 0, self.writer)
         )
@@ -72,14 +72,14 @@ class Follower:
             self.operations += change.operations
 
     def catch_up(self) -> None:
-        """Look until there is nothing more to tell."""
+        """Read changes until there are none."""
         while self.step() or self.view.is_behind:
             pass
 
 
-def told_apart(entries: list[Entry]) -> list[Entry]:
-    """Entries as far as a follower is told of them: ranks are places in its list, and that a
-    request is under way is not news."""
+def followed_entries(entries: list[Entry]) -> list[Entry]:
+    """Return entries as far as changes describe them: ranks are positions in the list, and the
+    state `sent` is not reported."""
     waits = {"sent": "pending"}
     return [
         replace(entry, rank=rank, sync_state=waits.get(entry.sync_state, entry.sync_state))
@@ -88,8 +88,8 @@ def told_apart(entries: list[Entry]) -> list[Entry]:
 
 
 class Followed(Exchange):
-    """The journals of `Exchange`, each followed by somebody who looks now and then; the server also
-    refuses operations, which are sent again or given up."""
+    """The journals of `Exchange`, each followed by a client that reads changes at times. The server
+    also refuses operations, which are retried or dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ class Followed(Exchange):
             self._check(who)
 
     def every_journal_shows_what_it_has(self) -> None:
-        """Not here: what is given up is nobody's any more."""
+        """Skip this check here: dropped operations are on no replica any more."""
 
     @rule(who=which)
     def park(self, who: int) -> None:
-        """The server refuses the oldest that waits."""
+        """Let the server refuse the oldest pending operation."""
         write = self.replicas[who].journal.write_blocking
         limits = {"after": 0, "upto": 1 << 40, "most_ops": 1, "most_bytes": 1 << 20}
         for seq in write(lambda conn: outbox.take(conn, SESSION, **limits)):
@@ -117,32 +117,32 @@ class Followed(Exchange):
 
     @rule(who=which)
     def retry(self, who: int) -> None:
-        """Everything that is parked is to be sent again."""
+        """Retry every parked operation."""
         self.replicas[who].journal.write_blocking(
             lambda conn: parked_operations.retry_parked(conn, SESSION, None)
         )
 
     @rule(who=which)
     def drop(self, who: int) -> None:
-        """Everything that is parked is given up, as far as it may be."""
+        """Drop every parked operation, as far as allowed."""
         write = self.replicas[who].journal.write_blocking
         dots = [one.dot for one in write(lambda conn: parked_operations.parked(conn, SESSION))]
         self.dropped[who] += write(lambda conn: parked_operations.drop_parked(conn, SESSION, dots))
 
     @rule(who=which)
     def look(self, who: int) -> None:
-        """One step, which may tell of a part only."""
+        """Read one change, which may be partial."""
         self.followers[who].step()
 
     @rule(who=which)
     def catch_up(self, who: int) -> None:
-        """As many steps as it takes."""
+        """Read changes until there are none."""
         self._check(who)
 
     @precondition(lambda self: self.ticks % 5 == 0)
     @rule(who=which, at=st.integers(0, 20))
     def start_again(self, who: int, at: int) -> None:
-        """A new follower begins with an older state: what the last one showed, or a part of it."""
+        """Start a new follower with an older state: the last one's list, or a part of it."""
         old = self.followers[who]
         new = Follower(old.replica, old.writer, ChangeCursor.of(old.shown[at:]))
         new.operations = None
@@ -152,15 +152,15 @@ class Followed(Exchange):
     def _check(self, who: int) -> None:
         follower = self.followers[who]
         follower.catch_up()
-        assert told_apart(follower.shown) == told_apart(follower.replica.entries())
+        assert followed_entries(follower.shown) == followed_entries(follower.replica.entries())
         waits = follower.replica.row("SELECT count(*) FROM ops WHERE state IN (0, 1)")[0]
-        # Who has been told of nothing yet has not been told of what waits.
+        # A follower without any change yet does not know the pending operations either.
         assert follower.pending in (None, waits)
         if follower.operations is None:
             return
         unsent = follower.replica.row("SELECT count(*) FROM ops WHERE state <> 2")[0]
         acked = len(self.own[who]) - self.dropped[who] - unsent
-        # What another process wrote may have been acknowledged before anybody looked.
+        # Operations of another process may have been acknowledged before the follower's next read.
         sure = follower.replica.row(
             "SELECT count(*) FROM ops WHERE state = 2 AND writer = ?", follower.writer
         )[0]
@@ -177,19 +177,19 @@ Followed.TestCase.settings = examples(50, stateful_step_count=40)
 
 
 class TestFollowed(Followed.TestCase):
-    """Who carries out the changes shows what `entries` gives, whenever it looks and however late:
-    removed last to first, appended first to last, each at its rank."""
+    """A client that applies the changes shows the same as `entries`, at any time and after any
+    delay: removals last to first, appends first to last, each at its rank."""
 
 
 @pytest.fixture
 def follower() -> Iterator[Follower]:
-    """Of an empty session."""
+    """Return a follower of an empty session."""
     with closing(Replica()) as replica:
         yield Follower(replica, "aaaawriter", ChangeCursor.since(0, 0))
 
 
 def add(follower: Follower, count: int = 1) -> None:
-    """One operation of so many items."""
+    """Add one operation with that many items."""
     author = Author(follower.writer, 1_700_000_000_000, 600_000)
     encoded = [('{"is":0}', 0)] * count
     follower.replica.journal.write_blocking(
@@ -198,15 +198,15 @@ def add(follower: Follower, count: int = 1) -> None:
 
 
 def answer(follower: Follower) -> None:
-    """The server acknowledges everything that waits."""
+    """Let the server acknowledge everything pending."""
     write = follower.replica.journal.write_blocking
     limits = {"after": 0, "upto": 1 << 40, "most_ops": 100, "most_bytes": 1 << 20}
     seqs = write(lambda conn: outbox.take(conn, SESSION, **limits))
     write(lambda conn: outbox.acknowledge(conn, seqs))
 
 
-def test_many_answers_are_told_a_part_at_a_time(follower: Follower) -> None:
-    """Each operation once, until all entries show it."""
+def test_many_acknowledgements_are_reported_in_parts(follower: Follower) -> None:
+    """Each operation is reported once, until all entries are acknowledged."""
     for _ in range(5):
         add(follower, 2)
     follower.catch_up()
@@ -216,8 +216,9 @@ def test_many_answers_are_told_a_part_at_a_time(follower: Follower) -> None:
     assert {entry.sync_state for entry in follower.shown} == {"acked"}
 
 
-def test_what_is_written_while_a_follower_is_behind_counts_once(follower: Follower) -> None:
-    """Though a step passes between its write and its answer that tells of something older."""
+def test_an_append_during_a_late_step_is_reported_once(follower: Follower) -> None:
+    """An append and its acknowledgement are reported once, although a step between them reports
+    older changes."""
     add(follower, 3)
     follower.step()
     assert follower.view.is_behind
@@ -229,8 +230,9 @@ def test_what_is_written_while_a_follower_is_behind_counts_once(follower: Follow
     assert follower.pending == 0
 
 
-def test_what_is_given_up_unseen_is_not_acknowledged(follower: Follower) -> None:
-    """Refused and dropped between two looks: it is removed, and no more."""
+def test_an_operation_dropped_unseen_is_not_reported_as_acknowledged(follower: Follower) -> None:
+    """An operation that is refused and dropped between two reads is reported as removed, and
+    nothing else."""
     add(follower)
     follower.catch_up()
     write = follower.replica.journal.write_blocking

@@ -34,9 +34,9 @@ stamps = st.one_of(st.integers(0, 1000), st.integers(0, MAX_STAMP), st.just(MAX_
 
 @pytest.mark.promise(number=4)
 @given(now=clocks, seen=stamps, mine=st.booleans(), last=clocks, gap=st.integers(0, 10**6))
-def test_a_new_run_is_later_than_everything_seen(now, seen, mine, last, gap) -> None:
-    """Whatever the wall clock says, a run that starts carries a larger stamp than any seen, within
-    what the journal and the wire can hold; only at the very last stamp is there no larger one."""
+def test_a_new_run_has_a_later_stamp_than_all_seen(now, seen, mine, last, gap) -> None:
+    """A new run has a larger stamp than any seen, whatever the wall clock shows, within the limits
+    of journal and wire. Only the very last stamp has no larger one."""
     run = next_run(
         now_ms=now, highest_seen=seen, current=None, last_was_mine=mine, last_ms=last, gap_ms=gap
     )
@@ -50,9 +50,9 @@ def test_a_new_run_is_later_than_everything_seen(now, seen, mine, last, gap) -> 
 @given(
     now=clocks, current=stamps, ahead=st.integers(0, 1000), last=clocks, gap=st.integers(0, 10**6)
 )
-def test_a_run_goes_on_until_news_or_a_pause(now, current, ahead, last, gap) -> None:
-    """A run is kept exactly while nothing else was applied and no longer pause than the gap was
-    made; a clock that jumped back is no pause."""
+def test_a_run_continues_until_remote_operations_or_a_pause(now, current, ahead, last, gap) -> None:
+    """A run continues exactly while no other operation was applied and no pause was longer than the
+    allowed gap. A clock that jumped back is not a pause."""
     seen = min(current + ahead, MAX_STAMP)
 
     def run(*, mine: bool):
@@ -81,7 +81,7 @@ def members(frontier: Frontier) -> set[tuple[str, int]]:
 @given(st.lists(dots))
 def test_a_frontier_is_the_set_of_its_dots(added) -> None:
     """Adding dots in any order gives the set, its prefixes and its gaps, and equal frontiers are
-    equal whatever way they were made."""
+    equal however they were made."""
     frontier = Frontier()
     for writer, counter in added:
         frontier.add(writer, counter)
@@ -104,8 +104,8 @@ ranges = st.tuples(st.integers(1, 30), st.integers(0, 8)).map(lambda p: (p[0], p
 
 
 @given(st.lists(ranges))
-def test_ranges_are_disjoint_and_never_touch(added) -> None:
-    """Ranges that overlap or touch are melted into one; nothing is gained or lost by that."""
+def test_ranges_are_disjoint_and_not_adjacent(added) -> None:
+    """Ranges that overlap or touch are merged, and the set of dots stays the same."""
     found = Ranges(added)
     expected = {counter for first, last in added for counter in range(first, last + 1)}
     listed = list(found)
@@ -121,7 +121,7 @@ def test_ranges_are_disjoint_and_never_touch(added) -> None:
 
 @given(st.lists(dots), st.lists(dots), st.lists(dots))
 def test_merging_frontiers_is_a_union(one, two, three) -> None:
-    """Merging is commutative, associative, idempotent, and leaves the other side alone."""
+    """Merging is commutative, associative and idempotent, and does not change its argument."""
 
     def merged(*parts) -> Frontier:
         whole = Frontier()
@@ -139,7 +139,7 @@ def test_merging_frontiers_is_a_union(one, two, three) -> None:
 
 
 @given(st.lists(dots))
-def test_an_encoded_frontier_comes_back(added) -> None:
+def test_an_encoded_frontier_decodes_to_itself(added) -> None:
     """Encoding and decoding, also through JSON and a clear's payload, gives an equal frontier."""
     frontier = Frontier.of(added)
     assert Frontier.decode(json.loads(json.dumps(frontier.encode()))) == frontier
@@ -157,8 +157,8 @@ json_like = st.recursive(
 
 
 @given(json_like)
-def test_a_nonsense_payload_is_a_value_error(data) -> None:
-    """No pop and no clear can be read out of other JSON, and refusing it never raises else."""
+def test_an_invalid_payload_is_a_value_error(data) -> None:
+    """Other JSON is neither a pop nor a clear, and decoding it raises nothing but ValueError."""
     text = json.dumps(data)
     for read, back in ((decode_pop, encode_pop), (decode_clear, encode_clear)):
         try:
@@ -209,23 +209,24 @@ def test_a_frontier_of_another_shape_is_refused(data) -> None:
         {"w": "a", "c": 1, "i": 0, "n": 1 << 31},
     ],
 )
-def test_a_pop_that_names_no_item_is_refused(data) -> None:
-    """A pop names a writer, a counter from 1 and an index within the batch, all of their types."""
+def test_an_invalid_pop_is_refused(data) -> None:
+    """A pop consists of a writer, a counter from 1 and an index within the batch, each of its
+    type."""
     with pytest.raises(ValueError):  # noqa: PT011
         decode_pop(json.dumps(data))
 
 
 @given(st.text(max_size=8), st.integers(1, (1 << 53) - 1), st.integers(0, 5), st.integers(1, 5))
-def test_a_pop_names_its_item(writer, counter, index, more) -> None:
-    """What a pop's payload names is what it was made for."""
+def test_a_pop_decodes_to_its_item(writer, counter, index, more) -> None:
+    """The payload of a pop decodes to the item for which it was made."""
     ref = ItemRef(Dot(writer, counter), index, index + more)
     assert decode_pop(encode_pop(ref)) == ref
 
 
 @pytest.mark.promise(number=4)
 @given(histories(), st.integers(0, 1 << 20))
-def test_visibility_asks_for_neither_order_nor_number(ops, seed) -> None:
-    """The reference itself shows the same whatever order operations come in, and however often."""
+def test_visible_items_depend_on_neither_order_nor_repetition(ops, seed) -> None:
+    """The reference model shows the same for any order and any repetition of operations."""
     again = [*ops.values(), *ops.values()]
     random.Random(seed).shuffle(again)
     assert visible(again) == visible(ops.values())
@@ -233,8 +234,9 @@ def test_visibility_asks_for_neither_order_nor_number(ops, seed) -> None:
 
 @pytest.mark.promise(number=5)
 @given(histories())
-def test_what_is_shown_is_whole_batches_minus_what_was_named(ops) -> None:
-    """Ten lines that share nothing with the reference agree with it: sort, then filter."""
+def test_visible_items_are_whole_batches_without_removed_items(ops) -> None:
+    """An independent computation in ten lines agrees with the reference model: sort, then
+    filter."""
     shown = []
     for _, dot in sorted((op.stamp, op.dot) for op in ops.values() if op.kind is Kind.APPEND):
         for index, text in enumerate(ops[dot].payloads):

@@ -31,9 +31,9 @@ History = dict[Dot, Operation]
 @pytest.mark.promise(number=4)
 @examples(100)
 @given(histories(), deliveries())
-def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History, delivery) -> None:
-    """Whatever comes in whatever order, pieces and number, the items, their ranks and counters and
-    the frontier are those of exactly the operations that are complete."""
+def test_a_journal_agrees_with_the_reference_after_every_page(ops: History, delivery) -> None:
+    """Items, ranks, counters and frontier are those of exactly the complete operations, for any
+    order, partition and repetition of the parts."""
     with closing(Replica()) as replica:
         arrived = []
         for page in delivery.pages(ops):
@@ -44,15 +44,16 @@ def test_a_journal_shows_what_the_reference_shows_after_every_page(ops: History,
 
 @pytest.mark.promise(number=4)
 @given(histories(), deliveries(lost=0), deliveries(lost=0))
-def test_the_order_of_arrival_leaves_no_trace(ops: History, one, other) -> None:
-    """Two journals that got the same operations by different ways are equal row for row."""
+def test_the_order_of_arrival_changes_nothing(ops: History, one, other) -> None:
+    """Two journals that got the same operations in different orders are equal row for row."""
     states = []
     for delivery in (one, other):
         with closing(Replica()) as replica:
             arrived = [part for page in delivery.pages(ops) for part in page]
             for page in delivery.pages(ops):
                 replica.apply(page)
-            # What is popped may be lost on one of the two ways; the second gets the rest.
+            # A popped item may be missing in one of the two deliveries. The second journal gets the
+            # rest.
             for op in ops.values():
                 replica.apply(_parts(op))
             assert {part.dot for part in arrived} <= set(ops)
@@ -64,7 +65,7 @@ def test_the_order_of_arrival_leaves_no_trace(ops: History, one, other) -> None:
 
 @pytest.mark.promise(number=3)
 @given(histories(), deliveries(lost=0))
-def test_an_operation_seen_twice_is_applied_once(ops: History, delivery) -> None:
+def test_a_repeated_operation_is_applied_once(ops: History, delivery) -> None:
     """A second delivery of a whole history changes nothing and reports nothing new."""
     with closing(Replica()) as replica:
         for op in ops.values():
@@ -93,9 +94,11 @@ def test_a_tail_is_the_end_of_the_history(ops: History, limit: int) -> None:
 
 
 @given(histories(), deliveries(lost=0), st.data())
-def test_damage_is_never_shown_and_the_truth_heals_it(ops: History, delivery, data) -> None:
-    """Parts that were cut, rewritten or merged on the way show nothing that was never written, and
-    what they stood for is shown as soon as it comes undamaged."""
+def test_damaged_parts_are_never_shown_and_undamaged_ones_replace_them(
+    ops: History, delivery, data
+) -> None:
+    """Parts that were cut, rewritten or merged show nothing that was never written, and their items
+    are shown once undamaged parts come."""
     parts = [part for page in delivery.pages(ops) for part in page]
     hurt = data.draw(
         st.lists(st.tuples(st.integers(0, 200), st.sampled_from(sorted(DAMAGE))), max_size=4)
@@ -110,7 +113,7 @@ def test_damage_is_never_shown_and_the_truth_heals_it(ops: History, delivery, da
             assert {(Dot(*row[:2]), *row[2:]) for row in shown} <= written
         for op in ops.values():
             replica.apply(_parts(op))
-        # An operation that waited for its whole to be looked for again has been thrown away.
+        # An operation that waited for its missing parts has been discarded.
         for op in ops.values():
             replica.apply(_parts(op))
         replica.check(ops.values())
@@ -140,9 +143,9 @@ Step = st.tuples(
 
 @examples(100)
 @given(histories(most=10), deliveries(), st.lists(Step, max_size=16))
-def test_writes_here_and_arrivals_mix_in_any_way(ops: History, delivery, steps) -> None:
-    """Appends, pops and clears by several openings of a journal, between pages from elsewhere,
-    show what the reference shows, and each sorts behind everything that was applied before it."""
+def test_local_writes_and_pulled_operations_mix_in_any_order(ops: History, delivery, steps) -> None:
+    """Appends, pops and clears by several openings of a journal, between pages of other devices,
+    agree with the reference, and each sorts behind everything that was applied before it."""
     pages = delivery.pages(ops)
     authors = [f"local{name}" for name in names(3)]
     known: History = dict(ops)
@@ -168,7 +171,7 @@ def test_writes_here_and_arrivals_mix_in_any_way(ops: History, delivery, steps) 
 def _write(
     replica: Replica, author: writes.Author, what: str, size: int, applied: list[Operation]
 ) -> Operation | None:
-    """Write, and check the operation that was recorded against what the call was to do."""
+    """Write, and check the recorded operation against the call."""
     before = replica.row("SELECT count(*) FROM ops")[0]
     shown = visible(applied)
     mine = sum(op.dot.writer == author.writer for op in applied)
@@ -192,11 +195,11 @@ def _write(
         ref = decode_pop(op.payloads[0])
         assert (ref.dot, ref.index) == shown[-1][:2]
     else:
-        # What a clear before it covers, as all know by now, it need not repeat.
+        # An earlier clear that every replica knows need not be repeated.
         covers = [decode_clear(c.payloads[0]) for c in [*applied, op] if c.kind is Kind.CLEAR]
         appends = [seen for seen in applied if seen.kind is Kind.APPEND]
         assert all(any(seen.dot in cover for cover in covers) for seen in appends)
-        # Nobody looks for what a clear names: a clear is looked for until it is there.
+        # The items that a clear covers are not looked for; the clear is, until it is there.
         assert not any(seen.dot in covers[-1] for seen in applied if seen.kind is Kind.CLEAR)
         assert not any(op.dot in cover for cover in covers)
     return op

@@ -34,7 +34,7 @@ Steps = st.lists(
 
 
 def scan(path: Path) -> list[Any]:
-    """The history as the file has it."""
+    """Return the history as stored in the file."""
     with closing(sqlite3.connect(path)) as conn:
         row = session_row(conn, "s")
         rows = conn.execute(item_rows.EXPORT, ("s",)).fetchall() if row else []
@@ -43,9 +43,9 @@ def scan(path: Path) -> list[Any]:
 
 @examples(30)
 @given(Steps)
-def test_what_is_kept_in_memory_is_what_the_file_has(steps: list[Any]) -> None:
-    """Whoever writes in between, through this journal or another connection, and whatever part is
-    asked for: what is read is what a scan of the file gives, and as fresh objects."""
+def test_the_tail_cache_agrees_with_the_file(steps: list[Any]) -> None:
+    """A read gives the result of a scan of the file, as new objects, for any requested part and
+    after writes through this journal or another connection."""
     with (
         tempfile.TemporaryDirectory() as directory,
         mock.patch.multiple(

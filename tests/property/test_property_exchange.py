@@ -25,8 +25,8 @@ which = st.integers(0, JOURNALS - 1)
 
 
 class Exchange(RuleBasedStateMachine):
-    """Three journals and a server between them that stores, lists and forgets memories; requests
-    are cut short, repeated and answered out of order."""
+    """Three journals and a server that stores, lists and deletes memories. Requests are
+    interrupted, repeated and answered out of order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Exchange(RuleBasedStateMachine):
         self.ops: dict[Dot, Operation] = {}
         self.server: dict[str, dict] = {}
         self.ever: dict[str, dict] = {}
-        """What the server held at some time."""
+        """Earlier states of the server."""
         self.ticks = 0
 
     def teardown(self) -> None:
@@ -46,7 +46,7 @@ class Exchange(RuleBasedStateMachine):
             for replica in self.replicas:
                 replica.close()
 
-    # -- what a journal's owner does -------------------------------------------------------------
+    # -- calls of a journal's owner --------------------------------------------------------------
 
     def _author(self, who: int, opening: int, clock: str) -> writes.Author:
         self.ticks += 1
@@ -80,8 +80,8 @@ class Exchange(RuleBasedStateMachine):
         clock=st.sampled_from(sorted(CLOCKS)),
         fails=st.sampled_from(["first", "last"]),
     )
-    def append_in_vain(self, who: int, opening: int, clock: str, fails: str) -> None:
-        """Begin to append, and have all of it taken back."""
+    def append_rolled_back(self, who: int, opening: int, clock: str, fails: str) -> None:
+        """Begin an append and roll it back."""
         with pytest.raises(JournalError):
             self.replicas[who].append(self._author(who, opening, clock), ['"lost"'], fails)
 
@@ -107,7 +107,7 @@ class Exchange(RuleBasedStateMachine):
         at=st.integers(0, 9),
     )
     def remove(self, who: int, opening: int, clock: str, at: int) -> None:
-        """Take out an item wherever it stands."""
+        """Remove an item at any position."""
         author = self._author(who, opening, clock)
         entries = self.replicas[who].entries()
         if entries:
@@ -118,11 +118,11 @@ class Exchange(RuleBasedStateMachine):
             )
             self._wrote(who)
 
-    # -- what its replicator does ----------------------------------------------------------------
+    # -- steps of its replicator -----------------------------------------------------------------
 
     @rule(who=which, most=st.integers(1, 5), cut=st.integers(0, 6), answered=st.booleans())
     def push(self, who: int, most: int, cut: int, answered: bool) -> None:
-        """Send what waits; the request may be cut short, and its answer may be lost."""
+        """Send pending operations. The request may be interrupted, and its answer lost."""
         write = self.replicas[who].journal.write_blocking
         limits = {"after": 0, "upto": 1 << 40, "most_ops": most, "most_bytes": 1 << 20}
         seqs = write(lambda conn: outbox.take(conn, SESSION, **limits))
@@ -142,7 +142,7 @@ class Exchange(RuleBasedStateMachine):
 
     @rule(who=which)
     def forget(self, who: int) -> None:
-        """Have the server forget what was removed, once it may."""
+        """Delete removed items on the server once that is allowed."""
         write = self.replicas[who].journal.write_blocking
         due = write(lambda conn: outbox.forgets_due(conn, SESSION, 100))
         for item in due:
@@ -152,7 +152,7 @@ class Exchange(RuleBasedStateMachine):
 
     @rule(who=which, most=st.integers(1, 5))
     def prune(self, who: int, most: int) -> None:
-        """Let go of what nothing needs any more."""
+        """Prune operations that are not needed any more."""
         self.replicas[who].journal.write_blocking(lambda conn: compaction.prune(conn, most))
 
     @rule(
@@ -162,8 +162,8 @@ class Exchange(RuleBasedStateMachine):
         lags=st.booleans(),
     )
     def pull(self, who: int, seed: int, share: float, lags: bool) -> None:
-        """Get some of what the server lists, in any order; or a replica of it that lags, and lists
-        what is forgotten by now."""
+        """Pull some of the server's memories in any order, or from a lagging replica that still
+        lists deleted ones."""
         chance = random.Random(seed)
         held = self.ever if lags else self.server
         listed = [m for m in held.values() if chance.random() < share]
@@ -172,7 +172,7 @@ class Exchange(RuleBasedStateMachine):
 
     @rule(who=which)
     def refresh_gaps(self, who: int) -> None:
-        """Bring the list of what is missing up to date."""
+        """Update the list of missing operations."""
         write = self.replicas[who].journal.write_blocking
         count = write(lambda conn: gaps.refresh_gaps(conn, SessionRef.of(SESSION), self.ticks))
         assert count == len(self.replicas[who].rows("SELECT * FROM holes"))
@@ -183,23 +183,23 @@ class Exchange(RuleBasedStateMachine):
         assert (result.damaged, result.conflicts) == (0, 0)
         self.arrived[who] += parts
 
-    # -- what must hold --------------------------------------------------------------------------
+    # -- invariants ------------------------------------------------------------------------------
 
     @invariant()
     def every_journal_shows_what_it_has(self) -> None:
         for who, replica in enumerate(self.replicas):
-            # Parts of what a clear covers may have been thrown away: nobody counts on them.
+            # Parts of operations that a clear covers may have been discarded, and are not counted.
             known = complete(self.arrived[who], self.own[who], self.ops)
             replica.check(known, frontier=False, pruned=True)
 
     def _settle(self) -> None:
-        """Once everything is sent and listed, all journals are equal and nothing is missing."""
+        """Check that all journals are equal and miss nothing once everything is sent and listed."""
         for who in range(JOURNALS):
             self.push(who, 10_000, 0, answered=True)
             assert self.replicas[who].rows("SELECT * FROM ops WHERE state <> 2") == []
         for who in range(JOURNALS):
             self._deliver(who, list(self.server.values()))
-            # One time more: what was hidden behind pops of the same page.
+            # Once more: items that were hidden behind pops of the same page.
             self._deliver(who, list(self.server.values()))
             self.refresh_gaps(who)
             assert self.replicas[who].rows("SELECT * FROM parts") == []
@@ -218,8 +218,8 @@ class Exchange(RuleBasedStateMachine):
         self._audit()
 
     def _audit(self) -> None:
-        """An audit of a server that lost nothing resends nothing, and what it has the server
-        forget is shown by nobody."""
+        """Audit a complete server: nothing is sent again, and no deleted memory is shown
+        anywhere."""
         listing = ServerListing(KEY)
         listing.add([decode(memory, KEY) for memory in self.server.values()], [])
         shown = {(dot, index) for dot, index, _ in visible(self.ops.values())}
@@ -237,4 +237,4 @@ Exchange.TestCase.settings = examples(60, stateful_step_count=30)
 
 
 class TestExchange(Exchange.TestCase):
-    """Journals that exchange operations show what the reference shows, after every single step."""
+    """Journals that exchange operations agree with the reference after every step."""
