@@ -1,6 +1,6 @@
 """Stands for ``pip`` in the documentation's blocks: is there what they say to install?
 
-    python tests/installable.py install 'cached-session[cli]'
+    python -m tests.installable install 'cached-session[cli]'
 
 Ours must have the extras that are named; anything else must be among the pins of CI.
 """

@@ -54,7 +54,7 @@ METRICS_PORT = "9464"
 MOST_NOT_RUN = 4
 SHELL = f"""
 make() {{ command make --dry-run -C '{ROOT}' "$@" >/dev/null; }}
-pip() {{ '{sys.executable}' '{Path(__file__).parent / "installable.py"}' "$@"; }}
+pip() {{ (cd '{ROOT}' && '{sys.executable}' -m tests.installable "$@"); }}
 python() {{
     [[ "$1 $2" == "-m "@(tests|benchmarks).* ]] || {{ command python "$@"; return; }}
     local help word; help=$(cd '{ROOT}'; command python -m "$2" --help) || return 1

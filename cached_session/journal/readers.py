@@ -245,7 +245,7 @@ class Readers:
                 await shielded(asyncio.ensure_future(_close_stream(db, executing)))
 
     async def _open_stream(self) -> aiosqlite.Connection:
-        """Open a connection for one stream. If the caller is cancelled, the connection is closed."""
+        """Open a connection for one stream, and close it if the caller is cancelled."""
 
         async def connect() -> aiosqlite.Connection:
             db = await aiosqlite.connect(

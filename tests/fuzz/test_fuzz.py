@@ -66,7 +66,7 @@ def mangled_memories(draw: st.DrawFn) -> dict[str, Any]:
     return memory
 
 
-@examples(150)
+@examples(75)
 @given(memories=st.lists(mangled_memories(), max_size=12))
 def test_no_listed_memory_breaks_the_journal(memories: list[dict[str, Any]]) -> None:
     """Each listed memory is decoded, refused as unreadable or ignored. A whole page of them is
