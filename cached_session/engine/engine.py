@@ -74,7 +74,7 @@ class Engine:
         self.hydration = Hydration(self.journal, self.loop_host, options, runtime)
         self._file_lock: BaseFileLock | None = None
         self._following: Counter[str] = Counter()
-        """How many session objects use each session."""
+        """Number of open session objects of each session."""
         self.news = Notifier()
         """Woken by everything that may change what a session shows, or what of it is unsent."""
 
@@ -160,7 +160,7 @@ class Engine:
 
     @property
     def spec(self) -> RemoteSpec | None:
-        """How to reach the server; None for local-only use."""
+        """Connection settings of the server; None for local-only use."""
         return self._specs[0] if self._specs else None
 
     def author(self) -> Author:

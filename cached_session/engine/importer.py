@@ -91,9 +91,9 @@ class Source:
     kind: str
     """The kind of source, and as much of its name as it keeps when it is moved."""
     private: bool
-    """Whether the server gets no readable text of the items."""
+    """True if the server gets no readable text of the items."""
     is_named: bool = False
-    """Whether no other source has the same `kind`, whatever its first item is."""
+    """True if no other source has the same `kind`, whatever its first item is."""
     total: int | None = None
     """Number of items, if known; for progress reports."""
 

@@ -36,7 +36,7 @@ class SessionConfig:
 
     session_id: str
     remote: RemoteSpec | None = None
-    """How to reach the server; None for local-only use."""
+    """Connection settings of the server; None for local-only use."""
     settings: Any = None
     """As `sdk_settings` returns them."""
     pop: str = "local"

@@ -59,7 +59,7 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
 def existing_uri(path: str) -> str:
     """Return a URI under which SQLite opens the file if it exists, and does not make it.
 
-    For another connection to a file that may have been moved away a moment ago.
+    For another connection to a file that may just have been moved.
     """
     return f"{Path(path).absolute().as_uri()}?mode=rw"
 

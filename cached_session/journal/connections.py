@@ -86,7 +86,7 @@ class Connections:
         self.suspicion: str | None = None
         """SQLite's message about damage in the file; it is checked before the next job."""
         self._stale = False
-        """Whether a connection has become read-only. SQLite does not try to write over it again, so
+        """True if a connection has become read-only. SQLite does not try to write over it again, so
         it is replaced before the next job."""
 
     def check_process(self) -> None:
@@ -163,7 +163,7 @@ class Connections:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the file is open and no error has to be checked. Does not ask whether the file is
+        """True if the file is open and no error has to be checked. Does not ask whether the file is
         still the one under its name."""
         return self.reader is not None and self.suspicion is None and not self._stale
 

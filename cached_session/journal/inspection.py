@@ -25,13 +25,13 @@ READ_SECONDS = 5.0
 
 
 class Inspection(NamedTuple):
-    """What a check of a journal file has found."""
+    """The findings of a check of a journal file."""
 
     problems: list[str]
     """Signs of damage; empty for an intact file."""
     format: int
     is_current: bool
-    """Whether this version of the package writes the same format."""
+    """True if this version of the package writes the same format."""
 
 
 def inspect_file(path: str) -> Inspection:

@@ -84,7 +84,7 @@ class Journal:
         self._writer = writer = Writer(connections, pool, threaded=threaded)
         self._readers = readers = Readers(connections, writer, pool, threaded=threaded)
         self.in_memory = connections.in_memory
-        """Whether the journal vanishes with this object."""
+        """True if the journal vanishes with this object."""
 
         self.open, self.open_blocking = writer.open, writer.open_blocking
         self.close, self.close_blocking = writer.close, writer.close_blocking
@@ -120,7 +120,7 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
-        """Whether the file is open and still the one under its name."""
+        """True if the file is open and still the one under its name."""
         connections = self._connections
         return (
             connections.writer is not None

@@ -40,7 +40,7 @@ class Quota:
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is a limit."""
+        """True if there is a limit."""
         return self.most_items is not None or self.most_bytes is not None
 
     def could_ever_hold(self, encoded: Sequence[tuple[str, int]]) -> bool:

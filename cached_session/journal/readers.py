@@ -117,7 +117,7 @@ class Readers:
             connections.reading.release()
 
     async def version(self) -> FileVersion:
-        """Return a value that changes with every commit to the file, whoever commits."""
+        """Return a value that changes with every commit to the file, of this or another process."""
         return await self.read(file_version)
 
     # -- reads in threads ------------------------------------------------------------------------

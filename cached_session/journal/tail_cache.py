@@ -52,7 +52,7 @@ class Tail:
     texts: tuple[bytes, ...]
     """The latest items, one by one, after those in the blocks."""
     whole: bool
-    """Whether these are all items of the session."""
+    """True if these are all items of the session."""
     size: int
     """Bytes of all items ..."""
     size_of_texts: int

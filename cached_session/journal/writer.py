@@ -78,7 +78,7 @@ class Writer:
         """Held while a job is accepted, and while the writer is marked as closed."""
         fork_safety.wait_for(self, self._state)
         self.closed = False
-        """Whether no more writes are accepted."""
+        """True if no more writes are accepted."""
         self._thread: threading.Thread | None = None
         self._ended: Future[None] = Future()
         """Done when the writing thread has closed the file, just before the thread ends."""
@@ -245,7 +245,7 @@ class Writer:
             if self._idle_work.drop_index_after(failed.error):
                 self._run_group(group)
             else:
-                # Do not run the jobs again: the commit may have taken effect all the same.
+                # Do not run the jobs again: the commit may have taken effect nevertheless.
                 self._fail(group, failed.error)
         except BaseException as error:  # noqa: BLE001 - the callers get it
             if not alone and self._idle_work.drop_index_after(error):

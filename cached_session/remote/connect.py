@@ -1,4 +1,4 @@
-"""How to reach the server: a constructor's arguments, validated, and the connection they open."""
+"""Connection settings: a constructor's arguments, validated, and the connection that they open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Offload = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class RemoteSpec:
-    """How to reach the server. Has no connection: that belongs to an event loop."""
+    """Connection settings of a server. They hold no connection: that belongs to an event loop."""
 
     server: str
     api_key: str | None = field(default=None, repr=False)

@@ -12,7 +12,7 @@ __all__ = ["RemoteError", "Scope", "Verdict", "judge", "retry_after"]
 
 
 class Verdict(str, Enum):
-    """How to go on with a request that got no 2xx answer."""
+    """The action to take after a request that got no 2xx answer."""
 
     UNREACHABLE = "unreachable"
     """No usable answer; the outcome is unknown. Wait, then send the same request again."""

@@ -1,7 +1,7 @@
-"""JSON bodies to values, long lists in slices so that the event loop runs in between.
+"""Decoding of JSON bodies; long lists are decoded in slices, so that the event loop can run.
 
 A thread would not help: the fast JSON library keeps the interpreter's lock for the whole of a call,
-so the event loop would wait all the same.
+so the event loop would still wait.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["decode", "decode_in_slices"]
 SLICE_BYTES = 64 * 1024
 """Bytes of a list to decode at a time: a few hundred microseconds of work."""
 BETWEEN_OBJECTS = b'},{"'
-"""Where a list of objects can be cut. Inside a string these bytes would end the string, and inside
-an object they stand between unclosed braces: after a cut in a wrong place neither side is JSON."""
+"""Bytes at which a list of objects can be cut. After a cut in a wrong place, in a string or inside
+an object, neither side is JSON, so that a wrong cut is noticed."""
 
 
 async def decode_in_slices(data: bytes) -> Any:

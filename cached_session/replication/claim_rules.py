@@ -1,4 +1,4 @@
-"""Who gets an item that was claimed, and how a claim without an answer ends. Pure.
+"""The rules of confirmed pops: which device gets an item, and how a claim in doubt ends. Pure.
 
 A device that claims an item leaves a note on it, deletes the item's memory, and reads the notes.
 """
@@ -66,7 +66,7 @@ def may_be_live(*, is_own: bool, is_waiting: bool, age_ms: int, timeout: float) 
 
 
 class Resolution(Enum):
-    """How a claim without an answer ends."""
+    """The outcome of a claim without an answer."""
 
     CONFIRM = "confirm"
     """A device has got the item, perhaps this one: pop it, and do not return it."""
@@ -81,20 +81,20 @@ class Resolution(Enum):
 
     @property
     def ends_without_pop(self) -> bool:
-        """Whether the claim ends without a pop of its item."""
+        """True if the claim ends without a pop of its item."""
         return self in (Resolution.RELEASE, Resolution.REQUEUE)
 
 
 @dataclass(frozen=True)
 class ResolveRules:
-    """How long to wait before a claim without an answer is resolved."""
+    """Time to wait before a claim without an answer is resolved."""
 
     pop_patience_ms: float
-    """How long the pop of another device may take to arrive."""
+    """Longest time until the pop of another device arrives."""
     lag_patience_ms: float
-    """How long a node of the server may lag."""
+    """Longest lag of a node of the server."""
     is_eager: bool
-    """Whether to look up an item that another device may have got before its time has passed."""
+    """True if to look up an item that another device may have got before its time has passed."""
 
     @classmethod
     def of(cls, options: SyncOptions, *, is_eager: bool) -> ResolveRules:

@@ -43,8 +43,8 @@ from cached_session.replication.push import push
 __all__ = ["pop_confirmed", "resolve_claims"]
 
 CONTEST_SECONDS = 5.0
-"""How long a device that has deleted an item waits for other claimers to withdraw their notes. They
-withdraw them when the server has answered them."""
+"""Seconds that a device waits, after it has deleted an item, for other claimers to withdraw their
+notes. They withdraw them when the server has answered them."""
 CONTEST_PAUSE = 0.05
 """Seconds before the second look at the notes. Each further pause is twice as long."""
 

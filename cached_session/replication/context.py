@@ -45,7 +45,7 @@ class Context:
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """Confirmed pops that wait for an answer now."""
     listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
-    """Where the first listing of each session was interrupted."""
+    """Checkpoints of interrupted first listings, by session."""
     local_errors: LocalErrors = field(default_factory=LocalErrors)
     """Errors of the journal that stop background work."""
 

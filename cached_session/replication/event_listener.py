@@ -82,7 +82,7 @@ class Listener:
         self._on_hint = on_hint
         self._on_down = on_down
         self.is_up = False
-        """Whether the server has answered on the stream that is open now."""
+        """True if the server has answered on the stream that is open now."""
 
     async def run(self, remote: EventSource) -> None:
         """Keep the stream open until cancelled."""

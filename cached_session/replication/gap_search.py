@@ -1,4 +1,4 @@
-"""Which memory of a missing operation to fetch next, and when to search for it again. Pure."""
+"""The search for a missing operation: which memory to fetch next, and when. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PartSearch:
         self.request: tuple[int, int] | None = None
         """The (payload, part) to fetch next; None when the search is over."""
         self.needs_placeholder = False
-        """Whether to look for a placeholder after the search: it would explain why the server does
+        """True if to look for a placeholder after the search: it would explain why the server does
         not have all of the operation."""
         self._advance(None)
 

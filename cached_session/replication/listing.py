@@ -76,7 +76,7 @@ class PageFetcher:
         self._context = context
         self._session = session
         self._has_answered = False
-        """Whether the server has returned a page."""
+        """True if the server has returned a page."""
         self._limiter = anyio.CapacityLimiter(context.options.parallel_requests)
         self._decoding = anyio.Lock()
         """One page is decoded at a time: slices of several pages would block the loop together."""

@@ -1,4 +1,4 @@
-"""Which page of a listing to request next, and when the listing has been read. Pure.
+"""A scan of a listing: the page to request next, and whether the listing has been read. Pure.
 
 A server lists the memories of a session newest first. A scan reads this listing from the top down
 to the part that an earlier pull has read, or to the end.
@@ -19,7 +19,7 @@ OVERLAP = 20
 """Rows that a page shares with the one above it. A deletion between two requests moves rows from
 one page to the other."""
 FOREIGN_PAGES = 20
-"""Successive pages without a memory of ours after which a listing counts as endless."""
+"""Successive pages without a memory of this library after which a listing counts as endless."""
 MAX_PAGES = 20_000
 """Limit on the pages of one pull: ten million memories. It stops a server that invents new ones."""
 LARGEST_PAGE = 1000
@@ -52,7 +52,7 @@ class Page:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the page holds a memory that this library has written."""
+        """True if the page holds a memory that this library has written."""
         return bool(self.parts or self.explained)
 
     @property
@@ -84,7 +84,7 @@ class ListingCheckpoint:
     newest: int = 0
     """The newest second at the top of the listing."""
     is_inconsistent: bool = False
-    """Whether a page did not continue the one above it."""
+    """True if a page did not continue the one above it."""
 
 
 def stride(limit: int) -> int:
@@ -125,7 +125,7 @@ class ListingScan:
             pages: pages that this pull has read already, for the limit.
         """
         self.is_first = not state.is_hydrated
-        """Whether nearly all of the listing is new."""
+        """True if nearly all of the listing is new."""
         self._known = None if whole or self.is_first else state
         self._page_size = page_size
         self._is_resumed = self.is_first and not whole and checkpoint is not None
@@ -134,9 +134,9 @@ class ListingScan:
         self.newest = 0
         """The newest second listed so far."""
         self.is_finished = False
-        """Whether a pass has reached the known part or the end."""
+        """True if a pass has reached the known part or the end."""
         self.has_resumed = False
-        """Whether the scan went on at the checkpoint, and came to the end."""
+        """True if the scan went on at the checkpoint, and came to the end."""
         self.problem: str | None = None
         """The fault of the server that has ended the scan early; None if there is none."""
         self.request: PageRequest | None = None

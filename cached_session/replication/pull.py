@@ -76,7 +76,7 @@ class _Listing:
     on_applied: Callable[[], None] | None
     on_page: PageObserver | None
     state: PullState = field(default_factory=PullState)
-    """How far earlier pulls have read."""
+    """Progress of earlier pulls."""
     newest: int = 0
     """The newest second that was listed."""
 

@@ -35,7 +35,7 @@ class PullResult:
     """Memories that cannot be decoded, or fail their checksum."""
     pages: int = 0
     finished: bool = False
-    """Whether the listing reached its end, or memories that an earlier pull has seen."""
+    """True if the listing reached its end, or memories that an earlier pull has seen."""
     went_back: bool = False
     """The newest memory on the server is older than the one that an earlier pull saw. The server
     may have lost memories, or a lagging replica may have answered."""

@@ -38,7 +38,7 @@ class RebuiltOperation:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether payloads are missing that the server has if it acknowledged the operation."""
+        """True if payloads are missing that the server has if it acknowledged the operation."""
         return bool(self.lost) or (self.digest is None and GONE in self.operation.payloads)
 
 

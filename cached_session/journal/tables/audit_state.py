@@ -53,14 +53,14 @@ class DueAudit(NamedTuple):
 
 @dataclass(frozen=True)
 class AuditOverview:
-    """How long ago the sessions of a journal were compared with the server."""
+    """Times of the last audits of the sessions of a journal."""
 
     sessions: int
     """The number of sessions of which the server has acknowledged something."""
     suspected: int
-    """How many of them the server seems to have lost something of since their last audit."""
+    """Number of sessions of which the server seems to have lost memories since their last audit."""
     late: int
-    """How many of them have waited too long for an audit."""
+    """Number of sessions that have waited too long for an audit."""
     oldest_ms: int
     """When the late session that has waited longest was audited; 0 if no session is late."""
 

@@ -33,7 +33,7 @@ Dot = tuple[str, int]
 
 @dataclass(frozen=True)
 class ChangeCursor:
-    """What a follower shows. Immutable: a step returns a new one."""
+    """The items that a follower shows. Immutable: a step returns a new cursor."""
 
     positions: Sequence[Position] | None
     """Of the items that are shown, in order; None: of all items at `upto`."""
@@ -49,7 +49,7 @@ class ChangeCursor:
     coming: Sequence[Position] = ()
     """Positions of items that are to be reported next."""
     is_behind: bool = field(default=False, kw_only=True)
-    """Whether there was more to report than one step reports."""
+    """True if there was more to report than one step reports."""
 
     @classmethod
     def since(cls, file: int, upto: int | None) -> ChangeCursor:

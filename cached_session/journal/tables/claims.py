@@ -55,11 +55,11 @@ class Claim:
     row: tuple[bytes, int]
     """The payload of the item and its codec."""
     is_ours: bool
-    """Whether no other device can have seen the item. Then it is popped already."""
+    """True if no other device can have seen the item. Then it is popped already."""
     is_in_flight: bool
-    """Whether the server may or may not hold the item yet."""
+    """True if the server may or may not hold the item yet."""
     is_parked: bool = False
-    """Whether the server has refused the operation. It may hold a part or all of it nevertheless,
+    """True if the server has refused the operation. It may hold a part or all of it nevertheless,
     if an earlier answer was lost."""
     state: ClaimState = ClaimState.RESERVED
     claimer: str = ""
@@ -67,7 +67,7 @@ class Claim:
     since_ms: int = 0
     """When the claim got its state."""
     is_visible: bool = True
-    """Whether the item is still in the history."""
+    """True if the item is still in the history."""
 
 
 class Claims:

@@ -20,7 +20,7 @@ class FirstRead(NamedTuple):
     items: int
     """Items that the journal has."""
     is_done: bool
-    """Whether there is nothing to wait for."""
+    """True if there is nothing to wait for."""
 
 
 def first_read_of(conn: sqlite3.Connection, session_id: str, limit: int | None) -> FirstRead:

@@ -20,7 +20,7 @@ __all__ = ["FrontierTables", "KnownWriter"]
 
 @dataclass
 class KnownWriter:
-    """What the journal knows of one writer in one session."""
+    """The state of one writer in one session."""
 
     applied: Ranges
     """Operations that are here, and operations that no replica needs any more."""

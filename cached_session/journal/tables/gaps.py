@@ -53,7 +53,7 @@ class Search(NamedTuple):
     next_ms: int
     """When to search again."""
     is_explained: bool
-    """Whether the server has a placeholder: the writer has parked the operation."""
+    """True if the server has a placeholder: the writer has parked the operation."""
 
 
 class Gaps:

@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a source has been imported."""
+    """The progress of the import of one source."""
 
     count: int
     """Items from its beginning that are in the session."""

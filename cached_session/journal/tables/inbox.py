@@ -36,7 +36,7 @@ class PageResult:
 
     @property
     def is_known(self) -> bool:
-        """Whether the page held nothing new."""
+        """True if the page held nothing new."""
         return not (self.new or self.incomplete)
 
 

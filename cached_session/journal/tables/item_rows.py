@@ -112,7 +112,7 @@ class Slice:
     """All of them, as one JSON array."""
     count: int
     is_fast: bool
-    """Whether the fast JSON library has written all of them."""
+    """True if the fast JSON library has written all of them."""
     rows: Callable[[], list[tuple[bytes, int]]]
     """Returns the rows one by one."""
 

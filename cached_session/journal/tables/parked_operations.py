@@ -96,7 +96,7 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
     A dropped append leaves the local history too, so that all replicas stay equal. Its placeholder
     still explains the gap. Pops and clears are not dropped, because the items that they removed
     cannot be restored here. The next pull lists everything: if an earlier answer was lost, the
-    server holds the append all the same, and other devices show it.
+    server holds the append nevertheless, and other devices show it.
     """
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:

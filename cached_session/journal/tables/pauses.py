@@ -105,7 +105,7 @@ def record_failure(
 ) -> None:
     """Pause a session, or the server (None), for `pause_ms` from now on."""
     if session_id is not None:
-        # The journal may hold nothing of the session yet. Its pause must be kept all the same.
+        # The journal may hold nothing of the session yet. Its pause must be kept nevertheless.
         conn.execute(
             "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)",
             (stored_id(session_id), now_ms),

@@ -1,4 +1,4 @@
-"""How far the listing of each session has been read (columns of the sessions table)."""
+"""The progress of listings, for each session (columns of the sessions table)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["PullState", "Pulls", "pull_state_of", "record_pull"]
 
 @dataclass(frozen=True)
 class PullState:
-    """How far earlier pulls of a session have read."""
+    """The progress of earlier pulls of a session."""
 
     is_known: bool = False
-    """Whether the journal knows the session."""
+    """True if the journal knows the session."""
     is_hydrated: bool = False
-    """Whether a pull has reached the oldest memory once."""
+    """True if a pull has reached the oldest memory once."""
     newest_second: int = 0
     """When the newest memory was stored that the last pull listed, by the server's clock."""
     since_ms: int = 0

@@ -96,7 +96,7 @@ class Popped(NamedTuple):
 
     row: tuple[bytes, int]
     was_last: bool
-    """Whether no item was after it, such as a claimed one."""
+    """True if no item was after it, such as a claimed one."""
     written: Written
 
 
@@ -182,7 +182,7 @@ class LastItem(NamedTuple):
     ref: ItemRef
     row: tuple[bytes, int]
     is_last: bool
-    """Whether no item is after it."""
+    """True if no item is after it."""
 
 
 LATEST = (
