@@ -9,7 +9,8 @@ from tests.prose import PACKAGE, pieces
 METAPHORS = (
     r"whoever|whomever|nobody need|let go of|lets go of|stumbl\w*|neighbou?rs?|mends|mended|"
     r"mending|in vain|carries over|carried over|carry over|the house|makes no sense|goes by|"
-    r"no oftener|makes room|finds room|no room|of ours|of theirs|all the same|as it were|to hand|a moment ago"
+    r"no oftener|makes room|finds room|no room|of ours|of theirs|all the same|as it were|to hand|"
+    r"a moment ago"
 )
 """Words of an earlier style that a newcomer had to guess; docs/architecture.md has the glossary."""
 FRAGMENT = re.compile(r"(What|Whether|How|Those|Who|Which|Whose|Not|Nothing|Nobody|Where) [a-z]")
