@@ -1,3 +1,8 @@
+"""Modules that a user could write, under two type checkers.
+
+This folder must have no `__init__.py`: a script in `tests/` would import it in place of `typing`.
+"""
+
 from __future__ import annotations
 
 import importlib.util

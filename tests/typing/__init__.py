@@ -1,1 +1,0 @@
-"""Modules of a user, which are checked by type checkers and never run."""
