@@ -1,4 +1,4 @@
-"""The thread that synchronous methods of adapters run on."""
+"""The thread on which synchronous methods of adapters run."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def thread_id() -> int:
     return threading.get_ident()
 
 
-def test_a_call_gives_its_result_or_its_error(bridge: Bridge) -> None:
-    """Synchronous code gets what awaiting the call would give."""
+def test_a_call_returns_its_result_or_raises_its_error(bridge: Bridge) -> None:
+    """Synchronous code gets the same outcome as code that awaits the call."""
     assert bridge.run(double, 21) == 42
     with pytest.raises(LookupError, match="no such thing"):
         bridge.run(fail)
@@ -50,7 +50,7 @@ def test_a_call_gives_its_result_or_its_error(bridge: Bridge) -> None:
 
 
 def test_all_calls_run_on_one_loop_of_another_thread(bridge: Bridge) -> None:
-    """What a session leaves running between two calls finds its loop alive."""
+    """Background work of a session runs on between two calls, because its loop does."""
 
     async def loop() -> int:
         return id(asyncio.get_running_loop())
@@ -59,8 +59,8 @@ def test_all_calls_run_on_one_loop_of_another_thread(bridge: Bridge) -> None:
     assert bridge.run(thread_id) == bridge.run(thread_id) != threading.get_ident()
 
 
-def test_calls_from_many_threads_run_side_by_side(bridge: Bridge) -> None:
-    """Two calls that wait for each other both come back."""
+def test_calls_from_many_threads_run_concurrently(bridge: Bridge) -> None:
+    """Two calls that wait for each other both return."""
     met = threading.Barrier(2, timeout=30)
 
     async def meet() -> bool:
@@ -72,7 +72,7 @@ def test_calls_from_many_threads_run_side_by_side(bridge: Bridge) -> None:
 
 
 async def test_a_call_from_a_running_loop_is_refused(bridge: Bridge) -> None:
-    """It would hold the loop up; the error says to await instead. Nothing has begun."""
+    """It would block the loop: the error says to await instead, and the call has not begun."""
     begun = []
 
     async def begin() -> None:
@@ -86,13 +86,13 @@ async def test_a_call_from_a_running_loop_is_refused(bridge: Bridge) -> None:
     assert bridge_threads() == []
 
 
-async def test_a_framework_that_leaves_no_choice_may_block_its_loop(bridge: Bridge) -> None:
-    """`run_blocking` works from a running loop, as long as it is not the bridge's own."""
+async def test_a_call_may_block_a_running_loop_on_request(bridge: Bridge) -> None:
+    """`run_blocking` works from a running loop other than the bridge's own."""
     assert bridge.run_blocking(double, 3) == 6
 
 
-def test_the_bridges_own_loop_is_never_made_to_wait_for_itself(bridge: Bridge) -> None:
-    """A call from within a call is refused, instead of waiting for ever."""
+def test_a_call_from_within_a_call_is_refused(bridge: Bridge) -> None:
+    """The bridge's loop would wait for itself forever."""
 
     async def again() -> None:
         bridge.run_blocking(double, 1)
@@ -107,7 +107,7 @@ def test_the_bridges_own_loop_is_never_made_to_wait_for_itself(bridge: Bridge) -
 
 
 def test_closing_ends_the_thread(bridge: Bridge) -> None:
-    """A closed bridge leaves no thread, closes twice, and says what is wrong when it is used."""
+    """A closed bridge has no thread, can be closed again, and raises when it is used."""
     bridge.run(double, 1)
     assert len(bridge_threads()) == 1
     bridge.close()
@@ -117,8 +117,9 @@ def test_closing_ends_the_thread(bridge: Bridge) -> None:
         bridge.run(double, 1)
 
 
-def test_closing_cancels_what_runs_and_what_is_entered(bridge: Bridge) -> None:
-    """A context that nobody left is left when the bridge closes; closing does not wait for ever."""
+def test_closing_cancels_calls_and_leaves_contexts(bridge: Bridge) -> None:
+    """A context that is still entered is left when the bridge closes, and the close does not wait
+    forever."""
     left = []
 
     @asynccontextmanager
@@ -134,8 +135,8 @@ def test_closing_cancels_what_runs_and_what_is_entered(bridge: Bridge) -> None:
     assert left == [True]
 
 
-def test_a_call_that_is_cut_off_by_closing_says_so(bridge: Bridge) -> None:
-    """Whoever waits in another thread gets an error of ours, and nobody waits for ever."""
+def test_a_call_that_is_interrupted_by_a_close_raises(bridge: Bridge) -> None:
+    """A caller in another thread gets an error of the library instead of waiting forever."""
     begun = threading.Event()
 
     async def wait() -> None:
@@ -153,7 +154,7 @@ def test_a_call_that_is_cut_off_by_closing_says_so(bridge: Bridge) -> None:
 def test_a_loop_that_cannot_start_is_an_error(
     bridge: Bridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller gets the reason instead of waiting forever; the next call tries again."""
+    """The caller gets the reason, and the next call tries again."""
 
     def no_descriptors(*_: object) -> None:
         raise OSError("Too many open files")
@@ -165,8 +166,8 @@ def test_a_loop_that_cannot_start_is_an_error(
     assert bridge.run(double, 1) == 2
 
 
-def test_a_session_is_used_by_synchronous_code(bridge: Bridge, tmp_path: object) -> None:
-    """`enter` opens and closes it; what was written is there the next time."""
+def test_synchronous_code_can_use_a_session(bridge: Bridge, tmp_path: object) -> None:
+    """`enter` opens the session, the bridge closes it, and its items are there the next time."""
     journal = f"{tmp_path}/agent.db"
     with bridge.enter(CachedSession("a", journal=journal)) as session:
         bridge.run(session.add_items, [{"role": "user", "content": "Hi"}])
@@ -176,8 +177,8 @@ def test_a_session_is_used_by_synchronous_code(bridge: Bridge, tmp_path: object)
         bridge.run(session.get_items)
 
 
-def test_a_bridge_that_nobody_closed_warns(bridge: Bridge) -> None:
-    """Its thread stays, as the warning says; here it ends with the test."""
+def test_an_unclosed_bridge_warns(bridge: Bridge) -> None:
+    """The warning says that its thread keeps running."""
     forgotten = Bridge()
     forgotten.run(double, 1)
     portal, thread = forgotten._portal, forgotten._thread
@@ -225,9 +226,9 @@ print("end")
 
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
-def test_a_program_ends_although_nobody_closed_anything(how: str, tmp_path: object) -> None:
-    """The shared bridge ends with Python, its server out of reach, also in a forked child, which
-    has a bridge of its own."""
+def test_a_program_ends_without_closing_its_bridge(how: str, tmp_path: object) -> None:
+    """The shared bridge ends with Python, also with an unreachable server and in a forked child,
+    which has a bridge of its own."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, f"{tmp_path}/agent.db", how],
         capture_output=True,
@@ -238,7 +239,7 @@ def test_a_program_ends_although_nobody_closed_anything(how: str, tmp_path: obje
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
-def test_the_shared_bridge_is_one(bridge: Bridge) -> None:
-    """Adapters that were given no bridge share one thread, and it is not anybody's own."""
+def test_adapters_share_one_bridge(bridge: Bridge) -> None:
+    """Adapters without a bridge of their own share one thread."""
     assert shared_bridge() is shared_bridge()
     assert shared_bridge() is not bridge

@@ -1,4 +1,4 @@
-"""What an adapter's item looks like, and what happens to one that is not its own."""
+"""The items of adapters, and the handling of items from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OTHER = ItemFormat("strands.message")
 
 
 def test_an_item_is_read_back_as_it_was() -> None:
-    """The framework's own form goes in and comes out."""
+    """An item in the framework's own form is stored and read without change."""
     message = {"type": "human", "data": {"content": "Hi", "n": 1.5, "é": None}}
     assert MINE.decode(MINE.encode("user", "Hi", message), "a") == message
 
 
-def test_people_and_search_see_role_and_text() -> None:
-    """The command line, search and the server's recall show what was said, not how it is kept."""
+def test_an_item_has_a_readable_role_and_text() -> None:
+    """The command line, search and the server's recall show the message and not its encoding."""
     item = MINE.encode("user", "Where is my bag?", {"type": "human"})
     ((payload, _),) = encode_items([item])
     assert role_and_text(payload) == ("user", "Where is my bag?")
@@ -44,8 +44,8 @@ def test_people_and_search_see_role_and_text() -> None:
         ("text", "no adapter wrote"),
     ],
 )
-def test_what_others_wrote_is_refused_by_name(item: Any, what: str) -> None:
-    """Nothing is guessed: the error names the session, what was met, and the way out."""
+def test_an_item_from_elsewhere_is_refused(item: Any, what: str) -> None:
+    """The error names the session, the item and the remedy."""
     with pytest.raises(UnreadableItem) as caught:
         MINE.decode(item, "user-1")
     assert what in str(caught.value)
@@ -53,15 +53,15 @@ def test_what_others_wrote_is_refused_by_name(item: Any, what: str) -> None:
     assert "its own session ids" in str(caught.value)
 
 
-def test_a_newer_version_is_refused() -> None:
-    """An older library does not misread what a newer one wrote."""
+def test_an_item_of_a_newer_version_is_refused() -> None:
+    """An older library does not misread it."""
     item = MINE.encode("user", "Hi", {}) | {"v": 2}
     with pytest.raises(UnreadableItem, match=r"version 2.*upgrade"):
         MINE.decode(item, "a")
 
 
-def test_what_is_shown_is_never_empty() -> None:
-    """A message without a word has a text all the same; a tool call reads as a call."""
+def test_the_readable_text_is_never_empty() -> None:
+    """A message without text has a replacement, and a tool call reads as a call."""
     assert join_texts([]) == join_texts(["", None]) == "(nothing)"
     assert join_texts(["a", "", "b"]) == "a\nb"
     assert format_call("f", {"x": 1}) == 'f({"x": 1})'
@@ -77,10 +77,11 @@ ADAPTERS = {
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_missing_framework_is_told_with_its_extra(
+def test_a_missing_framework_is_reported_with_its_extra(
     adapter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Importing an adapter without its framework says what to install."""
+    """Importing an adapter without its framework raises an error that names the extra to
+    install."""
     framework, extra = ADAPTERS[adapter]
     monkeypatch.setitem(sys.modules, framework, None)
     monkeypatch.delitem(sys.modules, f"cached_session.adapters.{adapter}", raising=False)

@@ -1,8 +1,6 @@
-"""Where a replicator lives: calls that are carried to it while it moves, ends, or loses its loop.
-
-Each loop here does what its test says at the one moment that counts, so that every test is one
-interleaving of two threads, and always the same one.
-"""
+"""The host of a replicator: calls that run on its loop while it moves, ends, or loses the loop.
+Each loop here is controlled by its test at the one moment that matters, so that every test runs one
+fixed interleaving of two threads."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ LODGERS = "cached-session-replicator"
 
 
 class Lodger:
-    """Stands for a replicator: lives until it is cancelled."""
+    """A replacement for the replicator: it runs until it is cancelled."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -37,7 +35,7 @@ class Lodger:
 
 
 class House:
-    """A host, and how its lodgers settle in."""
+    """A host, and how its replicators start."""
 
     def __init__(self) -> None:
         self.spec: RemoteSpec | None = SPEC
@@ -92,7 +90,7 @@ class Loop(asyncio.SelectorEventLoop):
         return super().is_running()
 
     def turn(self) -> None:
-        """Run from now on."""
+        """Run the loop from now on."""
         started = threading.Event()
         self.call_soon(started.set)
         self._thread = threading.Thread(target=self._run)
@@ -112,24 +110,24 @@ class Loop(asyncio.SelectorEventLoop):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def do(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something here, and wait for it."""
+        """Run a function on the loop and wait for its result."""
         asyncio.run_coroutine_threadsafe(work, self).result()
 
     def halt(self) -> None:
-        """Stop: nothing that waits is done."""
+        """Stop the loop, without running its pending callbacks."""
         assert self._thread is not None
         super().call_soon_threadsafe(self.stop)
         self._thread.join()
 
     def shut(self) -> None:
-        """Stop, end the tasks and close, as `asyncio.run` does."""
+        """Stop the loop, cancel its tasks and close it, as `asyncio.run` does."""
         self._closes = True
         self.halt()
 
 
 @pytest.fixture
 def there() -> Any:
-    """Another event loop, in a thread of its own."""
+    """Return another event loop, in a thread of its own."""
     loop = Loop()
     loop.turn()
     yield loop
@@ -143,14 +141,14 @@ def there() -> Any:
 
 @pytest.fixture
 def house(there: Loop) -> House:
-    """A host on the other loop, settled in."""
+    """Return a host whose replicator runs on the other loop."""
     house = House()
     there.do(house.host.run(name_of))
     return house
 
 
-async def test_a_call_is_carried_to_the_home(house: House) -> None:
-    """Its result and its error come back; there is one replicator."""
+async def test_a_call_runs_on_the_replicators_loop(house: House) -> None:
+    """Its result or error is returned, and there is one replicator."""
 
     async def fail(_: Replicator) -> None:
         raise LookupError("not there")
@@ -164,18 +162,18 @@ async def test_a_call_is_carried_to_the_home(house: House) -> None:
 
 @pytest.mark.parametrize("in_doubt", [None, IN_DOUBT])
 @pytest.mark.parametrize("end", ["halt", "shut"])
-async def test_a_loop_that_ends_before_a_call_is_handed_over(
+async def test_a_call_survives_a_loop_that_ends_before_the_handover(
     house: House, there: Loop, end: str, in_doubt: SyncError | None
 ) -> None:
-    """It has not begun anything: the next host does it, also what can be done only once."""
+    """The call has not begun, so that the next host runs it, even if it must run only once."""
     there.before_told = getattr(there, end)
     assert await house.host.run(name_of, in_doubt=in_doubt) == "number 2"
     await house.leave()
 
 
-async def test_a_loop_that_ends_before_a_call_begins(house: House, there: Loop) -> None:
-    """What was handed over and never begun is done by the next host, once, and not there any more,
-    should that loop turn again."""
+async def test_a_call_survives_a_loop_that_ends_before_it_begins(house: House, there: Loop) -> None:
+    """The next host runs a call that was handed over and has not begun, once, and the old loop does
+    not run it if it starts again."""
     done: list[str] = []
 
     async def work(replicator: Replicator) -> None:
@@ -190,10 +188,11 @@ async def test_a_loop_that_ends_before_a_call_begins(house: House, there: Loop) 
 
 
 @pytest.mark.parametrize("in_doubt", [None, IN_DOUBT])
-async def test_a_loop_that_ends_in_the_middle_of_a_call(
+async def test_a_call_is_repeated_after_a_loop_that_ends_during_it(
     house: House, there: Loop, in_doubt: SyncError | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next host does it again, if it can be done again; nothing else is heard of it."""
+    """The next host runs the call again if it can be repeated, and the first attempt has no
+    effect."""
     begun = asyncio.Event()
     here = asyncio.get_running_loop()
 
@@ -218,9 +217,9 @@ async def test_a_loop_that_ends_in_the_middle_of_a_call(
     assert [record for record in ours if record.levelno >= logging.WARNING] == []
 
 
-async def test_what_was_done_before_its_loop_ended_counts(house: House, there: Loop) -> None:
-    """An item that was popped there must not be lost because that loop ends before the word of it
-    is here."""
+async def test_a_result_before_the_end_of_a_loop_is_kept(house: House, there: Loop) -> None:
+    """An item that was popped there must not be lost because the loop ends before the result
+    arrives."""
     goes_on, done = asyncio.Event(), threading.Event()
 
     def end() -> None:
@@ -238,15 +237,17 @@ async def test_what_was_done_before_its_loop_ended_counts(house: House, there: L
 
 
 @pytest.mark.parametrize("end", ["halt", "shut"])
-async def test_a_loop_that_ends_while_its_home_is_left(house: House, there: Loop, end: str) -> None:
-    """There is nothing left to stop: closing says nothing, and waits for nobody."""
+async def test_a_loop_that_ends_during_a_close_does_not_block_it(
+    house: House, there: Loop, end: str
+) -> None:
+    """There is nothing left to stop, so the close logs nothing and does not wait."""
     there.before_told = getattr(there, end)
     await house.leave()
     assert house.host.replicator() is None
 
 
-async def test_a_call_that_is_cancelled_is_cancelled_there(house: House) -> None:
-    """Nobody waits for it any more."""
+async def test_a_cancelled_call_is_cancelled_on_its_loop(house: House) -> None:
+    """No caller waits for it any more."""
     begun, ended = threading.Event(), threading.Event()
 
     async def work(_: Replicator) -> None:
@@ -268,9 +269,9 @@ async def test_a_call_that_is_cancelled_is_cancelled_there(house: House) -> None
 # -- one loop -------------------------------------------------------------------------------------
 
 
-async def test_who_waits_for_a_replicator_that_leaves_gets_the_next() -> None:
-    """A session that is closed while another one waits for their replicator to settle in does not
-    cancel that one's call."""
+async def test_a_call_that_waits_for_a_closing_replicator_gets_the_next() -> None:
+    """Closing one session does not cancel the call of another that waits for their replicator to
+    start."""
     house = House()
     house.hold = asyncio.Event()
     call = asyncio.ensure_future(house.host.run(name_of, in_doubt=IN_DOUBT))
@@ -281,8 +282,8 @@ async def test_who_waits_for_a_replicator_that_leaves_gets_the_next() -> None:
     await house.leave()
 
 
-async def test_a_replicator_that_is_cancelled_before_its_first_step_keeps_nobody_waiting() -> None:
-    """Such a task ends without a word of its own."""
+async def test_a_replicator_that_is_cancelled_before_its_first_step_blocks_no_call() -> None:
+    """Such a task ends without running any of its code."""
     house = House()
 
     async def cancel() -> None:
@@ -298,10 +299,11 @@ async def test_a_replicator_that_is_cancelled_before_its_first_step_keeps_nobody
 
 
 @pytest.mark.parametrize("in_doubt", [None, IN_DOUBT])
-async def test_a_call_does_not_go_on_with_a_replicator_that_has_left(
+async def test_a_call_does_not_continue_with_an_ended_replicator(
     in_doubt: SyncError | None,
 ) -> None:
-    """Its connections are closed: a call that tries until it succeeds would never end."""
+    """Its connections are closed, so that a call which retries until it succeeds would never
+    end."""
     house = House()
     begun = asyncio.Event()
 
@@ -322,10 +324,8 @@ async def test_a_call_does_not_go_on_with_a_replicator_that_has_left(
             await call
 
 
-async def test_a_replicator_that_leaves_another_loop_takes_its_calls_along(
-    house: House, there: Loop
-) -> None:
-    """Also where the loop turns on."""
+async def test_calls_move_with_the_replicator(house: House, there: Loop) -> None:
+    """The calls run on the next loop, even if the earlier one keeps running."""
     begun = threading.Event()
 
     async def work(replicator: Replicator) -> str:
@@ -341,8 +341,8 @@ async def test_a_replicator_that_leaves_another_loop_takes_its_calls_along(
     await house.leave()
 
 
-async def test_a_call_that_no_replicator_is_left_for_says_so() -> None:
-    """The last session with a server was closed, perhaps this one."""
+async def test_a_call_without_a_replicator_raises() -> None:
+    """The last session with a server was closed, perhaps the caller's own."""
     house = House()
     house.hold = asyncio.Event()
     call = asyncio.ensure_future(house.host.run(name_of))

@@ -22,8 +22,8 @@ items = st.recursive(
 
 
 @given(items)
-def test_any_json_reads_as_something(item: Any) -> None:
-    """Every JSON text gives a role and a text that is not empty and that UTF-8 can say."""
+def test_any_json_has_a_role_and_a_text(item: Any) -> None:
+    """The text of any JSON value is not empty, and UTF-8 can encode it."""
     role, text = role_and_text(json.dumps(item))
     assert role
     assert text
@@ -54,21 +54,21 @@ def test_any_json_reads_as_something(item: Any) -> None:
         ([1], ("item", "[1]")),
     ],
 )
-def test_an_item_says_what_a_person_would_read(item: Any, said: tuple[str, str]) -> None:
-    """Messages give their text, tools their call and their output, the rest its JSON."""
+def test_an_item_reads_as_a_person_expects(item: Any, said: tuple[str, str]) -> None:
+    """Messages give their text, tools their call and their output, and other items their JSON."""
     assert role_and_text(json.dumps(item, separators=(",", ":"))) == said
 
 
 @pytest.mark.parametrize("depth", [100, 254, 300, 5000])
 @pytest.mark.parametrize("field", ["content", "output", "unknown"])
-def test_deep_nesting_is_no_obstacle(depth: int, field: str) -> None:
-    """An item nested past what the fast library writes still gives a text."""
+def test_a_deeply_nested_item_has_a_text(depth: int, field: str) -> None:
+    """The item is nested more deeply than the fast library allows."""
     payload = f'{{"type":"x_output","{field}":{{"z":{"[" * depth}{"]" * depth}}}}}'
     assert role_and_text(payload)[1]
 
 
-def test_an_item_that_was_stored_can_be_read_aloud() -> None:
-    """What the codec accepts at its deepest, the push and the local search can put into words."""
+def test_every_stored_item_has_a_text() -> None:
+    """The push and the local search can render the deepest nesting that the codec accepts."""
     deep: Any = []
     for _ in range(300):
         deep = [deep]
@@ -77,15 +77,16 @@ def test_an_item_that_was_stored_can_be_read_aloud() -> None:
 
 
 def test_a_long_text_is_cut_within_the_limit_and_between_characters() -> None:
-    """Readable text stays below what a server takes, and no character is torn."""
+    """Readable text stays below the server's limit, and no character is split."""
     _, text = role_and_text(json.dumps({"role": "user", "content": "é" + "😀" * 40_000}))
     assert len(text.encode()) <= CONTENT_BYTES + 10
     assert text.startswith("é😀")
     assert text.endswith("😀 (...)")
 
 
-def test_what_needs_the_exact_codec_is_readable_too() -> None:
-    """A lone surrogate is shown as a question mark, and a large number hides no text beside it."""
+def test_an_item_of_the_exact_codec_has_a_text() -> None:
+    """A lone surrogate becomes a question mark, and a large number does not hide the text beside
+    it."""
     payload, _ = encode_item({"role": "user", "content": "half \ud83d"})
     assert role_and_text(payload) == ("user", "half ?")
     payload, _ = encode_item({"role": "user", "content": "many", "n": 10**30})

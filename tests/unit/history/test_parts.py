@@ -39,8 +39,8 @@ def parts_of(op: Operation) -> list[Part]:
     )
 )
 def test_a_payload_is_cut_between_characters_and_joins_again(payload: str) -> None:
-    """Whatever characters fall on the edges, parts are ASCII of at most the limit, none begins or
-    ends with a space beside which it was cut, and they join byte for byte."""
+    """Parts are ASCII, at most as long as the limit, have no space at a cut, and join to the same
+    bytes."""
     text = escape_payload(payload)
     pieces = cut(text)
     assert "".join(pieces) == text
@@ -52,7 +52,7 @@ def test_a_payload_is_cut_between_characters_and_joins_again(payload: str) -> No
 
 
 def test_no_part_is_cut_beside_a_space() -> None:
-    """A server that trims what it stores changes no part of a text."""
+    """A server that trims texts changes no part."""
     pieces = cut('"' + "word and word " * 3000 + '"')
     assert len(pieces) > 3
     assert all(piece == piece.strip() for piece in pieces)
@@ -61,8 +61,8 @@ def test_no_part_is_cut_beside_a_space() -> None:
 @pytest.mark.parametrize(
     "value", ["plain", "\u00e4\u2028\ufeff", "e\u0301\U0001f600", '\\ " \x7f \x01']
 )
-def test_a_payload_is_ascii_on_the_wire_and_itself_at_home(value: str) -> None:
-    """Nothing on the way can change what is only letters, digits and backslashes."""
+def test_a_payload_is_ascii_on_the_wire_and_restored_here(value: str) -> None:
+    """A transport cannot change a text that has only letters, digits and backslashes."""
     payload = orjson.dumps({"content": value}).decode()
     assert escape_payload(payload).isascii()
     assert json.loads(escape_payload(payload)) == {"content": value}
@@ -70,14 +70,14 @@ def test_a_payload_is_ascii_on_the_wire_and_itself_at_home(value: str) -> None:
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_the_edge_of_a_part_is_exact(over: int) -> None:
-    """A payload of exactly the limit is one part; one byte more makes two."""
+def test_the_limit_of_a_part_is_exact(over: int) -> None:
+    """A payload of exactly the limit is one part, and one byte more makes two."""
     payload = "a" * (PART_BYTES + over)
     assert part_count(payload) == len(cut(payload)) == (2 if over > 0 else 1)
 
 
 def test_parts_come_together_in_any_order() -> None:
-    """All parts of an operation, shuffled and repeated, give it back; any one less gives none."""
+    """All parts of an operation, shuffled and repeated, restore it, and any one less does not."""
     op = operation('"one"', BIG, "3")
     parts = parts_of(op)
     assert len(parts) == 2 + part_count(BIG)
@@ -88,8 +88,8 @@ def test_parts_come_together_in_any_order() -> None:
     assert assemble([], KEY, popped={0, 1, 2}) is None
 
 
-def test_a_popped_payload_need_not_be_there() -> None:
-    """What is popped is not waited for: its place is marked as gone, and the rest is whole."""
+def test_a_popped_payload_is_not_required() -> None:
+    """Its position is marked as gone, and the other payloads make the operation complete."""
     op = operation('"one"', BIG, "3")
     parts = [part for part in parts_of(op) if part.index != 1]
     assert assemble(parts, KEY) is None
@@ -116,8 +116,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_changed_part_does_not_fit_its_seal(what: str) -> None:
-    """Whatever other replicas act on, when it is altered on the way it is noticed, in one part
-    and in all of them."""
+    """A change to any field that other replicas use is detected, in one part and in all of them."""
     parts = parts_of(operation('"one"', "2"))
     changed = replace(parts[0], **CHANGES[what])
     with pytest.raises(ValueError, match="does not match its seal"):
@@ -129,21 +128,21 @@ def test_a_changed_part_does_not_fit_its_seal(what: str) -> None:
             assemble([replace(part, **CHANGES[what]) for part in parts], KEY)
 
 
-def test_more_payloads_than_were_written_are_never_whole() -> None:
-    """A count that was raised leaves the operation incomplete, and a lone part tells."""
+def test_a_raised_payload_count_is_detected() -> None:
+    """The operation stays incomplete, and a lone part shows the change."""
     parts = [replace(part, count=3) for part in parts_of(operation('"one"', "2"))]
     assert assemble(parts, KEY) is None
     assert not is_intact(parts[0], KEY)
 
 
 def test_another_session_s_part_does_not_fit() -> None:
-    """A seal holds in one session only: a memory that was moved is noticed."""
+    """A seal is valid in one session only, so that a moved memory is detected."""
     with pytest.raises(ValueError, match="does not match its seal"):
         assemble(parts_of(operation('"one"')), "other" + KEY)
 
 
-def test_pieces_that_changed_places_are_noticed() -> None:
-    """The parts of a long payload swapped with each other do not fit its seal."""
+def test_swapped_parts_are_detected() -> None:
+    """The parts of a long payload do not fit its seal in another order."""
     first, second, *rest = parts_of(operation(BIG))
     swapped = [replace(first, text=second.text), replace(second, text=first.text), *rest]
     with pytest.raises(ValueError, match="does not match its seal"):
@@ -151,15 +150,15 @@ def test_pieces_that_changed_places_are_noticed() -> None:
 
 
 def test_a_hostile_count_costs_nothing() -> None:
-    """A count of two thousand million neither waits for memory nor for time."""
+    """A count of two thousand million costs neither memory nor time."""
     part = replace(parts_of(operation("1"))[0], count=(1 << 31) - 1)
     assert assemble([part], KEY) is None
     assert not is_intact(part, KEY)
 
 
-def test_an_operation_s_digest_names_all_of_its_content() -> None:
-    """Any change of payloads, their number or order, kind, stamp, dot or session is another
-    digest; the writer's wall clock is only for people."""
+def test_a_digest_covers_the_whole_operation() -> None:
+    """Another payload, number, order, kind, stamp, dot or session gives another digest, and the
+    wall clock is not part of it."""
     op = operation("1", "2")
     others = [
         operation("1", "3"),

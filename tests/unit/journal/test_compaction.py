@@ -1,4 +1,4 @@
-"""What the journal lets go of, and what it keeps."""
+"""The rows that compaction deletes, and those that it keeps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clear(journal: Journal) -> None:
 
 
 def sync(journal: Journal) -> None:
-    """Send everything, and have the server forget what was removed."""
+    """Acknowledge every operation, and record that the server has deleted removed items."""
     ack(journal, send(journal))
     forget(journal)
 
@@ -80,8 +80,8 @@ def receive(journal: Journal, op: Operation) -> inbox.PageResult:
     )
 
 
-def test_what_is_visible_or_unforgotten_stays(journal: Journal) -> None:
-    """Nothing goes before the server has acknowledged it and forgotten its memories."""
+def test_visible_and_undeleted_items_stay(journal: Journal) -> None:
+    """A row stays until the server has acknowledged its removal and deleted its memories."""
     say(journal, "a")
     ack(journal, send(journal))
     assert prune(journal) == 0
@@ -94,8 +94,8 @@ def test_what_is_visible_or_unforgotten_stays(journal: Journal) -> None:
     assert kinds(journal) == ["clear"]
 
 
-def test_what_may_be_on_the_server_stays(journal: Journal) -> None:
-    """A removed append whose answer is still out has to be acknowledged first."""
+def test_an_unanswered_append_stays(journal: Journal) -> None:
+    """A removed append whose answer is missing has to be acknowledged first."""
     say(journal, "a")
     send(journal)
     clear(journal)
@@ -103,7 +103,7 @@ def test_what_may_be_on_the_server_stays(journal: Journal) -> None:
 
 
 def test_popped_items_keep_their_operation(journal: Journal) -> None:
-    """No clear covers them: if one came again, only its row would tell that it is popped."""
+    """No clear covers them: if one came again, only its row would show that it is popped."""
     say(journal, "a")
     journal.write_blocking(lambda c: writes.pop(c, ME, SESSION))
     ack(journal, send(journal))
@@ -112,7 +112,7 @@ def test_popped_items_keep_their_operation(journal: Journal) -> None:
 
 
 def test_a_pruned_operation_that_comes_again_stays_hidden(journal: Journal) -> None:
-    """A server that goes back to an old backup shows it once more; the clear covers it."""
+    """A server that is restored from a backup lists it once more, and the clear covers it."""
     old = Operation(Dot(PEER, 1), Kind.APPEND, 7, 0, ('"old"',))
     covered = Frontier.of([old.dot])
     wipe = Operation(Dot(PEER, 2), Kind.CLEAR, 7, 0, (encode_clear(covered),))
@@ -124,9 +124,9 @@ def test_a_pruned_operation_that_comes_again_stays_hidden(journal: Journal) -> N
     assert prune(journal) == 1
 
 
-def test_what_was_pruned_and_comes_again_continues_no_run(journal: Journal) -> None:
-    """A listing shows an own operation once more behind another's news: what is said next stands
-    behind that news all the same."""
+def test_a_pruned_operation_that_comes_again_does_not_continue_a_run(journal: Journal) -> None:
+    """A listing shows an own operation again after another device's: the next own append sorts
+    after both."""
     say(journal, "a")
     (own,) = journal.read_blocking(lambda c: outbox.load(c, "counter = 1", ()))
     clear(journal)
@@ -138,8 +138,8 @@ def test_what_was_pruned_and_comes_again_continues_no_run(journal: Journal) -> N
     assert shown(journal) == ["news", "answer"]
 
 
-def test_what_was_pruned_and_comes_again_ends_no_run(journal: Journal) -> None:
-    """It is no news either: what is said before and after it stays one stretch."""
+def test_a_pruned_operation_that_comes_again_does_not_end_a_run(journal: Journal) -> None:
+    """It is not new: the appends before and after it stay one run."""
     say(journal, "a")
     (own,) = journal.read_blocking(lambda c: outbox.load(c, "counter = 1", ()))
     clear(journal)
@@ -153,8 +153,8 @@ def test_what_was_pruned_and_comes_again_ends_no_run(journal: Journal) -> None:
     assert entries[0].run == entries[1].run
 
 
-def test_counters_go_on_after_what_was_pruned(journal: Journal) -> None:
-    """A dot is never given twice: the frontier remembers what its rows no longer tell."""
+def test_counters_continue_after_pruned_operations(journal: Journal) -> None:
+    """A dot is never used twice, because the frontier includes pruned rows."""
     say(journal, "a")
     clear(journal)
     sync(journal)
@@ -164,8 +164,8 @@ def test_counters_go_on_after_what_was_pruned(journal: Journal) -> None:
     assert [(e.item, e.counter) for e in entries] == [("b", 3)]
 
 
-def test_pruning_takes_no_more_than_it_is_asked_to(journal: Journal) -> None:
-    """A transaction of the background is short, however much there is to do."""
+def test_pruning_is_limited(journal: Journal) -> None:
+    """A background transaction is short, however much there is to prune."""
     for _ in range(5):
         say(journal, "a")
     clear(journal)

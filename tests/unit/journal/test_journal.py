@@ -52,19 +52,20 @@ def keys(conn: sqlite3.Connection) -> list[str]:
 
 
 def on_disk(path: Path) -> list[str]:
-    """What any other process sees."""
+    """Return the items that another process sees."""
     with closing(sqlite3.connect(path)) as conn:
         return keys(conn)
 
 
-class Gatekeeper:
-    """A job that holds the writing thread until it is let go, so that others queue up behind."""
+class Blocker:
+    """A job that occupies the writing thread until it is released, so that others wait behind
+    it."""
 
     def __init__(self, journal: Journal) -> None:
         self.statements: list[str] = []
         self._entered, self._leave = threading.Event(), threading.Event()
         journal.write_soon(asyncio.get_running_loop(), self._hold)
-        # Only then: what is handed in before the thread has the gate would be of the gate's group.
+        # A job that is handed in earlier would be in the group of this one.
         assert self._entered.wait(120)
 
     def _hold(self, conn: sqlite3.Connection) -> None:
@@ -72,56 +73,56 @@ class Gatekeeper:
         assert self._leave.wait(120)
         conn.set_trace_callback(self.statements.append)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._leave.set()
 
     def commits(self) -> int:
-        """Commits since the gate opened, its own left out."""
+        """Return the number of commits since the release, without the blocker's own."""
         return self.statements.count("COMMIT") - 1
 
 
-async def behind_a_gate(journal: Journal, jobs: list[Job]) -> tuple[list[Any], Gatekeeper]:
-    gate = Gatekeeper(journal)
+async def run_behind_a_blocker(journal: Journal, jobs: list[Job]) -> tuple[list[Any], Blocker]:
+    blocker = Blocker(journal)
     futures = [journal.write_soon(asyncio.get_running_loop(), job) for job in jobs]
-    gate.let_go()
-    return await asyncio.gather(*futures, return_exceptions=True), gate
+    blocker.release()
+    return await asyncio.gather(*futures, return_exceptions=True), blocker
 
 
 async def test_jobs_that_wait_together_share_a_commit(tmp_path: Path) -> None:
-    """Any number of waiting writes up to the bound costs one commit, in the order handed in."""
+    """Waiting writes, up to the limit, cost one commit and run in the order of their calls."""
     async with opened(tmp_path / "j.db") as journal:
         order: list[int] = []
         jobs = [lambda conn, n=n: order.append(n) or n for n in range(100)]
-        results, gate = await behind_a_gate(journal, jobs)
+        results, blocker = await run_behind_a_blocker(journal, jobs)
         assert results == order == list(range(100))
-        assert gate.commits() == 1
+        assert blocker.commits() == 1
 
 
 async def test_a_group_is_bounded(tmp_path: Path) -> None:
-    """No more than the bound share a commit, so that the first never waits for all."""
+    """No more jobs than the limit share a commit, so that the first one does not wait for all."""
     async with opened(tmp_path / "j.db") as journal:
         jobs = [setting(f"{n:04d}") for n in range(2 * GROUP_MOST + 1)]
-        results, gate = await behind_a_gate(journal, jobs)
+        results, blocker = await run_behind_a_blocker(journal, jobs)
         assert set(results) == {1}
-        assert gate.commits() == 3
+        assert blocker.commits() == 3
         assert len(on_disk(tmp_path / "j.db")) == 2 * GROUP_MOST + 1
 
 
-async def test_each_loop_of_a_group_is_told_a_few_at_a_time(
+async def test_callers_of_a_group_are_woken_in_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Jobs of several event loops share a commit: a loop that is gone keeps no other from being
-    told, and between its callers everybody else on a loop gets a turn."""
+    """Jobs of several loops share a commit: a closed loop does not delay the others, and other
+    tasks run between the callers that are woken."""
     gone, here = asyncio.new_event_loop(), asyncio.get_running_loop()
-    told: list[int] = []
+    delivered: list[int] = []
     soon = here.call_soon_threadsafe
 
     def counted(callback: Callable[..., Any], *arguments: Any, **more: Any) -> asyncio.Handle:
-        told.append(len(arguments[0]))
+        delivered.append(len(arguments[0]))
         return soon(callback, *arguments, **more)
 
     async with opened(tmp_path / "j.db") as journal:
-        gate = Gatekeeper(journal)
+        blocker = Blocker(journal)
         journal.write_soon(gone, setting("gone"))
         gone.close()
         doing = [
@@ -129,18 +130,25 @@ async def test_each_loop_of_a_group_is_told_a_few_at_a_time(
         ]
         with monkeypatch.context() as patch:
             patch.setattr(here, "call_soon_threadsafe", counted)
-            gate.let_go()
+            blocker.release()
             assert set(await asyncio.gather(*doing)) == {1}
-        assert gate.commits() == 1
-        assert told == [1, DELIVERED_MOST, DELIVERED_MOST, 1]  # the first of them is the gate's own
+        assert blocker.commits() == 1
+        assert delivered == [
+            1,
+            DELIVERED_MOST,
+            DELIVERED_MOST,
+            1,
+        ]  # the first is the blocker itself
         assert len(on_disk(tmp_path / "j.db")) == 2 * DELIVERED_MOST + 2
 
 
 @pytest.mark.parametrize("threaded", [True, False])
 @pytest.mark.parametrize("bad", [0, 1, 2])
-async def test_a_failing_job_harms_no_other(tmp_path: Path, bad: int, threaded: bool) -> None:
-    """One job of a group that fails gets its own error and leaves nothing behind; the others are
-    committed once each."""
+async def test_a_failing_job_does_not_affect_others(
+    tmp_path: Path, bad: int, threaded: bool
+) -> None:
+    """It gets its own error and has no effect, and the others of its group are committed once
+    each."""
 
     def failing(conn: sqlite3.Connection) -> None:
         setting("half")(conn)
@@ -150,7 +158,7 @@ async def test_a_failing_job_harms_no_other(tmp_path: Path, bad: int, threaded: 
         jobs: list[Job] = [setting("a"), setting("b")]
         jobs.insert(bad, failing)
         if threaded:
-            results, _ = await behind_a_gate(journal, jobs)
+            results, _ = await run_behind_a_blocker(journal, jobs)
         else:
             results = await asyncio.gather(*map(journal.write, jobs), return_exceptions=True)
         assert isinstance(results.pop(bad), InvalidArgument)
@@ -158,8 +166,8 @@ async def test_a_failing_job_harms_no_other(tmp_path: Path, bad: int, threaded: 
         assert on_disk(tmp_path / "j.db") == ["a", "b"]
 
 
-async def test_a_sqlite_error_of_a_job_comes_as_ours(tmp_path: Path) -> None:
-    """Whatever SQLite raises inside a job leaves the journal as a JournalError with its cause."""
+async def test_a_sqlite_error_of_a_job_is_a_journal_error(tmp_path: Path) -> None:
+    """The error of SQLite is the cause of the JournalError."""
     async with opened(tmp_path / "j.db") as journal:
         await journal.write(setting("a"))
         with pytest.raises(JournalError, match=r"j\.db") as caught:
@@ -171,8 +179,8 @@ async def test_a_sqlite_error_of_a_job_comes_as_ours(tmp_path: Path) -> None:
 
 
 async def test_a_returned_write_is_seen_by_the_next_read(tmp_path: Path) -> None:
-    """Short reads, reads aside and reads in slices all see what has been acknowledged, and so does
-    another process."""
+    """Short reads, reads in threads, reads in slices and other processes see an acknowledged
+    write."""
     path = tmp_path / "j.db"
     async with opened(path) as journal:
         for n in range(3):
@@ -194,8 +202,8 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_a_cancelled_write_is_entirely_in_or_out(tmp_path: Path, committed: bool) -> None:
-    """Cancelling waits for the outcome of the job and then goes on; the journal stays usable."""
+async def test_a_cancelled_write_is_atomic(tmp_path: Path, committed: bool) -> None:
+    """The cancellation waits for the outcome of the job, and the journal stays usable."""
     started = threading.Event()
     leave = threading.Event()
 
@@ -222,8 +230,8 @@ async def test_a_cancelled_write_is_entirely_in_or_out(tmp_path: Path, committed
 
 
 async def test_a_lock_that_stays_is_a_journal_error(tmp_path: Path) -> None:
-    """While another process holds the file past the busy timeout, a write is refused as ours and
-    stores nothing, reads go on, and after that all is well."""
+    """If another process holds the file beyond the busy timeout, a write is refused and stores
+    nothing, and reads work."""
     path = tmp_path / "j.db"
     holder = (
         "import sqlite3, sys\n"
@@ -288,8 +296,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[CachedSessionError], str]] 
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_no_journal_of_ours_is_refused_untouched(tmp_path: Path, name: str) -> None:
-    """Each wrong file gets the error that says what to do, on every call, and keeps its bytes."""
+async def test_a_foreign_file_is_refused_and_unchanged(tmp_path: Path, name: str) -> None:
+    """Each call raises an error that says what to do, and the file keeps its bytes."""
     make, kind, message = REFUSED[name]
     path = tmp_path / "file.db"
     make(path)
@@ -312,15 +320,15 @@ async def test_what_is_no_journal_of_ours_is_refused_untouched(tmp_path: Path, n
 
 
 async def test_a_directory_is_refused(tmp_path: Path) -> None:
-    """A directory in the place of the file is a JournalError, and stays as it was."""
+    """A directory at the file's path is a JournalError and is not changed."""
     async with opened(tmp_path) as journal:
         with pytest.raises(JournalError, match="cannot be opened"):
             await journal.open()
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_missing_directory_is_refused_until_it_is_there(tmp_path: Path) -> None:
-    """No directory is made for the user; once it exists the same journal opens."""
+async def test_a_missing_directory_is_refused_until_it_exists(tmp_path: Path) -> None:
+    """No directory is made for the user, and the same journal opens once it exists."""
     path = tmp_path / "not" / "there" / "j.db"
     async with opened(path) as journal:
         for _ in range(2):
@@ -334,8 +342,8 @@ async def test_a_missing_directory_is_refused_until_it_is_there(tmp_path: Path) 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are a POSIX matter")
 async def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
-    """The journal, its write-ahead log and its index are made with mode 0600, whatever the
-    umask; a file that exists keeps its mode."""
+    """The journal, its write-ahead log and its index have mode 0600 under any umask, and an
+    existing file keeps its mode."""
     path = tmp_path / "j.db"
     before = os.umask(0)
     try:
@@ -353,10 +361,8 @@ async def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.promise(number=1)
 @pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
-async def test_durability_is_what_was_asked_for(
-    tmp_path: Path, durability: str, level: int
-) -> None:
-    """The connection that writes is in WAL mode and syncs as the option says."""
+async def test_durability_follows_the_option(tmp_path: Path, durability: str, level: int) -> None:
+    """The writing connection is in WAL mode and syncs as the option says."""
     async with opened(tmp_path / "j.db", durability=durability) as journal:
         found = await journal.write(
             lambda conn: [
@@ -367,9 +373,8 @@ async def test_durability_is_what_was_asked_for(
     assert found == ["wal", level]
 
 
-async def test_closing_finishes_what_was_handed_in(tmp_path: Path) -> None:
-    """Jobs that wait when the journal is closed are committed first; later calls are refused, the
-    log is folded in, and closing again does nothing."""
+async def test_closing_commits_waiting_jobs(tmp_path: Path) -> None:
+    """Later calls are refused, the log is checkpointed, and closing again does nothing."""
     path = tmp_path / "j.db"
     journal = Journal(path)
     loop = asyncio.get_running_loop()
@@ -387,14 +392,14 @@ async def test_closing_finishes_what_was_handed_in(tmp_path: Path) -> None:
 
 
 async def test_a_journal_that_was_never_used_leaves_no_file(tmp_path: Path) -> None:
-    """Making and closing a journal does no I/O at all."""
+    """Making and closing a journal does no I/O."""
     journal = Journal(tmp_path / "j.db")
     await journal.close()
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_journal_in_memory_is_one_connection() -> None:
-    """In memory every kind of read sees the same data, and nothing outlives the object."""
+    """In memory, every kind of read sees the same data, and nothing remains after the object."""
     async with opened(":memory:") as journal:
         await journal.write(setting("x"))
         assert await journal.read(keys) == await journal.read_aside(keys) == ["x"]
@@ -406,8 +411,8 @@ async def test_a_journal_in_memory_is_one_connection() -> None:
         assert await journal.read(keys) == []
 
 
-async def test_two_journals_may_make_one_file(tmp_path: Path) -> None:
-    """Openings that meet at the first moment of a file agree on one schema and lose nothing."""
+async def test_two_journals_can_make_one_file(tmp_path: Path) -> None:
+    """Concurrent first openings of a file agree on one schema and lose nothing."""
     path = tmp_path / "j.db"
     journals = [Journal(path) for _ in range(4)]
     await asyncio.gather(*(j.write(setting(str(n))) for n, j in enumerate(journals)))
@@ -435,9 +440,8 @@ async def test_two_journals_may_make_one_file(tmp_path: Path) -> None:
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), JournalError),
     ],
 )
-def test_every_error_has_its_place(error: Exception, kind: type) -> None:
-    """Errors are split by what the caller can do, name the file and keep their cause. Those of
-    Python speak of a cell that holds what none can, but for a text that cannot be written."""
+def test_each_error_has_its_class(error: Exception, kind: type) -> None:
+    """Errors are divided by what the caller can do, name the file and keep their cause."""
     mapped = journal_error(error, "/some/j.db")
     assert type(mapped) is kind
     assert mapped.__cause__ is error
@@ -445,6 +449,6 @@ def test_every_error_has_its_place(error: Exception, kind: type) -> None:
 
 
 def test_other_errors_pass_unchanged() -> None:
-    """What is ours already, or speaks of no file at all, is not wrapped."""
+    """An error of the library, or one that is not about a file, is not wrapped."""
     for error in (InvalidArgument("x"), SessionClosed("x"), RuntimeError("x"), MemoryError()):
         assert journal_error(error, "j") is error

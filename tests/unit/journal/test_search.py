@@ -1,4 +1,4 @@
-"""The full-text index: the same answers as looking at every item, and in step with the items."""
+"""The full-text index: it gives the same results as a scan, and follows the items."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SCRIPTS = {
 
 @pytest.fixture
 def conn() -> Iterator[sqlite3.Connection]:
-    """A journal in memory, without the threads around it."""
+    """Return the connection of a journal in memory, without threads."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
         yield conn
@@ -66,7 +66,8 @@ def scanned(conn: sqlite3.Connection, session: str, query: str) -> list[Any]:
 
 
 def indexed(conn: sqlite3.Connection) -> int:
-    """How many operations the index names for a word that all of them hold, once none waits."""
+    """Return how many operations the index has for a word that all of them contain, once none
+    waits."""
     search_index.catch_up(conn, search_index.reach(conn) or 0)
     rows = conn.execute("SELECT rowid FROM words WHERE words MATCH '\"wor\"'").fetchall()
     return len(rows)
@@ -75,7 +76,7 @@ def indexed(conn: sqlite3.Connection) -> int:
 @pytest.mark.parametrize("indexed_now", [False, True], ids=["waiting", "indexed"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_is_found(conn: sqlite3.Connection, script: str, indexed_now: bool) -> None:
-    """A word of any script and length is found in the one item that holds it."""
+    """A word of any script and length is found in the one item that contains it."""
     for text, _ in SCRIPTS.values():
         add(conn, "talk", text)
     if indexed_now:
@@ -88,7 +89,7 @@ def test_each_script_is_found(conn: sqlite3.Connection, script: str, indexed_now
 
 
 @pytest.mark.parametrize("query", ["谢", "会议", "🎉", "cancel", "to cancel"])
-def test_words_that_the_index_can_tell_need_no_scan(
+def test_words_of_the_index_need_no_scan(
     conn: sqlite3.Connection, query: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A single ideograph or emoji, a pair, and three letters are looked up."""
@@ -116,7 +117,7 @@ STEPS = st.lists(
 @given(STEPS, st.lists(st.text('ab"é会议\U0001f389 ', min_size=1, max_size=5), max_size=5))
 def test_the_index_finds_what_a_scan_finds(steps: list[Any], queries: list[str]) -> None:
     """After any appends, pops and clears in two sessions, look-up and scan give the same entries,
-    and the index built anew names the same operations as the one that was kept in step."""
+    and a rebuilt index equals the maintained one."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
         conn.create_function("part_count", 1, lambda _: 1)
@@ -161,8 +162,8 @@ def _all_candidates(conn: sqlite3.Connection) -> dict[str, list[Any]]:
     return {term: sorted(set(docs)) for term, docs in held.items()}
 
 
-def test_what_is_popped_and_cleared_leaves_the_index(conn: sqlite3.Connection) -> None:
-    """No trigram of a removed item stays behind: it was to be forgotten."""
+def test_removed_items_leave_the_index(conn: sqlite3.Connection) -> None:
+    """No trigram of a popped or cleared item remains."""
     conn.create_function("part_count", 1, lambda _: 1)
     add(conn, "talk", "word one", "word two secret")
     search_index.catch_up(conn, 0)
@@ -176,8 +177,8 @@ def test_what_is_popped_and_cleared_leaves_the_index(conn: sqlite3.Connection) -
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_a_file_of_format_1_gets_its_index(tmp_path: Path, filled: bool) -> None:
-    """A journal of the first format, empty or with items, is of the current one once opened, and
-    its items are found without a scan."""
+    """A journal of the first format is migrated when it is opened, and its items are found without
+    a scan."""
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
         golden = json.loads(GOLDEN.read_text())
@@ -199,9 +200,9 @@ def test_a_file_of_format_1_gets_its_index(tmp_path: Path, filled: bool) -> None
         assert indexed(conn) == (3 if filled else 1)
 
 
-def test_a_file_without_an_index_is_looked_through(tmp_path: Path) -> None:
-    """With the index turned off nothing of it is in the file, and search works; turned on again it
-    holds everything, what was written meanwhile too."""
+def test_a_file_without_an_index_is_scanned(tmp_path: Path) -> None:
+    """With the index off, the file has none and search scans; turned on again, the index has every
+    item, also those written meanwhile."""
     path = tmp_path / "journal.db"
     for on, text in ((True, "word one"), (False, "word two"), (True, "word three")):
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:
@@ -215,11 +216,10 @@ def test_a_file_without_an_index_is_looked_through(tmp_path: Path) -> None:
         assert indexed(conn) == 3
 
 
-def test_a_sqlite_without_fts5_searches_and_says_that_the_index_is_behind(
+def test_a_sqlite_without_fts5_marks_the_index_as_outdated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the module is missing, the file is written without its index and says so, and the next
-    one that has it builds it anew."""
+    """It writes the file without the index, and the next SQLite that has the module rebuilds it."""
     path = tmp_path / "journal.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         schema.prepare(conn, str(path))
@@ -235,11 +235,10 @@ def test_a_sqlite_without_fts5_searches_and_says_that_the_index_is_behind(
         assert indexed(conn) == 2
 
 
-def test_a_damaged_index_keeps_no_word_from_being_written(
+def test_a_damaged_index_does_not_prevent_a_write(
     conn: sqlite3.Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The item is stored, the index is given up with a word in the log, and search looks through
-    the session."""
+    """The item is stored, the index is dropped with a log message, and search scans the session."""
     add(conn, "talk", "word one")
     search_index.catch_up(conn, 0)
     conn.execute("UPDATE words_data SET block = x'ffffffff'")
@@ -255,16 +254,16 @@ def test_a_damaged_index_keeps_no_word_from_being_written(
 
 
 @pytest.mark.parametrize("query", ["a\x00bc", "abc\ud800", "\x00"])
-def test_what_no_text_can_hold_is_not_found(conn: sqlite3.Connection, query: str) -> None:
-    """NUL and lone surrogates are in no readable text, and the index is not asked for them."""
+def test_a_query_that_no_text_can_contain_finds_nothing(
+    conn: sqlite3.Connection, query: str
+) -> None:
+    """NUL and lone surrogates are in no readable text, so the index is not queried for them."""
     add(conn, "talk", query, "abc")
     assert found(conn, "talk", query) == []
 
 
-def test_a_thread_that_is_never_idle_indexes_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No write waits for the index of its own words, and what waits for it stays bounded."""
+def test_a_busy_thread_still_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write does not wait for the index, and the number of unindexed items is limited."""
     monkeypatch.setattr(writer, "IDLE", 3600)
     monkeypatch.setattr(idle_work, "UNINDEXED_MOST", 2 * search_index.SLICE)
     journal = Journal(tmp_path / "journal.db", durability="normal")
@@ -282,7 +281,7 @@ def test_a_thread_that_is_never_idle_indexes_all_the_same(
 
 
 def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
-    """A page of another device's operations, as it is pulled."""
+    """Apply a page of another device's operations, as a pull does."""
     key, parts = session_key("talk"), []
     for counter in range(first, first + most):
         payload = json.dumps({"role": "user", "content": f"word {counter}"})
@@ -292,8 +291,8 @@ def hydrate(conn: sqlite3.Connection, first: int, most: int) -> None:
     assert inbox.apply_page(conn, SessionRef.of("talk"), parts, [], counter).new == most
 
 
-def test_neither_pages_nor_writes_index_what_waits(conn: sqlite3.Connection) -> None:
-    """Both leave it to the journal's idle thread, and search finds all meanwhile."""
+def test_pages_and_writes_do_not_index(conn: sqlite3.Connection) -> None:
+    """They leave it to the idle writing thread, and search finds everything meanwhile."""
     hydrate(conn, 1, 1000)
     add(conn, "talk", "word own")
     assert search_index.reach(conn) == 0
@@ -302,7 +301,7 @@ def test_neither_pages_nor_writes_index_what_waits(conn: sqlite3.Connection) -> 
 
 
 def test_large_operations_make_a_slice_short(conn: sqlite3.Connection) -> None:
-    """A slice ends early where payloads are large, and goes on by one at the least."""
+    """A slice ends early after large payloads, and includes at least one operation."""
     for number in range(search_index.BEHIND):
         add(conn, "talk", f"word {number} " + "x" * search_index.SLICE_BYTES)
     hydrate(conn, 1, 1)
@@ -312,8 +311,8 @@ def test_large_operations_make_a_slice_short(conn: sqlite3.Connection) -> None:
 
 
 def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a hydration the idle journal indexes it in slices, none larger than a slice may be,
-    until no more than a few operations wait."""
+    """After hydration the idle journal indexes in slices of limited size, until only a few
+    operations wait."""
     monkeypatch.setattr(writer, "IDLE", 0.001)
     reached, done = [0], threading.Event()
     is_behind = search_index.is_behind
@@ -340,11 +339,11 @@ def test_the_index_catches_up_by_itself(tmp_path: Path, monkeypatch: pytest.Monk
         journal.close_blocking()
 
 
-async def test_an_idle_slice_waits_for_nobodys_lock(
+async def test_an_idle_slice_does_not_wait_for_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While another program holds the lock, the thread that writes is free for what comes, and the
-    index is left to a later look."""
+    """While another program holds the lock, the writing thread stays free, and the index is updated
+    later."""
     locked, tried, sliced = threading.Event(), threading.Event(), threading.Event()
     slice_up = search_index.slice_up
 

@@ -1,4 +1,4 @@
-"""Loops and recursive queries over rows of which a cell is spoiled: each of them ends."""
+"""Loops and recursive queries over rows with a damaged cell: each of them ends."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def conn() -> Iterator[sqlite3.Connection]:
         assert left >= 0, "a query was interrupted"
 
 
-def spoil(conn: sqlite3.Connection, table: str, change: str) -> None:
-    """Change rows of a table as if its columns took any value."""
+def damage(conn: sqlite3.Connection, table: str, change: str) -> None:
+    """Change rows of a table as if its columns accepted any value."""
     (sql,) = conn.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
     for said in (re.sub(r" (TEXT|INTEGER)(?! PRIMARY KEY)| NOT NULL", "", sql), sql):
         conn.execute("PRAGMA writable_schema = ON")
@@ -86,7 +86,7 @@ def op(counter: int, kind: Kind, payload: str, writer: str = "other000") -> Oper
     ("table", "value"),
     [(table, value) for table in ("ops", "forgets") for value in SPOILED] + [("ops", "NULL")],
 )
-def test_a_spoiled_session_number_does_not_keep_the_search_for_unsent_work_going(
+def test_a_damaged_session_number_does_not_make_pending_sessions_endless(
     conn: sqlite3.Connection, table: str, value: str
 ) -> None:
     """`pending_sessions` ends, and finds the sessions whose rows are sound."""
@@ -96,7 +96,7 @@ def test_a_spoiled_session_number_does_not_keep_the_search_for_unsent_work_going
         conn.execute("UPDATE ops SET state = 2")
         for number in (1, 2, 3):
             conn.execute("INSERT INTO forgets VALUES (?, 'w', 1, 0, 1, '', 0)", (number,))
-    spoil(conn, table, f"session = {value} WHERE session = 2")
+    damage(conn, table, f"session = {value} WHERE session = 2")
     assert {"a", "c"} <= set(outbox.pending_sessions(conn))
 
 
@@ -113,19 +113,19 @@ def test_the_search_for_unsent_work_steps_through_the_indexes(conn: sqlite3.Conn
 
 @pytest.mark.parametrize("value", ["'12'", "x'12'", "1.5"])
 @pytest.mark.parametrize("column", ["stamp", "counter", "idx", "writer"])
-def test_a_spoiled_place_does_not_make_a_read_begin_again(
+def test_a_damaged_position_does_not_make_a_read_start_over(
     conn: sqlite3.Connection, column: str, value: str
 ) -> None:
-    """A history in slices of one item ends, whichever part of a place is spoiled: with all that
-    could be read, or with an error that has the journal looked at."""
+    """A history in slices of one item ends, with all readable items or with an error that starts
+    the search for damage."""
     add(conn, *map(str, range(6)))
-    spoil(conn, "items", f"{column} = {value} WHERE idx = 3")
+    damage(conn, "items", f"{column} = {value} WHERE idx = 3")
     with suppress(ValueError):
         assert len(list(islice(item_rows.slices(conn, 1, 1, 1 << 20), 100))) <= 6
 
 
-def test_items_in_no_order_do_not_make_a_read_begin_again(tmp_path: Path) -> None:
-    """A stamp that is spoiled in the file leads back to the beginning: the read ends."""
+def test_unordered_items_do_not_make_a_read_start_over(tmp_path: Path) -> None:
+    """A damaged stamp leads back to the beginning, and the read ends."""
     stamps = [0x5152_5354_5500 + number for number in range(1, 7)]
     path = tmp_path / "j.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
@@ -138,7 +138,7 @@ def test_items_in_no_order_do_not_make_a_read_begin_again(tmp_path: Path) -> Non
 
 
 def _overwrite(path: Path, name: str, number: int, other: int) -> None:
-    """Put another number of six bytes where the first page of a table or index has this one."""
+    """Replace a number of six bytes on the first page of a table or index by another."""
     with closing(sqlite3.connect(path)) as conn:
         sql = "SELECT rootpage FROM sqlite_master WHERE name = ?"
         (root,) = conn.execute(sql, (name,)).fetchone()
@@ -155,7 +155,7 @@ def _overwrite(path: Path, name: str, number: int, other: int) -> None:
 
 @pytest.mark.parametrize("table", ["above", "cleared"])
 @pytest.mark.parametrize("first", SPOILED)
-def test_a_spoiled_range_does_not_keep_the_frontier_moving(
+def test_a_damaged_range_does_not_make_the_frontier_endless(
     conn: sqlite3.Connection, table: str, first: str
 ) -> None:
     """A range that begins below 1 would never close the prefix: applying an operation ends."""
@@ -165,7 +165,7 @@ def test_a_spoiled_range_does_not_keep_the_frontier_moving(
     tx.apply(op(4, Kind.APPEND, '"four"'))
     tx.finish()
     highest = f"SELECT max(first) FROM {table} WHERE writer = 'other000'"
-    spoil(conn, table, f"first = {first} WHERE first = ({highest})")
+    damage(conn, table, f"first = {first} WHERE first = ({highest})")
     for call in (_apply_next, _clear, _look_for_gaps):
         with suppress(*FOREIGN_ERRORS):
             call(conn)
@@ -188,14 +188,12 @@ def _look_for_gaps(conn: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize("bounds", [(0, 3), (3, 2), (1, 1 << 60), (1, 1e300), ("1", 3), (1, None)])
-def test_a_range_that_no_writer_has_is_refused(
-    conn: sqlite3.Connection, bounds: tuple[Any, Any]
-) -> None:
-    """It raises what has the journal looked at, before a loop runs over it."""
+def test_an_impossible_range_is_refused(conn: sqlite3.Connection, bounds: tuple[Any, Any]) -> None:
+    """It raises an error that starts the search for damage, before a loop runs over it."""
     add(conn, "word")
     conn.execute("INSERT INTO settled VALUES (1, 'mewriter', 1, 1)")
     first, last = (f"'{bound}'" if isinstance(bound, str) else bound for bound in bounds)
-    spoil(conn, "settled", f"first = {first}, last = {'NULL' if last is None else last}")
+    damage(conn, "settled", f"first = {first}, last = {'NULL' if last is None else last}")
     with pytest.raises(ValueError, match="is not valid"):
         writes.clear(conn, author(), S)
 
@@ -204,8 +202,9 @@ def test_a_range_that_no_writer_has_is_refused(
 
 
 @pytest.mark.parametrize("seq", [0, -1, -(1 << 63), (1 << 62) + 1])
-def test_an_operation_with_a_spoiled_number_is_taken(conn: sqlite3.Connection, seq: int) -> None:
-    """What counts as unsent is also sent: otherwise its session would be pushed without end."""
+def test_an_operation_with_a_damaged_number_is_taken(conn: sqlite3.Connection, seq: int) -> None:
+    """An operation that counts as unsent is also sent: otherwise its session would be pushed
+    without end."""
     add(conn, "word")
     conn.execute("UPDATE ops SET seq = ?", (seq,))
     assert outbox.has_unsent(conn, S)
@@ -213,8 +212,8 @@ def test_an_operation_with_a_spoiled_number_is_taken(conn: sqlite3.Connection, s
     assert outbox.take(conn, S, after=None, upto=last, most_ops=9, most_bytes=999) == [seq]
 
 
-def test_an_outbox_in_no_order_is_not_taken_again_and_again(tmp_path: Path) -> None:
-    """What lies behind an operation and has a lower number has the journal looked at."""
+def test_an_unordered_outbox_is_not_taken_endlessly(tmp_path: Path) -> None:
+    """A lower number after a higher one starts the search for damage."""
     path = tmp_path / "j.db"
     numbers = [0x5152_5354_5500 + number for number in range(1, 7)]
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
@@ -233,18 +232,18 @@ def test_an_outbox_in_no_order_is_not_taken_again_and_again(tmp_path: Path) -> N
 
 
 def _taken(conn: sqlite3.Connection) -> Iterator[int]:
-    """Take the outbox one by one, as a push does."""
+    """Take the outbox in slices, as a push does."""
     after = None
     while seqs := outbox.take(conn, S, after=after, upto=1 << 62, most_ops=2, most_bytes=99):
         after = seqs[-1]
         yield after
 
 
-def test_rows_that_cannot_be_found_by_their_key_are_not_asked_for_again(
+def test_rows_that_their_key_does_not_find_are_not_requested_again(
     conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row that a scan shows and its key does not find has the journal looked at; one that another
-    process has deleted does not."""
+    """A row that a scan shows and its key does not find starts the search for damage, and one that
+    another process has deleted does not."""
     add(conn, "word")
     conn.execute("INSERT INTO forgets VALUES (1, 'w', 1, 0, 1, '', 0)")
     (due,) = outbox.forgets_due(conn, S, 9)
@@ -260,7 +259,7 @@ def test_rows_that_cannot_be_found_by_their_key_are_not_asked_for_again(
 # -- others --------------------------------------------------------------------------------------
 
 
-def test_an_index_that_does_not_move_forward_is_not_built_for_ever(
+def test_an_index_that_makes_no_progress_is_not_built_endlessly(
     conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each slice of the search index ends behind the one before."""
@@ -307,14 +306,14 @@ def _row(seq: int) -> tuple[Any, ...]:
 
 
 class Rows(list[Any]):
-    """Stands for a cursor."""
+    """A replacement for a cursor."""
 
     def fetchone(self) -> Any:
         return self[0] if self else None
 
 
-def test_rows_that_lead_back_do_not_keep_a_recovery_going() -> None:
-    """Every row that can be read is given, and the scan ends."""
+def test_rows_that_lead_back_do_not_make_a_recovery_endless() -> None:
+    """Every readable row is returned, and the scan ends."""
     losses = Losses()
     found = []
     for row in read_damaged.scan_operations(Damaged(), losses):  # type: ignore[arg-type]
@@ -324,10 +323,10 @@ def test_rows_that_lead_back_do_not_keep_a_recovery_going() -> None:
     assert losses.named
 
 
-async def test_a_listing_that_never_ends_is_given_up_by_an_audit(
+async def test_an_audit_limits_an_endless_listing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server that makes up ever new memories is not listened to for ever."""
+    """A server that invents new memories is not read without end."""
 
     async def page(
         context: Any, session: SessionRef, offset: int, limit: int
@@ -347,10 +346,10 @@ async def test_a_listing_that_never_ends_is_given_up_by_an_audit(
         await audit._list_all(Context(), SessionRef.of(S))  # type: ignore[arg-type]
 
 
-def test_a_database_in_no_order_is_not_imported_again_and_again(
+def test_an_unordered_database_is_not_imported_endlessly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page that ends before it began ends the import of an Agents SDK database."""
+    """A page that ends before its beginning ends the import of an Agents SDK database."""
     path = tmp_path / "theirs.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         conn.execute("CREATE TABLE agent_messages (id INTEGER, session_id TEXT, message_data TEXT)")

@@ -1,4 +1,4 @@
-"""What is kept of the ends of histories: how much of each, and how much in all."""
+"""The tail cache: how much it keeps of each history, and of all together."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tail(*texts: bytes, revision: int = 1, whole: bool = True) -> Tail:
 
 
 def items(tail: Tail | None, limit: int | None) -> list[object] | None:
-    """What a tail says of the latest items."""
+    """Return the latest items of a tail."""
     found = tail.arrays(limit) if tail is not None else None
     if found is None:
         return None
@@ -47,10 +47,11 @@ def kept(tails: TailCache, *names: str) -> list[str]:
     return [name for name in names if tails.get(name) is not None]
 
 
-def test_a_tail_that_fills_up_keeps_the_latest_and_tells_of_no_whole_history(
+def test_a_full_tail_keeps_the_latest_items(
     version: Version,
 ) -> None:
-    """At least as many items as a read takes on the spot, and not all."""
+    """It has at least as many items as a short read needs, and no longer counts as the whole
+    history."""
     tails = TailCache()
     tails.put("a", tail(*[b"0"] * (MOST_ITEMS - 1), whole=False))
     for number in range(1, 4 * MOST_ITEMS):
@@ -63,8 +64,8 @@ def test_a_tail_that_fills_up_keeps_the_latest_and_tells_of_no_whole_history(
         assert kept.size < 6 * (MOST_ITEMS + BLOCK_ITEMS)
 
 
-def test_a_whole_history_goes_on_in_blocks(version: Version) -> None:
-    """All of it and any part of it, item by item, as it grows and shrinks."""
+def test_a_whole_history_is_kept_in_blocks(version: Version) -> None:
+    """All of it and any part of it can be read while it grows and shrinks."""
     tails, count = TailCache(), 3 * MOST_ITEMS
     tails.put("a", tail())
     for number in range(count):
@@ -82,8 +83,8 @@ def test_a_whole_history_goes_on_in_blocks(version: Version) -> None:
     assert kept.size == sum(len(block.array) for block in kept.blocks) + sum(map(len, kept.texts))
 
 
-def test_a_tail_goes_on_only_from_the_revision_before(version: Version) -> None:
-    """A write of somebody else in between, or an item for the other library, ends it."""
+def test_a_tail_continues_only_from_the_previous_revision(version: Version) -> None:
+    """A write by another connection in between, or an item of the other codec, ends it."""
     tails = TailCache()
     for text, codec, revision in (("1", FAST, 3), ("1", EXACT, 2)):
         tails.put("a", tail(b"0"))
@@ -100,7 +101,7 @@ def test_a_tail_goes_on_only_from_the_revision_before(version: Version) -> None:
 
 @pytest.mark.promise(number=10)
 def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version: Version) -> None:
-    """In bytes and in number: those that were kept longest go, whichever way another one grows."""
+    """Their bytes and their number are limited, and the least recently used are dropped first."""
     monkeypatch.setattr(module, "MOST_BYTES_IN_ALL", 100)
     monkeypatch.setattr(module, "MOST_SESSIONS", 4)
     tails = TailCache()
@@ -125,8 +126,9 @@ def test_all_tails_together_are_bounded(monkeypatch: pytest.MonkeyPatch, version
 
 
 @pytest.mark.promise(number=10)
-def test_a_history_too_large_is_kept_as_its_end(version: Version) -> None:
-    """It takes no more room than a short read needs; and nothing, where it has only large items."""
+def test_of_a_large_history_the_end_is_kept(version: Version) -> None:
+    """The tail takes no more memory than a short read needs, and is dropped if the items are
+    large."""
     tails = TailCache()
     large = b"x" * (MOST_BYTES // 2)
     tails.put("a", tail(*[large] * (MOST_BYTES_OF_ONE // len(large) - 1)))

@@ -1,4 +1,4 @@
-"""What the thread that writes does with the log while nobody waits for it."""
+"""Checkpoints of the write-ahead log by the idle writing thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def watched(journal: Journal, statement: str) -> threading.Event:
-    """Set once the thread that writes comes to this statement."""
+    """Return an event that is set when the writing thread reaches this statement."""
     came = threading.Event()
 
     def trace(sql: str) -> None:
@@ -46,8 +46,8 @@ def count(conn: sqlite3.Connection) -> int:
     return int(found)
 
 
-async def test_a_log_that_was_carried_over_begins_anew(tmp_path: Path) -> None:
-    """Some writes and a pause later, what is written needs no more of the disk."""
+async def test_a_copied_log_is_reused(tmp_path: Path) -> None:
+    """After some writes and a pause, further writes use no more disk space."""
     log = tmp_path / "j.db-wal"
     journal = Journal(tmp_path / "j.db")
     came = await watched(journal, CARRY)
@@ -62,8 +62,8 @@ async def test_a_log_that_was_carried_over_begins_anew(tmp_path: Path) -> None:
     await journal.close()
 
 
-async def test_the_log_is_carried_over_under_a_reader(tmp_path: Path) -> None:
-    """Nobody waits for another program that reads, and it goes on seeing what it saw."""
+async def test_the_log_is_copied_despite_a_reader(tmp_path: Path) -> None:
+    """No write waits for another program that reads, and that program keeps its snapshot."""
     journal = Journal(tmp_path / "j.db", busy_timeout=3600)
     came = await watched(journal, CARRY)
     await write(journal, 0, 1)
@@ -79,10 +79,10 @@ async def test_the_log_is_carried_over_under_a_reader(tmp_path: Path) -> None:
     await journal.close()
 
 
-async def test_a_log_that_cannot_be_carried_over_holds_nothing_up(
+async def test_a_log_that_cannot_be_copied_does_not_block_writes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, and the thread goes on writing."""
+    """The failure is logged, and the thread goes on writing."""
     journal = Journal(tmp_path / "j.db")
     came = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Names are looked up in threads that nobody waits for, one a name."""
+"""Lookups of host names in threads of their own, one for each name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tried = list[str]
 
 
 def resolver(*addresses: str) -> Callable[..., Any]:
-    """One that knows these addresses of `NAME`."""
+    """Return a lookup function that knows these addresses of `NAME`."""
 
     def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         assert host == NAME
@@ -35,7 +35,7 @@ def resolver(*addresses: str) -> Callable[..., Any]:
 
 
 class Scripted(httpcore.AsyncNetworkBackend):
-    """Addresses that answer, refuse or say nothing."""
+    """A network backend whose addresses answer, refuse or stay silent."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = answers
@@ -54,21 +54,21 @@ class Scripted(httpcore.AsyncNetworkBackend):
 
 
 async def connected(backend: Scripted, timeout: float | None = 60.0) -> str:
-    """The address that a connection was made to."""
+    """Return the address to which a connection was made."""
     stream = await dns._Backend(backend).connect_tcp(NAME, 80, timeout)
     return (await stream.read(100)).decode()
 
 
 def test_the_connections_of_a_remote_look_names_up_here() -> None:
-    """Those of our own client, whatever its SDK and its HTTP library make of them."""
+    """The library's own client uses this lookup."""
     remote = connect("http://server.example", None, SyncOptions())
     transport: Any = remote._http._http._transport
     assert isinstance(transport, httpx.AsyncHTTPTransport)
     assert isinstance(transport._pool._network_backend, dns._Backend)
 
 
-def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy has a name as well."""
+def test_the_connections_to_a_proxy_look_names_up_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy is named by a host name as well."""
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
     remote = connect("http://server.example", None, SyncOptions())
     mounted: Any = [one for one in remote._http._http._mounts.values() if one is not None]
@@ -76,8 +76,8 @@ def test_the_connections_to_a_proxy_do_too(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(isinstance(one._pool._network_backend, dns._Backend) for one in mounted)
 
 
-async def test_an_address_is_looked_up_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no name there is no lookup."""
+async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a host name needs a lookup."""
     monkeypatch.setattr(socket, "getaddrinfo", None)
     backend = Scripted(to_1="answers")
     stream = await dns._Backend(backend).connect_tcp("192.0.2.1", 80, 5.0)
@@ -100,7 +100,7 @@ async def test_an_address_is_looked_up_by_nobody(monkeypatch: pytest.MonkeyPatch
 async def test_the_first_address_that_answers_is_taken(
     monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], made: str, tried: Tried
 ) -> None:
-    """Families in turn; one that says nothing holds the next up for a moment, and no longer."""
+    """Address families alternate, and a silent address delays the next one only for a moment."""
     resolve = resolver("2001:db8::1", "2001:db8::2", "192.0.2.5")
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     backend = Scripted(**answers)
@@ -108,9 +108,11 @@ async def test_the_first_address_that_answers_is_taken(
     assert backend.tried == tried
 
 
-async def test_a_name_without_an_answer_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused everywhere, silent everywhere, unknown: the errors of the library below, with what
-    was waited for in words."""
+async def test_a_name_without_an_answer_raises_the_usual_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If all addresses refuse, stay silent or are unknown, the errors are those of the HTTP
+    library."""
     monkeypatch.setattr(socket, "getaddrinfo", resolver("192.0.2.1", "192.0.2.2"))
     with pytest.raises(httpcore.ConnectError, match=r"192\.0\.2\.1 refuses"):
         await connected(Scripted(to_1="refuses", to_2="refuses"))
@@ -133,11 +135,11 @@ async def test_a_name_without_an_answer_is_told_as_before(monkeypatch: pytest.Mo
         await connected(Scripted())
 
 
-async def test_those_who_ask_at_once_share_a_lookup_and_none_takes_it_from_another(
+async def test_concurrent_requests_share_a_lookup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One thread for a name, whoever asks and gives up; when it answers, those who still wait have
-    it, and the next one asks anew. One that hangs has another beside it after a while."""
+    """One thread looks a name up: a cancelled request does not end it for the others, a later one
+    starts a new lookup, and one that hangs gets a second thread after a while."""
     asked, answer = 0, threading.Event()
     second = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -173,8 +175,10 @@ async def test_those_who_ask_at_once_share_a_lookup_and_none_takes_it_from_anoth
     assert asked == 3
 
 
-async def test_two_connections_at_one_moment_leave_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is made too late is closed."""
+async def test_a_connection_that_is_made_too_late_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If two addresses answer at the same moment, one connection remains."""
     monkeypatch.setattr(socket, "getaddrinfo", resolver("192.0.2.1", "192.0.2.2"))
     monkeypatch.setattr(dns, "STAGGER", 0.0)
     both = asyncio.Event()

@@ -74,8 +74,8 @@ def test_an_operation_comes_back_from_the_wire(
     private: bool,
     session: str,
 ) -> None:
-    """Every operation that can be written survives the way to memories, through JSON and back,
-    in any session, and the same operation always gives the same memories."""
+    """Every operation is encoded as memories and decoded without loss, and has the same memories
+    each time."""
     dot = Dot(writer, counter)
     op = append(*payloads, dot=dot, stamp=stamp, said_ms=said_ms, private=private)
     own = tuple(unescape_payload(escape_payload(payload)) for payload in payloads)
@@ -84,7 +84,7 @@ def test_an_operation_comes_back_from_the_wire(
 
 
 def test_pops_and_clears_come_back_from_the_wire() -> None:
-    """A pop and a clear are memories like any other, even a clear that takes several parts."""
+    """Pops and clears are memories too, even a clear that takes several parts."""
     pop = Operation(DOT, Kind.POP, 5, 6, (encode_pop(ItemRef(Dot("x" * 12, 3), 1, 2)),))
     many = Frontier.of((f"writer{letter * 8}", 2 * n + 1) for letter in "ab" for n in range(3000))
     clear = Operation(DOT, Kind.CLEAR, 5, 6, (encode_clear(many),))
@@ -93,8 +93,8 @@ def test_pops_and_clears_come_back_from_the_wire() -> None:
     assert len(memories(clear)) > 1
 
 
-def test_a_private_item_says_nothing_in_the_clear() -> None:
-    """Without readable content the text is only in the metadata field that carries the item."""
+def test_a_private_item_has_no_readable_content() -> None:
+    """The item is only in the metadata field that holds the payload."""
     op = append('{"role":"user","content":"the secret"}', private=True)
     (memory,) = memories(op)
     assert memory["content"] == HIDDEN
@@ -113,16 +113,16 @@ def test_a_private_item_says_nothing_in_the_clear() -> None:
         (-(1 << 52), None),
     ],
 )
-def test_the_event_time_is_given_where_the_server_takes_it(said_ms: int, event: int | None) -> None:
-    """A clock before 1970 or far ahead costs the event time, never the operation."""
+def test_the_event_time_is_sent_if_the_server_accepts_it(said_ms: int, event: int | None) -> None:
+    """A clock before 1970 or far in the future loses the event time, and not the operation."""
     op = append("1", said_ms=said_ms)
     assert memories(op)[0].get("event_time") == event
     assert received(op) == op
 
 
-def test_only_the_first_memory_tells_the_session() -> None:
-    """The session id is said once an operation, cut to a modest length, and not at all where
-    UTF-8 cannot say it."""
+def test_only_the_first_memory_names_the_session() -> None:
+    """The session id is sent once an operation, shortened, and omitted if UTF-8 cannot encode
+    it."""
     first, second = memories(append("1", "2"), "é" * 2000)
     assert first["metadata"]["cs_sid"] == "é" * 1024
     assert "cs_sid" not in second["metadata"]
@@ -130,7 +130,8 @@ def test_only_the_first_memory_tells_the_session() -> None:
 
 
 def test_a_placeholder_explains_its_operation() -> None:
-    """A placeholder is read as an explanation of its dot, and its id is never the operation's."""
+    """A placeholder is decoded as an explanation of its dot, and its id differs from the
+    operation's."""
     op = append("1")
     note = placeholder(op, SESSION)
     assert decode(note, KEY) == Placeholder(DOT)
@@ -170,14 +171,14 @@ FIELDS = ["v", "op", "w", "c", "s", "t", "n", "i", "p", "j", "d", "e", "x", "h",
         }
     )
 )
-def test_nonsense_is_unreadable_and_nothing_worse(memory: dict[str, Any]) -> None:
-    """Whatever a server lists is not ours, unreadable, or exactly what its id says."""
+def test_arbitrary_memories_are_unreadable_at_worst(memory: dict[str, Any]) -> None:
+    """A memory of a server is foreign, unreadable, or exactly what its id says."""
     _reads_safely(memory)
 
 
 @given(st.sampled_from(FIELDS), scraps | st.sampled_from([1e308, 7.0, "append", "void", "0" * 16]))
-def test_one_wrong_field_is_unreadable_and_nothing_worse(field: str, value: Any) -> None:
-    """A memory of ours with any single field replaced or removed never raises but Unreadable."""
+def test_one_wrong_field_makes_a_memory_unreadable_at_worst(field: str, value: Any) -> None:
+    """A memory with a single field replaced or removed raises only Unreadable."""
     for memory in (memories(append("1", "2"))[1], placeholder(append("1"), SESSION)):
         changed = copy.deepcopy(memory)
         changed["metadata"][f"cs_{field}"] = value
@@ -244,13 +245,13 @@ def _changed(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_a_field_out_of_its_bounds_is_unreadable(fields: dict[str, Any]) -> None:
-    """Each field is held to its type and range, so that nothing of it reaches the journal."""
+    """Each field is checked for its type and range before it reaches the journal."""
     with pytest.raises(Unreadable):
         decode(_changed(**fields), KEY)
 
 
 def test_numbers_may_come_back_as_floats() -> None:
-    """A server that keeps numbers as floats changes nothing."""
+    """A server that stores numbers as floats changes nothing."""
     fields = {"cs_c": 7.0, "cs_n": 2.0, "cs_i": 1.0, "cs_p": 1.0, "cs_j": 0.0, "cs_t": 1.7e12}
     part = decode(_changed(**fields), KEY)
     assert isinstance(part, Part)
@@ -259,7 +260,7 @@ def test_numbers_may_come_back_as_floats() -> None:
 
 
 def test_a_newer_wire_version_is_not_misread() -> None:
-    """A memory of a version to come is reported with the way out, never guessed at."""
+    """A memory of a later version is reported with the remedy."""
     memory = _changed()
     memory["id"] = memory["id"].replace("cs1-", "cs2-")
     with pytest.raises(Unreadable, match="upgrade"):
@@ -269,20 +270,20 @@ def test_a_newer_wire_version_is_not_misread() -> None:
 @pytest.mark.parametrize(
     "identity", [None, 7, "", "mem_123", "CS1-" + KEY[:12] + "-x", "xcs1-000000000000-w-1-0", []]
 )
-def test_what_is_not_ours_is_ignored(identity: object) -> None:
-    """A memory with another id is none of ours, whatever metadata and tags a server gave it."""
+def test_a_foreign_memory_is_ignored(identity: object) -> None:
+    """A memory with another kind of id is foreign, whatever metadata and tags it has."""
     memory = {**_changed(), "id": identity}
     assert decode(memory, KEY) is None
 
 
 def test_another_session_s_memory_is_unreadable() -> None:
-    """A memory of ours that turns up in another session's listing is not applied there."""
+    """A memory that appears in another session's listing is not applied there."""
     with pytest.raises(Unreadable):
         decode(_changed(), session_key("other"))
 
 
 def test_lost_metadata_is_reported() -> None:
-    """A memory of ours whose metadata the server lost is unreadable, not ignored."""
+    """A memory whose metadata the server has lost is unreadable, and not ignored."""
     for metadata in (None, [], "x"):
         with pytest.raises(Unreadable):
             decode({"id": memory_id(KEY, DOT, 0), "metadata": metadata}, KEY)
@@ -290,7 +291,7 @@ def test_lost_metadata_is_reported() -> None:
 
 @given(st.text(st.characters(), max_size=300))
 def test_every_session_id_makes_a_legal_agent_id(session: str) -> None:
-    """Agent ids have only legal characters and fit the server's limit with room to spare."""
+    """Agent ids have only legal characters and are shorter than the server's limit."""
     agent = agent_id(session)
     assert set(agent) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
     assert len(agent) <= 160
@@ -300,8 +301,8 @@ def test_every_session_id_makes_a_legal_agent_id(session: str) -> None:
 
 
 @given(st.lists(st.text(st.characters(), max_size=5), unique=True, max_size=20))
-def test_session_ids_never_share_a_home(sessions: list[str]) -> None:
-    """The mapping is one-to-one, lone surrogates and look-alikes included."""
+def test_session_ids_never_share_an_agent_id(sessions: list[str]) -> None:
+    """The mapping is one-to-one, also for lone surrogates and similar ids."""
     assert len({agent_id(session) for session in sessions}) == len(sessions)
     assert len({session_key(session) for session in sessions}) == len(sessions)
 
@@ -314,7 +315,7 @@ def test_session_ids_never_share_a_home(sessions: list[str]) -> None:
     )
 )
 def test_memory_ids_are_one_to_one(places: list[tuple[str, int, int, int]]) -> None:
-    """No two parts share an id, and all of them say that they are ours."""
+    """No two parts share an id, and every id has the library's prefix."""
     ids = [memory_id(KEY, Dot(writer, counter), i, p) for writer, counter, i, p in places]
     assert len(set(ids)) == len(ids)
     assert {version_of(identity) for identity in ids} <= {1}

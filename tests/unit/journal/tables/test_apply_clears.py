@@ -1,4 +1,4 @@
-"""What a clear names, and what it must leave to be looked for."""
+"""The frontier of a clear, and what it leaves to be searched for."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ def gaps(here: Journal) -> set[tuple[str, int]]:
     return here.write_blocking(look)
 
 
-def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_found() -> None:
-    """A replica that has the later clear and not the earlier one knows that one is missing."""
+def test_a_clear_shows_that_an_earlier_clear_is_missing() -> None:
+    """A clear omits what an acknowledged one covers, so that a replica with the later one alone
+    searches for the earlier."""
     first = append(A, 1, 10)
     earlier = Operation(Dot(X, 1), Kind.CLEAR, 20, 0, (encode_clear(Frontier.of([(A, 1)])),))
     between = append(X, 2, 20)
@@ -96,8 +97,9 @@ def test_a_clear_that_leaves_out_what_is_settled_leaves_the_earlier_clear_to_be_
     assert gaps(reader) == set()
 
 
-def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None:
-    """A pop that came before its item is still needed after a clear that never saw the item."""
+def test_a_clear_does_not_cover_a_pop_of_an_unseen_item() -> None:
+    """A pop that arrived before its item is still needed after a clear that has not seen the
+    item."""
     target = append(A, 1, 10)
     popped = Operation(Dot(P, 1), Kind.POP, 20, 0, (encode_pop(ItemRef(target.dot, 0, 2)),))
     after = append(P, 2, 20)
@@ -107,8 +109,8 @@ def test_a_clear_leaves_a_pop_to_be_found_whose_item_it_does_not_cover() -> None
     assert decode_clear(later.payloads[0]) == Frontier.of([(P, 2)])
 
 
-def test_a_clear_names_nothing_twice() -> None:
-    """What an acknowledged clear named is not named again: a clear is as large as what is new."""
+def test_a_clear_names_only_new_operations() -> None:
+    """It omits what an acknowledged clear has named, so that its size depends on what is new."""
     here = journal()
     for round_ in range(3):
         receive(here, append(A, round_ + 1, 10 + round_))
@@ -118,8 +120,9 @@ def test_a_clear_names_nothing_twice() -> None:
         here.write_blocking(lambda conn, seqs=seqs: outbox.acknowledge(conn, seqs))
 
 
-def test_what_a_pop_names_is_known_to_exist() -> None:
-    """An append of which only a pop has arrived is looked for, unless all of it is popped."""
+def test_a_pop_shows_that_its_append_exists() -> None:
+    """An append of which only a pop has arrived is searched for, unless all of its items are
+    popped."""
     here = journal()
     receive(here, Operation(Dot(P, 1), Kind.POP, 20, 0, (encode_pop(ItemRef(Dot(A, 2), 0, 2)),)))
     assert gaps(here) == {(A, 1), (A, 2)}
@@ -127,8 +130,9 @@ def test_what_a_pop_names_is_known_to_exist() -> None:
     assert gaps(here) == {(A, 1)}
 
 
-def test_what_another_removed_before_it_was_acked_is_forgotten_after() -> None:
-    """An append that is sent again after another device removed it does not stay on the server."""
+def test_an_item_removed_elsewhere_before_its_acknowledgement_is_deleted() -> None:
+    """An append that is sent again after another device has removed it does not stay on the
+    server."""
     here = journal()
     author = writes.Author(A, 1000, 1000)
     here.write_blocking(

@@ -1,4 +1,4 @@
-"""What a read costs, counted in SQLite's own steps."""
+"""The cost of a read, in steps of SQLite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def grown(path: Path, count: int) -> Path:
 
 
 def steps(path: Path, limit: int) -> int:
-    """How many steps SQLite takes for the latest items."""
+    """Return the number of steps of SQLite that a read of the latest items takes."""
     count = 0
 
     def step() -> int:
@@ -42,9 +42,9 @@ def steps(path: Path, limit: int) -> int:
 
 
 @pytest.mark.promise(number=10)
-async def test_a_tail_costs_what_is_asked_for_however_long_the_history_is(tmp_path: Path) -> None:
-    """The same number of steps in a history of a hundred items and of twenty thousand; twice as
-    many for twice the items."""
+async def test_the_cost_of_a_tail_depends_on_its_length_only(tmp_path: Path) -> None:
+    """A read takes as many steps in a history of a hundred items as in one of twenty thousand, and
+    twice as many for twice the items."""
     short = await grown(tmp_path / "short.db", 100)
     long = await grown(tmp_path / "long.db", 20_000)
     assert steps(long, 20) == steps(short, 20)

@@ -1,4 +1,4 @@
-"""What a write may take over from the one before it, and what a tail may."""
+"""The state that a write takes over from the one before it, and the tail cache."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dots(conn: sqlite3.Connection) -> list[tuple[str, int]]:
 
 
 def selects(journal: Journal, job: object) -> list[str]:
-    """The queries that a job makes."""
+    """Return the queries that a job makes."""
     asked: list[str] = []
 
     def traced(conn: sqlite3.Connection) -> Written:
@@ -68,27 +68,27 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def last(journal: Journal) -> LastWrite:
-    """What is known after one append."""
+    """Return the state that one append leaves."""
     last = LastWrite()
     last.keep(journal.write_blocking(lambda conn: add(conn, last, "a")))
     return last
 
 
-def test_an_append_after_an_append_asks_for_nothing(journal: Journal, last: LastWrite) -> None:
-    """Where nothing was committed in between, all that it needs is known."""
+def test_an_append_after_an_append_makes_no_query(journal: Journal, last: LastWrite) -> None:
+    """Without a commit in between, everything that it needs is in memory."""
     assert selects(journal, lambda conn: add(conn, last, "b")) == []
     assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
 
 
-def test_an_append_after_a_pop_asks_for_nothing(journal: Journal, last: LastWrite) -> None:
-    """A pop leaves what the next append needs."""
+def test_an_append_after_a_pop_makes_no_query(journal: Journal, last: LastWrite) -> None:
+    """A pop leaves the state that the next append needs."""
     last.keep(journal.write_blocking(lambda conn: pop(conn, last)))
     assert selects(journal, lambda conn: add(conn, last, "b")) == []
     assert journal.read_blocking(dots) == [(ME, 1), (ME, 2), (ME, 3)]
 
 
-def test_a_write_that_failed_leaves_nothing_of_itself(journal: Journal, last: LastWrite) -> None:
-    """Not even where it failed before it had changed any row: no counter is left out."""
+def test_a_failed_write_leaves_no_state(journal: Journal, last: LastWrite) -> None:
+    """Also if it failed before it changed a row, no counter is skipped."""
 
     def fail(conn: sqlite3.Connection) -> None:
         conn.set_authorizer(lambda action, *_: int(action == sqlite3.SQLITE_INSERT))
@@ -103,8 +103,8 @@ def test_a_write_that_failed_leaves_nothing_of_itself(journal: Journal, last: La
     assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
 
 
-def test_an_uncommitted_write_is_not_gone_on_with(journal: Journal, last: LastWrite) -> None:
-    """One that was rolled back after it had ended has not happened."""
+def test_the_state_of_a_rolled_back_write_is_not_used(journal: Journal, last: LastWrite) -> None:
+    """A write that was rolled back after it ended has no effect."""
 
     def fail(conn: sqlite3.Connection) -> None:
         add(conn, last, "lost")
@@ -117,7 +117,7 @@ def test_an_uncommitted_write_is_not_gone_on_with(journal: Journal, last: LastWr
 
 
 def test_a_write_of_another_process_is_seen(journal: Journal, last: LastWrite, path: Path) -> None:
-    """It ends the run: what is written after it sorts behind it."""
+    """It ends the run: a later append sorts after it."""
     other = Journal(path, threaded=False)
     other.write_blocking(lambda conn: add(conn, LastWrite(), "b", author(OTHER)))
     other.close_blocking()
@@ -130,13 +130,13 @@ def test_a_write_of_another_process_is_seen(journal: Journal, last: LastWrite, p
 
 
 def test_another_change_of_this_process_is_seen(journal: Journal, last: LastWrite) -> None:
-    """Whatever it changed: who goes on from what was known must not have to judge that."""
+    """Any other write makes the next append query the tables."""
     journal.write_blocking(lambda conn: write_meta(conn, fact="x"))
     assert selects(journal, lambda conn: add(conn, last, "b")) != []
 
 
-def test_a_retired_writer_cannot_go_on(journal: Journal, last: LastWrite) -> None:
-    """A writer that comes new to a kept transaction is asked for, as in any other one."""
+def test_a_retired_writer_cannot_write(journal: Journal, last: LastWrite) -> None:
+    """A writer that is new to a kept state is checked, as in any transaction."""
     journal.write_blocking(lambda conn: write_meta(conn, **{writes.RETIRED + OTHER: ""}))
     last.keep(journal.write_blocking(lambda conn: add(conn, last, "b")))
     with pytest.raises(JournalError, match="replaced in the middle"):
@@ -144,8 +144,8 @@ def test_a_retired_writer_cannot_go_on(journal: Journal, last: LastWrite) -> Non
     assert journal.read_blocking(dots) == [(ME, 1), (ME, 2)]
 
 
-async def test_a_read_after_a_pop_is_warm(path: Path) -> None:
-    """The tail goes on without the item; what is kept is what the journal says."""
+async def test_a_pop_keeps_the_tail_cache(path: Path) -> None:
+    """The tail continues without the item and equals the journal."""
     async with CachedSession("s", journal=path) as session:
         await session.add_items([{"n": n} for n in range(5)])
         await session.get_items(3)
@@ -161,8 +161,8 @@ async def test_a_read_after_a_pop_is_warm(path: Path) -> None:
         assert await session.get_items() == [{"n": n} for n in range(4)]
 
 
-async def test_a_tail_does_not_lose_what_a_pop_passed_over(path: Path) -> None:
-    """An item that is claimed stands behind the one that was popped, and is read on."""
+async def test_a_tail_keeps_a_claimed_item_that_a_pop_has_skipped(path: Path) -> None:
+    """The item is claimed, stays after the popped one, and is still read."""
     async with CachedSession("s", journal=path) as session:
         await session.add_items([{"n": 1}])
         await session.add_items([{"n": 2}])
