@@ -118,8 +118,7 @@ class FrontierTables:
         return frontier
 
     def advance(self, writer: str, counter: int | None = None) -> None:
-        """Add an operation to the frontier, and extend the writer's prefix up to its first missing
-        one.
+        """Add an operation to the frontier; extend the prefix up to the first missing operation.
 
         An operation is not missing if it is applied, if a clear covers it, or if all its items have
         been popped.
