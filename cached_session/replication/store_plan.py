@@ -73,8 +73,8 @@ Step = Send | ListNewest | Fetch
 class StorePlan:
     """The steps that store one batch and verify that the server keeps it.
 
-    If the server does not confirm more than `SAMPLES` memories, one listing shows which of them it
-    holds. The memories that the listing does not show are fetched by id, until `SAMPLES` of them
+    If the server leaves more than `SAMPLES` memories unconfirmed, one listing shows which of them
+    it holds. The memories that the listing does not show are fetched by id, until `SAMPLES` of them
     are missing.
     """
 
