@@ -207,8 +207,8 @@ class ListingScan:
         """Continue after a page that is identical to the previous page: the server ignores offsets.
 
         An old server does not support offsets, and can list only its largest page. The searches for
-        gaps find most of the memories below that page. If the largest page is full, the scan does
-        not count as finished, so that the session does not count as hydrated.
+        gaps find a memory below that page if its operation leaves a gap. If the largest page is
+        full, the scan does not count as finished, so that the session does not count as hydrated.
         """
         if listed == request.limit < LARGEST_PAGE:
             # Request only the largest pages from now on: a smaller page would differ from the

@@ -117,7 +117,7 @@ class DeliveryPlan:
 
 
 def check_placeholder(refusal: RemoteError, error: RemoteError) -> None:
-    """Return if the operation may be parked after its placeholder could not be stored.
+    """Check whether an operation may be parked although its placeholder could not be stored.
 
     A server that refuses even the placeholder refuses every memory of the session. Then the
     operation is not at fault and must not be parked.
