@@ -348,7 +348,7 @@ class CachedSession:
             SessionClosed, JournalError: as `add_items`.
         """
         if not source:
-            raise InvalidArgument(f"source={source!r} must name what the items come from")
+            raise InvalidArgument(f"source={source!r} must be a name for the origin of the items")
         engine = await self._ready()
         return await importer.import_batches(
             engine,
@@ -566,7 +566,7 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is dropped.
         """
         if not dots:
-            raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
+            raise InvalidArgument("nothing was dropped: pass the dots of the operations to drop")
         engine = await self._ready()
         named = dots_of(dots)
         dropped = await engine.journal.parked.drop(self.session_id, named)

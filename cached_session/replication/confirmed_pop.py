@@ -109,15 +109,16 @@ async def _confirm(context: Context, session: SessionRef, claim: Claim) -> None:
         await context.journal.claims.confirm(context.author(), session, claim)
     except JournalError as error:
         raise PopUnconfirmed(
-            f"the last item of {session.session_id!r} is ours, but its pop cannot be stored "
-            f"({error}); it is not returned, and is popped as soon as the journal can be written"
+            f"the server gave the last item of {session.session_id!r} to this device, but its pop "
+            f"cannot be stored ({error}); the item is not returned, and is popped as soon as the "
+            "journal can be written"
         ) from error
 
 
 def _unconfirmed(session: SessionRef, why: str) -> PopUnconfirmed:
     return PopUnconfirmed(
-        f"the server did not confirm that the last item of {session.session_id!r} is ours ({why}); "
-        "nothing was popped here, and the claim is resolved when the server answers again"
+        f"the server did not confirm the pop of the last item of {session.session_id!r} ({why}); "
+        "no item is returned, and the claim is resolved when the server answers again"
     )
 
 
@@ -176,7 +177,7 @@ async def _is_ours(remote: _ClaimedItem) -> bool:
             if not await context.journal.claims.is_open(session, claim):
                 return False
         if context.runtime.monotonic() + pause > until:
-            raise RemoteError(Verdict.UNREACHABLE, "another device claims it too, or has got it")
+            raise RemoteError(Verdict.UNREACHABLE, "another device has claimed it")
         await anyio.sleep(pause)
         pause *= 2
 
