@@ -118,7 +118,7 @@ async def _confirm(context: Context, session: SessionRef, claim: Claim) -> None:
 def _unconfirmed(session: SessionRef, why: str) -> PopUnconfirmed:
     return PopUnconfirmed(
         f"the server did not confirm the pop of the last item of {session.session_id!r} ({why}); "
-        "no item is returned, and the claim is resolved when the server answers again"
+        "nothing was popped, and the claim is resolved when the server answers again"
     )
 
 

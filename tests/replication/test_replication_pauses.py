@@ -388,7 +388,7 @@ async def test_a_queue_that_no_process_sends_is_an_error(server: DevServer, tmp_
         moved = 200_000
         error = session.status().last_error
         assert error is not None
-        assert "wait and nothing was sent for 200 s" in error
+        assert "pending, and nothing was sent for 200 s" in error
         assert str(journal) in error
         holder.release()
         await wait_until(lambda: session.status().pending == 0)
