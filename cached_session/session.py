@@ -14,7 +14,7 @@ from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
 from cached_session.engine.session_config import (
     SessionConfig,
-    check_options,
+    check_options_type,
     dots_of,
     items_limit,
     position_of,
@@ -670,7 +670,7 @@ def _acquire(
     options: SyncOptions,
     runtime: Runtime | None,
 ) -> Engine:
-    check_options(options)
+    check_options_type(options)
     return Engine.acquire(journal_path(journal), config.remote, options, runtime or Runtime())
 
 

@@ -1,4 +1,4 @@
-"""The profiles of generated examples, the same for every test that uses Hypothesis."""
+"""The Hypothesis profiles of all property tests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, settings
 __all__ = ["examples"]
 
 FEW = 100
-"""Examples of a test in the profile `fixed`, unless the test says otherwise."""
+"""Examples of a test in the profile `fixed`, unless the test sets another number."""
 MANY = 20
-"""Times as many in the profile `fresh`."""
+"""Factor for the number of examples in the profile `fresh`."""
 
-# No deadline: a shared machine may stall, and a slow example is not a wrong one.
+# No deadline: a shared machine may stall, and a slow example is not a failure.
 settings.register_profile(
     "fixed",
     max_examples=FEW,
@@ -22,7 +22,7 @@ settings.register_profile(
 settings.register_profile(
     "fresh", settings.get_profile("fixed"), max_examples=FEW * MANY, derandomize=False
 )
-# `make fuzz` names the other one: --hypothesis-profile=fresh.
+# `make fuzz` selects the other profile: --hypothesis-profile=fresh.
 settings.load_profile("fixed")
 
 

@@ -1,8 +1,8 @@
-"""Stands for ``pip`` in the documentation's blocks: is there what they say to install?
+"""Check the `pip install` lines of the documentation, in place of ``pip``.
 
     python -m tests.installable install 'cached-session[cli]'
 
-Ours must have the extras that are named; anything else must be among the pins of CI.
+This package must have the named extras, and any other package must be among the pins of CI.
 """
 
 from __future__ import annotations

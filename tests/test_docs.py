@@ -43,14 +43,15 @@ else:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PICTURE_BYTES = 128 * 1024
-"""A page loads several; and each change of one stays in the history."""
+"""The largest size of a picture: a page loads several, and each version stays in the history."""
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 ELSEWHERE = {"frameworks.md": "tests/adapters/test_framework_examples.py"}
-"""Pages whose blocks need an environment of their own, and what runs them there."""
+"""Pages whose blocks need another environment, and the test that runs them there."""
 SERVER = "http://localhost:3000"
-"""Stands for a server: blocks get a development server of their page instead, on a free port."""
+"""Placeholder for a server: blocks use a development server of their page instead, on a free
+port."""
 METRICS_PORT = "9464"
-"""Stands for a port that a block serves on: it gets a free one."""
+"""Placeholder for the port of a block's server, which is replaced by a free one."""
 MOST_NOT_RUN = 4
 SHELL = f"""
 make() {{ command make --dry-run -C '{ROOT}' "$@" >/dev/null; }}
@@ -61,13 +62,13 @@ python() {{
     for word in "$@"; do [[ $word != --* ]] || grep -q -e "$word" <<<"$help" || return 1; done
 }}
 """
-"""What a page does not do, and CI does: `make` looks whether the target is there, `pip` whether
-what is to be installed is ours or pinned, a campaign of ours whether it knows its options."""
+"""Commands that are checked and not run: for `make` the target must exist, for `pip` the package
+must be ours or pinned, and for a test campaign its options must be valid."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a reader may paste."""
+    """A code block that a reader may paste."""
 
     kind: str
     code: str
@@ -78,7 +79,7 @@ class Block:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The blocks of a page with what the comment before each says."""
+    """Return the blocks of a page with the content of the comment before each."""
     comment = ""
     for token in MarkdownIt().enable("table").parse(text):
         if token.type == "html_block":
@@ -103,7 +104,7 @@ def of_page(page: Path) -> list[Block]:
 
 
 def run(kind: str, code: str, place: Path) -> subprocess.CompletedProcess[str]:
-    """One block, as its reader runs it: a program, or commands in a shell."""
+    """Run one block as its reader does: a program, or commands in a shell."""
     command = (
         [sys.executable, "-W", "error", "-c", runnable(code)]
         if kind == "python"
@@ -121,7 +122,8 @@ def run(kind: str, code: str, place: Path) -> subprocess.CompletedProcess[str]:
 
 
 def environment(place: Path) -> dict[str, str]:
-    """A home of its own: no block meets the journal or the settings of whoever runs the tests."""
+    """Make an environment with an empty home directory, so that no block uses the journal or the
+    settings of the user."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DAKERA_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     home = {"HOME": str(place), "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": ""}
@@ -129,7 +131,7 @@ def environment(place: Path) -> dict[str, str]:
 
 
 def runnable(code: str) -> str:
-    """A block that awaits at its top, as `python -m asyncio` would run it."""
+    """Compile a block with top-level await, as `python -m asyncio` would."""
     tree = compile(code, "block", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if not any(isinstance(node, ast.Await) for part in tree.body for node in _outside(part)):
         return code
@@ -138,17 +140,17 @@ def runnable(code: str) -> str:
 
 
 def _outside(node: ast.AST) -> Iterator[ast.AST]:
-    """What is in a statement and in no function."""
+    """Return the nodes of a statement that are in no function."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
         yield node
         for child in ast.iter_child_nodes(node):
             yield from _outside(child)
 
 
-def stopped(line: str, place: Path) -> None:
-    """Start a command, wait for its first words, and stop it as a person does."""
+def run_until_output(line: str, place: Path) -> None:
+    """Start a command, wait for its first output, and interrupt it."""
     with subprocess.Popen(
-        # The shell becomes the command; what runs in the background ignores Ctrl-C otherwise.
+        # The shell is replaced by the command, which would ignore Ctrl-C as a background process.
         ["bash", "-euc", f"exec {line}"],
         cwd=place,
         env={**environment(place), "PYTHONUNBUFFERED": "1"},
@@ -174,8 +176,8 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def carry_out(block: Block, url: str, port: str, place: Path) -> None:
-    """Run it, or read it; whatever it is, it is right."""
+def check(block: Block, url: str, port: str, place: Path) -> None:
+    """Run the block, or parse it."""
 
     def real(code: str) -> str:
         return code.replace(SERVER, url).replace(METRICS_PORT, port)
@@ -186,7 +188,7 @@ def carry_out(block: Block, url: str, port: str, place: Path) -> None:
         assert yaml.safe_load(block.code)
     elif block.until_stopped:
         for line in block.code.splitlines():
-            stopped(real(line).replace("--port 3000", "--port 0"), place)
+            run_until_output(real(line).replace("--port 3000", "--port 0"), place)
     else:
         if block.first and block.kind != "python":
             done = run("python", real(block.first), place)
@@ -201,8 +203,8 @@ def carry_out(block: Block, url: str, port: str, place: Path) -> None:
     [page for page in PAGES if of_page(page) and page.name not in ELSEWHERE],
     ids=lambda p: p.relative_to(ROOT).as_posix(),
 )
-def test_a_pages_code_runs(page: Path, tmp_path: Path) -> None:
-    """Its blocks share a directory, as a reader's do, and end well without a warning."""
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    """The blocks of a page share a directory, and succeed without a warning."""
     run_page(page, tmp_path)
 
 
@@ -211,19 +213,19 @@ def run_page(page: Path, place: Path) -> None:
         port = free_port()
         for block in of_page(page):
             if block.kind != "text" and not block.why_not:
-                carry_out(block, server.url, port, place)
+                check(block, server.url, port, place)
 
 
 def test_a_page_that_is_run_elsewhere_is_run_there() -> None:
-    """The test that is named for it names the page."""
+    """The test that is listed for the page names it."""
     for page, test in ELSEWHERE.items():
         assert (DOCS / page).exists()
         assert f'"{page}"' in (ROOT / test).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_every_block_says_what_it_is(page: Path) -> None:
-    """So that none is passed over: an indented block, or a language that nobody runs, is found."""
+def test_every_block_has_a_known_language(page: Path) -> None:
+    """An indented block, or a language that is not run, is found, so that no block is skipped."""
     known = {"python", "bash", "toml", "yaml", "text"}
     lost = [
         f"line {block.line}: {block.kind!r}" for block in of_page(page) if block.kind not in known
@@ -232,14 +234,15 @@ def test_every_block_says_what_it_is(page: Path) -> None:
 
 
 def test_few_blocks_are_not_run() -> None:
-    """Those that need what a test has not (Docker, a cluster) say so, and are few."""
+    """Only blocks that need more than a test has (Docker, a cluster) are excluded, with a
+    reason."""
     reasons = [block.why_not for page in PAGES for block in of_page(page) if block.why_not]
     assert all(len(reason) > 8 for reason in reasons)
     assert len(reasons) <= MOST_NOT_RUN
 
 
 def test_everything_public_is_in_the_reference() -> None:
-    """The API page names it, unless it has a page of its own; and it has a docstring to show."""
+    """The API page names each public name, unless it has its own page, and each has a docstring."""
     page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
     elsewhere = {f"cached_session.{name}" for name in [*errors.__all__, "SyncOptions"]}
@@ -250,7 +253,7 @@ def test_everything_public_is_in_the_reference() -> None:
 
 
 def test_every_field_on_the_wire_is_explained() -> None:
-    """What the code writes or reads in metadata stands in the tables at its top."""
+    """Each metadata field that the code writes or reads is in the tables of the wire page."""
     explained = set(re.findall(r"^\| `(cs_\w+)`", wire.__doc__ or "", re.MULTILINE))
     used = set(re.findall(r'"(cs_\w+)"', inspect.getsource(wire)))
     assert explained == used
@@ -271,14 +274,15 @@ def test_every_field_on_the_wire_is_explained() -> None:
     ],
 )
 def test_the_troubleshooting_page_quotes_the_code(words: str) -> None:
-    """Quote messages of the terminal and the log literally, so that a search finds them."""
+    """The page quotes messages of the terminal and the log literally, so that a search finds
+    them."""
     assert words in (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     package = Path(cached_session.__file__).parent
     assert any(words in path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
 
 
 def test_the_architecture_page_names_every_module() -> None:
-    """Each module and package at the top has its row, and none has a row that is gone."""
+    """Each top-level module and package has its row, and each row its module."""
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
     named = {name.rstrip("/") for row in rows for name in re.findall(r"`([a-z_.]+/?)`", row)}
@@ -292,8 +296,8 @@ def test_the_architecture_page_names_every_module() -> None:
     assert {name for name in named - there if "." in name or (package / name).is_dir()} == set()
 
 
-def test_figures_are_those_of_the_code() -> None:
-    """Defaults and limits that a page names are the ones that the library goes by."""
+def test_figures_match_the_code() -> None:
+    """Defaults and limits on the pages are those of the library."""
     options = SyncOptions()
     said = {
         "guides/sizing.md": [
@@ -327,7 +331,7 @@ def test_figures_are_those_of_the_code() -> None:
 
 
 def test_the_comparison_names_every_session_of_the_sdk() -> None:
-    """The one that is installed; and the wrapper's default that surprises is as the pages tell."""
+    """The page covers the installed SDK, and describes the wrapper's default correctly."""
     from agents import memory
     from agents.extensions import memory as extensions
 
@@ -347,8 +351,8 @@ def test_the_comparison_names_every_session_of_the_sdk() -> None:
     assert "empty after ten minutes" in (DOCS / "faq.md").read_text(encoding="utf-8")
 
 
-def test_the_alerts_name_metrics_that_prometheus_gets(tmp_path: Path) -> None:
-    """The recipe is run, and what it serves has every name that an alert asks for."""
+def test_the_alerts_use_existing_metrics(tmp_path: Path) -> None:
+    """The recipe is run, and it serves every metric that an alert uses."""
     page = of_page(DOCS / "observability.md")
     (program,) = [block for block in page if block.kind == "python"]
     (alerts,) = [yaml.safe_load(block.code) for block in page if block.kind == "yaml"]
@@ -362,7 +366,8 @@ def test_the_alerts_name_metrics_that_prometheus_gets(tmp_path: Path) -> None:
 
 
 def test_the_reference_holds_no_code_that_is_not_run() -> None:
-    """The docstrings that its pages show, those of the adapters too, leave code to other pages."""
+    """The docstrings on the reference pages contain no code blocks, including those of the
+    adapters."""
     shown = {
         name
         for page in (DOCS / "reference").glob("*.md")
@@ -379,8 +384,8 @@ def test_the_reference_holds_no_code_that_is_not_run() -> None:
 
 
 def docstrings(name: str) -> Iterator[str]:
-    """Those of a module, or of a class or function and all that is in it. An adapter's are read,
-    not imported: its framework is not here."""
+    """Return the docstrings of a module, or of a class or function with its members. Adapters are
+    parsed and not imported, because their frameworks may be missing."""
     at = ROOT / name.replace(".", "/")
     if at.is_dir() or at.with_suffix(".py").exists():
         module, inner = name, None
@@ -399,8 +404,9 @@ def docstrings(name: str) -> Iterator[str]:
             yield ast.get_docstring(node) or ""
 
 
-def test_the_blocks_are_found_with_what_is_said_of_them() -> None:
-    """A reason, what is made first, an indented block; a comment of another place counts not."""
+def test_blocks_are_found_with_their_comments() -> None:
+    """A reason, a preparation and an indented block are found, and a comment elsewhere is
+    ignored."""
     page = textwrap.dedent("""
         <!-- not run: needs Docker -->
         ```bash
@@ -423,8 +429,8 @@ def test_the_blocks_are_found_with_what_is_said_of_them() -> None:
     assert (indented.kind, indented.why_not, indented.code) == ("", "", "indented()\n")
 
 
-def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
-    """The runner tells a good end from a bad one, in whatever language."""
+def test_a_failing_block_is_reported(tmp_path: Path) -> None:
+    """The runner distinguishes success from failure in every language."""
     for kind, code in (
         ("python", "raise SystemExit(3)"),
         ("python", "import asyncio\nawait asyncio.sleep(0)\nraise SystemExit(3)"),
@@ -435,11 +441,11 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
     ):
         assert run(kind, code, tmp_path).returncode != 0, code
     with pytest.raises(AssertionError, match="no-such-command"):
-        stopped("cached-session no-such-command", tmp_path)
+        run_until_output("cached-session no-such-command", tmp_path)
 
 
 def test_the_pictures_in_the_repository_are_small_and_shown() -> None:
-    """Each picture stands on a page; what none shows is made when it is needed."""
+    """Each picture is small and is shown on a page."""
     texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for folder in ("images", "plots", "screens"):
         for picture in (DOCS / folder).iterdir():

@@ -1,4 +1,4 @@
-"""The public names: there, documented, and nothing else."""
+"""The public names exist and are documented, and there are no others."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ OPERATIONS = {
 }
 
 
-def test_all_holds_every_promised_name() -> None:
-    """What the documentation names can be imported from the top."""
+def test_all_holds_every_documented_name() -> None:
+    """Each name in the documentation can be imported from the package."""
     assert set(cached_session.__all__) >= PROMISED
 
 
 @pytest.mark.parametrize("name", sorted(PROMISED | set(cached_session.__all__)))
 def test_a_public_name_is_documented(name: str) -> None:
-    """`help()` says something about each public name."""
+    """`help()` has a text for each public name."""
     thing = getattr(cached_session, name)
     if inspect.isclass(thing) or inspect.isroutine(thing):
         assert inspect.getdoc(thing), f"{name} has no docstring"
@@ -56,12 +56,12 @@ def test_a_public_name_is_documented(name: str) -> None:
     ("owner", "name"), [(owner, name) for owner, names in OPERATIONS.items() for name in names]
 )
 def test_an_operation_is_documented(owner: str, name: str) -> None:
-    """Every public operation is there and says what it guarantees."""
+    """Every public operation exists and describes its guarantees."""
     assert inspect.getdoc(getattr(getattr(cached_session, owner), name))
 
 
 def test_errors_have_one_root() -> None:
-    """Catching `CachedSessionError` catches everything that is raised on purpose."""
+    """Catching `CachedSessionError` catches every error that the library raises on purpose."""
     errors = {
         thing
         for name in cached_session.__all__

@@ -11,10 +11,10 @@ import pytest
 PACKAGE = "cached_session"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
-# A layer may import from itself and from the layers named here. What stands at the top of the
-# package counts as a layer of its own, by its name; `history` is the bottom.
+# A layer may import from itself and from the layers named here. A top-level module of the package
+# is a layer of its own, by its name. `history` is the bottom.
 SEAMS = {"errors", "fork_safety", "options", "runtime", "models", "telemetry", "humanize"}
-REMOTE = {"remote.protocol", "remote.ids", "remote.errors", "remote.wire"}  # all without I/O
+REMOTE = {"remote.protocol", "remote.ids", "remote.errors", "remote.wire"}  # modules without I/O
 ENGINE = SEAMS | REMOTE | {"history", "journal", "replication"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -44,11 +44,11 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 
-# Inside a folder, lowest tier first: a module may import from the tiers before its own, not from
-# its own. A subfolder is one entry; the test on circles alone orders its modules.
+# The tiers of each folder, lowest first: a module may import from lower tiers, and not from its
+# own. A subfolder is one entry; the test on circles alone orders its modules.
 TIERS: dict[str, list[set[str]]] = {
     "history": [
-        {"clock", "ids", "item_text", "ranges"},
+        {"clock", "ids", "item_text", "order", "ranges"},
         {"frontier", "session_ref"},
         {"ops"},
         {"parts"},
@@ -57,7 +57,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"sqlite"},
         {"tables"},
         {"recovery"},
-        {"connect", "quota", "tail_cache", "thread_pool"},
+        {"open_connection", "quota", "tail_cache", "thread_pool"},
         {"connections", "inspection"},
         {"idle_work"},
         {"writer"},
@@ -90,7 +90,7 @@ TIERS: dict[str, list[set[str]]] = {
         },
         {"pauses", "push_plan", "push_state", "schedule", "server_check", "store_plan"},
         {"context"},
-        {"encode", "event_listener", "ingest", "leader", "retention_guard", "store"},
+        {"encode_memories", "event_listener", "ingest", "leader", "retention_guard", "store"},
         {"gaps", "listing", "push"},
         {"pull"},
         {"audit", "confirmed_pop", "pull_loop"},
@@ -125,7 +125,8 @@ def modules() -> list[Path]:
 
 
 def layer(module: str) -> str:
-    """`cached_session.journal.tables.item_rows` is in `journal`, `cached_session` in `__init__`."""
+    """Return the layer of a module: `cached_session.journal.tables.item_rows` is in `journal`,
+    `cached_session` in `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -135,7 +136,8 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """(absolute name, line) of all that a module imports, inside functions and for types too."""
+    """Return (absolute name, line) of each import, including those inside functions and for
+    types."""
     package = module_name(path).split(".")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -233,7 +235,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_a_circle_is_found() -> None:
-    """The search for circles finds one through several modules, and no more than that."""
+    """The search for circles finds one through several modules, and nothing else."""
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
 
 
@@ -246,8 +248,8 @@ FRAMEWORKS = {
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_framework_is_known_to_its_adapter_alone(framework: str) -> None:
-    """No other module imports it, so that nobody who does not use it needs it."""
+def test_a_framework_is_imported_by_its_adapter_alone(framework: str) -> None:
+    """No other module imports it, so that the library works without it."""
     users = {
         path.relative_to(ROOT).as_posix()
         for path in modules()
@@ -258,7 +260,7 @@ def test_a_framework_is_known_to_its_adapter_alone(framework: str) -> None:
 
 
 def test_history_does_no_input_or_output() -> None:
-    """The model is a pure function: its modules import nothing that could reach the world."""
+    """The modules of the model import nothing that does I/O."""
     world = {"aiosqlite", "anyio", "asyncio", "dakera", "httpx", "os", "pathlib", "random"}
     world |= {"secrets", "socket", "sqlite3", "threading", "time", "uuid"}
     reached = {
@@ -285,8 +287,8 @@ def test_history_does_no_input_or_output() -> None:
         ("cached_session.remote.dakera", "cached_session.journal", False),
     ],
 )
-def test_the_map_itself_forbids_what_it_should(module: str, imported: str, allowed: bool) -> None:
-    """The rule that the other tests apply gives the answers that the map was drawn for."""
+def test_the_rule_itself_forbids_upward_imports(module: str, imported: str, allowed: bool) -> None:
+    """The rule that the other tests apply gives the intended answers for examples."""
     assert may(module, imported) is allowed
 
 

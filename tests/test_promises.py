@@ -1,4 +1,5 @@
-"""Each promise of the README has tests that carry its number, and the documentation names them."""
+"""Tests are marked with the number of the README's promise that they check, and the documentation
+lists them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def _numbers(marks: list[ast.expr]) -> set[int]:
 
 
 def marked() -> dict[int, set[str]]:
-    """The promises that tests name, and the files of those tests."""
+    """Return the promises that tests name, with the files of those tests."""
     found = defaultdict[int, set[str]](set)
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         tree = ast.parse(path.read_text())
@@ -39,14 +40,14 @@ def marked() -> dict[int, set[str]]:
 
 
 def test_each_promise_has_its_tests() -> None:
-    """Every number of the README, and no other."""
+    """The marks cover every number of the README, and no other."""
     promised = {int(number) for number in NUMBERED.findall((ROOT / "README.md").read_text())}
     assert promised == set(range(1, 11))
     assert set(marked()) == promised
 
 
-def test_the_documentation_names_them() -> None:
-    """The table of docs/testing.md lists, for each promise, the files that hold the code to it."""
+def test_the_documentation_names_the_tests_of_each_promise() -> None:
+    """The table of docs/testing.md lists, for each promise, the files of its tests."""
     text = (ROOT / "docs/testing.md").read_text()
     told = {int(number): set(re.findall(r"`(.*?)`", files)) for number, files in ROW.findall(text)}
     assert told == marked()

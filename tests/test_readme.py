@@ -1,4 +1,4 @@
-"""The README's first block is what a visitor pastes first."""
+"""The first block of the README runs as a visitor pastes it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def test_the_first_block_runs_by_itself(tmp_path: Path) -> None:
-    """In an empty directory, with nothing started before it and without a warning. That the others
-    run is shown with all pages, in test_docs."""
+    """The block runs in an empty directory, without preparation and without a warning. test_docs
+    runs the others."""
     first = next(token for token in MarkdownIt().parse(README) if token.type == "fence")
     assert first.info == "python"
     done = subprocess.run(

@@ -44,7 +44,7 @@ IMPORTERS = {
     "dakera": import_dakera_export,
     "server": import_dakera_session,
 }
-"""Importers of one session from a source that holds one, by format."""
+"""For each format that holds one session: the function that imports it."""
 
 
 def export(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cached_session import ImportProgress, Status
 
 MOST_KEPT_BARS = 12
-"""Sessions up to which finished bars stay; with more, only running ones are shown."""
+"""Up to this number of sessions, finished bars stay; with more, only running ones are shown."""
 
 __all__ = ["ImportBars", "SyncBars", "import_bars", "sync_bars"]
 
@@ -40,7 +40,7 @@ class SyncBars:
             self._tasks[session_id] = task, status.pending, status.items
 
     def update(self, session_id: str, status: Status) -> None:
-        """Show the progress of a session: first its queue shrinks, then its history grows."""
+        """Show the progress of a session: first the operations sent, then the items fetched."""
         if self._progress is not None and session_id in self._tasks:
             task, pending, items = self._tasks[session_id]
             fetched = status.items - items
@@ -57,7 +57,8 @@ class SyncBars:
                 self._progress.update(task, total=None, detail=detail or f"{pending} sent")
 
     def finish(self, session_id: str, status: Status) -> None:
-        """Complete the bar of a session that is synced or has failed; remove it among many."""
+        """Complete the bar of a session that is synced or has failed. If there are many sessions,
+        remove the bar."""
         if self._progress is not None:
             task, pending, items = self._tasks.pop(session_id)
             sent, fetched = pending - status.pending, status.items - items

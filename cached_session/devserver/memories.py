@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 CHANGES_KEPT = 200_000
-"""Changes that are kept for each agent to answer stale reads; one entry is a few references."""
+"""Changes kept for each agent, so that the server can return an earlier state, as a replica that
+lags would. A change takes little memory: it only refers to records."""
 
 
 @dataclass(slots=True)

@@ -197,7 +197,7 @@ class Engine:
             try:
                 Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError:
-                # Opening the file fails next, and that error names the path.
+                # Opening the file will fail too, with an error that names the path.
                 log.debug("cannot make the default directory", exc_info=True)
 
     async def append(

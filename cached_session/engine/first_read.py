@@ -69,7 +69,7 @@ class Hydration:
             self._done.add(session_id)
 
     async def finish(self, session_id: str) -> None:
-        """Record that the first read of a session need not wait (any more)."""
+        """Record that a read of the session need not wait for its history."""
         if session_id not in self._done:
             await self._journal.first_reads.record(session_id, self._runtime.wall_ms())
             self._done.add(session_id)

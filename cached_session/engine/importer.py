@@ -89,7 +89,7 @@ class Source:
 
     session_id: str
     kind: str
-    """The kind of source, and as much of its name as it keeps when it is moved."""
+    """The kind of source, and the part of its name that stays the same when the source is moved."""
     private: bool
     """True if the server gets no readable text of the items."""
     is_named: bool = False
@@ -122,7 +122,7 @@ async def import_batches(
 
 
 class _Import:
-    """One import: how far it has come."""
+    """One running import and its progress."""
 
     def __init__(self, engine: Engine, source: Source) -> None:
         self._engine = engine
@@ -133,7 +133,7 @@ class _Import:
         self._named_key = ""
         """The key of the mark that this source's name has."""
         self._key = ""
-        """The key of the mark; known once the first item is."""
+        """The key of the mark; empty until the first item is read."""
         self._mark = NOTHING
         self._known = 0
         """Items that earlier imports have appended."""
@@ -199,7 +199,7 @@ class _Import:
             engine.touch(session_id)
 
     def progress(self) -> ImportProgress:
-        """Return how far it has come."""
+        """Return the progress of the import."""
         done = self._position + self._unreadable
         return ImportProgress(self._source.session_id, done, self._added, self._source.total)
 

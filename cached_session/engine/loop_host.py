@@ -113,7 +113,7 @@ class _Run:
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         task: asyncio.Task[T] | None = None
 
-        # The coroutine is made on that loop: if the loop closes first, none is left behind.
+        # Make the coroutine on that loop: if the loop closes first, no unawaited coroutine is left.
         def begin() -> None:
             nonlocal task
             if outcome.set_running_or_notify_cancel():

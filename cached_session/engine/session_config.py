@@ -14,7 +14,7 @@ from cached_session.remote.connect import RemoteSpec
 
 __all__ = [
     "SessionConfig",
-    "check_options",
+    "check_options_type",
     "dots_of",
     "items_limit",
     "position_of",
@@ -63,7 +63,7 @@ class SessionConfig:
             )
 
 
-def check_options(options: object) -> None:
+def check_options_type(options: object) -> None:
     """Refuse options of another type.
 
     Raises:

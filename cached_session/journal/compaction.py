@@ -19,18 +19,18 @@ from cached_session.models import CompactReport
 __all__ = ["compact", "prune", "tidy"]
 
 PRUNE_OPS = 1000
-"""Operations deleted in one transaction: some milliseconds."""
+"""Operations deleted in one transaction, which takes some milliseconds."""
 RECLAIM_PAGES = 256
 """Free pages returned in one transaction: 1 MiB."""
 REBUILD_BYTES = 64 * 1024 * 1024
-"""Largest journal that is rebuilt as a whole, while writers wait. For journals from before free
-pages could be returned one by one. A larger one reuses its free pages."""
+"""Largest journal that is rebuilt as a whole, while writers wait. Only old journals,
+whose free pages cannot be returned one by one, are rebuilt. A larger one reuses its free pages."""
 INCREMENTAL = 2
 """Value of ``PRAGMA auto_vacuum`` in a file whose free pages can be returned."""
 
 
 def prune(conn: sqlite3.Connection, most: int) -> int:
-    """Delete obsolete operations, at most so many; return how many.
+    """Delete at most ``most`` obsolete operations; return their number.
 
     An operation that is not acknowledged is kept, even if it was never sent: a copy of this journal
     may have sent it, and its row delays the deletion of its memories until it has arrived.

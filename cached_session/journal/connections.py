@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cached_session import fork_safety
 from cached_session.errors import CachedSessionError, JournalError
-from cached_session.journal.connect import MEMORY, connect, create_private
+from cached_session.journal.open_connection import MEMORY, connect, create_private
 from cached_session.journal.recovery import recover, replace_file
 from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.sqlite import file_identity

@@ -17,8 +17,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from cached_session.errors import SessionClosed
-from cached_session.journal.connect import existing_uri
 from cached_session.journal.connections import Connections, end_transaction
+from cached_session.journal.open_connection import existing_uri
 from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
 from cached_session.journal.sqlite.tracked_connection import FileVersion, file_version

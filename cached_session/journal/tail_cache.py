@@ -20,11 +20,11 @@ __all__ = ["Block", "Tail", "TailCache"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
-"""Most items, and bytes, that are kept one by one: as many as a short read decodes
+"""Most items, and most bytes, that are kept one by one: as many as a short read decodes
 (`get_items.SHORT_ITEMS`)."""
 BLOCK_ITEMS = 256
 BLOCK_BYTES = 128 * 1024
-"""Items, and bytes, of one block of older items."""
+"""Most items, and most bytes, that are joined to one block. Older items are kept in blocks."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
 """Largest history that is cached as a whole; the rest is left for other sessions."""
@@ -54,9 +54,9 @@ class Tail:
     whole: bool
     """True if these are all items of the session."""
     size: int
-    """Bytes of all items ..."""
+    """Bytes of all items in this tail."""
     size_of_texts: int
-    """... and of `texts`."""
+    """Bytes of `texts`."""
 
     @classmethod
     def of(

@@ -113,8 +113,8 @@ def _encode_row(data: object) -> Row:
 
 
 def _has_branches(conn: sqlite3.Connection, session: str, branch: str) -> bool:
-    """Return whether the session has branches: an advanced database may also contain plain
-    sessions.
+    """Return whether the session has branches. The database of an `AdvancedSQLiteSession`
+    may also contain sessions without branches.
 
     Raises:
         InvalidArgument: the session does not have this branch.

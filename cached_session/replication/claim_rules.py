@@ -66,7 +66,7 @@ def may_be_live(*, is_own: bool, is_waiting: bool, age_ms: int, timeout: float) 
 
 
 class Resolution(Enum):
-    """The outcome of a claim without an answer."""
+    """The end of a claim that got no answer from the server."""
 
     CONFIRM = "confirm"
     """A device has got the item, perhaps this one: pop it, and do not return it."""

@@ -147,7 +147,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
         if not await claims.record(session, claim, ClaimState.ASKED, context.now_ms()):
             # Another process has resolved the claim, and may claim the item again by now.
             return False
-        if has_deleted(await remote.delete(), claim) and await _is_ours(remote):
+        if has_deleted(await remote.delete(), claim) and await _decide_contest(remote):
             return True
         await remote.withdraw_note()
     except RemoteError as error:
@@ -159,7 +159,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
     return False
 
 
-async def _is_ours(remote: _ClaimedItem) -> bool:
+async def _decide_contest(remote: _ClaimedItem) -> bool:
     """Return whether no other device can have got an item that we have deleted.
 
     Raises:

@@ -110,7 +110,7 @@ class Pauses:
         return await self._journal.pauses.of(None) is not None
 
     async def record_failure(self, session_id: str, error: RemoteError) -> float:
-        """Pause the session, or the whole server, after a failure; return the seconds."""
+        """Pause the session, or the whole server, after a failure; return the pause in seconds."""
         now = self._now_ms()
         others_asked = False
         if error.scope is not Scope.SERVER and error.status == RATE_LIMITED:

@@ -12,8 +12,8 @@ from cached_session.replication.batch_size import BatchSize
 __all__ = ["MAX_SENT_IDS", "PushState", "SentIds", "StoreProgress"]
 
 MAX_SENT_IDS = 2000
-"""Ids remembered: those of two requests of the largest size. If the event stream is further behind
-than that, the session is pulled once without need."""
+"""Most ids that `SentIds` remembers: as many as two requests of the largest size send. If the event
+stream lags by more than that, the session is pulled once although nothing is new."""
 
 
 class SentIds:
@@ -65,8 +65,8 @@ class StoreProgress:
     def lost(self, session_id: str) -> None:
         """Forget the acknowledgements of a session, because the server did not keep the memories.
 
-        The new ones are believed without the test: a server whose reads lag would be sent an
-        operation without end.
+        Later acknowledgements of the session are not tested: if the reads of a server lag, the test
+        would fail again and again, and the operation would be sent without end.
         """
         self._distrusted.add(session_id)
         self._acknowledged.pop(session_id, None)

@@ -76,7 +76,7 @@ class PullPlan:
     """The result of the last pull that succeeded."""
 
     def request_pull(self, moment: float) -> bool:
-        """Make the session due; return False if a pull has begun since the moment."""
+        """Make the session due; return False if a pull has begun at ``moment`` or later."""
         if self.started >= moment:
             return False
         self.due, self.wanted = 0.0, moment
@@ -136,13 +136,13 @@ class PullSchedule:
         self._used.add(session_id)
 
     def request_pull(self, session_id: str, moment: float) -> bool:
-        """Make a session due; return False if a pull has begun since the moment, or if the
+        """Make a session due; return False if a pull has begun at ``moment`` or later, or if the
         session is not open."""
         plan = self._plans.get(session_id)
         return plan is not None and plan.request_pull(moment)
 
     def hint(self, agent: str | None, moment: float) -> bool:
-        """Report that the server has stored something for an agent, or may have for any (None).
+        """Report that the server has stored something for an agent; None: perhaps for any agent.
 
         Returns:
             Whether a session has become due.

@@ -1,6 +1,8 @@
-"""The steps of a store: which request comes next, and which memories the server did not keep. Pure.
+"""The steps to store a batch of memories: which request comes next, and which memories the server
+did not keep. Pure.
 
-`StorePlan` is a state machine without I/O: it gives out steps, and is told their results.
+`StorePlan` is a state machine without I/O: it returns the next step, and the caller reports the
+result of the step to it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from cached_session.replication.batch_size import BatchLimits
 __all__ = ["SAMPLES", "Fetch", "ListNewest", "Send", "Step", "StorePlan", "batches"]
 
 SAMPLES = 3
-"""Memories that are fetched by id without being found, before the rest counts as not kept."""
+"""Once so many memories are fetched and not found, all unconfirmed ones count as not kept."""
 
 
 def batches(memories: Sequence[EncodedMemory], limits: BatchLimits) -> list[list[EncodedMemory]]:
@@ -34,14 +36,14 @@ def batches(memories: Sequence[EncodedMemory], limits: BatchLimits) -> list[list
 
 @dataclass(frozen=True)
 class Send:
-    """Store these memories. Then `StorePlan.sent` or `StorePlan.refused`."""
+    """Store these memories, and then call `StorePlan.sent` or `StorePlan.refused`."""
 
     memories: list[EncodedMemory]
 
 
 @dataclass(frozen=True)
 class ListNewest:
-    """List the newest memories on the server. Then `StorePlan.listed`."""
+    """List the newest memories on the server, and then call `StorePlan.listed`."""
 
     memories: list[EncodedMemory]
     """The memories to look for."""
@@ -51,7 +53,7 @@ class ListNewest:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch the memory by its id. Then `StorePlan.fetched`."""
+    """Fetch the memory by its id, and then call `StorePlan.fetched`."""
 
     memory: EncodedMemory
     rest: list[EncodedMemory]
@@ -82,7 +84,7 @@ class StorePlan:
         return self._steps.pop() if self._steps else None
 
     def sent(self, step: Send, stored: Collection[str]) -> None:
-        """Go on after a request that the server took, with the ids that it says it holds."""
+        """Plan the next steps after a successful request. ``stored``: the ids in its answer."""
         unconfirmed = [memory for memory in step.memories if memory.id not in stored]
         if len(unconfirmed) > SAMPLES:
             self._steps.append(ListNewest(unconfirmed, conflict=False))
@@ -90,7 +92,7 @@ class StorePlan:
             self._fetch(unconfirmed)
 
     def refused(self, step: Send, error: RemoteError) -> None:
-        """Go on after a request that failed.
+        """Plan the next steps after a request that failed.
 
         Raises:
             RemoteError: the error itself, if a smaller request would not change it.
@@ -109,7 +111,8 @@ class StorePlan:
             raise error
 
     def listed(self, step: ListNewest, held: Collection[str]) -> None:
-        """Go on after a listing, with the ids of the memories that it shows as they are here."""
+        """Plan the next steps after a listing. ``held``: the ids of the memories that it shows with
+        the same content as here."""
         rest = [memory for memory in step.memories if memory.id not in held]
         if not step.conflict:
             self._fetch(rest)
@@ -119,7 +122,8 @@ class StorePlan:
             self._steps.append(Send(rest))
 
     def fetched(self, step: Fetch, *, is_held: bool) -> None:
-        """Go on after a fetch: whether the server holds the memory as it is here."""
+        """Plan the next steps after a fetch. ``is_held``: whether the server holds the memory with
+        the same content as here."""
         missing = step.missing if is_held else step.missing | {step.memory.id}
         if not step.rest:
             self.unkept |= missing

@@ -1,4 +1,4 @@
-"""A server, and devices that have nothing in common but it."""
+"""Fixtures: a server, and devices that share nothing but the server."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cached_session.devserver import DevServer
 
 @pytest.fixture
 def server() -> Iterator[DevServer]:
-    """A server on a real socket."""
+    """Start a server on a real socket."""
     with DevServer() as running:
         yield running
 
 
 @pytest.fixture
 def device(server: DevServer, tmp_path: Path) -> Callable[[str], SessionCache]:
-    """Makes a device's cache; its owner opens and closes it."""
+    """Make a device's cache, which the test opens and closes."""
     return lambda name: SessionCache(tmp_path / f"{name}.db", url=server.url)
 
 
 @pytest.fixture
 def bridge() -> Iterator[Bridge]:
-    """A bridge of the test's own, whose thread ends with it."""
+    """Make a bridge for one test, whose thread ends with it."""
     before = set(threading.enumerate())
     with Bridge() as bridge:
         yield bridge

@@ -21,14 +21,15 @@ SAID = {
 }
 
 
-def test_no_example_is_left_out() -> None:
-    """Each file is run below."""
+def test_every_example_is_run() -> None:
+    """Each example file is run below."""
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SAID)
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_an_example_does_what_it_says(name: str, tmp_path: Path) -> None:
-    """It ends well in an empty directory, without a warning of ours, and leaves nothing there."""
+def test_an_example_runs_as_documented(name: str, tmp_path: Path) -> None:
+    """An example succeeds in an empty directory without a warning of this library, and leaves no
+    file there."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", DROPPED, str(EXAMPLES / f"{name}.py")],
         cwd=tmp_path,
@@ -43,5 +44,5 @@ def test_an_example_does_what_it_says(name: str, tmp_path: Path) -> None:
 
 
 def test_the_page_about_frameworks_runs(tmp_path: Path) -> None:
-    """Every block of it, from top to bottom, with the real frameworks."""
+    """Every block of the page runs from top to bottom with the real frameworks."""
     test_docs.run_page(test_docs.DOCS / "frameworks.md", tmp_path)

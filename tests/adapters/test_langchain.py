@@ -26,7 +26,7 @@ from cached_session.adapters import Bridge
 from cached_session.adapters.langchain import CachedChatMessageHistory
 from cached_session.devserver import DevServer
 
-# LangChain means to drop the interface in version 2, and says so once a process.
+# LangChain plans to remove the interface in version 2, and warns once a process.
 pytestmark = pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory:DeprecationWarning")
 
 CALL = {"name": "weather", "args": {"city": "Ōsaka"}, "id": "call-1", "type": "tool_call"}
@@ -56,8 +56,8 @@ def in_memory() -> CachedSession:
     return CachedSession("user-1", journal=":memory:")
 
 
-async def test_messages_of_every_kind_come_back_equal() -> None:
-    """Text, images, tool calls, results, ids, usage and whatever a provider adds."""
+async def test_messages_of_every_kind_are_restored_equal() -> None:
+    """Text, images, tool calls, results, ids, usage and provider fields are restored."""
     async with in_memory() as session:
         history = CachedChatMessageHistory(session)
         await history.aadd_messages(CONVERSATION)
@@ -66,8 +66,8 @@ async def test_messages_of_every_kind_come_back_equal() -> None:
     assert [type(message) for message in found] == [type(message) for message in CONVERSATION]
 
 
-async def test_people_and_search_see_what_was_said() -> None:
-    """One message an item, with its role and its words, whatever LangChain keeps beside them."""
+async def test_items_show_role_and_text() -> None:
+    """Each message is one item with its role and its text, which people and search can read."""
     async with in_memory() as session:
         await CachedChatMessageHistory(session).aadd_messages(CONVERSATION)
         items: list[Any] = await session.get_items()
@@ -83,7 +83,7 @@ async def test_people_and_search_see_what_was_said() -> None:
 
 
 def test_the_command_line_shows_the_conversation(tmp_path: Path, bridge: Bridge) -> None:
-    """`cached-session show` prints who said what, and no framework is needed for it."""
+    """`cached-session show` prints role and text, without the framework."""
     with bridge.enter(CachedSession("user-1", journal=tmp_path / "a.db")) as session:
         CachedChatMessageHistory(session, bridge=bridge).add_messages(CONVERSATION[:3])
     command = [sys.executable, "-m", "cached_session", "show", "user-1", "--journal"]
@@ -95,15 +95,15 @@ def test_the_command_line_shows_the_conversation(tmp_path: Path, bridge: Bridge)
     ]
 
 
-async def test_what_is_added_in_one_call_is_one_batch() -> None:
-    """A turn becomes visible on another device as a whole or not at all."""
+async def test_messages_added_in_one_call_are_one_batch() -> None:
+    """A turn becomes visible on another device completely or not at all."""
     async with in_memory() as session:
         await CachedChatMessageHistory(session).aadd_messages(CONVERSATION)
         assert len({(entry.writer, entry.counter) for entry in await session.entries()}) == 1
 
 
-def answering(heard: list[list[str]]) -> Runnable[Any, Any]:
-    """A model of LangChain's own that tells what it was given."""
+def recording_model(heard: list[list[str]]) -> Runnable[Any, Any]:
+    """Make a model of LangChain's own that records its input."""
     model = GenericFakeChatModel(messages=iter(AIMessage(f"answer {n}") for n in range(9)))
 
     def listen(messages: list[BaseMessage]) -> list[BaseMessage]:
@@ -113,14 +113,15 @@ def answering(heard: list[list[str]]) -> Runnable[Any, Any]:
     return RunnableLambda(listen) | model
 
 
-async def test_runnable_with_message_history_remembers(
+async def test_runnable_with_message_history_uses_the_session(
     device: Callable[[str], SessionCache],
 ) -> None:
-    """LangChain's own runnable reads and writes it, asynchronously, one session an id."""
+    """LangChain's own runnable reads and writes the session asynchronously, one session an id."""
     heard: list[list[str]] = []
     async with device("phone") as cache:
         chain = RunnableWithMessageHistory(
-            answering(heard), lambda session_id: CachedChatMessageHistory(cache.session(session_id))
+            recording_model(heard),
+            lambda session_id: CachedChatMessageHistory(cache.session(session_id)),
         )
         for user, words in [("ada", "one"), ("bob", "two"), ("ada", "three")]:
             await chain.ainvoke(
@@ -131,12 +132,13 @@ async def test_runnable_with_message_history_remembers(
     assert said == ["one", "answer 0", "three", "answer 2"]
 
 
-async def test_a_streamed_answer_is_kept_whole(device: Callable[[str], SessionCache]) -> None:
-    """`astream` hands out pieces; the history has one message of them, once the stream ended."""
+async def test_a_streamed_answer_is_stored(device: Callable[[str], SessionCache]) -> None:
+    """`astream` yields pieces, and the history has one message of them after the end of the
+    stream."""
     ada: Any = {"configurable": {"session_id": "ada"}}
     async with device("phone") as cache:
         history = CachedChatMessageHistory(cache.session("ada"))
-        chain = RunnableWithMessageHistory(answering([]), lambda session_id: history)
+        chain = RunnableWithMessageHistory(recording_model([]), lambda session_id: history)
         pieces = []
         async for chunk in chain.astream([HumanMessage("one")], config=ada):
             assert await history.aget_messages() == []
@@ -148,14 +150,14 @@ async def test_a_streamed_answer_is_kept_whole(device: Callable[[str], SessionCa
         assert roles == ["user", "assistant"]
 
 
-def test_synchronous_code_remembers_too(
+def test_synchronous_code_uses_the_bridge(
     device: Callable[[str], SessionCache], bridge: Bridge
 ) -> None:
-    """`invoke` goes over the bridge, and syncs in the background of its thread."""
+    """`invoke` works over the bridge, and the session syncs in the bridge's thread."""
     heard: list[list[str]] = []
     with bridge.enter(device("phone")) as cache:
         chain = RunnableWithMessageHistory(
-            answering(heard),
+            recording_model(heard),
             lambda session_id: CachedChatMessageHistory(cache.session(session_id), bridge=bridge),
         )
         ada: Any = {"configurable": {"session_id": "ada"}}
@@ -173,7 +175,7 @@ def test_synchronous_code_remembers_too(
 
 
 async def test_a_synchronous_method_in_a_running_loop_is_refused() -> None:
-    """Instead of holding the loop up, it names the way out."""
+    """The error names the asynchronous method, and the loop is not blocked."""
     async with in_memory() as session:
         history = CachedChatMessageHistory(session)
         with pytest.raises(WouldBlock, match="await the asynchronous method"):
@@ -185,8 +187,8 @@ async def test_a_synchronous_method_in_a_running_loop_is_refused() -> None:
         assert await session.get_items() == []
 
 
-async def test_what_others_wrote_is_not_misread() -> None:
-    """Items of the Agents SDK in the session are an error that says so, and stay."""
+async def test_items_of_other_programs_raise_an_error() -> None:
+    """Items of the Agents SDK in the session raise an error that names them, and stay."""
     async with in_memory() as session:
         await session.add_items([{"role": "user", "content": "Hi"}])
         with pytest.raises(UnreadableItem, match=r"item of the Agents SDK .*langchain\.message"):
@@ -194,8 +196,8 @@ async def test_what_others_wrote_is_not_misread() -> None:
         assert len(await session.get_items()) == 1
 
 
-async def test_a_message_that_langchain_could_not_read_back_is_refused() -> None:
-    """One such message would make the whole history unreadable."""
+async def test_a_message_that_langchain_cannot_read_back_is_refused() -> None:
+    """Such a message would make the whole history unreadable."""
 
     class Gesture(BaseMessage):
         type: str = "gesture"
@@ -209,8 +211,9 @@ async def test_a_message_that_langchain_could_not_read_back_is_refused() -> None
         assert await history.aget_messages() == []
 
 
-async def test_a_stored_message_of_an_unknown_type_is_told() -> None:
-    """What a later LangChain wrote is an error with its reason, not an exception of LangChain's."""
+async def test_a_stored_message_of_an_unknown_type_raises_a_clear_error() -> None:
+    """A message of a later LangChain raises an error with its reason, and not an exception of
+    LangChain's."""
     async with in_memory() as session:
         history = CachedChatMessageHistory(session)
         await history.aadd_messages([HumanMessage("Hi")])
@@ -221,8 +224,8 @@ async def test_a_stored_message_of_an_unknown_type_is_told() -> None:
             await history.aget_messages()
 
 
-async def test_a_limit_caps_what_is_read() -> None:
-    """The session's own setting holds here too: the latest messages, in order."""
+async def test_the_limit_of_the_session_applies() -> None:
+    """The latest messages are returned, in order, up to the session's own limit."""
     session = CachedSession("a", journal=":memory:", session_settings={"limit": 2})
     async with session:
         history = CachedChatMessageHistory(session)
@@ -230,10 +233,10 @@ async def test_a_limit_caps_what_is_read() -> None:
         assert await history.aget_messages() == CONVERSATION[-2:]
 
 
-async def test_two_devices_talk_through_an_outage(
+async def test_two_devices_agree_after_an_outage(
     device: Callable[[str], SessionCache], server: DevServer
 ) -> None:
-    """Without a server both go on; when it is back they show one history, each turn whole."""
+    """Both devices work without a server, and afterwards show one history with complete turns."""
 
     def turn(words: str) -> list[BaseMessage]:
         return [HumanMessage(words), AIMessage(f"heard {words}")]

@@ -49,8 +49,8 @@ def words(messages: list[ChatMessage] | None) -> list[str | None]:
     return [message.content for message in messages or []]
 
 
-async def test_messages_of_every_kind_come_back_equal() -> None:
-    """Text, pictures, tool calls and results, each as it was."""
+async def test_messages_of_every_kind_are_restored_equal() -> None:
+    """Text, images, tool calls and results are restored unchanged."""
     async with SessionCache(":memory:") as cache:
         store = CachedChatStore(cache)
         for message in CONVERSATION:
@@ -67,9 +67,9 @@ async def test_messages_of_every_kind_come_back_equal() -> None:
         ]
 
 
-async def test_a_store_behaves_as_llama_indexs_own() -> None:
-    """Every method gives what `SimpleChatStore` gives, step by step; a chat without messages is one
-    that does not exist."""
+async def test_a_store_behaves_like_simple_chat_store() -> None:
+    """Every method returns what `SimpleChatStore` returns, step by step. A chat without messages
+    does not exist."""
     from llama_index.core.storage.chat_store import SimpleChatStore
 
     async with SessionCache(":memory:") as cache:
@@ -100,8 +100,8 @@ async def test_a_store_behaves_as_llama_indexs_own() -> None:
         assert await ours.aget_keys() == theirs.get_keys() == ["b"]
 
 
-async def test_setting_messages_writes_what_differs() -> None:
-    """A common beginning is neither removed nor written again; the rest is one operation."""
+async def test_setting_messages_writes_only_the_difference() -> None:
+    """A common beginning is neither removed nor written again, and the rest is one operation."""
     async with SessionCache(":memory:") as cache:
         store, session = CachedChatStore(cache), cache.session("a")
         await store.aset_messages("a", said("one", "two"))
@@ -115,8 +115,8 @@ async def test_setting_messages_writes_what_differs() -> None:
         assert session.status().pending == 2
 
 
-async def test_keys_are_chats_of_llama_index_alone() -> None:
-    """Sessions of others in the same journal are no chats, and are not read as ones."""
+async def test_keys_lists_only_chats_of_llama_index() -> None:
+    """Other sessions in the same journal are neither listed nor read as chats."""
     async with SessionCache(":memory:") as cache:
         store = CachedChatStore(cache)
         await cache.session("sdk").add_items([{"role": "user", "content": "Hi"}])
@@ -134,8 +134,10 @@ async def test_keys_are_chats_of_llama_index_alone() -> None:
         assert len(await cache.session("sdk").get_items()) == 1
 
 
-def test_a_chat_engine_remembers(device: Callable[[str], SessionCache], bridge: Bridge) -> None:
-    """LlamaIndex's own engine and memory work over it, synchronously, and it syncs."""
+def test_a_chat_engine_uses_the_store(
+    device: Callable[[str], SessionCache], bridge: Bridge
+) -> None:
+    """LlamaIndex's own engine and memory work over the store synchronously, and it syncs."""
     with bridge.enter(device("phone")) as cache:
         store = CachedChatStore(cache, bridge=bridge)
 
@@ -173,7 +175,7 @@ def test_a_chat_engine_remembers(device: Callable[[str], SessionCache], bridge: 
 async def test_an_asynchronous_engine_needs_no_bridge(
     device: Callable[[str], SessionCache],
 ) -> None:
-    """`achat` awaits the store on its own loop; a synchronous call there is refused."""
+    """`achat` awaits the store on its own loop, where a synchronous call is refused."""
     async with device("phone") as cache:
         store = CachedChatStore(cache)
         memory = ChatMemoryBuffer.from_defaults(
@@ -186,8 +188,8 @@ async def test_an_asynchronous_engine_needs_no_bridge(
             store.get_messages("a")
 
 
-async def test_a_streamed_answer_is_kept_whole(device: Callable[[str], SessionCache]) -> None:
-    """`astream_chat` writes the answer when its stream has been read."""
+async def test_a_streamed_answer_is_stored(device: Callable[[str], SessionCache]) -> None:
+    """`astream_chat` writes the answer after its stream has been read."""
     async with device("phone") as cache:
         store = CachedChatStore(cache)
         memory = ChatMemoryBuffer.from_defaults(
@@ -199,10 +201,10 @@ async def test_a_streamed_answer_is_kept_whole(device: Callable[[str], SessionCa
         assert words(await store.aget_messages("a")) == ["Hello", streamed.strip()]
 
 
-def test_a_synchronous_streamed_answer_is_kept_whole(
+def test_a_synchronous_streamed_answer_is_stored(
     device: Callable[[str], SessionCache], bridge: Bridge
 ) -> None:
-    """`stream_chat` writes from a thread of its own, and waits for the bridge there."""
+    """`stream_chat` writes from its own thread, and waits for the bridge there."""
     with bridge.enter(device("phone")) as cache:
         store = CachedChatStore(cache, bridge=bridge)
         memory = ChatMemoryBuffer.from_defaults(
@@ -213,12 +215,12 @@ def test_a_synchronous_streamed_answer_is_kept_whole(
         assert words(store.get_messages("a")) == ["Hello", streamed.strip()]
 
 
-# LlamaIndex looks at every attribute of its agents, those that Pydantic has deprecated too.
+# LlamaIndex reads every attribute of its agents, including those that Pydantic has deprecated.
 @pytest.mark.filterwarnings("ignore:The `__fields:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Accessing the .model_:DeprecationWarning")
-async def test_an_agent_with_tools_keeps_its_memory(device: Callable[[str], SessionCache]) -> None:
-    """`FunctionAgent.run(memory=...)`: question, call, result and answer are in the chat, in order;
-    the next run, of another agent, has them before its own."""
+async def test_an_agent_with_tools_uses_the_store(device: Callable[[str], SessionCache]) -> None:
+    """After `FunctionAgent.run(memory=...)` question, call, result and answer are in the chat, in
+    order. The next run, of another agent, reads them."""
 
     def seats(flight: str = "X1") -> str:
         return f"{flight}: 12A"
@@ -238,17 +240,17 @@ async def test_an_agent_with_tools_keeps_its_memory(device: Callable[[str], Sess
         roles = [message.role.value for message in await store.aget_messages("a")]
         said = words(await store.aget_messages("a"))
         items = await cache.session("a").get_items()
-    # This model calls no tool where a result is in sight: the second run saw the first one's.
+    # This model calls no tool when it sees a result: the second run saw the first one's.
     assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant"]
     assert [said[0], said[2], said[4]] == ["Any seats?", "X1: 12A", "And now?"]
     assert "seats(" in str(items[1])
 
 
-async def test_devices_that_set_and_delete_apart_agree(
+async def test_devices_that_set_and_delete_separately_agree(
     device: Callable[[str], SessionCache], server: DevServer
 ) -> None:
-    """Two lists with a common beginning have it once; the message deleted by its index on one
-    device is the one that goes on the other; what was added meanwhile survives."""
+    """Two lists with a common beginning have it once. A message deleted by its index on one device
+    is deleted on the other, and concurrent additions survive."""
     async with device("phone") as phone, device("laptop") as laptop:
         here, there = CachedChatStore(phone), CachedChatStore(laptop)
         await here.aset_messages("a", said("one", "two", "three"))

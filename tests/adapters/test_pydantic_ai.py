@@ -51,21 +51,23 @@ CONVERSATION: list[ModelMessage] = [
 ]
 
 
-async def test_messages_of_every_kind_come_back_equal() -> None:
-    """Prompts, thoughts, tool calls, results, pictures, instructions and times."""
+async def test_messages_of_every_kind_are_restored_equal() -> None:
+    """Prompts, reasoning, tool calls, results, images, instructions and times are restored."""
     async with CachedSession("a", journal=":memory:") as session:
         history = CachedMessageHistory(session)
         await history.add(CONVERSATION)
         found = await history.messages()
     as_json, of_json = ModelMessagesTypeAdapter.dump_json, ModelMessagesTypeAdapter.validate_json
     assert found[:-1] == CONVERSATION[:-1]
-    assert found == of_json(as_json(CONVERSATION))  # its own reading makes a picture of the bytes
+    assert found == of_json(
+        as_json(CONVERSATION)
+    )  # Pydantic AI itself restores the bytes as an image.
     (prompt,) = found[-1].parts
     assert prompt.content[2].data == b"\x00\xff\x10"  # type: ignore[union-attr,index]
 
 
-async def test_people_and_search_see_what_was_said() -> None:
-    """One message an item, with its role and its words."""
+async def test_items_show_role_and_text() -> None:
+    """Each message is one item with its role and its text, which people and search can read."""
     async with CachedSession("a", journal=":memory:") as session:
         await CachedMessageHistory(session).add(CONVERSATION)
         items: list[Any] = await session.get_items()
@@ -79,8 +81,10 @@ async def test_people_and_search_see_what_was_said() -> None:
         assert [entry.rank for entry in await session.search("bag")] == [1, 0]
 
 
-async def test_an_agent_goes_on_where_it_was(device: Callable[[str], SessionCache]) -> None:
-    """`agent.run(message_history=...)` with its own test model, tools included; a run is one
+async def test_an_agent_continues_a_stored_conversation(
+    device: Callable[[str], SessionCache],
+) -> None:
+    """`agent.run(message_history=...)` works with its own test model and tools, and a run is one
     batch."""
     agent = Agent(TestModel())
 
@@ -106,8 +110,8 @@ async def test_an_agent_goes_on_where_it_was(device: Callable[[str], SessionCach
     assert any(isinstance(part, ToolReturnPart) for part in parts)
 
 
-async def test_a_streamed_run_is_kept_whole(device: Callable[[str], SessionCache]) -> None:
-    """`run_stream`: once the text has been read to its end, `new_messages()` has the run."""
+async def test_a_streamed_run_is_stored(device: Callable[[str], SessionCache]) -> None:
+    """After the text of `run_stream` has been read, `new_messages()` returns the run."""
     agent = Agent(TestModel(custom_output_text="It is sunny."))
     async with device("phone") as cache:
         history = CachedMessageHistory(cache.session("user-1"))
@@ -123,7 +127,7 @@ async def test_a_streamed_run_is_kept_whole(device: Callable[[str], SessionCache
 
 @pytest.fixture
 def loop() -> Iterator[None]:
-    """`run_sync` takes the thread's loop, or leaves one behind."""
+    """Make the loop that `run_sync` uses, and close it afterwards."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
@@ -134,7 +138,7 @@ def loop() -> Iterator[None]:
 def test_a_synchronous_run_uses_a_bridge(
     device: Callable[[str], SessionCache], bridge: Bridge, loop: None
 ) -> None:
-    """`run_sync` has a loop of its own; the history is read and written over the bridge."""
+    """`run_sync` has its own loop, and the history is read and written over the bridge."""
     heard: list[int] = []
 
     def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -154,8 +158,9 @@ def test_a_synchronous_run_uses_a_bridge(
     assert heard == [1, 3]
 
 
-async def test_what_others_wrote_is_not_misread() -> None:
-    """Another adapter's item, and one whose form the framework no longer knows, are told."""
+async def test_items_of_other_programs_raise_an_error() -> None:
+    """Another adapter's item, and one in a form that the framework does not know, raise an
+    error."""
     async with CachedSession("a", journal=":memory:") as session:
         history = CachedMessageHistory(session)
         await history.add(CONVERSATION[:1])
@@ -171,11 +176,11 @@ async def test_what_others_wrote_is_not_misread() -> None:
             await history.messages()
 
 
-async def test_runs_of_two_devices_stay_whole(
+async def test_runs_of_two_devices_stay_complete(
     device: Callable[[str], SessionCache], server: DevServer
 ) -> None:
-    """What two agents said while apart stands one run after the other, never shuffled: each tool
-    call keeps its result."""
+    """Concurrent runs of two agents stand one after the other, so that each tool call keeps its
+    result."""
     agent = Agent(TestModel())
 
     @agent.tool_plain

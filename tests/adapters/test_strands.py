@@ -21,15 +21,15 @@ from cached_session.devserver import DevServer
 from cached_session.history.ids import agent_id
 
 
-class Scripted(Model):
-    """A model that says what it is told to: a text, a tool call, or that a guardrail strikes."""
+class ScriptedModel(Model):
+    """A model with scripted answers: a text, a tool call, or a guardrail intervention."""
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
         self.heard: list[list[str]] = []
 
     def update_config(self, **model_config: Any) -> None:
-        """Nothing to configure."""
+        """Ignore the configuration."""
 
     def get_config(self) -> Any:
         return {}
@@ -61,7 +61,7 @@ class Scripted(Model):
 
 @tool
 def weather(city: str) -> str:
-    """The weather of a city."""
+    """Return the weather of a city."""
     return f"{city}: sunny"
 
 
@@ -84,7 +84,7 @@ def a_message(words: str, number: int = 0) -> SessionMessage:
 
 @pytest.fixture
 def repository(bridge: Bridge, device: Callable[[str], SessionCache]) -> Any:
-    """A device's repository, on a bridge of its own."""
+    """Make a device's repository, on its own bridge."""
     with bridge.enter(device("phone")) as cache:
         yield CachedSessionRepository(cache, bridge=bridge)
 
@@ -93,17 +93,19 @@ def items(repository: CachedSessionRepository, bridge: Bridge) -> list[Any]:
     return bridge.run(repository._cache.session("user-1").get_items)
 
 
-def test_an_agent_goes_on_where_it_was(repository: CachedSessionRepository, bridge: Bridge) -> None:
-    """A second agent has the first one's messages and state, tool calls included."""
+def test_an_agent_continues_a_stored_conversation(
+    repository: CachedSessionRepository, bridge: Bridge
+) -> None:
+    """A second agent has the first one's messages and state, including tool calls."""
     first = agent(
         repository,
-        Scripted({"tool": "weather", "input": '{"city": "Ōsaka"}'}, "It is sunny."),
+        ScriptedModel({"tool": "weather", "input": '{"city": "Ōsaka"}'}, "It is sunny."),
         tools=[weather],
         state={"mood": "good"},
     )
     first("How is the weather?")
     first.state.set("mood", "better")
-    model = Scripted("You asked for the weather.")
+    model = ScriptedModel("You asked for the weather.")
     second = agent(repository, model, tools=[weather])
     assert second.messages == first.messages
     second("What did I ask?")
@@ -119,73 +121,75 @@ def test_an_agent_goes_on_where_it_was(repository: CachedSessionRepository, brid
     ]
 
 
-async def test_an_agent_in_a_running_loop_remembers_too(
+async def test_an_agent_in_a_running_loop_uses_the_repository(
     device: Callable[[str], SessionCache],
 ) -> None:
-    """`invoke_async` calls the repository from its own loop, on which the cache is used as well."""
+    """`invoke_async` calls the repository from its own loop, on which the cache is used too."""
     async with device("phone") as cache:
         with Bridge() as bridge:
             repository = CachedSessionRepository(cache, bridge=bridge)
-            await agent(repository, Scripted("Hello")).invoke_async("Hi")
-            again = agent(repository, Scripted())
+            await agent(repository, ScriptedModel("Hello")).invoke_async("Hi")
+            again = agent(repository, ScriptedModel())
             assert texts(again.messages) == ["Hi", "Hello"]
         await cache.flush(timeout=30)
 
 
-async def test_a_streamed_answer_is_kept_and_a_window_is_restored(
+async def test_a_streamed_answer_is_stored_and_a_window_is_restored(
     device: Callable[[str], SessionCache],
 ) -> None:
-    """`stream_async`; and an agent with a sliding window begins again with what the window showed,
-    while the session has everything."""
+    """After `stream_async`, an agent with a sliding window starts with the window's messages, while
+    the session has all."""
     async with device("phone") as cache:
         with Bridge() as bridge:
             repository = CachedSessionRepository(cache, bridge=bridge)
             window = SlidingWindowConversationManager(window_size=4)
-            first = agent(repository, Scripted("a", "b", "c", "d"), conversation_manager=window)
+            first = agent(
+                repository, ScriptedModel("a", "b", "c", "d"), conversation_manager=window
+            )
             for number in range(4):
                 events = [event async for event in first.stream_async(f"q{number}")]
                 assert [event["data"] for event in events if "data" in event] == ["abcd"[number]]
             window = SlidingWindowConversationManager(window_size=4)
-            again = agent(repository, Scripted(), conversation_manager=window)
+            again = agent(repository, ScriptedModel(), conversation_manager=window)
             assert texts(again.messages) == texts(first.messages)
             assert len(again.messages) == 4
             whole = [one.message for one in repository.list_messages("user-1", "helper")]
             assert texts(whole) == ["q0", "a", "q1", "b", "q2", "c", "q3", "d"]
 
 
-def test_state_is_kept_once_and_restored(
+def test_state_is_stored_once_and_restored(
     repository: CachedSessionRepository, bridge: Bridge
 ) -> None:
-    """Each new state takes the place of the one before: the history does not grow by them."""
-    first = agent(repository, Scripted("one", "two", "three"))
+    """Each new state replaces the one before, so that the history does not grow."""
+    first = agent(repository, ScriptedModel("one", "two", "three"))
     for number in range(3):
         first.state.set("number", number)
         first("Go on")
     kinds = [item["type"] for item in items(repository, bridge)]
     assert kinds.count("strands.agent") == kinds.count("strands.session") == 1
     assert kinds.count("strands.message") == 6
-    assert agent(repository, Scripted()).state.get("number") == 2
+    assert agent(repository, ScriptedModel()).state.get("number") == 2
 
 
-def test_a_redacted_message_keeps_its_place_and_loses_its_words(
+def test_a_redacted_message_keeps_its_position_and_loses_its_text(
     repository: CachedSessionRepository, bridge: Bridge, server: DevServer
 ) -> None:
-    """What a guardrail strikes out is nowhere any more: not here, and not on the server."""
-    first = agent(repository, Scripted({"redact": "(struck out)"}, "Good."))
+    """Text that a guardrail redacts is removed from the journal and from the server."""
+    first = agent(repository, ScriptedModel({"redact": "(struck out)"}, "Good."))
     first("my password is swordfish")
     first("And now?")
     expected = ["(struck out)", "I cannot talk about that.", "And now?", "Good."]
     assert texts(first.messages) == expected
-    assert texts(agent(repository, Scripted()).messages) == expected
+    assert texts(agent(repository, ScriptedModel()).messages) == expected
     assert "swordfish" not in str(items(repository, bridge))
     bridge.run(repository._cache.sync, 30)
     assert "swordfish" not in str(server.memories(agent_id("user-1")))
 
 
-def test_a_message_in_the_middle_is_changed_where_it_stands(
+def test_a_message_in_the_middle_is_updated_in_place(
     repository: CachedSessionRepository,
 ) -> None:
-    """An update is an item of its own with the place of the old one; later updates too."""
+    """An update is an item of its own at the position of the old one, and so are later updates."""
     repository.create_session(Session("user-1", SessionType.AGENT))
     for number, words in enumerate(["one", "two", "three"]):
         repository.create_message("user-1", "helper", a_message(words, number))
@@ -205,10 +209,10 @@ def test_a_message_in_the_middle_is_changed_where_it_stands(
         repository.update_message("user-1", "helper", a_message("nowhere", 1))
 
 
-def test_words_that_were_redacted_are_kept_nowhere(
+def test_redacted_text_is_stored_nowhere(
     repository: CachedSessionRepository, bridge: Bridge
 ) -> None:
-    """Strands may hand over the original beside what replaces it: only the latter is stored."""
+    """Strands may pass the original beside its replacement, and only the replacement is stored."""
     repository.create_session(Session("user-1", SessionType.AGENT))
     message = a_message("swordfish")
     repository.create_message("user-1", "helper", message)
@@ -219,8 +223,8 @@ def test_words_that_were_redacted_are_kept_nowhere(
     assert "swordfish" not in str(items(repository, bridge))
 
 
-def test_pictures_come_back_byte_for_byte(repository: CachedSessionRepository) -> None:
-    """What is no text is kept as Strands itself writes it down."""
+def test_images_are_restored_byte_for_byte(repository: CachedSessionRepository) -> None:
+    """Binary content is stored in the form in which Strands itself serialises it."""
     picture: Any = {"image": {"format": "png", "source": {"bytes": b"\x00\xff\x10"}}}
     message = SessionMessage.from_message({"role": "user", "content": [picture]}, 0)
     repository.create_message("user-1", "helper", message)
@@ -228,10 +232,10 @@ def test_pictures_come_back_byte_for_byte(repository: CachedSessionRepository) -
     assert found.to_message() == {"role": "user", "content": [picture]}
 
 
-def test_a_repository_behaves_as_strands_own(
+def test_a_repository_behaves_like_strands_own(
     repository: CachedSessionRepository, tmp_path: Any
 ) -> None:
-    """What is there, what is not and what may not be is as with `FileSessionManager`."""
+    """Results for existing, missing and invalid sessions are those of `FileSessionManager`."""
     from strands.session import FileSessionManager
 
     other = FileSessionManager("elsewhere", storage_dir=str(tmp_path / "files"))
@@ -263,12 +267,12 @@ def test_a_repository_behaves_as_strands_own(
         assert [(m.message_id, texts([m.to_message()])) for m in page] == [(1, ["1"]), (2, ["2"])]
 
 
-def test_a_graph_of_agents_is_kept(repository: CachedSessionRepository) -> None:
+def test_a_graph_of_agents_is_stored(repository: CachedSessionRepository) -> None:
     """The state of a multi-agent graph is stored and read as Strands serialises it."""
     manager = RepositorySessionManager("user-1", session_repository=repository)
     builder = GraphBuilder()
     builder.add_node(
-        Agent(model=Scripted("done"), callback_handler=None, agent_id="worker"), "work"
+        Agent(model=ScriptedModel("done"), callback_handler=None, agent_id="worker"), "work"
     )
     builder.set_entry_point("work")
     builder.set_session_manager(manager)
@@ -282,35 +286,35 @@ def test_a_graph_of_agents_is_kept(repository: CachedSessionRepository) -> None:
     assert repository.read_multi_agent("user-1", "graph-2") is None
 
 
-def test_what_others_wrote_is_not_misread(
+def test_items_of_other_programs_raise_an_error(
     repository: CachedSessionRepository, bridge: Bridge
 ) -> None:
     """A session that the Agents SDK has used is refused before anything is added to it."""
     session = repository._cache.session("user-1")
     bridge.run(session.add_items, [{"role": "user", "content": "Hi"}])
     with pytest.raises(UnreadableItem, match="the Agents SDK"):
-        agent(repository, Scripted())
+        agent(repository, ScriptedModel())
     assert len(items(repository, bridge)) == 1
 
 
-def test_agents_of_two_devices_meet(
+def test_agents_of_two_devices_agree(
     device: Callable[[str], SessionCache], server: DevServer, bridge: Bridge
 ) -> None:
-    """Both begin the session apart, both go on when they have met; one redacts what the other
-    reads; both number the messages alike."""
+    """Both devices begin the session separately and continue after a sync. One redacts a message
+    that the other reads, and both number the messages equally."""
     with bridge.enter(device("phone")) as phone, bridge.enter(device("laptop")) as laptop:
         here = CachedSessionRepository(phone, bridge=bridge)
         there = CachedSessionRepository(laptop, bridge=bridge)
         server.stop()
-        on_phone = agent(here, Scripted("phone hears", {"redact": "(struck out)"}))
-        on_laptop = agent(there, Scripted("laptop hears", "laptop again"))
+        on_phone = agent(here, ScriptedModel("phone hears", {"redact": "(struck out)"}))
+        on_laptop = agent(there, ScriptedModel("laptop hears", "laptop again"))
         on_phone("phone asks")
         on_laptop("laptop asks")
         server.start()
-        meet(bridge, phone, laptop)
+        sync_both(bridge, phone, laptop)
         on_phone("a secret")
         on_laptop("laptop goes on")
-        meet(bridge, phone, laptop)
+        sync_both(bridge, phone, laptop)
         ours, theirs = (
             [(one.message_id, one.to_message()) for one in r.list_messages("user-1", "helper")]
             for r in (here, there)
@@ -320,9 +324,9 @@ def test_agents_of_two_devices_meet(
         said = texts([message for _, message in ours])
         assert "a secret" not in said
         assert said.index("(struck out)") + 1 == said.index("I cannot talk about that.")
-        assert texts(agent(here, Scripted()).messages) == said
+        assert texts(agent(here, ScriptedModel()).messages) == said
 
 
-def meet(bridge: Bridge, *caches: SessionCache) -> None:
+def sync_both(bridge: Bridge, *caches: SessionCache) -> None:
     for cache in (*caches, caches[0]):
         bridge.run(cache.sync, 30)

@@ -1,7 +1,5 @@
-"""The benchmark still runs, and its report and the simulation of a fleet still read what it writes.
-
-Sizes are tiny and no time is looked at: a test cannot say how fast anything is.
-"""
+"""The benchmark runs, and its report and the simulation of a fleet read its output. Sizes are tiny
+and no time is checked."""
 
 from __future__ import annotations
 
@@ -25,10 +23,10 @@ OURS = {"ours, local", "ours, NORMAL", "ours, online", "ours, unreachable"}
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `bench.py --smoke --json` wrote."""
+    """Return the output of `bench.py --smoke --json`."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return _measured(tmp_path_factory.mktemp("bench") / "smoke.json")
-    # Once for all workers of pytest-xdist: it takes as long as many tests.
+    # Run it once for all workers of pytest-xdist, because it takes as long as many tests.
     path = tmp_path_factory.getbasetemp().parent / "smoke.json"
     with FileLock(f"{path}.lock"):
         if path.exists():
@@ -48,7 +46,7 @@ def _measured(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a module of the benchmark by its name."""
+    """Import a module of the benchmark by its name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
     yield importlib.import_module
@@ -58,7 +56,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """Every number in there."""
+    """Return every number in the output."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -69,7 +67,7 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def test_every_part_runs(measured: dict[str, Any]) -> None:
-    """Each part leaves numbers behind, and all of them are finite."""
+    """Each part writes numbers, and all of them are finite."""
     assert set(measured["parts"]) == PARTS
     for part in measured["parts"].values():
         found = list(numbers(part))
@@ -77,8 +75,9 @@ def test_every_part_runs(measured: dict[str, Any]) -> None:
         assert all(math.isfinite(one) for one in found)
 
 
-def test_every_arm_makes_every_call(measured: dict[str, Any]) -> None:
-    """The floor, the agents' own sessions, ours in every weather, one request per item."""
+def test_every_variant_makes_every_call(measured: dict[str, Any]) -> None:
+    """Every call is measured for plain SQLite, for the SDK's own sessions, for ours under each
+    network condition, and for one request per item."""
     (history,) = measured["parts"]["calls"]["histories"].values()
     for what, arms in history["calls"].items():
         missing = {"floor", "SQLiteSession", "AsyncSQLiteSession"} | OURS
@@ -92,9 +91,8 @@ def test_every_arm_makes_every_call(measured: dict[str, Any]) -> None:
     assert set(history["held_ms"]) == set(history["calls"]) - not_held
 
 
-def test_the_wire_is_counted(measured: dict[str, Any]) -> None:
-    """Requests and bytes are counted where they pass: a backlog leaves in few requests, and no
-    payload arrives in fewer bytes than it has."""
+def test_requests_and_bytes_are_counted(measured: dict[str, Any]) -> None:
+    """A backlog is sent in few requests, and every payload needs at least its own size in bytes."""
     sync = measured["parts"]["sync"]
     for cell in sync["cells"]:
         assert 0 < cell["push_requests"] < cell["items"] / 10
@@ -113,17 +111,17 @@ def test_idle_requests_are_exact(measured: dict[str, Any], module: Any, tmp_path
     assert again["turn"] == measured["parts"]["idle"]["turn"]
 
 
-def test_many_idle_sessions_ask_no_more_than_one(module: Any) -> None:
-    """A cache to which nothing happens asks fewer than twenty times an hour, however many sessions
-    it has open, audits included."""
+def test_many_idle_sessions_send_no_more_requests_than_one(module: Any) -> None:
+    """An idle cache sends fewer than twenty requests an hour, for any number of open sessions,
+    including audits."""
     idle = module("idle")
     for sessions in (1, 600):
         _, an_hour = idle._run_in_virtual_time(idle._count_idle_requests(sessions, 3, listen=True))
         assert 0 < sum(an_hour.values()) < 20
 
 
-def test_what_was_not_measured_is_not_called_met(measured: dict[str, Any], module: Any) -> None:
-    """A target about ten thousand items says nothing of a run with sixty."""
+def test_an_unmeasured_target_is_not_reported_as_met(measured: dict[str, Any], module: Any) -> None:
+    """A target for ten thousand items is not judged by a run with sixty."""
     targets = module("targets")
     outcomes = targets.judge(measured["parts"])
     assert len(outcomes) == len(targets.TARGETS)
@@ -133,7 +131,7 @@ def test_what_was_not_measured_is_not_called_met(measured: dict[str, Any], modul
     assert not any(one.is_met for one in unmeasured)
 
 
-def test_a_missed_target_says_why(module: Any) -> None:
+def test_a_missed_target_has_a_reason(module: Any) -> None:
     """The verdict and the reason follow from the number alone."""
     targets = module("targets")
     slow = {"events": {"median": 0.2}}
@@ -148,8 +146,8 @@ def test_a_missed_target_says_why(module: Any) -> None:
 def test_a_report_can_be_made(
     measured: dict[str, Any], module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files are merged, later ones win; each block of the page is written, and a second time says
-    the same."""
+    """Files are merged with the later ones first, each block of the page is written, and a second
+    run writes the same."""
     pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
     report, plots = module("report"), module("plots")
     page = tmp_path / "performance.md"
@@ -161,7 +159,7 @@ def test_a_report_can_be_made(
     whole.write_text(json.dumps(measured), encoding="utf-8")
     events = {**measured["parts"]["events"], "calls": 77_777}
     later.write_text(json.dumps({**measured, "parts": {"events": events}}), encoding="utf-8")
-    # The plot of calls wants a history of ten thousand.
+    # The plot of calls needs a history of ten thousand.
     monkeypatch.setattr(plots, "_calls", plots._lengths)
     monkeypatch.setattr(sys, "argv", ["report.py", str(whole), str(later)])
     report.main()
@@ -176,8 +174,8 @@ def test_a_report_can_be_made(
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")} == drawn
 
 
-def test_parts_of_another_machine_are_not_mixed_in(module: Any, tmp_path: Path) -> None:
-    """What is kept stays only if it was measured where the new parts were."""
+def test_parts_of_another_machine_are_not_merged(module: Any, tmp_path: Path) -> None:
+    """Earlier parts are kept only if they were measured on the same machine as the new ones."""
     report = module("report")
     kept, new = tmp_path / "kept.json", tmp_path / "new.json"
     kept.write_text(json.dumps({"machine": "here", "parts": {"busy": 1, "disk": 1}}))
@@ -189,8 +187,8 @@ def test_parts_of_another_machine_are_not_mixed_in(module: Any, tmp_path: Path) 
         report.merge([kept, new])
 
 
-def test_cells_of_sync_are_merged_one_by_one(module: Any, tmp_path: Path) -> None:
-    """A cell that takes minutes can be measured by itself; the rest is the last run's."""
+def test_cells_of_sync_are_merged_separately(module: Any, tmp_path: Path) -> None:
+    """A cell that takes minutes can be measured alone, and the others are those of the last run."""
     report = module("report")
     files = []
     for number, cells in enumerate(([(10, 20.0), (10, 0.0)], [(10, 20.0), (99, 0.0)])):
@@ -205,9 +203,9 @@ def test_cells_of_sync_are_merged_one_by_one(module: Any, tmp_path: Path) -> Non
     assert report.merge(files[1:], files[0])["parts"]["sync"] == sync
 
 
-def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any) -> None:
-    """The mix comes from the run; the same seed gives the same fleet, and more nodes are
-    less busy."""
+def test_a_fleet_uses_the_measured_mix(measured: dict[str, Any], module: Any) -> None:
+    """The mix comes from the run, the same seed gives the same fleet, and more nodes are less
+    busy."""
     simulation = module("fleet_simulation")
     mix = simulation.Mix.of(measured["parts"])
     idle = {row["events"]: row for row in measured["parts"]["idle"]["rows"] if row["sessions"] == 1}
@@ -220,8 +218,8 @@ def test_a_fleet_goes_by_what_was_measured(measured: dict[str, Any], module: Any
     assert recover(fleet, 30, seed=1).share_recovered == 1.0
 
 
-def test_a_block_must_be_there(module: Any, tmp_path: Path) -> None:
-    """Figures are never written beside the block that they belong to."""
+def test_a_missing_block_is_an_error(module: Any, tmp_path: Path) -> None:
+    """Figures are never written outside their block."""
     markdown_pages = module("markdown_pages")
     page = tmp_path / "page.md"
     page.write_text("<!-- one -->\nold\n<!-- end -->\nprose\n", encoding="utf-8")

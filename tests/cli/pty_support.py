@@ -1,4 +1,4 @@
-"""The command in a pseudo-terminal, as a person has it, and in a pipe."""
+"""Run the command in a pseudo-terminal, or with pipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 120.0
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Nothing of the environment that the tests run in decides anything."""
+    """Return an environment without the variables of the test run."""
     kept = {
         name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH")
     }
@@ -49,18 +49,18 @@ class Terminal:
             stderr=child,
             env=environment(home, **env),
             start_new_session=True,
-            # What runs in a shell's background ignores Ctrl-C, and hands that on.
+            # A background process of a shell ignores Ctrl-C, and its children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         os.close(child)
 
     @property
     def plain(self) -> str:
-        """What was written, without colours and movements."""
+        """Return the output without colours and cursor movements."""
         return ANSI.sub("", self.text)
 
     def wait(self, until: Callable[[str], bool] | None = None) -> int | None:
-        """Read until the text is as wanted, or to the end; the exit code if it has ended."""
+        """Read until the text matches, or to the end, and return the exit code if it has ended."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if until is not None and until(self.plain):
@@ -79,14 +79,14 @@ class Terminal:
         raise AssertionError(f"not in {PATIENCE} s; so far: {self.plain!r}")
 
     def interrupt(self) -> int:
-        """Ctrl-C; the exit code."""
+        """Press Ctrl-C, and return the exit code."""
         self.process.send_signal(signal.SIGINT)
         code = self.wait()
         assert code is not None
         return code
 
     def close(self) -> None:
-        """End what a failed test left running."""
+        """Kill the process if a failed test left it running."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -96,7 +96,7 @@ class Terminal:
 def piped(
     home: Path, *arguments: object, stdout: IO[str] | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """One run of the command into pipes, or with ``stdout`` where that leads."""
+    """Run the command once with pipes, or with ``stdout`` as its output."""
     return subprocess.run(
         [sys.executable, "-m", "cached_session", *map(str, arguments)],
         stdout=subprocess.PIPE if stdout is None else stdout,

@@ -1,4 +1,4 @@
-"""docs/cli.md names what can be typed. That its blocks run is shown in test_docs."""
+"""docs/cli.md names every command and option. test_docs runs its blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
 
 
 def options(command: Any) -> Iterator[tuple[str, str]]:
-    """(command, long option) of all commands below this one."""
+    """Return (command, long option) of all commands below this one."""
     for name, one in getattr(command, "commands", {}).items():
         yield from options(one)
         for parameter in one.params:
@@ -30,7 +30,7 @@ COMMAND: Any = typer.main.get_command(app)
 
 
 def test_every_command_is_in_the_page() -> None:
-    """As code, by its name."""
+    """Each command's name is there as code."""
     missing = [name for name in COMMAND.commands if f"`{name}" not in PAGE]
     assert COMMAND.commands
     assert not missing
@@ -38,12 +38,12 @@ def test_every_command_is_in_the_page() -> None:
 
 @pytest.mark.parametrize(("command", "option"), sorted(set(options(COMMAND))))
 def test_every_option_is_in_the_page(command: str, option: str) -> None:
-    """By its long name."""
+    """Each long option is there as code."""
     assert re.search(rf"{option}\b", PAGE), f"{command} {option}"
 
 
-def test_every_screen_is_there() -> None:
-    """A picture that the page shows is a file beside it."""
+def test_every_screenshot_exists() -> None:
+    """Each image of the page is a file beside it."""
     screens = re.findall(r"\]\((screens/.*?)\)", PAGE)
     assert len(screens) >= 4
     for screen in screens:

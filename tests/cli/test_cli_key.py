@@ -1,4 +1,4 @@
-"""The API key and the command line: whatever is asked, wherever the key came from."""
+"""The command line never shows the API key, wherever the key came from."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def journal(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("status", [200, 401, 503])
 def test_no_command_shows_the_key(tmp_path: Path, journal: Path, status: int) -> None:
-    """A key that the server takes, one that it refuses and quotes, and a server that fails: no
-    command prints it, for people or for programs, nor in a traceback, nor leaves it in a file."""
+    """No command prints the key, as text, as JSON or in a traceback, or writes it to a file: with a
+    key that works, one that the server refuses and quotes, and a server that fails."""
     with DevServer(api_key=CANARY if status == 200 else "another") as server:
         if status != 200:
             server.faults.status(status, message=f"Bearer {CANARY} is not welcome")
         env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": CANARY}
-        # One that succeeds may take its time, the others try for so long.
+        # A command that succeeds gets more time, and the others try for so long.
         patience = ["60" if status == 200 else "2"]
         codes = []
         for command in COMMANDS:
@@ -65,8 +65,8 @@ def test_no_command_shows_the_key(tmp_path: Path, journal: Path, status: int) ->
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
-def test_a_failure_that_nobody_foresaw_does_not_show_the_key(tmp_path: Path, journal: Path) -> None:
-    """Even a traceback, with or without the values of its variables, has no key in it."""
+def test_an_unexpected_error_does_not_show_the_key(tmp_path: Path, journal: Path) -> None:
+    """A traceback with or without local variables does not contain the key."""
     code = (
         "import cached_session.cli.commands as c\n"
         "from cached_session.cli.main import main\n"

@@ -1,4 +1,4 @@
-"""The command line over real journals: what it prints, and what its exit code says."""
+"""The command line over real journals: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TURN: list[Any] = [QUESTION, CALL, OUTPUT]
 
 
 def run(*arguments: object, **env: str) -> Result:
-    # Nothing of the environment that the tests run in may decide which journal is meant.
+    # No environment variable of the test run may select the journal.
     clean = {"DAKERA_URL": "", "DAKERA_API_KEY": "", "CACHED_SESSION_JOURNAL": ""}
     return CliRunner(env={**clean, **env}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """A journal with two sessions that no server has seen."""
+    """Make a journal with two sessions that were never sent."""
 
     async def write() -> None:
         for name in ("alice", "bob/2"):
@@ -53,7 +53,7 @@ def server() -> Iterator[DevServer]:
 
 
 def test_status_names_every_session_of_the_journal(journal: Path) -> None:
-    """Sessions of earlier runs are counted, not only those that are open now."""
+    """Sessions of earlier runs are counted, and not only those that are open now."""
     result = run("status", "--journal", journal)
     assert result.exit_code == 0
     assert "alice" in result.output
@@ -61,29 +61,29 @@ def test_status_names_every_session_of_the_journal(journal: Path) -> None:
     assert "6 items" in result.output
 
 
-def test_status_for_programs_is_json(journal: Path) -> None:
+def test_status_prints_json(journal: Path) -> None:
     """`--json` prints one JSON value and nothing else."""
     found = json.loads(run("status", "--journal", journal, "--json").output)
     assert found["items"] == 6
     assert set(found["sessions"]) == {"alice", "bob/2"}
 
 
-def test_the_journal_may_be_named_by_the_environment(journal: Path) -> None:
-    """CACHED_SESSION_JOURNAL stands for --journal."""
+def test_the_environment_may_name_the_journal(journal: Path) -> None:
+    """CACHED_SESSION_JOURNAL replaces --journal."""
     result = run("status", CACHED_SESSION_JOURNAL=str(journal))
     assert "6 items" in result.output
 
 
-def test_looking_creates_nothing(tmp_path: Path) -> None:
-    """A journal that is not there is an error, and is not there afterwards."""
+def test_reading_creates_no_journal(tmp_path: Path) -> None:
+    """A missing journal is an error, and is still missing afterwards."""
     result = run("status", "--journal", tmp_path / "none.db")
     assert result.exit_code == 1
     assert "none.db" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
-    """The file is named in the message and left as it is."""
+def test_a_file_that_is_not_a_journal_is_refused(tmp_path: Path) -> None:
+    """The message names the file, and the file is unchanged."""
     file = tmp_path / "notes.txt"
     file.write_text("not a journal, but long enough to be taken for a database header " * 20)
     before = file.read_bytes()
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
 
 
 def test_show_prints_a_line_for_each_item(journal: Path) -> None:
-    """Text, tool calls and tool outputs can be read."""
+    """Text, tool calls and tool outputs are readable."""
     lines = run("show", "alice", "--journal", journal).output.splitlines()
     assert len(lines) == 3
     assert "user: Is there a direct flight?" in lines[0]
@@ -102,8 +102,8 @@ def test_show_prints_a_line_for_each_item(journal: Path) -> None:
     assert "gives HAT088" in lines[2]
 
 
-def test_show_raw_gives_the_items_back(journal: Path) -> None:
-    """`--raw` prints what was stored, one JSON value a line, the latest with --limit."""
+def test_show_raw_prints_the_stored_items(journal: Path) -> None:
+    """`--raw` prints one stored JSON value a line, the latest with --limit."""
     lines = run("show", "bob/2", "--journal", journal, "--raw", "-n", "2").output.splitlines()
     assert [json.loads(line) for line in lines] == TURN[1:]
 
@@ -120,10 +120,10 @@ def test_show_raw_gives_the_items_back(journal: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_a_session_that_the_journal_does_not_know_is_called_wrongly(
+def test_an_unknown_session_is_a_usage_error(
     journal: Path, server: DevServer, command: tuple[str, ...]
 ) -> None:
-    """2, on standard error, with the id that is like it; and it is not made by the way."""
+    """The exit code is 2, standard error suggests a similar id, and the session is not created."""
     result = run(*command, "--journal", journal, DAKERA_URL=server.url)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "the journal has no session 'alise' (did you mean 'alice'?)" in result.stderr
@@ -132,8 +132,8 @@ def test_a_session_that_the_journal_does_not_know_is_called_wrongly(
     assert set(found["sessions"]) == {"alice", "bob/2"}
 
 
-def test_a_session_without_items_is_no_unknown_one(journal: Path) -> None:
-    """Cleared, it says that it has none; asked for none, it says nothing."""
+def test_an_empty_session_is_not_unknown(journal: Path) -> None:
+    """A cleared session is reported as empty, and with a limit of zero nothing is printed."""
 
     async def clear() -> None:
         async with CachedSession("alice", journal=journal) as session:
@@ -147,15 +147,15 @@ def test_a_session_without_items_is_no_unknown_one(journal: Path) -> None:
     assert "'alice' has no items" in empty.stderr
 
 
-def test_sync_wants_a_server(journal: Path) -> None:
-    """Without a URL it was called wrongly."""
+def test_sync_without_a_server_is_a_usage_error(journal: Path) -> None:
+    """`sync` needs a URL."""
     result = run("sync", "--journal", journal)
     assert result.exit_code == 2
     assert "DAKERA_URL" in result.output
 
 
 def test_sync_sends_every_session_of_the_journal(journal: Path, server: DevServer) -> None:
-    """Afterwards nothing is pending, and another device has it."""
+    """Afterwards nothing is pending, and another device has the items."""
     result = run("sync", "--journal", journal, "--url", server.url)
     assert result.exit_code == 0, result.output
     assert "0 pending" in result.output
@@ -169,18 +169,18 @@ def test_sync_sends_every_session_of_the_journal(journal: Path, server: DevServe
 
 
 @pytest.mark.parametrize("command", [("sync",), ("audit",), ("search", "x", "--recall")])
-def test_a_journal_is_made_only_for_a_session_that_is_named(
+def test_a_journal_is_created_only_for_a_named_session(
     tmp_path: Path, server: DevServer, command: tuple[str, ...]
 ) -> None:
-    """A mistyped path is an error, not an empty journal that is synced."""
+    """A mistyped path is an error, and not a new, empty journal."""
     result = run(*command, "--journal", tmp_path / "none.db", "--url", server.url)
     assert result.exit_code == 1
     assert "there is no journal at" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sync_of_an_empty_journal_says_how_to_fetch(tmp_path: Path, server: DevServer) -> None:
-    """Nothing was synced, and it does not say so."""
+def test_sync_of_an_empty_journal_explains_how_to_fetch(tmp_path: Path, server: DevServer) -> None:
+    """Nothing was synced, and the message does not claim it."""
 
     async def open_one() -> None:
         async with SessionCache(tmp_path / "j.db"):
@@ -193,25 +193,23 @@ def test_sync_of_an_empty_journal_says_how_to_fetch(tmp_path: Path, server: DevS
     assert "synced" not in result.stdout
 
 
-def test_sync_of_an_id_that_nobody_knows_asks_whether_it_is_right(
-    tmp_path: Path, server: DevServer
-) -> None:
-    """Neither the server nor the journal has anything of it."""
+def test_sync_of_an_unknown_id_warns_about_it(tmp_path: Path, server: DevServer) -> None:
+    """Neither the server nor the journal has anything of that session."""
     where = ("--journal", tmp_path / "j.db", "--url", server.url)
     result = run("sync", "--session", "alise", *where)
     assert result.exit_code == 0, result.output
     assert "the server has no items of 'alise' either" in result.stderr
 
 
-def test_sync_with_no_server_there_is_told_by_the_exit_code(journal: Path) -> None:
-    """3: the journal is intact, the server did not take it."""
+def test_sync_without_a_reachable_server_exits_with_3(journal: Path) -> None:
+    """The journal is unchanged, and the server did not get the items."""
     result = run("sync", "--journal", journal, "--url", "http://127.0.0.1:9", "--timeout", "1")
     assert result.exit_code == 3
     assert "6 items" in run("status", "--journal", journal).output
 
 
-def test_sync_for_programs_is_json(journal: Path, server: DevServer) -> None:
-    """A report for each session, and nothing else on standard output."""
+def test_sync_prints_json(journal: Path, server: DevServer) -> None:
+    """`--json` prints a report for each session, and nothing else on standard output."""
     done = run("sync", "--journal", journal, "--json", "--url", server.url)
     assert done.exit_code == 0
     found = json.loads(done.stdout)
@@ -220,8 +218,8 @@ def test_sync_for_programs_is_json(journal: Path, server: DevServer) -> None:
     assert found["alice"]["pending"] == 0
 
 
-def test_sync_waits_for_the_session_that_is_named(journal: Path, server: DevServer) -> None:
-    """--session says whose history must be there; the report says which it was."""
+def test_sync_waits_for_the_named_session(journal: Path, server: DevServer) -> None:
+    """`--session` names the session to wait for, and the report contains it."""
     result = run("sync", "--journal", journal, "--url", server.url, "--session", "alice")
     assert result.exit_code == 0, result.output
     assert "synced alice" in result.output
@@ -229,14 +227,14 @@ def test_sync_waits_for_the_session_that_is_named(journal: Path, server: DevServ
     assert found["sessions"]["alice"]["pending"] == 0
 
 
-def test_an_interrupted_sync_ends_at_once_and_keeps_the_journal(journal: Path) -> None:
-    """Ctrl-C is no traceback, and what waits goes on waiting."""
+def test_an_interrupted_sync_ends_immediately_and_keeps_the_journal(journal: Path) -> None:
+    """Ctrl-C prints no traceback, and pending items stay pending."""
     command = f"sync --url http://127.0.0.1:9 --timeout 60 --journal {journal}".split()
     process = subprocess.Popen(
         [sys.executable, "-m", "cached_session", *command],
         stderr=subprocess.PIPE,
         text=True,
-        # What runs in a shell's background ignores Ctrl-C, and hands that on.
+        # A background process of a shell ignores Ctrl-C, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     _wait_for_an_attempt(journal)
@@ -248,7 +246,7 @@ def test_an_interrupted_sync_ends_at_once_and_keeps_the_journal(journal: Path) -
 
 
 def _wait_for_an_attempt(journal: Path) -> None:
-    """Until the journal says that the server could not be reached."""
+    """Wait until the journal records that the server could not be reached."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with closing(sqlite3.connect(journal)) as conn:
@@ -259,14 +257,14 @@ def _wait_for_an_attempt(journal: Path) -> None:
 
 
 def test_an_address_that_cannot_be_bound_is_named(server: DevServer) -> None:
-    """A port in use is a line, not a traceback."""
+    """A port in use prints one line, and no traceback."""
     result = run("devserver", "--port", server.port)
     assert result.exit_code == 1
     assert str(server.port) in result.output
 
 
-def test_a_missing_extra_is_named_with_what_to_install() -> None:
-    """Without typer, the command says what to type instead of showing a traceback."""
+def test_a_missing_extra_is_named_with_its_install_command() -> None:
+    """Without typer, the command prints what to install and no traceback."""
     code = (
         "import sys; sys.modules['typer'] = None;"
         "from cached_session.cli.main import main; main()"
@@ -284,8 +282,8 @@ def test_the_package_can_be_run() -> None:
     assert done.stdout.startswith("cached-session 0.")
 
 
-def test_a_refused_key_is_no_outage(journal: Path, server: DevServer) -> None:
-    """The state is a word of its own, seen later and without a server."""
+def test_a_refused_key_is_not_reported_as_an_outage(journal: Path, server: DevServer) -> None:
+    """The state has its own word, also in a later status without a server."""
     server.add_key("good-key")
     wrong = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "wrong-key"}
     assert run("sync", "--journal", journal, **wrong).exit_code == 3

@@ -1,4 +1,4 @@
-"""The command in a pseudo-terminal and in pipes: real processes, a real server."""
+"""The command in a pseudo-terminal and with pipes: real processes, a real server."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def write(journal: Path, name: str, items: list[Any], **where: Any) -> None:
     asyncio.run(add())
 
 
-def test_status_is_a_table_in_colour_on_a_terminal(terminal: Run, journal: Path) -> None:
-    """Every session with its counts and its state."""
+def test_status_on_a_terminal_is_a_table_in_colour(terminal: Run, journal: Path) -> None:
+    """Every session has its counts and its state."""
     screen = terminal("status", "-j", journal)
     assert screen.wait() == 0
     assert "\x1b[" in screen.text
@@ -77,7 +77,7 @@ def test_status_is_a_table_in_colour_on_a_terminal(terminal: Run, journal: Path)
 
 
 def test_status_into_a_pipe_is_plain_lines(tmp_path: Path, journal: Path) -> None:
-    """No colour, no frame, nothing on standard error."""
+    """There is no colour and no frame, and nothing on standard error."""
     done = piped(tmp_path, "status", "-j", journal)
     assert (done.returncode, done.stderr) == (0, "")
     assert not ANSI.search(done.stdout)
@@ -85,10 +85,10 @@ def test_status_into_a_pipe_is_plain_lines(tmp_path: Path, journal: Path) -> Non
     assert done.stdout.splitlines()[-2].split()[:2] == ["alice", "4"]
 
 
-def test_status_watched_shows_what_another_process_writes(
+def test_status_watch_shows_writes_of_another_process(
     terminal: Run, journal: Path, tmp_path: Path
 ) -> None:
-    """Live on a terminal; Ctrl-C ends it without a traceback."""
+    """The table updates on a terminal, and Ctrl-C ends it without a traceback."""
     screen = terminal("status", "--watch", "-j", journal)
     screen.wait(lambda text: "5 items" in text)
     write(journal, "carol", TURN)
@@ -98,7 +98,8 @@ def test_status_watched_shows_what_another_process_writes(
 
 
 def test_show_reads_like_a_conversation(terminal: Run, journal: Path) -> None:
-    """Roles coloured, a tool's call and output folded into a line, markup left as it was said."""
+    """Roles are coloured, a tool's call and output are one line, and markup in a text is printed as
+    it is."""
     screen = terminal("show", "alice", "-j", journal)
     assert screen.wait() == 0
     assert "\x1b[1;36muser" in screen.text
@@ -117,8 +118,8 @@ async def pop(journal: Path, name: str) -> None:
         assert await session.pop_item()
 
 
-def test_show_follows_what_is_said_next(terminal: Run, journal: Path) -> None:
-    """Each item once, as it comes; and that one went."""
+def test_show_follow_prints_new_items(terminal: Run, journal: Path) -> None:
+    """Each item is printed once as it comes, and removals are reported."""
     screen = terminal("show", "bob", "--follow", "-j", journal)
     screen.wait(lambda text: "direct" in text)
     write(journal, "bob", [ANSWER])
@@ -131,10 +132,10 @@ def test_show_follows_what_is_said_next(terminal: Run, journal: Path) -> None:
     assert screen.plain.count("Yes: HAT088.") == 1
 
 
-def test_show_follows_another_device_where_a_server_is_named(
+def test_show_follow_prints_items_of_another_device(
     terminal: Run, journal: Path, server: DevServer, tmp_path: Path
 ) -> None:
-    """What is said there appears here; the key is taken from the environment."""
+    """With a server, items of another device appear. The key is read from the environment."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     screen = terminal("show", "bob", "--follow", "-j", journal, **env)
     screen.wait(lambda text: "direct" in text)
@@ -143,10 +144,10 @@ def test_show_follows_another_device_where_a_server_is_named(
     assert screen.interrupt() == 130
 
 
-def test_following_tries_at_once_and_says_when_no_server_answers(
+def test_following_tries_immediately_and_reports_an_unreachable_server(
     terminal: Run, journal: Path, server: DevServer, tmp_path: Path
 ) -> None:
-    """However long the pause that earlier failures left: whoever starts to follow wants it now."""
+    """A pause after earlier failures, however long, does not delay the first attempt."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     write(tmp_path / "other.db", "bob", [ANSWER], url=server.url, api_key="secret-key")
 
@@ -169,10 +170,8 @@ def test_following_tries_at_once_and_says_when_no_server_answers(
     assert "Traceback" not in screen.text
 
 
-def test_an_id_made_to_harm_is_shown_harmlessly(
-    terminal: Run, journal: Path, tmp_path: Path
-) -> None:
-    """Terminal escapes, direction marks, lone surrogates and markup: escaped, on one line."""
+def test_a_hostile_id_is_escaped(terminal: Run, journal: Path, tmp_path: Path) -> None:
+    """Terminal escapes, direction marks, lone surrogates and markup are escaped, on one line."""
     write(journal, EVIL, [{"role": EVIL, "content": EVIL}, {EVIL: EVIL}])
     shown = "a\\x1b]0;owned\\x07\\u202e\\ud800'\"[bold]\\n\\x9b31m"
     screen = terminal("status", "-j", journal, COLUMNS="200")
@@ -194,10 +193,11 @@ def test_an_id_made_to_harm_is_shown_harmlessly(
     assert EVIL in found["sessions"]
 
 
-def test_sync_draws_bars_and_says_what_is_left(
+def test_sync_draws_progress_bars_and_reports_pending_items(
     terminal: Run, journal: Path, server: DevServer
 ) -> None:
-    """One for each session and one for all; what waited is on the server."""
+    """There is a bar for each session and one for all, and pending items are on the server
+    afterwards."""
     screen = terminal("sync", "-j", journal, "--url", server.url, DAKERA_API_KEY="secret-key")
     assert screen.wait() == 0, screen.plain
     assert "━" in screen.plain
@@ -206,10 +206,10 @@ def test_sync_draws_bars_and_says_what_is_left(
     assert "secret-key" not in screen.text
 
 
-def test_sync_fetches_a_session_that_the_journal_has_never_met(
+def test_sync_fetches_a_session_that_is_not_in_the_journal(
     terminal: Run, server: DevServer, tmp_path: Path
 ) -> None:
-    """The whole history, with a bar for it."""
+    """The whole history arrives, with a progress bar."""
     history = [{"role": "user", "content": f"{number}"} for number in range(700)]
     where = {"url": server.url, "api_key": "secret-key"}
     write(tmp_path / "old.db", "carol", history, **where)
@@ -218,13 +218,14 @@ def test_sync_fetches_a_session_that_the_journal_has_never_met(
     assert screen.wait() == 0, screen.plain
     assert "700 items fetched" in screen.plain
     (report,) = [line for line in screen.plain.splitlines() if line.startswith("synced carol")]
-    assert "700 items fetched" in report  # also what came before the call that waits for it
+    assert "700 items fetched" in report  # including output before the call that waits for it
     out = piped(tmp_path, "show", "carol", "--raw", "-j", tmp_path / "new.db").stdout
     assert [json.loads(line) for line in out.splitlines()] == history
 
 
 def test_an_interrupted_sync_loses_nothing(terminal: Run, journal: Path, tmp_path: Path) -> None:
-    """Ctrl-C in front of a server that is away: 130, no traceback, and all still waits."""
+    """Ctrl-C without a reachable server exits with 130 without a traceback, and all items are still
+    pending."""
     screen = terminal("sync", "-j", journal, "--url", "http://127.0.0.1:9")
     screen.wait(lambda text: "alice" in text)
     assert screen.interrupt() == 130
@@ -232,7 +233,7 @@ def test_an_interrupted_sync_loses_nothing(terminal: Run, journal: Path, tmp_pat
     assert "5 items, 2 pending" in piped(tmp_path, "status", "-j", journal).stdout
 
 
-def test_a_pipe_that_is_closed_is_no_traceback(tmp_path: Path, journal: Path) -> None:
+def test_a_closed_pipe_prints_no_traceback(tmp_path: Path, journal: Path) -> None:
     """`cached-session show ... | head -1` ends quietly."""
     import subprocess
     import sys
@@ -262,10 +263,10 @@ def configure(home: Path, text: str, mode: int = 0o600) -> None:
     file.chmod(mode)
 
 
-def test_an_option_beats_the_environment_and_the_environment_the_file(
+def test_an_option_overrides_the_environment_and_the_environment_the_file(
     tmp_path: Path, journal: Path
 ) -> None:
-    """For each of the three settings."""
+    """The order holds for each of the three settings."""
     write(tmp_path / "b.db", "in-b", TURN)
     write(tmp_path / "c.db", "in-c", TURN)
     configure(tmp_path, f'journal = "{tmp_path / "c.db"}"\n')
@@ -278,7 +279,7 @@ def test_an_option_beats_the_environment_and_the_environment_the_file(
 def test_url_and_key_come_from_the_file_and_the_key_is_not_shown(
     tmp_path: Path, journal: Path, server: DevServer
 ) -> None:
-    """A file that others can read is warned of."""
+    """A configuration file that others can read causes a warning."""
     text = f'url = "{server.url}"\napi_key = "secret-key"\njournal = "{journal}"\n'
     configure(tmp_path, text, mode=0o644)
     done = piped(tmp_path, "sync")
@@ -294,10 +295,10 @@ def test_url_and_key_come_from_the_file_and_the_key_is_not_shown(
     ("text", "says"),
     [("url = [", "is not valid TOML"), ("urll = 'x'", "urll"), ("api_key = 5", "api_key")],
 )
-def test_a_configuration_that_makes_no_sense_is_named(
+def test_an_invalid_configuration_is_named(
     tmp_path: Path, journal: Path, text: str, says: str
 ) -> None:
-    """Called wrongly: one line, with the file in it."""
+    """It is a usage error of one line, with the file's name in it."""
     configure(tmp_path, text)
     done = piped(tmp_path, "status", "-j", journal)
     assert done.returncode == 2
@@ -306,11 +307,11 @@ def test_a_configuration_that_makes_no_sense_is_named(
     assert len(done.stderr.splitlines()) == 1
 
 
-# -- the other verbs -----------------------------------------------------------------------------
+# -- the other commands --------------------------------------------------------------------------
 
 
-def test_search_names_the_session_of_what_it_finds(tmp_path: Path, journal: Path) -> None:
-    """Over all sessions, or one."""
+def test_search_names_the_session_of_each_result(tmp_path: Path, journal: Path) -> None:
+    """Search covers all sessions, or one."""
     every = piped(tmp_path, "search", "direct FLIGHT", "-j", journal).stdout.splitlines()
     assert {line.split()[0] for line in every} == {"alice", "bob"}
     one = piped(tmp_path, "search", "flight", "--session", "bob", "--json", "-j", journal)
@@ -318,10 +319,10 @@ def test_search_names_the_session_of_what_it_finds(tmp_path: Path, journal: Path
     assert piped(tmp_path, "search", "zebra", "-j", journal).stdout == ""
 
 
-def test_recall_asks_the_server_and_says_when_it_cannot(
+def test_recall_asks_the_server_and_reports_when_it_cannot(
     tmp_path: Path, journal: Path, server: DevServer
 ) -> None:
-    """Near in meaning, by the server; by words where it is away."""
+    """The server searches by meaning, and without it the journal is searched by words."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     assert piped(tmp_path, "sync", "-j", journal, **env).returncode == 0
     found = piped(tmp_path, "search", "flight", "--recall", "-s", "bob", "-j", journal, **env)
@@ -332,10 +333,10 @@ def test_recall_asks_the_server_and_says_when_it_cannot(
     assert "flight" in away.stdout
 
 
-def test_doctor_says_what_is_wrong_and_what_to_do(
+def test_doctor_reports_problems_and_what_to_do(
     terminal: Run, tmp_path: Path, journal: Path, server: DevServer
 ) -> None:
-    """0 where nothing failed, 1 otherwise; for programs as JSON."""
+    """The exit code is 0 where nothing failed and 1 otherwise, and `--json` prints the findings."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     assert piped(tmp_path, "sync", "-j", journal, **env).returncode == 0
     well = piped(tmp_path, "doctor", "-j", journal, **env)
@@ -350,10 +351,10 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert "→" in screen.plain
 
 
-def test_audit_puts_back_what_the_server_lost(
+def test_audit_restores_what_the_server_lost(
     tmp_path: Path, journal: Path, server: DevServer
 ) -> None:
-    """The report says how much."""
+    """The report has the number of restored memories."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     piped(tmp_path, "sync", "-j", journal, **env)
     (agent,) = [name for name in server.agents() if "bob" in name]
@@ -364,7 +365,7 @@ def test_audit_puts_back_what_the_server_lost(
 
 
 def park(home: Path, server: DevServer) -> Path:
-    """A journal of its own, so that the refusal hits the one session in it."""
+    """Make a journal with one session whose operation is refused."""
     journal = home / "parked.db"
     with server.faults.status(
         400, message="no such words", route="POST /v1/memories/store/batch", count=1
@@ -374,10 +375,10 @@ def park(home: Path, server: DevServer) -> Path:
     return journal
 
 
-def test_a_parked_operation_is_found_looked_at_retried_and_sent(
+def test_a_parked_operation_is_listed_shown_retried_and_sent(
     tmp_path: Path, server: DevServer
 ) -> None:
-    """From the list to the server, by the beginning of its name."""
+    """An operation can be selected by the beginning of its name."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     journal = park(tmp_path, server)
     assert "parked" in piped(tmp_path, "status", "-j", journal).stdout.splitlines()[-1]
@@ -393,8 +394,10 @@ def test_a_parked_operation_is_found_looked_at_retried_and_sent(
     assert piped(tmp_path, "parked", "list", "-j", journal).stdout == "no operation is parked\n"
 
 
-def test_what_a_sync_had_refused_is_not_said_to_be_sent(tmp_path: Path, server: DevServer) -> None:
-    """It is parked, and counted as that alone."""
+def test_an_operation_refused_during_a_sync_is_not_reported_as_sent(
+    tmp_path: Path, server: DevServer
+) -> None:
+    """The operation is parked, and counted only as parked."""
     write(tmp_path / "agent.db", "dora", TURN[:1])
     server.faults.status(422, route="POST /v1/memories/store/batch", count=1)
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
@@ -406,7 +409,7 @@ def test_what_a_sync_had_refused_is_not_said_to_be_sent(tmp_path: Path, server: 
 def test_parked_operations_are_a_table_on_a_terminal(
     terminal: Run, tmp_path: Path, server: DevServer
 ) -> None:
-    """As much of a name is shown as is needed to type it, on one line, however long the reason."""
+    """Each name is shortened to what identifies it, on one line for any length of the reason."""
     journal = park(tmp_path, server)
     (one,) = json.loads(piped(tmp_path, "parked", "list", "--json", "-j", journal).stdout)
     screen = terminal("parked", "list", "-j", journal)
@@ -417,11 +420,11 @@ def test_parked_operations_are_a_table_on_a_terminal(
     assert "no such words" in " ".join(screen.plain.split())
 
 
-def test_a_parked_operation_is_dropped_only_when_asked_twice(
+def test_a_parked_operation_is_dropped_only_after_confirmation(
     tmp_path: Path, server: DevServer
 ) -> None:
-    """A question on the terminal, --yes elsewhere; which ones has to be said. What is not there is
-    told before anybody is asked."""
+    """A terminal asks, and other uses need --yes. The operations have to be named, and a missing
+    one is reported before the question."""
     journal = park(tmp_path, server)
     unknown = piped(tmp_path, "parked", "drop", "zzz", "-j", journal)
     assert (unknown.returncode, "Drop them" in unknown.stderr) == (2, False)
@@ -436,8 +439,8 @@ def test_a_parked_operation_is_dropped_only_when_asked_twice(
     assert "no operation is parked" in piped(tmp_path, "parked", "list", "-j", journal).stdout
 
 
-def test_export_and_import_carry_a_session_byte_for_byte(tmp_path: Path, journal: Path) -> None:
-    """Through files and through a pipe; a second import adds nothing."""
+def test_export_and_import_copy_a_session_byte_for_byte(tmp_path: Path, journal: Path) -> None:
+    """This works with files and with a pipe, and a second import adds nothing."""
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     assert "4 items" in piped(tmp_path, "export", "alice", first, "-j", journal).stdout
     new = tmp_path / "new.db"
@@ -454,8 +457,8 @@ def test_export_and_import_carry_a_session_byte_for_byte(tmp_path: Path, journal
     assert piped(tmp_path, "export", "nobody", "-", "-j", new).returncode == 2
 
 
-def test_a_database_of_the_agents_sdk_moves_in(terminal: Run, tmp_path: Path) -> None:
-    """All of its sessions with bars, or one under another name."""
+def test_a_database_of_the_agents_sdk_is_imported(terminal: Run, tmp_path: Path) -> None:
+    """All of its sessions are imported with progress bars, or one under another id."""
     from agents import SQLiteSession
 
     async def fill() -> None:
@@ -475,8 +478,10 @@ def test_a_database_of_the_agents_sdk_moves_in(terminal: Run, tmp_path: Path) ->
     assert "3 sessions, 1200 items" in piped(tmp_path, "status", "-j", journal).stdout
 
 
-def test_a_session_that_a_database_has_not_is_told_with_those_that_it_has(tmp_path: Path) -> None:
-    """`--session` alone names both ends: a new id would import nothing, and look as if it had."""
+def test_a_session_missing_in_the_database_is_reported_with_the_existing_ones(
+    tmp_path: Path,
+) -> None:
+    """`--session` alone names source and target: a new id would import nothing without an error."""
     from agents import SQLiteSession
 
     source = SQLiteSession("ada", tmp_path / "agents.db")
@@ -491,10 +496,11 @@ def test_a_session_that_a_database_has_not_is_told_with_those_that_it_has(tmp_pa
     assert (right.returncode, right.stdout) == (0, "new: 1 item added\n")
 
 
-def test_a_direct_session_moves_in_with_a_bar(
+def test_a_direct_session_is_imported_with_a_progress_bar(
     terminal: Run, tmp_path: Path, server: DevServer
 ) -> None:
-    """A sign of life while the listing is read, then how far it is; piped, the result alone."""
+    """A terminal shows activity while the listing is read, and then the progress. With a pipe only
+    the result is printed."""
     from dakera import AsyncDakeraClient
 
     async def store() -> None:
@@ -518,16 +524,16 @@ def test_a_direct_session_moves_in_with_a_bar(
     assert again.stdout == "eve: 0 items added, 450 were imported before\n"
 
 
-def test_an_import_with_lines_that_cannot_be_read_says_so_by_its_code(tmp_path: Path) -> None:
-    """1, after everything else was brought in."""
+def test_an_import_with_unreadable_lines_exits_with_1(tmp_path: Path) -> None:
+    """All other lines are imported."""
     (tmp_path / "x.jsonl").write_text('{"a":1}\n{"b":\n')
     done = piped(tmp_path, "import", tmp_path / "x.jsonl", "-s", "x", "-j", tmp_path / "j.db")
     assert done.returncode == 1
     assert done.stdout == "x: 1 item added, 1 could not be read (the first: number 2)\n"
 
 
-def test_compact_gives_space_back(tmp_path: Path, journal: Path, server: DevServer) -> None:
-    """What a clear left behind goes; the report says how much."""
+def test_compact_frees_space(tmp_path: Path, journal: Path, server: DevServer) -> None:
+    """The rows of cleared items are deleted, and the report has the number of bytes."""
     env = {"DAKERA_URL": server.url, "DAKERA_API_KEY": "secret-key"}
     write(journal, "big", [{"role": "user", "content": "x" * 50_000}] * 40)
 
@@ -546,8 +552,8 @@ def test_compact_gives_space_back(tmp_path: Path, journal: Path, server: DevServ
     assert "the journal takes" in piped(tmp_path, "compact", "-j", journal).stdout
 
 
-def test_a_server_started_with_faults_fails_as_told(terminal: Run, tmp_path: Path) -> None:
-    """Every kind of the fault plan by its name; a kind that is none is called wrongly."""
+def test_a_server_started_with_faults_fails_as_requested(terminal: Run, tmp_path: Path) -> None:
+    """Every kind of fault works by its name, and an unknown kind is a usage error."""
     import urllib.error
     import urllib.request
 
@@ -567,8 +573,9 @@ def test_a_server_started_with_faults_fails_as_told(terminal: Run, tmp_path: Pat
     assert "weather" in wrong.stderr
 
 
-def test_a_server_keeps_its_data_in_no_file_of_somebody_else(tmp_path: Path, journal: Path) -> None:
-    """A session's journal, a text, a directory: each is left as it was, and said in a line."""
+def test_the_server_does_not_use_a_foreign_file_for_its_data(tmp_path: Path, journal: Path) -> None:
+    """A session's journal, a text file and a directory are unchanged, and are reported in one
+    line."""
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be taken for one " * 40)
     (tmp_path / "made").mkdir()
     for name in (journal.name, "notes.txt", "made"):
@@ -592,17 +599,16 @@ def test_a_server_keeps_its_data_in_no_file_of_somebody_else(tmp_path: Path, jou
         ("drop,probability=20", "probability=20 is not between 0 and 1"),
     ],
 )
-def test_a_fault_that_makes_no_sense_is_called_wrongly(
-    tmp_path: Path, fault: str, complaint: str
-) -> None:
-    """Before the server listens: a fault that never fires would look like a server without one."""
+def test_an_invalid_fault_is_a_usage_error(tmp_path: Path, fault: str, complaint: str) -> None:
+    """The error comes before the server listens, because a fault that never fires looks like a
+    server without one."""
     done = piped(tmp_path, "devserver", "--port", "0", "--fault", fault)
     assert (done.returncode, done.stdout) == (2, "")
     assert complaint in done.stderr
 
 
-def test_every_command_explains_itself(tmp_path: Path) -> None:
-    """`--help` of each, and the exit codes at the top."""
+def test_every_command_has_a_help_text(tmp_path: Path) -> None:
+    """Each command has `--help`, and the exit codes are in the main one."""
     top = piped(tmp_path, "--help")
     assert "130 interrupted" in " ".join(top.stdout.split())
     names = "status show sync search doctor audit parked export import compact devserver".split()
@@ -611,8 +617,8 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
         assert name in top.stdout
 
 
-def test_looking_loads_little(tmp_path: Path, journal: Path) -> None:
-    """No command loads what it does not use: the client library is for those that ask a server."""
+def test_local_commands_do_not_import_the_client_library(tmp_path: Path, journal: Path) -> None:
+    """No command imports modules that it does not use."""
     import subprocess
     import sys
 
@@ -625,7 +631,7 @@ def test_looking_loads_little(tmp_path: Path, journal: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-# -- where it is written to ----------------------------------------------------------------------
+# -- output errors -------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
@@ -633,10 +639,10 @@ def test_looking_loads_little(tmp_path: Path, journal: Path) -> None:
     "command",
     [("status",), ("status", "--json"), ("show", "alice", "--raw"), ("export", "alice", "-")],
 )
-def test_output_that_cannot_be_written_is_told_as_that(
+def test_an_output_error_is_reported_as_one(
     tmp_path: Path, journal: Path, command: tuple[str, ...]
 ) -> None:
-    """In one line that blames the output and not the journal."""
+    """One line names the output as the cause, and not the journal."""
     with Path("/dev/full").open("w") as full:
         done = piped(tmp_path, *command, "-j", journal, stdout=full)
     assert done.returncode == 1
@@ -646,10 +652,10 @@ def test_output_that_cannot_be_written_is_told_as_that(
 
 
 @pytest.mark.parametrize("command", [("show", "long", "--raw"), ("export", "long", "-")])
-def test_a_reader_that_has_enough_is_no_failure_worth_a_word(
+def test_a_reader_that_closes_early_causes_no_message(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """As `| head -1` leaves: nothing on standard error."""
+    """Nothing is printed on standard error, as after `| head -1`."""
     write(tmp_path / "long.db", "long", TURN * 100)
     reading, writing = os.pipe()
     os.close(reading)
@@ -661,10 +667,10 @@ def test_a_reader_that_has_enough_is_no_failure_worth_a_word(
 # -- a damaged journal ---------------------------------------------------------------------------
 
 
-def test_compact_sets_a_damaged_journal_aside_and_status_says_what_was_lost(
+def test_compact_recovers_a_damaged_journal_and_status_reports_the_losses(
     tmp_path: Path,
 ) -> None:
-    """Also where the damage is in what no other command happens to read."""
+    """This includes damage that no other command reads."""
     journal = tmp_path / "agent.db"
     write(journal, "alice", [{"role": "user", "content": f"{n} " + "x" * 3000} for n in range(99)])
     with closing(sqlite3.connect(journal)) as conn:
@@ -672,7 +678,7 @@ def test_compact_sets_a_damaged_journal_aside_and_status_says_what_was_lost(
         (size,) = conn.execute("PRAGMA page_size").fetchone()
         (pages,) = conn.execute("PRAGMA page_count").fetchone()
     data = bytearray(journal.read_bytes())
-    # Somewhere among the words, far behind every root.
+    # In the pages of the texts, far behind every root page.
     middle = (root + pages) // 2 * size
     data[middle : middle + 8 * size] = b"\x55" * 8 * size
     journal.write_bytes(data)

@@ -1,1 +1,2 @@
-"""What replication relies on, asked of all that stands for Dakera, and of Dakera itself."""
+"""The server behaviour on which replication depends, tested on Dakera and everything that replaces
+it."""

@@ -1,4 +1,4 @@
-"""The servers that the contract is asked of: each as a `Remote`, made for one test."""
+"""The servers under test, each as a `Remote` for one test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cached_session.remote.wire import EncodedMemory
 from tests.simulation.server import SimServer
 
 URL = (os.environ.get("CONTRACT_URL") or "").rstrip("/") or None
-"""A Dakera server that may be written to: `make contract URL=...`."""
+"""A Dakera server for writing: `make contract URL=...`."""
 KEY = os.environ.get("CONTRACT_KEY") or None
 
 
@@ -34,7 +34,7 @@ async def development(modes: Modes | None = None) -> AsyncIterator[Remote]:
 
 
 def opposite() -> AbstractAsyncContextManager[Remote]:
-    """The devserver with the other answers to what is unknown of Dakera."""
+    """Start the devserver with the opposite answers where Dakera's behaviour is unknown."""
     return development(
         Modes(
             existing_id="refuse",
@@ -74,7 +74,8 @@ if URL:
 
 
 class Simulated:
-    """The simulation's server without its network. Memories go through bytes, as on a wire."""
+    """The simulation's server without its network. Memories are encoded to bytes, as on the
+    wire."""
 
     server = "http://simulated:3000"
     answered = 0

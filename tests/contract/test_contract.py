@@ -1,7 +1,6 @@
 """One suite for the devserver, the simulation's server and, where one is configured, a real Dakera:
-`make contract URL=http://localhost:3000 KEY=...`. What it asks is what replication relies on; what
-a server may answer one way or the other is printed instead (`-s` shows it).
-"""
+`make contract URL=http://localhost:3000 KEY=...`. It tests the behaviour on which replication
+depends. Answers that may differ between servers are printed instead (`-s` shows them)."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from tests.contract.servers import KEY, SERVERS, URL, Simulated
 T = TypeVar("T")
 
 PATIENCE = 60.0
-"""Seconds for what a cluster may show late (a read from another node)."""
+"""Seconds that a cluster may take to show a write on another node."""
 WRITER = "contract22"
 
 
@@ -38,7 +37,7 @@ async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Remote]:
 
 @pytest.fixture
 async def session_id(remote: Remote) -> AsyncIterator[str]:
-    """A session that nobody used before; what was stored for it is forgotten afterwards."""
+    """Return an unused session id, and delete its memories afterwards."""
     name = f"contract/{secrets.token_hex(6)}"
     yield name
     while listed := await remote.list_memories(agent_id(name), offset=0, limit=1000):
@@ -59,12 +58,12 @@ def memories(session_id: str, *operations: Operation) -> list[dict[str, Any]]:
 
 
 async def store(remote: Remote, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:
-    """Store them in one request; what the server says that it holds."""
+    """Store memories in one request, and return the ids that the server reports."""
     return await remote.store(agent, [EncodedMemory.of(memory) for memory in memories])
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
-    """The first answer that holds; at the end of all patience the last one."""
+async def wait_for(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
+    """Return the first answer that satisfies the condition, or the last one after the timeout."""
     until = time.monotonic() + PATIENCE
     while True:
         answer = await ask()
@@ -73,7 +72,7 @@ async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]
         await asyncio.sleep(0.2)
 
 
-async def test_what_is_stored_is_read_back_whole(remote: Remote, session_id: str) -> None:
+async def test_a_stored_memory_is_read_back_unchanged(remote: Remote, session_id: str) -> None:
     """A payload with every kind of character comes back by id as it was sent, byte for byte."""
     agent = agent_id(session_id)
     text = '{"role":"user","content":"a\\u0000b \\ud83d\\ude00 naïve 漢字 \\n\\t end "}'
@@ -82,13 +81,13 @@ async def test_what_is_stored_is_read_back_whole(remote: Remote, session_id: str
     assert await store(remote, agent, sent) == {memory["id"] for memory in sent}
     for memory in sent:
         name = memory["id"]
-        found = await eventually(lambda name=name: remote.fetch(agent, name), bool)  # type: ignore[misc]
+        found = await wait_for(lambda name=name: remote.fetch(agent, name), bool)  # type: ignore[misc]
         assert found is not None
         wanted = decode(memory, session_key(session_id))
         assert decode(found, session_key(session_id)) == wanted
 
 
-async def test_a_repeat_stores_nothing_twice(remote: Remote, session_id: str) -> None:
+async def test_a_repeated_store_changes_nothing(remote: Remote, session_id: str) -> None:
     """The same batch sent again is acknowledged or refused, and is listed once."""
     agent = agent_id(session_id)
     sent = memories(session_id, *(operation(counter, '{"a":1}') for counter in range(1, 6)))
@@ -98,20 +97,20 @@ async def test_a_repeat_stores_nothing_twice(remote: Remote, session_id: str) ->
         assert await store(remote, agent, sent) == ids
         print("an id that exists: taken again")
     except RemoteError as error:
-        # Allowed: whoever is refused looks the memory up by its id.
+        # Allowed: after a refusal the client looks the memory up by its id.
         if error.status not in (400, 409):
             raise
         print("an id that exists: refused")
 
     async def listed() -> list[str]:
         rows = await remote.list_memories(agent, offset=0, limit=1000)
-        # Sentences of a memory may be listed beside it; their ids are none of ours.
+        # Derived sentences of a memory may be listed beside it, under ids that are not ours.
         return sorted(row["id"] for row in rows if version_of(row["id"]) is not None)
 
-    assert await eventually(listed, lambda rows: len(rows) >= len(ids)) == sorted(ids)
+    assert await wait_for(listed, lambda rows: len(rows) >= len(ids)) == sorted(ids)
 
 
-async def test_pages_show_everything_in_the_end(remote: Remote, session_id: str) -> None:
+async def test_pages_show_every_memory(remote: Remote, session_id: str) -> None:
     """Pages of 100 over 250 memories show each of them, and an empty one is the end."""
     agent = agent_id(session_id)
     sent = memories(session_id, *(operation(counter, '{"a":1}') for counter in range(1, 251)))
@@ -129,15 +128,15 @@ async def test_pages_show_everything_in_the_end(remote: Remote, session_id: str)
     found: set[str] = set()
 
     async def more() -> set[str]:
-        # Ties in `created_at` may be shuffled anew in each page: what counts is the union.
+        # Ties in `created_at` may be shuffled in each page, so only the union counts.
         found.update(await listing())
         return found
 
-    assert await eventually(more, lambda ids: len(ids) == 250) == {m["id"] for m in sent}
+    assert await wait_for(more, lambda ids: len(ids) == 250) == {m["id"] for m in sent}
 
 
-async def test_nothing_is_there_of_what_was_never_stored(remote: Remote, session_id: str) -> None:
-    """An agent that never stored lists nothing, holds nothing, and deletes nothing."""
+async def test_an_unknown_agent_has_no_memories(remote: Remote, session_id: str) -> None:
+    """An agent that never stored lists nothing, returns nothing by id, and deletes nothing."""
     agent = agent_id(session_id)
     assert await remote.list_memories(agent, offset=0, limit=10) == []
     assert await remote.find_by_tag(agent, "cached-session") == []
@@ -147,33 +146,32 @@ async def test_nothing_is_there_of_what_was_never_stored(remote: Remote, session
 
 
 async def test_a_delete_counts_once(remote: Remote, session_id: str) -> None:
-    """Of two deletes of one id in turn the first is told 1, the second 0; then it is gone."""
+    """Of two successive deletes of one id the first returns 1 and the second 0, and the memory is
+    gone."""
     agent = agent_id(session_id)
     (memory,) = memories(session_id, operation(1, '{"a":1}'))
     await store(remote, agent, [memory])
-    await eventually(lambda: remote.fetch(agent, memory["id"]), bool)
+    await wait_for(lambda: remote.fetch(agent, memory["id"]), bool)
     assert await remote.forget(agent, [memory["id"]]) == 1
     assert await remote.forget(agent, [memory["id"]]) == 0
-    assert await eventually(lambda: remote.fetch(agent, memory["id"]), lambda m: m is None) is None
+    assert await wait_for(lambda: remote.fetch(agent, memory["id"]), lambda m: m is None) is None
     assert (
-        await eventually(
+        await wait_for(
             lambda: remote.list_memories(agent, offset=0, limit=10), lambda rows: not rows
         )
         == []
     )
 
 
-async def test_of_many_deletes_at_once_one_wins(remote: Remote, session_id: str) -> None:
-    """Sixteen deletes of one memory at the same moment: exactly one is told that it deleted.
-
-    Promise of the confirmed pop, as far as it rests on the server: Dakera does not document it.
-    """
+async def test_one_of_many_concurrent_deletes_counts(remote: Remote, session_id: str) -> None:
+    """Of sixteen concurrent deletes of one memory exactly one returns 1. The confirmed pop depends
+    on this, and Dakera does not document it."""
     agent = agent_id(session_id)
     rounds = 20
     for counter in range(1, rounds + 1):
         (memory,) = memories(session_id, operation(counter, '{"a":1}'))
         await store(remote, agent, [memory])
-        await eventually(lambda memory=memory: remote.fetch(agent, memory["id"]), bool)  # type: ignore[misc]
+        await wait_for(lambda memory=memory: remote.fetch(agent, memory["id"]), bool)  # type: ignore[misc]
         counts = await asyncio.gather(*(remote.forget(agent, [memory["id"]]) for _ in range(16)))
         assert sorted(counts) == [0] * 15 + [1], (
             f"{sum(counts)} winners in round {counter}: do not use pop='confirmed' on this server"
@@ -188,14 +186,14 @@ async def test_a_note_is_found_by_its_tag(remote: Remote, session_id: str) -> No
     ]
     other = claim_note(session_id, dot, 1, "aaaa", 1_700_000_000_000)
     await store(remote, agent, [*notes, other])
-    found = await eventually(
+    found = await wait_for(
         lambda: remote.find_by_tag(agent, claim_tag(dot, 0)), lambda rows: len(rows) == 2
     )
     assert {memory["id"] for memory in found} == {note["id"] for note in notes}
 
 
-async def test_a_guarded_namespace_says_so_twice(remote: Remote, session_id: str) -> None:
-    """The lifecycle guard succeeds before anything is stored, and again afterwards."""
+async def test_the_guard_succeeds_twice(remote: Remote, session_id: str) -> None:
+    """The retention guard succeeds before anything is stored, and again afterwards."""
     agent = agent_id(session_id)
     report = await remote.guard(agent)
     print("guard:", report.unguarded or "the policy keeps the history")
@@ -206,20 +204,20 @@ async def test_a_guarded_namespace_says_so_twice(remote: Remote, session_id: str
 @pytest.mark.parametrize(
     "name", ["a/b?c#d", "günther 👋", "..", "\x00\n", "'; DROP TABLE items", "x" * 5000]
 )
-async def test_a_session_of_any_name_has_a_place(remote: Remote, name: str) -> None:
-    """The server takes the agent id of every session id."""
+async def test_the_server_accepts_every_agent_id(remote: Remote, name: str) -> None:
+    """The server accepts the agent id of every session id."""
     unique = f"{name}{secrets.token_hex(6)}"
     agent = agent_id(unique)
     (memory,) = memories(unique, operation(1, '{"a":1}'))
     try:
         assert await store(remote, agent, [memory]) == {memory["id"]}
-        assert await eventually(lambda: remote.fetch(agent, memory["id"]), bool)
+        assert await wait_for(lambda: remote.fetch(agent, memory["id"]), bool)
     finally:
         await remote.forget(agent, [memory["id"]])
 
 
-async def test_another_device_is_told(remote: Remote, session_id: str) -> None:
-    """A stream of events, where a server has one, names the agent of what is stored."""
+async def test_the_event_stream_announces_a_store(remote: Remote, session_id: str) -> None:
+    """A stream of events, where a server has one, names the agent of a stored memory."""
     if not isinstance(remote, EventSource):
         pytest.skip("this server tells nothing: polling finds it")
     agent = agent_id(session_id)
@@ -237,7 +235,7 @@ async def test_another_device_is_told(remote: Remote, session_id: str) -> None:
 
 
 async def test_two_devices_share_a_history(remote: Remote, session_id: str, tmp_path: Path) -> None:
-    """Written on one device, read on another, popped there, and gone on both."""
+    """Items are written on one device, read on another, popped there, and gone on both."""
     if remote.server == Simulated.server:
         pytest.skip("no socket leads to it: tests/simulation has whole devices over it")
     key = KEY if remote.server == URL else None

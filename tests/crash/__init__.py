@@ -1,1 +1,1 @@
-"""Kills by the thousand; see `campaign.py`."""
+"""Thousands of kills: see `campaign.py`."""

@@ -1,12 +1,11 @@
-"""Kills, by the thousand: ``python -m tests.crash.campaign --kills 3000 --seed 0``.
+"""Thousands of kills: ``python -m tests.crash.campaign --kills 3000 --seed 0``.
 
-A child writes, reads, pops and flushes against a development server and tells through a pipe what
-it begins and what was acknowledged. It is killed with SIGKILL at a random moment, or at a marked
-point: before and after each commit, request, ack and forget. After each kill another child opens
-the journal and must find exactly what was acknowledged, with or without the one call that was under
-way. In the end the server must hold the same history.
-
-Children are forks of this process, which has imported everything and opened nothing.
+A child writes, reads, pops and flushes against a development server, and reports through a pipe
+each call that it begins and each acknowledged one. It is killed with SIGKILL at a random time or at
+a marked point: before and after each commit, request, ack and forget. After each kill another child
+opens the journal, and must find exactly what was acknowledged, with or without the one call that
+was under way. In the end the server must hold the same history. Children are forks of this process,
+which has imported everything and opened nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ LONGEST = 60.0
 
 
 class Trap:
-    """Kills this process at the n-th passing of a marked point."""
+    """Kills this process at the n-th pass of a marked point."""
 
     def __init__(self, point: str, when: str, count: int) -> None:
         self.point, self.when, self.left = point, when, count
@@ -75,7 +74,7 @@ class Trap:
         setattr(owner, name, now)
 
     def lay(self) -> None:
-        """Mark the points: in this child only."""
+        """Install the marks, in this child only."""
         self.around(Writer, "_transaction", "commit")
         self.around(outbox, "acknowledge", "ack")
         self.around(outbox, "delete_forgets", "forget")
@@ -85,7 +84,7 @@ class Trap:
 
 
 async def work(journal: str, url: str, seed: int, tell: Callable[..., None]) -> None:
-    """What the victim does until it is killed."""
+    """Run the calls of the child until it is killed."""
     chance = random.Random(seed)
     session = CachedSession.from_url("s", url=url, journal=journal, options=OPTIONS, hydrate=False)
     for number in range(1_000_000):
@@ -117,7 +116,8 @@ def after(state: list[str], what: str, batch: list[str] | None) -> list[str]:
 
 
 def forked(run: Callable[[Callable[..., None]], Any]) -> tuple[int, int]:
-    """A child that runs something and tells lines: its process id and the pipe's end."""
+    """Fork a child that runs a function and reports lines, and return its process id and the pipe's
+    end."""
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -139,7 +139,8 @@ def forked(run: Callable[[Callable[..., None]], Any]) -> tuple[int, int]:
 
 
 def lines(fd: int, pid: int, kill_after: float | None) -> list[list[Any]]:
-    """All that a child tells until it ends; killed after a while, if it has not killed itself."""
+    """Return the lines of a child until it ends. Kill it after a while, if it has not killed
+    itself."""
     until = time.monotonic() + (LONGEST if kill_after is None else kill_after)
     data, killed = b"", False
     while True:
@@ -171,8 +172,8 @@ def look(journal: str) -> list[str]:
     return list(told[0]) if told[0] != "error" else [f"error: {told}"]
 
 
-def settle(journal: str, url: str) -> list[list[str]]:
-    """Push what is left, and read what a newcomer gets of the server."""
+def push_and_read(journal: str, url: str) -> list[list[str]]:
+    """Push the rest, and read what a new device gets from the server."""
 
     async def run(tell: Callable[..., None]) -> None:
         async with CachedSession.from_url("s", url=url, journal=journal, options=OPTIONS) as mine:
@@ -188,37 +189,39 @@ def settle(journal: str, url: str) -> list[list[str]]:
     return [told[0] if told[0] != "error" else told for told in lines(fd, pid, None)]
 
 
-class Lost(AssertionError):
-    """Something acknowledged is not there, or something is there that nobody wrote."""
+class HistoryMismatch(AssertionError):
+    """An acknowledged item is missing, or an item is there that was never written."""
 
 
-def judge(state: list[str], told: list[list[Any]], found: list[str]) -> tuple[list[str], int]:
-    """The state after a kill, and how many calls had been acknowledged."""
+def check_after_kill(
+    state: list[str], told: list[list[Any]], found: list[str]
+) -> tuple[list[str], int]:
+    """Check the state after a kill, and return the number of acknowledged calls."""
     under_way: tuple[str, Any] | None = None
     acknowledged = 0
     for kind, *rest in told:
         if kind == "error":
-            raise Lost(f"the victim failed: {rest}")
+            raise HistoryMismatch(f"the victim failed: {rest}")
         if kind == "begin":
             under_way = (rest[0], rest[1])
         elif kind == "end" and under_way is not None:
             if under_way[0] == "pop" and rest[0] != (state[-1] if state else None):
-                raise Lost(f"popped {rest[0]}, the last was {state[-1:]}")
+                raise HistoryMismatch(f"popped {rest[0]}, the last was {state[-1:]}")
             state = after(state, *under_way)
             under_way = None
             acknowledged += 1
         elif kind == "read" and rest[0] != state[-5:]:
-            raise Lost(f"read {rest[0]}, acknowledged was {state[-5:]}")
+            raise HistoryMismatch(f"read {rest[0]}, acknowledged was {state[-5:]}")
     if found == state:
         return state, acknowledged
     if under_way is not None and found == after(state, *under_way):
         return found, acknowledged
-    raise Lost(f"acknowledged {state[-20:]}, under way {under_way}, found {found[-20:]}")
+    raise HistoryMismatch(f"acknowledged {state[-20:]}, under way {under_way}, found {found[-20:]}")
 
 
 def campaign(kills: int, seed: int, start: int = 0, round_kills: int = 50) -> Counter[str]:
-    """So many kills, from number ``start``; what happened. Each is decided by the seed and its
-    number. Raises `Lost` with both."""
+    """Run a number of kills, from number ``start``, and return the tally. The seed and the number
+    decide each. Raises `HistoryMismatch` with both."""
     tally: Counter[str] = Counter()
     done, kills = start, start + kills
     while done < kills:
@@ -257,16 +260,20 @@ def campaign(kills: int, seed: int, start: int = 0, round_kills: int = 50) -> Co
                     pid, fd = forked(victim)
                     told = lines(fd, pid, delay)
                     try:
-                        state, acknowledged = judge(state, told, look(journal))
-                    except Lost as lost:
+                        state, acknowledged = check_after_kill(state, told, look(journal))
+                    except HistoryMismatch as lost:
                         shutil.copytree(place, f"{tempfile.gettempdir()}/lost-{number}")
-                        raise Lost(f"seed {seed}, kill {done} ({point}): {lost}") from None
+                        raise HistoryMismatch(
+                            f"seed {seed}, kill {done} ({point}): {lost}"
+                        ) from None
                     tally["acknowledged calls"] += acknowledged
                     tally[f"killed at: {point}"] += 1
                     done += 1
-                both = settle(journal, url)
+                both = push_and_read(journal, url)
                 if both != [state, state]:
-                    raise Lost(f"seed {seed}, after kill {done}: {both} is not twice {state}")
+                    raise HistoryMismatch(
+                        f"seed {seed}, after kill {done}: {both} is not twice {state}"
+                    )
                 tally["rounds in which the server agreed"] += 1
             finally:
                 server.kill()

@@ -1,7 +1,7 @@
-"""``python -m tests.crash.mutants``: break the library one way at a time; does a kill show it?
+"""Run the kills on mutants of the library: ``python -m tests.crash.mutants``.
 
-Each mutant is one replacement of text in a copy of the library. What stands in `docs/testing.md` is
-what this prints.
+Each mutant is one replacement of text in a copy of the library. `docs/testing.md` contains the
+output.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 
 
 class Changed(Exception):
-    """The text that a mutant replaces is not there."""
+    """The text that a mutant replaces is missing."""
 
 
 def attempt(module: str, old: str, new: str, kills: int, seed: int) -> tuple[int | None, str]:
-    """After how many kills a mutant is caught (None: never), and by which complaint."""
+    """Return the number of kills after which a mutant is caught (None: never), and the message."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         skip = shutil.ignore_patterns("__pycache__")
@@ -93,7 +93,7 @@ def attempt(module: str, old: str, new: str, kills: int, seed: int) -> tuple[int
 
 
 def main() -> int:
-    """Try every mutant; 1 if one of them survives."""
+    """Try every mutant, and return 1 if one of them survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""The chat service: users apart, a restart, and no server needed."""
+"""The chat service: separate users, a restart, and no need of a server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from service import create_service  # noqa: E402
 
 
 def client_of(service: object) -> httpx.AsyncClient:
-    """A client that calls the service without a socket."""
+    """Make a client that calls the service without a socket."""
     transport = httpx.ASGITransport(app=service)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=transport, base_url="http://chat")
 
 
-async def test_users_have_sessions_of_their_own_that_outlive_the_service(tmp_path: Path) -> None:
-    """A start on the same journal goes on where the last one ended, for each user."""
+async def test_sessions_of_users_are_separate_and_survive_a_restart(tmp_path: Path) -> None:
+    """A service on the same journal continues the conversation of each user."""
     for heard in (1, 2):
         service = create_service(tmp_path / "chat.db", url=None)
         async with service.router.lifespan_context(service), client_of(service) as client:
@@ -34,7 +34,7 @@ async def test_users_have_sessions_of_their_own_that_outlive_the_service(tmp_pat
     assert bob["messages"] == []
 
 
-async def test_no_server_holds_up_no_request(tmp_path: Path) -> None:
+async def test_an_unreachable_server_delays_no_request(tmp_path: Path) -> None:
     """With a server that refuses connections the turn is answered and counted as pending."""
     service = create_service(tmp_path / "chat.db", url="http://127.0.0.1:9")
     async with service.router.lifespan_context(service), client_of(service) as client:
@@ -44,15 +44,16 @@ async def test_no_server_holds_up_no_request(tmp_path: Path) -> None:
 
 
 async def test_an_empty_message_is_refused(tmp_path: Path) -> None:
-    """It is the caller's mistake, and nothing is stored."""
+    """The response is a client error, and nothing is stored."""
     service = create_service(tmp_path / "chat.db", url=None)
     async with service.router.lifespan_context(service), client_of(service) as client:
         assert (await client.post("/users/ada/messages", json={"text": ""})).status_code == 422
         assert (await client.get("/users/ada/messages")).json()["messages"] == []
 
 
-async def test_a_page_is_told_what_changes_until_the_service_ends(tmp_path: Path) -> None:
-    """At once what there is, then what is said by anybody on this journal; the end is no error."""
+async def test_a_page_gets_changes_until_the_service_ends(tmp_path: Path) -> None:
+    """The stream starts with the current items and continues with each change on this journal. The
+    shutdown ends it without an error."""
     service = create_service(tmp_path / "chat.db", url=None)
     (route,) = [route for route in service.routes if getattr(route, "path", "").endswith("/events")]
     async with service.router.lifespan_context(service), client_of(service) as client:

@@ -1,4 +1,4 @@
-"""Each example runs as its reader would run it, and says what it promises."""
+"""Each example runs as its reader would run it, and prints the documented output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SAID: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_an_example_does_what_it_says(name: str, tmp_path: Path) -> None:
-    """It ends well in an empty directory, without a warning, and leaves nothing there."""
+def test_an_example_runs_as_documented(name: str, tmp_path: Path) -> None:
+    """An example succeeds in an empty directory, without a warning, and leaves no file there."""
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")],
         cwd=tmp_path,
@@ -37,8 +37,8 @@ def test_an_example_does_what_it_says(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_two_devices_show_their_words_in_one_order(tmp_path: Path) -> None:
-    """What the phone said apart stands together, after what both had seen."""
+def test_the_two_devices_example_keeps_runs_together(tmp_path: Path) -> None:
+    """Items that the phone added separately are contiguous, after the shared ones."""
     command = [sys.executable, str(EXAMPLES / "two_devices.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     words = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]

@@ -1,6 +1,8 @@
-"""What is on servers and disks already. These files are written once and never made again: where
-one of these tests fails, it is the change that is wrong, or it needs a new wire version or a
-migration, with golden files of its own beside the old ones."""
+"""Data in the formats that servers and disks already hold.
+
+These golden files are written once and never regenerated. When one of these tests fails, the change
+is wrong, or it needs a new wire version or a migration, with additional golden files.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,12 @@ def golden(name: str) -> Any:
 
 
 def spelled(entry: dict[str, Any]) -> str:
-    """A session id of the golden file; a long one is written as what is repeated."""
+    """Return a session id of the golden file, in which a long one is written as a repetition."""
     return entry["session_id"] * entry.get("times", 1)
 
 
 @pytest.mark.parametrize("entry", golden("agent-ids"), ids=lambda entry: entry["about"])
-def test_a_session_lives_where_it_always_lived(entry: dict[str, Any]) -> None:
+def test_the_ids_of_a_session_are_frozen(entry: dict[str, Any]) -> None:
     """The key, agent id, memory ids and placeholder id of a session are frozen."""
     session, dot = spelled(entry), Dot("abcdefghijklmnopqrstuvwx", 42)
     key = session_key(session)
@@ -67,7 +69,7 @@ def test_a_session_lives_where_it_always_lived(entry: dict[str, Any]) -> None:
 
 
 def test_the_key_of_a_session_is_its_hash() -> None:
-    """The golden ids are what the documents say: 128 bits of SHA-256 over the id's UTF-8."""
+    """The golden ids match the documentation: 128 bits of SHA-256 over the id's UTF-8."""
     for entry in golden("agent-ids"):
         data = spelled(entry).encode("utf-8", "surrogatepass")
         assert entry["agent_id"].endswith("-" + hashlib.sha256(data).hexdigest()[:32])
@@ -99,7 +101,7 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_is_written_as_it_always_was(name: str) -> None:
+def test_the_memories_of_an_operation_are_frozen(name: str) -> None:
     """The memories of an operation, all of their fields and the order of them, are frozen."""
     op = OPERATIONS[name]
     written = list(memories_of(op, op.digest(session_key(SESSION)), SESSION))
@@ -107,8 +109,8 @@ def test_an_operation_is_written_as_it_always_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_was_written_once_is_still_read(name: str) -> None:
-    """Memories of this wire version, as a server holds them, give their operation back."""
+def test_stored_memories_are_still_decoded(name: str) -> None:
+    """Memories of this wire version, as a server holds them, decode to their operation."""
     key = session_key(SESSION)
     parts = [decode(memory, key) for memory in golden(name)]
     assert all(isinstance(part, Part) for part in parts)
@@ -121,8 +123,8 @@ def test_what_was_written_once_is_still_read(name: str) -> None:
     assert {part.digest for part in parts} == {op.digest(key)}  # type: ignore[union-attr]
 
 
-def test_the_long_item_takes_parts() -> None:
-    """The golden append has three items, one of which is 60 KB and lies in several memories."""
+def test_a_long_item_is_split_into_parts() -> None:
+    """The golden append has three items, one of which is 60 KB and takes several memories."""
     assert 60_000 < len(ITEMS[1].encode()) < 62_000
     parts = len(cut(escape_payload(ITEMS[1])))
     assert parts > 3
@@ -130,8 +132,8 @@ def test_the_long_item_takes_parts() -> None:
     assert {m["metadata"]["cs_v"] for m in golden("append")} == {WIRE_VERSION}
 
 
-def test_a_placeholder_is_written_and_read_as_it_always_was() -> None:
-    """The note that explains a parked operation is frozen too."""
+def test_the_placeholder_of_a_parked_operation_is_frozen() -> None:
+    """The note that explains a parked operation is encoded and decoded as in the golden file."""
     assert json.dumps(placeholder(OPERATIONS["append"], SESSION)) == json.dumps(
         golden("placeholder")
     )
@@ -154,7 +156,7 @@ def test_the_journal_has_the_schema_of_its_format() -> None:
         }
     expected = golden(f"schema-{schema.FORMAT}")
     for part in found, expected:
-        # Comments may be worded better.
+        # The wording of comments may change.
         part["sql"] = {name: _bare(sql) for name, sql in part["sql"].items()}
     assert found == expected
 
@@ -163,8 +165,8 @@ def _bare(sql: str) -> str:
     return " ".join(word for line in sql.splitlines() for word in line.split("--")[0].split())
 
 
-def test_a_claim_note_is_written_as_it_always_was() -> None:
-    """The note of a confirmed pop is frozen, names its claimer, and is no operation to a reader."""
+def test_the_note_of_a_claim_is_frozen() -> None:
+    """The note of a confirmed pop is frozen, names its claimer, and is not an operation."""
     key, item = session_key(SESSION), (Dot("abcdefghijklmnopqrstuvwx", 42), 1)
     note = claim_note(SESSION, *item, "zwriter234567", SAID)
     assert json.dumps(note) == json.dumps(golden("claim-note"))

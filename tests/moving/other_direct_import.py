@@ -1,4 +1,4 @@
-"""A process that imports from a server and is killed at its first progress: test_moving_files."""
+"""Import from a server, and kill the process at its first progress: see test_moving_files."""
 
 from __future__ import annotations
 

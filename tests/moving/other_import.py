@@ -1,4 +1,4 @@
-"""A process that imports a database and is killed at its first progress; see test_moving_sqlite."""
+"""Import a database, and kill the process at its first progress: see test_moving_sqlite."""
 
 from __future__ import annotations
 

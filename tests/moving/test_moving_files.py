@@ -1,4 +1,4 @@
-"""JSON lines out and in, and what a Dakera server exports."""
+"""Exports and imports as JSON lines, and imports of a Dakera server's export."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ def server() -> Iterator[DevServer]:
         yield running
 
 
-async def test_what_is_exported_is_imported_and_exported_again_byte_for_byte(
+async def test_an_exported_session_is_imported_and_exported_byte_for_byte(
     tmp_path: Path,
 ) -> None:
-    """Any JSON value: big integers, lone surrogates, key order, line breaks inside strings."""
+    """This holds for any JSON value: big integers, lone surrogates, key order, line breaks inside
+    strings."""
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
     async with CachedSession("a", journal=":memory:") as session:
         await session.add_items(HARD)
@@ -68,8 +69,8 @@ async def test_what_is_exported_is_imported_and_exported_again_byte_for_byte(
     assert second.read_bytes() == first.read_bytes()
 
 
-async def test_a_transcript_keeps_its_own_spelling(tmp_path: Path) -> None:
-    """Spaces, escapes and the spelling of numbers: a line comes back as it was."""
+async def test_an_imported_line_keeps_its_spelling(tmp_path: Path) -> None:
+    """Spaces, escapes and the spelling of numbers are exported as they were in the line."""
     text = b'{ "b" : 1.0e2, "a":"\\u00fc" }\n[1 , 2]\n'
     file = tmp_path / "talk.jsonl"
     file.write_bytes(text)
@@ -81,8 +82,8 @@ async def test_a_transcript_keeps_its_own_spelling(tmp_path: Path) -> None:
     assert target.getvalue() == text
 
 
-async def test_lines_that_are_no_json_are_left_out_and_counted(tmp_path: Path) -> None:
-    """A line cut off by a crash does not keep the others from coming."""
+async def test_lines_that_are_not_json_are_left_out_and_counted(tmp_path: Path) -> None:
+    """A line cut off by a crash does not stop the import of the others."""
     file = tmp_path / "talk.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"a":1}\r\n\n{"b":NaN}\n\xff\n{"c":\n{"d":2}')
     async with CachedSession("a", journal=":memory:") as session:
@@ -92,8 +93,9 @@ async def test_lines_that_are_no_json_are_left_out_and_counted(tmp_path: Path) -
         assert (await import_jsonl(session, file)).added == 0
 
 
-async def test_an_export_is_whole_or_not_there_and_private(tmp_path: Path) -> None:
-    """Only its owner reads it, and a target that cannot be written leaves nothing behind."""
+async def test_an_export_is_complete_or_missing_and_private(tmp_path: Path) -> None:
+    """Only its owner can read the file, and a target that cannot be written leaves nothing
+    behind."""
     async with CachedSession("a", journal=":memory:") as session:
         await session.add_items([{"role": "user", "content": "x"}])
         await export_jsonl(session, tmp_path / "a.jsonl")
@@ -103,8 +105,8 @@ async def test_an_export_is_whole_or_not_there_and_private(tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-class Full(io.RawIOBase):
-    """A stream that takes nothing."""
+class FullStream(io.RawIOBase):
+    """A stream that refuses every write."""
 
     def writable(self) -> bool:
         return True
@@ -113,18 +115,18 @@ class Full(io.RawIOBase):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-async def test_a_stream_that_takes_nothing_is_not_the_journals_disk(tmp_path: Path) -> None:
-    """What a stream raises reaches its owner as it is."""
+async def test_an_error_of_the_stream_is_not_a_journal_error(tmp_path: Path) -> None:
+    """The caller gets the exception of the stream unchanged."""
     async with CachedSession("a", journal=tmp_path / "a.db") as session:
         await session.add_items([{"role": "user", "content": "x"}])
         with pytest.raises(OSError, match="No space left") as caught:
-            await export_jsonl(session, Full())
+            await export_jsonl(session, FullStream())
         assert caught.type is OSError
         assert len(await session.get_items()) == 1
 
 
-async def test_a_pipe_with_a_name_is_written_to_and_stays_one(tmp_path: Path) -> None:
-    """It is not replaced by a file, nor is a device."""
+async def test_a_named_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """A pipe or a device is not replaced by a file."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with CachedSession("a", journal=":memory:") as session:
@@ -136,7 +138,7 @@ async def test_a_pipe_with_a_name_is_written_to_and_stays_one(tmp_path: Path) ->
 
 
 async def store_directly(url: str, agent: str, numbers: list[int]) -> None:
-    """As a session does that writes each item straight to the server."""
+    """Store each item directly on the server, as the SDK's Dakera session does."""
     client = AsyncDakeraClient(url)
     for number in numbers:
         item = {"role": "user", "content": f"direct {number}"}
@@ -155,9 +157,9 @@ def said(items: list[Any]) -> list[str]:
     return [item["content"] for item in items]
 
 
-async def test_a_direct_session_comes_in_the_order_of_its_numbers(server: DevServer) -> None:
-    """More than one page, stored out of order, one store repeated after a lost answer, and
-    something in the namespace that is no item; a second import adds nothing."""
+async def test_a_direct_session_is_imported_in_the_order_of_its_numbers(server: DevServer) -> None:
+    """The session has several pages, stored out of order, one repeated store, and a memory that is
+    not an item. A second import adds nothing."""
     await store_directly(server.url, DIRECT, [3, 1, 2, 2, 0, *range(4, 620)])
     client = AsyncDakeraClient(server.url)
     await client.store_memory(agent_id=DIRECT, content="a note of somebody else")
@@ -172,9 +174,9 @@ async def test_a_direct_session_comes_in_the_order_of_its_numbers(server: DevSer
         assert (await import_dakera_session(session, DIRECT)).added == 1
 
 
-async def test_a_direct_session_has_colons_in_its_name(tmp_path: Path) -> None:
-    """Prefix, colon, session id, as such a session names its namespace on a server that has no rule
-    for names: by the server and by its export."""
+async def test_a_direct_session_with_colons_in_its_namespace_is_imported(tmp_path: Path) -> None:
+    """Such a session names its namespace by prefix, colon and session id on a server without rules
+    for names. It is imported from the server and from its export."""
     with DevServer(version="0.12.0") as server:
         await store_directly(server.url, "agents:session:user-1", [1, 0, *range(2, 700)])
         where = {"url": server.url, "journal": tmp_path / "one.db"}
@@ -188,9 +190,9 @@ async def test_a_direct_session_has_colons_in_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 500, 700, 1000])
-async def test_a_server_without_offsets_gives_all_or_an_error(count: int) -> None:
-    """An old server lists the newest thousand again for every offset: that is an end, and
-    more than it shows is told instead of left out."""
+async def test_a_server_without_offsets_gives_everything_or_an_error(count: int) -> None:
+    """An old server lists the newest thousand again for every offset. The import stops there, and
+    reports more memories as an error."""
     with DevServer(version="0.11.108") as server:
         await store_in_batches(server.url, count)
         async with CachedSession.from_url("u", url=server.url, journal=":memory:") as session:
@@ -203,7 +205,7 @@ async def test_a_server_without_offsets_gives_all_or_an_error(count: int) -> Non
 
 
 async def store_in_batches(url: str, count: int) -> None:
-    """Many at once, newest last, as `store_directly` would one by one."""
+    """Store many memories together, newest last, as `store_directly` would one by one."""
     client = AsyncDakeraClient(url)
     memories = [
         {
@@ -218,8 +220,10 @@ async def store_in_batches(url: str, count: int) -> None:
     await client.close()
 
 
-async def test_a_killed_import_from_the_server_goes_on(server: DevServer, tmp_path: Path) -> None:
-    """Killed at its first progress, run again: nothing is missing and nothing is twice."""
+async def test_a_killed_import_from_the_server_is_finished_by_the_next(
+    server: DevServer, tmp_path: Path
+) -> None:
+    """After a kill at its first progress, a second run imports the rest once."""
     count = BATCH_ITEMS * 2 + 5
     await store_in_batches(server.url, count)
     script = Path(__file__).with_name("other_direct_import.py")
@@ -235,9 +239,9 @@ async def test_a_killed_import_from_the_server_goes_on(server: DevServer, tmp_pa
     assert (seen[-1].done, seen[-1].total) == (count, count)
 
 
-async def test_what_was_imported_and_cleared_stays_cleared(server: DevServer) -> None:
-    """The mark of an import outlives a clear: bringing it in again adds nothing, and into another
-    session all of it."""
+async def test_imported_and_cleared_items_stay_cleared(server: DevServer) -> None:
+    """The mark of an import survives a clear: a second import adds nothing, and an import into
+    another session adds everything."""
     await store_directly(server.url, DIRECT, [0, 1])
     async with SessionCache(":memory:", url=server.url) as cache:
         session = cache.session("user-1")
@@ -256,10 +260,10 @@ def exported(server: DevServer, agent: str, to: Path) -> Path:
     return to
 
 
-async def test_the_export_of_a_direct_session_is_the_same_source_as_its_server(
+async def test_a_server_and_its_export_are_the_same_source(
     server: DevServer, tmp_path: Path
 ) -> None:
-    """What came over the wire does not come again from the file."""
+    """Items that were imported from the server are not imported again from the file."""
     await store_directly(server.url, DIRECT, [1, 0, 2])
     file = exported(server, DIRECT, tmp_path / "export.jsonl")
     async with CachedSession.from_url("user-1", url=server.url, journal=":memory:") as session:
@@ -268,10 +272,11 @@ async def test_the_export_of_a_direct_session_is_the_same_source_as_its_server(
         assert (await import_dakera_session(session, DIRECT)).added == 0
 
 
-async def test_the_export_of_one_of_our_sessions_is_applied_as_the_server_would_list_it(
+async def test_an_export_of_our_session_is_applied_like_a_listing(
     server: DevServer, tmp_path: Path
 ) -> None:
-    """Order, pops and clears included, without the server; applying it again changes nothing."""
+    """Order, pops and clears are applied without the server, and applying them again changes
+    nothing."""
     async with CachedSession.from_url("talk", url=server.url, journal=":memory:") as session:
         await session.add_items([{"role": "user", "content": "gone"}])
         await session.clear_session()

@@ -1,4 +1,4 @@
-"""Databases that the Agents SDK's own sessions wrote, carried over."""
+"""Imports of databases that the Agents SDK's own sessions wrote."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def read(journal: Path, name: str) -> list[Any]:
         return await session.get_items()
 
 
-async def carry(journal: Path, path: Path, name: str = "talk", **options: Any) -> Any:
+async def import_database(journal: Path, path: Path, name: str = "talk", **options: Any) -> Any:
     async with CachedSession(name, journal=journal) as session:
         return await import_sqlite_session(session, path, **options)
 
@@ -62,7 +62,7 @@ def journal(tmp_path: Path) -> Path:
 async def test_every_session_keeps_its_id_its_items_and_their_order(
     database: Path, journal: Path
 ) -> None:
-    """What the SDK's session gives is what ours gives afterwards."""
+    """Our session returns afterwards what the SDK's session returns."""
     await write(database, "alice", *range(5))
     await write(database, "bob", *range(700))
     async with SessionCache(journal) as cache:
@@ -75,49 +75,46 @@ async def test_every_session_keeps_its_id_its_items_and_their_order(
 
 
 async def test_a_second_import_adds_nothing(database: Path, journal: Path) -> None:
-    """It is known by its content: the file may even have been moved meanwhile."""
+    """The source is recognised by its content, also after the file was moved."""
     await write(database, "talk", *range(300))
-    await carry(journal, database)
+    await import_database(journal, database)
     moved = database.rename(database.with_name("moved.db"))
-    report = await carry(journal, moved)
+    report = await import_database(journal, moved)
     assert (report.added, report.known) == (0, 300)
     assert len(await read(journal, "talk")) == 300
 
 
-async def test_what_the_source_gained_since_comes_with_the_next_import(
-    database: Path, journal: Path
-) -> None:
-    """Only the new items, behind whatever was said here meanwhile."""
+async def test_the_next_import_adds_only_new_items(database: Path, journal: Path) -> None:
+    """New items of the source are added behind the items that were added here since."""
     await write(database, "talk", 1, 2)
-    await carry(journal, database)
+    await import_database(journal, database)
     async with CachedSession("talk", journal=journal) as session:
         await session.add_items([message(100)])
     await write(database, "talk", 3)
-    assert (await carry(journal, database)).added == 1
+    assert (await import_database(journal, database)).added == 1
     assert await read(journal, "talk") == [message(number) for number in (1, 2, 100, 3)]
 
 
-async def test_a_source_that_was_rewritten_is_refused_and_nothing_is_added(
+async def test_a_rewritten_source_is_refused_and_nothing_is_added(
     database: Path, journal: Path
 ) -> None:
-    """Fewer items, or others in their place: guessing could bring something twice."""
+    """The source has fewer items, or others at their positions, so that an import could duplicate
+    items."""
     await write(database, "talk", 1, 2, 3)
-    await carry(journal, database)
+    await import_database(journal, database)
     source = SQLiteSession("talk", database)
     await source.pop_item()
     with pytest.raises(InvalidArgument, match="removed or rewritten"):
-        await carry(journal, database)
+        await import_database(journal, database)
     await source.add_items([message(9), message(10)])
     source.close()
     with pytest.raises(InvalidArgument, match="removed or rewritten"):
-        await carry(journal, database)
+        await import_database(journal, database)
     assert await read(journal, "talk") == [message(number) for number in (1, 2, 3)]
 
 
-async def test_an_import_that_was_killed_goes_on_where_it_stopped(
-    database: Path, journal: Path
-) -> None:
-    """The mark is in the transaction of its batch: nothing is missing and nothing is twice."""
+async def test_a_killed_import_is_finished_by_the_next(database: Path, journal: Path) -> None:
+    """The mark is in the transaction of its batch, so that nothing is missing or duplicated."""
     count = BATCH_ITEMS * 3 + 7
     await write(database, "talk", *range(count))
     script = Path(__file__).with_name("other_import.py")
@@ -125,16 +122,16 @@ async def test_an_import_that_was_killed_goes_on_where_it_stopped(
         subprocess.run, [sys.executable, script, journal, database], check=False
     )
     assert done.returncode == -signal.SIGKILL
-    report = await carry(journal, database)
+    report = await import_database(journal, database)
     assert report.known == BATCH_ITEMS
     assert report.added == count - BATCH_ITEMS
     assert await read(journal, "talk") == [message(number) for number in range(count)]
 
 
-async def test_two_imports_at_once_bring_it_once(
+async def test_two_concurrent_imports_add_the_items_once(
     database: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever finds the mark moved under its hands stores nothing and says so."""
+    """An import whose mark was moved by another one stores nothing and raises."""
     await write(database, "talk", *range(10))
     append = import_marks.append_marked
 
@@ -146,11 +143,11 @@ async def test_two_imports_at_once_bring_it_once(
 
     monkeypatch.setattr(import_marks, "append_marked", after_another)
     with pytest.raises(JournalError, match="is running"):
-        await carry(journal, database)
+        await import_database(journal, database)
     assert len(await read(journal, "talk")) == 10
 
 
-async def test_a_database_in_use_is_read_and_its_writer_is_never_locked_out(
+async def test_an_import_never_locks_the_writer_of_the_database_out(
     database: Path, journal: Path
 ) -> None:
     """Between batches the import holds no lock, also where the database has no write-ahead log."""
@@ -164,34 +161,32 @@ async def test_a_database_in_use_is_read_and_its_writer_is_never_locked_out(
             "INSERT INTO agent_messages (session_id, message_data) VALUES ('other', '{}')"
         )
 
-    report = await carry(journal, database, on_progress=go_on)
+    report = await import_database(journal, database, on_progress=go_on)
     writer.close()
     assert report.added == BATCH_ITEMS * 4
 
 
-async def test_an_import_leaves_the_database_as_it_was(database: Path, journal: Path) -> None:
-    """It is opened for reading only."""
+async def test_an_import_does_not_change_the_database(database: Path, journal: Path) -> None:
+    """The database is opened read-only."""
     await write(database, "talk", 1, 2)
     before = database.read_bytes()
-    await carry(journal, database)
+    await import_database(journal, database)
     assert database.read_bytes() == before
 
 
-async def test_progress_tells_how_far_it_is(database: Path, journal: Path) -> None:
-    """After each batch: looked at, added, and of how many."""
+async def test_progress_is_reported_after_each_batch(database: Path, journal: Path) -> None:
+    """The callback gets the read, the added and the total number of items."""
     await write(database, "talk", *range(BATCH_ITEMS + 1))
     seen: list[ImportProgress] = []
-    await carry(journal, database, on_progress=seen.append)
+    await import_database(journal, database, on_progress=seen.append)
     assert [(one.done, one.total) for one in seen] == [
         (BATCH_ITEMS, BATCH_ITEMS + 1),
         (BATCH_ITEMS + 1, BATCH_ITEMS + 1),
     ]
 
 
-async def test_rows_that_are_no_items_are_left_out_and_counted(
-    database: Path, journal: Path
-) -> None:
-    """A damaged row, and a number that is none, do not keep their neighbours."""
+async def test_invalid_rows_are_left_out_and_counted(database: Path, journal: Path) -> None:
+    """A damaged row, and one with an invalid number, do not stop the import of the others."""
     await write(database, "talk", 1)
     with closing(sqlite3.connect(database)) as conn:
         for bad in ("{", '{"a": NaN}', b"\xff\xfe"):
@@ -200,15 +195,14 @@ async def test_rows_that_are_no_items_are_left_out_and_counted(
             )
         conn.commit()
     await write(database, "talk", 2)
-    report = await carry(journal, database)
+    report = await import_database(journal, database)
     assert (report.added, report.unreadable) == (2, 3)
     assert await read(journal, "talk") == [message(1), message(2)]
 
 
-async def test_a_branch_of_an_advanced_session_is_carried_over_as_it_reads(
-    database: Path, journal: Path
-) -> None:
-    """`main` by default, another by its name; the items before the fork belong to both."""
+async def test_a_branch_of_an_advanced_session_is_imported(database: Path, journal: Path) -> None:
+    """`main` is the default, and another branch is selected by its name. The items before the fork
+    belong to both."""
     source = AdvancedSQLiteSession(session_id="talk", db_path=database, create_tables=True)
     for number in (1, 2, 3, 4, 5):
         await source.add_items([message(number)])
@@ -217,14 +211,14 @@ async def test_a_branch_of_an_advanced_session_is_carried_over_as_it_reads(
     main = await source.get_items(branch_id="main")
     other = await source.get_items(branch_id=branch)
     assert main != other
-    await carry(journal, database)
-    await carry(journal, database, "fork", source_session_id="talk", branch=branch)
+    await import_database(journal, database)
+    await import_database(journal, database, "fork", source_session_id="talk", branch=branch)
     source.close()
     assert await read(journal, "talk") == main
     assert await read(journal, "fork") == other
 
 
-async def test_a_branch_that_is_not_there_is_named_with_those_that_are(
+async def test_a_missing_branch_is_reported_with_the_existing_ones(
     database: Path, journal: Path
 ) -> None:
     """Nothing is imported under a mistyped name."""
@@ -232,31 +226,32 @@ async def test_a_branch_that_is_not_there_is_named_with_those_that_are(
     await source.add_items([message(1)])
     source.close()
     with pytest.raises(InvalidArgument, match=r"'man'.*'main'"):
-        await carry(journal, database, branch="man")
+        await import_database(journal, database, branch="man")
 
 
 async def test_tables_with_other_names_are_found_by_name(database: Path, journal: Path) -> None:
-    """As the SDK lets its caller name them."""
+    """The SDK lets its caller name the tables."""
     source = SQLiteSession("talk", database, sessions_table="s", messages_table="my_messages")
     await source.add_items([message(1)])
     source.close()
     with pytest.raises(InvalidArgument, match="agent_messages"):
-        await carry(journal, database)
-    assert (await carry(journal, database, messages_table="my_messages")).added == 1
+        await import_database(journal, database)
+    assert (await import_database(journal, database, messages_table="my_messages")).added == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all " * 100])
-async def test_a_file_that_is_no_database_is_refused(
+async def test_a_file_that_is_not_a_database_is_refused(
     database: Path, journal: Path, content: bytes
 ) -> None:
-    """Its path is in the message."""
+    """The message contains its path."""
     database.write_bytes(content)
     with pytest.raises(InvalidArgument, match=r"agents\.db"):
-        await carry(journal, database)
+        await import_database(journal, database)
 
 
-async def test_any_items_can_be_imported_once(journal: Path) -> None:
-    """`import_items` takes what another store gives, plain or asynchronous, and knows it again."""
+async def test_items_of_any_store_are_imported_once(journal: Path) -> None:
+    """`import_items` takes a plain or asynchronous iterable of items, and recognises it the next
+    time."""
 
     async def later(count: int) -> Any:
         for number in range(count):
@@ -270,11 +265,9 @@ async def test_any_items_can_be_imported_once(journal: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [range(1, 9), range(0), range(9, 12)])
-async def test_items_of_a_source_that_begins_with_another_are_refused(
-    journal: Path, left: range
-) -> None:
-    """A list of which the oldest are dropped is no other source: it has its name. What is left of
-    it would come twice."""
+async def test_a_source_that_lost_its_oldest_items_is_refused(journal: Path, left: range) -> None:
+    """A list from which the oldest items were dropped has the same name. Importing the rest would
+    duplicate it."""
     async with CachedSession("talk", journal=journal) as session:
         await session.import_items(map(message, range(5)), source="redis:talk")
         with pytest.raises(InvalidArgument, match="5 items"):
@@ -285,8 +278,8 @@ async def test_items_of_a_source_that_begins_with_another_are_refused(
     assert await read(journal, "talk") == [message(number) for number in (0, 1, 2, 3, 4, 1, 2, 5)]
 
 
-async def test_marks_do_not_weigh_on_a_status(journal: Path) -> None:
-    """A status reads the facts of the file, not the marks of thousands of imports."""
+async def test_import_marks_do_not_slow_a_status(journal: Path) -> None:
+    """A status reads the facts of the file, and not the marks of thousands of imports."""
     from cached_session.journal.tables.meta import read_meta
 
     async with CachedSession("talk", journal=journal) as session:

@@ -1,4 +1,4 @@
-"""What is uploaded, built once: the wheel is built from the source archive."""
+"""The distribution files, built once: the wheel is built from the source archive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one wheel and one source archive."""
+    """Build a directory with one wheel and one source archive."""
     place = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "build", "--outdir", place, ROOT], check=True)
     return place

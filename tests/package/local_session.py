@@ -1,4 +1,4 @@
-"""Run by CI with nothing but the wheel installed: the library works with no extra at all."""
+"""Check the library with nothing but the wheel installed. CI runs this script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXTRAS = ("agents", "openai", "pytest", "rich", "starlette", "typer", "uvicorn")
 
 
 async def use(journal: Path) -> None:
-    """Write, read, take back, close, and find it again."""
+    """Write, read, pop, close, and read again."""
     said = [
         {"role": "user", "content": "Hello, Grüße, 你好"},
         {"role": "assistant", "content": "Hi"},
@@ -40,7 +40,7 @@ async def use(journal: Path) -> None:
 
 
 def main() -> None:
-    """Check where the package comes from, use it, and look at what it loaded."""
+    """Check the location of the package, use it, and check which modules it imported."""
     where = Path(cached_session.__file__)
     assert "site-packages" in where.parts, f"this is not the wheel: {where}"
     assert (where.parent / "py.typed").exists(), "the types were left out"

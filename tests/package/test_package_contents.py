@@ -1,4 +1,4 @@
-"""What is in the wheel and in the source archive: all of it, and nothing else."""
+"""The contents of the wheel and of the source archive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXTRAS |= {"langchain", "llama-index", "otel", "pydantic-ai", "strands", "testin
 
 
 def tracked(*under: str) -> set[str]:
-    """Files that git knows: this is about what leaves a checkout."""
+    """Return the files that git tracks."""
     done = subprocess.run(
         ["git", "ls-files", "-z", "--", *under],
         cwd=ROOT,
@@ -29,7 +29,7 @@ def tracked(*under: str) -> set[str]:
         text=True,
         check=True,
     )
-    # A file that is deleted and not yet committed is known to git and cannot be packed.
+    # git still lists a file that is deleted and not yet committed, and it cannot be packed.
     return {name for name in done.stdout.split("\0") if name and (ROOT / name).exists()}
 
 
@@ -45,15 +45,16 @@ def metadata(in_wheel: dict[str, bytes]) -> email.message.Message:
     return email.message_from_string(in_wheel[name].decode())
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(in_wheel: dict[str, bytes]) -> None:
-    """Every file of the package, types included; no test, no example, nothing that lay about."""
+def test_the_wheel_holds_only_the_package(in_wheel: dict[str, bytes]) -> None:
+    """The wheel has every file of the package, including the type marker, and no test, example or
+    stray file."""
     ours = {name for name in in_wheel if ".dist-info/" not in name}
     assert ours == tracked("cached_session")
     assert "cached_session/py.typed" in ours
 
 
 def test_the_wheel_has_licence_and_commands(in_wheel: dict[str, bytes]) -> None:
-    """The licence's text is in it, and the one command points at a function that is there."""
+    """The licence's text is included, and the one command refers to an existing function."""
     (licence,) = [name for name in in_wheel if ".dist-info/licenses/" in name]
     assert in_wheel[licence] == (ROOT / "LICENSE").read_bytes()
     (points,) = [name for name in in_wheel if name.endswith("/entry_points.txt")]
@@ -68,7 +69,7 @@ def test_the_wheel_has_licence_and_commands(in_wheel: dict[str, bytes]) -> None:
 
 
 def test_the_metadata_is_complete(metadata: email.message.Message) -> None:
-    """Name, version, summary, readme, licence, Python, extras: what an index and pip show."""
+    """The metadata has name, version, summary, readme, licence, Python version and extras."""
     assert metadata["Name"] == "cached-session"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
@@ -82,13 +83,13 @@ def test_the_metadata_is_complete(metadata: email.message.Message) -> None:
 
 
 def test_every_framework_has_its_extra(metadata: email.message.Message) -> None:
-    """What an adapter's error tells to install can be installed."""
+    """Each extra that an adapter's error names can be installed."""
     extras = set(metadata.get_all("Provides-Extra", []))
     assert {name.replace("_", "-") for name in item_format.FRAMEWORKS} <= extras
 
 
-def test_nobody_gets_what_only_developers_need(metadata: email.message.Message) -> None:
-    """Without extras, six libraries are required, and no test tool is among them."""
+def test_development_tools_are_not_required(metadata: email.message.Message) -> None:
+    """Without extras six libraries are required, and none of them is a test tool."""
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert sorted(line.split(">")[0].split("[")[0] for line in needed) == [
         "aiosqlite",
@@ -101,13 +102,13 @@ def test_nobody_gets_what_only_developers_need(metadata: email.message.Message) 
 
 
 def test_the_source_archive_builds_tests_and_documents(sdist: Path) -> None:
-    """All that git knows is in it, so that it can be worked with; nothing else is."""
+    """The archive has every file that git tracks, and nothing else."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names - {"PKG-INFO"} == tracked()
 
 
-def test_the_tools_of_the_trade_find_nothing(wheel: Path, sdist: Path) -> None:
+def test_the_packaging_checks_pass(wheel: Path, sdist: Path) -> None:
     """`twine check --strict` and `check-wheel-contents` pass."""
     for command in (
         ["twine", "check", "--strict", str(wheel), str(sdist)],

@@ -1,7 +1,5 @@
-"""The wheel in environments with nothing else: alone on every Python here, and with each extra.
-
-`ALL=1` tries the frameworks too, whose installation takes longer.
-"""
+"""The wheel in empty environments: alone on every Python here, and with each extra. `ALL=1` tests
+the frameworks too, whose installation takes longer."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ NAMED = {extra: extra for extra in WITHOUT} | {"testing": "devserver"}
 
 
 def pythons() -> dict[str, str]:
-    """Every Python from 3.10 on that can be found here: its version and where it is."""
+    """Return every Python from 3.10 on that can be found here, with its version and path."""
     places = [Path(place) for place in os.environ["PATH"].split(os.pathsep)]
     versions = Path.home() / ".pyenv" / "versions"
     places += [version / "bin" for version in sorted(versions.glob("3.*"))]
@@ -76,7 +74,7 @@ def pythons() -> dict[str, str]:
         for place in places:
             python = place / f"python3.{minor}"
             if f"3.{minor}" not in found and python.exists():
-                # A shim may stand for a version that is not there.
+                # A shim may exist for a version that is not installed.
                 ask = [str(python), "-c", "import sys, venv, ssl, sqlite3; print(sys.executable)"]
                 done = subprocess.run(ask, capture_output=True, text=True, check=False)
                 if done.returncode == 0:
@@ -92,7 +90,7 @@ Environments = dict[tuple[str, str], "Future[Path]"]
 def environments(
     wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
-    """The Python of an empty environment that has the wheel with an extra, and nothing else."""
+    """Make an empty environment with the wheel and an extra, and return its Python."""
     place = tmp_path_factory.mktemp("environments")
 
     def make(version: str, extra: str) -> Path:
@@ -112,7 +110,7 @@ def environments(
 
 
 def run(python: Path, *arguments: object, at: Path) -> subprocess.CompletedProcess[str]:
-    """In an empty directory: nothing of the checkout can be imported by accident."""
+    """Run in an empty directory, from which nothing of the checkout can be imported."""
     return subprocess.run(
         [python, "-W", "error", *arguments],
         cwd=at,
@@ -125,29 +123,29 @@ def run(python: Path, *arguments: object, at: Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("version", PYTHONS)
-def test_the_wheel_alone_works(
+def test_the_wheel_works_alone(
     version: str, environments: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """On every Python of this machine, without any extra and without a warning."""
+    """This holds on every Python of this machine, without any extra and without a warning."""
     done = run(environments(version, ""), HERE / "local_session.py", at=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"works on Python {version}." in done.stdout
 
 
 @pytest.mark.parametrize("extra", WITHOUT)
-def test_without_its_extra_an_error_names_it(
+def test_a_missing_extra_is_named_in_the_error(
     extra: str, environments: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """Nobody has to guess what to install."""
+    """The error names what to install."""
     done = run(environments("", ""), "-c", WITHOUT[extra], at=tmp_path)
     assert done.returncode == 1
     assert f"pip install 'cached-session[{NAMED[extra]}]'" in done.stderr
 
 
 @pytest.mark.parametrize("extra", TRIED)
-def test_an_extra_brings_what_it_is_for(
+def test_an_extra_enables_its_feature(
     extra: str, environments: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """With it installed, and nothing else, what it is for works."""
+    """The feature works with its extra installed, and nothing else."""
     done = run(environments("", extra), "-c", TRIED[extra], at=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

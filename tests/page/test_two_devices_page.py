@@ -29,7 +29,7 @@ FLAGS = (
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Any]:
-    """The page of two new devices, open in a new browser."""
+    """Open the page of two new devices in a new browser."""
     browser_path, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
     assert browser_path, "install Debian's packages chromium and chromium-driver"
     assert driver_path, "install Debian's package chromium-driver"
@@ -56,80 +56,85 @@ def page(tmp_path: Path) -> Iterator[Any]:
             serving.terminate()
 
 
-def until(page: Any, holds: Any) -> None:
-    """Wait for what another process does."""
+def wait_until(page: Any, holds: Any) -> None:
+    """Wait for a state that another process produces."""
     WebDriverWait(page, PATIENCE, poll_frequency=0.1).until(lambda _: holds())
 
 
-def shown(page: Any, device: str) -> list[str]:
-    """The messages on one device, read at one moment."""
+def shown_messages(page: Any, device: str) -> list[str]:
+    """Return the messages on one device, read together."""
     script = "return [...document.querySelectorAll(arguments[0])].map(row => row.textContent)"
     found: list[str] = page.execute_script(script, f"#{device} .messages li")
     return [text.removesuffix(" (not sent yet)") for text in found]
 
 
 def pending(page: Any, device: str) -> int:
-    """The pending count on one device."""
+    """Return the pending count on one device."""
     return int(page.find_element(By.CSS_SELECTOR, f"#{device} .count").text)
 
 
 def state(page: Any, device: str) -> str:
-    """What a device says about its server."""
+    """Return the server state that a device shows."""
     return str(page.find_element(By.CSS_SELECTOR, f"#{device} .state").text)
 
 
-def say(page: Any, device: str, text: str) -> None:
+def type_message(page: Any, device: str, text: str) -> None:
     """Type and press Enter, as a person does."""
     page.find_element(By.CSS_SELECTOR, f"#{device} input").send_keys(text, Keys.ENTER)
-    until(page, lambda: any(f"You said “{text}”" in line for line in shown(page, device)))
+    wait_until(
+        page, lambda: any(f"You said “{text}”" in line for line in shown_messages(page, device))
+    )
 
 
-def switch(page: Any, device: str) -> None:
-    """Turn the network switch with the keyboard."""
+def toggle_network(page: Any, device: str) -> None:
+    """Toggle the network switch with the keyboard."""
     toggle = page.find_element(By.CSS_SELECTOR, f"#{device} .switch")
     before = toggle.get_attribute("aria-checked")
     toggle.send_keys(Keys.SPACE)
-    until(page, lambda: toggle.get_attribute("aria-checked") != before)
+    wait_until(page, lambda: toggle.get_attribute("aria-checked") != before)
 
 
-def keep(page: Any, name: str) -> None:
-    """A picture for the documentation, where `SCREENS` says where to."""
+def save_screenshot(page: Any, name: str) -> None:
+    """Save a picture for the documentation in the directory `SCREENS`, if it is set."""
     if os.environ.get("SCREENS"):
         assert page.save_screenshot(str(Path(os.environ["SCREENS"]) / f"{name}.png"))
 
 
-def test_two_devices_follow_each_other_part_and_meet(page: Any) -> None:
-    """A cut device goes on and counts what waits; once connected both show one history."""
-    say(page, "phone", "We go to Oslo.")
-    until(page, lambda: len(shown(page, "laptop")) == 2)
-    until(page, lambda: pending(page, "phone") == 0 and state(page, "phone") == "online")
+def test_two_devices_disconnect_and_converge(page: Any) -> None:
+    """A disconnected device works and counts its pending items, and after the reconnect both show
+    one history."""
+    type_message(page, "phone", "We go to Oslo.")
+    wait_until(page, lambda: len(shown_messages(page, "laptop")) == 2)
+    wait_until(page, lambda: pending(page, "phone") == 0 and state(page, "phone") == "online")
 
-    switch(page, "phone")
-    say(page, "phone", "By train.")
-    say(page, "laptop", "On Friday.")
-    until(page, lambda: state(page, "phone") == "offline")
+    toggle_network(page, "phone")
+    type_message(page, "phone", "By train.")
+    type_message(page, "laptop", "On Friday.")
+    wait_until(page, lambda: state(page, "phone") == "offline")
     assert pending(page, "phone") == 2
-    assert not any("By train" in text for text in shown(page, "laptop"))
-    assert not any("On Friday" in text for text in shown(page, "phone"))
-    keep(page, "page-apart")
+    assert not any("By train" in text for text in shown_messages(page, "laptop"))
+    assert not any("On Friday" in text for text in shown_messages(page, "phone"))
+    save_screenshot(page, "page-apart")
 
-    switch(page, "phone")
-    until(page, lambda: pending(page, "phone") == 0 and pending(page, "laptop") == 0)
-    until(page, lambda: len(shown(page, "phone")) == len(shown(page, "laptop")) == 6)
-    assert shown(page, "phone") == shown(page, "laptop")
-    assert shown(page, "phone")[0] == "We go to Oslo."
+    toggle_network(page, "phone")
+    wait_until(page, lambda: pending(page, "phone") == 0 and pending(page, "laptop") == 0)
+    wait_until(
+        page, lambda: len(shown_messages(page, "phone")) == len(shown_messages(page, "laptop")) == 6
+    )
+    assert shown_messages(page, "phone") == shown_messages(page, "laptop")
+    assert shown_messages(page, "phone")[0] == "We go to Oslo."
 
 
-def test_words_are_shown_as_words(page: Any) -> None:
-    """What looks like HTML is text, on both devices."""
-    say(page, "phone", "<img src=x onerror=alert(1)>")
-    until(page, lambda: len(shown(page, "laptop")) == 2)
+def test_html_in_a_message_is_shown_as_text(page: Any) -> None:
+    """Text that looks like HTML is shown literally on both devices."""
+    type_message(page, "phone", "<img src=x onerror=alert(1)>")
+    wait_until(page, lambda: len(shown_messages(page, "laptop")) == 2)
     assert page.find_elements(By.CSS_SELECTOR, ".messages img") == []
-    assert shown(page, "laptop")[0] == "<img src=x onerror=alert(1)>"
+    assert shown_messages(page, "laptop")[0] == "<img src=x onerror=alert(1)>"
 
 
-def test_every_control_has_a_name(page: Any) -> None:
-    """Inputs, buttons and lists tell a screen reader what they are, and of which device."""
+def test_every_control_has_an_accessible_name(page: Any) -> None:
+    """Inputs, buttons and lists have a name for a screen reader, with their device."""
     for element in page.find_elements(By.CSS_SELECTOR, "input, button, ol"):
         assert element.accessible_name, element.get_attribute("outerHTML")
     names = [e.accessible_name for e in page.find_elements(By.CSS_SELECTOR, "[role=switch]")]

@@ -12,7 +12,7 @@ from tests.simulation.schedule import make
 from tests.simulation.simulation import run
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 24
+SEEDS = 16
 """The same ones each time. `make soak` goes on for as long as it is told to."""
 PARTS = 4
 """Tests that share them, so that several processes can."""

@@ -1,4 +1,4 @@
-"""The fixtures, taken as a user takes them."""
+"""The fixtures, imported as a user imports them."""
 
 from __future__ import annotations
 

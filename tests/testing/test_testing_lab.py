@@ -26,8 +26,8 @@ async def words(session: Any) -> list[str]:
     return [item["content"] for item in await session.get_items()]
 
 
-async def test_a_session_goes_on_while_its_line_is_cut(fault_lab: FaultLab) -> None:
-    """What is said during a cut stays pending, and is on the server once the line is mended."""
+async def test_a_session_works_while_its_line_is_cut(fault_lab: FaultLab) -> None:
+    """Items added during a cut stay pending, and are on the server once the line works again."""
     async with fault_lab.session("talk") as session:
         with fault_lab.network().cut():
             await session.add_items(said("hello"))
@@ -42,7 +42,7 @@ async def test_a_session_goes_on_while_its_line_is_cut(fault_lab: FaultLab) -> N
 
 
 async def test_a_partition_cuts_one_device_and_not_the_other(fault_lab: FaultLab) -> None:
-    """Each device has a line and a journal of its own; after healing both show one history."""
+    """Each device has a line and a journal of its own, and afterwards both show one history."""
     async with (
         fault_lab.session("talk", "laptop") as laptop,
         fault_lab.session("talk", "phone") as phone,
@@ -61,7 +61,7 @@ async def test_a_partition_cuts_one_device_and_not_the_other(fault_lab: FaultLab
 
 
 def test_a_stalled_line_gives_no_answer_and_delivers_later(fault_lab: FaultLab) -> None:
-    """Only a timeout tells a stalled line from a slow one; a mended one answers."""
+    """Only a timeout distinguishes a stalled line from a slow one, and a restored one answers."""
     network = fault_lab.network()
     with httpx.Client(base_url=network.url) as client:
         with network.stall(), pytest.raises(httpx.TimeoutException):
@@ -69,8 +69,8 @@ def test_a_stalled_line_gives_no_answer_and_delivers_later(fault_lab: FaultLab) 
         assert client.get("/health", timeout=PATIENCE).status_code == 200
 
 
-def test_a_slowed_line_takes_its_time_in_both_directions(fault_lab: FaultLab) -> None:
-    """A request and its answer are each held up."""
+def test_a_slowed_line_delays_both_directions(fault_lab: FaultLab) -> None:
+    """A request and its answer are each delayed."""
     network = fault_lab.network()
     with httpx.Client(base_url=network.url) as client:
         client.get("/health")
@@ -81,8 +81,9 @@ def test_a_slowed_line_takes_its_time_in_both_directions(fault_lab: FaultLab) ->
         assert network.url != fault_lab.server.url
 
 
-def test_cut_connections_are_reset_and_new_ones_refused_until_mended(fault_lab: FaultLab) -> None:
-    """`disconnect` breaks what is there; `cut` breaks what comes as well."""
+def test_cut_connections_are_reset_and_new_ones_refused(fault_lab: FaultLab) -> None:
+    """`disconnect` resets open connections, and `cut` also refuses new ones until the line is
+    restored."""
     network = fault_lab.network()
     where = urlsplit(network.url)
     with socket.create_connection((where.hostname, where.port), timeout=PATIENCE) as connected:
@@ -102,12 +103,12 @@ def test_cut_connections_are_reset_and_new_ones_refused_until_mended(fault_lab: 
     assert httpx.get(f"{network.url}/health").status_code == 200
 
 
-async def test_a_manual_clock_ends_a_long_pause_at_once(timeless_fault_lab: FaultLab) -> None:
-    """The server asks for an hour of peace; the hour passes when the test says so."""
+async def test_a_manual_clock_ends_a_long_pause_immediately(timeless_fault_lab: FaultLab) -> None:
+    """The server asks for a pause of an hour, and the test advances the clock by an hour."""
     lab = timeless_fault_lab
     async with lab.session("talk") as session:
         await session.add_items(said("hello"))
-        # Of every request: a pull must not use the fault up before the push meets it.
+        # For every request: a pull must not use the fault up before the push.
         with lab.faults.unavailable(retry_after=3600):
             while session.status().retry_in is None:
                 with pytest.raises(SyncTimeout):
@@ -115,15 +116,16 @@ async def test_a_manual_clock_ends_a_long_pause_at_once(timeless_fault_lab: Faul
         retry_in = session.status().retry_in
         assert retry_in is not None
         assert retry_in > 3000
-        lab.clock.advance(2 * retry_in)  # a device comes back a little later than it was asked to
+        lab.clock.advance(2 * retry_in)  # a device retries a little later than it was asked to
         await session.flush(timeout=PATIENCE)
         assert session.status().pending == 0
         age = lab.clock.now() - lab.server.clock.now()
         assert age == pytest.approx(0)
 
 
-def test_a_manual_clock_stands_still_and_never_goes_back_by_itself() -> None:
-    """Wall and monotonic time pass together; only the wall clock can be put wrong."""
+def test_a_manual_clock_stands_still_and_never_goes_back() -> None:
+    """Wall and monotonic time advance together, and only the wall clock can be set to a wrong
+    time."""
     clock = ManualClock(start=1000.0)
     runtime = clock.runtime()
     assert (runtime.wall_ms(), runtime.monotonic()) == (1_000_000, 0.0)
@@ -135,8 +137,8 @@ def test_a_manual_clock_stands_still_and_never_goes_back_by_itself() -> None:
         clock.advance(-1)
 
 
-async def test_nothing_is_lost_or_doubled_in_havoc(fault_lab: FaultLab) -> None:
-    """Two devices talk while lines and server break; in the end both show each word once."""
+async def test_havoc_loses_and_duplicates_nothing(fault_lab: FaultLab) -> None:
+    """Two devices write while lines and server fail, and in the end both show each item once."""
     async with (
         fault_lab.session("talk", "laptop") as laptop,
         fault_lab.session("talk", "phone") as phone,
@@ -159,7 +161,7 @@ async def test_nothing_is_lost_or_doubled_in_havoc(fault_lab: FaultLab) -> None:
 
 
 def test_havoc_takes_the_same_steps_for_the_same_seed() -> None:
-    """A story begins alike for one seed, whatever the machine does, and ends mended."""
+    """The steps of a seed are the same on every machine, and the last one ends all faults."""
     with DevServer() as server, Network(server.url) as network:
         stories = []
         for _ in range(2):
@@ -172,8 +174,8 @@ def test_havoc_takes_the_same_steps_for_the_same_seed() -> None:
         assert server.faults.active() == []
 
 
-def test_havoc_refuses_what_it_does_not_know() -> None:
-    """A misspelt fault is no silent calm."""
+def test_havoc_refuses_unknown_faults() -> None:
+    """A misspelt fault raises an error."""
     with (
         DevServer() as server,
         Network(server.url) as network,
@@ -184,7 +186,7 @@ def test_havoc_refuses_what_it_does_not_know() -> None:
 
 
 def test_a_lab_leaves_no_thread_and_no_file(tmp_path: Path) -> None:
-    """What a lab opened is gone at its end, twice closed or not."""
+    """Everything that a lab opened is gone after its close, also after a second one."""
     before = set(threading.enumerate())
     with FaultLab() as lab:
         network, journal = lab.network(), lab.journal()

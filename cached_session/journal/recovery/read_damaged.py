@@ -122,7 +122,8 @@ def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[Operat
             return
         except sqlite3.DatabaseError as error:
             _raise_if_transient(error)
-        # Counted for each number, so that the scan ends if wrong numbers lead back to an old one.
+        # Count the failures at each row number. If a wrong number makes the scan return to a
+        # row where it was before, the count there rises, and so the scan ends.
         failures[before] += 1
         if failures[before] < TRIES:
             continue

@@ -93,7 +93,8 @@ def _recover(
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-            # A process that can still commit to it copies that later: see `copy_to_replacement`.
+            # The file is too damaged to be locked. If another process still commits to it, that
+            # process copies its operations to the new file later: see `copy_to_replacement`.
         is_restored = _restore_schema(old)
         sources = [old] if own is None else [old, own] if is_restored else [own, old]
         report = _build_new_file(real, sources, report, connect, writers)

@@ -39,8 +39,8 @@ DAMAGE = (
     "constraint failed",
     "datatype mismatch",
 )
-"""Parts of messages of SQLite about a damaged file. The statements of this library are constant: if
-one names a missing table, the schema is damaged, and if one violates a constraint, a row is."""
+"""Parts of messages of SQLite about a damaged file. The statements of this library are constant and
+correct: if a table is missing, the schema is damaged; if a constraint fails, a row is damaged."""
 INVALID_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """Python's errors for a value that a cell of the journal must not have, as after damage (see
 `recovery/row_check.py`). Arguments of callers are checked before they reach the journal."""

@@ -75,7 +75,7 @@ def data_version(conn: sqlite3.Connection) -> int:
 
 
 def version_of(conn: sqlite3.Connection) -> Version:
-    """Return the state of all histories, for the writing connection."""
+    """Return the state of all histories as the writing connection knows it."""
     if isinstance(conn, TrackedConnection):
         return conn, conn.data_version(), conn.history_changes
     # A plain connection does not count histories: any row that it has changed counts.
@@ -83,7 +83,7 @@ def version_of(conn: sqlite3.Connection) -> Version:
 
 
 def file_version(conn: sqlite3.Connection) -> FileVersion:
-    """Return the state of the whole file, for any connection."""
+    """Return the state of the whole file as this connection knows it."""
     serial = conn.serial if isinstance(conn, TrackedConnection) else id(conn)
     return FileVersion(serial, data_version(conn), conn.total_changes)
 

@@ -43,12 +43,12 @@ SUSPECTED = 0
 
 
 class DueAudit(NamedTuple):
-    """The next audit."""
+    """The session to audit now, or the time to wait for the next audit."""
 
     session_id: str | None
     """The session to audit now; None if no audit is due."""
     wait_ms: int
-    """Milliseconds until the next audit is due."""
+    """Milliseconds until the next audit is due; 0 if one is due now."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 
 from cached_session.history.clock import stamp_ms
 from cached_session.history.ops import decode_pop
+from cached_session.history.order import Position
 from cached_session.journal.tables import item_rows
-from cached_session.journal.tables.item_rows import Position
 from cached_session.journal.tables.outbox import newest
 from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.states import ACKED, PARKED, sync_state
@@ -36,18 +36,20 @@ class ChangeCursor:
     """The items that a follower shows. Immutable: a step returns a new cursor."""
 
     positions: Sequence[Position] | None
-    """Of the items that are shown, in order; None: of all items at `upto`."""
+    """The positions of the items that the follower shows, in order. None: it shows all items up to
+    the operation `upto`."""
     file: int = UNKNOWN
     """The number of the file (`TailCache.file`) to which `revision` and `upto` belong."""
     revision: int = UNKNOWN
     upto: int | None = None
     """The `seq` of the last operation that was looked at."""
     unsent: Mapping[Dot, bool] | None = None
-    """Operations that the server has not acknowledged; whether each is parked."""
+    """The operations that the server has not acknowledged, each with True if it is parked. None: no
+    step has read them yet."""
     pending: int | None = None
     """The number of pending operations that was reported last."""
     coming: Sequence[Position] = ()
-    """Positions of items that are to be reported next."""
+    """The positions of added items that are not reported yet."""
     is_behind: bool = field(default=False, kw_only=True)
     """True if there was more to report than one step reports."""
 
@@ -86,7 +88,7 @@ class _Op(NamedTuple):
 
 
 class _Step:
-    """One step: a snapshot, and the changes up to it."""
+    """One step: it reads a snapshot of the journal and collects the changes since the cursor."""
 
     def __init__(self, conn: sqlite3.Connection, session_id: str, file: int, writer: str) -> None:
         row = session_row(conn, session_id)
@@ -233,7 +235,7 @@ class _Step:
         for dot in moved[:MOST]:
             row = self._op(dot)
             if dot not in now:
-                # Without a row it was dropped, or acknowledged long ago and deleted.
+                # An operation without a row was dropped, or was acknowledged long ago and deleted.
                 self.acked += row is not None and row.state == ACKED
             if row:
                 positions += _places_of(view, dot, row.stamp)

@@ -43,19 +43,20 @@ class ClaimState(IntEnum):
     LOST = 2
     """The server did not give the item to us. Another device has it, or the server has lost it."""
     ABSENT = 3
-    """The server did not answer, and one lookup did not find the memory. One lookup does not
-    prove that it is gone: the node that answered may lag."""
+    """The server did not answer, and one lookup did not find the memory. That does not prove that
+    the memory is gone: the server's node that answered the lookup may lag."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An item that this journal wants to pop alone."""
+    """An item that this journal wants to pop, and that no other device may pop too."""
 
     ref: ItemRef
     row: tuple[bytes, int]
     """The payload of the item and its codec."""
     is_ours: bool
-    """True if no other device can have seen the item. Then it is popped already."""
+    """True if the item was never sent, so that no other device has it. Then it is already
+    popped when `Claims.reserve` returns."""
     is_in_flight: bool
     """True if the server may or may not hold the item yet."""
     is_parked: bool = False

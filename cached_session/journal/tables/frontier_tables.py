@@ -219,12 +219,12 @@ class FrontierTables:
             self._replace("settled", key, settled)
 
     def clear_frontier(self) -> Frontier:
-        """Return the frontier for a new clear: everything applied, minus what acknowledged clears
-        already cover. Its size is that of the gaps since the last acknowledged clear.
+        """Return the frontier for a new clear: the applied operations that the clear covers.
 
-        To name an operation says that no replica needs to look for it. So two kinds are left out:
-        clears, which cover what this one leaves out as acknowledged; and pops whose target is not
-        here, which this clear does not replace.
+        Replicas do not search for an operation that a clear covers. Three kinds are left out:
+        operations that acknowledged clears already cover, so that the frontier stays small;
+        earlier clears, because replicas still need them to learn what those cover; and pops of
+        items that are not here, because this clear does not remove those items.
         """
         found = self.frontier()
         settled: dict[str, Ranges] = {}

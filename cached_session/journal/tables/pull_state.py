@@ -80,8 +80,8 @@ def record_pull(
     conn.execute(
         "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, now_ms)
     )
-    # `ground_ms` keeps its value while the newest second stays the same, unless it lies in the
-    # future because the clock was changed.
+    # `ground_ms` is the time since which `ground` has its value. It is set when `ground` changes,
+    # and also if it lies in the future because the clock was changed.
     conn.execute(
         "UPDATE sessions SET hydrated = max(hydrated, ?), ground = ?, "
         "ground_ms = CASE WHEN ground = ? AND ground_ms <= ? THEN ground_ms ELSE ? END, "

@@ -59,9 +59,9 @@ class Written(NamedTuple):
     tx: SessionTransaction
     revision: int
     version: Version
-    """The state of all histories then, if no other write in the commit changes one."""
+    """The state of all histories after the commit, if no other write in it changes a history."""
     changes: int
-    """Rows that the connection had changed by then."""
+    """SQLite's count of the rows that the connection has changed, as it was after the write."""
 
 
 class LastWrite:
@@ -229,7 +229,8 @@ def _operation(
     if tx.author != author.writer:
         retired = RETIRED + author.writer
         if tx.conn.execute("SELECT 1 FROM meta WHERE key = ?", (retired,)).fetchone():
-            # Some of its counters may be lost: a counter used twice would name two operations.
+            # The new file may lack operations of this writer id, and so its last counter. With
+            # the same id, a new operation could get a counter that is already used.
             raise JournalError(
                 "the journal was replaced in the middle of this call: nothing was stored, try again"
             )
