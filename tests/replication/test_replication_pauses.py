@@ -145,7 +145,7 @@ async def test_a_refused_key_is_reported_and_tried_again(
     await a.add_items([text_message("one")])
     await wait_until(lambda: a.status().state == "unauthorized")
     for call in (a.sync, a.flush, a.audit):
-        with pytest.raises(Unauthorized, match="stays in the journal"):
+        with pytest.raises(Unauthorized, match="stay in the journal"):
             await call()
     assert texts(await a.get_items()) == ["one"]
     assert a.status().pending == 1
