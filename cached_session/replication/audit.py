@@ -16,7 +16,7 @@ from cached_session.journal.tables.outbox import Forget
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
-from cached_session.replication.encode import encode
+from cached_session.replication.encode_memories import encode
 from cached_session.replication.ingest import read_page
 from cached_session.replication.listing import fetch_page
 from cached_session.replication.listing_scan import MAX_PAGES

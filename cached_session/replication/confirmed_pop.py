@@ -111,15 +111,16 @@ async def _confirm(context: Context, session: SessionRef, claim: Claim) -> None:
         await context.journal.claims.confirm(context.author(), session, claim)
     except JournalError as error:
         raise PopUnconfirmed(
-            f"the last item of {session.session_id!r} is ours, but its pop cannot be stored "
-            f"({error}); it is not returned, and is popped as soon as the journal can be written"
+            f"the server gave the last item of {session.session_id!r} to this device, but its pop "
+            f"cannot be stored ({error}); the item is not returned, and is popped as soon as the "
+            "journal can be written"
         ) from error
 
 
 def _unconfirmed(session: SessionRef, why: str) -> PopUnconfirmed:
     return PopUnconfirmed(
-        f"the server did not confirm that the last item of {session.session_id!r} is ours ({why}); "
-        "nothing was popped here, and the claim is resolved when the server answers again"
+        f"the server did not confirm the pop of the last item of {session.session_id!r} ({why}); "
+        "nothing was popped, and the claim is resolved when the server answers again"
     )
 
 
@@ -148,7 +149,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
         if not await claims.record(session, claim, ClaimState.ASKED, context.now_ms()):
             # Another process has resolved the claim, and may already have claimed the item again.
             return False
-        if has_deleted(await remote.delete(), claim) and await _is_ours(remote):
+        if has_deleted(await remote.delete(), claim) and await _decide_contest(remote):
             return True
         await remote.withdraw_note()
     except RemoteError as error:
@@ -160,7 +161,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
     return False
 
 
-async def _is_ours(remote: _ClaimedItem) -> bool:
+async def _decide_contest(remote: _ClaimedItem) -> bool:
     """Return whether this device has won an item that it has deleted.
 
     Raises:
@@ -179,7 +180,7 @@ async def _is_ours(remote: _ClaimedItem) -> bool:
             if not await context.journal.claims.is_open(session, claim):
                 return False
         if context.runtime.monotonic() + pause > until:
-            raise RemoteError(Verdict.UNREACHABLE, "another device claims it too, or has got it")
+            raise RemoteError(Verdict.UNREACHABLE, "another device has claimed it")
         await anyio.sleep(pause)
         pause *= 2
 

@@ -39,7 +39,7 @@ class Leader:
             except Timeout:
                 return False
             except OSError as error:
-                log.error("the lock beside the journal cannot be taken: %s", error)
+                log.error("this process cannot acquire the lock file of the journal: %s", error)
                 return False
         self.is_leader = True
         return True

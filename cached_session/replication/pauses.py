@@ -153,4 +153,4 @@ class Pauses:
         now = self._now_ms()
         if ends_with_success(await self._journal.pauses.active(session_id), now):
             await self._journal.pauses.end(session_id, now_ms=now, except_kind=BUSY)
-            log.info("sync of %r goes on", session_id, extra={"session": session_id})
+            log.info("sync of %r continues", session_id, extra={"session": session_id})

@@ -113,7 +113,7 @@ class _Listing:
         checkpoints.pop(session_id, None)
         if scan.problem is not None:
             server, problem = context.remote.server, scan.problem
-            log.warning("the server at %s %s: a listing is not read further", server, problem)
+            log.warning("the server at %s %s: stopped reading the listing", server, problem)
         result.went_back = result.finished and self.newest < self.state.newest_second
         if scan.has_resumed:
             await self.record()

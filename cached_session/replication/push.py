@@ -13,7 +13,7 @@ from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
-from cached_session.replication.encode import encode
+from cached_session.replication.encode_memories import encode
 from cached_session.replication.push_plan import (
     DeliveryPlan,
     EncodedOperation,

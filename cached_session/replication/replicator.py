@@ -138,9 +138,9 @@ class Replicator:
             except SessionClosed:
                 return
             except JournalError as error:
-                log.error("replication waits for the journal: %s", error)
+                log.error("replication cannot use the journal and tries again: %s", error)
             except Exception as error:
-                log.exception("replication failed with an unexpected error and starts again")
+                log.exception("replication failed with an unexpected error and is started again")
                 self.context.journal.suspect(error)
             await anyio.sleep(self.context.options.backoff_base * 2)
 

@@ -40,5 +40,5 @@ class ServerCheck:
         if known != server:
             replaced = await self._journal.known_server.switch(server)
             if replaced is not None:
-                log.warning("the journal goes on with %s instead of %s", server, replaced)
+                log.warning("the journal syncs with %s instead of %s from now on", server, replaced)
         self._is_done = True
