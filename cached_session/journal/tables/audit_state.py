@@ -46,7 +46,7 @@ SUSPECTED = 0
 
 
 class DueAudit(NamedTuple):
-    """The session to audit now, or the time until the next audit."""
+    """The session to audit now, or the time to wait for the next audit."""
 
     session_id: str | None
     """The session to audit now; None if no audit is due."""

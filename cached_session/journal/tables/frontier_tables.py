@@ -137,7 +137,7 @@ class FrontierTables:
                 break
             if known.applied.contiguous_end() < following:
                 # Without this check, a range that begins at 0 would make this loop endless.
-                raise ValueError(f"the ranges of writer {writer!r:.80} make no sense")
+                raise ValueError(f"the ranges of writer {writer!r:.80} are not valid")
 
     def missing(self, most: int) -> set[tuple[str, int]]:
         """Return missing operations. ``most`` limits their number for each writer.

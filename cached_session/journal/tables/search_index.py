@@ -77,6 +77,8 @@ PRIVATE, PRIVATE_SIZE = 0xE000, 6400
 """Unicode's private use area, whose characters encode the number of a session."""
 BEHIND = 64
 """Number of waiting operations above which the background indexes a slice."""
+GAVE_UP = "the search index failed and is not used until the next opening builds it again: %s"
+"""The log message after an error of the index."""
 SLICE = 256
 """Maximum number of operations that one background transaction indexes, in a few milliseconds."""
 SLICE_BYTES = 256 * 1024
@@ -306,7 +308,7 @@ def _write(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, st
         # SQLite has no FTS5, or the index is damaged. Neither must make the write fail.
         if is_transient(error):
             raise
-        log.warning("gave up the search index; the next opening builds it again: %s", error)
+        log.warning(GAVE_UP, error)
         give_up(conn)
 
 
