@@ -35,7 +35,7 @@ Dot = tuple[str, int]
 @dataclass(frozen=True)
 class ChangeCursor:
     """The state of a session that a follower shows. A cursor is immutable: a step returns a new
-    one."""
+    cursor."""
 
     positions: Sequence[Position] | None
     """The positions of the items that the follower shows, in order. None if the follower shows all

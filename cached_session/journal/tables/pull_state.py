@@ -30,7 +30,7 @@ class PullState:
 
 
 class Pulls:
-    """The pull state of each session."""
+    """The pull states of a journal's sessions."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

@@ -11,7 +11,7 @@ from cached_session.journal.tables import search_index as index_table
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
 APPLICATION_ID = 0x63736A6C
-"""``csjl`` in the file's header: distinguishes a journal from other SQLite files."""
+"""``csjl`` in the file's header, which distinguishes a journal from other SQLite files."""
 FORMAT = 2
 """The format that this code writes (``PRAGMA user_version``). A new format needs a migration."""
 
@@ -212,7 +212,8 @@ def _to_2(_: sqlite3.Connection) -> None:
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
-"""The migration from each format to the next. Each runs inside the opening transaction."""
+"""The migration from each format to the next. Each runs inside the transaction that opens the
+file."""
 
 
 def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -> None:

@@ -76,7 +76,7 @@ MOST_TERMS = 48
 PRIVATE, PRIVATE_SIZE = 0xE000, 6400
 """Unicode's private use area, whose characters encode the number of a session."""
 BEHIND = 64
-"""Number of waiting operations above which the background indexes a slice."""
+"""Maximum number of operations that may wait before the idle work indexes a slice."""
 GAVE_UP = "the search index failed and is not used until the next opening builds it again: %s"
 """The log message after an error of the index."""
 SLICE = 256
