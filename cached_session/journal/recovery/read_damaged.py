@@ -1,4 +1,4 @@
-"""Reads of a damaged journal file. They return each row that SQLite can still read."""
+"""Functions that read a damaged journal file: each row that SQLite can still read."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class RebuiltOperation:
 
     @property
     def is_incomplete(self) -> bool:
-        """True if payloads are missing. If the server has acknowledged the operation, it has
-        them."""
+        """True if payloads are missing. The server has them if it has acknowledged the
+        operation."""
         return bool(self.lost) or (self.digest is None and GONE in self.operation.payloads)
 
 

@@ -1,4 +1,5 @@
-"""The report of a recovery: what was copied to the new journal file, and what could not be read."""
+"""The report of a recovery: the counts of copied operations, and the rows that could not be
+read."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ MAX_NAMED_LOSSES = 100
 
 @dataclass(frozen=True)
 class RecoveryReport:
-    """The result of replacing a journal file that was damaged, deleted or exchanged.
+    """The result of replacing a journal file that was damaged, deleted or replaced.
 
     Stored as JSON in the `meta` table, so the names of the fields belong to the format.
     """

@@ -73,7 +73,7 @@ def restore_schema(conn: sqlite3.Connection) -> None:
     for rowid, kind, name, table, sql in _expected_rows():
         found = rows.get(name.encode())
         if found is None and rowid in unknown:
-            # Its name is damaged, but its row number is that of a new journal.
+            # The name in this schema row is damaged, but its row number is that of a new journal.
             found = rowid
         if found is not None:
             conn.execute(
