@@ -1,4 +1,4 @@
-"""`ApiCall`, a parsed request with its checks, and `route`, which makes a route of a function.
+"""Parsed requests with their checks (`ApiCall`), and `route`, which makes a route from a function.
 
 A route function is synchronous and runs under the lock of the state, so other requests and tests
 see all of its changes or none. The changes are committed before the response is sent.
@@ -63,7 +63,7 @@ class ApiCall:
     def authorised_agent(self, scope: str, agent_id: Any = None) -> str:
         """Return the agent id of the request after checking its form and the caller's access.
 
-        Without `agent_id`, the id is the one in the body.
+        Without `agent_id`, read the id from the body.
         """
         self.require(scope)
         given = agent_id if agent_id is not None else self.body.get("agent_id")
@@ -78,7 +78,7 @@ class ApiCall:
         ]
 
     def visible(self, memories: AgentMemories) -> AgentMemories:
-        """Return the memories that this request may see: current, or older under a stale fault."""
+        """Return the current memories or, under a `stale` fault, those of an earlier time."""
         age = max((fault.seconds for fault in self.faults("stale")), default=0.0)
         return memories.as_of(self.state.clock.now() - age) if age > 0 else memories
 

@@ -11,12 +11,12 @@ from cached_session.devserver.responses import ApiError
 SCOPES = ("read", "write", "admin", "super_admin")
 
 ROOT_NAME = "root"
-"""Name of the `api_key` of `DevServer`. It is not stored, so a restart can change the key."""
+"""Name of the `api_key` of `DevServer`. This key is not stored, so a restart can change it."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """An API key: its scope, and the namespaces it grants (None for all)."""
+    """An API key: its scope, and the namespaces that it may access (None for all)."""
 
     secret: str
     scope: str = "super_admin"
@@ -54,7 +54,7 @@ OPEN = Key(secret="", name="auth-disabled", key_id="auth-disabled")
 
 
 class Keyring:
-    """The configured API keys; without any, authentication is off."""
+    """The configured API keys. While there is no key, authentication is off."""
 
     def __init__(self) -> None:
         self._keys: dict[str, Key] = {}
@@ -65,7 +65,7 @@ class Keyring:
         return not self._keys
 
     def add(self, key: Key) -> Key:
-        """Add a key; replace the one with the same secret."""
+        """Add a key, or replace the key that has the same secret."""
         self._keys[key.secret] = key
         return key
 
@@ -106,8 +106,8 @@ def authorise(key: Key, scope: str, namespace: str | None = None) -> None:
 def check_host(host_header: str | None, allowed: frozenset[str]) -> None:
     """Raise a 421 for a Host header that is neither local, private nor allowed.
 
-    Otherwise a web page could reach a server without keys through a DNS name that its author
-    controls.
+    Without this check, a web page could reach a server without keys through a DNS name that the
+    author of the page controls.
     """
     host = (host_header or "").strip().lower()
     # An IPv6 address is in brackets, because it contains colons itself.

@@ -1,7 +1,7 @@
 """Background jobs of the server: expiry, idle sessions, decay, consolidation, deduplication.
 
-`run_due_jobs` runs before each request and each inspection, so a moved clock takes effect
-immediately and no timer is needed.
+`run_due_jobs` runs before each request and each inspection, so a change of the clock takes
+effect immediately and no timer is needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _is_due(state: State, job: str, interval: float) -> bool:
 
 
 def delete_expired(state: State) -> int:
-    """Delete every expired memory without an event; return how many."""
+    """Delete every expired memory, publish no event, and return the number of deletions."""
     now = state.clock.now()
     expired = 0
     while state.expiries and state.expiries[0][0] <= now:
@@ -55,9 +55,9 @@ def delete_expired(state: State) -> int:
 
 
 def apply_decay(state: State) -> int:
-    """Lower each importance by the curve of its type; delete memories below the minimum.
+    """Lower importances by the decay curve of each memory type; delete memories below the minimum.
 
-    Return how many memories were deleted.
+    Return the number of deleted memories.
     """
     now = state.clock.now()
     half_life = float(state.decay["half_life_hours"])
@@ -102,7 +102,7 @@ def _consolidate(state: State, agent_id: str) -> None:
 def _run_autopilot(state: State) -> None:
     """Delete duplicates of every agent when the settings enable deduplication.
 
-    Servers before 0.12.3 have no `dedup_mode`: for them `enabled` is enough.
+    Servers before 0.12.3 have no `dedup_mode`. There, `enabled` alone enables deduplication.
     """
     config = state.autopilot
     merges = config["dedup_mode"] == "merge" or not state.version.is_v0123
@@ -122,9 +122,9 @@ def _run_autopilot(state: State) -> None:
 def delete_duplicates(
     state: State, agent_id: str, threshold: float, kind: str, *, cross_session: bool
 ) -> int:
-    """Delete each memory that is a near-duplicate of an older one; return how many.
+    """Delete each near-duplicate of an older memory; return the number of deleted memories.
 
-    A client can restore the deleted memories from the trash until its retention ends.
+    A client can restore the deleted memories until the retention time of the trash has passed.
     """
     memories = state.agents[agent_id]
     kept: list[Record] = []

@@ -9,8 +9,8 @@ import time
 class Clock:
     """Unix time that follows the system clock, and that tests can move or freeze.
 
-    Safe to use from any thread. A move takes effect at the next request to the server or inspection
-    of it.
+    Safe to use from any thread. A move takes effect at the next request to the server or
+    inspection of the server.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Clock:
             return self._now()
 
     def set(self, timestamp: float) -> float:
-        """Set the clock to `timestamp` (Unix seconds); it keeps running, or stays frozen."""
+        """Set the clock to `timestamp` (Unix seconds); a frozen clock stays frozen."""
         with self._lock:
             self._shift(timestamp - self._now())
             return self._now()

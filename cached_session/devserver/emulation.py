@@ -26,36 +26,36 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Modes:
-    """One choice for each undocumented behaviour; frozen, so a change makes a new object."""
+    """One choice for each undocumented behaviour. Immutable: `changed` returns a new object."""
 
     existing_id: ExistingId = "replace"
-    """A batch item with an existing id: replace the memory, refuse the batch or ignore the item."""
+    """Effect of an existing id in a batch: replace the memory, refuse the batch, skip the item."""
     created_at_on_replace: Literal["reset", "keep"] = "reset"
     """Creation time of a replaced memory: `reset` sets a new one, so that it is listed first."""
     metadata_update: Literal["replace", "merge"] = "replace"
-    """An update replaces the metadata, or merges its fields into it."""
+    """Effect of an update on the metadata: replace it, or merge the new fields into it."""
     over_limit: Literal["clamp", "reject"] = "clamp"
-    """For a listing limit above the maximum: lower it silently, or answer 400."""
+    """Effect of a listing limit above the maximum: lower it silently, or answer 400."""
     forget_unknown: Literal["zero", "not_found"] = "zero"
-    """When all ids to forget are unknown: answer a count of zero, or 404."""
+    """Answer if all ids to forget are unknown: a count of zero, or 404."""
     derived_children: Literal["none", "hidden", "leak"] = "none"
-    """Memories derived from the sentences of a long one: none, hidden, or visible in reads."""
+    """Memories derived from the sentences of a long memory: none, hidden, or visible in reads."""
     dedup_on_store: bool = False
     """True if a namespace without its own policy drops near-duplicates when they are stored."""
     strips_nul: bool = False
     """True if U+0000 is removed from content."""
     unknown_agent: Literal["by_version", "empty", "not_found"] = "by_version"
-    """Reads of an unknown agent: empty or 404; `by_version`: empty from 0.12.3, 404 before."""
+    """Answer to a read of an unknown agent: empty or 404. `by_version`: 404 before 0.12.3."""
     metadata_max_bytes: int | None = None
     """Maximum bytes of metadata as JSON; None for no limit; 65536 emulates a strict server."""
     decay_protects_above: float | None = None
-    """Importance above which memories do not decay (0.8 by the release notes); None: all decay."""
+    """Importance above which memories do not decay; None: all decay. The release notes say 0.8."""
     sessions_shape: Literal["envelope", "array"] = "envelope"
     """Form of the session listing: an object (`envelope`) or an array."""
     lag_notice: Literal["memory", "vector", "none"] = "memory"
     """Form of the notice that a slow event consumer missed events."""
     seed: int = 0
-    """Seed of arbitrary orders: within one second, and of filter listings."""
+    """Seed of arbitrary orders: of memories created in the same second, and of filter results."""
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():

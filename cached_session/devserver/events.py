@@ -19,7 +19,7 @@ from cached_session.devserver.emulation import Modes
 from cached_session.devserver.faults import FaultPlan
 
 SUBSCRIBER_BUFFER = 256
-"""Events that wait for one consumer; when the queue is full, the oldest is dropped."""
+"""Maximum number of events that wait for one consumer; a full queue drops its oldest event."""
 
 Event = dict[str, Any]
 
@@ -37,7 +37,7 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def offer(self, event: Event, delay: float = 0.0) -> None:
-        """Queue an event after `delay` seconds, from any thread; a full queue drops its oldest."""
+        """Queue an event after `delay` seconds. Safe to call from any thread."""
         if not self._can_see(event.get("agent_id", "")):
             return
         if delay > 0:
@@ -51,7 +51,7 @@ class Subscription:
         self._on_loop(self._wake.set)
 
     def drop(self, event: Event, *, notice: bool) -> None:
-        """Drop an event for this consumer; with `notice` the consumer learns that it lags."""
+        """Drop an event for this consumer; with `notice`, report the loss to the consumer."""
         if notice and self._can_see(event.get("agent_id", "")):
             with self._lock:
                 self._dropped += 1
@@ -83,7 +83,7 @@ class Subscription:
 
 
 class EventBroker:
-    """Sends each event to the current subscriptions; a later subscription gets no earlier event."""
+    """Sends each event to the current subscriptions; a new subscription gets no earlier events."""
 
     def __init__(self, clock: Clock, faults: FaultPlan) -> None:
         self._clock = clock

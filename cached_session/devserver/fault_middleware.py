@@ -1,7 +1,7 @@
 """ASGI middleware that applies the fault plan to requests and writes the request log.
 
-It handles connections and whole responses only. Routes apply the faults that change data (stale
-reads, partial batches); the middleware passes them on in the ASGI scope.
+The middleware handles connections and whole responses only. Routes apply the faults that change
+data (stale reads, partial batches); they find these faults in the ASGI scope.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ DEFAULT_ERROR_CODES = {
 }
 
 AbortConnection = Callable[[Scope], None]
-"""Closes the connection of a request without a response."""
+"""Function that closes the connection of a request without sending a response."""
 
 LogResponse = Callable[[int | None, bool], None]
-"""Logs a request: the status that is sent (None for a closed connection), and if the route ran.
+"""Function that logs a request.
 
-It is called before the last byte of the response is sent, so that a client that has the response
-finds the request in the log."""
+Arguments: the status that is sent (None for a closed connection), and whether the route ran. The
+function is called before the last byte of the response is sent, so that a client that has the
+response finds the request in the log."""
 
 
 class CapturedResponse:
@@ -145,7 +146,7 @@ class FaultMiddleware:
             await refusal(scope, receive, send)
             return
         if scope["path"] == EVENT_STREAM:
-            # The last byte of a stream is not known in advance, so log it when it has ended.
+            # The last byte of a stream is not known in advance, so log the request at its end.
             log_response(await self._stream(scope, receive, send), True)
             return
         try:
@@ -172,9 +173,10 @@ class FaultMiddleware:
         return status
 
     async def _before(self, scope: Scope, faults: list[Fault]) -> Response | None:
-        """Apply the faults before the route; return the response that replaces it, if any.
+        """Apply the faults before the route; return the response if the route must not run.
 
-        A response with status 0 means that the connection is closed instead.
+        Return None if the route must run. A response with status 0 means that the connection is
+        closed.
         """
         if _has(faults, "down"):
             return Response(status_code=0)
@@ -231,7 +233,7 @@ class FaultMiddleware:
         await captured.forward(send)
 
     def _refusal(self, fault: Fault) -> Response:
-        """Return the error response that a `status` fault asks for."""
+        """Return the error response that a `status` fault describes."""
         headers = {}
         if fault.retry_after is not None:
             seconds = fault.retry_after

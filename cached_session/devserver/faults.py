@@ -45,7 +45,7 @@ APPLICABLE_ROUTES: dict[str, tuple[str, ...]] = {
         "POST /v1/memory/search",
     ),
 }
-"""Routes that a kind can apply to; requests to others do not count for `count` or `skip`."""
+"""Routes to which a kind can apply. Other requests do not count for `count` or `skip`."""
 
 GARBLED: dict[str, tuple[str, bytes]] = {
     "html": ("text/html", b"<html><body><h1>It works!</h1></body></html>"),
@@ -62,13 +62,13 @@ GARBLED: dict[str, tuple[str, bytes]] = {
 
 @dataclass
 class Fault:
-    """A failure of the requests that match it; the methods of `FaultPlan` describe each kind."""
+    """A failure of the requests that match `route`. The methods of `FaultPlan` describe kinds."""
 
     kind: str
     route: str = "*"
     """Pattern for `METHOD /path` with the wildcards `*` and `?`; for events, `EVENT type`."""
     count: int | None = None
-    """Number of requests that the fault applies to; None for no limit."""
+    """Maximum number of requests to which the fault applies; None for no limit."""
     probability: float = 1.0
     """Probability that the fault applies to a matching request, 0 to 1."""
     seed: int = 0
@@ -84,11 +84,11 @@ class Fault:
     status: int = 500
     """HTTP status of a `status` fault."""
     code: str | None = None
-    """Error code in the body; None for the usual one of the status."""
+    """Error code in the body; None for the usual code of the status."""
     message: str | None = None
     """Error message in the body; None for a default."""
     after_commit: bool = False
-    """True if the route runs before the fault applies."""
+    """True if the route runs first, and its changes are committed, before the fault applies."""
     retry_after: float | None = None
     """Seconds in the Retry-After header; None for no header."""
     retry_after_date: bool = False
@@ -103,9 +103,9 @@ class Fault:
     id: int = field(default=0, init=False)
     """Number of the fault in its plan."""
     seen: int = field(default=0, init=False)
-    """Matching requests until now."""
+    """Number of matching requests until now."""
     fired: int = field(default=0, init=False)
-    """Requests until now that the fault applied to."""
+    """Number of requests until now to which the fault applied."""
 
     def __post_init__(self) -> None:
         for name, wanted in _SETTING_TYPES.items():
@@ -190,7 +190,7 @@ _SETTING_TYPES = {
     for item in fields(Fault)
     if item.init
 }
-"""The types of each setting; values are checked, because a plan can come from the CLI or HTTP."""
+"""The accepted types of each setting; faults from the CLI or HTTP can have wrong types."""
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -233,12 +233,12 @@ class FaultPlan:
         return [self.add(fault) for fault in created]
 
     def remove(self, fault: Fault) -> None:
-        """Remove a fault; one that was removed before is ignored."""
+        """Remove a fault; do nothing if it was removed before."""
         with self._lock:
             self._faults = [other for other in self._faults if other is not fault]
 
     def clear(self) -> None:
-        """Remove all faults."""
+        """Remove all faults from the plan."""
         with self._lock:
             self._faults.clear()
 
@@ -324,13 +324,13 @@ class FaultPlan:
     def stale(self, seconds: float, **common: Any) -> Fault:
         """Answer reads from the memories as they were `seconds` ago on the server's clock.
 
-        With `every=2`, current and stale answers alternate, as behind a load balancer of which one
-        replica lags.
+        With `every=2`, current and stale answers alternate, as behind a load balancer with one
+        replica that lags.
         """
         return self.add(Fault("stale", seconds=seconds, **common))
 
     def starting(self, seconds: float, **common: Any) -> Fault:
-        """Answer 503 for `seconds`, as while models are loaded; `/health/live` answers 200."""
+        """Answer 503 for `seconds`, as a server that loads models; `/health/live` answers 200."""
         return self.add(Fault("starting", lasting=seconds, **common))
 
     def partial_batch(self, items: int, **common: Any) -> Fault:
@@ -338,7 +338,7 @@ class FaultPlan:
         return self.add(Fault("partial_batch", items=items, **common))
 
     def lose_events(self, *, notice: bool = True, **common: Any) -> Fault:
-        """Drop events (route `EVENT type`); with `notice`, consumers get a notice of it."""
+        """Drop events (route `EVENT type`); with `notice`, consumers get a notice of the loss."""
         return self.add(Fault("lose_events", notice=notice, **common))
 
     def delay_events(self, seconds: float, **common: Any) -> Fault:

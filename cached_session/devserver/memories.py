@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 CHANGES_KEPT = 200_000
-"""Changes kept for each agent, so that the server can return an earlier state, as a replica that
-lags would. A change takes little memory: it only refers to records."""
+"""Maximum number of changes in the change log of an agent. From the log, the server can return an
+earlier state, as a replica that lags would. A change takes little memory: it only refers to
+records."""
 
 
 @dataclass(slots=True)
@@ -55,12 +56,12 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Record:
-        """Return the record that `to_json` described."""
+        """Return the record of a JSON object that `to_json` returned."""
         return cls(**value)
 
 
 class AgentMemories:
-    """The records of one agent, ordered by creation time; a seed orders those of equal time."""
+    """The records of one agent by creation time; a seed orders the records of the same second."""
 
     def __init__(self, seed: int = 0) -> None:
         self.records: dict[str, Record] = {}
@@ -81,7 +82,7 @@ class AgentMemories:
         return zlib.crc32(f"{self._seed}:{memory_id}".encode())
 
     def put(self, record: Record, now: float) -> None:
-        """Insert the record, or replace the one with its id."""
+        """Insert the record, or replace the record that has the same id."""
         old = self.records.get(record.id)
         self._changes.append((now, record.id, old))
         if old is not None:
@@ -114,7 +115,7 @@ class AgentMemories:
                 yield record
 
     def page(self, offset: int, limit: int, *, with_children: bool) -> list[Record]:
-        """Return one page of `newest`; if no records are left out, earlier pages are not read."""
+        """Return one page of `newest`; earlier pages are read only to leave out derived ones."""
         if with_children or not self._children:
             end = max(0, len(self._order) - offset)
             rows = self._order[max(0, end - limit) : end]
@@ -134,7 +135,7 @@ class AgentMemories:
     def as_of(self, moment: float) -> AgentMemories:
         """Return a copy of the memories as they were at `moment`, a Unix time.
 
-        It shows what a replica that lags would answer. The change log limits how far back it goes.
+        A replica that lags would return these memories. The change log limits how old they can be.
         """
         past = dict(self.records)
         for when, memory_id, before in reversed(self._changes):

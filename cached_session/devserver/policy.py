@@ -1,6 +1,6 @@
 """Memory policies: their defaults and validation, TTL, decay curves and text similarity.
 
-Pure functions: the caller passes the age of a memory.
+All functions are pure: they do not read the clock, because the caller passes the age of a memory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _WORD = re.compile(r"\w+")
 
 
 def checked_policy(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy that a PUT stores: the fields of the body over the defaults."""
+    """Return the policy that a PUT stores: the defaults, overridden by the fields of the body."""
     policy = dict(DEFAULT_POLICY)
     for field, value in body.items():
         if field not in policy or field == "consolidated_count":
@@ -102,12 +102,12 @@ def decayed_importance(
 
 @lru_cache(maxsize=65_536)
 def word_counts(content: str) -> Counter[str]:
-    """Return the counts of lower-case words; they replace an embedding."""
+    """Return the count of each word in lower case. The counts are used instead of an embedding."""
     return Counter(_WORD.findall(content.lower()))
 
 
 def similarity(one: Counter[str], other: Counter[str]) -> float:
-    """Return the cosine similarity of two word counts; two empty ones have similarity 1.0."""
+    """Return the cosine similarity of two word counts; two empty counts have similarity 1.0."""
     if one == other:
         return 1.0
     dot = sum(count * other[word] for word, count in one.items())

@@ -35,14 +35,14 @@ def serve(
 
     Args:
         host: Address to bind.
-        port: Port to bind; 0 for a free one. The printed line contains it.
-        data: File that keeps the data; None for memory only.
+        port: Port to bind; 0 for a free port, which is in the printed line.
+        data: File in which the data is stored; None for memory only.
         api_key: Root key; None switches authentication off.
         version: Version to report and to emulate.
         modes: Choices for undocumented behaviours; None for the defaults.
-        latency: Seconds of delay of each request; a fault that can be removed like others.
-        faults: Faults that are active from the start: settings of `Fault` as JSON objects.
-        log: True to print one line a request to standard error, or a function that gets each line.
+        latency: Seconds of delay of each request. The delay is a fault that can be removed.
+        faults: Faults that are active from the start: settings of `Fault`, one JSON object each.
+        log: True to print a line per request to standard error, or a function that gets each line.
 
     Raises:
         ValueError: a fault or the data file is invalid; nothing was started.

@@ -1,6 +1,6 @@
 """Read requests: listings, filters, recall by words, statistics and export.
 
-Each function gets the memories as an argument, so that stale memories are read like current ones.
+Each function gets the memories as an argument, so that it can read current or stale memories.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXPORT_FORMATS = ("jsonl", "csv", "mem0", "zep")
 
 
 def bounded_limit(state: State, value: int, most: int) -> int:
-    """Return a page size up to `most`; the modes decide if a larger one is lowered or refused."""
+    """Return a page size up to `most`; `Modes.over_limit` lowers or refuses a larger size."""
     if value > most and state.modes.over_limit == "reject":
         raise invalid(f"limit must be at most {most}")
     return min(value, most)
@@ -56,7 +56,7 @@ def list_memories(
 def cut_previews(
     state: State, docs: list[dict[str, Any]], query: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Cut the contents to the preview length in the query; without one, return them whole."""
+    """Cut the contents to the preview length in the query; without a length, do not cut them."""
     wanted = query.get("content_preview_chars")
     if wanted is None or not state.version.is_v0122:
         return docs

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 REQUESTS_KEPT = 100_000
-"""Requests that the log keeps; bounded, because a demo may run for days."""
+"""Maximum number of requests in the log. It is bounded, because a demo may run for days."""
 
 
 @dataclass(frozen=True)

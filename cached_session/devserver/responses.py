@@ -1,7 +1,7 @@
 """Responses of the development server: JSON bodies and the documented error body.
 
-Every refusal is an `ApiError`. Only `error_response` turns one into a response, so every route
-answers with the documented error body.
+Every refusal is an `ApiError`. Only `error_response` converts an `ApiError` to a response, so every
+route answers with the documented error body.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def error_response(error: ApiError, *, with_code: bool = True) -> Response:
     """Return the response for a refusal; servers before 0.12 send only the message."""
     headers = dict(error.headers)
     if error.status in (429, 503):
-        # Both always have the header: a client may rely on it to know how long to wait.
+        # Both statuses always have this header: a client may need it to know how long to wait.
         headers.setdefault("Retry-After", "1")
     body = error.body() if with_code else {"error": error.message}
     return json_response(body, error.status, headers)

@@ -107,7 +107,7 @@ def list_namespaces(call: ApiCall) -> Any:
 
 
 def create_namespace(call: ApiCall) -> Any:
-    """Create a data namespace; the name must not be that of an agent's namespace."""
+    """Create a data namespace; its name must not be the name of an agent's namespace."""
     call.require("write")
     name = validation.check_namespace_name(call.body.get("name"))
     call.require("write", name)
@@ -240,7 +240,7 @@ def list_sessions(call: ApiCall) -> Any:
 
 
 def session_memories(call: ApiCall) -> Any:
-    """List the memories of a started session; a session id that was never started is a 404."""
+    """List the memories of a session; raise a 404 for a session id that was never started."""
     session = _find_session(call, "read")
     limit = validation.check_query_integer(
         call.query.get("limit"), "limit", queries.DEFAULT_LISTING, 1

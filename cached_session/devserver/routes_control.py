@@ -1,4 +1,4 @@
-"""The control routes under `/_dev/`: they let a test in another process control the server."""
+"""The control routes under `/_dev/`: with them, a test in another process controls the server."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cached_session.devserver.responses import ApiError, error_response, invalid
 from cached_session.devserver.state import State
 
 BreakConnections = Callable[[float | None], None]
-"""Closes the open connections after the current response, and refuses new ones for some seconds.
+"""Function that closes all connections after the current response.
 
-With None, new connections are accepted.
+It refuses new connections for the given number of seconds. With None, it accepts new connections.
 """
 
 Body = dict[str, Any]
@@ -39,12 +39,12 @@ class _ControlRoutes:
         return {"faults": [fault.as_dict() for fault in self._state.faults.active()]}
 
     def add_faults(self, body: Body) -> Any:
-        """Add `faults` (a list), or the one fault in the body, to the plan."""
+        """Add the list `faults` of the body, or the body itself as one fault, to the plan."""
         added = self._state.faults.add_all(body.get("faults", [body]))
         return {"faults": [fault.as_dict() for fault in added]}
 
     def replace_faults(self, body: Body) -> Any:
-        """Replace all faults by `faults`."""
+        """Replace all faults with the list `faults` of the body."""
         self._state.faults.clear()
         return self.add_faults({"faults": body.get("faults", [])})
 
@@ -105,7 +105,7 @@ class _ControlRoutes:
         return {"snapshot": self._state.snapshot()}
 
     def restore(self, body: Body) -> Any:
-        """Replace all data by the backup with the name `snapshot`."""
+        """Replace all data with the backup whose name is `snapshot` in the body."""
         name = validation.check_text(body, "snapshot")
         try:
             self._state.restore(name)
@@ -124,7 +124,7 @@ class _ControlRoutes:
         return self._state.add_key(Key(**body)).as_dict()
 
     def refuse_connections(self, body: Body) -> Any:
-        """Refuse connections for `seconds`, then serve the same data at the same port."""
+        """Refuse connections for `seconds`, then accept them at the same port with all data."""
         seconds = float(body["seconds"])
         self._break_soon(seconds)
         return {"refusing": seconds}

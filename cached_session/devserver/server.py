@@ -29,13 +29,13 @@ from cached_session.devserver.storage import SqliteStorage
 STARTUP_SECONDS = 10.0
 """Seconds to wait for the listening socket; it normally takes milliseconds."""
 SHUTDOWN_ITERATIONS = 4
-"""Iterations of the event loop in which just accepted connections appear and are closed."""
+"""Number of event loop iterations in which newly accepted connections appear and are closed."""
 TICK_SECONDS = 0.1
 """Seconds between two updates of uvicorn's Date header."""
 BACKLOG = 512
-"""Connections that can wait to be accepted."""
+"""Maximum number of connections that wait to be accepted."""
 BREAK_DELAY_SECONDS = 0.05
-"""Seconds for the response to the control request to leave before connections are closed."""
+"""Seconds before connections are closed, so that the response to the control request is sent."""
 
 
 class _Server(uvicorn.Server):
@@ -53,7 +53,7 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
     async def main_loop(self) -> None:
-        """Tick as uvicorn does, but react to a stop immediately: tests restart the server often."""
+        """Tick as uvicorn does, but stop immediately: tests restart the server often."""
         stop_requested = self._stop_requested or asyncio.Event()
         ticks = 0
         while not await self.on_tick(ticks):
@@ -80,7 +80,7 @@ class _Server(uvicorn.Server):
             self._stop_requested.set()
 
     def abort(self, scope: Scope | None = None) -> None:
-        """Abort the connection of one request, or all. Call it on the event loop of the server."""
+        """Abort the connection of one request, or all. Call this on the server's event loop."""
         for connection in list(self.server_state.connections):
             client = getattr(connection, "client", None)
             matches = scope is None or client == tuple(scope.get("client") or ())
@@ -91,20 +91,20 @@ class _Server(uvicorn.Server):
 class DevServer:
     """A development server in a background thread: Dakera's protocol on a real socket.
 
-    It replaces Dakera in tests and demos. `port=0` takes a free port at the first start and keeps
+    It replaces Dakera in tests and demos. `port=0` binds a free port at the first start and reuses
     it, so that `stop` and `start` restart the server at the same address with the same data. The
     data is in memory or in the SQLite file `data`. Every attribute may be used from any thread,
     whether the server runs or not.
 
     Args:
         host: Address to bind. Without `api_key`, keep the default, which is loopback.
-        port: Port to bind; 0 for a free one.
-        data: File that keeps the data across processes; None for memory only. The file of another
+        port: Port to bind; 0 for a free port.
+        data: File that stores the data across processes; None for memory only. The file of another
             program raises `ValueError` and is not changed.
         api_key: Root key; None switches authentication off.
         version: Version to report and to emulate, such as "0.12.3" or "0.11.108".
         modes: Choices for undocumented behaviours; None for the defaults.
-        allowed_hosts: Further Host names that a server without keys accepts.
+        allowed_hosts: Additional values of the Host header that a server without keys accepts.
         keepalive: Seconds between two comments on an event stream without events.
         on_request: Function that gets each finished request. It is called in the thread of the
             server, before the last byte of the response is sent.
@@ -236,7 +236,7 @@ class DevServer:
             self.start()
 
     def disconnect(self) -> None:
-        """Close every open connection, event streams included; new ones are accepted."""
+        """Close every open connection, event streams included; new connections are accepted."""
         with self._lifecycle_lock:
             if self._server is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(self._server.abort)
@@ -317,7 +317,7 @@ class DevServer:
             return [dict(record.doc) for record in memories.newest(with_children=with_children)]
 
     def evict(self, agent_id: str, which: Callable[[dict[str, Any]], bool] | Iterable[str]) -> int:
-        """Delete memories without an event, by a predicate or by ids; return how many.
+        """Delete memories by a predicate or by ids, without events; return the number of deletions.
 
         The predicate gets the JSON object of a memory.
         """
@@ -328,7 +328,7 @@ class DevServer:
         return self.state.snapshot()
 
     def restore(self, name: str) -> None:
-        """Replace all data by a backup.
+        """Replace all data with a backup.
 
         Raises:
             KeyError: the backup is unknown.
@@ -362,11 +362,11 @@ def _bind_socket(host: str, port: int) -> socket.socket:
     """Return a bound socket that does not listen yet."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With an explicit protocol, asyncio switches Nagle's algorithm off on accepted connections.
-    # Otherwise a response in two writes waits 40 ms for the delayed acknowledgement of the client.
+    # Without it, a response in two writes waits 40 ms for the client's delayed acknowledgement.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
-            # Otherwise old connections in TIME_WAIT would block the port for a minute.
+            # Without this option, old connections in TIME_WAIT would block the port for a minute.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except BaseException:

@@ -17,7 +17,7 @@ ENDED_TTL_SECONDS = 30 * 86_400
 PROTECTED_IMPORTANCE = 0.8
 """Near-duplicates above this importance do not expire."""
 NEAR_DUPLICATE = 0.92
-"""Similarity from which on two memories are near-duplicates."""
+"""Minimum similarity of two near-duplicates."""
 
 
 def start(state: State, body: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +53,10 @@ def find(state: State, session_id: str) -> dict[str, Any]:
 
 
 def end(state: State, session: dict[str, Any], reason: str, summary: Any = None) -> dict[str, Any]:
-    """End a session; a session that has ended stays as it is.
+    """End a session and return it; do not change a session that has ended before.
 
-    If the client ends it, near-duplicates among its memories expire after 30 days, except important
-    ones. The end by the idle timeout changes no memory.
+    If the client ends the session, near-duplicates among its memories expire after 30 days, unless
+    their importance is above `PROTECTED_IMPORTANCE`. An idle timeout changes no memory.
     """
     if "ended_at" in session:
         return session
@@ -91,7 +91,7 @@ def _expire_duplicates(state: State, session: dict[str, Any]) -> None:
 
 
 def touch(state: State, session: dict[str, Any]) -> dict[str, Any]:
-    """Restart the idle timeout of a session; an ended one is not reopened."""
+    """Restart the idle timeout of a session; an ended session is not reopened."""
     if "ended_at" in session:
         return {"session": session, "session_state": "ended"}
     touched = {**session, "last_activity_at": int(state.clock.now())}

@@ -1,7 +1,7 @@
 """The data of the server under one lock, and its storage.
 
-`State` has the data and primitive changes of it. `writes.py` decides what is stored, `queries.py`
-what is read, and `background_jobs.py` what is deleted over time.
+`State` contains the data and methods for simple changes. `writes.py` decides what is stored,
+`queries.py` what is read, and `background_jobs.py` what is deleted over time.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class State:
         return self.agents[agent_id], True
 
     def agent_to_read(self, agent_id: str) -> AgentMemories:
-        """Return the memories of an agent for a read; for an unknown agent the modes decide."""
+        """Return an agent's memories; for an unknown agent, none or a 404, as the modes say."""
         memories = self.agents.get(agent_id)
         if memories is not None:
             return memories
@@ -149,7 +149,7 @@ class State:
         return removed
 
     def evict(self, agent_id: str, which: Callable[[dict[str, Any]], bool] | Iterable[str]) -> int:
-        """Delete memories without an event, by a predicate or by ids; return how many."""
+        """Delete memories by a predicate or by ids, without events; return their number."""
         with self.lock:
             memories = self.agents.get(agent_id)
             if memories is None:
@@ -208,14 +208,14 @@ class State:
         self._storage.put("session", session["id"], session)
 
     def configure(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-        """Apply changes to the `decay` or `autopilot` settings and return them."""
+        """Apply changes to the `decay` or `autopilot` settings and return the settings."""
         settings: dict[str, Any] = getattr(self, name)
         settings.update(changes)
         self._storage.put("config", name, settings)
         return settings
 
     def add_key(self, key: Key) -> Key:
-        """Add an API key; the first one switches authentication on."""
+        """Add an API key; the first key switches authentication on."""
         with self.lock:
             self.keys.add(key)
             self._save_key(key)
@@ -274,7 +274,7 @@ class State:
             return name
 
     def restore(self, name: str) -> None:
-        """Replace all data by a backup.
+        """Replace all data with a backup.
 
         Raises:
             KeyError: the backup is unknown; no data was changed.

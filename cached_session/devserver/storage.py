@@ -1,4 +1,4 @@
-"""Persistent storage of the server: a SQLite file, or none.
+"""Persistent storage of the server: a SQLite file, or no storage.
 
 The server works on dictionaries in memory. The storage gets each change and commits it before the
 response is sent. One table of JSON values is enough, because the server reads it only at the start.
@@ -43,7 +43,7 @@ class Storage(Protocol):
 
 
 class NoStorage:
-    """The storage of a server without a data file: stores nothing."""
+    """The storage of a server without a data file. It stores nothing."""
 
     def load(self, kind: str) -> Iterator[tuple[str, Any]]:  # noqa: ARG002 - the signature of Storage
         """Yield nothing."""
@@ -108,7 +108,7 @@ class SqliteStorage:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         # Purpose: the latest value of all data that the server needs after a restart.
-        # Writer: this class, one transaction a request.
+        # Writer: this class, in one transaction per request.
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS records"
             " (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (kind, key))"

@@ -140,7 +140,7 @@ def check_query_integer(value: str | None, field: str, default: int, low: int) -
 
 
 def check_query_flag(value: str | None, field: str) -> bool:
-    """Return a true or false parameter of the query string; a missing one is false."""
+    """Return a true or false parameter of the query string; a missing parameter is false."""
     if value not in (None, "true", "false"):
         raise invalid(f"{field} must be true or false")
     return value == "true"
@@ -300,7 +300,7 @@ def check_filter_object(value: Any) -> dict[str, Any]:
 
 
 def matches_filter(doc: Mapping[str, Any], predicates: Mapping[str, Any]) -> bool:
-    """Return whether all predicates hold for a memory; both time bounds are inclusive."""
+    """Return whether a memory matches all predicates; both time bounds are inclusive."""
     return (
         ("session_id" not in predicates or doc.get("session_id") == predicates["session_id"])
         and ("memory_type" not in predicates or doc["memory_type"] == predicates["memory_type"])
@@ -320,7 +320,7 @@ def unknown_field_warnings(
 
 
 def unknown_item_field_warnings(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a warning with a count of items for each field of batch items that is ignored."""
+    """Return a warning for each ignored field of batch items, with the number of such items."""
     counts: dict[str, int] = {}
     for item in items:
         for field in item:
@@ -333,7 +333,7 @@ def unknown_item_field_warnings(items: Iterable[Mapping[str, Any]]) -> list[str]
 
 
 def truncation_report(value: str) -> dict[str, Any]:
-    """Return a report if content exceeds the window of the embedding model, else an empty one."""
+    """Return a report if content exceeds the embedding model's window, else an empty object."""
     tokens = max(len(value) // 4, len(value.split()))
     if tokens <= WINDOW_TOKENS:
         return {}

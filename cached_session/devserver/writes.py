@@ -221,7 +221,7 @@ def store_batch(
 
 
 def _check_batch_ids(state: State, agent_id: str, checked: list[dict[str, Any]]) -> frozenset[str]:
-    """Return the ids of a batch that exist; raise if the batch repeats an id or may not replace."""
+    """Return the ids that exist; raise if an id is repeated or the modes refuse existing ids."""
     ids = [fields["id"] for fields in checked if "id" in fields]
     if len(set(ids)) != len(ids):
         raise invalid("memories: an id occurs twice in the batch")
@@ -303,7 +303,7 @@ def update(state: State, agent_id: str, memory_id: str, body: dict[str, Any]) ->
 
 
 def forget(state: State, agent_id: str, body: dict[str, Any]) -> int:
-    """Delete the memories that match all given selectors; return how many rows were deleted."""
+    """Delete the memories that match all given selectors; return the number of deleted rows."""
     memories = state.agents.get(agent_id)
     ids = body.get("memory_ids")
     predicates: dict[str, Any] = {}
@@ -331,7 +331,7 @@ def forget(state: State, agent_id: str, body: dict[str, Any]) -> int:
 
 
 def forget_ids(state: State, agent_id: str, ids: list[str]) -> int:
-    """Delete memories with one `forgotten` event each; return how many rows were deleted.
+    """Delete memories with one `forgotten` event each; return the number of deleted rows.
 
     The count includes derived sentences, because Dakera counts each as a row.
     """
