@@ -34,9 +34,9 @@ class FaultLab:
     """One server and any number of devices, each with a network that can be broken.
 
     Each device has a journal and a `network`. The same session id on two devices is the same
-    session, with one history. Use the lab as ``with`` (in a synchronous fixture) or as ``async
-    with``, and close all sessions before its end. The end stops the server and the networks, and
-    deletes the journals unless you gave a directory.
+    session, with one history. Use the lab in a ``with`` statement (in a synchronous
+    fixture) or in ``async with``, and close all sessions before its end. The end of the statement
+    stops the server and the networks, and deletes the journals unless you passed a directory.
 
     Args:
         clock: True to use a `ManualClock` for the devices and the server; see the property `clock`.
@@ -145,7 +145,7 @@ class FaultLab:
     ) -> contextlib.AbstractContextManager[Havoc]:
         """Break the networks of all devices, and the server, at random; see `havoc`.
 
-        Create the sessions of the devices before: only existing networks are broken. ``pause`` is
+        Create the sessions of the devices first: only existing networks are broken. ``pause`` is
         in seconds.
 
         Raises:

@@ -11,7 +11,7 @@ from cached_session.runtime import Runtime
 __all__ = ["ManualClock"]
 
 START = 1_767_225_600.0
-"""2026-01-01T00:00:00Z. A fixed time makes a run repeatable; the value does not matter."""
+"""Unix time of 2026-01-01T00:00:00Z. A fixed time makes a run repeatable; any value would do."""
 
 
 class ManualClock:
@@ -22,8 +22,8 @@ class ManualClock:
     timeouts of `sync` and `flush`, and socket timeouts.
 
     The background task reads the clock every ``SyncOptions.watch_interval`` seconds of real time,
-    so it can notice the end of a pause that much later. A `sync` or `flush` waits for the pause
-    that it found when it was called: move the clock before the call.
+    so it can notice the end of a pause up to that many seconds late. A `sync` or `flush` waits for
+    the pause that was in effect when it was called: move the clock before the call.
     """
 
     def __init__(self, start: float = START) -> None:
@@ -52,7 +52,7 @@ class ManualClock:
                 server.advance(seconds)
 
     def set(self, timestamp: float) -> None:
-        """Set the wall clock of the devices, as a user can.
+        """Set the wall clock of the devices, as a user of a device can.
 
         The monotonic clock and the clocks of servers do not change.
         """
@@ -60,7 +60,7 @@ class ManualClock:
             self._wall = timestamp
 
     def drive(self, server: Clock) -> None:
-        """Freeze the clock of a server at this time; `advance` moves it from now on."""
+        """Freeze a server's clock at the time of this clock; from now on, `advance` moves both."""
         with self._lock:
             server.freeze()
             server.set(self._wall)

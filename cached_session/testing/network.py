@@ -1,7 +1,7 @@
 """The network between one device and the server: a TCP proxy that cuts, stalls and delays.
 
-The server is not involved. Each device can have its own proxy, so a test can cut off one device
-while another stays connected.
+The faults happen in the proxy, not in the server. Each device can have its own proxy, so a
+test can cut off one device while another stays connected.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ __all__ = ["Network"]
 
 CHUNK_BYTES = 64 * 1024
 BACKLOG = 128
-"""Connections that can wait to be accepted."""
+"""Maximum number of connections that wait to be accepted."""
 THREAD_TIMEOUT_SECONDS = 10.0
 """Seconds to wait for the thread of the proxy; it normally takes milliseconds."""
 Action = Callable[[], "list[asyncio.Task[None]]"]
-"""A change in the thread of the proxy; it is complete when the returned tasks have ended."""
+"""Function that runs in the proxy's thread. Its change is complete when its tasks have ended."""
 
 
 class Network:
-    """A network to the server at ``url``; give sessions the attribute `url` instead.
+    """A network to the server at ``url``. Pass its attribute `url` to sessions, not the server's.
 
     Every method can be called from any thread, and has taken effect when it returns. `cut`, `stall`
-    and `slow` can be used in a ``with``: its end calls `mend`.
+    and `slow` can be used in a ``with`` statement, which calls `mend` at its end.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,7 +51,7 @@ class Network:
     # Faults
 
     def cut(self) -> contextlib.AbstractContextManager[None]:
-        """Reset every connection, and each new one immediately, until `mend`."""
+        """Reset every connection, and each new connection immediately, until `mend`."""
 
         def change() -> list[asyncio.Task[None]]:
             self._is_cut = True
@@ -62,8 +62,8 @@ class Network:
     def stall(self) -> contextlib.AbstractContextManager[None]:
         """Accept connections but deliver no data until `mend`.
 
-        A client cannot distinguish this from a slow response without a timeout. Data that was sent
-        meanwhile is delivered after `mend`, unless its sender has closed the connection.
+        A client needs a timeout to distinguish a stalled network from a slow response. Data that
+        was sent before `mend` is delivered after it, unless its sender has closed the connection.
         """
 
         def change() -> list[asyncio.Task[None]]:
@@ -82,11 +82,11 @@ class Network:
         return self._until_mended(change)
 
     def disconnect(self) -> None:
-        """Reset every connection; new ones are accepted."""
+        """Reset every connection; new connections are accepted."""
         self._run_in_thread(self._reset_connections)
 
     def mend(self) -> None:
-        """Deliver data again, without delay."""
+        """Accept connections and deliver data again, without delay."""
         self._run_in_thread(self._mend)
 
     def close(self) -> None:
@@ -136,20 +136,20 @@ class Network:
             server = socket.socket(family, socket.SOCK_STREAM)
             for end in (client, server):
                 end.setblocking(False)
-                # A small write must not wait for the acknowledgement of the one before.
+                # A small write must not wait for the acknowledgement of the previous write.
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._flowing.wait()
             await self._loop.sock_connect(server, self._server_address)
             await self._forward_both(client, server)
         except OSError:
-            pass  # one end has closed the connection: the code below resets the other
+            pass  # one end has closed the connection: the code below resets the other end
         finally:
             _reset(client)
             if server is not None:
                 _reset(server)
 
     async def _forward_both(self, client: socket.socket, server: socket.socket) -> None:
-        """Forward data in both directions until both have ended or one has failed."""
+        """Forward data in both directions until both directions have ended or one has failed."""
         directions = [
             self._loop.create_task(self._forward(source, sink))
             for source, sink in ((client, server), (server, client))

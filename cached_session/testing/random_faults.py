@@ -18,14 +18,14 @@ FAULTS = ("cut", "stall", "slow", "disconnect", "restart", "lose_request", "lose
 
 @dataclass
 class Havoc:
-    """The record of the faults of one `havoc`; print it when a test fails."""
+    """The record of the faults of one call of `havoc`; print it when a test fails."""
 
     seed: int
     """The seed of the faults; the same seed gives the same faults."""
     done: list[str] = field(default_factory=list)
     """The faults until now, in order: kind, URL of the network, duration."""
     failed: BaseException | None = None
-    """The error that ended the faults early, if any; it is raised at the end of the ``with``."""
+    """The error that ended the faults early, if any; it is raised at the end of the block."""
 
 
 @contextlib.contextmanager
@@ -37,9 +37,9 @@ def havoc(
     pause: float = 0.2,
     faults: Sequence[str] = FAULTS,
 ) -> Iterator[Havoc]:
-    """Break networks and the server at random, one fault after the other, during the ``with``.
+    """Break networks and the server at random, one fault after the other, in a ``with`` block.
 
-    At the end of the ``with`` every fault has been repaired. The same seed gives the same faults in
+    At the end of the block every fault has been repaired. The same seed gives the same faults in
     the same order; their times depend on the machine.
 
     Args:
