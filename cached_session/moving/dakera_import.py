@@ -32,12 +32,13 @@ from cached_session.session import CachedSession, open_engine
 __all__ = ["import_dakera_export", "import_dakera_session"]
 
 PAGE_MEMORIES = 500
-"""Memories that are read at a time."""
+"""Number of memories in a page of a listing, and in a batch of an export."""
 LARGEST_PAGE = 1000
-"""The largest page that a server returns."""
+"""Maximum number of memories in a page that a server returns."""
 PASSES = 5
-"""Upper limit of readings of a listing. Stores during a reading shift it, so that memories may be
-missed: it is read again until a reading shows nothing new."""
+"""Maximum number of times that a listing is read. Memories that are stored during a reading shift
+the pages, so the reading can miss memories. So the listing is read again until no new item is
+found."""
 
 Memory = dict[str, Any]
 
@@ -128,8 +129,11 @@ async def import_dakera_export(
 
 
 async def _in_thread(engine: Engine, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a thread. A cancelled caller waits for its end: the next step may close
-    what it uses."""
+    """Call a function in a thread.
+
+    A cancelled caller waits until the function has ended, because the caller then closes objects
+    that the function uses.
+    """
     return await shielded(asyncio.ensure_future(engine.journal.offload(function, *arguments)))
 
 
@@ -159,7 +163,7 @@ async def _list_pages(engine: Engine, agent_id: str) -> AsyncIterator[list[Memor
     offset, limit, first_id = 0, PAGE_MEMORIES, None
     while page := await network_calls.listing(engine, agent_id, offset, limit):
         if offset and page[0].get("id") == first_id:
-            # The same page for another offset: the server ignores offsets. Try its largest page.
+            # Another offset gave the same page: the server ignores offsets. Try the largest page.
             if len(page) < limit:
                 return
             if limit < LARGEST_PAGE:
@@ -179,7 +183,7 @@ async def _list_pages(engine: Engine, agent_id: str) -> AsyncIterator[list[Memor
 
 @dataclass
 class _Batch:
-    """Some memories of an export, sorted by kind. Items of a direct session are not in it."""
+    """Memories of an export, grouped by kind, without the items of a direct session."""
 
     parts: list[Part] = field(default_factory=list)
     explained: list[Dot] = field(default_factory=list)

@@ -23,7 +23,7 @@ TAG = "oai-session"
 
 
 class DirectItems:
-    """The items that were read so far. `close` deletes the temporary file."""
+    """The items of a direct session that were read so far. `close` deletes the temporary file."""
 
     def __init__(self) -> None:
         self._conn = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -33,7 +33,7 @@ class DirectItems:
         )
 
     def add(self, memory: Mapping[str, Any]) -> bool:
-        """Add a memory; return False if it is not an item. The same memory counts once."""
+        """Add a memory, or replace the one with its id; return False if it is not an item."""
         metadata, tags = memory.get("metadata"), memory.get("tags")
         seq = metadata.get("seq") if isinstance(metadata, dict) else None
         is_numbered = isinstance(seq, (int, float)) and not isinstance(seq, bool)
@@ -57,11 +57,11 @@ class DirectItems:
         return int(count)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the items by number; None for one that is not valid JSON.
+        """Yield the items in the order of their numbers; None for an item that is not valid JSON.
 
-        Two memories with the same number and text are one item: its store request got no answer and
-        was repeated. Two memories with the same number and different texts are items of two
-        writers.
+        Two memories with the same number and text are one item: the program got no answer to its
+        store request and repeated it. Two memories with the same number and different texts are
+        items of two writers.
         """
         texts = self._conn.execute(
             "SELECT text FROM memory GROUP BY seq, text ORDER BY seq, min(created), min(id)"

@@ -35,7 +35,9 @@ async def import_jsonl(
     *,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
-    """Add the items of a file with one JSON value per line. `export_jsonl` writes the same bytes.
+    """Add the items of a file with one JSON value per line.
+
+    A later `export_jsonl` writes the same bytes.
 
     A line that is not valid JSON is skipped and counted. The file is read in a thread. If the call
     is cancelled, only complete batches are stored, and the next call continues after them.
@@ -66,8 +68,8 @@ async def import_sqlite_session(
 ) -> ImportReport:
     """Add the items of a session in an Agents SDK database (``SQLiteSession`` and its subclasses).
 
-    The database is opened read-only and may be in use. The next call adds only the items that were
-    added to it in the meantime.
+    The database is opened read-only and may be in use. A later call adds only the items that the
+    database did not have at this call.
 
     Args:
         session: the session that gets the items.
@@ -99,7 +101,7 @@ async def import_sqlite(
 ) -> list[ImportReport]:
     """Call `import_sqlite_session` for every session of a database, each with its own id.
 
-    If the call is cancelled, the sessions that were imported before are stored.
+    If the call is cancelled, the sessions that were already imported stay in the journal.
 
     Returns:
         A report for each session, in the order of the imports.

@@ -1,5 +1,4 @@
-"""JSON lines: items in a file, kept byte for byte, and the memories in an export of a Dakera
-server."""
+"""JSON lines: items in a file, unchanged byte for byte, and memories in a Dakera export."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
-    """Yield one item for each line, unchanged: exporting it again gives the same bytes."""
+    """Yield one unchanged item for each line, so that an export gives the same bytes."""
     return map(parse_row, read_lines(path))
 
 

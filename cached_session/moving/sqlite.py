@@ -1,8 +1,8 @@
 """Reading the database of an Agents SDK `SQLiteSession`: plain, asynchronous or advanced.
 
 The database is opened read-only and read in short queries, each of which continues after the last
-row of the one before. So a program that writes to the database at the same time is not locked out,
-in any of SQLite's journal modes.
+row of the previous query. So a program that writes to the database at the same time is not locked
+out, in any of SQLite's journal modes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MESSAGES_TABLE = "agent_messages"
 MAIN_BRANCH = "main"
 """The name of the first branch of an `AdvancedSQLiteSession`."""
 PAGE = 500
-"""Rows of one query."""
+"""Maximum number of rows of one query."""
 BUSY_SECONDS = 5.0
-"""Longest wait for a lock of another process on the database."""
+"""Maximum seconds of a wait for another process's lock on the database."""
 
 
 def list_sessions(path: str | os.PathLike[str], messages: str = MESSAGES_TABLE) -> list[str]:
@@ -70,7 +70,7 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield a session's items in order, in the form that the journal stores.
 
-    A row that is not valid JSON gives None.
+    Yield None for a row that is not valid JSON.
 
     Raises:
         InvalidArgument: the file is not such a database, or the session has no such branch.
@@ -78,8 +78,8 @@ def read_rows(
     with _open(path, messages) as conn:
         table = _quoted(messages)
         if _has_branches(conn, session, branch):
-            # A branch numbers its own items, including those that it shares with the branch before
-            # it.
+            # Each branch numbers all its items, including those that it shares with its parent
+            # branch.
             sql = (
                 f"SELECT s.sequence_number, s.id, m.message_data FROM message_structure s "
                 f"JOIN {table} m ON m.id = s.message_id WHERE m.session_id = ? "
@@ -99,7 +99,7 @@ def read_rows(
                 yield _encode_row(data)
             last = (page[-1][0], page[-1][1])
             if not all(isinstance(number, (int, float)) for number in last) or last <= after:
-                # The next page would begin before this one ends, and so on without end.
+                # The next query would return rows of this page again, and the loop would not end.
                 raise sqlite3.DatabaseError(f"its rows are not in order at {last!r:.80}")
             after = last
 
@@ -108,7 +108,7 @@ def _encode_row(data: object) -> Row:
     try:
         return encode_item(json.loads(data))  # type: ignore[arg-type]
     except (TypeError, ValueError, RecursionError):
-        # Not JSON, or not standard JSON: Python's json module also writes NaN.
+        # The row is not JSON, or not standard JSON: Python's json module also writes NaN.
         return None
 
 
