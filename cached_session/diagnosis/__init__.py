@@ -1,7 +1,7 @@
 """Diagnosis of a journal and of the server that it syncs with: problems, and what to do about them.
 
-It changes nothing: the journal is opened only if its file is intact, nothing is synced, and the
-requests to the server only read.
+The diagnosis changes nothing: the journal is opened only if its file is intact, nothing is synced,
+and the requests to the server only read.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def _check_journal(
             journal = (await open_engine(cache)).journal
             findings += check_audits(await journal.audits.overview(now, late_ms), now)
             if not any(finding.level == "fail" for finding in findings):
-                # This takes the write lock, so skip it if the lock is known to be held.
+                # This check takes the write lock, so skip it if the lock is known to be held.
                 findings.append(check_search_index(await journal.search_index.is_sound()))
         finally:
             await cache.close()
@@ -98,7 +98,7 @@ async def _check_journal(
 
 
 def _acknowledged(status: Status | None, server: str) -> set[str]:
-    """Return the sessions with items, all of which this server has acknowledged."""
+    """Return the ids of sessions that have items and only operations that the server has stored."""
     if status is None or status.last_server != server:
         return set()
     return {

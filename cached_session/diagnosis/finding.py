@@ -1,4 +1,4 @@
-"""The result of one check."""
+"""`Finding`: the result of one check of the diagnosis."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check."""
+    """The result of one check: its level, the state that was found, and advice."""
 
     check: str
     """Name of the check."""
     level: Level
-    """``ok``: no problem. ``warn``: it works, but needs attention. ``fail``: it does not work."""
+    """Severity: ``ok``, ``warn`` (works, but needs attention) or ``fail`` (does not work)."""
     message: str
     """Description of the state that was found."""
     advice: str = ""

@@ -1,4 +1,4 @@
-"""Checks of the journal file: integrity, free disk space, access modes, damaged predecessors."""
+"""Checks of the journal file: integrity, free disk space, access modes, damaged files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cached_session.journal.inspection import inspect_file
 __all__ = ["check_file", "unusable"]
 
 LOW_DISK = 1024**3
-"""Free bytes below which a warning is given: the write-ahead log can grow for a while."""
+"""Free bytes below which a warning is reported: the write-ahead log can grow temporarily."""
 NO_DISK = 64 * 1024**2
 """Free bytes below which writes are about to fail."""
 
 
 def check_file(path: str) -> list[Finding]:
-    """Check the file without opening it as a journal, which could replace a damaged one."""
+    """Check the file without opening it as a journal: that could replace a damaged file."""
     file = Path(path)
     if not file.exists():
         return [

@@ -13,10 +13,10 @@ from cached_session.models import Status
 __all__ = ["LATE_SECONDS", "check_audits", "check_search_index", "check_status"]
 
 LATE_SECONDS = 2 * 86_400.0
-"""Sessions whose last audit is older are reported. It is twice the default time between two audits
-of a session."""
+"""Seconds since the last audit after which a session is reported. The value is twice the default
+time between two audits of a session."""
 OLD_SECONDS = 3600.0
-"""Operations that have been pending for longer are reported."""
+"""Seconds after which a pending operation is reported."""
 
 
 def check_status(
@@ -27,7 +27,7 @@ def check_status(
     Args:
         status: the status of all sessions of the journal.
         server_is_checked: True if the findings include those of the server.
-        old_file_exists: True if a damaged file, set aside before, is next to the journal.
+        old_file_exists: True if a damaged file that was set aside is next to the journal.
     """
     return [
         *_check_outbox(status, server_is_checked),

@@ -1,8 +1,8 @@
-"""Processes that hold locks on the journal's files, read from /proc. Other systems than Linux give
-none.
+"""Processes that hold locks on the journal's files, read from /proc.
 
-A process id in the lock file would not replace this module. It could be stale, it would not show
-whether the process is stopped, and no file has one for SQLite's write lock.
+Only Linux has /proc/locks: on other systems no process is found. A process id in the lock file
+could not replace this module. The id could be stale, and it would not show whether the process is
+stopped. For SQLite's write lock, no file contains a process id.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Holder:
 
     @property
     def advice(self) -> str:
-        """Commands that make the process release the lock."""
+        """Advice with the commands that make the process release the lock."""
         if self.state.startswith("stopped"):
             return f"kill -CONT {self.pid} continues it, kill -KILL {self.pid} ends it"
         return f"if it hangs, end it: kill {self.pid}"
@@ -63,7 +63,7 @@ def _locks(path: str, kind: str) -> Iterator[tuple[int, int]]:
         return
     for line in lines:
         fields = line.split()
-        # `1: FLOCK ADVISORY WRITE 27472 fe:00:2187348 0 EOF`; a waiting process has `->` as well.
+        # `1: FLOCK ADVISORY WRITE 27472 fe:00:2187348 0 EOF`; a waiting process adds `->`.
         if len(fields) != 8 or fields[1] != kind or fields[3] != "WRITE":
             continue
         pid, inode_field = int(fields[4]), fields[5].rpartition(":")[2]
@@ -72,7 +72,7 @@ def _locks(path: str, kind: str) -> Iterator[tuple[int, int]]:
 
 
 def _has_open(pid: int, path: str) -> bool:
-    """Return whether a process has a file open; True if this user may not read that.
+    """Return whether a process has a file open; True if this user may not list its files.
 
     The inode is not enough: it is unique only within a file system, and the device number in
     /proc/locks can differ from the one that stat returns.

@@ -18,14 +18,14 @@ from cached_session.remote.probe import ServerFacts
 __all__ = ["check_server"]
 
 CLOCK_SECONDS = 30.0
-"""Clock difference that is reported. The server's answer gives its time to a second."""
+"""Clock difference in seconds above which it is reported. The server's time has no fractions."""
 EXPIRY_DAYS = 7
-"""A key that expires within this many days is reported."""
+"""Number of days before the expiry of a key from which on the key is reported."""
 PREFIX = "cs-"
 """The prefix of the agent ids of this library."""
 POLICIES = 20
-"""Number of namespaces whose policy is requested. All get the same policy, so a sample is
-enough."""
+"""Maximum number of namespaces whose policy is requested. This library sets the same policy on all
+namespaces, so a sample is enough."""
 
 
 async def check_server(
@@ -36,7 +36,8 @@ async def check_server(
     Args:
         spec: address and key of the server.
         sessions: the ids of the journal's sessions.
-        acknowledged: those with items, all of which the server has acknowledged.
+        acknowledged: the ids of the sessions that have items and of which the server has
+            acknowledged all operations.
         timeout: seconds for connecting, and for each request.
     """
     options = SyncOptions(request_timeout=timeout, connect_timeout=timeout)
@@ -109,7 +110,7 @@ def _check_key(facts: ServerFacts, sessions: list[str]) -> Finding:
         message += f", with {count(len(active), 'grant')} of namespaces"
     expires = key.get("expires_at")
     if isinstance(expires, (int, float)):
-        # Seconds or milliseconds: as milliseconds, a value up to 1e11 would be before 1974.
+        # The value is in seconds up to 1e11, else in milliseconds: 1e11 ms would be in 1973.
         left = (expires / 1000 if expires > 1e11 else expires) - time.time()
         if left < EXPIRY_DAYS * 86400:
             return Finding(
