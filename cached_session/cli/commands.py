@@ -26,17 +26,17 @@ from cached_session.errors import CachedSessionError, SyncError
 T = TypeVar("T")
 
 WATCH_SECONDS = 0.5
-"""Interval at which ``status --watch`` reads the journal."""
+"""Seconds between two reads of the journal by ``status --watch``."""
 BAR_SECONDS = 0.1
-"""Interval at which progress bars are updated."""
+"""Seconds between two updates of a progress bar."""
 FIRST_SYNC_SECONDS = 5.0
-"""Time limit of the first sync of ``show --follow``, after which a message reports no answer."""
+"""Seconds after which ``show --follow`` reports that its first sync got no answer."""
 CONCURRENT_SYNCS = 4
-"""Sessions to sync at the same time."""
+"""Maximum number of sessions that are synced at the same time."""
 
 
 async def status(settings: Settings, *, as_json: bool, watch: bool) -> None:
-    """Print the state of a journal; with ``watch``, again whenever it changes."""
+    """Print the status of a journal; with ``watch``, print it again whenever it changes."""
     async with open_existing(settings) as cache:
         if watch:
             await _watch(cache.status, as_json=as_json)
@@ -82,7 +82,7 @@ async def show(
         if not follow:
             await choose_sessions(cache, [session_id])
         session = cache.session(session_id, hydrate=False)
-        # Opened before the history is read, so that no item that is written meanwhile is missed.
+        # Subscribe before the history is read, so that no item written in between is missed.
         changes = session.changes()
         entries = await session.entries(limit)
         _print(entries, raw=raw, unfold=unfold)
@@ -92,8 +92,8 @@ async def show(
             return
 
         async def sync_now() -> None:
-            # A person who starts to follow a session does not want to wait for a pause that an
-            # earlier failure has set.
+            # Sync explicitly: the background sync may pause after an earlier failure, and the user
+            # should not wait for the end of the pause.
             if settings.url:
                 try:
                     await session.sync(FIRST_SYNC_SECONDS)
@@ -104,9 +104,9 @@ async def show(
 
 
 async def _run_beside(other: Callable[[], Coroutine[Any, Any, None]], work: Awaitable[T]) -> T:
-    """Return the result of the work; the other coroutine runs beside it and is cancelled after it.
+    """Return the result of ``work``; run ``other`` at the same time, and cancel it at the end.
 
-    An error of the work is raised as it is, and not in the exception group of the two tasks.
+    An error of ``work`` is raised unchanged, not inside the exception group of the two tasks.
     """
     failure: CachedSessionError | None = None
     async with anyio.create_task_group() as group:
@@ -141,7 +141,7 @@ def _print(entries: list[Entry], *, raw: bool, unfold: bool) -> None:
 async def sync(
     session_ids: list[str], settings: Settings, *, timeout: float, as_json: bool
 ) -> None:
-    """Sync sessions, and print the result, in JSON for each session that has succeeded.
+    """Sync sessions and print the results; as JSON, only the reports of successful syncs.
 
     Raises:
         SyncError: the server did not accept or send everything in time.
@@ -177,7 +177,7 @@ async def sync(
 async def _sync_all(
     cache: SessionCache, names: list[str], deadline: float
 ) -> tuple[dict[str, SyncReport], list[CachedSessionError]]:
-    """Sync sessions, several at a time; return the reports and the errors of those that failed."""
+    """Sync several sessions at a time; return the reports, and the errors of failed syncs."""
     reports: dict[str, SyncReport] = {}
     errors: list[CachedSessionError] = []
     limiter = anyio.CapacityLimiter(CONCURRENT_SYNCS)
@@ -273,7 +273,7 @@ async def search(
 
 
 async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
-    """Print the findings of all checks, and return whether none has failed."""
+    """Print the findings of all checks, and return whether no check has failed."""
     with output.waiting("checking"):
         findings = await diagnose(
             settings.journal, url=settings.url, api_key=settings.api_key, timeout=timeout
@@ -286,7 +286,7 @@ async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
 
 
 async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) -> None:
-    """Compare the server with the journal, and restore what either has lost."""
+    """Compare the server with the journal, and restore operations that either has lost."""
     reports: dict[str, Any] = {}
     async with open_online(settings) as cache:
         for name in await choose_sessions(cache, session_ids):

@@ -68,7 +68,7 @@ def settings_of(
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:
-    """Run a command; print an error of the library as one line, and exit with its code."""
+    """Run a command; print an error of the library on one line and exit with the error's code."""
     # The library logs each failed attempt. A command prints only the last error, at the end.
     logging.getLogger("cached_session").addHandler(logging.NullHandler())
     try:
@@ -82,7 +82,7 @@ def run(command: Coroutine[Any, Any, T]) -> T:
 
 
 def open_existing(settings: Settings, *, syncing: bool = False) -> SessionCache:
-    """Open a cache over an existing journal: a command that only reads must not create one."""
+    """Open a cache over an existing journal: a command that only reads must not create a file."""
     if syncing and settings.url:
         return open_online(settings)
     return SessionCache(_existing_journal(settings))
@@ -103,7 +103,7 @@ def _existing_journal(settings: Settings) -> str:
     """Return the path of the journal.
 
     Raises:
-        JournalError: there is none.
+        JournalError: the journal does not exist.
     """
     path = journal_path(settings.journal)
     if not Path(path).exists():
@@ -118,7 +118,7 @@ async def choose_sessions(cache: SessionCache, session_ids: Sequence[str]) -> li
     """Return the given sessions, or all sessions of the journal if none is given.
 
     Raises:
-        InvalidArgument: the journal does not have one of them.
+        InvalidArgument: the journal does not have one of the given sessions.
     """
     known = await cache.sessions()
     for name in session_ids:

@@ -15,7 +15,7 @@ _UNSAFE = re.compile(
 """Control characters, marks that change the direction of a line, invisible characters, lone
 surrogates."""
 _KEPT = frozenset("\n\t\u200c\u200d")
-"""Allowed in a text of several lines: line breaks, tabs, and the joiners of scripts and emoji."""
+"""Characters that `safe` does not escape: line breaks, tabs, and joiners of scripts and emoji."""
 
 
 def safe(text: str) -> str:

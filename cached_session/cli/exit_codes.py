@@ -5,11 +5,11 @@ from __future__ import annotations
 __all__ = ["CALLED_WRONGLY", "EXIT_CODES", "FAILED", "NOT_SYNCED"]
 
 FAILED = 1
-"""The command failed, or `doctor` found a failure."""
+"""Exit code if the command failed, or `doctor` found a failure."""
 CALLED_WRONGLY = 2
-"""An argument, a setting or a source to import is wrong."""
+"""Exit code if an argument, a setting or a source to import is wrong."""
 NOT_SYNCED = 3
-"""The server did not accept or send everything in time, or refused the key."""
+"""Exit code if the server did not accept or send everything in time, or refused the key."""
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 failed, see the message; 2 wrong arguments; 3 the sync did not finish in \

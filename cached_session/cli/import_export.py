@@ -38,13 +38,13 @@ from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 
 SHOWN_SESSIONS = 5
-"""Sessions of a database to name in an error."""
+"""Maximum number of sessions of a database that an error names."""
 IMPORTERS = {
     "jsonl": import_jsonl,
     "dakera": import_dakera_export,
     "server": import_dakera_session,
 }
-"""For each format that holds one session: the function that imports it."""
+"""Import functions of the formats whose sources contain one session, by format."""
 
 
 def export(
@@ -142,7 +142,7 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
 
 
 def _require_session(path: str, session: str, table: str) -> None:
-    """Require that the database has this session; otherwise the import would add nothing.
+    """Check that the database has this session: an import of a missing one would add nothing.
 
     Raises:
         InvalidArgument: the database has no such session.

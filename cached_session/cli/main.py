@@ -8,7 +8,7 @@ Exit codes:
 3   the sync did not finish in time, or the server refused the key; the journal is intact
 130 interrupted by the keyboard; the journal is intact
 
-The command line needs an extra of the package, and names it if it is not installed.
+The command line needs an extra of the package. If it is not installed, a message names the extra.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cached_session.cli.extras import explain_missing
 
 
 def main() -> None:
-    """Run the command in the arguments."""
+    """Run the command that the arguments of the process name."""
     try:
         from cached_session.cli.app import app
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 """Printing for all commands: Rich on a terminal, plain lines and JSON elsewhere.
 
-Text from a history, a journal or a server is escaped (`safe`) and reaches Rich as plain text, never
-as markup.
+Text from a history, a journal or a server is escaped (`safe`) and passed to Rich as plain text,
+never as markup.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDTH = 100
-"""Characters of an item's text to print on its line."""
+"""Maximum number of characters of an item's text on one line."""
 
 
 def is_terminal() -> bool:
@@ -55,10 +55,10 @@ class Unwritable(CachedSessionError):
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Map errors of writes to standard output that happen inside.
+    """Convert errors of writes to standard output in the ``with`` block.
 
     Raises:
-        BrokenPipeError: the reader has closed the pipe, and has what it wanted.
+        BrokenPipeError: the reader has closed the pipe, because it needs no more output.
         Unwritable: standard output cannot be written.
     """
     try:
@@ -66,7 +66,7 @@ def writing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # Python would write its buffer again when it ends, and fail again.
+        # Python flushes its buffer again at exit: send that to the null device, or it would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Unwritable(f"standard output cannot be written: {error.strerror}") from error
 
@@ -117,7 +117,7 @@ def cut(text: str) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Format a duration; ``-`` if there is none."""
+    """Format a duration in seconds; return ``-`` for None."""
     return "-" if seconds is None else lasting(seconds)
 
 

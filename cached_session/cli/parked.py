@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHORT_NAME = 8
-"""Characters of an operation's name to show on a terminal, if they are unambiguous."""
+"""Number of characters to which names of operations are cut on a terminal, if unambiguous."""
 COLUMNS = ("operation", "session", "kind", "items", "written", "why")
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ async def _show(settings: Settings, operation: str) -> None:
 async def _retry_or_drop(
     settings: Settings, operations: list[str], *, drop: bool, sure: bool
 ) -> None:
-    """Retry or drop the named operations, or all if none is named; ask first, unless ``sure``."""
+    """Retry or drop the named operations, or all without names; ask first, unless ``sure``."""
     async with open_existing(settings) as cache:
         found = await _parked(cache, [])
         chosen = _find_by_name(found, operations) if operations else found
@@ -155,10 +155,10 @@ async def _parked(cache: SessionCache, session_ids: list[str]) -> list[Parked]:
 
 
 def _find_by_name(found: Sequence[Parked], operations: Sequence[str]) -> list[Parked]:
-    """Return the operations whose names begin with the typed ones.
+    """Return the operation of each typed name; the beginning of a name is enough.
 
     Raises:
-        InvalidArgument: a typed name is the beginning of no operation's name, or of several.
+        InvalidArgument: a typed name matches no operation, or several.
     """
     chosen = []
     for typed in operations:

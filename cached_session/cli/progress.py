@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cached_session import ImportProgress, Status
 
 MOST_KEPT_BARS = 12
-"""Up to this number of sessions, finished bars stay; with more, only running ones are shown."""
+"""Number of sessions above which the bar of a session is removed when its sync ends."""
 
 __all__ = ["ImportBars", "SyncBars", "import_bars", "sync_bars"]
 
 
 class SyncBars:
-    """A bar for each session that is syncing, and one for all of them."""
+    """The progress bars of a sync: one for each session, and one for all sessions."""
 
     def __init__(self, progress: Progress | None, sessions: int) -> None:
         self._progress = progress
@@ -46,7 +46,7 @@ class SyncBars:
             fetched = status.items - items
             detail = f"{count(fetched, 'item')} fetched" if fetched > 0 else ""
             if status.pending or not pending:
-                # The number of items to fetch is unknown, so such a bar only moves.
+                # The number of items to fetch is unknown, so only a bar for sending has a total.
                 self._progress.update(
                     task,
                     total=pending or None,
@@ -74,7 +74,7 @@ class SyncBars:
 
 
 class ImportBars:
-    """A bar for each session that is imported, and one while the source is read."""
+    """The progress bars of an import: one for each session, and one while the source is read."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -83,7 +83,7 @@ class ImportBars:
             self._reading = progress.add_task("reading", total=None, detail="")
 
     def __call__(self, done: ImportProgress) -> None:
-        """Show the progress of an import; called by it after each batch."""
+        """Show the progress of an import. The import calls this after each batch."""
         if self._progress is None:
             return
         self._progress.update(self._reading, visible=False)
@@ -98,14 +98,14 @@ class ImportBars:
 
 @contextmanager
 def sync_bars(sessions: int) -> Iterator[SyncBars]:
-    """Show the bars of a sync of so many sessions."""
+    """Show the progress bars of a sync of this number of sessions."""
     with _progress() as progress:
         yield SyncBars(progress, sessions)
 
 
 @contextmanager
 def import_bars() -> Iterator[ImportBars]:
-    """Show the bars of an import."""
+    """Show the progress bars of an import."""
     with _progress() as progress:
         yield ImportBars(progress)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cached_session import Entry
 
 FOLDED = 60
-"""Characters of a folded tool call's arguments or output."""
+"""Maximum number of characters of a tool call's arguments, or of its output, when folded."""
 UNSENT = "yellow"
 ROLES = {"user": "bold cyan", "assistant": "bold green", "tool": "yellow"}
 
@@ -26,7 +26,7 @@ def print_items(items: Iterable[Any]) -> None:
 
 
 def print_entries(entries: Sequence[Entry], *, unfold: bool = False) -> None:
-    """Print a conversation; in a pipe, one line per item."""
+    """Print a conversation; if standard output is not a terminal, one line per item."""
     if not output.is_terminal():
         for entry in entries:
             output.say(entry_line(entry))
@@ -87,7 +87,7 @@ def _is_output(item: Any) -> bool:
 
 
 def _message_text(item: Any) -> str | None:
-    """Return the text of a message; None if it has none."""
+    """Return the text of a message; None if the message has no text."""
     content = item.get("content") if isinstance(item, dict) else None
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))

@@ -28,7 +28,7 @@ COLUMNS = ("session", "items", "pending", "parked", "age", "state")
 
 
 def state_of(status: Status) -> str:
-    """Return the state of one session in a word, as far as its journal knows."""
+    """Return the state of one session as one word, from the data in the journal."""
     if status.parked:
         return "parked"
     if status.is_refused:
@@ -52,7 +52,7 @@ def print_status(status: Status) -> None:
 
 
 def status_lines(status: Status) -> Iterator[str]:
-    """Yield the lines of the status for a pipe."""
+    """Yield the lines of the status for output that is not a terminal."""
     for name, value in _facts(status):
         yield f"{name:8} {value}"
     yield _sum(status)
