@@ -1,5 +1,4 @@
-"""Message histories of other frameworks, stored in a `CachedSession`: one module for each
-framework.
+"""Message histories of other frameworks, stored in a `CachedSession`; a module per framework.
 
 `langchain`, `pydantic_ai`, `llama_index` and `strands` each need the extra of the same name.
 `Bridge` runs the asynchronous calls for their synchronous methods.

@@ -1,6 +1,6 @@
 """A thread with an event loop, on which synchronous methods of frameworks run asynchronous calls.
 
-It owns only the thread. The sessions and caches that are used on it must be closed by their owners.
+A bridge owns only the thread. The owners of sessions and caches that are used on it close them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ THREAD_NAME = "cached-session-bridge"
 class Bridge:
     """Runs asynchronous calls for synchronous callers, on the event loop of a thread of its own.
 
-    The thread starts with the first call and ends with `close`. Until then its loop runs, and with
-    it the background sync of the sessions that were first used through it. Threads may share a
-    bridge: their calls run concurrently, in no defined order. A caller that needs an order waits
-    for one call before it makes the next.
+    The thread starts with the first call and ends with `close`. Until then the loop
+    runs, including the background sync of the sessions that were first used through the bridge.
+    Threads may share a bridge: their calls run concurrently, in no defined order. To order two
+    calls, wait for the end of the first.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Bridge:
 
         Raises:
             WouldBlock: an event loop runs in the caller's thread and would be blocked. Await the
-                asynchronous method of the same name there.
+                asynchronous method on that loop instead.
             SessionClosed: the bridge was closed.
         """
         _refuse_running_loop()
@@ -63,11 +63,11 @@ class Bridge:
     def run_blocking(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run ``await call(*args)`` as `run`, even if an event loop runs in the caller's thread.
 
-        That loop is blocked until the call ends. Use it for frameworks that call synchronous
-        methods on their event loop.
+        The caller's loop is blocked until the call ends. Use this method for frameworks that call
+        synchronous methods on their event loop.
 
         Raises:
-            WouldBlock: the caller is on the bridge's own loop, which would wait for itself.
+            WouldBlock: the caller runs on the bridge's own loop, which would wait for itself.
             SessionClosed: the bridge was closed.
         """
         portal = self._start()
@@ -149,7 +149,7 @@ def _start_thread() -> tuple[BlockingPortal, threading.Thread]:
     # `anyio.from_thread.start_blocking_portal` runs the same portal, but its context manager is a
     # generator that stops the portal and joins the thread when it is garbage-collected. In a forked
     # child, and at the end of a program that did not close its bridge, the thread does not run any
-    # more, so that this waits forever (seen with anyio 4.16).
+    # more, so that the join waits forever (anyio 4.16).
     started: concurrent.futures.Future[BlockingPortal] = concurrent.futures.Future()
     thread = threading.Thread(target=_run_loop, args=(started,), name=THREAD_NAME, daemon=True)
     thread.start()
@@ -166,10 +166,10 @@ def _run_loop(started: concurrent.futures.Future[BlockingPortal]) -> None:
         anyio.run(serve)
     except BaseException as error:
         if not started.done():
-            started.set_exception(error)  # without it, the starting thread would wait forever
+            started.set_exception(error)  # else the starting thread would wait forever
         elif not (_is_exiting and isinstance(error, RuntimeError)):
             raise
-        # All tasks have ended by now. To end its thread pool the loop starts a thread, which Python
+        # All tasks have ended. To end its thread pool the loop starts a thread, which Python
         # 3.12 and later refuse with a RuntimeError while they exit.
 
 
@@ -194,7 +194,7 @@ _shared = Bridge()
 
 
 def _replace_shared() -> None:
-    # A new one: in the child the parent's may be locked for good by a thread that was not copied.
+    # Create a new bridge: a thread that the fork did not copy may hold the old bridge's lock.
     global _shared  # noqa: PLW0603 - one bridge for the process
     _shared = Bridge()
 

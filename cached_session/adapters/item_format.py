@@ -1,5 +1,4 @@
-"""The format of an adapter's items: a framework's message inside fields that people and search
-read.
+"""The format of an adapter's items: a framework's message, and fields for people and search.
 
 ===========  =======================================================================
 ``type``     framework and kind of message, such as ``langchain.message``
@@ -9,8 +8,8 @@ read.
 ``message``  the framework's own serialised form; only this is read back
 ===========  =======================================================================
 
-The Agents SDK has no items with such a type, and its items have no ``v``. So no reader takes the
-items of another one for its own.
+The Agents SDK has no items with such a type, and its items have no ``v``. So no reader
+mistakes the items of another framework for its own.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class CachedChatMessageHistory(BaseChatMessageHistory):
 
         Args:
             session: stores the messages. Its ``session_settings.limit`` limits the messages read.
-            bridge: runs the synchronous methods. By default the bridge that the process shares.
+            bridge: runs the synchronous methods. Default: the shared bridge of this process.
         """
         super().__init__()
         self.session = session
@@ -99,7 +99,7 @@ class CachedChatMessageHistory(BaseChatMessageHistory):
     async def aclear(self) -> None:
         """Remove all messages, as `CachedSession.clear_session`.
 
-        Messages of another device that have not arrived here yet are kept.
+        Messages of another device that have not arrived here yet are not removed.
 
         Raises:
             SessionClosed, JournalError: as `CachedSession.clear_session`; nothing is removed.
@@ -128,7 +128,7 @@ def _encode(message: BaseMessage) -> Any:
     try:
         messages_from_dict([stored])
     except (ValueError, KeyError, TypeError) as error:
-        # If it were stored, the whole history could not be read any more.
+        # If this message were stored, the whole history could not be read any more.
         raise InvalidArgument(f"LangChain cannot read back {message!r:.200}: {error}") from error
     role = next((role for kind, role in ROLES if isinstance(message, kind)), None)
     return MESSAGE.encode(role, join_texts(_texts(message)), stored)

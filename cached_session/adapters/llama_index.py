@@ -67,7 +67,7 @@ class CachedChatStore(BaseChatStore):
 
         Args:
             cache: stores the sessions.
-            bridge: runs the synchronous methods. By default the bridge that the process shares.
+            bridge: runs the synchronous methods. Default: the shared bridge of this process.
         """
         super().__init__()
         self._cache = cache
@@ -101,8 +101,9 @@ class CachedChatStore(BaseChatStore):
 
         The messages that the chat and the list have in common at the beginning are not touched. The
         other messages of the chat are removed one by one, and the rest of the list is appended as
-        one batch. So if two devices set lists with a common beginning, the chat contains it once.
-        Messages of another device that have not arrived here yet are kept.
+        one batch. So if two devices set lists with a common beginning, the chat contains this
+        beginning once.
+        Messages of another device that have not arrived here yet are not removed.
 
         Raises:
             UnreadableItem: the session contains an item that LlamaIndex did not write. Nothing
@@ -181,7 +182,7 @@ class CachedChatStore(BaseChatStore):
         """
         keys = []
         for key in await self._cache.sessions():
-            # Without hydration: the list must not wait for the server.
+            # Read without hydration, because the list must not wait for the server.
             last = await self._cache.session(key, hydrate=False).get_items(1)
             if last and MESSAGE.matches(last[0]):
                 keys.append(key)
@@ -252,7 +253,7 @@ def _texts(stored: dict[str, Any]) -> Iterator[str]:
             yield block["text"]
         else:
             yield f"[{kind}]"
-    # Older versions of LlamaIndex store tool calls here, in the provider's format.
+    # Older versions of LlamaIndex store tool calls in this field, in the provider's format.
     for call in stored.get("additional_kwargs", {}).get("tool_calls") or []:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):

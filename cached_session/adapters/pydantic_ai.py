@@ -57,7 +57,7 @@ class CachedMessageHistory:
         session_id = self.session.session_id
         found = [MESSAGE.decode(item, session_id) for item in await self.session.get_items()]
         try:
-            # Validate as JSON, the form in which it was written: there, bytes are base64.
+            # Validate the messages as JSON, as they were written: JSON stores bytes as base64.
             messages: list[ModelMessage] = ModelMessagesTypeAdapter.validate_json(json.dumps(found))
         except ValueError as error:
             raise MESSAGE.refused(session_id, error) from error
@@ -66,7 +66,7 @@ class CachedMessageHistory:
     async def add(self, messages: Sequence[ModelMessage]) -> None:
         """Append the messages of a run (``result.new_messages()``), as `CachedSession.add_items`.
 
-        They are one batch: another device sees all of them or none.
+        The messages are one batch: another device reads all of them or none.
 
         Raises:
             InvalidArgument: JSON cannot represent a message. Nothing is stored.
@@ -78,7 +78,7 @@ class CachedMessageHistory:
     async def clear(self) -> None:
         """Remove all messages, as `CachedSession.clear_session`.
 
-        Messages of another device that have not arrived here yet are kept.
+        Messages of another device that have not arrived here yet are not removed.
 
         Raises:
             SessionClosed, JournalError: as `CachedSession.clear_session`; nothing is removed.

@@ -14,8 +14,8 @@ the old one (`CachedSession.replace_items`):
 - A redacted message keeps the position of the original, whose text is removed.
 
 The ``message_id`` of a message is its rank among its agent's messages on this device. The rank can
-change when messages of another device arrive. To find a message that is updated, its ``created_at``
-is compared, which does not change.
+change when messages of another device arrive. So an update finds its message by the
+``created_at``, which does not change.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MULTI_AGENT = ItemFormat("strands.multi_agent")
 FORMATS = {each.type: each for each in (MESSAGE, SESSION, AGENT, MULTI_AGENT)}
 
 Position = tuple[int, str, int, int]
-"""The sort key of an item in the history, the same on every device: stamp, writer, counter,
+"""The sort key of an item in the history, identical on every device: stamp, writer, counter and
 index."""
 
 
@@ -65,12 +65,12 @@ class _StoredItem:
     entry: Entry
     item_format: ItemFormat
     owner: str | None
-    """Id of the agent, or group of agents, that it belongs to."""
+    """Id of the agent, or the group of agents, of the item; None for the item of the session."""
     value: Any
 
     @property
     def position(self) -> Position:
-        """Its position among the messages; that of the original for a redacted message."""
+        """The position among the messages; a redacted message has the position of its original."""
         original = self.entry.item.get("place")
         if original is not None:
             stamp, writer, counter, index = original
@@ -96,7 +96,7 @@ class CachedSessionRepository(SessionRepository):
 
         Args:
             cache: stores the sessions.
-            bridge: runs the calls. By default the bridge that the process shares.
+            bridge: runs the calls. Default: the shared bridge of this process.
         """
         self._cache = cache
         self._bridge = bridge
@@ -244,7 +244,7 @@ class CachedSessionRepository(SessionRepository):
         """Return all items of a session in order.
 
         Raises:
-            UnreadableItem: Strands did not write one of them.
+            UnreadableItem: Strands did not write one of the items.
         """
         session = self._cache.session(session_id)
 
@@ -264,7 +264,7 @@ class CachedSessionRepository(SessionRepository):
         return items
 
     def _read_messages(self, session_id: str, agent_id: str) -> list[_StoredItem]:
-        # If two devices have redacted the same message, the later item wins the position.
+        # If two devices have redacted the same message, use the later item in the history.
         by_position: dict[Position, _StoredItem] = {}
         for item in self._read_items(session_id):
             if item.item_format is MESSAGE and item.owner == agent_id:
