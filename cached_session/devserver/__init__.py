@@ -1,9 +1,9 @@
 """A development server for the part of Dakera's protocol that this package uses.
 
-It replaces Dakera in tests, demos and development. It follows the documented behaviour of Dakera;
-each undocumented behaviour is a setting in `Modes`. It shares no code with the client side, so that
-a mistake in one cannot hide a mistake in the other. In the package, only the CLI and
-`cached_session.testing` import it.
+The server replaces Dakera in tests, demos and development. It follows the documented behaviour of
+Dakera; each undocumented behaviour is a setting in `Modes`. The server shares no code with the
+client, so that a mistake in one of them cannot hide a mistake in the other. In the package, only
+the CLI and `cached_session.testing` import it.
 
     with DevServer() as server:
         server.faults.lose_response(count=1, route="POST /v1/memories/store/batch")

@@ -1,7 +1,7 @@
 """Background jobs of the server: expiry, idle sessions, decay, consolidation, deduplication.
 
-`run_due_jobs` runs before each request and each inspection, so a change of the clock takes
-effect immediately and no timer is needed.
+`run_due_jobs` runs before each request and each inspection, so a change of the clock takes effect
+immediately and no timer is needed.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Modes:
     strips_nul: bool = False
     """True if U+0000 is removed from content."""
     unknown_agent: Literal["by_version", "empty", "not_found"] = "by_version"
-    """Answer to a read of an unknown agent: empty or 404. `by_version`: 404 before 0.12.3."""
+    """Answer to a read of an unknown agent: empty or 404; `by_version`: 404 only before 0.12.3."""
     metadata_max_bytes: int | None = None
     """Maximum bytes of metadata as JSON; None for no limit; 65536 emulates a strict server."""
     decay_protects_above: float | None = None

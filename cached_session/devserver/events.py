@@ -37,7 +37,10 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def offer(self, event: Event, delay: float = 0.0) -> None:
-        """Queue an event after `delay` seconds. Safe to call from any thread."""
+        """Queue an event after `delay` seconds. Safe to call from any thread.
+
+        A full queue drops its oldest event.
+        """
         if not self._can_see(event.get("agent_id", "")):
             return
         if delay > 0:

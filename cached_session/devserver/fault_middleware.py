@@ -176,7 +176,7 @@ class FaultMiddleware:
         """Apply the faults before the route; return the response if the route must not run.
 
         Return None if the route must run. A response with status 0 means that the connection is
-        closed.
+        closed without a response.
         """
         if _has(faults, "down"):
             return Response(status_code=0)

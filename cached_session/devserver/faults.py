@@ -62,7 +62,7 @@ GARBLED: dict[str, tuple[str, bytes]] = {
 
 @dataclass
 class Fault:
-    """A failure of the requests that match `route`. The methods of `FaultPlan` describe kinds."""
+    """A failure of requests that match `route`. The methods of `FaultPlan` describe the kinds."""
 
     kind: str
     route: str = "*"

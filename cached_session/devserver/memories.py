@@ -115,7 +115,7 @@ class AgentMemories:
                 yield record
 
     def page(self, offset: int, limit: int, *, with_children: bool) -> list[Record]:
-        """Return one page of `newest`; earlier pages are read only to leave out derived ones."""
+        """Return one page of `newest`; earlier pages are read only to skip derived records."""
         if with_children or not self._children:
             end = max(0, len(self._order) - offset)
             rows = self._order[max(0, end - limit) : end]

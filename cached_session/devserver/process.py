@@ -41,7 +41,7 @@ def serve(
         version: Version to report and to emulate.
         modes: Choices for undocumented behaviours; None for the defaults.
         latency: Seconds of delay of each request. The delay is a fault that can be removed.
-        faults: Faults that are active from the start: settings of `Fault`, one JSON object each.
+        faults: Faults that are active from the start: JSON objects with settings of `Fault`.
         log: True to print a line per request to standard error, or a function that gets each line.
 
     Raises:

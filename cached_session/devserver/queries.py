@@ -31,7 +31,7 @@ EXPORT_FORMATS = ("jsonl", "csv", "mem0", "zep")
 
 
 def bounded_limit(state: State, value: int, most: int) -> int:
-    """Return a page size up to `most`; `Modes.over_limit` lowers or refuses a larger size."""
+    """Return a page size up to `most`; lower or refuse a larger size (`Modes.over_limit`)."""
     if value > most and state.modes.over_limit == "reject":
         raise invalid(f"limit must be at most {most}")
     return min(value, most)

@@ -57,7 +57,7 @@ def missing(resource: str, message: str, code: str = "VECTOR_NOT_FOUND") -> ApiE
 def json_response(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return `body` as compact JSON; keep the order of keys and the text exactly."""
+    """Return `body` as compact JSON; the order of keys and the texts do not change."""
     return Response(
         orjson.dumps(body),
         status_code=status,

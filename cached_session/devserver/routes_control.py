@@ -124,7 +124,7 @@ class _ControlRoutes:
         return self._state.add_key(Key(**body)).as_dict()
 
     def refuse_connections(self, body: Body) -> Any:
-        """Refuse connections for `seconds`, then accept them at the same port with all data."""
+        """Refuse connections for `seconds`; then accept them again, with the same port and data."""
         seconds = float(body["seconds"])
         self._break_soon(seconds)
         return {"refusing": seconds}

@@ -230,7 +230,7 @@ class DevServer:
             self.state.close()
 
     def restart(self) -> None:
-        """Stop and start the server: connections are closed, the data is kept."""
+        """Stop and start the server: its connections are closed, its data does not change."""
         with self._lifecycle_lock:
             self.stop()
             self.start()

@@ -13,7 +13,7 @@ from cached_session.devserver.state import State
 
 IDLE_TIMEOUT_SECONDS = 14_400
 ENDED_TTL_SECONDS = 30 * 86_400
-"""Seconds until the near-duplicates of an ended session expire."""
+"""Seconds from the end of a session until its near-duplicates expire."""
 PROTECTED_IMPORTANCE = 0.8
 """Near-duplicates above this importance do not expire."""
 NEAR_DUPLICATE = 0.92

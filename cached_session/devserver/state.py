@@ -107,7 +107,7 @@ class State:
         return self.agents[agent_id], True
 
     def agent_to_read(self, agent_id: str) -> AgentMemories:
-        """Return an agent's memories; for an unknown agent, none or a 404, as the modes say."""
+        """Return an agent's memories; if it is unknown, return none or raise a 404 (`Modes`)."""
         memories = self.agents.get(agent_id)
         if memories is not None:
             return memories
