@@ -134,7 +134,7 @@ class FaultLab:
         return arguments
 
     def restart(self) -> None:
-        """Restart the server: connections are closed, the data is kept.
+        """Restart the server: its connections are closed, its data does not change.
 
         On return the server accepts connections again, at the same address.
         """

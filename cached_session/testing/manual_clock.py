@@ -11,7 +11,7 @@ from cached_session.runtime import Runtime
 __all__ = ["ManualClock"]
 
 START = 1_767_225_600.0
-"""Unix time of 2026-01-01T00:00:00Z. A fixed time makes a run repeatable; any value would do."""
+"""Unix time of 2026-01-01T00:00:00Z. A fixed time makes runs repeatable; the value is arbitrary."""
 
 
 class ManualClock:

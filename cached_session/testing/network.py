@@ -1,7 +1,7 @@
 """The network between one device and the server: a TCP proxy that cuts, stalls and delays.
 
-The faults happen in the proxy, not in the server. Each device can have its own proxy, so a
-test can cut off one device while another stays connected.
+The faults happen in the proxy, not in the server. Each device can have its own proxy, so a test can
+cut off one device while another stays connected.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ BACKLOG = 128
 THREAD_TIMEOUT_SECONDS = 10.0
 """Seconds to wait for the thread of the proxy; it normally takes milliseconds."""
 Action = Callable[[], "list[asyncio.Task[None]]"]
-"""Function that runs in the proxy's thread. Its change is complete when its tasks have ended."""
+"""Function that changes the proxy. The change is complete when the returned tasks have ended."""
 
 
 class Network:
-    """A network to the server at ``url``. Pass its attribute `url` to sessions, not the server's.
+    """A network to the server at ``url``. Pass the attribute `url` to sessions instead.
 
     Every method can be called from any thread, and has taken effect when it returns. `cut`, `stall`
     and `slow` can be used in a ``with`` statement, which calls `mend` at its end.
