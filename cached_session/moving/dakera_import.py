@@ -62,8 +62,8 @@ async def import_dakera_session(
         on_progress: called after each batch. An exception from it ends the import after that batch.
 
     Raises:
-        Unauthorized, SyncError: there is no server, or the request failed. Or the server is too old
-            to list more than the newest memories: import its export instead.
+        Unauthorized, SyncError: there is no server, the request failed, or the server is too old to
+            list more than the newest memories. In the last case, import its export instead.
         InvalidArgument: ``agent_id`` is empty, or the beginning of the history has changed since an
             earlier import.
         SessionClosed, JournalError: as `CachedSession.add_items`.

@@ -33,7 +33,7 @@ class DirectItems:
         )
 
     def add(self, memory: Mapping[str, Any]) -> bool:
-        """Add a memory, or replace the one with its id; return False if it is not an item."""
+        """Add a memory; replace a memory with the same id. Return False if it is not an item."""
         metadata, tags = memory.get("metadata"), memory.get("tags")
         seq = metadata.get("seq") if isinstance(metadata, dict) else None
         is_numbered = isinstance(seq, (int, float)) and not isinstance(seq, bool)

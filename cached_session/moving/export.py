@@ -46,7 +46,7 @@ async def export_jsonl(session: CachedSession, target: str | os.PathLike[str] | 
 
 async def _write_file(session: CachedSession, path: Path) -> int:
     if await asyncio.to_thread(lambda: path.exists() and not path.is_file()):
-        # Open it in a thread, because opening a pipe blocks until another process reads it.
+        # Open the file in a thread, because opening a pipe blocks until another process reads it.
         with await asyncio.to_thread(path.open, "wb") as stream:
             return await _write_items(session, stream)
     part = path.with_name(f"{path.name}.part")

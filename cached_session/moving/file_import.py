@@ -131,7 +131,7 @@ async def import_rows(
     total: int | None,
     on_progress: OnProgress | None,
 ) -> ImportReport:
-    """Add the rows of a source that earlier imports have not added. Rows are read in a thread."""
+    """Add the rows of a source that no earlier import has added. Rows are read in a thread."""
     engine = await open_engine(session)
     batches: AsyncIterator[list[Row]] = importer.read_batches(engine, rows)
     async with aclosing(batches):  # type: ignore[type-var]
