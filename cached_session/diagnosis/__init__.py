@@ -98,7 +98,7 @@ async def _check_journal(
 
 
 def _acknowledged(status: Status | None, server: str) -> set[str]:
-    """Return the ids of sessions that have items and only operations that the server has stored."""
+    """Return the ids of sessions with items whose operations this server has all acknowledged."""
     if status is None or status.last_server != server:
         return set()
     return {

@@ -20,7 +20,7 @@ __all__ = ["check_server"]
 CLOCK_SECONDS = 30.0
 """Clock difference in seconds above which it is reported. The server's time has no fractions."""
 EXPIRY_DAYS = 7
-"""Number of days before the expiry of a key from which on the key is reported."""
+"""Days of remaining validity below which a key is reported."""
 PREFIX = "cs-"
 """The prefix of the agent ids of this library."""
 POLICIES = 20
