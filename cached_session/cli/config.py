@@ -36,7 +36,7 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
 
     def overridden_by(self, journal: Path | None, url: str | None, api_key: str | None) -> Settings:
-        """Return these settings, overridden by the given options."""
+        """Return these settings, overridden by the options that are given."""
         return Settings(
             journal=str(journal) if journal else self.journal,
             url=url or self.url,

@@ -142,7 +142,7 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
 
 
 def _require_session(path: str, session: str, table: str) -> None:
-    """Check that the database has this session: an import of a missing one would add nothing.
+    """Check that the database has this session; without it, the import would add nothing.
 
     Raises:
         InvalidArgument: the database has no such session.

@@ -66,7 +66,7 @@ def writing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # Python flushes its buffer again at exit: send that to the null device, or it would fail.
+        # Python flushes its buffer again at exit. Redirect it, or the flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Unwritable(f"standard output cannot be written: {error.strerror}") from error
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHORT_NAME = 8
-"""Number of characters to which names of operations are cut on a terminal, if unambiguous."""
+"""Length of the short names of operations on a terminal, used if they are unambiguous."""
 COLUMNS = ("operation", "session", "kind", "items", "written", "why")
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ async def _show(settings: Settings, operation: str) -> None:
 async def _retry_or_drop(
     settings: Settings, operations: list[str], *, drop: bool, sure: bool
 ) -> None:
-    """Retry or drop the named operations, or all without names; ask first, unless ``sure``."""
+    """Retry or drop the named operations (all if none is named); confirm unless ``sure``."""
     async with open_existing(settings) as cache:
         found = await _parked(cache, [])
         chosen = _find_by_name(found, operations) if operations else found
