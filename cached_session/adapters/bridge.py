@@ -32,10 +32,10 @@ THREAD_NAME = "cached-session-bridge"
 class Bridge:
     """Runs asynchronous calls for synchronous callers, on the event loop of a thread of its own.
 
-    The thread starts with the first call and ends with `close`. Until then the loop
-    runs, including the background sync of the sessions that were first used through the bridge.
-    Threads may share a bridge: their calls run concurrently, in no defined order. To order two
-    calls, wait for the end of the first.
+    The thread starts with the first call and ends with `close`. Until `close`, the loop runs, and
+    with it the background sync of the sessions that were first used through the bridge. Threads
+    may share a bridge: their calls run concurrently, in no defined order. To order two calls, wait
+    for the end of the first.
     """
 
     def __init__(self) -> None:

@@ -8,8 +8,8 @@
 ``message``  the framework's own serialised form; only this is read back
 ===========  =======================================================================
 
-The Agents SDK has no items with such a type, and its items have no ``v``. So no reader
-mistakes the items of another framework for its own.
+The Agents SDK has no items with such a type, and its items have no ``v``. So no reader mistakes
+the items of another framework for its own.
 """
 
 from __future__ import annotations

@@ -54,10 +54,10 @@ class CachedChatMessageHistory(BaseChatMessageHistory):
     """The messages of one session. Each message is an item; a call of `aadd_messages` adds one
     batch.
 
-    The asynchronous methods run on the caller's loop. Each docstring names the method of the
-    session that is called; its guarantees on return and on cancellation apply. The synchronous
-    methods run on the bridge's thread and raise `WouldBlock` if an event loop runs in the caller's
-    thread. The caller closes the session.
+    The asynchronous methods run on the caller's loop. Each docstring names the session method
+    that is called; the guarantees of this method on return and on cancellation apply. The
+    synchronous methods run on the bridge's thread and raise `WouldBlock` if an event loop runs in
+    the caller's thread. The caller closes the session.
     """
 
     def __init__(self, session: CachedSession, *, bridge: Bridge | None = None) -> None:

@@ -50,10 +50,10 @@ ROLES: dict[str, Role] = {
 class CachedChatStore(BaseChatStore):
     """The chats of one cache. Each message is an item.
 
-    The asynchronous methods run on the caller's loop. Each docstring names the method of the
-    session that is called; its guarantees on return and on cancellation apply. The synchronous
-    methods run on the bridge's thread and raise `WouldBlock` if an event loop runs in the caller's
-    thread. The caller closes the cache.
+    The asynchronous methods run on the caller's loop. Each docstring names the session method
+    that is called; the guarantees of this method on return and on cancellation apply. The
+    synchronous methods run on the bridge's thread and raise `WouldBlock` if an event loop runs in
+    the caller's thread. The caller closes the cache.
 
     Serialising a memory that uses the store (``memory.to_string()``) includes no messages: they are
     in the journal only.

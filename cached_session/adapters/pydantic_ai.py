@@ -34,9 +34,9 @@ class CachedMessageHistory:
     """The messages of one session. Each message is an item; a call of `add` adds one batch.
 
     Pydantic AI has no interface for histories: a run takes the earlier messages and returns the new
-    ones. Each docstring names the method of the session that is called; its guarantees on return
-    and on cancellation apply. The caller closes the session. For ``agent.run_sync``, pass the
-    methods to a `Bridge`: ``bridge.run(history.messages)``.
+    ones. Each docstring names the session method that is called; the guarantees of this method on
+    return and on cancellation apply. The caller closes the session. For ``agent.run_sync``, pass
+    the methods to a `Bridge`: ``bridge.run(history.messages)``.
     """
 
     def __init__(self, session: CachedSession) -> None:
