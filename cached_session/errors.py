@@ -30,8 +30,8 @@ class CachedSessionError(Exception):
 class InvalidArgument(CachedSessionError, ValueError, TypeError):
     """An argument is wrong. A retry does not help: fix the call.
 
-    It is also a ``ValueError`` and a ``TypeError``, because the sessions of the Agents SDK raise
-    those for the same mistakes. Code that was written for them keeps working.
+    The class is also a ``ValueError`` and a ``TypeError``, because the sessions of the Agents SDK
+    raise these for the same mistakes. Code that was written for those sessions keeps working.
     """
 
 
@@ -62,13 +62,17 @@ class SyncError(CachedSessionError):
 
 
 class SyncTimeout(SyncError, TimeoutError):
-    """The timeout expired first. The work continues in the background; see ``__cause__`` for a
-    reason."""
+    """The timeout expired before the work was done. The work continues in the background.
+
+    ``__cause__`` is the last error of the server, if there was one.
+    """
 
 
 class Unauthorized(SyncError):
-    """The server refuses the key (401) or its scope (403). Fix the key; unsent operations are
-    kept."""
+    """The server refuses the key (401) or its scope (403). Fix the key.
+
+    Unsent operations stay in the journal.
+    """
 
 
 class PopUnconfirmed(SyncError):
