@@ -80,7 +80,7 @@ fuzz: $(VENV)/.dev ## generate fresh examples, round after round, for SECONDS=60
 contract: $(VENV)/.dev ## ask a Dakera server what replication relies on: URL=http://host:3000 KEY=...
 	CONTRACT_URL="$(URL)" CONTRACT_KEY="$(KEY)" $(BIN)/python -m pytest -s tests/contract $(ARGS)
 
-lint: $(VENV)/.dev ## lint, and mend what can be mended safely
+lint: $(VENV)/.dev ## lint, and fix what can be fixed safely
 	$(BIN)/ruff check --fix .
 
 format: $(VENV)/.dev ## format the code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import network_calls
 from cached_session.engine.engine import Engine
-from cached_session.engine.session_config import SessionConfig, check_options, sdk_settings
+from cached_session.engine.session_config import SessionConfig, check_options_type, sdk_settings
 from cached_session.errors import SessionClosed
 from cached_session.journal import compaction
 from cached_session.models import CompactReport, Progress, Status, SyncReport
@@ -64,7 +64,7 @@ class SessionCache:
             InvalidArgument: an argument is wrong.
         """
         self._closed = True  # `__del__` does not warn if this constructor fails
-        check_options(options)
+        check_options_type(options)
         self._spec = RemoteSpec.make(url, api_key, client)
         self._engine = Engine.acquire(
             journal_path(journal), self._spec, options, runtime or Runtime()

@@ -129,7 +129,7 @@ class SyncOptions:
         for name in ("max_batch_memories", "page_size", "first_page_size"):
             if not 1 <= getattr(self, name) <= 1000:
                 raise InvalidArgument(
-                    f"{name}={getattr(self, name)!r} must lie between 1 and 1000, "
+                    f"{name}={getattr(self, name)!r} must be between 1 and 1000, "
                     "the server's own limit"
                 )
         for name in (

@@ -14,7 +14,7 @@ from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
 from cached_session.engine.session_config import (
     SessionConfig,
-    check_options,
+    check_options_type,
     dots_of,
     items_limit,
     position_of,
@@ -351,7 +351,7 @@ class CachedSession:
             SessionClosed, JournalError: as `add_items`.
         """
         if not source:
-            raise InvalidArgument(f"source={source!r} must name what the items come from")
+            raise InvalidArgument(f"source={source!r} must be a name for the origin of the items")
         engine = await self._ready()
         return await importer.import_batches(
             engine,
@@ -571,7 +571,7 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is dropped.
         """
         if not dots:
-            raise InvalidArgument("name what to drop by the dots of parked(): nothing was dropped")
+            raise InvalidArgument("nothing was dropped: pass the dots of the operations to drop")
         engine = await self._ready()
         named = dots_of(dots)
         dropped = await engine.journal.parked.drop(self.session_id, named)
@@ -675,7 +675,7 @@ def _acquire(
     options: SyncOptions,
     runtime: Runtime | None,
 ) -> Engine:
-    check_options(options)
+    check_options_type(options)
     return Engine.acquire(journal_path(journal), config.remote, options, runtime or Runtime())
 
 

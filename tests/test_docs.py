@@ -267,7 +267,7 @@ def test_every_field_on_the_wire_is_explained() -> None:
         "syncs this journal",
         "is locked by another program",
         "may forget",
-        "goes on",
+        "continues",
         "is parked: ",
         "was damaged. ",
         ".damaged-",

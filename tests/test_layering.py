@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
 # own. A subfolder is one entry; the test on circles alone orders its modules.
 TIERS: dict[str, list[set[str]]] = {
     "history": [
-        {"clock", "ids", "item_text", "ranges"},
+        {"clock", "ids", "item_text", "order", "ranges"},
         {"frontier", "session_ref"},
         {"ops"},
         {"parts"},
@@ -57,7 +57,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"sqlite"},
         {"tables"},
         {"recovery"},
-        {"connect", "quota", "tail_cache", "thread_pool"},
+        {"open_connection", "quota", "tail_cache", "thread_pool"},
         {"connections", "inspection"},
         {"idle_work"},
         {"writer"},
@@ -90,7 +90,7 @@ TIERS: dict[str, list[set[str]]] = {
         },
         {"pauses", "push_plan", "push_state", "schedule", "server_check", "store_plan"},
         {"context"},
-        {"encode", "event_listener", "ingest", "leader", "retention_guard", "store"},
+        {"encode_memories", "event_listener", "ingest", "leader", "retention_guard", "store"},
         {"gaps", "listing", "push"},
         {"pull"},
         {"audit", "confirmed_pop", "pull_loop"},

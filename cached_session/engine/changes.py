@@ -59,7 +59,7 @@ class Changes(AsyncIterator[Change]):
             JournalError: the journal cannot be read.
         """
         if self._stepping:
-            raise RuntimeError("two tasks wait for the same iteration; call changes() for each")
+            raise RuntimeError("two tasks use one changes() iterator; call changes() in each task")
         self._stepping = True
         try:
             while not self._ended:

@@ -20,6 +20,7 @@ from cached_session.engine.notifier import Notifier
 from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
+from cached_session.humanize import count
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.quota import size_of
 from cached_session.journal.tables.writes import Author
@@ -102,8 +103,8 @@ class Engine:
             engine.join(spec)
         if options != engine.options:
             log.warning(
-                "the journal %s is open in this process with other options: those hold for all "
-                "that share it, until the last of them is closed",
+                "the journal %s is already open in this process with other options; the new "
+                "options are ignored until all sessions and caches of the journal are closed",
                 path,
             )
         return engine
@@ -119,8 +120,8 @@ class Engine:
                 for other in self._specs:
                     if not spec.is_same_server(other):
                         raise InvalidArgument(
-                            f"the journal {self.path} is open with the server {other.server} "
-                            f"(and its key); {spec.server} needs a journal of its own"
+                            f"the journal {self.path} is already open with the server "
+                            f"{other.server} and its key; pass another journal for {spec.server}"
                         )
                 self._specs.append(spec)
             self._users += 1
@@ -225,20 +226,21 @@ class Engine:
         ):
             if not history.quota.could_ever_hold(encoded):
                 raise self._full(
-                    encoded, "is larger than the limit on unsent work; split it, or raise the limit"
+                    encoded,
+                    "it is larger than the quota of unsent items; split it, or raise the quota",
                 )
             if options.when_full == "reject" or self.runtime.monotonic() >= until:
                 raise self._full(
                     encoded,
-                    "finds no room: too much is unsent. See status(): is the server out of reach?",
+                    "too much is unsent; let the session sync (see status()), or raise the quota",
                 )
             self.loop_host.ensure_running()
             await anyio.sleep(FULL_PAUSE)
 
     def _full(self, encoded: list[tuple[str, int]], why: str) -> JournalFull:
         return JournalFull(
-            f"a batch of {len(encoded)} items ({size_of(encoded)} bytes) {why} "
-            f"(max_pending_items={self.options.max_pending_items}, "
+            f"a batch of {count(len(encoded), 'item')} ({size_of(encoded)} bytes) was not stored: "
+            f"{why} (max_pending_items={self.options.max_pending_items}, "
             f"max_pending_bytes={self.options.max_pending_bytes})"
         )
 

@@ -93,6 +93,6 @@ class Hydration:
 def _log_failure(recorded: asyncio.Future[None]) -> None:
     if not recorded.cancelled() and recorded.exception() is not None:
         log.warning(
-            "the first read could not be recorded; after the next opening it waits again: %s",
+            "the first read could not be recorded; it waits again after the next opening: %s",
             recorded.exception(),
         )

@@ -297,10 +297,10 @@ class LoopHost:
             self.ensure_running()
             run = self._run
             if run is None and was_interrupted:
-                raise SessionClosed("this session was closed in the middle of the call")
+                raise SessionClosed("this session was closed during the call; open a new session")
             if run is None:
                 raise SyncError(
-                    "this session has no server; make it with CachedSession.from_url, "
+                    "this session has no server; create it with CachedSession.from_url, "
                     "or pass client"
                 )
             is_here = run.loop is asyncio.get_running_loop()

@@ -12,6 +12,7 @@ from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.parts import Part
 from cached_session.history.session_ref import SessionRef
+from cached_session.humanize import count
 from cached_session.models import Recall, SyncReport
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import Unreadable, decode
@@ -73,8 +74,8 @@ async def flush(engine: Engine, sessions: Sequence[str], timeout: float | None) 
     parked = sum(engine.status(session_id, is_closed=False).parked for session_id in sessions)
     if parked:
         raise SyncError(
-            f"{parked} operation{'s' if parked > 1 else ''} cannot be sent: the server refuses "
-            "them for good. See parked(), then retry_parked() or drop_parked()"
+            f"{count(parked, 'operation')} parked after a permanent refusal by the server; all "
+            "others were sent. See parked(), then call retry_parked() or drop_parked()"
         )
 
 
@@ -108,8 +109,8 @@ async def _until_done(
     except TimeoutError as error:
         why = f": {tally.last.reason}" if tally.last else ""
         raise SyncTimeout(
-            f"{what} did not finish in {round(timeout or 0.0, 1):g} s{why}. Nothing is lost: what "
-            "is unsent stays in the journal, and goes on while the session is open"
+            f"{what} did not finish in {round(timeout or 0.0, 1):g} s{why}. Unsent operations "
+            "stay in the journal, and syncing continues while the session is open"
         ) from (tally.last or error)
     except RemoteError as error:
         raise _denied(error) from error
@@ -131,7 +132,8 @@ async def _pause(replicator: Replicator, session_id: str, last: RemoteError | No
 def _denied(error: RemoteError) -> SyncError:
     if error.status in (401, 403):
         return Unauthorized(
-            f"{error.reason}: check the API key and its scope. Unsent work stays in the journal"
+            f"{error.reason}: check the API key and its scope. Unsent operations stay in the "
+            "journal"
         )
     return SyncError(error.reason)
 
@@ -198,7 +200,7 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
                 replicator.context, SessionRef.of(session_id)
             ),
             in_doubt=PopUnconfirmed(
-                f"what syncs {session_id!r} was closed in the middle of this call; nothing is "
+                f"the connection of {session_id!r} was closed during this call; no item is "
                 "returned, and the claim is resolved when the server answers again"
             ),
         )
@@ -235,7 +237,7 @@ async def _ask(
         RemoteError: the request failed, or the server is known to be out of reach.
     """
     if await replicator.context.pauses.wait_ms(session_id):
-        raise RemoteError(Verdict.UNREACHABLE, "the server is out of reach")
+        raise RemoteError(Verdict.UNREACHABLE, "the server cannot be reached")
     ref, context = SessionRef.of(session_id), replicator.context
 
     async def work() -> list[dict[str, Any]] | None:

@@ -14,7 +14,7 @@ from cached_session.remote.connect import RemoteSpec
 
 __all__ = [
     "SessionConfig",
-    "check_options",
+    "check_options_type",
     "dots_of",
     "items_limit",
     "position_of",
@@ -49,8 +49,7 @@ class SessionConfig:
         session_id: object = self.session_id
         if not isinstance(session_id, str) or not session_id:
             raise InvalidArgument(
-                f"session_id={self.session_id!r} must be a string that is not empty: it names the "
-                "history"
+                f"session_id={self.session_id!r} must be a string that is not empty"
             )
         if self.pop not in ("local", "confirmed"):
             raise InvalidArgument(f"pop={self.pop!r} is not known; use 'local' or 'confirmed'")
@@ -60,12 +59,12 @@ class SessionConfig:
             raise InvalidArgument(f"hydrate={self.hydrate!r} must be True or False")
         if self.pop == "confirmed" and self.remote is None:
             raise InvalidArgument(
-                "pop='confirmed' asks a server who may have the item, and this session has none; "
+                "pop='confirmed' needs a server, and this session has none; "
                 "use from_url, pass client, or use pop='local'"
             )
 
 
-def check_options(options: object) -> None:
+def check_options_type(options: object) -> None:
     """Check the type of the options.
 
     Raises:
@@ -91,7 +90,7 @@ def sdk_settings(settings: Any) -> Any:
         return SessionSettings(**settings)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(
-            f"session_settings={settings!r} make no SessionSettings: {error}; "
+            f"session_settings={settings!r} cannot be used as SessionSettings: {error}; "
             "use agents.SessionSettings, or a dict such as {'limit': 20}"
         ) from error
 
@@ -124,7 +123,7 @@ def position_of(entry: object) -> tuple[Dot, int]:
         InvalidArgument: ``entry`` is not an `Entry`.
     """
     if not isinstance(entry, Entry):
-        raise InvalidArgument(f"{entry!r:.80} is no Entry; pass what entries() or search() gave")
+        raise InvalidArgument(f"{entry!r:.80} is not an Entry; pass one from entries() or search()")
     return Dot(entry.writer, entry.counter), entry.index
 
 
@@ -141,6 +140,6 @@ def dots_of(dots: Iterable[Any]) -> list[Dot]:
                 found.append(Dot(writer, counter))
             case _:
                 raise InvalidArgument(
-                    f"{dot!r} names no operation; pass the dot of a parked one: (writer, counter)"
+                    f"{dot!r} is not a dot; pass the dot of a parked operation: (writer, counter)"
                 )
     return found

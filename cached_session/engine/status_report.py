@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
+from cached_session.humanize import count
 from cached_session.journal.recovery.report import read_report
 from cached_session.journal.tables.pauses import Pause
 from cached_session.journal.tables.status_counts import SessionCounts, StatusRows, totals
@@ -156,7 +157,7 @@ def _stall(counts: SessionCounts, meta: dict[str, str], at: Viewpoint) -> str | 
     if at.now - since <= STALLED_MS:
         return None
     return (
-        f"{counts.pending} operations wait and nothing was sent for "
-        f"{(at.now - since) // 1000} s: is the process alive that syncs {at.journal} "
-        "(the one that holds the lock beside it), and its event loop not held up?"
+        f"{count(counts.pending, 'operation')} pending, and nothing was sent for "
+        f"{(at.now - since) // 1000} s: is the process alive that syncs {at.journal} (it holds the "
+        "lock file next to it), and does its event loop run? cached-session doctor may name it"
     )

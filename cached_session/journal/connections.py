@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cached_session import fork_safety
 from cached_session.errors import CachedSessionError, JournalError
-from cached_session.journal.connect import MEMORY, connect, create_private
+from cached_session.journal.open_connection import MEMORY, connect, create_private
 from cached_session.journal.recovery import recover, replace_file
 from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.sqlite import file_identity
@@ -100,7 +100,7 @@ class Connections:
         if os.getpid() != self.pid:
             raise JournalError(
                 f"the journal {self.path} was opened before this process was forked; SQLite "
-                "connections do not survive a fork. Make a new session in the child"
+                "connections do not survive a fork. Open a new session in the child"
             )
 
     def aside(self) -> sqlite3.Connection:
@@ -237,7 +237,7 @@ class Connections:
         except BaseException:
             _drop([opened.writer, opened.reader], False)
             raise
-        log.error("the journal %s was replaced under its session. %s", self.path, report.summary())
+        log.error("the journal %s was replaced while it was open. %s", self.path, report.summary())
         self._release()
         for left in self._left:
             left.unlink(missing_ok=True)
@@ -262,14 +262,14 @@ class Connections:
             moved = self.writer is not None and self.is_moved()
         except JournalError as error:
             # The next opening reports the error. What was acknowledged is in the file.
-            log.warning("closing without checking the file: %s", error)
+            log.warning("close the journal without checking its file: %s", error)
             moved = False
         if moved or (self.writer is not None and self.suspicion is not None):
             try:
                 self.current()
             except (CachedSessionError, *FOREIGN_ERRORS) as error:
                 log.error(
-                    "the journal %s was moved away and cannot be made again (%s): its unsent "
+                    "the journal %s was moved away and cannot be created again (%s): its unsent "
                     "operations are lost"
                     if moved
                     else "the journal %s is damaged and cannot be recovered now: %s",

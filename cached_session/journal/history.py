@@ -178,7 +178,7 @@ class History:
         try:
             return await self._readers.read_aside(search.find, session_id, words, limit)
         except search_index.Spoiled as error:
-            log.warning("gave up the search index; the next opening builds it again: %s", error)
+            log.warning(search_index.GAVE_UP, error)
             await self._writer.write(search_index.give_up)
             return await self._readers.read_aside(search.find, session_id, words, limit)
 

@@ -77,7 +77,7 @@ class IdleWork:
                 return True
             # No caller waits for this work. The next write fails in the same way and reports it.
             self._connections.suspect(error.error if isinstance(error, Uncommitted) else error)
-            log.warning("the idle journal failed; its work waits for the next write: %s", error)
+            log.warning("idle work of the journal failed and waits for the next write: %s", error)
             return False
 
     def _index(self, conn: sqlite3.Connection) -> bool:
@@ -119,8 +119,8 @@ class IdleWork:
                 return False
             self._transact(conn, [search_index.give_up])
         except (FileMoved, Uncommitted, sqlite3.Error) as inner:
-            log.warning("the search index cannot be given up: %s", inner)
+            log.warning("cannot stop using the search index: %s", inner)
             return False
         self._logged += 1
-        log.warning("gave up the search index; the next opening builds it again: %s", error)
+        log.warning(search_index.GAVE_UP, error)
         return True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cached_session.errors import CachedSessionError
-from cached_session.journal.connect import existing_uri
+from cached_session.journal.open_connection import existing_uri
 from cached_session.journal.recovery.find_damage import find_problems
 from cached_session.journal.sqlite.db_errors import (
     FOREIGN_ERRORS,

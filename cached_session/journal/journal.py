@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cached_session.journal.connect import MEMORY
 from cached_session.journal.connections import Connections
 from cached_session.journal.history import History
 from cached_session.journal.imports import Imports
+from cached_session.journal.open_connection import MEMORY
 from cached_session.journal.quota import Quota
 from cached_session.journal.readers import Readers
 from cached_session.journal.sqlite.awaiting import shielded

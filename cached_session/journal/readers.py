@@ -17,8 +17,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from cached_session.errors import SessionClosed
-from cached_session.journal.connect import existing_uri
 from cached_session.journal.connections import Connections, end_transaction
+from cached_session.journal.open_connection import existing_uri
 from cached_session.journal.sqlite.awaiting import shielded
 from cached_session.journal.sqlite.db_errors import FOREIGN_ERRORS, is_locked, journal_error
 from cached_session.journal.sqlite.tracked_connection import FileVersion, file_version
@@ -105,7 +105,7 @@ class Readers:
             # Under the lock the connection cannot be closed.
             conn = connections.reader
             if self._writer.closed or conn is None:
-                raise SessionClosed(f"the journal {connections.path} is not open")
+                raise SessionClosed(f"the journal {connections.path} is closed; open a new session")
             end_transaction(conn)
             return function(conn, *args, **kwargs)
         except FOREIGN_ERRORS as error:
@@ -145,7 +145,9 @@ class Readers:
     ) -> T:
         with self._connections.asides:
             if self._writer.closed:
-                raise SessionClosed(f"the journal {self._connections.path} is closed")
+                raise SessionClosed(
+                    f"the journal {self._connections.path} is closed; open a new session"
+                )
             with self._mapped_errors():
                 conn = self._connections.aside()
                 end_transaction(conn)

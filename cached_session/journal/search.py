@@ -12,6 +12,7 @@ from itertools import islice
 
 from cached_session.errors import InvalidArgument
 from cached_session.history.item_text import normalize_text, role_and_text
+from cached_session.history.order import Position
 from cached_session.journal.tables import item_rows, search_index
 from cached_session.journal.tables.sessions import session_row
 from cached_session.models import Entry
@@ -67,7 +68,7 @@ def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 def _matches(
     conn: sqlite3.Connection, session: int, wanted: list[str], held: list[tuple[int, str, int]]
-) -> Iterator[item_rows.Position]:
+) -> Iterator[Position]:
     for position in held:
         items = conn.execute(
             "SELECT idx, CAST(payload AS BLOB) FROM items "

@@ -35,7 +35,10 @@ GROUP_MOST = 256
 DELIVERED_MOST = 32
 """Results that an event loop gets in one callback: their tasks all run before anything else that
 waits on that loop."""
-NO_LOOP = "a session runs on asyncio, and no event loop of asyncio runs here (trio?)"
+NO_LOOP = (
+    "no asyncio event loop runs in this thread: nothing was stored; await the call "
+    "in a program that runs on asyncio (trio is not supported)"
+)
 IDLE = 0.1
 """Seconds without a write before the thread does idle work."""
 

@@ -44,7 +44,9 @@ class RemoteSpec:
             return cls(server, client=client)
         if url is None:
             if api_key is not None:
-                raise InvalidArgument("api_key without url; pass the address of the server too")
+                raise InvalidArgument(
+                    "api_key was passed without url; pass the address of the server too"
+                )
             return None
         if api_key is not None and not (
             isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()
@@ -95,7 +97,7 @@ def _warn_of_plain_http(server: str, api_key: object) -> None:
         return
     _warned.add(server)
     warnings.warn(
-        f"the API key for {server} travels unencrypted; use https, or a tunnel to a local port",
+        f"the API key for {server} is sent unencrypted; use https, or a tunnel to a local port",
         UserWarning,
         stacklevel=5,
     )

@@ -209,7 +209,7 @@ class DakeraHttp:
         """Return the error for an answer that is not an event stream."""
         status = 501 if status == 200 else status
         verdict, scope = judge(status)
-        reason = f"{self.server} has no event stream (status {status}); polling goes on"
+        reason = f"{self.server} has no event stream (status {status}); polling continues"
         return RemoteError(verdict, reason, scope=scope, status=status)
 
     def _failure(self, error: Exception) -> RemoteError:

@@ -227,7 +227,7 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
     dot = Dot(_writer(metadata, identity), _integer(metadata, "cs_c", 1, 1 << 53, identity))
     if metadata.get("cs_op") == "void":
         if identity != placeholder_id(key, dot):
-            raise Unreadable(f"{identity} is not the id that its metadata derives")
+            raise Unreadable(f"{identity} is not the id that its metadata yields")
         return Placeholder(dot)
     kind_name = metadata.get("cs_op")
     kind = _KINDS.get(kind_name) if isinstance(kind_name, str) else None
@@ -250,7 +250,7 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
         text=_string(metadata, "cs_x", PART_BYTES, identity),
     )
     if identity != memory_id(key, dot, part.index, part.part):
-        raise Unreadable(f"{identity} is not the id that its metadata derives")
+        raise Unreadable(f"{identity} is not the id that its metadata yields")
     return part
 
 

@@ -1,6 +1,7 @@
 """Audit a session: send lost operations again, and delete removed items from the server.
 
-Any replica can restore any operation: its memories have the same ids and bytes on every replica.
+Any replica can restore any operation: the operation's memories have identical ids and bytes on
+every replica.
 A removed item is never restored, because only a recorded operation removes an item.
 """
 
@@ -15,7 +16,7 @@ from cached_session.journal.tables.outbox import Forget
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
-from cached_session.replication.encode import encode
+from cached_session.replication.encode_memories import encode
 from cached_session.replication.ingest import read_page
 from cached_session.replication.listing import fetch_page
 from cached_session.replication.listing_scan import MAX_PAGES
@@ -27,7 +28,7 @@ from cached_session.replication.store import store
 __all__ = ["AuditReport", "audit"]
 
 RESEND_OPS = 200
-"""Operations that are loaded and sent again together."""
+"""The number of operations that are loaded and sent again together."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,22 @@ class AuditReport:
     """The differences that an audit has found between the server and the journal, and removed."""
 
     listed: int
-    """Our memories on the server."""
+    """The number of undamaged memories that the server listed for the session, without
+    placeholders."""
     healed: int
-    """Operations sent again because the server had lost them, in whole or in part; and
-    placeholders of parked operations, likewise."""
+    """The number of operations sent again because the server had lost all or a part of them, plus
+    the number of placeholders of parked operations sent again because the server had lost them."""
     applied: int
-    """Operations that the journal did not have."""
+    """The number of operations on the server that the journal did not have."""
     forgotten: int
-    """Removed items that the server still held."""
+    """The number of removed items whose memories the server still held and has deleted."""
 
 
 async def audit(context: Context, session: SessionRef) -> AuditReport:
     """Compare one session on the server with the journal, and make them agree.
 
     Raises:
-        RemoteError: the first failure. Another audit continues from there.
+        RemoteError: the first failure. The next audit repeats the comparison.
     """
     await push(context, session)
     listing = ServerListing(session.key)
@@ -77,8 +79,8 @@ async def audit(context: Context, session: SessionRef) -> AuditReport:
 async def _guard(context: Context, session: SessionRef, plan: AuditPlan) -> None:
     """Set the retention policy again if the server has lost something, or has refused it before.
 
-    A server that has lost memories may have lost the policy as well. A key that may set it may have
-    come since. If all is well, nothing is requested.
+    A server that has lost memories may also have lost the policy. After a refusal, the server may
+    allow it now, for example because the user has changed the key. Otherwise, send no request.
     """
     was_refused = await context.journal.retention.is_unguarded(session)
     if plan.resend or was_refused:
@@ -89,7 +91,7 @@ async def _resend(context: Context, session: SessionRef, seqs: Sequence[int]) ->
     """Store operations on the server again.
 
     Raises:
-        RemoteError: also if the server does not keep them.
+        RemoteError: a request has failed, or the server did not keep the memories.
     """
     for start in range(0, len(seqs), RESEND_OPS):
         found = await context.journal.outbox.load(seqs[start : start + RESEND_OPS])
@@ -115,8 +117,9 @@ async def _explain(context: Context, session: SessionRef, seqs: Sequence[int]) -
 async def _forgets(context: Context, session: SessionRef, plan: AuditPlan) -> list[Forget]:
     """Return the memories that the server should delete.
 
-    Another device may have removed something since the first pull, and have deleted it before the
-    listing. Then it was missing for a good reason, and has been restored: compare once more.
+    Another device may have popped an item since the first pull, and have deleted its memory before
+    the listing. The audit has then restored a removed item by mistake. So if the audit has restored
+    anything, pull and compare once more.
     """
     if not plan.resend:
         return plan.forget
@@ -126,10 +129,10 @@ async def _forgets(context: Context, session: SessionRef, plan: AuditPlan) -> li
 
 
 async def _list_all(context: Context, session: SessionRef) -> ServerListing:
-    """Return the listing of the server, without applying any of it.
+    """Return the listing of the server, without applying its memories to the journal.
 
     Raises:
-        RemoteError: also if the listing does not end.
+        RemoteError: a request has failed, or the listing has more than `MAX_PAGES` pages.
     """
     listing = ServerListing(session.key)
     offset, before = 0, ""

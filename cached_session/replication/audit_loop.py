@@ -19,54 +19,55 @@ from cached_session.replication.leader import Leader
 __all__ = ["AuditPace", "Auditor"]
 
 GRACE_SHARE = 1 / 24
-"""The least time between two audits of one session that were suspected or failed, as a share of the
-audit interval: an hour of a day."""
+"""The shortest time between two audits of a session that is suspected or whose last audit failed,
+as a share of the audit interval: an hour if the interval is a day."""
 AUDITS_PER_INTERVAL = 96
-"""Limit on the audits of a cache in one interval: four an hour if the interval is a day. It keeps
-the requests of an idle cache from growing with the number of sessions. Suspected sessions do not
-wait for it."""
+"""Limit on the audits of a cache in one interval: four an hour if the interval is a day. The limit
+keeps the requests of an idle cache from growing with the number of sessions. It does not delay the
+audits of suspected sessions."""
 LONGEST_WAIT = 60.0
-"""Seconds between two looks at the journal: another process may have made an audit."""
+"""The longest time in seconds between two reads of the due audit from the journal. Another process
+may have made an audit due."""
 
 
 class AuditPace:
-    """When the next audit may begin, in monotonic seconds. Pure."""
+    """The earliest times of the next audits, in monotonic seconds. Pure."""
 
     def __init__(self, options: SyncOptions) -> None:
         self._options = options
         self._delayed: dict[str, float] = {}
-        """When each session whose audit has failed may be audited again."""
+        """The time from which each session whose audit has failed may be audited again."""
         self._rests_until = -math.inf
 
     @property
     def grace(self) -> float:
-        """Seconds between two audits of one session that were suspected or failed."""
+        """The shortest time in seconds between two audits of a suspected or failed session."""
         return self._options.audit_interval * GRACE_SHARE
 
     def excluded(self, now: float) -> frozenset[str]:
-        """Return the sessions that are not audited now, because their last audit has failed."""
+        """Return the sessions that must wait for an audit because their last audit has failed."""
         self._delayed = {name: until for name, until in self._delayed.items() if until > now}
         return frozenset(self._delayed)
 
     def suspects_only(self, now: float) -> bool:
-        """Return whether only suspected sessions are audited now."""
+        """Return whether only suspected sessions may be audited now."""
         return now < self._rests_until
 
     def succeeded(self, now: float) -> None:
-        """Record an audit that has succeeded."""
+        """Delay the next audit of a session that is not suspected, after an audit succeeded."""
         self._rests_until = now + self._options.audit_interval / AUDITS_PER_INTERVAL
 
     def failed(self, session_id: str, now: float) -> None:
-        """Record an audit that has failed, so that the next session need not wait for it."""
+        """Exclude a session for a time after its audit failed, so that it does not delay others."""
         self._delayed[session_id] = now + max(self.grace, self._options.backoff_max)
 
     def wait(self, due: DueAudit) -> float:
-        """Return the seconds until the journal is asked for a due audit again."""
+        """Return the seconds until the next read of the due audit from the journal."""
         return min(max(due.wait_ms / 1000, self._options.watch_interval), LONGEST_WAIT)
 
 
 class Auditor:
-    """The audits of all sessions of a journal. The journal stores when they are due."""
+    """The audits of all sessions of a journal. The journal stores when each audit is due."""
 
     def __init__(self, context: Context, leader: Leader, on_audited: Callable[[str], None]) -> None:
         self._context = context
@@ -76,7 +77,7 @@ class Auditor:
         self._wake = anyio.Event()
 
     async def run(self) -> None:
-        """Audit each session while this process leads, until cancelled."""
+        """Audit the sessions that are due while this process is the leader, until cancelled."""
         while True:
             wait = self._context.options.watch_interval
             if self._leader.is_leader:
@@ -101,7 +102,7 @@ class Auditor:
         )
 
     async def _audit_due(self, session_id: str) -> None:
-        """Audit a session, unless it is paused."""
+        """Audit a session, unless it is paused. A failure is logged and delays its next audit."""
         context = self._context
         try:
             if await context.pauses.wait_ms(session_id):
@@ -116,7 +117,10 @@ class Auditor:
             self._pace.succeeded(context.runtime.monotonic())
 
     async def suspect(self, session_id: str) -> None:
-        """Make an audit of a session due soon: the server seems to have lost something of it."""
+        """Make an audit of a session due because the server seems to have lost memories of it.
+
+        Does nothing if audits are off, or if the last audit was less than `AuditPace.grace` ago.
+        """
         context = self._context
         if not context.options.audit_interval:
             return
@@ -128,7 +132,7 @@ class Auditor:
         """Audit one session, whether or not it is paused.
 
         Raises:
-            RemoteError: after the pause was recorded.
+            RemoteError: the audit has failed. The pause of the session is already stored.
         """
         context, session = self._context, SessionRef.of(session_id)
         report = await context.attempt(session_id, lambda: audit(context, session))

@@ -1,4 +1,4 @@
-"""The seconds to wait after a failure. Pure."""
+"""The time to wait after a failure, in seconds. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from cached_session.remote.errors import RemoteError, Verdict
 __all__ = ["LONGEST_ASKED", "SHORTEST", "exponential", "pause_after"]
 
 SHORTEST = 0.05
-"""No failing loop runs faster than this. Full jitter alone may draw nearly nothing."""
+"""The shortest wait after a failure, in seconds. Full jitter alone may draw nearly 0."""
 LONGEST_ASKED = 3600.0
-"""A server may ask for an hour at most. Then it is tried again."""
+"""The longest wait in seconds that a server can request. A longer request counts as an hour."""
 
 
 def pause_after(
     error: RemoteError, failures: int, options: SyncOptions, chance: random.Random
 ) -> float:
-    """Return the seconds until the next attempt, after so many failures in a row before this one.
+    """Return the seconds to wait before the next attempt.
 
-    A time that the server asked for comes first, with up to a tenth on top, so that clients that
-    were given the same time do not come back together. Everything else backs off exponentially.
+    A time that the server requested takes precedence. Up to a tenth is added to it, so that clients
+    with identical times do not retry together. After `DENIED`, wait for 50 to 100 % of
+    `SyncOptions.denied_retry`. All other errors back off exponentially.
+
+    Args:
+        failures: the number of failures in a row before this one.
     """
     if error.retry_after is not None:
         asked = min(max(error.retry_after, SHORTEST), LONGEST_ASKED)
@@ -32,6 +36,9 @@ def pause_after(
 
 
 def exponential(failures: int, options: SyncOptions, chance: random.Random) -> float:
-    """Return the seconds after so many failures before: exponential back-off with full jitter."""
+    """Return the seconds to wait after ``failures`` earlier failures.
+
+    The back-off is exponential with full jitter.
+    """
     ceiling = min(options.backoff_max, options.backoff_base * 2.0 ** min(failures, 32))
     return max(SHORTEST, ceiling * chance.random())

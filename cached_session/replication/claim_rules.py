@@ -23,21 +23,21 @@ __all__ = [
 
 
 class Contest(Enum):
-    """The result of looking at the notes on an item that we have deleted."""
+    """The result of a check of the notes on an item whose memory we have deleted."""
 
     WON = "won"
     """No other device has claimed the item: it is ours."""
     DISPUTED = "disputed"
-    """Another device has claimed it, and may have got it."""
+    """Another device has claimed the item, and may have won it."""
     UNKNOWN = "unknown"
     """Our own note is missing: the answer is older than the claim, or the server keeps no tags."""
 
 
 def judge_notes(claimers: AbstractSet[str], own: str) -> Contest:
-    """Return whether the notes on an item make it ours.
+    """Return whether the notes on an item show that it is ours.
 
     Args:
-        claimers: the writer ids that have left a note.
+        claimers: the writer ids of the notes.
         own: our writer id.
     """
     if claimers == {own}:
@@ -46,10 +46,14 @@ def judge_notes(claimers: AbstractSet[str], own: str) -> Contest:
 
 
 def has_deleted(deleted: int, claim: Claim) -> bool:
-    """Return whether our request may have deleted the item, by the count that the server reports.
+    """Return whether our request may have deleted the item.
 
-    The count may exceed one, because the server deletes derived memories as well. The server need
-    not hold an item that it has refused: then the notes alone decide.
+    The server may hold nothing of a parked item. So for a parked item the count is ignored, and the
+    notes alone decide.
+
+    Args:
+        deleted: the number of memories that the server reports as deleted. It may exceed 1, because
+            the server deletes derived memories as well.
     """
     return deleted >= 1 or claim.is_parked
 
@@ -59,25 +63,26 @@ def may_be_live(*, is_own: bool, is_waiting: bool, age_ms: int, timeout: float) 
 
     Args:
         is_own: whether this opening of the journal has made the claim.
-        is_waiting: whether a call of this opening waits for it.
+        is_waiting: whether a call of this opening waits for the answer.
+        age_ms: the time since the last change of the claim's state, in milliseconds.
         timeout: the time limit of one request, in seconds.
     """
     return is_waiting if is_own else 0 <= age_ms < 2000 * timeout
 
 
 class Resolution(Enum):
-    """How to end a claim that got no answer from the server."""
+    """The outcome of a check of a claim that got no answer from the server."""
 
     CONFIRM = "confirm"
-    """A device has got the item, perhaps this one: pop it, and do not return it."""
+    """Some device has won the item, perhaps this one: store its pop, and do not return the item."""
     RELEASE = "release"
-    """No device has got the item: it stays."""
+    """No device has won the item: end the claim, and leave the item in the history."""
     REQUEUE = "requeue"
-    """The server has lost the item: send it again."""
+    """The server has lost the item: end the claim, and send the item again."""
     WAIT_FOR_POP = "wait for pop"
-    """Another device may have got the item: wait for its pop."""
+    """Another device may have won the item: wait until the pop by that device arrives."""
     LOOK_AGAIN = "look again"
-    """The item is not on the server. The node that answered may lag: look again later."""
+    """The server does not show the item, but the node that answered may lag: look it up later."""
 
     @property
     def ends_without_pop(self) -> bool:
@@ -87,18 +92,19 @@ class Resolution(Enum):
 
 @dataclass(frozen=True)
 class ResolveRules:
-    """Time to wait before a claim without an answer is resolved."""
+    """The rules that resolve a claim in doubt, and the times that they wait."""
 
     pop_patience_ms: float
-    """Longest time until the pop of another device arrives."""
+    """The longest time until the pop of another device arrives, in milliseconds."""
     lag_patience_ms: float
-    """Longest lag of a node of the server."""
+    """The longest lag of a node of the server, in milliseconds."""
     is_eager: bool
-    """True if to look up an item that another device may have got before its time has passed."""
+    """True to look up an item that another device may have won, even before `pop_patience_ms` has
+    passed."""
 
     @classmethod
     def of(cls, options: SyncOptions, *, is_eager: bool) -> ResolveRules:
-        """Return the rules that these options ask for."""
+        """Return the rules with the times of these options."""
         return cls(1000 * options.hole_patience, 1000 * options.claim_patience, is_eager)
 
     def before_lookup(self, claim: Claim, age_ms: int) -> Resolution | None:

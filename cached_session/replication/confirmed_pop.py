@@ -1,18 +1,19 @@
 """Confirmed pop: return an item only if the server shows that this device alone has deleted it.
 
 The steps are: store the claim in the journal, leave a *note* on the server, delete the item's
-memory by id, check that the server has deleted something and that no other device has left a note,
+memory by id, check that the server has deleted a memory and that no other device has left a note,
 store the pop, return the item.
 
-A device leaves its note before it deletes the item, and the note of a winner stays. A deleted
-memory may be stored again, by a device whose first request got no answer, by an audit, or by a
-network that delivers twice. This makes no second winner: a device that deletes the memory again
-finds the note of the first one. Since an item cannot be won twice, an item that is gone although
-no operation removes it can be sent again.
+A device leaves its note before it deletes the item, and the winner never deletes its note. A
+deleted memory may be stored again, by a device whose first request got no answer, by an audit, or
+by a network that delivers a request twice. A second winner is still impossible: a device that
+deletes the memory again finds the note of the first winner. Since an item cannot be won twice, it
+is safe to send an item again if its memory is missing and no operation removes the item.
 
-The guarantee holds as far as the server's ``forget`` is atomic, which Dakera does not document.
-It also needs an answer about the notes that is not older than the first winner's note (the answer
-has to show our own note), and it needs all notes to be kept. Versions before the notes leave none.
+The guarantee has three conditions. The server's ``forget`` must be atomic, which Dakera does not
+document. The answer about the notes must not be older than the first winner's note; therefore the
+answer has to show our own note. The server must store all notes. Versions of this library before
+the notes were introduced do not leave any.
 """
 
 from __future__ import annotations
@@ -43,27 +44,28 @@ from cached_session.replication.push import push
 __all__ = ["pop_confirmed", "resolve_claims"]
 
 CONTEST_SECONDS = 5.0
-"""Seconds that a device waits, after it has deleted an item, for other claimers to withdraw their
-notes. They withdraw them when the server has answered them."""
+"""The time in seconds that a device waits, after it has deleted an item, for other claimers to
+withdraw their notes. A claimer that has not won withdraws its note after the server's answer."""
 CONTEST_PAUSE = 0.05
-"""Seconds before the second look at the notes. Each further pause is twice as long."""
+"""The time in seconds before the second check of the notes. Each further wait is twice as long."""
 
 
 async def pop_confirmed(context: Context, session: SessionRef) -> tuple[bytes, int] | None:
-    """Return the row of the latest item that the server gave to this device alone.
+    """Pop the latest item that this device alone wins, and return its payload and codec.
 
-    None means that there is no item.
+    Returns:
+        The payload and its codec; None if there is no item to claim.
 
     Raises:
-        PopUnconfirmed: the server did not answer. Nothing is returned. The claim is resolved when
-            the server can be reached again.
-        RemoteError: the server refused. Nothing is in doubt.
+        PopUnconfirmed: the outcome is in doubt, for example because the server did not answer. No
+            item is returned. The claim is resolved when the server can be reached again.
+        RemoteError: the server refused the request. The claim is released.
     """
     await _resolve_earlier(context, session)
     claims = context.journal.claims
     while True:
-        # Hold the lock until the claim is in `live_claims`: otherwise `resolve_claims` would take
-        # it for an abandoned one.
+        # Hold the lock until the claim is in `live_claims`: otherwise `resolve_claims` would treat
+        # the claim as abandoned.
         async with context.lock("claim", session.session_id):
             claim = await claims.reserve(context.author(), session, context.now_ms())
             if claim is None:
@@ -85,10 +87,10 @@ async def pop_confirmed(context: Context, session: SessionRef) -> tuple[bytes, i
 
 
 async def _resolve_earlier(context: Context, session: SessionRef) -> None:
-    """Resolve the claims of earlier calls: they hold later items.
+    """Resolve the claims of earlier calls, because they are on later items than a new claim.
 
     Raises:
-        PopUnconfirmed: some of them are still in doubt.
+        PopUnconfirmed: some of these claims are still in doubt.
     """
     try:
         await context.check_server(session.session_id)
@@ -100,24 +102,25 @@ async def _resolve_earlier(context: Context, session: SessionRef) -> None:
 
 
 async def _confirm(context: Context, session: SessionRef, claim: Claim) -> None:
-    """Store the pop of an item that is ours.
+    """Store the pop of an item that this device has won.
 
     Raises:
-        PopUnconfirmed: the journal could not be written. The claim stays, and is resolved later.
+        PopUnconfirmed: the journal cannot be written. The claim stays open and is resolved later.
     """
     try:
         await context.journal.claims.confirm(context.author(), session, claim)
     except JournalError as error:
         raise PopUnconfirmed(
-            f"the last item of {session.session_id!r} is ours, but its pop cannot be stored "
-            f"({error}); it is not returned, and is popped as soon as the journal can be written"
+            f"the server gave the last item of {session.session_id!r} to this device, but its pop "
+            f"cannot be stored ({error}); the item is not returned, and is popped as soon as the "
+            "journal can be written"
         ) from error
 
 
 def _unconfirmed(session: SessionRef, why: str) -> PopUnconfirmed:
     return PopUnconfirmed(
-        f"the server did not confirm that the last item of {session.session_id!r} is ours ({why}); "
-        "nothing was popped here, and the claim is resolved when the server answers again"
+        f"the server did not confirm the pop of the last item of {session.session_id!r} ({why}); "
+        "nothing was popped, and the claim is resolved when the server answers again"
     )
 
 
@@ -127,7 +130,7 @@ def _live(session: SessionRef, claim: Claim) -> tuple[str, Dot, int]:
 
 
 async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
-    """Ask the server for an item; return whether it is ours.
+    """Compete for an item on the server; return whether this device has won it.
 
     Raises:
         PopUnconfirmed: the outcome is in doubt.
@@ -136,33 +139,34 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
     claims = context.journal.claims
     try:
         if claim.is_in_flight:
-            # The server may or may not hold the item. It can be claimed only when the server
-            # surely holds it, or refuses it.
+            # The server may or may not hold the item. Push first: the device can claim the item
+            # only after the server has acknowledged or refused it.
             await push(context, session)
             is_parked = await claims.is_parked(session, claim.ref.dot)
             claim = replace(claim, is_parked=is_parked)
         remote = _ClaimedItem(context, session, claim)
         await remote.leave_note()
         if not await claims.record(session, claim, ClaimState.ASKED, context.now_ms()):
-            # Another process has resolved the claim, and may claim the item again by now.
+            # Another process has resolved the claim, and may already have claimed the item again.
             return False
-        if has_deleted(await remote.delete(), claim) and await _is_ours(remote):
+        if has_deleted(await remote.delete(), claim) and await _decide_contest(remote):
             return True
         await remote.withdraw_note()
     except RemoteError as error:
         if error.verdict in (Verdict.DENIED, Verdict.REFUSED):
-            # The server has answered, and has deleted nothing.
+            # The server has refused the request, and has deleted nothing.
             await claims.release(session, claim)
             raise
         raise _unconfirmed(session, error.reason) from error
     return False
 
 
-async def _is_ours(remote: _ClaimedItem) -> bool:
-    """Return whether no other device can have got an item that we have deleted.
+async def _decide_contest(remote: _ClaimedItem) -> bool:
+    """Return whether this device has won an item that it has deleted.
 
     Raises:
-        RemoteError: the notes of other devices do not show in time whose the item is.
+        RemoteError: a request has failed, or the notes do not show within `CONTEST_SECONDS` which
+            device has won.
     """
     context, session, claim = remote.context, remote.session, remote.claim
     until = context.runtime.monotonic() + CONTEST_SECONDS
@@ -176,14 +180,14 @@ async def _is_ours(remote: _ClaimedItem) -> bool:
             if not await context.journal.claims.is_open(session, claim):
                 return False
         if context.runtime.monotonic() + pause > until:
-            raise RemoteError(Verdict.UNREACHABLE, "another device claims it too, or has got it")
+            raise RemoteError(Verdict.UNREACHABLE, "another device has claimed it")
         await anyio.sleep(pause)
         pause *= 2
 
 
 @dataclass(frozen=True)
 class _ClaimedItem:
-    """An item on the server, and the notes on it."""
+    """The requests about one claimed item: its memory on the server, and the notes on it."""
 
     context: Context
     session: SessionRef
@@ -194,7 +198,7 @@ class _ClaimedItem:
         return memory_id(self.session.key, self.claim.ref.dot, self.claim.ref.index)
 
     async def leave_note(self) -> None:
-        """Store our note."""
+        """Store our note; do nothing if the server already holds it."""
         ref, now = self.claim.ref, self.context.runtime.wall_ms()
         note = claim_note(self.session.session_id, ref.dot, ref.index, self.claim.claimer, now)
         try:
@@ -207,13 +211,13 @@ class _ClaimedItem:
             raise RemoteError(Verdict.UNREACHABLE, "the server did not keep the note of a claim")
 
     async def withdraw_note(self) -> None:
-        """Delete our note, so that no other claimer waits for us."""
+        """Delete our note, so that other claimers need not wait for it."""
         ref = self.claim.ref
         note = claim_id(self.session.key, ref.dot, ref.index, self.claim.claimer)
         await self.context.remote.forget(self.session.agent, [note])
 
     async def note_writers(self) -> set[str]:
-        """Return the writer ids that have left a note."""
+        """Return the writer ids of the devices that have left a note."""
         ref = self.claim.ref
         tag = claim_tag(ref.dot, ref.index)
         notes = await self.context.remote.find_by_tag(self.session.agent, tag)
@@ -229,18 +233,19 @@ class _ClaimedItem:
 
 
 async def resolve_claims(context: Context, session: SessionRef, *, eager: bool = False) -> int:
-    """Resolve the claims that no call waits for, of this opening and of ones that have ended.
+    """Resolve the claims that no call waits for: of this opening and of openings that have ended.
 
     `Resolution` lists the outcomes.
 
     Args:
-        eager: also look up items that another device may have got, before their time has passed.
+        eager: look up an item that another device may have won now, not only after
+            `SyncOptions.hole_patience`.
 
     Returns:
-        The number of claims that are still in doubt.
+        The number of claims that have to be looked up again.
 
     Raises:
-        RemoteError: the server does not answer.
+        RemoteError: the first failed request. The later claims are not resolved.
     """
     async with context.lock("claim", session.session_id):
         in_doubt = 0
@@ -263,7 +268,7 @@ def _may_be_live(context: Context, session: SessionRef, claim: Claim) -> bool:
 async def _resolve(
     context: Context, session: SessionRef, claim: Claim, *, eager: bool
 ) -> Resolution:
-    """Decide how a claim ends, and store that."""
+    """Decide how a claim ends, store the decision, and return it."""
     remote = _ClaimedItem(context, session, claim)
     rules = ResolveRules.of(context.options, is_eager=eager)
     age_ms = context.now_ms() - claim.since_ms

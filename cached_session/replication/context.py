@@ -1,4 +1,4 @@
-"""The context of replication: one journal, one server, and the state that its tasks share."""
+"""The context of replication: one journal, one server, and the state that the tasks share."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ log = logging.getLogger("cached_session.replication")
 
 @dataclass
 class Context:
-    """One journal and one server. All of it belongs to one event loop."""
+    """One journal, one server and their shared state. Use it on one event loop only."""
 
     journal: Journal
     remote: Remote
     options: SyncOptions
     runtime: Runtime
     writer: str
-    """The writer of the operations that replication itself creates (confirmed pops)."""
+    """The writer id of the operations that replication itself creates (confirmed pops)."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
-    """Confirmed pops that wait for an answer now."""
+    """The claims of confirmed pops under way, as (session id, dot, index of the item)."""
     listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
-    """Checkpoints of interrupted first listings, by session."""
+    """The checkpoints of interrupted first listings, by session id."""
     local_errors: LocalErrors = field(default_factory=LocalErrors)
-    """Errors of the journal that stop background work."""
+    """The errors of the journal that stop background work."""
 
     def __post_init__(self) -> None:
         self._clock = SteadyClock(self.runtime)
@@ -60,11 +60,11 @@ class Context:
         self._probing = anyio.Lock()
 
     def now_ms(self) -> int:
-        """Return the time by which pauses, claims and gaps are counted; see `SteadyClock`."""
+        """Return the time that pauses, claims and gaps are measured with; see `SteadyClock`."""
         return self._clock.now_ms()
 
     def author(self) -> Author:
-        """Return the signature of an operation that is written now."""
+        """Return the writer and time of an operation that is written now."""
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
 
     def lock(self, kind: str, session_id: str) -> anyio.Lock:
@@ -75,25 +75,25 @@ class Context:
         return lock
 
     async def check_server(self, session_id: str) -> None:
-        """Check once that the server is the one that the journal knows; see `ServerCheck`.
+        """Check once whether the server is the one that the journal knows; see `ServerCheck`.
 
         Raises:
-            RemoteError: it is another server, and it does not answer.
+            RemoteError: the journal knows another server, and the new server does not answer.
         """
         await self._server_check.run(session_id)
 
     async def attempt(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run some requests for a session. A failure starts a pause, a success ends it.
+        """Run requests for a session. A failure starts a pause, a success ends the pause.
 
-        While the server is out of reach, one attempt at a time finds out whether it is back.
+        While the server is paused, only one attempt runs at a time.
 
         Raises:
-            RemoteError: as the work did, after the pause was recorded.
+            RemoteError: the error of the work, or an unexpected error as `UNREACHABLE`. The pause
+                is already stored.
         """
         if await self.pauses.is_server_paused():
             async with self._probing:
-                # An attempt before this one may have had an answer. If not, its pause counts here
-                # as well.
+                # Do not check the pause again: the callers decide whether to try a paused server.
                 return await self._attempt(session_id, work)
         return await self._attempt(session_id, work)
 
@@ -108,7 +108,8 @@ class Context:
         except CachedSessionError:
             raise
         except Exception as error:
-            # A bug, or a damaged journal. Neither may stop other sessions or be retried in a loop.
+            # The cause is a bug or a damaged journal. It must not stop other sessions, and without
+            # a pause the loops would retry at once.
             log.exception("sync of %r failed with an unexpected error", session_id)
             # The next call of the journal checks its file if the error may come from damage.
             self.journal.suspect(error)

@@ -1,7 +1,7 @@
-"""One event stream for all open sessions. Each event is a hint to pull a session soon.
+"""Listen to one event stream for all open sessions. Each event is a hint to pull a session soon.
 
-The stream may miss any event. Polling finds missed changes: slowly while the stream is up, and at
-its usual interval while it is not.
+The stream may miss any event. Polling finds missed changes: at a long interval while the stream is
+up, and at its usual interval while the stream is down.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ from cached_session.replication.context import Context, log
 __all__ = ["Listener", "ReconnectDelay", "may_bring_new"]
 
 UNSUPPORTED_SECONDS = 600.0
-"""Seconds until a server that refuses the stream is asked again."""
+"""The time in seconds before the stream is requested again from a server that has refused it. The
+actual wait is 50 to 100 % of it."""
 STABLE_SECONDS = 10.0
-"""The failures before a stream that was up for longer than this are forgotten."""
+"""The time in seconds after which a stream counts as stable. When a longer attempt ends, the count
+of earlier failures is reset."""
 
 
 def may_bring_new(memory: str, is_own: Callable[[str], bool]) -> bool:
-    """Return whether a stored memory may hold something that a pull would bring.
+    """Return whether a pull may find an unknown operation because of a stored memory.
 
-    A memory that this process has sent brings nothing: while a backlog is sent, its session would
-    be listed again and again. A memory that no pull reads brings nothing either, such as a claim
-    note or a memory that the server has derived.
+    Ignore a memory that this process has sent itself: otherwise, while a backlog is sent, the
+    session would be listed again and again. Also ignore a memory that no pull reads, such as a
+    claim note or a memory that the server has derived.
 
     Args:
-        memory: the id of the memory; empty if the event does not name it.
-        is_own: return whether this process has sent a memory recently.
+        memory: the id of the memory; empty if the event does not contain an id.
+        is_own: a function that returns whether this process has recently sent the memory.
     """
     return not memory or (version_of(memory) is not None and not is_own(memory))
 
 
 class ReconnectDelay:
-    """The wait before the stream is opened again, which grows while it fails. Pure."""
+    """The wait before the stream is opened again. It grows with each failure in a row. Pure."""
 
     def __init__(self, options: SyncOptions, chance: random.Random) -> None:
         self._options = options
@@ -50,15 +52,15 @@ class ReconnectDelay:
         self._failures = 0
 
     def after(self, error: RemoteError, seconds: float) -> float:
-        """Return the seconds to wait after a stream that has ended with an error.
+        """Return the seconds to wait after a stream has ended with an error.
 
         Args:
-            seconds: how long the attempt lasted, from the request to the end of the stream.
+            seconds: the length of the attempt, from the request to the end of the stream.
         """
         self._failures = 0 if seconds > STABLE_SECONDS else self._failures + 1
         if error.verdict in (Verdict.UNREACHABLE, Verdict.BUSY):
             return pause_after(error, self._failures, self._options, self._chance)
-        # Another key or a newer server may change this answer, time alone hardly does.
+        # Only another key or a newer server is likely to change this answer, so wait long.
         return UNSUPPORTED_SECONDS * (0.5 + 0.5 * self._chance.random())
 
 
@@ -74,15 +76,15 @@ class Listener:
         """Prepare a listener.
 
         Args:
-            on_hint: called with the agent for which something was stored; with None if the stream
-                may have missed events of any agent.
+            on_hint: called with the agent for which a memory was stored, or with None if the
+                stream may have missed events of any agent.
             on_down: called when an open stream has ended.
         """
         self._context = context
         self._on_hint = on_hint
         self._on_down = on_down
         self.is_up = False
-        """True if the server has answered on the stream that is open now."""
+        """True if the open stream has received an answer from the server."""
 
     async def run(self, remote: EventSource) -> None:
         """Keep the stream open until cancelled."""
@@ -96,7 +98,7 @@ class Listener:
             await anyio.sleep(pause)
 
     async def _listen(self, remote: EventSource) -> RemoteError:
-        """Pass on the events of one stream; return why it has ended."""
+        """Report the events of one stream to `on_hint`; return the error that ended the stream."""
         try:
             async with aclosing(remote.events()) as events:
                 async for event in events:

@@ -1,4 +1,4 @@
-"""The search for a missing operation: which memory to fetch next, and when. Pure."""
+"""The search for a missing operation: which memory to fetch next, and when to search. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cached_session.options import SyncOptions
 __all__ = ["FETCHES_PER_SEARCH", "PartSearch", "search_delay_ms"]
 
 FETCHES_PER_SEARCH = 1000
-"""Limit on the memories fetched by id in one search for one operation, and held before they are
-applied. The count in a memory may be forged, so it is no limit. The next search fetches the rest of
-a longer operation."""
+"""Limit on the memories that one search for one operation fetches by id. Also the number of fetched
+memories at which all searches together apply them. The item count in a memory may be forged, so it
+cannot be the limit. The next search fetches the rest of a longer operation."""
 
 
 def search_delay_ms(options: SyncOptions, gap: Gap, found: int) -> int:
-    """Return how long to wait after a search before the next one, in milliseconds.
+    """Return the time between the end of a search and the next search, in milliseconds.
 
-    The first searches follow soon, as for a node that lags; later ones come as rarely as an idle
-    session is polled. A search that reached its limit continues immediately.
+    The first searches follow each other quickly, in case a node of the server lags. The wait then
+    doubles up to `SyncOptions.poll_interval_idle`. After a search that reached its limit, return 0.
 
     Args:
         found: the number of memories that the search has fetched.
@@ -36,8 +36,8 @@ class PartSearch:
 
     Fetch the part that `request` names and pass it to `receive`, until `request` is None.
 
-    The search ends at the first part that the server does not have, because nothing is shown before
-    all parts are here. Popped items are not fetched.
+    The search ends at the first part that the server does not have, because an incomplete operation
+    cannot be applied. Popped items are not fetched.
     """
 
     def __init__(self, gap: Gap) -> None:
@@ -45,12 +45,16 @@ class PartSearch:
         self.request: tuple[int, int] | None = None
         """The (payload, part) to fetch next; None when the search is over."""
         self.needs_placeholder = False
-        """True if to look for a placeholder after the search: it would explain why the server does
-        not have all of the operation."""
+        """True if the caller should fetch the placeholder after the search. A placeholder explains
+        why the server does not have all parts of the operation."""
         self._advance(None)
 
     def receive(self, part: Part | None) -> None:
-        """Take the requested part, or None if the server does not have it."""
+        """Choose the next request after the requested part, or None, has arrived.
+
+        Args:
+            part: the requested part; None if the server does not have it.
+        """
         self._advance(part)
 
     def _advance(self, part: Part | None) -> None:
@@ -73,7 +77,7 @@ def _steps(gap: Gap) -> Generator[tuple[int, int], Part | None, bool]:
         part_counts[first.index] = first.parts
     for index in range(count):
         part = 0
-        # The first part of a payload that arrives has the number of parts of the payload.
+        # Each part contains the number of parts of its payload. Assume 1 until a part is here.
         while index not in gap.popped and part < part_counts.get(index, 1):
             if (index, part) not in have:
                 if fetched >= FETCHES_PER_SEARCH:
@@ -85,5 +89,6 @@ def _steps(gap: Gap) -> Generator[tuple[int, int], Part | None, bool]:
                 have.add((found.index, found.part))
                 part_counts[found.index] = found.parts
             part += 1
-    # Nothing was fetched: every item is popped. The server may still refuse the operation.
+    # If no part was fetched, every item is popped. Then only a placeholder can show that the writer
+    # has parked the operation.
     return not fetched

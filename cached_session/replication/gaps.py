@@ -1,4 +1,4 @@
-"""Fetch missing operations by id: a listing has not shown them, and may never show them."""
+"""Fetch missing operations by id, because a listing may never show them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cached_session.replication.results import PullResult
 __all__ = ["fill_gaps", "search_gaps"]
 
 GAPS_PER_PULL = 200
-"""Gaps that one pull searches for, the longest overdue first."""
+"""Limit on the gaps that one pull searches for. The gaps that are longest overdue come first."""
 
 
 async def fill_gaps(context: Context, session: SessionRef) -> PullResult:
     """Search for every gap of a session.
 
     Raises:
-        RemoteError: the first failure. Operations found before it are applied.
+        RemoteError: the first failure. Operations that the other searches find are applied.
     """
     async with context.lock("pull", session.session_id):
         result = PullResult()
@@ -39,7 +39,10 @@ async def fill_gaps(context: Context, session: SessionRef) -> PullResult:
 async def search_gaps(
     context: Context, session: SessionRef, result: PullResult, *, all_gaps: bool
 ) -> None:
-    """Search for the gaps that are due, or for all of them; the caller holds the pull lock.
+    """Search for the gaps that are due. The caller holds the pull lock.
+
+    Args:
+        all_gaps: search for every gap, also for gaps that are not due.
 
     Raises:
         RemoteError: the first failure. Operations that the other searches find are applied.
@@ -76,11 +79,11 @@ class _Searches:
     _found: list[dict[str, Any]] = field(default_factory=list)
 
     async def search(self, gap: Gap) -> None:
-        """Fetch the parts of one gap that the server has."""
+        """Fetch the parts of one gap that the server has, and plan the next search for it."""
         memories, is_explained = await _fetch_operation(self.context, self.session, gap)
         self._found.extend(memories)
         delay = search_delay_ms(self.context.options, gap, len(memories))
-        # If the operation is complete now, applying it deletes the gap, and this changes no row.
+        # If the operation is complete, `apply` deletes the gap, and this record changes no row.
         self.done.append(Search(gap.dot, self.now_ms + delay, is_explained))
         if len(self._found) >= FETCHES_PER_SEARCH:
             await self.apply()
@@ -95,7 +98,10 @@ class _Searches:
 async def _run_all(
     search: Callable[[Gap], Awaitable[None]], gaps: Sequence[Gap], parallel: int
 ) -> Exception | None:
-    """Search for gaps side by side; return the first failure. It does not stop the others."""
+    """Search for several gaps in parallel; return the first failure, or None.
+
+    A failed search does not stop the other searches.
+    """
     failures: list[Exception] = []
     limiter = anyio.CapacityLimiter(parallel)
 
@@ -115,7 +121,11 @@ async def _run_all(
 async def _fetch_operation(
     context: Context, session: SessionRef, gap: Gap
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Fetch the memories of an operation that the server has, and look whether it is explained."""
+    """Fetch the memories that the server has of one missing operation.
+
+    Returns:
+        The memories, and whether the server has a placeholder for the operation.
+    """
     search = PartSearch(gap)
     memories: list[dict[str, Any]] = []
     while search.request is not None:

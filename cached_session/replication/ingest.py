@@ -1,6 +1,6 @@
 """Decode memories from the server, and apply them to the journal.
 
-A memory that cannot be read is counted and skipped. The memories beside it are applied.
+A memory that cannot be decoded is counted and skipped. The other memories are applied.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from cached_session.replication.tasks import SliceBudget
 __all__ = ["apply_page", "read_page"]
 
 LATEST_SECOND = 1 << 40
-"""An upper bound of every server's clock. NaN and infinity are not below it."""
+"""The limit in Unix seconds below which a storage time is valid. The limit also excludes NaN and
+infinity."""
 SLICE = 16
-"""Memories decoded on the event loop at a time: about three hundred microseconds of work."""
+"""The number of memories that are decoded on the event loop at a time: about 300 microseconds of
+work."""
 
 
 async def read_page(memories: Sequence[dict[str, Any]], key: str) -> Page:
@@ -66,7 +68,7 @@ async def apply_page(
 
 
 def stored_second(memory: dict[str, Any]) -> int | None:
-    """Return when the server stored a memory; None if it reports no usable time."""
+    """Return the Unix second at which the server stored a memory; None if it has no valid time."""
     created = memory.get("created_at")
     is_time = isinstance(created, (int, float)) and 0 <= created < LATEST_SECOND
     return int(created) if is_time else None  # type: ignore[arg-type]

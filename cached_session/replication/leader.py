@@ -1,6 +1,6 @@
-"""The election of a leader among the processes on one journal: the holder of a file lock.
+"""The election of a leader among the processes on one journal. The leader holds a file lock.
 
-The leader pushes and audits for all of them.
+The leader pushes and audits for all of these processes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ log = logging.getLogger("cached_session.replication")
 
 
 class Leader:
-    """The leadership of this process. A journal in memory has no lock, and one process alone."""
+    """The leadership of this process.
+
+    A journal in memory has no lock, because only one process uses it. This process leads at once.
+    """
 
     def __init__(self, lock: BaseFileLock | None) -> None:
         self._lock = lock
         self.is_leader = False
 
     async def lead(self, interval: float) -> None:
-        """Return when this process has become the leader; look every ``interval`` seconds."""
-        # A file lock does not notify anybody when it is released.
+        """Try to take the lock every ``interval`` seconds; return when this process leads."""
+        # Poll, because the release of a file lock sends no notification.
         while not self._try_to_lead():  # noqa: ASYNC110
             await anyio.sleep(interval)
 
@@ -36,7 +39,7 @@ class Leader:
             except Timeout:
                 return False
             except OSError as error:
-                log.error("the lock beside the journal cannot be taken: %s", error)
+                log.error("this process cannot acquire the lock file of the journal: %s", error)
                 return False
         self.is_leader = True
         return True

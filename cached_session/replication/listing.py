@@ -1,4 +1,4 @@
-"""The pages of one listing: requested side by side, decoded as they come, returned in order."""
+"""The pages of one listing: requested in parallel, decoded on arrival, returned in order."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from cached_session.replication.tasks import cancel_all
 __all__ = ["PageFetcher", "fetch_page", "may_retry"]
 
 TRIES = 3
-"""Attempts per page. The first page of a listing gets one only: it shows whether the server can be
-reached."""
+"""The number of attempts for each page. The first page of a listing gets only one attempt, because
+it shows whether the server can be reached."""
 QUICK_SECONDS = 1.0
-"""A failure within this time was reported by the server or its host, and is worth a retry. A later
-one is a timeout."""
+"""The time in seconds within which a failed page is retried. The server or its host has reported
+such a quick failure. A later failure is a timeout."""
 PATIENCE_SECONDS = 5.0
-"""The longest wait that a listing accepts from the server in its middle."""
+"""The longest wait in seconds that the server can request before a page is retried. A longer wait
+ends the listing."""
 
 Memories = list[dict[str, Any]]
 
 
 def may_retry(error: RemoteError, seconds: float) -> bool:
-    """Return whether to request a page again that has failed after so many seconds."""
+    """Return whether to request a page again whose request failed after ``seconds``."""
     if error.verdict is Verdict.BUSY:
         return (error.retry_after or 0.0) <= PATIENCE_SECONDS
     return error.verdict is Verdict.UNREACHABLE and seconds < QUICK_SECONDS
@@ -43,7 +44,7 @@ async def fetch_page(
 ) -> Memories:
     """Fetch a page of a listing, with retries.
 
-    One failure in its middle must not make a long listing begin again.
+    The retries keep one failed page from ending a long listing.
 
     Raises:
         RemoteError: as `Remote.list_memories`.
@@ -57,7 +58,7 @@ async def fetch_page(
             if not may_retry(error, clock() - began):
                 raise
             if error.verdict is Verdict.BUSY:
-                # Every request waits, not only those of this listing.
+                # Store the pause, so that other requests wait as well, not only this listing.
                 pause = await context.pauses.record_failure(session.session_id, error)
             else:
                 pause = exponential(failures, context.options, context.runtime.random)
@@ -79,16 +80,19 @@ class PageFetcher:
         """True if the server has returned a page."""
         self._limiter = anyio.CapacityLimiter(context.options.parallel_requests)
         self._decoding = anyio.Lock()
-        """One page is decoded at a time: slices of several pages would block the loop together."""
+        """The lock that allows one page to be decoded at a time. Slices of several pages in a row
+        would block the event loop for too long."""
         self._ahead: deque[tuple[tuple[int, int], asyncio.Future[Page | None]]] = deque()
-        """The (offset, limit) of the pages that are requested and not returned yet."""
+        """The pages that are requested and not returned yet, each as (offset, limit) and future."""
         self._end = math.inf
-        """The offset of a page that was not full. Pages below it are not requested ahead."""
+        """The smallest offset of a page that was not full. Pages at larger offsets are not
+        requested ahead."""
 
     async def fetch(self, request: PageRequest) -> Page:
-        """Return a page. Up to ``request.width`` pages are requested, as if each were full.
+        """Return a page, and request the following pages ahead.
 
-        A page that was requested ahead for another position is discarded.
+        Up to ``request.width`` pages are requested. Their offsets assume that each page is full. If
+        the next page requested ahead has another offset or limit, all such pages are discarded.
 
         Raises:
             RemoteError: as `Remote.list_memories`.

@@ -1,7 +1,7 @@
-"""A scan of a listing: the page to request next, and whether the listing has been read. Pure.
+"""A scan of a listing: which page to request next, and when the scan is complete. Pure.
 
-A server lists the memories of a session newest first. A scan reads this listing from the top down
-to the part that an earlier pull has read, or to the end.
+A server lists the memories of a session newest first. A scan reads the listing from the top down to
+the *known part*, which an earlier pull has read, or to the end.
 """
 
 from __future__ import annotations
@@ -16,37 +16,42 @@ from cached_session.journal.tables.pull_state import PullState
 __all__ = ["ListingCheckpoint", "ListingScan", "Page", "PageRequest", "stride"]
 
 OVERLAP = 20
-"""Rows that a page shares with the one above it. A deletion between two requests moves rows from
-one page to the other."""
+"""The number of rows that a page shares with the page above it. A deletion between two requests
+moves rows from one page to the other."""
 FOREIGN_PAGES = 20
-"""Successive pages without a memory of this library after which a listing counts as endless."""
+"""Limit on the successive pages without a memory of this library. The limit stops the scan of an
+endless listing."""
 MAX_PAGES = 20_000
-"""Limit on the pages of one pull: ten million memories. It stops a server that invents new ones."""
+"""Limit on the pages of one pull: ten million memories. It stops a server that invents memories
+without end."""
 LARGEST_PAGE = 1000
-"""The server's own limit."""
+"""The largest number of rows that the server allows on a page."""
 PREFETCH = 2
-"""Pages per parallel request: some are applied while others are under way."""
+"""The number of pages requested ahead for each parallel request, so that some pages are applied
+while others are requested."""
 PREFETCH_BYTES = 4 * 1024 * 1024
-"""Limit on the payload of the pages that are requested ahead, if they are like the last one."""
+"""Limit on the payload of the pages that are requested ahead, estimated from the last page."""
 MAX_PASSES = 4
-"""Passes over a listing whose pages do not continue each other. Later pulls read the rest."""
+"""Limit on the passes over a listing whose pages do not continue each other. Later pulls read the
+rest."""
 SAFETY_SECONDS = 120
-"""A pull reads this far into the known part. Memories may become visible late, and the clocks of
-the server's nodes differ."""
+"""The number of seconds of the known part that a pull reads again. Memories may become visible
+late, and the clocks of the server's nodes differ."""
 CHECKPOINT_IDS = 100
-"""Ids that a checkpoint keeps of the page above it."""
+"""Limit on the ids of the page above that a checkpoint stores."""
 
 
 @dataclass
 class Page:
-    """Memories of a listing page, or memories that were fetched by id, decoded."""
+    """The decoded memories of a listing page, or memories that were fetched by id."""
 
     parts: list[Part] = field(default_factory=list)
     explained: list[Dot] = field(default_factory=list)
     """The operations that have a placeholder on this page."""
     unreadable: int = 0
     newest: int = 0
-    """When the newest memory was stored, in seconds by the server's clock; 0 if unknown."""
+    """The time when the newest memory was stored, in Unix seconds by the server's clock; 0 if
+    unknown."""
     oldest: int = 0
     ids: tuple[str, ...] = ()
 
@@ -57,20 +62,20 @@ class Page:
 
     @property
     def size(self) -> int:
-        """Payload characters."""
+        """The number of payload characters."""
         return sum(len(part.text) for part in self.parts)
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """A page to request, and the pages that may be requested together with it."""
+    """A page to request, and the number of following pages that may be requested ahead."""
 
     offset: int
     limit: int
     following: int
-    """The limit of the pages below it."""
+    """The limit of the pages below this page."""
     width: int = 1
-    """The number of pages that may be requested, this one included."""
+    """The number of pages that may be requested, this page included."""
 
 
 @dataclass(frozen=True)
@@ -80,29 +85,31 @@ class ListingCheckpoint:
     offset: int
     limit: int
     above: tuple[str, ...] = ()
-    """The ids right above, at most `CHECKPOINT_IDS`. The next page must continue them."""
+    """The last ids of the page above the position, at most `CHECKPOINT_IDS`. The next page must
+    continue them."""
     newest: int = 0
-    """The newest second at the top of the listing."""
+    """The storage time of the newest memory listed so far, in seconds by the server's clock."""
     is_inconsistent: bool = False
-    """True if a page did not continue the one above it."""
+    """True if some page did not continue the page above it."""
 
 
 def stride(limit: int) -> int:
-    """Return the distance from the offset of a full page to that of the next one."""
+    """Return the distance between the offsets of a full page and of the page below it."""
     return limit - min(OVERLAP, limit // 2)
 
 
 class ListingScan:
     """One reading of a listing, as a state machine.
 
-    Fetch the page that `request` names and pass its ids to `receive`. If that returns True, apply
-    the page and call `advance`. Repeat until `request` is None.
+    Fetch the page that `request` names and pass its ids to `receive`. If `receive` returns True,
+    apply the page and call `advance`. Repeat until `request` is None.
 
-    A listing may change its order between two requests: within one second, or because a device
-    has deleted a memory. A memory that this moves from one page to another leaves a gap, unless
-    it is the last operation of its writer. So if a page does not continue the one above it, the
-    listing is read again in the largest pages, one after the other. This ends when the pages
-    continue each other, when a pass brings nothing new, or after `MAX_PASSES`.
+    A listing may change between two requests: memories of one second may change their order, and a
+    device may delete a memory. A scan may miss a memory that moves from one page to another. A
+    missed operation leaves a gap, unless it is the last operation of its writer. So if a page does
+    not continue the page above it, the scan reads the listing again in the largest pages, one after
+    the other. The scan ends when the pages continue each other, when a pass has found nothing new,
+    or after `MAX_PASSES`.
     """
 
     def __init__(
@@ -119,29 +126,32 @@ class ListingScan:
         """Prepare a scan.
 
         Args:
-            state: how far earlier pulls of the session have read.
+            state: the progress of earlier pulls of the session.
             whole: read down to the end, not only to the known part.
-            checkpoint: where an earlier first listing was interrupted.
-            pages: pages that this pull has read already, for the limit.
+            checkpoint: the position where an earlier first listing was interrupted; None to begin
+                at the top.
+            pages: the number of pages that this pull has already read. They count for `MAX_PAGES`.
         """
         self.is_first = not state.is_hydrated
-        """True if nearly all of the listing is new."""
+        """True if no pull has reached the end of the listing, so that nearly all of it is new."""
         self._known = None if whole or self.is_first else state
         self._page_size = page_size
         self._is_resumed = self.is_first and not whole and checkpoint is not None
         self._pass = 0
         self.pages = pages
         self.newest = 0
-        """The newest second listed so far."""
+        """The storage time of the newest memory listed so far, in seconds by the server's clock."""
         self.is_finished = False
         """True if a pass has reached the known part or the end."""
         self.has_resumed = False
-        """True if the scan went on at the checkpoint, and came to the end."""
+        """True if the scan began at the checkpoint, and its first pass reached the end with all
+        pages continuing each other."""
         self.problem: str | None = None
-        """The fault of the server that has ended the scan early; None if there is none."""
+        """The fault of the server that has ended the scan early; None if there was no fault."""
         self.request: PageRequest | None = None
         """The page to fetch next; None when the scan is over."""
-        # The known part is likely to be near the top: pages below it would be fetched for nothing.
+        # After the first listing, the known part is likely to begin near the top. Pages requested
+        # ahead would be discarded.
         ahead = PREFETCH * parallel_requests if self.is_first else 1
         top = ListingCheckpoint(0, first_page_size)
         start = checkpoint if self._is_resumed and checkpoint else top
@@ -156,7 +166,7 @@ class ListingScan:
         self._following, self._ahead = following, ahead
         self._foreign = self._new = 0
         self.newest = max(self.newest, start.newest)
-        # Most listings end on the first page: it is requested alone.
+        # Request the first page alone, because most scans end there.
         self.request = PageRequest(start.offset, start.limit, following)
 
     def _end_pass(self, *, is_inconsistent: bool, is_finished: bool | None = None) -> None:
@@ -175,14 +185,14 @@ class ListingScan:
         self._end_pass(is_inconsistent=False, is_finished=is_finished)
 
     def receive(self, ids: tuple[str, ...]) -> bool:
-        """Take the ids of the requested page; return whether the page is to be applied."""
+        """Check the ids of the requested page; return whether the caller should apply the page."""
         request = self._current()
         self.pages += 1
         if self.pages > MAX_PAGES:
             self._give_up(f"lists more than {MAX_PAGES} pages for one session")
             return False
         if not ids:
-            # At the start of a resumed scan this means that the listing has become shorter.
+            # If the first page of a resumed scan is empty, the listing has become shorter.
             is_shorter = request.offset == self._start > 0
             self._end_pass(is_inconsistent=self._is_inconsistent or is_shorter, is_finished=True)
             return False
@@ -194,24 +204,26 @@ class ListingScan:
         return True
 
     def _repeated(self, request: PageRequest, listed: int) -> None:
-        """Take the same page for another offset: the server is older than offsets.
+        """Continue after a page that is identical to the previous page: the server ignores offsets.
 
-        Its largest page is all that it can list. Memories below are found by the gaps that they
-        leave. If they leave none, the history does not count as hydrated.
+        An old server does not support offsets, and can list only its largest page. The searches for
+        gaps find a memory below that page if its operation leaves a gap. If the largest page is
+        full, the scan does not count as finished, so that the session does not count as hydrated.
         """
         if listed == request.limit < LARGEST_PAGE:
-            # A smaller page after the largest one would differ from it, and so on without end.
+            # Request only the largest pages from now on: a smaller page would differ from the
+            # largest page, the repetition would not be detected, and the scan would never end.
             self._previous, self._following = (), LARGEST_PAGE
             self.request = PageRequest(request.offset, LARGEST_PAGE, LARGEST_PAGE)
         else:
             self._give_up("ignores offsets in listings", is_finished=listed < request.limit)
 
     def advance(self, page: Page, *, is_known: bool, new: int, now_ms: int) -> None:
-        """Choose the next page after one that was applied.
+        """Choose the next page after a page was applied.
 
         Args:
-            is_known: whether the page brought nothing.
-            new: the number of operations that it brought.
+            is_known: whether the page held nothing new.
+            new: the number of operations on the page that the journal did not have.
         """
         request = self._current()
         listed = len(page.ids)
@@ -225,22 +237,23 @@ class ListingScan:
         if is_known and page.is_ours and self._is_in_known_part(page.oldest, is_short, now_ms):
             self._end_pass(is_inconsistent=self._is_inconsistent, is_finished=True)
             return
-        # A short page need not be the last one: only an empty page is.
+        # A short page need not be the last page. Only an empty page marks the end.
         offset = request.offset + (listed if is_short else stride(request.limit))
         self._above = () if is_short or request.limit < 2 else page.ids
         if is_short:
-            # The server lists less than requested. Only the length of a page shows where the next
-            # one begins.
+            # The server lists fewer rows than requested. Then the offset of the next page depends
+            # on the length of this page, and no page can be requested ahead.
             self._ahead = 1
         if page.oldest == self.newest:
-            # The order within one second is arbitrary. No end is certain before all of it is here.
+            # The order of the memories of one second is arbitrary, so the scan has to read all of
+            # them. Read them in larger pages.
             self._following = min(2 * self._page_size, LARGEST_PAGE)
         size = page.size * self._following // listed
         width = max(1, min(self._ahead, PREFETCH_BYTES // max(1, size)))
         self.request = PageRequest(offset, self._following, self._following, width)
 
     def checkpoint(self) -> ListingCheckpoint | None:
-        """Return where a later scan can resume; None if it has to begin at the top."""
+        """Return the position where a later scan can resume; None if it must begin at the top."""
         if self.request is None or not (self.is_first and self._above):
             return None
         return ListingCheckpoint(
@@ -257,23 +270,23 @@ class ListingScan:
         return self.request
 
     def _is_in_known_part(self, oldest: int, is_short: bool, now_ms: int) -> bool:
-        """Return whether nothing new can lie below a page that brought nothing."""
+        """Return whether the listing below an entirely known page is known as well."""
         known = self._known
         if known is None or is_short:
             return known is not None
         age_ms = now_ms - known.since_ms
         if self.newest <= known.newest_second and age_ms > 1000 * SAFETY_SECONDS:
-            # Nothing was stored for so long that late memories are visible by now. This does not
-            # hold if something newer is listed: this device may have stored it above memories of
-            # other devices that are not here yet.
+            # The last memory was stored so long ago that late memories are visible by now. A newer
+            # memory would prove nothing: this device may have stored it above memories of other
+            # devices that the journal does not have yet.
             return True
         return oldest < known.newest_second - SAFETY_SECONDS
 
 
 def _continues(above: Sequence[str], below: Sequence[str]) -> bool:
-    """Return whether a page begins with the end of the one above it, in the same order.
+    """Return whether a page begins with the last ids of the page above it, in the same order.
 
-    New memories may have moved that end down: then the page begins with more of it.
+    The number of shared ids may vary, because new memories at the top move the listing down.
     """
     if not above:
         return True

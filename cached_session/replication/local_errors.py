@@ -1,5 +1,7 @@
-"""Errors of the journal that stop background work. They are kept in memory: while the journal
-cannot be written, no row can record them."""
+"""The errors of the journal that stop background work.
+
+They are stored in memory, because no row can record them while the journal cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ log = logging.getLogger("cached_session.replication")
 
 
 class LocalErrors:
-    """The last error of each kind of work on each session, until that work succeeds.
+    """The last error of each kind of work on each session, until the work succeeds.
 
-    Safe to use from any thread.
+    The class is safe to use from any thread.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], tuple[int, str]] = {}
 
     def record(self, work: str, session_id: str, error: CachedSessionError) -> int:
-        """Record a failure; return the number of failures in a row before it.
+        """Record a failure; return the number of earlier failures in a row.
 
-        The first one is logged as an error, the others for debugging.
+        The first failure in a row is logged as an error, each later failure at debug level.
         """
         failures, _ = self._found.get((work, session_id), (0, ""))
         self._found[work, session_id] = failures + 1, str(error)
@@ -39,11 +41,15 @@ class LocalErrors:
         return failures
 
     def clear(self, work: str, session_id: str) -> None:
-        """Forget the last error of a kind of work that has succeeded."""
+        """Remove the last error of a kind of work that has succeeded."""
         self._found.pop((work, session_id), None)
 
     def reason(self, session_id: str | None) -> str | None:
-        """Return an error of a session, or of any session (None); None if there is none."""
+        """Return the text of an error, or None if no error is recorded.
+
+        Args:
+            session_id: the session whose errors count; None for all sessions.
+        """
         for (_, failed), (_, reason) in list(self._found.items()):
             if session_id in (None, failed):
                 return reason

@@ -1,6 +1,6 @@
-"""Pauses after failures: who has to wait, for how long, and when a success ends the wait.
+"""Pauses after failures: which session is paused, for how long, and when a success ends the pause.
 
-The decisions are functions over plain values. `Pauses` reads and writes the journal for them.
+The decisions are pure functions. `Pauses` reads and writes the journal for them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 RATE_LIMITED = 429
 BUSY = Verdict.BUSY.value
-"""The kind of a pause that the server has asked for."""
+"""The kind of a pause that the server has requested."""
 UNAUTHORIZED = "unauthorized"
 """The kind of a pause after the server has refused the key or its scope."""
 
@@ -47,22 +47,22 @@ class NextPause:
 
 
 def wait_ms(active: ActivePauses, now_ms: int, *, asked_only: bool = False) -> int:
-    """Return the milliseconds until the next attempt at a session.
+    """Return the milliseconds until the next attempt for a session.
 
     Args:
-        asked_only: count only the pauses that the server itself has asked for.
+        asked_only: count only the pauses that the server itself has requested.
     """
     counted = [pause for pause in active.each() if not asked_only or pause.kind == BUSY]
     return max((pause.wait_ms(now_ms) for pause in counted), default=0)
 
 
 def paused_session(error: RemoteError, session_id: str, *, others_asked: bool) -> str | None:
-    """Return the session that a failure pauses; None pauses everything that goes to the server.
+    """Return the session that a failure pauses; None if the failure pauses the whole server.
 
     Args:
-        others_asked: the server has asked another session to wait, and that pause is not over. The
-            rate limit is then taken for one of the whole server. If each session had to find that
-            out for itself, the attempts alone would use up the limit.
+        others_asked: whether another session has a pause that the server has requested and that is
+            not over. If so, a rate limit counts as a limit of the whole server. Otherwise each
+            session would have to find the limit by an attempt, and the attempts would use it up.
     """
     if error.scope is Scope.SERVER or (error.status == RATE_LIMITED and others_asked):
         return None
@@ -72,7 +72,7 @@ def paused_session(error: RemoteError, session_id: str, *, others_asked: bool) -
 def next_pause(
     error: RemoteError, failures: int, options: SyncOptions, chance: random.Random
 ) -> NextPause:
-    """Return the pause after a failure that follows so many others in a row."""
+    """Return the pause after a failure that follows ``failures`` other failures in a row."""
     kind = UNAUTHORIZED if error.status in (401, 403) else error.verdict.value
     return NextPause(pause_after(error, failures, options, chance), kind, error.reason)
 
@@ -80,13 +80,14 @@ def next_pause(
 def ends_with_success(active: ActivePauses, now_ms: int) -> bool:
     """Return whether a success ends any of these pauses.
 
-    It does not end one that the server asked for while the attempt was under way.
+    A success does not end a pause that the server has requested and that is not over. The server
+    may have requested it while the attempt was under way.
     """
     return any(not (pause.kind == BUSY and pause.wait_ms(now_ms)) for pause in active.each())
 
 
 class Pauses:
-    """The pauses of one journal towards one server."""
+    """The pauses of the sessions of one journal, and of its server."""
 
     def __init__(
         self,
@@ -101,12 +102,19 @@ class Pauses:
         self._now_ms = now_ms
 
     async def wait_ms(self, session_id: str, *, asked_only: bool = False) -> int:
-        """Return the milliseconds until the next attempt at a session; see the function."""
+        """Return the milliseconds until the next attempt for a session.
+
+        Args:
+            asked_only: count only the pauses that the server itself has requested.
+        """
         active = await self._journal.pauses.active(session_id)
         return wait_ms(active, self._now_ms(), asked_only=asked_only)
 
     async def is_server_paused(self) -> bool:
-        """Return whether the last attempt at the server as a whole has failed."""
+        """Return whether the whole server has a pause, which may be over.
+
+        The pause is stored until a request succeeds.
+        """
         return await self._journal.pauses.of(None) is not None
 
     async def record_failure(self, session_id: str, error: RemoteError) -> float:
@@ -138,9 +146,11 @@ class Pauses:
         return pause.seconds
 
     async def record_success(self, session_id: str) -> None:
-        """End the pauses of the session and of the server, unless the server has asked for one
-        that is not over yet."""
+        """End the pauses of the session and of the server after a success.
+
+        A pause that the server has requested stays until it is over.
+        """
         now = self._now_ms()
         if ends_with_success(await self._journal.pauses.active(session_id), now):
             await self._journal.pauses.end(session_id, now_ms=now, except_kind=BUSY)
-            log.info("sync of %r goes on", session_id, extra={"session": session_id})
+            log.info("sync of %r continues", session_id, extra={"session": session_id})

@@ -1,7 +1,7 @@
 """Pull a session: read its listing page by page, newest first, then fetch the gaps by id.
 
-The frontier, not the listing, shows whether everything is here. A page that shifts, a node that
-lags or a tie in ``created_at`` may delay an operation, but none is lost.
+The frontier, not the listing, shows which operations the journal has. So a page that shifts, a node
+that lags or a tie in ``created_at`` may delay an operation, but no operation is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cached_session.replication.results import PullResult
 __all__ = ["pull"]
 
 PageObserver = Callable[[Sequence[Part], Sequence[Dot]], None]
-"""Called with the parts and the explained dots of a page, whether they are new or known."""
+"""A function that receives the parts and the explained dots of each page, both new and known."""
 
 
 async def pull(
@@ -36,14 +36,14 @@ async def pull(
     all_gaps: bool = False,
     on_page: PageObserver | None = None,
 ) -> PullResult:
-    """Bring one session up to date.
+    """Fetch and apply the operations of one session that the journal does not have.
 
     The first listing of a session may be long. It resumes where an earlier pull was interrupted.
 
     Args:
         on_applied: called after each page that was applied.
-        whole: list everything, not only down to the known part.
-        all_gaps: search for every gap now, also for those that are not due.
+        whole: read the listing to its end, not only down to the known part.
+        all_gaps: search for every gap now, also for gaps that are not due.
         on_page: called with each page of the listing before it is applied.
 
     Raises:
@@ -54,7 +54,8 @@ async def pull(
         listing = _Listing(context, session, result, on_applied, on_page)
         try:
             if await listing.read(whole=whole):
-                # The memories that were stored since the interruption are above the checkpoint.
+                # Read again from the top: memories stored since the interruption are above the
+                # checkpoint.
                 await listing.read()
             if listing.state.is_known or result.new or result.unreadable:
                 await search_gaps(context, session, result, all_gaps=all_gaps)
@@ -68,7 +69,7 @@ async def pull(
 
 @dataclass
 class _Listing:
-    """The listing of a session, read from the newest memory on."""
+    """The listing of a session, read from the newest memory to older memories."""
 
     context: Context
     session: SessionRef
@@ -76,15 +77,15 @@ class _Listing:
     on_applied: Callable[[], None] | None
     on_page: PageObserver | None
     state: PullState = field(default_factory=PullState)
-    """Progress of earlier pulls."""
+    """The progress of earlier pulls."""
     newest: int = 0
-    """The newest second that was listed."""
+    """The storage time of the newest listed memory, in Unix seconds by the server's clock."""
 
     async def read(self, *, whole: bool = False) -> bool:
         """Read down to the known part, or to the end, and apply each page.
 
         Returns:
-            Whether this reading resumed an interrupted one, and came to the end.
+            Whether this scan resumed an interrupted listing and reached its end.
         """
         context, result, options = self.context, self.result, self.context.options
         checkpoints, session_id = context.listing_checkpoints, self.session.session_id
@@ -112,7 +113,7 @@ class _Listing:
         checkpoints.pop(session_id, None)
         if scan.problem is not None:
             server, problem = context.remote.server, scan.problem
-            log.warning("the server at %s %s: a listing is not read further", server, problem)
+            log.warning("the server at %s %s: stopped reading the listing", server, problem)
         result.went_back = result.finished and self.newest < self.state.newest_second
         if scan.has_resumed:
             await self.record()
@@ -133,7 +134,7 @@ class _Listing:
         scan.advance(page, is_known=applied.is_known, new=applied.new, now_ms=self.context.now_ms())
 
     async def record(self) -> None:
-        """Store how far the listing was read."""
+        """Store the progress of this pull in the journal."""
         await self.context.journal.pulls.record(
             self.session,
             now_ms=self.context.runtime.wall_ms(),

@@ -1,4 +1,4 @@
-"""The task that pulls each open session when its plan asks for it, and on request."""
+"""The task that pulls each open session when its plan is due, and the pulls on request."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from cached_session.replication.schedule import PullPlan, PullSchedule
 __all__ = ["Puller"]
 
 SHORTEST_WAIT = 0.05
-"""Seconds before a failed pull is repeated, at least: its pause may have ended already."""
+"""The shortest time in seconds before a failed pull is repeated. The pause of the session may be
+over already."""
 
 
 @dataclass
 class _Pull:
-    """A pull under way."""
+    """A pull under way, and its result for callers that wait for it."""
 
     began: float
     ended: anyio.Event = field(default_factory=anyio.Event)
     result: PullResult | None = None
-    """None while the pull is under way, and if it has failed."""
+    """The result of the pull; None while the pull is under way, and if it has failed."""
 
 
 class Puller:
@@ -48,9 +49,10 @@ class Puller:
         """Prepare a puller.
 
         Args:
-            is_listening: return whether the event stream is up.
-            on_pulled: called when a pull may have changed a session.
-            on_went_back: called when a server has shown less of a session than before.
+            is_listening: a function that returns whether the event stream is up.
+            on_pulled: called with the session id when a pull may have changed the session.
+            on_went_back: called with the session id when the newest memory on the server is older
+                than in an earlier pull.
         """
         self._context = context
         self._schedule = schedule
@@ -61,11 +63,11 @@ class Puller:
         self._pulls: dict[str, _Pull] = {}
 
     def wake(self) -> None:
-        """Look at the plans again: a session is due earlier than it was."""
+        """Make `run` read the plans again, because a session is due earlier than before."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Pull the sessions that are due, side by side, until cancelled."""
+        """Pull the sessions that are due, several at a time, until cancelled."""
         clock, options = self._context.runtime.monotonic, self._context.options
         limiter = anyio.CapacityLimiter(options.parallel_sessions)
         pulling: set[str] = set()
@@ -104,7 +106,7 @@ class Puller:
             plan.due = clock() + wait
             return
         try:
-            # A call of `sync` may be pulling the session already.
+            # Wait for a pull that a call of `sync` has begun, instead of starting a second pull.
             result = await self._join(session_id, plan.wanted)
             if result is None:
                 result = await self.pull_now(session_id)
@@ -129,10 +131,10 @@ class Puller:
         """Pull one session, whether or not it is paused.
 
         Args:
-            all_gaps: search for every gap, also for those that are not due.
+            all_gaps: search for every gap, also for gaps that are not due.
 
         Raises:
-            RemoteError: after the pause was recorded.
+            RemoteError: the pull has failed. The pause of the session is already stored.
         """
         context = self._context
         one = self._pulls[session_id] = _Pull(context.runtime.monotonic())
@@ -161,7 +163,10 @@ class Puller:
         )
 
     def _end(self, session_id: str, one: _Pull, plan: PullPlan | None) -> None:
-        """Release those who wait for a pull; plan another one if it has failed."""
+        """Resume the callers that wait for a pull; make the session due again if the pull failed.
+
+        The session becomes due only if a request relied on this pull.
+        """
         if self._pulls.get(session_id) is one:
             del self._pulls[session_id]
         one.ended.set()
@@ -170,15 +175,15 @@ class Puller:
             self.wake()
 
     async def pull_since(self, session_id: str, moment: float) -> PullResult:
-        """Return the result of a pull that began after a moment, and search for every gap.
+        """Return the result of a pull that began after ``moment``, and search for every gap.
 
-        A new pull begins only if no such pull has succeeded or is under way.
+        A new pull begins only if no pull that began after ``moment`` has succeeded or is under way.
 
         Args:
-            moment: in monotonic seconds.
+            moment: the time in monotonic seconds.
 
         Raises:
-            RemoteError: after the pause was recorded.
+            RemoteError: a request has failed. The pause of the session is already stored.
         """
         result = await self._join(session_id, moment)
         plan = self._schedule.plan(session_id)
@@ -192,9 +197,9 @@ class Puller:
         return replace(result, new=result.new + found.new)
 
     async def _join(self, session_id: str, moment: float) -> PullResult | None:
-        """Wait for a pull under way that began after a moment, and return its result.
+        """Wait for a pull under way that began after ``moment``, and return its result.
 
-        None means that there is no such pull, or that it has failed.
+        Return None if no such pull is under way, or if it has failed.
         """
         one = self._pulls.get(session_id)
         if one is None or one.began <= moment:

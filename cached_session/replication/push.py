@@ -13,7 +13,7 @@ from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.ids import memory_id, placeholder_id
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
-from cached_session.replication.encode import encode
+from cached_session.replication.encode_memories import encode
 from cached_session.replication.push_plan import (
     DeliveryPlan,
     EncodedOperation,
@@ -30,24 +30,27 @@ from cached_session.replication.tasks import cancel_all
 __all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
-"""Ids in one request that deletes memories."""
+"""Limit on the ids in one request that deletes memories."""
 LAST_SEQ = (1 << 63) - 1
 """The highest possible `seq`."""
 READ_OPERATIONS = 1000
+"""Limit on the operations that are read from the outbox at a time."""
 READ_BYTES = 512 * 1024
-"""Payload read from the outbox at a time: enough for a few requests, however long the backlog."""
+"""Limit on the payload bytes that are read from the outbox at a time: enough for a few requests. It
+bounds the memory that a long backlog needs."""
 
 log = logging.getLogger("cached_session.replication")
 
 
 async def push(context: Context, session: SessionRef, *, upto: int | None = None) -> PushResult:
-    """Send the unsent operations of a session, then delete what they removed on the server.
+    """Send the unsent operations of a session, then delete removed items from the server.
 
     Args:
-        upto: the last `seq` to send; None goes on while there is something to send.
+        upto: the last `seq` to send; None to send until the outbox of the session is empty.
 
     Raises:
-        RemoteError: the first failure. What was acknowledged before it stays acknowledged.
+        RemoteError: the first failed request, or the server did not keep some operations. The
+            operations acknowledged before stay acknowledged.
     """
     result = PushResult()
     async with context.lock("push", session.session_id):
@@ -68,12 +71,12 @@ async def push(context: Context, session: SessionRef, *, upto: int | None = None
 async def _send_unsent(
     context: Context, session: SessionRef, upto: int, result: PushResult
 ) -> None:
-    """Send the operations up to a `seq`, as many in a request as fit."""
+    """Send the operations up to a `seq`, with as many operations in each request as fit."""
     batch_size = context.push_state.batch_size
     waiting: list[EncodedOperation] = []
     async with aclosing(_ReadAhead(context, session, upto)) as reader:
         while operations := await reader.next():
-            # The last group may have space for the operations that are read next.
+            # Do not send the last group yet: the next operations may fit into its request.
             limits = batch_size.limits(session.session_id)
             *full, waiting = groups([*waiting, *operations], limits)
             for group in full:
@@ -83,8 +86,10 @@ async def _send_unsent(
 
 
 class _ReadAhead:
-    """The unsent operations of a session, encoded, in order. The next ones are read and encoded
-    while the caller sends those before them."""
+    """The unsent operations of a session, encoded and in order.
+
+    The next operations are read and encoded while the caller sends the previous operations.
+    """
 
     def __init__(self, context: Context, session: SessionRef, upto: int) -> None:
         self._context = context
@@ -93,14 +98,14 @@ class _ReadAhead:
         self._reading = asyncio.ensure_future(self._read(after=None))
 
     async def next(self) -> list[EncodedOperation]:
-        """Return the next operations; none at the end."""
+        """Return the next operations; an empty list at the end."""
         last, operations = await self._reading
         if operations:
             self._reading = asyncio.ensure_future(self._read(after=last))
         return operations
 
     async def aclose(self) -> None:
-        """Stop reading; returns when it has stopped."""
+        """Cancel the read under way; return when it has ended."""
         await cancel_all([self._reading])
 
     async def _read(self, after: int | None) -> tuple[int | None, list[EncodedOperation]]:
@@ -121,7 +126,7 @@ class _ReadAhead:
 async def _deliver(
     context: Context, session: SessionRef, group: list[EncodedOperation], result: PushResult
 ) -> None:
-    """Send a group of operations and acknowledge them; park those that the server refuses."""
+    """Send a group of operations and acknowledge them; park operations that the server refuses."""
     plan = DeliveryPlan(group)
     while (step := plan.next()) is not None:
         if isinstance(step, Park):

@@ -1,4 +1,4 @@
-"""The loop that pushes each session with something unsent, several at a time."""
+"""The loop that pushes the sessions with unsent operations, several sessions at a time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ class Pusher:
     def __init__(
         self, context: Context, *, on_began: Callable[[str], None], on_ended: Callable[[str], None]
     ) -> None:
-        """Create a pusher that calls ``on_began`` before each push of a session, and ``on_ended``
-        after it, whether it has succeeded or not."""
+        """Prepare a pusher.
+
+        Args:
+            on_began: called with the session id before each push.
+            on_ended: called with the session id after each push, also after a failed push.
+        """
         self._context = context
         self._on_began = on_began
         self._on_ended = on_ended
@@ -39,21 +43,21 @@ class Pusher:
         self._wake = anyio.Event()
 
     def wake(self) -> None:
-        """Look for unsent operations now: something was written."""
+        """Make `run` look for unsent operations now, because an operation was written."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Push the operations of this and other processes until cancelled."""
+        """Push the operations of all processes on this journal, until cancelled."""
         options, clock = self._context.options, self._context.runtime.monotonic
         journal = self._context.journal
         self._schedule = PushSchedule()
         self._pushing.clear()
         async with anyio.create_task_group() as group:
             while True:
-                # Read before the sessions: a later write changes the version.
+                # Read the version before the sessions, so that a write after it is noticed below.
                 version = await journal.version()
                 waiting = await journal.outbox.pending_sessions()
-                # A long push of one session must not hold up the others.
+                # Do not wait for the pushes under way: a long push must not delay other sessions.
                 due, nearest = self._schedule.due(waiting, clock(), besides=self._pushing)
                 for session_id in due:
                     self._pushing.add(session_id)
@@ -71,7 +75,7 @@ class Pusher:
                 wait = await self._push_unless_paused(session_id)
             session = SessionRef.of(session_id)
             if wait == math.inf and await self._context.journal.outbox.has_unsent(session):
-                # Operations were written while the push was ending.
+                # An operation was written while the push was ending.
                 wait = 0.0
             self._schedule.put_off(session_id, self._context.runtime.monotonic() + wait)
             if wait < math.inf:
@@ -80,7 +84,11 @@ class Pusher:
             self._pushing.discard(session_id)
 
     async def _is_written(self, delay: float, version: FileVersion) -> bool:
-        """Wait until this or another process writes (True), or until the delay is over (False)."""
+        """Wait until a process writes to the journal or the delay is over.
+
+        Return whether a process has written. ``version`` is the version of the file before the
+        wait, ``delay`` is in seconds.
+        """
         until = self._context.runtime.monotonic() + delay
         while True:
             left = until - self._context.runtime.monotonic()
@@ -97,7 +105,7 @@ class Pusher:
     async def _push_unless_paused(self, session_id: str) -> float:
         """Push a session unless it is paused; return the seconds until the next push.
 
-        Infinity means that nothing is left to do until something is written.
+        Infinity means that the session needs no push until an operation is written.
         """
         wait = await self._context.pauses.wait_ms(session_id)
         if wait:
@@ -110,19 +118,19 @@ class Pusher:
             raise
         except CachedSessionError as error:
             failures = self._context.local_errors.record("push", session_id, error)
-            # The journal cannot record what the server has acknowledged, so that each attempt
-            # sends it again.
+            # Back off, because each attempt sends the same operations again while the journal
+            # cannot store their acknowledgement.
             return exponential(failures, self._context.options, self._context.runtime.random)
         return self._context.options.claim_patience if result.claims_in_doubt else math.inf
 
     async def push_now(self, session_id: str, *, upto: int | None = None) -> PushResult:
-        """Push one session, paused or not.
+        """Resolve the claims of one session and push it, whether or not it is paused.
 
         Args:
-            upto: the last `seq` to send; None goes on while there is something to send.
+            upto: the last `seq` to send; None to send until the outbox of the session is empty.
 
         Raises:
-            RemoteError: after the pause was recorded.
+            RemoteError: the push has failed. The pause of the session is already stored.
         """
         session = SessionRef.of(session_id)
 
@@ -137,7 +145,7 @@ class Pusher:
             with telemetry.step("push", session_id, self._context.runtime.monotonic):
                 result = await self._context.attempt(session_id, work)
         finally:
-            # A failed push may have had some of its operations acknowledged.
+            # Report a failed push as well: some of its operations may be acknowledged.
             self._on_ended(session_id)
         self._context.local_errors.clear("push", session_id)
         return result

@@ -25,8 +25,8 @@ __all__ = [
 class EncodedOperation:
     """An operation of the outbox and its memories, ready to be sent.
 
-    An operation whose items were all removed before it was sent has no memories. The operation
-    that removed them also explains its gap, and no reader needs it.
+    An operation has no memories if all its items were removed before it was sent. It need not be
+    sent: the operation that removed the items also explains the gap on other replicas.
     """
 
     seq: int
@@ -35,7 +35,7 @@ class EncodedOperation:
 
     @property
     def size(self) -> int:
-        """Encoded bytes."""
+        """The number of encoded bytes."""
         return sum(len(memory.data) for memory in self.memories)
 
 
@@ -74,14 +74,14 @@ def kept(group: Sequence[EncodedOperation], unkept: Collection[str]) -> list[int
 
 @dataclass(frozen=True)
 class SendGroup:
-    """Send these operations. Then `DeliveryPlan.refused`, if the server refuses them."""
+    """Send these operations, and call `DeliveryPlan.refused` if the request fails."""
 
     operations: list[EncodedOperation]
 
 
 @dataclass(frozen=True)
 class Park:
-    """Park this operation: the server refuses it alone."""
+    """Park this operation, because the server refuses it even in a request of its own."""
 
     operation: EncodedOperation
     error: RemoteError
@@ -90,8 +90,8 @@ class Park:
 class DeliveryPlan:
     """The steps that deliver one group of operations.
 
-    A group that the server refuses is halved until the operation at fault is alone. That one is
-    parked, and all others arrive in order.
+    A group that the server refuses is halved until the refused operation is alone in its request.
+    That operation is parked, and all other operations are sent in order.
     """
 
     def __init__(self, group: list[EncodedOperation]) -> None:
@@ -102,7 +102,7 @@ class DeliveryPlan:
         return self._steps.pop() if self._steps else None
 
     def refused(self, step: SendGroup, error: RemoteError) -> None:
-        """Go on after a request that failed.
+        """Plan the next steps after a request that failed.
 
         Raises:
             RemoteError: the error itself, unless the server refuses these operations for good.
@@ -117,12 +117,18 @@ class DeliveryPlan:
 
 
 def check_placeholder(refusal: RemoteError, error: RemoteError) -> None:
-    """Check the failure of storing a placeholder for an operation that got `error`.
+    """Check whether an operation may be parked although its placeholder could not be stored.
 
-    A server that refuses even the placeholder refuses everything, and no operation is at fault.
+    A server that refuses even the placeholder refuses every memory of the session. Then the
+    operation is not at fault and must not be parked.
+
+    Args:
+        refusal: the error for the placeholder.
+        error: the error for the operation.
 
     Raises:
-        RemoteError: DENIED in that case; the refusal itself unless the placeholder exists already.
+        RemoteError: `DENIED` if the server refuses the placeholder; ``refusal`` itself for every
+            other error, except for a conflict: then the server already holds the placeholder.
     """
     if refusal.verdict is Verdict.REFUSED:
         raise RemoteError(

@@ -1,4 +1,4 @@
-"""The state of pushes to one server: ids sent, progress of broken-off stores, request sizes."""
+"""The state of pushes to one server: sent ids, progress of interrupted stores, request sizes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from cached_session.replication.batch_size import BatchSize
 __all__ = ["MAX_SENT_IDS", "PushState", "SentIds", "StoreProgress"]
 
 MAX_SENT_IDS = 2000
-"""Most ids that `SentIds` remembers: as many as two requests of the largest size send. If the event
-stream lags by more than that, the session is pulled once although nothing is new."""
+"""Limit on the ids that `SentIds` stores: the ids of two requests of the largest size. If the event
+stream lags by more ids, the session is pulled once although the server has nothing new."""
 
 
 class SentIds:
-    """The ids of memories that were sent lately: the event stream reports them, and they are not
-    news here."""
+    """The ids of the memories that this process has sent last.
+
+    The event stream also reports these memories, and no pull is needed for them.
+    """
 
     def __init__(self) -> None:
         self._ids: dict[str, None] = {}
@@ -27,18 +29,19 @@ class SentIds:
         return memory_id in self._ids
 
     def add(self, memory_ids: Iterable[str]) -> None:
-        """Remember ids that are about to be sent: an event may arrive before the answer does."""
+        """Add ids. Call this before sending them: an event may arrive before the answer."""
         self._ids.update(dict.fromkeys(memory_ids))
         for memory_id in list(islice(self._ids, max(0, len(self._ids) - MAX_SENT_IDS))):
             del self._ids[memory_id]
 
 
 class StoreProgress:
-    """The memories that the server has acknowledged in stores that were broken off, by session.
+    """The memories that the server has acknowledged in interrupted stores, by session.
 
-    Where a server takes only so many memories a minute, those of a large operation are not sent
-    again after the pause: they would use up the next minute, and the next. At the end the server is
-    asked for the last one of them, because it may have been restarted meanwhile and have lost them.
+    A server may limit the memories per minute. Then a large operation needs several attempts, and
+    sending its acknowledged memories again would use up the limit each time. So each attempt sends
+    only the rest. At the end, the caller fetches the last acknowledged memory (`to_verify`),
+    because the server may have restarted in the meantime and have lost the memories.
     """
 
     def __init__(self) -> None:
@@ -46,43 +49,46 @@ class StoreProgress:
         self._distrusted: set[str] = set()
 
     def unsent(self, session_id: str, memories: Sequence[EncodedMemory]) -> list[EncodedMemory]:
-        """Return those of the memories that the server has not acknowledged."""
+        """Return the memories of the list that the server has not acknowledged."""
         acknowledged = self._acknowledged.get(session_id, set())
         return [memory for memory in memories if memory.id not in acknowledged]
 
     def to_verify(self, session_id: str, memories: Sequence[EncodedMemory]) -> EncodedMemory | None:
-        """Return the memory that shows whether the server still holds what an earlier store has
-        sent; None if there is none, or if it has failed that test already."""
+        """Return a memory that an earlier store has sent, to verify that the server still holds it.
+
+        Return None if no earlier store has sent any of the memories, or if an earlier verification
+        has failed.
+        """
         acknowledged = self._acknowledged.get(session_id, set())
         if session_id in self._distrusted:
             return None
         return next((memory for memory in reversed(memories) if memory.id in acknowledged), None)
 
     def acknowledge(self, session_id: str, memory_ids: Collection[str]) -> None:
-        """Remember memories that the server has acknowledged."""
+        """Record memories that the server has acknowledged."""
         self._acknowledged.setdefault(session_id, set()).update(memory_ids)
 
     def lost(self, session_id: str) -> None:
-        """Forget the acknowledgements of a session, because the server did not keep the memories.
+        """Remove the acknowledgements of a session, because the server did not keep the memories.
 
-        Later acknowledgements of the session are not tested: if the reads of a server lag, the test
-        would fail again and again, and the operation would be sent without end.
+        Until the store is finished, `to_verify` returns None for the session. Otherwise a server
+        whose reads lag would fail each verification, and the operation would be sent without end.
         """
         self._distrusted.add(session_id)
         self._acknowledged.pop(session_id, None)
 
     def finish(self, session_id: str) -> None:
-        """Forget a session whose memories have all been stored."""
+        """Remove the state of a session after all its memories were sent."""
         self._distrusted.discard(session_id)
         self._acknowledged.pop(session_id, None)
 
     def clear(self) -> None:
-        """Forget all acknowledgements."""
+        """Remove the acknowledgements of all sessions."""
         self._acknowledged.clear()
 
 
 class PushState:
-    """The state of all pushes to one server. It lasts as long as the connection."""
+    """The state of all pushes to one server. The state is not stored in the journal."""
 
     def __init__(self, options: SyncOptions) -> None:
         self.sent = SentIds()

@@ -1,8 +1,8 @@
-"""The background task that keeps a journal and a server in step: one per open cache and event loop.
+"""The background task that synchronizes a journal with a server: one per open cache and event loop.
 
-Of several processes on one journal the leader pushes and audits for all of them, and the others
-wait to replace it. Each process pulls the sessions that it has open. A failure in one session never
-stops another.
+If several processes use one journal, the leader pushes and audits for all of them, and the other
+processes wait to become the leader. Each process pulls its own open sessions. A failure in one
+session never stops the replication of another session.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ log = logging.getLogger("cached_session.replication")
 class Replicator:
     """The loops that push, pull, audit, listen and compact, until they are cancelled.
 
-    Sessions report events to it on its own event loop. Calls that wait for the server run single
-    steps with ``pusher``, ``puller`` and ``auditor``.
+    Sessions report events to the replicator on its own event loop. Calls that wait for the server,
+    such as `sync`, run single steps with ``pusher``, ``puller`` and ``auditor``.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class Replicator:
         on_pulled: Callable[[str], None],
         on_pushed: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Create a replicator that does nothing yet.
+        """Prepare a replicator; `run` starts its loops.
 
         Args:
             lock: the file lock that makes a process the leader; None for a journal in memory.
-            on_pulled: called whenever a pull may have changed a session.
-            on_pushed: called after each push of a session.
+            on_pulled: called with the session id when a pull or an audit may have changed the
+                session.
+            on_pushed: called with the session id after each push.
         """
         self.context = context
         self.leader = Leader(lock)
@@ -71,21 +72,25 @@ class Replicator:
     # -- events ----------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Push now: something was written."""
+        """Push unsent operations soon, because an operation was written."""
         self.pusher.wake()
 
     def follow(self, session_id: str) -> None:
-        """Pull a session from now on, first immediately."""
+        """Start to pull a session: now, or when its plan is due if the session was open before."""
         if self.schedule.follow(session_id):
             self.puller.wake()
 
     def unfollow(self, session_id: str) -> None:
-        """Stop pulling a session that is not open any more."""
+        """Stop pulling a session that is no longer open."""
         self.schedule.unfollow(session_id)
         self.context.local_errors.clear("pull", session_id)
 
     def request_pull(self, session_id: str, moment: float) -> None:
-        """Pull a session soon, unless a pull has begun since the moment (monotonic seconds)."""
+        """Pull a session soon, unless a pull has begun at ``moment`` or later.
+
+        Args:
+            moment: the time in monotonic seconds.
+        """
         if self.schedule.request_pull(session_id, moment):
             self.puller.wake()
 
@@ -105,7 +110,7 @@ class Replicator:
     # -- the task --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Replicate until cancelled; then release the lock and close the connections."""
+        """Run the loops until cancelled; then release the lock and close the connections."""
         options, remote = self.context.options, self.context.remote
         try:
             async with anyio.create_task_group() as group:
@@ -123,16 +128,19 @@ class Replicator:
                 await remote.aclose()
 
     async def _supervise(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop, and run it again after a pause when it has failed."""
+        """Run a loop, and restart it after a wait when it has failed or ended.
+
+        Return only when the journal is closed.
+        """
         while True:
             try:
                 await loop()
             except SessionClosed:
                 return
             except JournalError as error:
-                log.error("replication waits for the journal: %s", error)
+                log.error("replication cannot use the journal and tries again: %s", error)
             except Exception as error:
-                log.exception("replication failed with an unexpected error and starts again")
+                log.exception("replication failed with an unexpected error and is started again")
                 self.context.journal.suspect(error)
             await anyio.sleep(self.context.options.backoff_base * 2)
 

@@ -9,33 +9,33 @@ __all__ = ["PullResult", "PushResult"]
 
 @dataclass
 class PushResult:
-    """The work of one push."""
+    """The counts of one push."""
 
     acked: int = 0
-    """Operations that the server has acknowledged."""
+    """The number of operations that the server has acknowledged."""
     parked: int = 0
-    """Operations that the server refuses for good."""
+    """The number of operations that were parked because the server refuses them for good."""
     forgotten: int = 0
-    """Removed items that the server has deleted."""
+    """The number of removed items whose memories the server has deleted."""
     claims_in_doubt: int = 0
-    """Confirmed pops whose outcome is still in doubt."""
+    """The number of confirmed pops whose outcome is still in doubt."""
     unkept: int = 0
-    """Operations that the server accepted and did not keep. They stay in the outbox."""
+    """The number of operations that the server accepted and did not keep. The outbox keeps them."""
 
 
 @dataclass
 class PullResult:
-    """The work of one pull."""
+    """The counts and the outcome of one pull."""
 
     new: int = 0
-    """Operations that the journal did not have."""
+    """The number of operations that the journal did not have."""
     conflicts: int = 0
-    """Operations that differ from the ones stored under the same dots."""
+    """The number of operations that differ from the stored operation with the same dot."""
     unreadable: int = 0
-    """Memories that cannot be decoded, or fail their checksum."""
+    """The number of memories that cannot be decoded, plus the number of damaged operations."""
     pages: int = 0
     finished: bool = False
-    """True if the listing reached its end, or memories that an earlier pull has seen."""
+    """True if the pull read the listing to its end, or down to the known part."""
     went_back: bool = False
-    """The newest memory on the server is older than the one that an earlier pull saw. The server
-    may have lost memories, or a lagging replica may have answered."""
+    """True if the newest memory on the server is older than the newest memory of an earlier pull.
+    The server may have lost memories, or a lagging node of the server may have answered."""

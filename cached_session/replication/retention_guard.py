@@ -1,6 +1,6 @@
-"""Ask the server to keep a session's namespace, on first contact and once a day.
+"""Set the retention policy of a session's namespace, on first contact and once a day.
 
-The server's retention policy could otherwise delete a history that is still in use.
+Otherwise the server's own retention policy could delete a history that is still in use.
 """
 
 from __future__ import annotations
@@ -13,27 +13,33 @@ from cached_session.replication.context import Context
 __all__ = ["GUARD_AGAIN_MS", "guard_retention", "is_due"]
 
 GUARD_AGAIN_MS = 24 * 3600 * 1000
-"""The policy is checked again after a day: the server may have been set up anew."""
+"""The time in milliseconds between two checks of the policy: a day. The server may have been set up
+again in the meantime."""
 
 log = logging.getLogger("cached_session.replication")
 
 
 def is_due(guarded_ms: int, now_ms: int) -> bool:
-    """Return whether the policy has to be checked again after a check at ``guarded_ms`` (0: never).
+    """Return whether the policy has to be checked again.
 
-    A check that lies in the future was dated by a clock that has been moved since.
+    A last check in the future is ignored, because the clock has been changed since.
+
+    Args:
+        guarded_ms: the time of the last check in Unix milliseconds; 0 if there was no check.
     """
     return not guarded_ms or not 0 <= now_ms - guarded_ms < GUARD_AGAIN_MS
 
 
 async def guard_retention(context: Context, session: SessionRef, *, anew: bool = False) -> None:
-    """Ask the server to keep the namespace of a session, unless that was done within a day.
+    """Set the retention policy of a session's namespace, unless it was checked within a day.
+
+    If the server does not allow the policy, log a warning and store the reason.
 
     Args:
-        anew: ask in any case.
+        anew: send the request even if the policy was checked within a day.
 
     Raises:
-        RemoteError: the server could not be asked.
+        RemoteError: the request has failed.
     """
     marks, now = context.journal.retention, context.runtime.wall_ms()
     if not anew and not is_due(await marks.guarded_ms(session), now):

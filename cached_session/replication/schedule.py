@@ -1,6 +1,6 @@
-"""The schedules: which session is pushed or pulled now, and when the next one is due.
+"""The schedules of pushes and pulls: which sessions are due now, and when the next session is due.
 
-Pure: the callers report events and pass the time, in monotonic seconds.
+Pure: the callers report events and pass the time. All times are in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from cached_session.replication.results import PullResult
 __all__ = ["PullPlan", "PullSchedule", "PushSchedule"]
 
 MAX_CLOSED_PLANS = 10_000
-"""Plans of closed sessions that are kept: a session that is opened again goes on with its plan."""
+"""Limit on the plans of closed sessions in memory. A session that is opened again uses its old
+plan."""
 GROWTH = 1.5
-"""The factor by which the interval grows after each pull without new operations."""
+"""The factor by which the interval of a session grows after each pull without new operations."""
 
 
 class PushSchedule:
-    """The time of the next push of each session; a session without one is due immediately."""
+    """The time of the next push of each session. A session without a time is due immediately."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
@@ -32,11 +33,11 @@ class PushSchedule:
     def due(
         self, waiting: Sequence[str], now: float, *, besides: Collection[str]
     ) -> tuple[list[str], float]:
-        """Return the sessions that are due, and the time when the next one is.
+        """Return the sessions that are due, and the time when the next session is due.
 
         Args:
-            waiting: the sessions with something unsent.
-            besides: the sessions that are being pushed.
+            waiting: the sessions with unsent operations.
+            besides: the sessions that are being pushed. They are left out.
         """
         self._due = {name: self._due[name] for name in waiting if name in self._due}
         idle = {name: self._due.get(name, -math.inf) for name in waiting if name not in besides}
@@ -44,11 +45,11 @@ class PushSchedule:
         return [name for name, due in idle.items() if due <= now], nearest
 
     def put_off(self, session_id: str, until: float) -> None:
-        """Put off a session until a time. Infinity puts it off until something is written."""
+        """Delay the next push of a session until a time, or until `written` if it is infinity."""
         self._due[session_id] = until
 
     def written(self) -> None:
-        """Make the sessions due that were put off until something is written."""
+        """Make the sessions due that are delayed until an operation is written."""
         self._due = {name: when for name, when in self._due.items() if when < math.inf}
 
 
@@ -57,23 +58,24 @@ class PullPlan:
     """The times of the last and of the next pull of one session."""
 
     interval: float
-    """Seconds between two pulls."""
+    """The current time between two pulls, in seconds."""
     due: float = 0.0
     """The time of the next pull."""
     last: float = -math.inf
-    """The end of the last pull that has succeeded."""
+    """The end of the last planned pull that has succeeded."""
     started: float = -math.inf
     """The beginning of the last pull that is running or has succeeded."""
     last_success: float = -math.inf
-    """The beginning of the last pull that succeeded: all that the server held then is here."""
+    """The beginning of the last pull that has succeeded. The pull has read what the server held at
+    this time."""
     wanted: float = -math.inf
-    """The time of the last request. The pull that satisfies it begins later, even if one is
-    running."""
+    """The time of the last request. Only a pull that begins after this time satisfies the request,
+    not a pull that was already running."""
     wanted_after_push: float = -math.inf
-    """The same for a request that waits until the running push ends: a pull during the push would
-    only list the memories that it stores."""
+    """The time of the last request that waits for the end of a running push. A pull during the push
+    would only list the memories that the push stores."""
     last_result: PullResult = field(default_factory=PullResult)
-    """The result of the last pull that succeeded."""
+    """The result of the last pull that has succeeded."""
 
     def request_pull(self, moment: float) -> bool:
         """Make the session due; return False if a pull has begun at ``moment`` or later."""
@@ -98,17 +100,21 @@ class PullSchedule:
     # -- the sessions ----------------------------------------------------------------------------
 
     def follow(self, session_id: str) -> bool:
-        """Pull a session from now on, first immediately; return False if it is pulled already."""
+        """Add a session to the schedule; return False if the schedule already has it.
+
+        The first pull is due now, or when the old plan is due if the session was open before.
+        """
         if session_id in self._plans:
             return False
-        # A service may open a session for each of its requests. It must not pull each time.
+        # Use the old plan: a service may open a session for each of its requests, and must not
+        # cause a pull each time.
         plan = self._closed.pop(session_id, None)
         self._plans[session_id] = plan or PullPlan(self._options.poll_interval)
         self._agents[SessionRef.of(session_id).agent] = session_id
         return True
 
     def unfollow(self, session_id: str) -> None:
-        """Stop pulling a session that is not open any more."""
+        """Remove a session that is no longer open from the schedule, and store its plan."""
         plan = self._plans.pop(session_id, None)
         if plan is not None:
             self._agents.pop(SessionRef.of(session_id).agent, None)
@@ -125,24 +131,36 @@ class PullSchedule:
         return self._plans.values()
 
     def last_success(self, session_id: str) -> float:
-        """Return the beginning of the last pull that succeeded. Safe to call from any thread."""
+        """Return the beginning of the last pull of a session that has succeeded.
+
+        The method is safe to call from any thread.
+        """
         plan = self._plans.get(session_id)
         return -math.inf if plan is None else plan.last_success
 
     # -- events ----------------------------------------------------------------------------------
 
     def use(self, session_id: str) -> None:
-        """Poll a session at the interval of sessions in use. Safe to call from any thread."""
+        """Mark a session as used, so that it is polled at `SyncOptions.poll_interval` again.
+
+        The method is safe to call from any thread.
+        """
         self._used.add(session_id)
 
     def request_pull(self, session_id: str, moment: float) -> bool:
-        """Make a session due; return False if a pull has begun at ``moment`` or later, or if the
-        session is not open."""
+        """Make a session due.
+
+        Return False if the session is not open, or if a pull has begun at ``moment`` or later.
+        """
         plan = self._plans.get(session_id)
         return plan is not None and plan.request_pull(moment)
 
     def hint(self, agent: str | None, moment: float) -> bool:
-        """Report that the server has stored something for an agent; None: perhaps for any agent.
+        """Record a hint that the server has stored a memory.
+
+        Args:
+            agent: the agent of the memory; None if events of any agent may have been missed.
+            moment: the time of the hint.
 
         Returns:
             Whether a session has become due.
@@ -153,26 +171,29 @@ class PullSchedule:
         return any(hints)
 
     def _request_after_push(self, session_id: str, plan: PullPlan, moment: float) -> bool:
-        """Make a session due, or due after its running push: the hint may be about the memories
-        that the push has stored."""
+        """Make a session due now, or at the end of its running push.
+
+        During a push, the hint may be about a memory that the push itself has stored.
+        """
         if session_id not in self._pushing:
             return plan.request_pull(moment)
         plan.wanted_after_push = moment
-        # A long push must not delay the items of other devices.
+        # Pull after one interval even if the push is still running: a long push must not delay the
+        # items of other devices.
         plan.due = min(plan.due, moment + self._options.poll_interval)
         return False
 
     def stream_lost(self, now: float) -> None:
-        """Poll at the usual interval again, because the event stream is down."""
+        """Return all sessions to their usual poll interval, because the event stream is down."""
         for plan in self._plans.values():
             plan.due = min(plan.due, now + plan.interval)
 
     def push_began(self, session_id: str) -> None:
-        """Report the beginning of a push of a session."""
+        """Record the beginning of a push of a session."""
         self._pushing[session_id] += 1
 
     def push_ended(self, session_id: str) -> bool:
-        """Report the end of a push; return whether the session has become due."""
+        """Record the end of a push; return whether the session has become due."""
         self._pushing[session_id] -= 1
         if self._pushing[session_id]:
             return False
@@ -190,14 +211,21 @@ class PullSchedule:
     def pulled(
         self, session_id: str, plan: PullPlan, now: float, *, is_news: bool, is_listening: bool
     ) -> None:
-        """Plan the next pull after one that has succeeded. ``is_listening``: the stream is up."""
+        """Plan the next pull after a pull has succeeded.
+
+        Args:
+            now: the end of the pull.
+            is_news: whether the pull has found new operations.
+            is_listening: whether the event stream is up.
+        """
         options = self._options
         slowest = max(options.poll_interval, options.poll_interval_idle)
         plan.interval = options.poll_interval if is_news else min(plan.interval * GROWTH, slowest)
         plan.last = now
         interval = plan.interval
         if is_listening:
-            # The number of requests a second does not grow with the number of open sessions.
+            # Let the interval grow with the number of open sessions, so that the number of requests
+            # a second does not.
             interval = max(interval, options.poll_interval_listening * len(self._plans))
         # A jitter of up to a tenth keeps devices that started together from pulling together.
         plan.due = now + interval * (0.9 + 0.2 * self._chance.random())
@@ -205,10 +233,10 @@ class PullSchedule:
             plan.due = 0.0
 
     def pull_failed(self, session_id: str) -> bool:
-        """Report that the pull that began last has failed or was cancelled.
+        """Record that the last started pull of a session has failed or was cancelled.
 
         Returns:
-            Whether the session has become due for a caller that relied on that pull.
+            Whether the session has become due, because a request relied on the failed pull.
         """
         plan = self._plans.get(session_id)
         if plan is None:
@@ -220,7 +248,10 @@ class PullSchedule:
         return True
 
     def _wanted(self, session_id: str, plan: PullPlan) -> float:
-        """Return the moment after which a pull must begin to satisfy every request."""
+        """Return the time after which a pull must begin to satisfy every request.
+
+        While a push is running, requests that wait for its end do not count.
+        """
         return (
             plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.wanted_after_push)
         )
@@ -230,11 +261,11 @@ class PullSchedule:
     def due(
         self, now: float, *, besides: Collection[str], is_listening: bool
     ) -> tuple[list[str], float]:
-        """Return the sessions that are due, and the time when the next one is.
+        """Return the sessions that are due, and the time when the next session is due.
 
         Args:
-            besides: the sessions that are being pulled.
-            is_listening: the event stream is up.
+            besides: the sessions that are being pulled. They are left out.
+            is_listening: whether the event stream is up.
         """
         self._poll_used(is_listening=is_listening)
         idle = {name: plan.due for name, plan in self._plans.items() if name not in besides}
@@ -242,7 +273,7 @@ class PullSchedule:
         return [name for name, due in idle.items() if due <= now], nearest
 
     def _poll_used(self, *, is_listening: bool) -> None:
-        """Poll the sessions that were used since the last call at the interval of use."""
+        """Poll the sessions used since the last call at `SyncOptions.poll_interval` again."""
         used, self._used = self._used, set()
         for session_id in used:
             plan = self._plans.get(session_id)

@@ -1,4 +1,4 @@
-"""Check before the first request that the journal's acknowledgements come from this server."""
+"""Check before the first request whether the journal's acknowledgements come from this server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("cached_session.replication")
 
 
 class ServerCheck:
-    """The comparison of the server in use with the one that the journal knows."""
+    """The comparison of the server in use with the server that the journal knows."""
 
     def __init__(self, journal: Journal, remote: Remote) -> None:
         self._journal = journal
@@ -22,13 +22,13 @@ class ServerCheck:
         self._is_done = False
 
     async def run(self, session_id: str) -> None:
-        """Send everything again if this is another server than the journal knows.
+        """Have all operations sent again if this is not the server that the journal knows.
 
-        That server must answer first, because a mistyped address never does. The check runs until
-        it has succeeded once.
+        The new server must answer a request first, because its address may be mistyped. After the
+        check has succeeded once, later calls do nothing.
 
         Raises:
-            RemoteError: another server than the journal knows does not answer.
+            RemoteError: this is not the server that the journal knows, and it does not answer.
         """
         if self._is_done:
             return
@@ -40,5 +40,5 @@ class ServerCheck:
         if known != server:
             replaced = await self._journal.known_server.switch(server)
             if replaced is not None:
-                log.warning("the journal goes on with %s instead of %s", server, replaced)
+                log.warning("the journal syncs with %s instead of %s from now on", server, replaced)
         self._is_done = True

@@ -1,4 +1,4 @@
-"""The time by which pauses, claims and gaps are counted."""
+"""The clock that measures pauses, claims and gaps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["SteadyClock"]
 
 
 class SteadyClock:
-    """The wall clock in milliseconds, corrected where it stands still or goes back.
+    """The wall clock in milliseconds, corrected if it stops or is set back.
 
-    Pauses are stored, and the next process knows only the wall clock. But a pause must also end
-    while the wall clock stands still or after it was moved back: then the monotonic clock counts
-    on from the last good time.
+    Pauses are stored, and the next process can compare them only with the wall clock. But a pause
+    must also end if the wall clock stops or is set back. While the wall clock is behind, this clock
+    adds the time of the monotonic clock to the last correct wall time.
     """
 
     def __init__(self, runtime: Runtime) -> None:

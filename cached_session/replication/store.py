@@ -1,4 +1,4 @@
-"""Store memories in requests of legal size, and verify that the server keeps them."""
+"""Store memories in requests within the size limits, and verify that the server keeps them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cached_session.replication.store_plan import Fetch, ListNewest, Send, Store
 __all__ = ["LISTED", "store"]
 
 LISTED = 1000
-"""Rows of the listing that shows which of many memories the server holds."""
+"""The number of newest rows that are listed to find out which of many memories the server holds."""
 
 
 async def store(
     context: Context, session: SessionRef, memories: Sequence[EncodedMemory]
 ) -> set[str]:
-    """Store memories; return the ids of those that the server did not keep.
+    """Store memories; return the ids of the memories that the server did not keep.
 
-    A store that was broken off goes on where it stopped; see `StoreProgress`.
+    An interrupted store resumes where it stopped; see `StoreProgress`.
 
     Raises:
-        RemoteError: REFUSED if even one memory alone is refused.
+        RemoteError: a request has failed; `REFUSED` if the server refuses a memory for good.
     """
     session_id, clock = session.session_id, context.runtime.monotonic
     progress, batch_size = context.push_state.progress, context.push_state.batch_size
@@ -72,7 +72,7 @@ async def _store_batch(
 async def _held_in_listing(
     context: Context, session: SessionRef, memories: Sequence[EncodedMemory]
 ) -> set[str]:
-    """Return the ids of those memories that the newest rows on the server show unchanged."""
+    """Return the ids of the memories that the newest rows on the server show unchanged."""
     rows = await context.remote.list_memories(session.agent, offset=0, limit=LISTED)
     theirs = {row["id"]: row for row in rows if isinstance(row.get("id"), str)}
     return {memory.id for memory in memories if memory.is_held(theirs.get(memory.id))}

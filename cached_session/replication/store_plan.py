@@ -1,8 +1,7 @@
-"""The steps to store a batch of memories: which request comes next, and which memories the server
-did not keep. Pure.
+"""The steps that store a batch of memories and find the memories that the server did not keep.
 
-`StorePlan` is a state machine without I/O: it returns the next step, and the caller reports the
-result of the step to it.
+Pure: `StorePlan` is a state machine without I/O. It returns the next step. The caller runs the step
+and reports the result to the plan.
 """
 
 from __future__ import annotations
@@ -17,11 +16,15 @@ from cached_session.replication.batch_size import BatchLimits
 __all__ = ["SAMPLES", "Fetch", "ListNewest", "Send", "Step", "StorePlan", "batches"]
 
 SAMPLES = 3
-"""Once so many memories are fetched and not found, all unconfirmed ones count as not kept."""
+"""The number of fetched memories that must be missing before all unconfirmed memories count as not
+kept. Also the largest number of memories that are fetched by id without a listing first."""
 
 
 def batches(memories: Sequence[EncodedMemory], limits: BatchLimits) -> list[list[EncodedMemory]]:
-    """Divide memories into requests within the limits; a memory above them gets its own."""
+    """Divide memories, in order, into batches within the limits of one request.
+
+    A memory that is larger than the limit gets its own batch.
+    """
     found: list[list[EncodedMemory]] = []
     size = 0
     for memory in memories:
@@ -48,7 +51,7 @@ class ListNewest:
     memories: list[EncodedMemory]
     """The memories to look for."""
     conflict: bool
-    """The server has refused them because it holds some of these ids."""
+    """True if the server has refused the memories because it already holds some of their ids."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ class Fetch:
 
     memory: EncodedMemory
     rest: list[EncodedMemory]
-    """The memories to fetch after it."""
+    """The memories to fetch after this memory."""
     unconfirmed: frozenset[str]
-    """The ids of all the memories that the server has not confirmed, this one among them."""
+    """The ids of all memories that the server has not confirmed, including this memory."""
     missing: frozenset[str]
-    """The ids of those that were fetched and not found."""
+    """The ids of the unconfirmed memories that were fetched and not found."""
 
 
 Step = Send | ListNewest | Fetch
@@ -70,21 +73,26 @@ Step = Send | ListNewest | Fetch
 class StorePlan:
     """The steps that store one batch and verify that the server keeps it.
 
-    Memories that the server does not confirm are looked up by one listing. Only a few that the
-    listing does not show are fetched by id.
+    If the server leaves more than `SAMPLES` memories unconfirmed, one listing shows which of them
+    it holds. The memories that the listing does not show are fetched by id, until `SAMPLES` of them
+    are missing.
     """
 
     def __init__(self, batch: list[EncodedMemory]) -> None:
         self._steps: list[Step] = [Send(batch)]
         self.unkept: set[str] = set()
-        """The ids that the server did not keep, as far as the steps have shown."""
+        """The ids of the memories that the server did not keep, according to the steps so far."""
 
     def next(self) -> Step | None:
         """Return the next step; None at the end."""
         return self._steps.pop() if self._steps else None
 
     def sent(self, step: Send, stored: Collection[str]) -> None:
-        """Plan the next steps after a successful request. ``stored``: the ids in its answer."""
+        """Plan the next steps after a successful request.
+
+        Args:
+            stored: the ids that the server has confirmed in its answer.
+        """
         unconfirmed = [memory for memory in step.memories if memory.id not in stored]
         if len(unconfirmed) > SAMPLES:
             self._steps.append(ListNewest(unconfirmed, conflict=False))
@@ -103,7 +111,8 @@ class StorePlan:
         if conflict and len(step.memories) > SAMPLES:
             self._steps.append(ListNewest(step.memories, conflict=True))
         elif len(step.memories) > 1 and (conflict or _is_one_operation(step.memories)):
-            # One of several operations at fault is found by the push, which can park it.
+            # Do not halve several operations that the server refuses: the push divides them itself
+            # to find the operation to park.
             self._halve(step.memories)
         elif conflict:
             self._fetch(step.memories)
@@ -111,8 +120,11 @@ class StorePlan:
             raise error
 
     def listed(self, step: ListNewest, held: Collection[str]) -> None:
-        """Plan the next steps after a listing. ``held``: the ids of the memories that it shows with
-        the same content as here."""
+        """Plan the next steps after a listing.
+
+        Args:
+            held: the ids of the memories that the listing shows with unchanged content.
+        """
         rest = [memory for memory in step.memories if memory.id not in held]
         if not step.conflict:
             self._fetch(rest)
@@ -122,13 +134,17 @@ class StorePlan:
             self._steps.append(Send(rest))
 
     def fetched(self, step: Fetch, *, is_held: bool) -> None:
-        """Plan the next steps after a fetch. ``is_held``: whether the server holds the memory with
-        the same content as here."""
+        """Plan the next steps after a fetch.
+
+        Args:
+            is_held: whether the server holds the memory with unchanged content.
+        """
         missing = step.missing if is_held else step.missing | {step.memory.id}
         if not step.rest:
             self.unkept |= missing
         elif len(missing) >= SAMPLES:
-            # A server that keeps nothing is not asked a thousand times. All is sent again.
+            # The server seems to keep no memories. Stop fetching: up to a thousand requests would
+            # follow. All unconfirmed memories are sent again.
             self.unkept |= step.unconfirmed
         else:
             self._steps.append(Fetch(step.rest[0], step.rest[1:], step.unconfirmed, missing))

@@ -1,9 +1,10 @@
-"""Tools for tasks on the event loop: long computations in slices, and cancelling for certain.
+"""Tools for tasks on the event loop: run long computations in slices, and cancel tasks reliably.
 
-Computations run on the loop in slices and not in a thread, because a thread makes the loop wait
-longer. The thread that runs Python code holds the interpreter's lock. A thread that finds it free,
-as it is for a moment in each read of the journal, keeps it for up to the interpreter's switch
-interval, or for a whole call into a library that does not release it.
+Computations run on the loop in slices and not in a thread, because a thread would block the loop
+for longer. A thread needs the interpreter lock to run Python code. Each read of the journal
+releases the lock for a short time. If the thread takes the lock in this time, the loop waits for
+the lock: up to the interpreter's switch interval, or during a whole call into a library that does
+not release the lock.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ __all__ = ["SliceBudget", "cancel_all"]
 
 
 class SliceBudget:
-    """The work that a computation may do before it lets other tasks run.
+    """The amount of work that a computation may do before it lets other tasks run.
 
-    Work is counted in units of the caller and not timed, so that the same work has the same slices
-    in every run.
+    The caller defines the unit. Work is counted and not timed, so that identical work is divided
+    into identical slices in every run.
     """
 
     def __init__(self, units: int) -> None:
         self._units = self._remaining = units
 
     async def spend(self, units: int) -> None:
-        """Count work that was done; let other tasks run if the slice is used up."""
+        """Count work that is done; let other tasks run if the budget of the slice is used up."""
         self._remaining -= units
         if self._remaining <= 0:
             self._remaining = self._units
@@ -39,7 +40,7 @@ class SliceBudget:
 
 
 async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and return when each has ended, with a result, an error or cancelled."""
+    """Cancel tasks; return when each task has ended with a result, an error or a cancellation."""
     if not tasks:
         return
     for task in tasks:
@@ -47,5 +48,6 @@ async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     await shielded(asyncio.ensure_future(asyncio.wait(tasks)))
     for task in tasks:
         if not task.cancelled():
-            # Mark the exception as retrieved: the awaiting caller has it, or has failed already.
+            # Mark the exception as retrieved, so that asyncio does not log it. The caller has
+            # already received it, or has failed with another error.
             task.exception()

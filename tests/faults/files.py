@@ -124,7 +124,7 @@ OLD = ("old", "a", "b")
 SCENES = {
     "calls": Scene(nothing, calls, ()),
     "close": Scene(some_messages, close, OLD),
-    "mend": Scene(damaged, recover, OLD, asides=1),
+    "recover": Scene(damaged, recover, OLD, asides=1),
     "follow": Scene(some_messages, follow, OLD, survives=False),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from cached_session import CachedSession, JournalCorrupt, diagnose, import_jsonl
 from cached_session.devserver import DevServer
-from cached_session.journal import connect
+from cached_session.journal import open_connection
 from cached_session.journal.recovery import copy_rows, recover
 from cached_session.journal.recovery.copy_rows import WriterIds
 from cached_session.journal.recovery.report import RecoveryReport
@@ -113,7 +113,7 @@ def test_what_was_written_after_the_copy_is_copied_later(journal: Path) -> None:
     fresh = journal.with_name("fresh.db")
     conns = []
     for path in (journal, fresh):
-        conn = connect.connect(str(path), 1000, "normal")
+        conn = open_connection.connect(str(path), 1000, "normal")
         schema.prepare(conn, str(path))
         conns.append(conn)
     old, new = conns

@@ -145,7 +145,7 @@ async def test_a_refused_key_is_reported_and_tried_again(
     await a.add_items([text_message("one")])
     await wait_until(lambda: a.status().state == "unauthorized")
     for call in (a.sync, a.flush, a.audit):
-        with pytest.raises(Unauthorized, match="stays in the journal"):
+        with pytest.raises(Unauthorized, match="stay in the journal"):
             await call()
     assert texts(await a.get_items()) == ["one"]
     assert a.status().pending == 1
@@ -388,7 +388,7 @@ async def test_a_queue_that_no_process_sends_is_an_error(server: DevServer, tmp_
         moved = 200_000
         error = session.status().last_error
         assert error is not None
-        assert "wait and nothing was sent for 200 s" in error
+        assert "pending, and nothing was sent for 200 s" in error
         assert str(journal) in error
         holder.release()
         await wait_until(lambda: session.status().pending == 0)

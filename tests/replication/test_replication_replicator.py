@@ -174,7 +174,7 @@ async def test_a_second_server_for_an_open_journal_is_refused(
 ) -> None:
     """While a journal is open with one server, another one is refused with a clear error."""
     a = await device("a")
-    with pytest.raises(InvalidArgument, match=r"elsewhere\.example.*journal of its own"):
+    with pytest.raises(InvalidArgument, match=r"another journal for .*elsewhere\.example"):
         device.new("a", url="http://elsewhere.example:3000")
     await a.add_items([text_message("one")])
 
@@ -197,7 +197,7 @@ async def test_an_empty_second_server_gets_everything(
         assert texts(await moved.get_items()) == ["theirs", "one"]
         await moved.sync(timeout=PATIENCE)
         assert items_on_server(fresh) == ["theirs", "one"]
-        told = [record for record in caplog.records if "the journal goes on with" in record.message]
+        told = [record for record in caplog.records if "the journal syncs with" in record.message]
         assert len(told) == 1
         late = device.new("late", url=fresh.url)
         assert await assert_one_history(moved, late) == ["theirs", "one"]

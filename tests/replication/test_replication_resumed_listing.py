@@ -37,7 +37,7 @@ async def add_spread(session: CachedSession, server: DevServer, count: int) -> l
     return [str(number) for number in range(count)]
 
 
-@pytest.mark.parametrize("asks", [None, 0.05], ids=["stumbles", "asks for a moment"])
+@pytest.mark.parametrize("asks", [None, 0.05], ids=["failures", "retry after"])
 @pytest.mark.parametrize("order", ["by time", "any within a second"])
 async def test_a_listing_survives_repeated_failures(
     device: Devices, server: DevServer, asks: float | None, order: str

@@ -78,7 +78,7 @@ async def test_a_blocked_add_is_refused_after_its_timeout(place: str) -> None:
     nothing."""
     async with limited(place, max_pending_items=1, when_full="block", full_timeout=0.2) as session:
         await session.add_items(messages(1))
-        with pytest.raises(JournalFull, match="no room"):
+        with pytest.raises(JournalFull, match="too much is unsent"):
             await session.add_items(messages(2))
         assert contents(await session.get_items()) == ["1"]
 

@@ -53,7 +53,7 @@ async def test_a_refused_batch_removes_nothing(place: str) -> None:
         entries = await session.entries()
         with pytest.raises(InvalidArgument):
             await session.replace_items(entries, [{"role": "user", "content": object()}])  # type: ignore[list-item]
-        with pytest.raises(InvalidArgument, match="is no Entry"):
+        with pytest.raises(InvalidArgument, match="is not an Entry"):
             await session.replace_items(await session.get_items(), messages("two"))  # type: ignore[arg-type]
         assert contents(await session.get_items()) == ["one"]
 
@@ -66,7 +66,7 @@ async def test_a_full_outbox_refuses_all_of_it(server: DevServer, journal: Path)
         "a", url=server.url, journal=journal, options=options
     ) as session:
         await session.add_items(messages("one", "two"))
-        with pytest.raises(Exception, match="finds no room"):
+        with pytest.raises(Exception, match="too much is unsent"):
             await session.replace_items(await session.entries(), messages("three"))
         assert contents(await session.get_items()) == ["one", "two"]
 

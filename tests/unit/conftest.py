@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from cached_session.journal import connect
+from cached_session.journal import open_connection
 from cached_session.journal.tables import schema
 
 
@@ -15,5 +15,5 @@ def conn() -> Iterator[sqlite3.Connection]:
     """A journal's tables in memory, without the journal around them."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        connect.define_functions(conn)
+        open_connection.define_functions(conn)
         yield conn

@@ -87,7 +87,8 @@ def lock_names(path: str, timeout: float) -> Iterator[None]:
         lock.acquire(timeout=timeout)
     except Timeout as error:
         raise JournalError(
-            f"another process is recovering the journal {path}: try again"
+            f"another process is recovering the journal {path}: nothing was read or "
+            "written; try again"
         ) from error
     try:
         yield

@@ -43,7 +43,7 @@ SUSPECTED = 0
 
 
 class DueAudit(NamedTuple):
-    """Which session to audit now, or how long to wait for the next audit."""
+    """The session to audit now, or the time to wait for the next audit."""
 
     session_id: str | None
     """The session to audit now; None if no audit is due."""

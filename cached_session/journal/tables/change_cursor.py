@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 
 from cached_session.history.clock import stamp_ms
 from cached_session.history.ops import decode_pop
+from cached_session.history.order import Position
 from cached_session.journal.tables import item_rows
-from cached_session.journal.tables.item_rows import Position
 from cached_session.journal.tables.outbox import newest
 from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.states import ACKED, PARKED, sync_state

@@ -224,7 +224,7 @@ def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
     """Return the claims without a result, without the payloads of their items.
 
     Raises:
-        ValueError: a row is spoiled.
+        ValueError: a row is not valid.
     """
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
@@ -233,7 +233,7 @@ def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
     for writer, counter, index, _, claimer, since_ms, *_ in rows:
         check_memories(writer, counter, index, 1)
         if not isinstance(claimer, str) or type(since_ms) is not int:
-            raise ValueError(f"the claim of {writer}:{counter} is spoiled")
+            raise ValueError(f"the row of the claim on {writer}:{counter} is not valid")
     return [
         Claim(
             ItemRef(Dot(writer, counter), index, count),

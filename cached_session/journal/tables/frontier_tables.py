@@ -136,7 +136,7 @@ class FrontierTables:
                 break
             if known.applied.contiguous_end() < following:
                 # Without this check a range that begins at 0 would keep the loop here for ever.
-                raise ValueError(f"the ranges of writer {writer!r:.80} make no sense")
+                raise ValueError(f"the ranges of writer {writer!r:.80} are not valid")
 
     def missing(self, most: int) -> set[tuple[str, int]]:
         """Return operations that are known to exist and are not here, at most so many a writer.

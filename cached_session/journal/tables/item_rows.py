@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from cached_session.history.order import Position
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.states import sync_state
@@ -16,7 +17,6 @@ from cached_session.models import Entry
 
 __all__ = [
     "BACKWARDS",
-    "Position",
     "entries",
     "entries_at",
     "entries_backwards",
@@ -151,8 +151,6 @@ def _is_after(position: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
     return tuple(map(type, position)) == (int, str, int, int) and position > before
 
 
-Position = tuple[int, str, int, int]
-"""The sort key of an item in its session: (stamp, writer, counter, index)."""
 ENTRY = (
     "SELECT CAST(i.payload AS BLOB), i.codec, i.stamp, i.writer, i.counter, i.idx, "
     "o.state, o.said_ms "

@@ -230,7 +230,7 @@ def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[For
         # Another process may have deleted them. Rows that are still listed are damaged.
         left = set(done).intersection(forgets_due(conn, session_id, len(done)))
         if left:
-            raise ValueError(f"{len(left)} rows of forgets cannot be found by their keys")
+            raise ValueError(f"{len(left)} rows of table forgets cannot be found by their keys")
 
 
 def pending_sessions(conn: sqlite3.Connection) -> list[str]:

@@ -270,16 +270,16 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
     if application == APPLICATION_ID:
         if version > FORMAT:
             raise JournalTooNew(
-                f"the journal {path} has format {version}, this version knows up to {FORMAT}; "
-                "upgrade cached-session (the file was left untouched)"
+                f"the journal {path} has format {version}, and this version of cached-session "
+                f"reads formats up to {FORMAT}; the file was not changed; upgrade cached-session"
             )
         if version < 1:
-            raise sqlite3.DatabaseError(f"malformed header: format {version} never was")
+            raise sqlite3.DatabaseError(f"malformed header: format {version} does not exist")
         return version == FORMAT
     if application != 0 or version != 0 or tables is not None:
         raise JournalError(
             f"{path} is a SQLite database of another program, not a journal; "
-            "choose another path (the file was left untouched)"
+            "the file was not changed; pass another path"
         )
     return False
 

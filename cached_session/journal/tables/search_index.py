@@ -75,6 +75,8 @@ PRIVATE, PRIVATE_SIZE = 0xE000, 6400
 """Unicode's private use area, whose characters encode the number of a session."""
 BEHIND = 64
 """Most operations that may wait to be indexed."""
+GAVE_UP = "the search index failed and is not used until the next opening builds it again: %s"
+"""The log message after an error of the index."""
 SLICE = 256
 """Operations indexed in one transaction of the background: some milliseconds."""
 SLICE_BYTES = 256 * 1024
@@ -302,7 +304,7 @@ def _write(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, st
         # A SQLite without FTS5, or a damaged index: it must not prevent a write.
         if is_transient(error):
             raise
-        log.warning("gave up the search index; the next opening builds it again: %s", error)
+        log.warning(GAVE_UP, error)
         give_up(conn)
 
 

@@ -17,7 +17,7 @@ from cached_session.errors import InvalidArgument
 from cached_session.history.frontier import Frontier
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation, encode_clear, encode_pop
 from cached_session.history.session_ref import SessionRef
-from cached_session.journal import connect
+from cached_session.journal import open_connection
 from cached_session.journal.recovery import read_damaged
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.sqlite.codec import encode_items
@@ -43,7 +43,7 @@ def conn() -> Iterator[sqlite3.Connection]:
     """The tables of a journal, over a connection that interrupts a query without end."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        connect.define_functions(conn)
+        open_connection.define_functions(conn)
         left = STEPS_MOST // 1000
 
         def step() -> bool:

@@ -58,7 +58,7 @@ def test_no_arguments_mean_local_use() -> None:
 
 def test_a_key_needs_an_address() -> None:
     """A key alone is a mistake, and not local use."""
-    with pytest.raises(InvalidArgument, match="api_key without url"):
+    with pytest.raises(InvalidArgument, match="api_key was passed without url"):
         RemoteSpec.make(None, "key", None)
 
 

@@ -131,7 +131,7 @@ async def test_a_disputed_item_is_in_doubt(clock: Clock) -> None:
     server = FakeServer()
     context = await with_items(server, clock, "one")
     claim_by(server, 1, "x" * 24)
-    with pytest.raises(PopUnconfirmed, match="another device claims it"):
+    with pytest.raises(PopUnconfirmed, match="another device has claimed it"):
         await pop_confirmed(context, SESSION)
     assert await states(context) == [ClaimState.ASKED]
     assert items(context.journal) == ["one"]

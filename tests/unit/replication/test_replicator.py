@@ -41,7 +41,10 @@ async def test_it_pushes_and_pulls_until_it_is_cancelled() -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (JournalError("the disk is full"), "waits for the journal: the disk is full"),
+        (
+            JournalError("the disk is full"),
+            "cannot use the journal and tries again: the disk is full",
+        ),
         (KeyError("typo"), "failed with an unexpected error"),
     ],
 )

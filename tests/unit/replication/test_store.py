@@ -6,7 +6,7 @@ import pytest
 
 from cached_session.remote.errors import RemoteError
 from cached_session.remote.wire import EncodedMemory
-from cached_session.replication.encode import encode
+from cached_session.replication.encode_memories import encode
 from cached_session.replication.store import store
 from tests.unit.replication.fakes import (
     CONFLICT,

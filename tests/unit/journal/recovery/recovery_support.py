@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from cached_session.journal import connect
+from cached_session.journal import open_connection
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import outbox, schema, writes
 
@@ -17,7 +17,7 @@ WRITER = "mewriter"
 
 def open_journal(path: Path) -> sqlite3.Connection:
     """Open a journal, and create it if there is none."""
-    conn = connect.connect(str(path), 1000, "normal")
+    conn = open_connection.connect(str(path), 1000, "normal")
     schema.prepare(conn, str(path))
     return conn
 

@@ -139,7 +139,7 @@ def test_a_spoiled_claim_is_reported(conn: sqlite3.Connection) -> None:
     put(conn, "one")
     reserve(conn)
     conn.execute("UPDATE claims SET since_ms = 'soon'")
-    with pytest.raises(ValueError, match=f"the claim of {ME}:1 is spoiled"):
+    with pytest.raises(ValueError, match=f"the row of the claim on {ME}:1 is not valid"):
         claims.open_claims(conn, SESSION)
 
 

@@ -45,7 +45,7 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
                 # So that free pages can be returned later. This works in an empty file only;
                 # otherwise it would do nothing, and wait for the write lock.
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            _enter_wal(conn, busy_ms)
+            _enter_wal(conn, busy_ms, path)
         conn.execute(f"PRAGMA synchronous = {durability.upper()}")
         conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         conn.execute("PRAGMA temp_store = MEMORY")
@@ -115,7 +115,7 @@ def _unlock_logs(path: str) -> None:
             continue
 
 
-def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:
+def _enter_wal(conn: sqlite3.Connection, busy_ms: int, path: str) -> None:
     """Switch to the write-ahead log. Several processes may do so at the same time."""
     (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
@@ -132,7 +132,7 @@ def _enter_wal(conn: sqlite3.Connection, busy_ms: int) -> None:
             if mode == "wal":
                 return
             raise JournalError(
-                "SQLite cannot use a write-ahead log here (a network file system?); "
-                "put the journal on a local disk"
+                f"the journal {path} cannot be opened: SQLite cannot use a write-ahead log there "
+                "(is it a network file system?); put the journal on a local disk"
             )
         pause.wait(0.02)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cached_session.replication import encode as encode_module
-from cached_session.replication.encode import encode
+from cached_session.replication import encode_memories as encode_module
+from cached_session.replication.encode_memories import encode
 from tests.unit.replication.fakes import SESSION, FakeServer, add, context_of, open_journal
 
 

@@ -14,11 +14,12 @@ from cached_session.replication.tasks import SliceBudget
 __all__ = ["LARGE_BYTES", "SLICE_BYTES", "encode"]
 
 SLICE_BYTES = 8 * 1024
-"""Bytes encoded on the event loop at a time: about two hundred microseconds of work."""
+"""The number of bytes that are encoded on the event loop at a time: about 200 microseconds of
+work."""
 
 LARGE_BYTES = 128 * 1024
-"""An operation with more payload is encoded in a thread: a single item of it may be that large, and
-cannot be encoded in slices."""
+"""The payload in bytes above which an operation is encoded in a thread. One item may make up all of
+this payload, and a single item cannot be encoded in slices."""
 
 
 async def encode(
