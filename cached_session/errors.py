@@ -1,7 +1,8 @@
 """All errors that public calls raise, grouped by what the caller can do about them.
 
-Public calls raise no exceptions of sqlite3, aiosqlite, httpx or dakera. They map them to these
-classes and keep the original as ``__cause__``. Each message contains the wrong value and a remedy.
+Public calls raise no exceptions of sqlite3, aiosqlite, httpx or dakera. They raise one of these
+classes instead, with the original exception as ``__cause__``. Each message contains the wrong value
+and a remedy.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class JournalFull(JournalError):
 
 
 class JournalCorrupt(JournalError):
-    """The journal file is damaged. Move it aside; a session with a server fetches its history
-    again."""
+    """The journal file is damaged. Move the file away; a session with a server then fetches its
+    history again."""
 
 
 class JournalTooNew(JournalError):

@@ -17,7 +17,7 @@ __all__ = ["wait_for"]
 
 LOCK_SECONDS = 1.0
 """Maximum number of seconds to wait for each lock. A thread that waits for a locked database file
-may hold its lock for longer, but this thread sleeps and holds none of SQLite's locks."""
+may hold its lock for longer, but that thread sleeps and holds none of SQLite's locks."""
 ATTEMPT_SECONDS = 0.05
 """Seconds of one attempt to acquire a lock. If the whole machine is suspended for longer than
 `LOCK_SECONDS`, only one attempt is used up. The thread with the lock can release it during the

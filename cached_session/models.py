@@ -28,11 +28,12 @@ class Status:
 
     state: State
     """``local``: no server is configured. ``connecting``: no request has ended yet. ``offline``:
-    the last request failed, see ``last_error``. ``unauthorized``: the server refuses the key."""
+    the last request failed, see ``last_error``. ``unauthorized``: the server refuses the key.
+    ``closed``: the session or cache was closed."""
     items: int
     """Number of visible items."""
     pending: int
-    """Number of operations that the server has not acknowledged, without the parked ones."""
+    """Number of operations that the server has not acknowledged, without parked operations."""
     parked: int
     """Number of operations that the server refused permanently: see ``parked()``."""
     absent: int
@@ -67,8 +68,8 @@ class Status:
     """Reason why the server's memory policy could not be set for a session; None if there is no
     such failure."""
     salvaged: str | None = None
-    """Report about the damaged journal file that this one replaces: why it was set aside, which
-    rows were copied from it, and which were lost. None if there was no such file."""
+    """Report about the damaged journal file that this journal replaces: why the file was set aside,
+    which rows were copied from it, and which rows were lost. None if there was no such file."""
     hydrated: bool = False
     """True if the whole history has been fetched from the server at least once."""
     last_server: str | None = None
@@ -87,7 +88,7 @@ class SyncReport:
     pulled: int
     """Number of operations of other devices that were applied."""
     pending: int
-    """Number of unacknowledged operations: those written during the call."""
+    """Number of unacknowledged operations. They were written during the call."""
     parked: int
     """Number of operations that the server refused permanently, as in `Status.parked`."""
     absent: int

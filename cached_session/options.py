@@ -96,7 +96,7 @@ class SyncOptions:
     pop without an answer. A node of a cluster may lag behind the others."""
     prune_interval: float = 600.0
     """Time between two searches for bookkeeping rows that are no longer needed, by the process that
-    replicates (see `SessionCache.compact`). 0 disables them."""
+    replicates (see `SessionCache.compact`). 0 disables the searches."""
     hole_patience: float = 600.0
     """Time during which a missing operation is requested often. After this time the operation is
     reported as absent and requested every `poll_interval_idle`."""

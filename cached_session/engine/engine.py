@@ -110,7 +110,7 @@ class Engine:
         return engine
 
     def join(self, spec: RemoteSpec | None) -> None:
-        """Add a user.
+        """Register a session or cache that uses this engine.
 
         Raises:
             InvalidArgument: the journal is open with another server.
@@ -127,8 +127,9 @@ class Engine:
             self._users += 1
 
     async def release(self, spec: RemoteSpec | None) -> None:
-        """Remove a user. The last user closes the journal; the last with a server stops syncing.
+        """Remove a session or cache that used this engine.
 
+        Close the journal after the last user, and stop syncing after the last user with a server.
         If cancelled, the call completes this work before it raises the cancellation.
         """
         with _registry_lock, self._guard:
@@ -138,7 +139,7 @@ class Engine:
                 for key in [key for key, engine in _registry.items() if engine is self]:
                     del _registry[key]
             if spec is not None:
-                # Compare by identity: after this call, the client of this user must not be used.
+                # Compare by identity: the client of the removed user must not be used any longer.
                 self._specs = remove_spec(self._specs, spec)
             used = self.loop_host.spec
             must_stop = used is not None and (
@@ -270,7 +271,7 @@ class Engine:
         return self._file_lock
 
     def follow(self, session_id: str) -> None:
-        """Register one more session object of a session. The replicator pulls the session."""
+        """Register one more session object for a session, and pull the session from now on."""
         with self._guard:
             self._following[session_id] += 1
             first = self._following[session_id] == 1
@@ -304,7 +305,7 @@ class Engine:
     # -- status ----------------------------------------------------------------------------------
 
     def status(self, session_id: str | None, *, is_closed: bool) -> Status:
-        """Read the status of one session from the journal; for None, that of the whole journal."""
+        """Read the status of one session, or of the whole journal (``session_id`` None)."""
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None

@@ -1,4 +1,4 @@
-"""Hydration: the first read of a session waits for its history from the server."""
+"""Hydration: the first read of a session waits until its history is fetched from the server."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Source:
     kind: str
     """Kind of the source, and the part of its name that does not change if the source is moved."""
     private: bool
-    """True if the server gets no readable text of the items."""
+    """True if no readable text of the items is sent to the server."""
     is_named: bool = False
     """True if `kind` alone identifies the source; False if its first item is needed, too."""
     total: int | None = None

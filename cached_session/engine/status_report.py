@@ -63,7 +63,7 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 
 
 def report(rows: StatusRows, session_id: str | None, at: Viewpoint) -> Status:
-    """Return the status of one session; for None, that of the journal and each of its sessions."""
+    """Return the status of one session, or of the journal with all sessions if the id is None."""
     recovered = read_report(rows.meta)
     sentence = None if recovered is None else recovered.summary()
     sessions = {

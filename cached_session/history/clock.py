@@ -1,6 +1,6 @@
 """Stamps: a hybrid logical clock in one sortable integer, and the rule that starts a run.
 
-A stamp holds 48 bits of milliseconds and a logical counter of 16 bits. A new run gets a stamp above
+A stamp has 48 bits of milliseconds and a logical counter of 16 bits. A new run gets a stamp above
 every stamp that its writer has seen. A wrong wall clock therefore affects the displayed times, but
 not the order.
 """
@@ -47,7 +47,7 @@ def next_run(
 
     Args:
         now_ms: the wall clock in milliseconds. A negative value counts as zero.
-        highest_seen: the largest stamp that the journal holds for this session.
+        highest_seen: the largest stamp of this session in the journal.
         current: the stamp of this writer's current run; None for its first operation.
         last_was_mine: True if this writer wrote the operation applied last in this session.
         last_ms: the wall clock at this writer's last operation, in milliseconds.

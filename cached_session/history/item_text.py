@@ -24,7 +24,7 @@ def role_and_text(payload: str) -> tuple[str, str]:
     try:
         role, text = _extract(_load(payload))
     except (ValueError, TypeError, RecursionError):
-        # orjson parses deeper nesting than it can serialise. For such an item it raises TypeError.
+        # orjson parses deeper nesting than it can serialise. Serialising then raises TypeError.
         role, text = "item", ""
     # A lone surrogate has no UTF-8 form. Readable text need not be exact, so replace it.
     text = text.encode("utf-8", "replace").decode()

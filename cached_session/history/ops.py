@@ -74,8 +74,8 @@ class Operation:
     said_ms: int
     """The writer's wall clock in Unix milliseconds, for display. It does not affect the order."""
     payloads: tuple[str, ...]
-    """JSON texts. An append has one for each item (`GONE` for a popped one), a pop has one that
-    identifies the item, a clear has one with the frontier that it removes."""
+    """JSON texts. An append has one text for each item (`GONE` for a popped item). A pop has one
+    text that identifies the item. A clear has one text with the frontier that it removes."""
     private: bool = False
     """True if no readable text of the items is sent to the server."""
 

@@ -23,7 +23,7 @@ Offload = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class RemoteSpec:
-    """Connection settings of a server. They have no connection, which belongs to one event loop."""
+    """Connection settings of a server, independent of connections and of event loops."""
 
     server: str
     api_key: str | None = field(default=None, repr=False)

@@ -169,7 +169,7 @@ def _look_up(key: tuple[int, str, int], lookup: _Lookup) -> None:
 def _interleave_families(found: Sequence[tuple[int, str]]) -> list[str]:
     """Return addresses in the resolver's order, alternating between IPv4 and IPv6.
 
-    If one family does not work, the second attempt already uses an address of the other.
+    If one family does not work, the second attempt already uses the other family.
     """
     families = dict.fromkeys(family for family, _ in found)
     each = ([address for of, address in found if of == family] for family in families)
