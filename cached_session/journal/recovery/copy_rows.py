@@ -1,7 +1,7 @@
-"""Copying of everything that can be read from an old journal to a new one.
+"""Copy of all rows that can be read from an old journal to a new one.
 
-Each operation keeps its dot and its state, so it has no effect to send it again. The report
-describes what could not be read; what the server has of it is fetched by the next pull.
+Each copied operation has its original dot and state, so sending it again has no effect. The report
+describes the rows that could not be read. The next pull fetches those of them that the server has.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from cached_session.journal.tables.states import ACKED, BY_DOT
 __all__ = ["WriterIds", "copy_journal"]
 
 OPERATIONS_A_FLUSH = 500
-"""Operations that are applied before their effect on the session is written."""
+"""Maximum number of operations that are applied before their effect on the session is written."""
 LOCAL_TABLES = ("claims", "forgets")
-"""Other tables that the server cannot restore: claims in doubt, and memories that the server still
-has to delete."""
+"""Other tables that the server cannot restore: unresolved claims, and memories that the server
+still has to delete."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class WriterIds:
 def copy_journal(
     old: sqlite3.Connection, new: sqlite3.Connection, report: RecoveryReport, writers: WriterIds
 ) -> RecoveryReport:
-    """Apply every operation that can be read in ``old`` to ``new``, in the open transaction of
-    ``new`` or in one of its own. Rows that ``new`` has are not changed. Return the completed
-    report, which is then stored in ``new`` too.
+    """Apply every readable operation of ``old`` to ``new``; return the completed report.
+
+    The function uses the open transaction of ``new``, or begins one. Existing rows of ``new`` do
+    not change. The report is also stored in ``new``.
 
     If some items of an unsent batch are lost, the others are copied, and pops for the lost items
     are recorded under the fresh writer id, so that no replica waits for them.
@@ -90,7 +91,7 @@ def _copy(
         lost_more=losses.more,
     )
     write_report(new, report)
-    # Operations of the old id may be lost, so its next counter is unknown: it is not used again.
+    # Operations of the old writer id may be lost, so its next counter is unknown. Retire the id.
     write_meta(new, **{f"{writes.RETIRED}{writers.retired}": ""})
     return report
 
@@ -136,7 +137,8 @@ class _OperationCopier:
             return
         found = rebuild_operation(self._old, row, self._losses)
         if found is None or (found.state == ACKED and found.is_incomplete):
-            # The server has an acknowledged operation with all its payloads.
+            # The next pull fetches an acknowledged operation, with all its payloads, from the
+            # server.
             return
         if not tx.apply(found.operation, state=found.state, digest=found.digest):
             return
@@ -176,7 +178,8 @@ class _OperationCopier:
 
 
 def _is_known(tx: SessionTransaction, row: OperationRow) -> bool:
-    """Return whether the new journal has the operation of a row. Its payloads are not read then."""
+    """Return whether the new journal has the operation of a row, so that its payloads need no
+    read."""
     if not (
         isinstance(row.writer, str) and type(row.counter) is int and isinstance(row.digest, str)
     ):
@@ -207,8 +210,8 @@ def _copy_table(
 
 
 def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection, losses: Losses) -> None:
-    """Copy the server that acknowledged the operations, and the marks of imports, without which
-    the same source would be imported twice."""
+    """Copy the URL of the server that acknowledged the operations, and the import marks. Without
+    its mark, a source would be imported twice."""
     copied = "key = 'server' OR (key >= 'import:' AND key < 'import;')"
     sql = f"SELECT key, value FROM meta WHERE {copied}"
     for key, value in read_rows(old, sql, "meta", losses):

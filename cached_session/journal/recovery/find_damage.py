@@ -13,7 +13,7 @@ __all__ = ["find_damage", "find_problems"]
 
 
 def find_damage(real: str, path: str, timeout: float) -> str | None:
-    """Describe the damage of a journal file before it is replaced, or return None if there is none.
+    """Return a description of the damage of a journal file; None if the file is not damaged.
     ``path`` is the name of ``real`` in messages.
 
     Raises:
@@ -39,8 +39,8 @@ def find_damage(real: str, path: str, timeout: float) -> str | None:
 
 
 def find_problems(conn: sqlite3.Connection, *, is_current: bool) -> list[str]:
-    """Describe the damage of an open file: in its pages and, if it has the current format, in its
-    schema, indexes and cells.
+    """Return descriptions of the damage of an open file: in its pages and, if the file has the
+    current format, in its schema, indexes and cells.
 
     Raises:
         sqlite3.DatabaseError, UnicodeDecodeError: a part of the file cannot be read.

@@ -1,4 +1,4 @@
-"""Reading of a damaged journal file: each row that SQLite can still read."""
+"""Functions that read a damaged journal file: each row that SQLite can still read."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 MAX_PROBES = 1_000_000
-"""Row numbers that are tried one by one after a damaged page."""
+"""Maximum number of row numbers that are tried one by one after a damaged page."""
 TRIES = 2
-"""Attempts to read. SQLite reports a page as malformed if the disk failed to read it once, so a
-row counts as lost only after a second attempt."""
+"""The number of attempts to read a row. SQLite reports a page as malformed even if the disk failed
+to read the page only once, so a row counts as lost only after a second attempt."""
 DEFAULT_HIGHEST = 10_000
-"""The highest number of an operation that is tried where the number itself cannot be read."""
+"""The highest row number that is tried if the highest row number of the file cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[Operat
     """Yield the rows of operations in the order of writing: by a scan of the table, and after a
     damaged page by their row numbers."""
     # The number of the last row before the damage may itself be wrong, and higher than all others.
-    # So the scan resumes after `before`, the number of the row in front of it.
+    # So the scan resumes after `before`, the number of the row before that row.
     before, last, highest = 0, 0, _highest_number(conn)
     failures: Counter[int] = Counter()
     while True:
@@ -122,8 +122,8 @@ def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[Operat
             return
         except sqlite3.DatabaseError as error:
             _raise_if_transient(error)
-        # Count the failures at each row number. If a wrong number makes the scan return to a
-        # row where it was before, the count there rises, and so the scan ends.
+        # Count the failures at each row number. If a wrong number makes the scan return to an
+        # earlier row, the count of that row rises, so that the scan ends.
         failures[before] += 1
         if failures[before] < TRIES:
             continue
@@ -170,8 +170,8 @@ def _probe(conn: sqlite3.Connection, numbers: range, known: int) -> OperationRow
 
 
 def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> tuple[list[str], list[int]]:
-    """Return the payloads of an append, and the indexes of those that were lost. `GONE` stands for
-    a lost payload and for one that was removed before."""
+    """Return the payloads of an append, and the indexes of those that were lost. `GONE` replaces
+    lost payloads and payloads that were removed before the damage."""
     texts = [GONE] * row.count
     rows, unread = _read_items(conn, row)
     found = 0
@@ -189,7 +189,7 @@ def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> tuple[list[str
         found += 1
     if found >= (row.live if type(row.live) is int else 0):
         return texts, []
-    # If no row failed to be read, a lost item cannot be distinguished from a removed one.
+    # If every row could be read, a lost item cannot be distinguished from a removed item.
     lost = unread or [index for index, text in enumerate(texts) if text == GONE]
     return texts, lost
 
@@ -199,7 +199,7 @@ def _read_items(
 ) -> tuple[list[tuple[Any, ...]], list[int]]:
     """Return the (index, payload) rows of an append, and the indexes of rows with damage."""
     key = (row.stamp, row.session, row.writer, row.counter)
-    # The stamp is given too, so that SQLite finds the rows by their primary key.
+    # The condition includes the stamp, so that SQLite finds the rows by their primary key.
     sql = f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE stamp = ? AND {BY_DOT}"
     try:
         return conn.execute(sql, key).fetchall(), []

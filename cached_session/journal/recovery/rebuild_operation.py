@@ -1,4 +1,4 @@
-"""Rebuilding of an operation from a row of a damaged journal."""
+"""Reconstruction of an operation from a row of a damaged journal."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ __all__ = ["RebuiltOperation", "rebuild_operation"]
 class RebuiltOperation:
     """An operation from a row of which some cells may have been damaged.
 
-    A damaged time is taken from the stamp. A damaged state becomes `SENT`: the operation is sent
-    again, which changes nothing on the server. A damaged digest is computed again. The result is
-    the lost digest if all payloads are present. If some were removed before, it is another one:
-    replicas that have the operation with its first digest count a conflict. They still show the
-    same items, because each payload has a seal of its own. So an unsent operation is copied even
-    with a new digest, and the server provides an acknowledged one with its first digest.
+    The time in the stamp replaces a damaged time. A damaged state becomes `SENT`: the operation is
+    sent again, which changes nothing on the server. A damaged digest is computed again. The new
+    digest equals the original if all payloads are present. If payloads were removed before, the new
+    digest differs: replicas that have the operation with its original digest count a conflict. They
+    still show the same items, because each payload has its own seal. So an unsent operation is
+    copied even with a new digest. An acknowledged operation is not copied then, because the server
+    provides it with its original digest.
     """
 
     operation: Operation
     state: int
     digest: str | None
-    """None if it was damaged."""
+    """The digest of the operation's content; None if the stored digest was damaged."""
     error: str | None
     lost: Sequence[int]
     """The indexes of visible items that could not be read."""
 
     @property
     def is_incomplete(self) -> bool:
-        """True if payloads are missing that the server has if it acknowledged the operation."""
+        """True if payloads are missing. The server has them if it has acknowledged the
+        operation."""
         return bool(self.lost) or (self.digest is None and GONE in self.operation.payloads)
 
 
@@ -73,7 +75,7 @@ def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, li
         decode_pop(row.body)
     else:
         decode_clear(row.body)
-    # A damaged mark counts as private: text that is kept from the server must not be sent.
+    # A damaged flag counts as private, so that no private text is sent in readable form.
     is_private = row.private not in (0, False)
     dot = Dot(row.writer, row.counter)
     return Operation(dot, kind, row.stamp, said_ms, tuple(texts), is_private), lost

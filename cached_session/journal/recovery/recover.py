@@ -1,7 +1,7 @@
-"""Recovery of a journal file that was damaged, deleted or exchanged: a new file takes its place.
+"""Recovery of a journal file that was damaged, deleted or replaced by another file.
 
-A file is replaced only after a connection of its own has found the damage again. A file that is
-locked, not a journal, of a newer format or on a failing disk stays in place.
+A damaged file is replaced only after a second, separate connection has found the damage too. A file
+stays in place if it is locked, is not a journal, has a newer format, or is on a failing disk.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def recover_file(
     writers: WriterIds,
     own: sqlite3.Connection | None = None,
 ) -> RecoveryReport | None:
-    """Replace a damaged journal file by a new one with everything that can be read.
+    """Replace a damaged journal file by a new one with all rows that can be read.
 
     Return None if the file is not damaged: another process has already replaced it, or the
     suspicion was wrong. The swap happens under the write lock of the old file. Other processes that
@@ -49,8 +49,8 @@ def recover_file(
         timeout: Seconds to wait for locks.
         connect: Opens a new journal file.
         writers: The old and the new writer id of this process.
-        own: A connection that has the file open. Its page cache may hold what a new connection
-            can no longer read.
+        own: A connection that has the file open. Its page cache may have pages that a new
+            connection can no longer read.
 
     Raises:
         JournalError: another process is replacing the file.
@@ -85,7 +85,7 @@ def _recover(
     report = RecoveryReport(now_ms, why, _source(file_id(real)), set_aside=set_aside)
     old = sqlite3.connect(real, timeout=timeout, isolation_level=None)
     try:
-        # With this, SQLite reads what it can of a shortened file or a damaged schema.
+        # This setting lets SQLite read as much as possible of a shortened file or a damaged schema.
         old.execute("PRAGMA writable_schema = ON")
         try:
             # Take the write lock: no other process may commit to the old file any more.
@@ -120,7 +120,8 @@ def _restore_schema(old: sqlite3.Connection) -> bool:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if is_transient(error):
             raise
-        # The copy goes on with the tables that can be read without the schema.
+        # The schema cannot be restored. The copy continues with the tables that can be read without
+        # it.
     return False
 
 
@@ -131,8 +132,8 @@ def _build_new_file(
     connect: Connect,
     writers: WriterIds,
 ) -> RecoveryReport:
-    """Make the new file, complete and without a log. A further source is read only if something
-    could not be read from those before it."""
+    """Make the new file, complete and without a log. A further source is read only if rows of the
+    earlier sources could not be read."""
     replace_file.discard_partial_file(real)
     with closing(connect(replace_file.partial_path(real))) as new:
         schema.prepare(new, real)
@@ -148,7 +149,7 @@ def _build_new_file(
             write_report(new, report)
             if not found.lost:
                 break
-        # Closing would do the same, but would not report a failure.
+        # Closing the connection would also empty the log, but would not report a failure.
         (busy, *_) = new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise sqlite3.OperationalError("database is locked")
@@ -163,7 +164,7 @@ def copy_to_replacement(
     path: str,
     writers: WriterIds,
 ) -> RecoveryReport:
-    """Copy what the open file has to the file that has its name now, and return the report.
+    """Copy the rows of the open file to the file that has its name now; return the report.
 
     Args:
         old: A connection to the file that was open when it lost its name.
@@ -179,8 +180,8 @@ def copy_to_replacement(
         report = RecoveryReport(time.time_ns() // 1_000_000, why, _source(file))
         report = copy_journal(old, new, report, writers)
         if known is not None and known.source == report.source:
-            # Another process has recovered the same file. Keep its report, and add what this
-            # process had written after the other one had read the file.
+            # Another process has recovered the same file. Keep its report, and add the operations
+            # that this process wrote after the other process had read the file.
             report = replace(
                 known,
                 operations=known.operations + report.operations,

@@ -25,9 +25,10 @@ __all__ = [
 ]
 
 PARTIAL, COMPLETE = ".salvaging", ".salvaged"
-"""After the journal's path: the new file while it is filled, and when it is complete."""
+"""Suffixes that the journal's path gets for the name of the new file: while the file is filled, and
+when it is complete."""
 DAMAGED = ".damaged-"
-"""Between the journal's path and the date in the name of a damaged file."""
+"""The text between the journal's path and the date in the name of a damaged file."""
 
 
 def is_interrupted(path: str) -> bool:
@@ -38,8 +39,9 @@ def is_interrupted(path: str) -> bool:
 def never_close(conn: sqlite3.Connection) -> None:
     """Keep a connection open until the process ends, because its file has lost its name.
 
-    When SQLite closes the last connection to a file, it may delete the log by its name, which is
-    that of the journal that has the name now. Recent versions compare the file's identity first.
+    When SQLite closes the last connection to a file, it may delete the log by its name. That name
+    belongs to the log of the new journal now. Recent versions of SQLite compare the file's identity
+    first.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
 
@@ -68,12 +70,12 @@ def mark_complete(real: str) -> None:
 
 
 def swap(real: str, set_aside: str) -> None:
-    """Give the damaged file another name, and its old name to the complete new file. A file has
-    the journal's name at any time.
+    """Give the damaged file another name, and its old name to the complete new file. One of the two
+    files has the journal's name at any time.
 
     The damaged file's log is moved first, and the move is synced to the disk: SQLite would apply a
-    log that it finds beside the new file. A process that ends in between leaves the complete file
-    under its own name, and `undo_interrupted_swap` restores the old state.
+    log that it finds beside the new file. A process that ends between these steps leaves the
+    complete file under its own name, and `undo_interrupted_swap` restores the old state.
     """
     os.link(real, set_aside)
     for suffix in LOG_SUFFIXES:
@@ -86,8 +88,8 @@ def swap(real: str, set_aside: str) -> None:
 
 def undo_interrupted_swap(real: str) -> None:
     """Give the damaged file its log back and delete the complete file, if a process ended during
-    `swap`. Then the recovery starts again. To finish the swap instead would lose what other
-    processes, which have the damaged file open, have written to it since."""
+    `swap`. The caller then starts the recovery again. Finishing the swap instead would lose rows
+    that other processes, which have the damaged file open, have written to it since."""
     complete = Path(real + COMPLETE)
     if not complete.exists():
         return

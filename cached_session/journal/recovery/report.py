@@ -1,4 +1,5 @@
-"""The report of a recovery: what was copied to the new journal file, and what could not be read."""
+"""The report of a recovery: the counts of copied operations, and the rows that could not be
+read."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ __all__ = ["NOTHING_LOST", "Losses", "RecoveryReport", "read_report", "write_rep
 NOTHING_LOST = "nothing unsent was lost"
 """Part of the summary of a recovery without losses."""
 MAX_NAMED_LOSSES = 100
-"""Losses that a report describes one by one; it only counts the others."""
+"""Maximum number of losses that a report describes one by one. It only counts further losses."""
 
 
 @dataclass(frozen=True)
 class RecoveryReport:
-    """The result of replacing a journal file that was damaged, deleted or exchanged.
+    """The result of replacing a journal file that was damaged, deleted or replaced.
 
     Stored as JSON in the `meta` table, so the names of the fields belong to the format.
     """
@@ -36,9 +37,9 @@ class RecoveryReport:
     unsent: int = 0
     """The number of copied operations that no server had acknowledged."""
     lost: tuple[str, ...] = ()
-    """Descriptions of what could not be read."""
+    """Descriptions of the rows and items that could not be read."""
     lost_more: int = 0
-    """The number of losses beyond those described."""
+    """The number of losses that are not described in `lost`."""
 
     def summary(self) -> str:
         """Return the report in one line, for the status and the log."""
@@ -58,7 +59,7 @@ class RecoveryReport:
 
 
 class Losses:
-    """Descriptions of what could not be read, up to a maximum, and the number of all others."""
+    """Descriptions of lost rows and items, up to a maximum, and the number of further losses."""
 
     def __init__(self) -> None:
         self.named: list[str] = []

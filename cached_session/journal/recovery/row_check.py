@@ -1,9 +1,10 @@
 """Checks of cell values against what each column of a journal can hold.
 
 SQLite stores any type in any column, and its integrity checks do not read the values. A cell with
-damaged bytes may have another type, or a number that is out of range. Calls do not check that,
-because it would cost each of them. A call that reads such a cell fails with an `INVALID_VALUE`
-error (`db_errors.py`), and the recovery and the doctor then search the file with these checks.
+damaged bytes may have another type, or a number that is out of range. Session calls do not check
+cells, because the check would slow down every call. A call that reads such a cell fails with an
+`INVALID_VALUE` error (`db_errors.py`), and the recovery and the doctor then search the file with
+these checks.
 """
 
 from __future__ import annotations
@@ -73,14 +74,15 @@ BOUNDS = {
 """SQL conditions on the values of a column, by its name or by table and name."""
 TYPES = {"sessions.session_id": "IN ('text', 'blob')", "items.payload": "<> 'null'"}
 """SQL conditions on the type of a column that can have several types. Payloads are checked when
-they are read: a damaged one is left out, and the others are returned."""
+they are read: a read skips a damaged payload and returns the others."""
 OUTSIDE_FRONTIER = (
     "SELECT 1 FROM ops o WHERE NOT EXISTS (SELECT 1 FROM frontier f "
     "WHERE f.session = o.session AND f.writer = o.writer AND f.upto >= o.counter) "
     "AND NOT EXISTS (SELECT 1 FROM above a WHERE a.session = o.session AND a.writer = o.writer "
     "AND o.counter BETWEEN a.first AND a.last) LIMIT 1"
 )
-"""Finds an operation that the frontier does not include: its counter would be used again."""
+"""A query that finds an operation that the frontier does not include. The writer would use the
+counter of such an operation again."""
 NUMBER = re.compile(r"-?[0-9]{1,19}")
 IMPORT_MARK = re.compile(r"[0-9]{1,19}:[0-9a-f]*")
 
@@ -138,7 +140,7 @@ def _condition(table: str, column: str, type_: str, is_needed: bool) -> str:
 
 
 def is_meta_row(key: object, value: object) -> bool:
-    """Return whether a row of `meta` has a value that can be read back."""
+    """Return whether a row of `meta` has a value that the code which reads it can parse."""
     if not isinstance(key, str) or not isinstance(value, str):
         return False
     if key == "salvage":

@@ -49,7 +49,7 @@ def index_problems(conn: sqlite3.Connection) -> list[str]:
 
 def decode_all_texts(conn: sqlite3.Connection) -> None:
     """Read every row, so that a text that is not valid UTF-8 raises an error. Payloads of items are
-    left out: a damaged one affects its own item only.
+    not read, because a damaged payload affects its own item only.
 
     Raises:
         sqlite3.DatabaseError: a text cannot be decoded, or the file cannot be read.
@@ -61,8 +61,8 @@ def decode_all_texts(conn: sqlite3.Connection) -> None:
 
 
 def restore_schema(conn: sqlite3.Connection) -> None:
-    """Replace the schema by that of a new journal, until the transaction is rolled back. Of each
-    damaged row of the schema, only the page where its table begins is kept.
+    """Replace the schema by that of a new journal, until the transaction is rolled back. Each
+    damaged row of the schema keeps only the number of the page where its table begins.
 
     Raises:
         sqlite3.DatabaseError: the pages of the schema cannot be read.
@@ -73,7 +73,7 @@ def restore_schema(conn: sqlite3.Connection) -> None:
     for rowid, kind, name, table, sql in _expected_rows():
         found = rows.get(name.encode())
         if found is None and rowid in unknown:
-            # Its name is damaged, but its row number is that of a new journal.
+            # The name in this schema row is damaged, but its row number is that of a new journal.
             found = rowid
         if found is not None:
             conn.execute(
@@ -99,12 +99,12 @@ def expected_columns() -> dict[str, list[tuple[str, str, bool]]]:
 
 
 SchemaRow = tuple[int, str, str, str, str | None]
-"""Row number, type, name, table and statement of a row of `sqlite_master`."""
+"""The row number, type, name, table and SQL statement of a row of `sqlite_master`."""
 
 
 def _columns_and_indexes(conn: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
-    # Read as bytes, because a damaged name may not be valid UTF-8. The search index is left out:
-    # as a virtual table it has no root page, and SQLite cannot list its columns if it is damaged.
+    # Read names as bytes, because a damaged name may not be valid UTF-8. Skip the search index: as
+    # a virtual table it has no root page, and SQLite cannot list its columns if it is damaged.
     columns = conn.execute(
         "SELECT CAST(m.name AS BLOB), c.cid, CAST(c.name AS BLOB), CAST(c.type AS BLOB), c.pk "
         "FROM sqlite_master m, pragma_table_xinfo(m.name) c "

@@ -1,7 +1,8 @@
-"""Application of operations to a session: the same code for local writes and pulled pages.
+"""Application of operations to a session. Local writes and pulled pages use the same code.
 
-After each operation the tables equal the reference model (`tests/property/reference_model.py`), in
-whatever order operations arrive. A late operation costs the same as one at the end.
+After each operation the tables equal the state of the reference model
+(`tests/property/reference_model.py`), in whatever order operations arrive. A late operation costs
+as much as an operation at the end of the history.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BEGIN = (
 
 @dataclass
 class Applied:
-    """Counts of the operations that one transaction was given."""
+    """Counts of the operations that one transaction has received."""
 
     new: int = 0
     known: int = 0
@@ -43,10 +44,10 @@ class Applied:
 
 
 class SessionTransaction(FrontierTables):
-    """One session inside one transaction. `finish` writes back what was gathered.
+    """Applies operations to one session inside one transaction. `finish` writes the buffered rows.
 
-    Make one for each transaction, because it caches what the transaction has read. A write may pass
-    it on to the next one, which continues from there (`writes.LastWrite`).
+    Create an instance for each transaction, because it caches the rows that the transaction has
+    read. A write may pass its instance on to the next write (`writes.LastWrite`).
     """
 
     def __init__(
@@ -60,25 +61,26 @@ class SessionTransaction(FrontierTables):
         revision: int = 0,
         has_rows: dict[str, bool],
     ) -> None:
-        """Continue a session's row. See `begin` and `create`."""
+        """Use the values of the session's row. Callers use `begin` or `create`."""
         super().__init__(conn, session, has_rows)
         self.key = key
         """The hash of the session's id."""
         self.stamp = stamp
-        """The largest stamp that was applied."""
+        """The largest stamp of the applied operations."""
         self.last_writer = last_writer
         """The writer of the operation that was applied last."""
         self.revision = revision
-        """The session's revision: before this transaction, and after it once it is finished."""
+        """The session's revision. `finish` increases it by one."""
         self.applied = Applied()
         self.author = ""
-        """The writer of this process that is known not to be retired."""
+        """The writer id of this process, once a write has checked that the id is not retired; else
+        empty."""
         self._ops: list[tuple[object, ...]] = []
         self._items: list[tuple[object, ...]] = []
 
     @classmethod
     def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
-        """Return the transaction of a session; None if the journal does not know the session."""
+        """Return a transaction on a session; None if the journal has no row of the session."""
         row = conn.execute(BEGIN, (stored_id(session_id),)).fetchone()
         if row is None:
             return None
@@ -95,7 +97,7 @@ class SessionTransaction(FrontierTables):
 
     @classmethod
     def create(cls, conn: sqlite3.Connection, session_id: str, now_ms: int) -> SessionTransaction:
-        """Return the transaction of a session; add the session to the journal if it is new."""
+        """Return a transaction on a session; add the session to the journal if it is new."""
         known = cls.begin(conn, session_id)
         if known is not None:
             return known
@@ -103,7 +105,7 @@ class SessionTransaction(FrontierTables):
             "INSERT INTO sessions (session_id, created_ms) VALUES (?, ?)",
             (stored_id(session_id), now_ms),
         )
-        # Sessions are never deleted, so no table has a row of this number yet.
+        # Sessions are never deleted, so no table has a row with this session number yet.
         has_rows = dict.fromkeys((*RARE, "frontier"), False)
         return cls(conn, row.lastrowid or 0, SessionRef.of(session_id).key, has_rows=has_rows)
 
@@ -118,9 +120,9 @@ class SessionTransaction(FrontierTables):
         digest: str | None = None,
         own: bool = False,
     ) -> bool:
-        """Apply one whole operation; return False if its dot was known already.
+        """Apply one complete operation; return False if the journal already has a row with its dot.
 
-        A known dot with other content changes nothing and is counted as a conflict.
+        If that row has other content, change nothing and count a conflict.
 
         Raises:
             ValueError: the payload cannot be decoded; nothing was changed.
@@ -151,10 +153,11 @@ class SessionTransaction(FrontierTables):
         return True
 
     def seen(self, dot: Dot, digest: str) -> bool:
-        """Return whether an operation of the frontier is here.
+        """Return whether the journal has a row of an operation of the frontier; count a known
+        operation.
 
-        The frontier also contains operations that no replica needs any more. One of those may still
-        arrive.
+        The frontier also contains operations without a row, which no replica needs any more. Such
+        an operation may still arrive. A row with another digest counts as a conflict.
         """
         self.flush()
         row = self.conn.execute(
@@ -164,7 +167,7 @@ class SessionTransaction(FrontierTables):
         if row is None:
             return False
         if row[0] != digest:
-            # Count it once, however often a page with it is pulled.
+            # Count a conflict once, however often a page with the operation is pulled.
             self.applied.conflicts += self.conn.execute(
                 "UPDATE ops SET conflicted = 1 WHERE session = ? AND writer = ? AND counter = ? "
                 "AND NOT conflicted",
@@ -232,7 +235,7 @@ class SessionTransaction(FrontierTables):
             for first, last in covered.ranges(writer):
                 known.cleared.add(first, last)
             self.advance(writer)
-        # Search the visible operations only, not all that ever were.
+        # Query `items`, not `ops`: most rows of `ops` may have no visible items any more.
         shown = self.conn.execute(
             "SELECT stamp, writer, counter FROM items WHERE session = ? "
             "GROUP BY session, stamp, writer, counter",
@@ -245,7 +248,7 @@ class SessionTransaction(FrontierTables):
                 self._remove(op or OperationRow(None, stamp, ACKED, None), dot, None, by)
 
     def withdraw(self, dot: Dot) -> None:
-        """Remove the items of an operation that never reached the server."""
+        """Remove the items of a dropped operation, without a pop or clear that removes them."""
         self.flush()
         op = operation_row(self.conn, self.session, dot)
         if op is not None:
@@ -257,7 +260,7 @@ class SessionTransaction(FrontierTables):
     # -- writing back ----------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the gathered rows, so that later queries in this transaction see them."""
+        """Write the buffered rows, so that later queries in this transaction see them."""
         if self._ops:
             self.conn.executemany(
                 "INSERT INTO ops (session, writer, counter, kind, stamp, said_ms, count, live, "
@@ -272,7 +275,10 @@ class SessionTransaction(FrontierTables):
         super().flush()
 
     def finish(self) -> Applied:
-        """Write everything back; return the counts. The search index is updated later."""
+        """Write the buffered rows and the session's row; return the counts.
+
+        The search index is updated later.
+        """
         self.flush()
         count_history_change(self.conn)
         self.revision += 1

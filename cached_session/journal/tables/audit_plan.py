@@ -1,4 +1,7 @@
-"""The plan of an audit: the differences between a server's listing and the journal. Pure."""
+"""The plan of an audit: the differences between a server's listing and the journal.
+
+The functions of this module are pure.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ class ServerListing:
     """The memories that a server lists for one session."""
 
     key: str
-    """The key of the session."""
+    """The hash of the session's id, which `is_intact` needs."""
     parts: dict[Dot, dict[tuple[int, int], int]] = field(default_factory=dict)
-    """The (payload, part) pairs of each operation, each with the number of parts of its payload."""
+    """The listed parts of each operation. A (payload index, part index) pair maps to the number of
+    parts of that payload."""
     explained: set[Dot] = field(default_factory=set)
-    """The operations that have a placeholder: the server refuses them."""
+    """The dots of operations that have a placeholder, because the server refuses them."""
 
     def add(self, parts: Sequence[Part], explained: Sequence[Dot]) -> None:
-        """Add memories. Parts that do not match their seal are left out."""
+        """Add listed memories, except parts that do not match their seal."""
         self.explained.update(explained)
         for part in parts:
             if is_intact(part, self.key):
@@ -45,20 +49,21 @@ class HeldOperation:
     is_parked: bool
     is_append: bool
     part_counts: Mapping[int, int]
-    """The number of parts of each payload that the server must hold. The items of an append that
-    were removed are left out."""
+    """The number of parts of each payload that the server must hold, by payload index. Removed
+    items of an append are left out."""
 
 
 @dataclass
 class AuditPlan:
-    """The operations and items that an audit has to act on."""
+    """The result of a comparison: the operations to send again, the memories to delete, and the
+    placeholders to store."""
 
     resend: list[int] = field(default_factory=list)
-    """The `seq` of acknowledged operations that the server does not hold completely."""
+    """The `seq` numbers of acknowledged operations that the server does not hold completely."""
     forget: list[Forget] = field(default_factory=list)
     """Removed items, and obsolete placeholders, that the server still holds."""
     explain: list[int] = field(default_factory=list)
-    """The `seq` of parked operations whose placeholder the server does not hold."""
+    """The `seq` numbers of parked operations whose placeholder the server does not hold."""
 
 
 def compare(
@@ -69,7 +74,7 @@ def compare(
     """Compare the listing of the server with every operation that the journal holds.
 
     Args:
-        is_cleared: return whether a clear covers an operation.
+        is_cleared: returns whether a clear covers an operation.
     """
     plan = AuditPlan()
     known: set[Dot] = set()
@@ -78,8 +83,8 @@ def compare(
         if operation.is_acked or operation.is_parked:
             _compare_one(plan, operation, listing)
     for dot, listed in listing.parts.items():
-        # `compaction.prune` has deleted the operation. Too little of it is on the server to be
-        # applied again, so no row asks for its deletion.
+        # `compaction.prune` has deleted the operation's row. The server holds too few of its parts
+        # for a pull to apply it again, so no other code queues the deletion of these parts.
         if dot not in known and is_cleared(dot):
             plan.forget.extend(_forgets(dot, listed, kept={}))
     return plan
@@ -89,7 +94,8 @@ def _compare_one(plan: AuditPlan, operation: HeldOperation, listing: ServerListi
     dot, is_explained = operation.dot, operation.dot in listing.explained
     listed = listing.parts.get(dot, {})
     if operation.is_acked and is_explained:
-        # A retry that a restored backup does not know has delivered it after all.
+        # A retry has delivered the parked operation and deleted its placeholder, but a server that
+        # was restored from an older backup has the placeholder again.
         plan.forget.append(Forget(dot, -1, 1))
     is_whole = all(
         (index, part) in listed
@@ -107,9 +113,10 @@ def _compare_one(plan: AuditPlan, operation: HeldOperation, listing: ServerListi
 def _forgets(
     dot: Dot, listed: Mapping[tuple[int, int], int], kept: Mapping[int, int]
 ) -> list[Forget]:
-    """Return the listed payloads of an operation that are not kept.
+    """Return the listed payloads of an operation that are not in ``kept``.
 
-    Any part shows that a payload is there: the server may have forgotten the first one already.
+    Any part proves that the server holds a payload: the server may have deleted the first part
+    already.
     """
     removed = {index: parts for (index, _), parts in listed.items() if index not in kept}
     return [Forget(dot, index, parts) for index, parts in removed.items()]

@@ -1,4 +1,7 @@
-"""Audit marks in the meta table, and the journal's side of an audit."""
+"""Audit marks in the `meta` table, and the queries and writes of an audit.
+
+The audit mark of a session is the time of its last audit in Unix milliseconds, or `SUSPECTED`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 SUSPECTED = 0
-"""The mark of a session of which the server seems to have lost something."""
+"""The audit mark of a session of which the server seems to have lost memories."""
 
 
 class DueAudit(NamedTuple):
@@ -56,27 +59,29 @@ class AuditOverview:
     """Times of the last audits of the sessions of a journal."""
 
     sessions: int
-    """The number of sessions of which the server has acknowledged something."""
+    """The number of sessions with at least one acknowledged operation."""
     suspected: int
-    """Number of sessions of which the server seems to have lost memories since their last audit."""
+    """The number of sessions of which the server seems to have lost memories since their last
+    audit."""
     late: int
-    """Number of sessions that have waited too long for an audit."""
+    """The number of sessions whose last audit is more than `longest_ms` ago (see
+    `audit_overview`)."""
     oldest_ms: int
-    """When the late session that has waited longest was audited; 0 if no session is late."""
+    """The oldest audit mark of the late sessions, in Unix milliseconds; 0 if no session is late."""
 
 
 class Audits:
-    """The audits of the sessions: their times, and the journal's side of a comparison."""
+    """The audits of a journal's sessions: their marks and plans."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     async def plan(self, session: SessionRef, listing: ServerListing) -> AuditPlan:
-        """Compare the listing of the server with the operations of a session."""
+        """Return the differences between the server's listing and the operations of a session."""
         return await self._runner.read_aside(plan_audit, session, listing)
 
     async def queue_forgets(self, session: SessionRef, forgets: Sequence[Forget]) -> None:
-        """Have the next push delete these memories from the server."""
+        """Queue these memories, so that the next push deletes them from the server."""
         await self._runner.write(queue_forgets, session, forgets)
 
     async def next_due(
@@ -88,26 +93,26 @@ class Audits:
         excluded: Collection[str],
         suspects_only: bool,
     ) -> DueAudit:
-        """Return the session whose audit is due now, or how long to wait for one."""
+        """Return the session whose audit is due now, or the time until the next audit."""
         return await self._runner.write(
             next_due, now_ms, interval_ms, writer, excluded, suspects_only=suspects_only
         )
 
     async def overview(self, now_ms: int, longest_ms: int) -> AuditOverview:
-        """Return how long ago the sessions were audited."""
+        """Return an overview of the audit marks of all sessions."""
         return await self._runner.read(audit_overview, now_ms, longest_ms)
 
     async def record(self, session: SessionRef, now_ms: int) -> None:
-        """Store that an audit of a session has succeeded."""
+        """Store the time of a successful audit of a session."""
         await self._runner.write(record_audit, session, now_ms)
 
     async def suspect(self, session: SessionRef, now_ms: int, grace_ms: int) -> None:
-        """Make an audit of a session due, unless its last one is less than the grace ago."""
+        """Make an audit of a session due, unless its last audit was less than ``grace_ms`` ago."""
         await self._runner.write(suspect, session, now_ms, grace_ms)
 
 
 def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerListing) -> AuditPlan:
-    """Compare the listing of the server with the operations of a session."""
+    """Return the differences between the server's listing and the operations of a session."""
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return AuditPlan()
@@ -141,9 +146,10 @@ def _visible(tx: SessionTransaction, dot: Dot, stamp: int) -> dict[int, int]:
 
 
 def queue_forgets(conn: sqlite3.Connection, session: SessionRef, forgets: Sequence[Forget]) -> None:
-    """Have the next push delete these memories from the server.
+    """Queue these memories, so that the next push deletes them from the server.
 
-    The removal of their items is recorded and acknowledged, so they wait for nothing.
+    The server has already acknowledged the removal of their items, so the push need not wait for an
+    acknowledgement.
     """
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is not None:
@@ -162,15 +168,15 @@ def next_due(
     *,
     suspects_only: bool = False,
 ) -> DueAudit:
-    """Return the session whose audit is the longest overdue, or how long to wait for one.
+    """Return the session whose audit is the longest overdue, or the time until the next audit.
 
-    The time of the last audit is a row, so that a restart neither repeats nor delays an audit. A
-    session without such a mark gets one, as `first_mark` returns it.
+    The audit marks are stored, so that a restart neither repeats nor delays an audit. A session
+    without a mark gets the mark that `first_mark` returns.
 
     Args:
-        writer: the writer id of this opening.
-        excluded: sessions that are not audited now.
-        suspects_only: return only a session that `suspect` has named.
+        writer: the writer id of the open journal.
+        excluded: ids of sessions to skip.
+        suspects_only: return only a session that `suspect` has marked.
     """
     marks = _marks(conn)
     due: tuple[int, str] | None = None
@@ -179,7 +185,7 @@ def next_due(
             continue
         key = _mark(session_key(name))
         last = int(marks.get(key, now_ms + 1))
-        if last > now_ms:  # there is no mark, or the clock was changed after it was set
+        if last > now_ms:  # no mark, or a mark in the future because the clock was changed
             last = first_mark(now_ms, interval_ms, writer, name)
             write_meta(conn, **{key: str(last)})
         if suspects_only and last != SUSPECTED:
@@ -193,26 +199,27 @@ def next_due(
 
 
 def first_mark(now_ms: int, interval_ms: int, writer: str, session_id: str) -> int:
-    """Return a time in the last interval that depends on the opening and the session.
+    """Return a time within the last interval that depends on the writer id and the session.
 
-    It spreads the first audits, so that not all sessions of all devices come at one time.
+    Such times spread the first audits, so that the sessions of all devices are not audited at once.
     """
     return now_ms - int(interval_ms * _fraction(writer, session_id))
 
 
 def due_at(last_ms: int, interval_ms: int, session_id: str) -> int:
-    """Return when the next audit of a session is due.
+    """Return the time at which the next audit of a session is due, in Unix milliseconds.
 
-    The interval of each session is up to a tenth shorter or longer, so that sessions drift apart.
+    The interval of each session is up to a tenth shorter or longer, so that the audits of different
+    sessions do not coincide.
     """
     return last_ms + int(interval_ms * (0.9 + 0.2 * _fraction("pace", session_id)))
 
 
 def audit_overview(conn: sqlite3.Connection, now_ms: int, longest_ms: int) -> AuditOverview:
-    """Return how long ago the sessions were audited.
+    """Return an overview of the audit marks of all sessions.
 
     Args:
-        longest_ms: a session whose last audit is longer ago is late.
+        longest_ms: the age in milliseconds of a last audit above which a session is late.
     """
     names = _acknowledged(conn)
     marks = _marks(conn)
@@ -223,7 +230,7 @@ def audit_overview(conn: sqlite3.Connection, now_ms: int, longest_ms: int) -> Au
 
 
 def _acknowledged(conn: sqlite3.Connection) -> list[str]:
-    """Return the sessions of which the server has acknowledged something."""
+    """Return the ids of the sessions with at least one acknowledged operation."""
     return list(
         session_ids(
             conn.execute(
@@ -242,12 +249,12 @@ def _marks(conn: sqlite3.Connection) -> dict[str, str]:
 
 
 def record_audit(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> None:
-    """Store that an audit of a session has succeeded."""
+    """Store the time of a successful audit of a session."""
     write_meta(conn, **{_mark(session.key): str(now_ms)})
 
 
 def suspect(conn: sqlite3.Connection, session: SessionRef, now_ms: int, grace_ms: int) -> None:
-    """Make an audit of a session due, unless its last one is less than the grace ago."""
+    """Make an audit of a session due, unless its last audit was less than ``grace_ms`` ago."""
     key = _mark(session.key)
     row = conn.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None or not 0 <= now_ms - int(row[0]) < grace_ms:
@@ -260,5 +267,5 @@ def _mark(key: str) -> str:
 
 
 def _fraction(*words: str) -> float:
-    """Return a number from 0 to 1 that depends on the words alone."""
+    """Return a pseudorandom number from 0 to 1 that depends on nothing but the words."""
     return int(session_key("/".join(words))[:8], 16) / 0x1_0000_0000

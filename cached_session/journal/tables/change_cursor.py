@@ -1,8 +1,9 @@
-"""Change cursors: what a follower of a session knows, and the changes since then.
+"""Change cursors: the state of a session that a follower shows, and the changes after that state.
 
-A cursor has the position of each item, but no items. One step compares it with one snapshot of the
-journal. Operations applied since, and their pops, are found by `seq`. If the number of items then
-differs from the session's, after a clear for example, all positions are compared.
+A cursor stores the position of each item, but not the items. A step compares the cursor with one
+snapshot of the journal. The step finds newly applied operations, and the items that they pop, by
+`seq`. If the resulting number of items differs from the session's, for example after a clear, the
+step compares all positions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cached_session.models import Change, Entry
 __all__ = ["ChangeCursor", "advance"]
 
 MOST = 256
-"""Most entries, and most operations, that one step reports."""
+"""Maximum number of entries, and of operations, that one step reports."""
 UNKNOWN = -1
 
 Dot = tuple[str, int]
@@ -33,29 +34,31 @@ Dot = tuple[str, int]
 
 @dataclass(frozen=True)
 class ChangeCursor:
-    """The items that a follower shows. Immutable: a step returns a new cursor."""
+    """The state of a session that a follower shows. A cursor is immutable: a step returns a new
+    cursor."""
 
     positions: Sequence[Position] | None
-    """The positions of the items that the follower shows, in order. None: it shows all items up to
-    the operation `upto`."""
+    """The positions of the items that the follower shows, in order. None if the follower shows all
+    items up to the operation `upto`."""
     file: int = UNKNOWN
     """The number of the file (`TailCache.file`) to which `revision` and `upto` belong."""
     revision: int = UNKNOWN
     upto: int | None = None
-    """The `seq` of the last operation that was looked at."""
+    """The `seq` of the last operation that the cursor includes; None if it is unknown."""
     unsent: Mapping[Dot, bool] | None = None
-    """The operations that the server has not acknowledged, each with True if it is parked. None: no
-    step has read them yet."""
+    """The operations that the server has not acknowledged, each with True if it is parked. None if
+    no step has read them yet."""
     pending: int | None = None
-    """The number of pending operations that was reported last."""
+    """The number of pending operations in the last report; None if there was no report."""
     coming: Sequence[Position] = ()
     """The positions of added items that are not reported yet."""
     is_behind: bool = field(default=False, kw_only=True)
-    """True if there was more to report than one step reports."""
+    """True if the last step has left changes for the next step."""
 
     @classmethod
     def since(cls, file: int, upto: int | None) -> ChangeCursor:
-        """Return the cursor of a follower that knows all items up to an operation."""
+        """Return the cursor of a follower that shows all items up to the operation with the `seq`
+        ``upto``."""
         return cls(None, file, upto=upto)
 
     @classmethod
@@ -72,10 +75,11 @@ class ChangeCursor:
 def advance(
     conn: sqlite3.Connection, session_id: str, view: ChangeCursor, file: int, writer: str
 ) -> tuple[ChangeCursor, list[Change]]:
-    """Return the cursor after one step, and the changes that lead there, in order.
+    """Run one step: return the new cursor, and the changes since the old cursor, in order.
 
-    ``writer``: the writer of this process. Operations that it wrote and the server acknowledged
-    since the last step are reported as acknowledged, although no step saw them pending.
+    ``writer`` is the writer id of this process. Its operations that were both written and
+    acknowledged since the last step are reported as acknowledged, although no step has read them as
+    pending.
     """
     with item_rows.snapshot(conn):
         return _Step(conn, session_id, file, writer).taken(view)
@@ -88,7 +92,7 @@ class _Op(NamedTuple):
 
 
 class _Step:
-    """One step: it reads a snapshot of the journal and collects the changes since the cursor."""
+    """Reads one snapshot of the journal and collects the changes since the cursor."""
 
     def __init__(self, conn: sqlite3.Connection, session_id: str, file: int, writer: str) -> None:
         row = session_row(conn, session_id)
@@ -119,7 +123,7 @@ class _Step:
     # -- items -----------------------------------------------------------------------------------
 
     def _compared(self, view: ChangeCursor) -> ChangeCursor:
-        """Report removed items; put added ones into `coming`, to be reported in parts."""
+        """Report removed items; put the positions of added items into `coming` for `_shown`."""
         same_file = view.file == self.file and view.upto is not None
         coming = self._applied_after(view.upto) if same_file else []
         shown = view.positions
@@ -150,7 +154,8 @@ class _Step:
         )
 
     def _shown(self, view: ChangeCursor) -> ChangeCursor:
-        """Report some of the added items, except unreadable ones and those already removed."""
+        """Report up to `MOST` added items, except unreadable items and items that are already
+        removed."""
         if not view.coming:
             return view
         positions, entries = list(view.positions or ()), list[Entry]()
@@ -214,7 +219,7 @@ class _Step:
             )
         return entries
 
-    # -- what waits for the server ---------------------------------------------------------------
+    # -- unsent operations -----------------------------------------------------------------------
 
     def _acked_unseen(self, view: ChangeCursor) -> int:
         (count,) = self.conn.execute(
@@ -226,7 +231,7 @@ class _Step:
 
     def _synced(self, view: ChangeCursor) -> ChangeCursor:
         """Report operations that were acknowledged, parked, or queued again."""
-        # Only up to `upto`: later operations are found together with their items.
+        # Skip operations after `upto`: the step that finds their items reads them.
         upto = view.upto or 0
         now = dict(waits for seq, waits in self.unsent.items() if seq <= upto)
         before = now if view.unsent is None else view.unsent

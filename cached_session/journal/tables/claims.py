@@ -37,14 +37,15 @@ class ClaimState(IntEnum):
     """The state of a claim."""
 
     RESERVED = 0
-    """The server was not asked. Nothing is in doubt."""
+    """No request was sent to the server yet."""
     ASKED = 1
-    """The request may have left. The item may be ours."""
+    """The request may have been sent. The server may have given the item to this journal."""
     LOST = 2
-    """The server did not give the item to us. Another device has it, or the server has lost it."""
+    """The server did not give the item to this journal. Another device has it, or the server has
+    lost it."""
     ABSENT = 3
-    """The server did not answer, and one lookup did not find the memory. That does not prove that
-    the memory is gone: the server's node that answered the lookup may lag."""
+    """The server did not answer the request, and one lookup did not find the memory. The memory may
+    still exist: the server's node that answered the lookup may lag behind."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,26 @@ class Claim:
     row: tuple[bytes, int]
     """The payload of the item and its codec."""
     is_ours: bool
-    """True if the item was never sent, so that no other device has it. Then it is already
-    popped when `Claims.reserve` returns."""
+    """True if the item was never sent, so that no other device has it. `Claims.reserve` has already
+    popped such an item."""
     is_in_flight: bool
-    """True if the server may or may not hold the item yet."""
+    """True if the item was sent and the server has not acknowledged it, so the server may hold
+    it."""
     is_parked: bool = False
-    """True if the server has refused the operation. It may hold a part or all of it nevertheless,
+    """True if the server has refused the operation. The server may still hold a part or all of it,
     if an earlier answer was lost."""
     state: ClaimState = ClaimState.RESERVED
     claimer: str = ""
-    """The writer id of the opening that made the claim."""
+    """The writer id of the open journal that made the claim."""
     since_ms: int = 0
-    """When the claim got its state."""
+    """The time of the last change of `state`, in milliseconds of the clock that `reserve`
+    describes."""
     is_visible: bool = True
     """True if the item is still in the history."""
 
 
 class Claims:
-    """The claims of each session."""
+    """The claims of a journal's sessions."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -82,7 +85,7 @@ class Claims:
         return await self._runner.write(reserve, author, session, now_ms)
 
     async def open(self, session: SessionRef) -> list[Claim]:
-        """Return the claims without a result, without the payloads of their items."""
+        """Return the unresolved claims of a session, with empty payloads."""
         return await self._runner.read(open_claims, session)
 
     async def is_open(self, session: SessionRef, claim: Claim) -> bool:
@@ -96,33 +99,33 @@ class Claims:
     async def record(
         self, session: SessionRef, claim: Claim, state: ClaimState, now_ms: int
     ) -> bool:
-        """Store a new state; return False if the claim has been resolved meanwhile."""
+        """Store a new state of a claim; return False if the claim was resolved meanwhile."""
         return await self._runner.write(record_state, session, claim, state, now_ms)
 
     async def confirm(self, author: Author, session: SessionRef, claim: Claim) -> None:
-        """End a claim with the pop of its item."""
+        """Delete a claim and pop its item."""
         await self._runner.write(confirm, author, session, claim)
 
     async def release(self, session: SessionRef, claim: Claim) -> None:
-        """End a claim. Its item stays as it is."""
+        """Delete a claim. Its item stays unchanged."""
         await self._runner.write(release, session, claim)
 
     async def requeue(self, session: SessionRef, claim: Claim) -> None:
-        """End a claim, and have its item sent again."""
+        """Delete a claim, and queue the operation of its item to be sent again."""
         await self._runner.write(requeue, session, claim)
 
 
 def reserve(
     conn: sqlite3.Connection, author: Author, session: SessionRef, now_ms: int
 ) -> Claim | None:
-    """Claim the latest item that has no claim; return None if there is none.
+    """Claim the latest item that has no claim; return None if no such item exists.
 
-    An item that was never sent is on no other device. It is popped in the same transaction, so
-    that nothing sends it meanwhile.
+    An item that was never sent is on no other device. Such an item is popped in the same
+    transaction, so that no push sends it before the pop.
 
     Args:
-        now_ms: the time on the clock that measures the claim's age. That clock advances even
-            where the wall clock stands still.
+        now_ms: the time in milliseconds of the clock that measures the age of claims. This clock
+            advances even if the wall clock does not.
     """
     tx = SessionTransaction.begin(conn, session.session_id)
     found = last_item(conn, tx) if tx is not None else None
@@ -152,7 +155,7 @@ def reserve(
 def record_state(
     conn: sqlite3.Connection, session: SessionRef, claim: Claim, state: ClaimState, now_ms: int
 ) -> bool:
-    """Store a new state of a claim; return False if it has been resolved meanwhile."""
+    """Store a new state of a claim; return False if the claim was resolved meanwhile."""
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return False
@@ -164,7 +167,7 @@ def record_state(
 
 
 def release(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None:
-    """End a claim. Its item stays as it is."""
+    """Delete a claim. Its item stays unchanged."""
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is not None:
         conn.execute(
@@ -173,7 +176,8 @@ def release(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None
 
 
 def requeue(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None:
-    """End a claim, and have its item sent again: the server has lost it, and no pop removes it."""
+    """Delete a claim, and queue the operation of its item again, because the server has lost the
+    item."""
     release(conn, session, claim)
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is not None:
@@ -185,13 +189,14 @@ def requeue(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None
 
 
 def confirm(conn: sqlite3.Connection, author: Author, session: SessionRef, claim: Claim) -> None:
-    """End a claim with the pop of its item."""
+    """Delete a claim and pop its item."""
     release(conn, session, claim)
     pop_ref(conn, author, session.session_id, claim.ref)
 
 
 def is_open(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> bool:
-    """Return whether the item of a claim is still in the history: no operation here removes it."""
+    """Return whether the item of a claim is still in the history: no operation in this journal
+    removes the item."""
     return any(
         found.is_visible and (found.ref.dot, found.ref.index) == (claim.ref.dot, claim.ref.index)
         for found in open_claims(conn, session)
@@ -207,7 +212,7 @@ def is_parked(conn: sqlite3.Connection, session: SessionRef, dot: Dot) -> bool:
     return row is not None and row[0] == PARKED
 
 
-# The outer join keeps a claim whose operation was dropped meanwhile. Its item is not visible.
+# The outer join returns a claim even if its operation was dropped. Such an item is not visible.
 OPEN_CLAIMS = (
     "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, "
     f"coalesce(o.count, c.idx + 1), coalesce(o.state, {ACKED}), "
@@ -221,7 +226,7 @@ OPEN_CLAIMS = (
 
 
 def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
-    """Return the claims without a result, without the payloads of their items.
+    """Return the unresolved claims of a session, with empty payloads.
 
     Raises:
         ValueError: a row is not valid.

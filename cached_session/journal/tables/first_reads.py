@@ -1,4 +1,5 @@
-"""First reads: whether the first read of a session still has to wait for the server."""
+"""First reads: the rules and the record of whether the first read of a session waits for the
+server."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ class FirstRead(NamedTuple):
     """The state of a session's first read."""
 
     items: int
-    """Items that the journal has."""
+    """The number of the session's items in the journal."""
     is_done: bool
-    """True if there is nothing to wait for."""
+    """True if a read need not wait for the server."""
 
 
 def first_read_of(conn: sqlite3.Connection, session_id: str, limit: int | None) -> FirstRead:
     """Return the state of a session's first read of the latest ``limit`` items.
 
-    It is done if an earlier one was, if a pause says that the server is out of reach, or if the
-    items asked for are here without a gap.
+    The first read is done if an earlier read has waited for the server, if the session or the
+    server has a pause, or if the journal has the requested items without a gap.
     """
     row = session_row(conn, session_id)
     number, items, met, hydrated, _ = row or (0, 0, 0, 0, 0)
@@ -61,6 +62,6 @@ class FirstReads:
         await self._runner.write(record_first_read, session_id, now_ms)
 
     def record_soon(self, session_id: str, now_ms: int) -> asyncio.Future[None]:
-        """Start the same without waiting."""
+        """Start to record the first read of a session; return the future of the write."""
         loop = asyncio.get_running_loop()
         return self._runner.write_soon(loop, record_first_read, session_id, now_ms)

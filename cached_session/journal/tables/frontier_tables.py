@@ -1,7 +1,7 @@
-"""The frontier of a session: which operations are applied, cleared, popped or missing.
+"""The frontier of a session: the operations that are applied, cleared, popped or missing.
 
 Tables: `frontier` and `above` (applied), `cleared` and `settled` (covered by clears), `popped`
-(items that pops name and that are not here).
+(items that pops name and that have not arrived).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class KnownWriter:
     """The state of one writer in one session."""
 
     applied: Ranges
-    """Operations that are here, and operations that no replica needs any more."""
+    """The counters of applied operations, and of operations that no replica needs any more."""
     cleared: Ranges
     run_stamp: int
     last_ms: int
@@ -40,15 +40,16 @@ class FrontierTables:
     def __init__(
         self, conn: sqlite3.Connection, session: int, has_rows: dict[str, bool] | None = None
     ) -> None:
-        """Use a connection and the session's number. ``has_rows``: see `has`."""
+        """Use a connection and the session's row number. ``has_rows`` contains known results of
+        `has`."""
         self.conn = conn
         self.session = session
         self._has_rows = {} if has_rows is None else has_rows
         self._known: dict[str, KnownWriter] = {}
 
     def has(self, table: str) -> bool:
-        """Return whether a table has a row of this session. Most tables have none, and then need no
-        look-ups."""
+        """Return whether a table has a row of this session. Most tables have no such row, so this
+        check saves further queries."""
         if table not in self._has_rows:
             found = self.conn.execute(
                 f"SELECT 1 FROM {table} WHERE session = ? LIMIT 1", (self.session,)
@@ -61,7 +62,7 @@ class FrontierTables:
         self._has_rows[table] = True
 
     def writer(self, writer: str) -> KnownWriter:
-        """Return what is known of a writer. It is read once."""
+        """Return the state of a writer. It is read from the tables once and then cached."""
         known = self._known.get(writer)
         if known is None:
             key = (self.session, writer)
@@ -101,10 +102,10 @@ class FrontierTables:
             check_range(first, last)
         return found
 
-    # -- what is applied -------------------------------------------------------------------------
+    # -- applied operations ----------------------------------------------------------------------
 
     def frontier(self) -> Frontier:
-        """Return everything that is applied to this session."""
+        """Return the operations that are applied to this session."""
         self.flush()
         frontier = Frontier()
         for writer, last in self.conn.execute(
@@ -117,10 +118,10 @@ class FrontierTables:
         return frontier
 
     def advance(self, writer: str, counter: int | None = None) -> None:
-        """Add an operation to the frontier, and extend the prefix over all that is not missing.
+        """Add an operation to the frontier; extend the prefix up to the first missing operation.
 
-        Not missing are operations that are here, that a clear covers, or whose items have all been
-        popped.
+        An operation is not missing if it is applied, if a clear covers it, or if all its items have
+        been popped.
         """
         known = self.writer(writer)
         known.changed = True
@@ -135,14 +136,15 @@ class FrontierTables:
             else:
                 break
             if known.applied.contiguous_end() < following:
-                # Without this check a range that begins at 0 would keep the loop here for ever.
+                # Without this check, a range that begins at 0 would make this loop endless.
                 raise ValueError(f"the ranges of writer {writer!r:.80} are not valid")
 
     def missing(self, most: int) -> set[tuple[str, int]]:
-        """Return operations that are known to exist and are not here, at most so many a writer.
+        """Return missing operations. ``most`` limits their number for each writer.
 
-        An operation is known to exist if it is below one that is here, or if a clear or a pop names
-        it. One that a clear covers, or whose items have all been popped, is not missing.
+        An operation is known to exist if a higher counter of its writer is applied, or if a clear
+        or a pop names it. An operation that a clear covers, or whose items have all been popped, is
+        not missing.
         """
         self.flush()
         known: dict[str, Ranges] = {}
@@ -162,7 +164,8 @@ class FrontierTables:
                 ranges.add(first, last)
             candidates = ranges.gaps(most)
             for first, last in named.get(writer, ()):
-                # Operations that pops name are missing, and so are all below them.
+                # An operation that a pop names exists, and so does each operation with a lower
+                # counter.
                 candidates += range(max(first, last - most), last + 1)
                 ranges.add(first, last)
                 candidates += ranges.gaps(most)
@@ -175,10 +178,11 @@ class FrontierTables:
             )
         return found
 
-    # -- what is popped --------------------------------------------------------------------------
+    # -- popped items ----------------------------------------------------------------------------
 
     def popped(self, dot: Dot) -> frozenset[int]:
-        """Return which items of an operation that is not here are named by applied pops."""
+        """Return the indexes of the items that applied pops name, of an operation that has not
+        arrived."""
         if not self.has("popped"):
             return frozenset()
         rows = self.conn.execute(
@@ -188,7 +192,8 @@ class FrontierTables:
         return frozenset(index for (index,) in rows)
 
     def popped_count(self, dot: Dot) -> int:
-        """Return how many items an operation has, according to its pops; 0 without any."""
+        """Return the number of items of an operation, as pops state it; 0 if no pop names an
+        item."""
         (count,) = self.conn.execute(
             "SELECT coalesce(max(count), 0) FROM popped "
             "WHERE session = ? AND writer = ? AND counter = ?",
@@ -197,7 +202,7 @@ class FrontierTables:
         return int(count)
 
     def wholly_popped(self, writer: str, counter: int) -> bool:
-        """Return whether applied pops name every item of an operation that is not here."""
+        """Return whether applied pops name every item of an operation that has not arrived."""
         if not self.has("popped"):
             return False
         popped, count = self.conn.execute(
@@ -207,7 +212,7 @@ class FrontierTables:
         ).fetchone()
         return bool(popped and popped >= count)
 
-    # -- what is cleared -------------------------------------------------------------------------
+    # -- cleared operations ----------------------------------------------------------------------
 
     def acknowledge_clear(self, covered: Frontier) -> None:
         """Record that the server has acknowledged a clear that covers these operations."""
@@ -222,9 +227,9 @@ class FrontierTables:
         """Return the frontier for a new clear: the applied operations that the clear covers.
 
         Replicas do not search for an operation that a clear covers. Three kinds are left out:
-        operations that acknowledged clears already cover, so that the frontier stays small;
-        earlier clears, because replicas still need them to learn what those cover; and pops of
-        items that are not here, because this clear does not remove those items.
+        operations that acknowledged clears already cover, so that the frontier stays small; earlier
+        clears, because replicas still need them to learn what those cover; and pops of items that
+        have not arrived, because this clear does not remove those items.
         """
         found = self.frontier()
         settled: dict[str, Ranges] = {}
@@ -238,7 +243,8 @@ class FrontierTables:
 
     def _still_needed(self) -> list[tuple[str, int]]:
         needed: list[tuple[str, int]] = []
-        # The index `removals` has these rows: the cost is the number of pops and clears.
+        # The index `removals` contains these rows, so the cost grows with the number of pops and
+        # clears.
         for writer, counter, kind, body in self.conn.execute(
             "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
             (self.session,),

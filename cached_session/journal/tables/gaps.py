@@ -1,4 +1,4 @@
-"""The holes table: gaps, which are operations known to exist that the journal does not have."""
+"""The `holes` table: gaps, which are operations that are known to exist and are missing here."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ __all__ = [
 ]
 
 GAPS_PER_WRITER = 200
-"""Limit on the gaps of one writer that are listed at a time. A counter from a hostile memory must
-not make the journal list a million operations that never existed."""
+"""Maximum number of gaps of one writer that are listed at a time. A counter from a hostile memory
+must not make the journal list a million operations that never existed."""
 NO_LIMIT_MS = 1 << 62
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A missing operation, and the parts of it that are here."""
+    """A missing operation, and its parts that the journal has."""
 
     dot: Dot
     tries: int
-    """Searches so far."""
+    """The number of searches for the operation so far."""
     have: frozenset[tuple[int, int]]
-    """The parts that are here, as (payload, part)."""
+    """The stored parts, as (payload index, part index)."""
     part_counts: Mapping[int, int]
-    """The number of parts of each payload of which some part is here."""
+    """The number of parts of each payload with at least one stored part, by payload index."""
     popped: frozenset[int]
-    """The items that need no search: they are popped, and the server may have forgotten them."""
+    """The indexes of items that need no search: they are popped, and the server may have deleted
+    them."""
     count: int
-    """The number of payloads of the operation; 0 if nothing is known about it."""
+    """The number of payloads of the operation; 0 if it is unknown."""
 
 
 class Search(NamedTuple):
@@ -51,13 +52,13 @@ class Search(NamedTuple):
 
     dot: Dot
     next_ms: int
-    """When to search again."""
+    """The time of the next search, in Unix milliseconds."""
     is_explained: bool
-    """True if the server has a placeholder: the writer has parked the operation."""
+    """True if the server has a placeholder, because the writer has parked the operation."""
 
 
 class Gaps:
-    """The gaps of each session, and when to search for each of them."""
+    """The gaps of a journal's sessions, and the time of the next search for each gap."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -69,7 +70,7 @@ class Gaps:
     async def due(
         self, session: SessionRef, now_ms: int, limit: int, *, longest_ms: int, everything: bool
     ) -> list[Gap]:
-        """Return the gaps to search for now, the longest overdue first."""
+        """Return the gaps to search for now, the most overdue gap first."""
         return await self._runner.read(
             due_gaps, session, now_ms, limit, longest_ms=longest_ms, everything=everything
         )
@@ -94,8 +95,9 @@ def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> 
         "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 0)",
         [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - listed)],
     )
-    # An explained gap stays listed, because its writer may still send the operation. It goes when
-    # the frontier passes it: every item of the operation is removed, and no device will send it.
+    # An explained gap stays listed, because its writer may still send the operation. Its row is
+    # deleted when the frontier includes it: then every item of the operation is removed, and no
+    # device will send the operation.
     conn.executemany(
         f"DELETE FROM holes WHERE {BY_DOT} AND (NOT explained OR ?)",
         [(tx.session, *dot, dot[1] in tx.writer(dot[0]).applied) for dot in listed - missing],
@@ -104,7 +106,7 @@ def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> 
 
 
 def _incomplete(tx: SessionTransaction) -> set[tuple[str, int]]:
-    """Return the operations of which only some parts are here; delete parts that nothing needs."""
+    """Return the operations with some parts stored; delete parts whose items are all removed."""
     found = set()
     stored = tx.conn.execute(
         "SELECT DISTINCT writer, counter FROM parts WHERE session = ?", (tx.session,)
@@ -126,12 +128,12 @@ def due_gaps(
     longest_ms: int = NO_LIMIT_MS,
     everything: bool = False,
 ) -> list[Gap]:
-    """Return the gaps to search for now, the longest overdue first.
+    """Return the gaps to search for now, the most overdue gap first.
 
     Args:
-        longest_ms: a search that is planned further ahead was planned before the clock was
-            changed, and is due.
-        everything: return gaps that are not due, too.
+        longest_ms: the longest delay of a search, in milliseconds. A search that is planned later
+            was planned before the clock was changed, and is due.
+        everything: also return gaps that are not due.
     """
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
@@ -161,7 +163,7 @@ def _gap(tx: SessionTransaction, dot: Dot, tries: int) -> Gap:
 def record_searches(
     conn: sqlite3.Connection, session: SessionRef, searches: Sequence[Search]
 ) -> None:
-    """Store the outcome of searches. A gap that a search has filled has no row any more."""
+    """Store the outcome of searches. Skip a gap that a search has filled: its row is deleted."""
     tx = SessionTransaction.begin(conn, session.session_id)
     if tx is None:
         return

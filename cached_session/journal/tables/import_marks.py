@@ -1,8 +1,8 @@
-"""Import marks: how far each import has come, written in the transaction of its items.
+"""Import marks: the progress of each import, written in the same transaction as the items.
 
-A mark says that the first n items of a source are in a session, with a digest of those n. Another
-import of the source skips exactly those. If the source no longer begins with them, it is refused
-instead of being imported twice.
+A mark states that the first n items of a source are in a session, and has a digest of these n
+items. Another import of the source skips exactly these items. If the source no longer begins with
+them, the import is refused, so that no item is imported twice.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ class Mark:
     """The progress of the import of one source."""
 
     count: int
-    """Items from its beginning that are in the session."""
+    """The number of items, from the beginning of the source, that are in the session."""
     chain: str
-    """The digest of those items."""
+    """The digest of the first `count` items."""
 
 
 NOTHING = Mark(0, "")
 
 
 def chained(chain: str, text: str) -> str:
-    """Return the digest of a source that is one item longer."""
+    """Return the digest of a source after one more item. ``chain`` is the digest of the items
+    before."""
     return sha256(chain.encode() + sha256(text.encode()).digest()).hexdigest()
 
 
 def mark_key(session_id: str, source: str, first: str) -> str:
     """Return the key of a source's mark.
 
-    It depends on the source's kind and first item, not on its name: a file may be moved, and two
-    files may have the same name.
+    The key depends on the source's kind and first item, not on its name: a file may be moved, and
+    two files may have the same name.
     """
     name = sha256(source.encode("utf-8", "surrogatepass"))
     name.update(sha256(first.encode()).digest())
@@ -61,21 +62,21 @@ def mark_key(session_id: str, source: str, first: str) -> str:
 def name_key(session_id: str, source: str) -> str:
     """Return the key under which a source's name is stored, for sources that have unique names.
 
-    Its value is the key of the mark. A source of this name with another first item has been
-    rewritten; it is not another source.
+    The value of this meta row is the key of the mark. If a source with this name has another first
+    item, the source was rewritten: it does not count as a new source.
     """
     name = sha256(b"name:" + source.encode("utf-8", "surrogatepass"))
     return f"import:{session_key(session_id)}:{name.hexdigest()[:32]}"
 
 
 def mark_named(conn: sqlite3.Connection, name: str) -> tuple[str, Mark]:
-    """Return the key of the mark with this name, and the mark; an empty key if there is none."""
+    """Return the key of a named source's mark, and the mark; an empty key if no mark exists."""
     row = conn.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
     return ("", NOTHING) if row is None else (row[0], mark_at(conn, row[0]))
 
 
 def mark_at(conn: sqlite3.Connection, key: str) -> Mark:
-    """Return how far the source with this key has been imported."""
+    """Return the mark with this key; `NOTHING` if no mark exists."""
     row = conn.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None:
         return NOTHING
@@ -95,9 +96,10 @@ def append_marked(
     after: Mark,
     name: str | None = None,
 ) -> Written | None:
-    """Append a batch and move the mark at ``key``; ``name``: the key of the source's name.
+    """Append a batch, and change the mark at ``key`` from ``before`` to ``after``.
 
-    Return None, and write nothing, if another import has moved the mark since the caller read it.
+    ``name`` is the key of the source's name, if the source has a unique name. Return None, and
+    write nothing, if another import has changed the mark since the caller read it.
     """
     if mark_at(conn, key) != before:
         return None

@@ -24,24 +24,25 @@ class PageResult:
     """Counts of the operations on one page."""
 
     new: int = 0
-    """Applied by this page."""
+    """The number of operations that this page has applied."""
     known: int = 0
-    """Applied before."""
+    """The number of operations that were applied before, or that had no new parts."""
     incomplete: int = 0
-    """With new parts, but not complete yet."""
+    """The number of operations with new parts that are not complete yet."""
     damaged: int = 0
-    """With parts that do not match their seal, or with an invalid payload."""
+    """The number of operations with parts that do not match their seal, or with an invalid
+    payload."""
     conflicts: int = 0
-    """Known here under the same dot with other content."""
+    """The number of operations that the journal has under the same dot with other content."""
 
     @property
     def is_known(self) -> bool:
-        """True if the page held nothing new."""
+        """True if the page contained no new operations and no new parts."""
         return not (self.new or self.incomplete)
 
 
 class Inbox:
-    """The operations that come from the server."""
+    """Applies the operations that the server returns."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -49,7 +50,8 @@ class Inbox:
     async def apply(
         self, session: SessionRef, parts: Sequence[Part], explained: Sequence[Dot], now_ms: int
     ) -> PageResult:
-        """Apply every operation that these parts complete; store the parts of the others."""
+        """Apply every operation that these parts complete; store the parts of incomplete
+        operations."""
         return await self._runner.write(apply_page, session, parts, explained, now_ms)
 
 
@@ -60,11 +62,11 @@ def apply_page(
     explained: Sequence[Dot],
     now_ms: int,
 ) -> PageResult:
-    """Apply every operation that these parts complete; store the parts of the others.
+    """Apply every operation that these parts complete; store the parts of incomplete operations.
 
     Args:
-        explained: the dots that have a placeholder, because the server refuses their operation.
-            They become explained gaps.
+        explained: the dots of operations that have a placeholder, because the server refuses them.
+            These operations become explained gaps.
     """
     tx = SessionTransaction.create(conn, session.session_id, now_ms)
     result = PageResult()
@@ -83,7 +85,7 @@ def apply_page(
 def _completed(
     tx: SessionTransaction, parts: Sequence[Part], result: PageResult
 ) -> list[tuple[Operation, str]]:
-    """Return the operations, with their digests, that these parts complete and that are new."""
+    """Return the new operations that these parts complete, with their digests."""
     groups: dict[tuple[Dot, str], list[Part]] = {}
     for part in parts:
         groups.setdefault((part.dot, part.digest), []).append(part)
@@ -94,7 +96,7 @@ def _completed(
         op = _assemble(tx, group, result)
         if op is not None:
             complete.append((op, digest))
-    # Any order gives the same history. This one inserts neighbouring rows one after the other.
+    # Any order gives the same history. This order makes SQLite insert adjacent rows in turn.
     complete.sort(key=lambda found: (found[0].stamp, found[0].dot))
     return complete
 
@@ -102,7 +104,7 @@ def _completed(
 def _apply(tx: SessionTransaction, op: Operation, digest: str, result: PageResult) -> bool:
     """Apply a complete operation; return False, and count it as damaged, if it is invalid.
 
-    One bad operation must not keep the rest of its page out.
+    One invalid operation must not prevent the rest of its page from being applied.
     """
     try:
         tx.apply(op, digest=digest)
@@ -113,9 +115,9 @@ def _apply(tx: SessionTransaction, op: Operation, digest: str, result: PageResul
 
 
 def _popped_appends(tx: SessionTransaction, applied: Sequence[Operation]) -> list[Dot]:
-    """Return the appends that lost items to these operations and may have parts stored here.
+    """Return the appends whose items these operations pop; an empty list if no parts are stored.
 
-    Such an append may be complete now: a popped item need not arrive.
+    The stored parts of such an append may be complete now, because popped items need not arrive.
     """
     if not tx.has("parts"):
         return []
@@ -136,7 +138,7 @@ def _explain(tx: SessionTransaction, explained: Sequence[Dot], now_ms: int) -> N
 def _from_stored(
     tx: SessionTransaction, dot: Dot, result: PageResult
 ) -> list[tuple[Operation, str]]:
-    """Return each complete content of an operation among the stored parts, with its digest."""
+    """Return the operations that the stored parts of a dot complete, each with its digest."""
     stored = _stored_parts(tx, dot)
     found = []
     for digest in sorted({part.digest for part in stored}):
@@ -147,7 +149,7 @@ def _from_stored(
 
 
 def _assemble(tx: SessionTransaction, group: list[Part], result: PageResult) -> Operation | None:
-    """Build an operation from these parts and the stored ones; None if some are missing."""
+    """Build an operation from these and the stored parts; return None if parts are missing."""
     first = group[0]
     popped = tx.popped(first.dot)
     try:
@@ -163,8 +165,8 @@ def _assemble(tx: SessionTransaction, group: list[Part], result: PageResult) -> 
         result.damaged += 1
         return None
     if op is None:
-        # An operation that waits for the same part as before counts as known. Otherwise the page
-        # that holds it would make every pull list the whole history.
+        # An operation without new parts counts as known. Otherwise a page with such an operation
+        # would never count as known, and every pull would list the whole history.
         if _store_parts(tx, group):
             result.incomplete += 1
         else:
@@ -175,7 +177,7 @@ def _assemble(tx: SessionTransaction, group: list[Part], result: PageResult) -> 
 def _may_be_complete(tx: SessionTransaction, group: Sequence[Part], popped: int) -> bool:
     """Return whether the stored parts of an operation could complete it.
 
-    A batch that spans many pages must not be loaded again with each of them.
+    The check prevents that each page of a large batch loads all stored parts again.
     """
     first = group[0]
     (stored,) = tx.conn.execute(
@@ -212,7 +214,7 @@ def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
 
 
 def _stored_parts(tx: SessionTransaction, dot: Dot, digest: str | None = None) -> list[Part]:
-    """Return the stored parts of an operation, of one content or of every one."""
+    """Return the stored parts of an operation with this digest, or with any digest (None)."""
     rows = tx.conn.execute(
         "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text "
         f"FROM parts WHERE {BY_DOT} AND digest = coalesce(?, digest)",

@@ -40,7 +40,7 @@ BACKWARDS = (
     "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
     "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC"
 )
-"""All items of a session by its number, latest first."""
+"""All items of a session, selected by its row number, latest first."""
 TAIL = f"{BACKWARDS} LIMIT ?"
 FORWARD = (
     "FROM items WHERE session = ? AND (stamp, writer, counter, idx) > (?, ?, ?, ?) "
@@ -50,7 +50,7 @@ JOINED = (
     "SELECT CAST(group_concat(payload) AS BLOB), count(*), max(codec) "
     f"FROM (SELECT payload, codec {FORWARD})"
 )
-"""A slice as one text: a Python row for each item would double the cost."""
+"""The items of a slice as one text. A Python row for each item would double the cost."""
 
 
 @contextmanager
@@ -64,10 +64,10 @@ def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
-    """Return whether nothing is known to be missing among the latest ``limit`` items.
+    """Return whether no operation is known to be missing among the latest ``limit`` items.
 
-    A listing is not in the order of the history: its first page may have some items of many turns
-    instead of the last ones.
+    Operations may be missing there, because a server's listing is not in the order of the history:
+    its first page may have some items of many turns instead of the latest items.
     """
     oldest = conn.execute(
         "SELECT writer, min(counter) FROM (SELECT writer, counter FROM items WHERE session = ? "
@@ -76,7 +76,8 @@ def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
         (session, limit),
     ).fetchall()
     for writer, counter in oldest:
-        # Ranges above a gap: the oldest item and all later ones must be in the same range.
+        # `above` has the ranges after a gap. A range that begins after the writer's oldest item
+        # means that a gap lies between them.
         later = conn.execute(
             "SELECT 1 FROM above WHERE session = ? AND writer = ? AND first > ?",
             (session, writer, counter),
@@ -106,21 +107,22 @@ def tail(
 
 @dataclass
 class Slice:
-    """Consecutive items."""
+    """Consecutive items of a session."""
 
     array: bytes
-    """All of them, as one JSON array."""
+    """The items as one JSON array."""
     count: int
     is_fast: bool
-    """True if the fast JSON library has written all of them."""
+    """True if the fast JSON library has encoded every item."""
     rows: Callable[[], list[tuple[bytes, int]]]
-    """Returns the rows one by one."""
+    """Returns the (payload, codec) row of each item."""
 
 
 def slices(
     conn: sqlite3.Connection, session: int, most_items: int, most_bytes: int
 ) -> Iterator[Slice]:
-    """Yield all items of a session in order, in slices of limited size; inside a snapshot."""
+    """Yield all items of a session in order, in slices of limited size. Call it inside
+    `snapshot`."""
     position: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
     most = most_items
     while position is not None:
@@ -137,17 +139,21 @@ def slices(
             f"SELECT stamp, writer, counter, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
         ).fetchone()
         if last is not None and not _is_after(last, position):
-            # The next slice would begin before this one ends, and so on without end.
+            # The next slice would begin before the end of this slice, and the loop would be
+            # endless.
             raise ValueError(f"the items of session {session} are not in order at {last!r:.80}")
         position = last
-        # Expect the next items to be as large as these.
+        # Limit the bytes of the next slice, under the assumption that its items are as large as
+        # these.
         most = max(1, min(most_items, count * most_bytes // max(1, len(joined))))
 
 
 def _is_after(position: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
-    """Return whether an item stands behind another one, and its position has the right types.
+    """Return whether a position is after another one and has values of the right types.
 
-    SQLite compares other types by rules of its own: it may find an item behind itself."""
+    SQLite compares values of other types by its own rules, so it may sort a damaged item after
+    itself.
+    """
     return tuple(map(type, position)) == (int, str, int, int) and position > before
 
 
@@ -201,8 +207,8 @@ def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
 def ranked(
     conn: sqlite3.Connection, session: int, count: int, positions: Iterable[Position]
 ) -> Iterator[Entry]:
-    """Yield the entries at these positions, which come latest first. Ranks are found by counting
-    the keys between two positions, without reading the items."""
+    """Yield the entries at these positions, which must be sorted latest first. Ranks are computed
+    by counting the keys between two positions, without reading the items."""
     above: Position | None = None
     rank = count
     for position in positions:
@@ -215,7 +221,8 @@ def ranked(
 
 
 def entry_at(conn: sqlite3.Connection, session: int, position: Position, rank: int) -> list[Entry]:
-    """Return the entry at a position under this rank; nothing if no item there can be decoded."""
+    """Return the entry at a position, with this rank; an empty list if no item can be decoded
+    there."""
     row = conn.execute(AT, (session, *position)).fetchone()
     return [] if row is None else _entry(rank, row)
 
@@ -228,7 +235,7 @@ def run_of(stamp: int, writer: str) -> str:
 def _between(
     conn: sqlite3.Connection, session: int, position: Position, above: Position | None
 ) -> int:
-    """Count the items at a position and after it, below another position."""
+    """Count the items from a position on, up to but not including the position ``above``."""
     below = "" if above is None else "AND (stamp, writer, counter, idx) < (?, ?, ?, ?)"
     (count,) = conn.execute(
         "SELECT count(*) FROM items WHERE session = ? "

@@ -1,6 +1,6 @@
-"""The server that the acknowledgements in the journal come from: one row of the meta table.
+"""The row of the `meta` table with the URL of the server that acknowledged the operations.
 
-Written by the replicator before its first request.
+The replicator writes this row before its first request.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ __all__ = ["KnownServer", "known_server", "switch_server"]
 
 
 def known_server(conn: sqlite3.Connection) -> str | None:
-    """Return the URL of the server that the journal knows; None before the first contact."""
+    """Return the URL of the server that the journal knows; None before the first request."""
     row = conn.execute("SELECT value FROM meta WHERE key = 'server'").fetchone()
     return None if row is None else row[0]
 
 
 def switch_server(conn: sqlite3.Connection, server: str) -> str | None:
-    """Record the server that acknowledgements come from; return the URL of the one it replaces.
+    """Record the server's URL; return the URL that it replaces, or None if there was no other URL.
 
-    Everything that another server has acknowledged goes back to the outbox.
+    If the server changes, the operations that the earlier server has acknowledged or parked are
+    queued again.
     """
-    # Read inside the transaction: several tasks may arrive here together, and one makes the switch.
+    # Read inside the transaction: several tasks may call this function at once, and only one of
+    # them must switch the server.
     before = known_server(conn)
     if before == server:
         return None
@@ -36,15 +38,16 @@ def switch_server(conn: sqlite3.Connection, server: str) -> str | None:
 
 
 class KnownServer:
-    """The server that one journal's acknowledgements come from."""
+    """The server that acknowledged the operations of a journal."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     async def url(self) -> str | None:
-        """Return the URL; None before the first contact."""
+        """Return the URL; None before the first request."""
         return await self._runner.read(known_server)
 
     async def switch(self, server: str) -> str | None:
-        """Record another server; return the URL of the one it replaces, if any."""
+        """Record the server's URL; return the URL that it replaces, or None if there was no other
+        URL."""
         return await self._runner.write(switch_server, server)

@@ -18,8 +18,8 @@ def note_progress(conn: sqlite3.Connection, now_ms: int) -> None:
 
 
 def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
-    """Return the facts of the file, without the marks of imports and audits, of which there may be
-    one for each session."""
+    """Return the facts of the file, except import marks and audit marks, of which each session may
+    have some."""
     rows = conn.execute(
         "SELECT key, value FROM meta WHERE (key < 'import:' OR key >= 'import;') "
         "AND (key < 'audit:' OR key >= 'audit;')"
@@ -28,7 +28,7 @@ def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
 
 
 def write_meta(conn: sqlite3.Connection, **facts: str) -> None:
-    """Set facts of the file."""
+    """Insert or replace facts of the file."""
     conn.executemany(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
         list(facts.items()),

@@ -36,12 +36,13 @@ __all__ = [
 ]
 
 PARAMETERS = 500
-"""Values in one statement: older builds of SQLite take fewer than a thousand."""
+"""Maximum number of values in one statement. Older builds of SQLite accept fewer than a
+thousand."""
 
 UNACKED = f"state <> {ACKED}"
-"""The rows of the partial index `outbox`. A query must contain this text to use the index."""
+"""The condition of the partial index `outbox`. A query must contain this text to use the index."""
 UNSENT = f"{UNACKED} AND state <> {PARKED}"
-"""The operations that are still to be sent."""
+"""The condition that selects operations that are still to be sent."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ class Forget:
 
 
 def newest(conn: sqlite3.Connection) -> int:
-    """Return the `seq` of the last operation of the journal: the end of a flush that begins now."""
+    """Return the `seq` of the last operation of the journal; 0 if the journal has no operations.
+
+    A flush that begins now ends at this operation.
+    """
     (seq,) = conn.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()
     return int(seq)
 
@@ -79,16 +83,18 @@ def take(
 ) -> list[int]:
     """Take the next unacknowledged operations of a session, in the order of writing.
 
-    They are marked as sent before their payloads are read, because from then on the server may
-    hold them: an item is either popped in this journal alone, or it is sent.
+    The operations are marked as sent before their payloads are read. A confirmed pop skips the
+    request to the server only for items of operations without this mark, so no item is both popped
+    without a request and sent.
 
     Returns:
-        The `seq` of at least one operation if there is any, and of as many as fit. All lie above
-        ``after`` and not above ``upto``. None begins with the lowest, which in a damaged row may
-        be below 1.
+        The `seq` numbers of as many operations as fit into the limits, and of at least one if any
+        operation is unsent. Each number is above ``after`` and at most ``upto``. If ``after`` is
+        None, the lowest number is first; in a damaged row it may be below 1.
 
     Raises:
-        ValueError: the outbox is not in order. Its reader would take the same operations forever.
+        ValueError: the rows of the outbox are not in order. A caller would take the same operations
+            forever.
     """
     session = session_number(conn, session_id)
     if session is None:
@@ -118,7 +124,7 @@ def take(
 
 
 def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[Outgoing]:
-    """Return operations with the payloads that are still here; `GONE` stands for the others."""
+    """Return operations with their payloads. `GONE` replaces each removed payload of an append."""
     found = []
     rows = conn.execute(
         "SELECT seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body "
@@ -138,8 +144,8 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
                 "AND writer = ? AND counter = ?",
                 (session, stamp, writer, counter),
             ):
-                # A damaged text is sent as far as it can be decoded. Its checksum shows the damage
-                # to the other devices, and the operations after it do not wait.
+                # Send a damaged text as far as it can be decoded, so that it does not block later
+                # operations. Its checksum shows the damage to other devices.
                 texts[index] = payload.decode(errors="replace")
         op = Operation(
             Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), bool(private)
@@ -149,7 +155,7 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
 
 
 def load_by_seq(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]:
-    """Return operations by their `seq`; see `load`."""
+    """Return operations by their `seq` numbers, with the payloads that `load` returns."""
     return [
         found
         for some in _few(seqs)
@@ -158,7 +164,7 @@ def load_by_seq(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]
 
 
 def acknowledge(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
-    """Record that the server holds these operations completely."""
+    """Record that the server has stored these operations completely."""
     for some in _few(seqs):
         among = f"seq IN ({', '.join('?' * len(some))})"
         conn.execute(f"UPDATE ops SET state = {ACKED} WHERE {among}", some)
@@ -182,7 +188,7 @@ def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
     """Park an operation that the server refuses for good: it is not sent again, and stays readable.
 
     Returns:
-        False if another process has pushed it meanwhile, or if it has been dropped.
+        False if another process has pushed or dropped the operation meanwhile.
     """
     parked = conn.execute(
         f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ? AND {UNACKED}",
@@ -194,7 +200,7 @@ def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
 def forgets_due(conn: sqlite3.Connection, session_id: str, limit: int) -> list[Forget]:
     """Return removed items whose append and removal the server has both acknowledged.
 
-    A memory that is deleted before its append has arrived would come back with it.
+    If a memory was deleted before its append arrives, the append would store the memory again.
     """
     session = session_number(conn, session_id)
     if session is None:
@@ -210,7 +216,8 @@ def forgets_due(conn: sqlite3.Connection, session_id: str, limit: int) -> list[F
         (session, limit),
     ).fetchall()
     for row in rows:
-        # `delete_forgets` would not find a row with a damaged dot: it would be sent forever.
+        # `delete_forgets` would not find a row with a damaged dot, so its deletion would be sent
+        # forever.
         check_memories(*row)
     return [Forget(Dot(writer, counter), index, parts) for writer, counter, index, parts in rows]
 
@@ -219,7 +226,8 @@ def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[For
     """Remove items from the queue of deletions after the server has answered.
 
     Raises:
-        ValueError: rows cannot be found by their keys. They would be sent again forever.
+        ValueError: damaged rows cannot be found by their keys. Their deletions would be sent
+            forever.
     """
     session = session_number(conn, session_id)
     deleted = conn.executemany(
@@ -244,9 +252,10 @@ def pending_sessions(conn: sqlite3.Connection) -> list[str]:
 
 def _stepping(table: str, rows: str = "1") -> str:
     """Return SQL that steps through the session numbers in a table by its index, each once."""
-    # UNION, not UNION ALL: it drops a number that was found before, so the query ends whatever the
-    # cells hold. The text '5' is compared as the number 5, and every text is greater than that.
-    # The first bound passes over a NULL, which SQLite takes for the least of a NOT NULL column.
+    # UNION, not UNION ALL: UNION drops a number that was found before, so the query ends even if
+    # cells are damaged. For example, SQLite compares the text '5' as the number 5, but treats every
+    # text as greater than every number. The first bound skips a NULL, which SQLite would return as
+    # the minimum of a NOT NULL column.
     least = f"SELECT min(session) FROM {table} WHERE {rows} AND session"
     return f"{least} >= {-(1 << 63)} UNION SELECT ({least} > s) FROM {{name}} WHERE s IS NOT NULL"
 
@@ -269,7 +278,7 @@ def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
 
 
 def acknowledge_now(conn: sqlite3.Connection, seqs: Sequence[int], now_ms: int) -> None:
-    """Record that the server has answered, and which operations it holds now."""
+    """Record the time of an answer of the server, and the operations that the server has stored."""
     acknowledge(conn, seqs)
     note_success(conn, now_ms)
     if seqs:
@@ -297,7 +306,7 @@ class Outbox:
     async def take(
         self, session: SessionRef, *, after: int | None, upto: int, most_ops: int, most_bytes: int
     ) -> list[int]:
-        """Mark the next operations as sent, and return their `seq`; see the function."""
+        """Mark the next operations as sent; return their `seq` numbers. See the function `take`."""
         return await self._runner.write(
             take,
             session.session_id,
@@ -312,11 +321,13 @@ class Outbox:
         return await self._runner.read_aside(load_by_seq, seqs)
 
     async def acknowledge(self, seqs: Sequence[int], now_ms: int) -> None:
-        """Record that the server has answered, and which operations it holds now."""
+        """Record the time of an answer of the server, and the operations that the server has
+        stored."""
         await self._runner.write(acknowledge_now, seqs, now_ms)
 
     async def park(self, seq: int, reason: str) -> bool:
-        """Park an operation that the server refuses; return False if it is not waiting any more."""
+        """Park an operation that the server refuses; return False if it is acknowledged or
+        dropped."""
         return await self._runner.write(park, seq, reason)
 
     async def forgets_due(self, session: SessionRef, limit: int) -> list[Forget]:

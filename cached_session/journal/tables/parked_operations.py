@@ -1,6 +1,6 @@
-"""The parked operations of the outbox: those that the server refuses for good.
+"""Parked operations: operations in the outbox that the server refuses for good.
 
-A push parks them (see `outbox`); the user retries or drops them.
+A push parks an operation (see `outbox`). The user retries or drops it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from cached_session.journal.tables.states import PARKED, SENT
 __all__ = ["Parked", "ParkedOperations", "drop_parked", "parked", "retry_parked"]
 
 IS_PARKED = f"{UNACKED} AND state = {PARKED}"
-"""The first condition makes SQLite use the index of the outbox."""
+"""The condition that selects parked operations. Its first part makes SQLite use the index
+`outbox`."""
 
 
 @dataclass(frozen=True)
 class Parked:
-    """An operation that the server refuses for good. It stays readable here; see `retry_parked`."""
+    """An operation that the server refuses for good. Its items stay in the history."""
 
     session_id: str
     dot: Dot
     kind: str
     error: str
     said_at: float
-    """Unix seconds by the writer's clock."""
+    """The time of the operation, in Unix seconds of the writer's clock."""
     items: list[object]
     """The items of an append; empty for a pop or clear."""
 
 
 def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
-    """Return the parked operations of a session, or of all (None), oldest first."""
+    """Return the parked operations of a session, or of all sessions (None), oldest first."""
     session = None if session_id is None else session_number(conn, session_id)
     if session_id is not None and session is None:
         return []
@@ -70,10 +71,11 @@ def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
 
 
 def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] | None) -> int:
-    """Send parked operations again (all, or those named); return their number.
+    """Queue parked operations to be sent again (all, or those in ``dots``); return their number.
 
-    Their placeholders are deleted once the operations have arrived. They count as sent: an earlier
-    request may have reached the server although its answer was lost, so that others have them.
+    Their placeholders are deleted after the server has acknowledged the operations. The new state
+    is sent, not pending: an earlier request may have reached the server although its answer was
+    lost, and other devices may have the operations.
     """
     session = session_number(conn, session_id)
     if session is None:
@@ -93,10 +95,11 @@ def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] 
 def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) -> int:
     """Drop parked appends for good; return their number.
 
-    A dropped append leaves the local history too, so that all replicas stay equal. Its placeholder
-    still explains the gap. Pops and clears are not dropped, because the items that they removed
-    cannot be restored here. The next pull lists everything: if an earlier answer was lost, the
-    server holds the append nevertheless, and other devices show it.
+    The items of a dropped append are removed from the local history too, so that all replicas stay
+    equal. Its placeholder still explains the gap. Pops and clears are not dropped, because the
+    items that they removed cannot be restored here. The next pull lists all memories of the
+    session: if an earlier answer was lost, the server may have the append, and other devices show
+    it.
     """
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
@@ -109,7 +112,7 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
         tx.withdraw(Dot(writer, counter))
         conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
         _keep_pops(tx, Dot(writer, counter))
-        # An earlier retry has queued the deletion of the placeholder, which has to stay now.
+        # An earlier retry may have queued the deletion of the placeholder, which must stay now.
         conn.execute(
             "DELETE FROM forgets WHERE session = ? AND by_writer = ? AND by_counter = ?",
             (tx.session, writer, counter),
@@ -122,10 +125,10 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
 
 
 def _keep_pops(tx: SessionTransaction, dot: Dot) -> None:
-    """Remember the items that pops name of an operation that has been dropped.
+    """Store the popped items of a dropped operation in the table `popped`.
 
-    If the server holds the operation, its other items come back, and it is complete without the
-    popped ones.
+    If the server has the operation, a pull applies it again. The popped items then stay removed,
+    and the operation is complete without them.
     """
     bodies = tx.conn.execute(
         f"SELECT body FROM ops WHERE session = ? AND kind = '{Kind.POP.value}'", (tx.session,)
@@ -157,11 +160,12 @@ class ParkedOperations:
         self._runner = runner
 
     async def all(self, session_id: str | None) -> list[Parked]:
-        """Return the parked operations of a session, or of all (None), oldest first."""
+        """Return the parked operations of a session, or of all sessions (None), oldest first."""
         return await self._runner.read_aside(parked, session_id)
 
     async def retry(self, session_id: str, dots: Sequence[Dot] | None) -> int:
-        """Send parked operations again (all, or those named); return their number."""
+        """Queue parked operations to be sent again (all, or those in ``dots``); return their
+        number."""
         return await self._runner.write(retry_parked, session_id, dots)
 
     async def drop(self, session_id: str, dots: Sequence[Dot]) -> int:

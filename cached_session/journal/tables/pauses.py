@@ -1,7 +1,7 @@
-"""The pauses: when the next attempt at the server or at one session may be made.
+"""Pauses: the times before which the replicator sends no requests to the server or for one session.
 
-They are rows, so that a restart does not shorten them. Each ends by its own time, so that a crash
-cannot leave one set forever. Written by the replicator alone.
+Pauses are stored in the table `gates`, so that a restart does not shorten them. Each pause has an
+end time, so that a crash cannot leave a pause forever. Only the replicator writes pauses.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ __all__ = [
 ]
 
 SERVER = 0
-"""The session number of the pause that holds for the whole server."""
+"""The session number in the row of the server's pause."""
 
 IS_WAITING = "until_ms > ? AND until_ms - ? <= pause_ms"
-"""The rows that `Pause.wait_ms` gives more than 0 for; both parameters are the time."""
+"""The condition that selects pauses whose `Pause.wait_ms` is above 0. Both parameters are the
+current time in Unix milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,26 @@ class Pause:
     """A pause before the next attempt, and its reason."""
 
     failures: int
-    """Failures in a row."""
+    """The number of consecutive failures."""
     pause_ms: int
     until_ms: int
     kind: str
     reason: str
     since_ms: int
-    """The time of the first of these failures."""
+    """The time of the first of these failures, in Unix milliseconds."""
 
     def __post_init__(self) -> None:
-        # The numbers are computed with outside the journal, where an error does not start the
-        # search for a damaged file.
+        # Check the types here: code outside the journal calculates with these numbers, and an error
+        # there would not start the search for a damaged file.
         numbers = self.failures, self.pause_ms, self.until_ms, self.since_ms
         if not all(type(number) is int for number in numbers):
             raise ValueError(f"a pause must consist of integers: {numbers}")
 
     def wait_ms(self, now_ms: int) -> int:
-        """Return the milliseconds that are left.
+        """Return the remaining milliseconds of the pause; 0 if the pause is over.
 
-        A pause that would end later than its own length from now was set by a clock that has been
-        moved since. It is void.
+        If the remaining time is longer than the whole pause, the clock was changed after the pause
+        was set. Such a pause counts as over.
         """
         left = self.until_ms - now_ms
         return left if 0 < left <= self.pause_ms else 0
@@ -64,13 +65,13 @@ class Pause:
 
 @dataclass(frozen=True)
 class ActivePauses:
-    """The pauses that hold up one session: its own and that of the server."""
+    """The pauses that delay one session: its own pause and the pause of the server."""
 
     server: Pause | None
     session: Pause | None
 
     def each(self) -> list[Pause]:
-        """Return those of the two that exist."""
+        """Return the pauses that are not None, the server's pause first."""
         return [pause for pause in (self.server, self.session) if pause is not None]
 
 
@@ -81,7 +82,7 @@ def _number(conn: sqlite3.Connection, session_id: str | None) -> int | None:
 
 
 def pause_of(conn: sqlite3.Connection, session_id: str | None) -> Pause | None:
-    """Return the pause of a session, or of the server (None)."""
+    """Return the pause of a session, or of the server if ``session_id`` is None."""
     row = conn.execute(
         "SELECT failures, pause_ms, until_ms, kind, reason, since_ms FROM gates WHERE session = ?",
         (_number(conn, session_id),),
@@ -90,7 +91,7 @@ def pause_of(conn: sqlite3.Connection, session_id: str | None) -> Pause | None:
 
 
 def active_pauses(conn: sqlite3.Connection, session_id: str) -> ActivePauses:
-    """Return the pauses that hold up a session."""
+    """Return the pauses that delay a session."""
     return ActivePauses(server=pause_of(conn, None), session=pause_of(conn, session_id))
 
 
@@ -103,9 +104,9 @@ def record_failure(
     kind: str,
     reason: str,
 ) -> None:
-    """Pause a session, or the server (None), for `pause_ms` from now on."""
+    """Pause a session, or the server if ``session_id`` is None, for ``pause_ms`` from now on."""
     if session_id is not None:
-        # The journal may hold nothing of the session yet. Its pause must be kept nevertheless.
+        # The pause must be stored even if the journal has no row of the session yet.
         conn.execute(
             "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)",
             (stored_id(session_id), now_ms),
@@ -122,8 +123,8 @@ def record_failure(
 def end_pauses(
     conn: sqlite3.Connection, session_id: str, *, now_ms: int = 0, except_kind: str = ""
 ) -> None:
-    """End the pauses of the server and of a session. One of `except_kind` stays until its time is
-    over."""
+    """End the pauses of the server and of a session. A pause of the kind ``except_kind`` stays
+    until its end time."""
     for number in (SERVER, _number(conn, session_id)):
         conn.execute(
             f"DELETE FROM gates WHERE session = ? AND NOT (kind = ? AND {IS_WAITING})",
@@ -132,7 +133,7 @@ def end_pauses(
 
 
 def count_waiting(conn: sqlite3.Connection, kind: str, now_ms: int, besides: str) -> int:
-    """Count the other sessions that a pause of this kind holds up now."""
+    """Count the sessions other than ``besides`` that a pause of this kind delays now."""
     (found,) = conn.execute(
         "SELECT count(*) FROM gates WHERE session <> ? AND session <> coalesce(?, -1) "
         f"AND kind = ? AND {IS_WAITING}",
@@ -148,21 +149,22 @@ class PauseTable:
         self._runner = runner
 
     async def of(self, session_id: str | None) -> Pause | None:
-        """Return the pause of a session, or of the server (None)."""
+        """Return the pause of a session, or of the server if ``session_id`` is None."""
         return await self._runner.read(pause_of, session_id)
 
     async def active(self, session_id: str) -> ActivePauses:
-        """Return the pauses that hold up a session."""
+        """Return the pauses that delay a session."""
         return await self._runner.read(active_pauses, session_id)
 
     async def count_waiting(self, kind: str, now_ms: int, *, besides: str) -> int:
-        """Count the sessions other than `besides` that a pause of this kind holds up now."""
+        """Count the sessions other than ``besides`` that a pause of this kind delays now."""
         return await self._runner.read(count_waiting, kind, now_ms, besides)
 
     async def record_failure(
         self, session_id: str | None, *, pause_ms: int, now_ms: int, kind: str, reason: str
     ) -> None:
-        """Pause a session, or the server (None), for `pause_ms` from now on."""
+        """Pause a session, or the server if ``session_id`` is None, for ``pause_ms`` from now
+        on."""
         await self._runner.write(
             record_failure,
             session_id,
@@ -173,6 +175,6 @@ class PauseTable:
         )
 
     async def end(self, session_id: str, *, now_ms: int, except_kind: str) -> None:
-        """End the pauses of the server and of a session. One of `except_kind` stays until its
-        time is over."""
+        """End the pauses of the server and of a session. A pause of the kind ``except_kind`` stays
+        until its end time."""
         await self._runner.write(end_pauses, session_id, now_ms=now_ms, except_kind=except_kind)

@@ -1,4 +1,4 @@
-"""The progress of listings, for each session (columns of the sessions table)."""
+"""The progress of pulls for each session, in columns of the `sessions` table."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ __all__ = ["PullState", "Pulls", "pull_state_of", "record_pull"]
 
 @dataclass(frozen=True)
 class PullState:
-    """The progress of earlier pulls of a session."""
+    """The state of a session after its earlier pulls."""
 
     is_known: bool = False
     """True if the journal knows the session."""
     is_hydrated: bool = False
     """True if a pull has reached the oldest memory once."""
     newest_second: int = 0
-    """When the newest memory was stored that the last pull listed, by the server's clock."""
+    """The storage time of the newest memory that the last pull listed, in seconds of the server's
+    clock."""
     since_ms: int = 0
-    """When a pull listed that memory as the newest for the first time, by the wall clock."""
+    """The time of the first pull since which `newest_second` has its value, in milliseconds of the
+    wall clock."""
 
 
 class Pulls:
-    """The pull state of each session."""
+    """The pull states of a journal's sessions."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -46,7 +48,7 @@ class Pulls:
         is_hydrated: bool,
         unreadable: int,
     ) -> None:
-        """Store that a pull has succeeded, whether or not it found anything."""
+        """Store the results of a successful pull, even if it found no new memories."""
         await self._runner.write(
             record_pull,
             session,
@@ -75,13 +77,13 @@ def record_pull(
     is_hydrated: bool,
     unreadable: int,
 ) -> None:
-    """Store that a pull has succeeded, whether or not it found anything."""
+    """Store the results of a successful pull, even if it found no new memories."""
     name = stored_id(session.session_id)
     conn.execute(
         "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, now_ms)
     )
-    # `ground_ms` is the time since which `ground` has its value. It is set when `ground` changes,
-    # and also if it lies in the future because the clock was changed.
+    # `ground_ms` is the time since which `ground` has its value. Set it when `ground` changes, and
+    # also if it is in the future because the clock was changed.
     conn.execute(
         "UPDATE sessions SET hydrated = max(hydrated, ?), ground = ?, "
         "ground_ms = CASE WHEN ground = ? AND ground_ms <= ? THEN ground_ms ELSE ? END, "

@@ -13,17 +13,18 @@ __all__ = ["OperationRow", "operation_row", "remove_items"]
 
 
 class OperationRow(NamedTuple):
-    """The row of an operation, as far as a removal needs it."""
+    """The columns of an operation's row that a removal needs."""
 
     seq: int | None
-    """None if the journal has the operation's items without its row: the file was damaged."""
+    """The row's number; None if damage to the file has removed the row but not the operation's
+    items."""
     stamp: int
     state: int
     error: str | None
 
 
 def operation_row(conn: sqlite3.Connection, session: int, dot: Dot) -> OperationRow | None:
-    """Return the row of an operation; None if it is not here."""
+    """Return the row of an operation; None if the journal has no such row."""
     row = conn.execute(
         "SELECT seq, stamp, state, error FROM ops WHERE session = ? AND writer = ? AND counter = ?",
         (session, *dot),
@@ -39,19 +40,20 @@ def remove_items(
     index: int | None,
     by: Dot | None,
 ) -> int:
-    """Remove the visible items of an operation, or the one at ``index``; return how many.
+    """Remove the visible items of an operation, or the item at ``index``; return their number.
 
-    ``by`` is this journal's own operation that removes them. After its acknowledgement the server
-    is asked to delete their memories.
+    ``by`` is the operation of this journal that removes the items; None if another replica has
+    removed them. After ``by`` is acknowledged, a push deletes the memories of the items from the
+    server.
     """
     where = "session = ? AND stamp = ? AND writer = ? AND counter = ?"
     key: tuple[object, ...] = (session, op.stamp, *dot)
     if index is not None:
         where, key = f"{where} AND idx = ?", (*key, index)
     if by is None and (op.state in (PENDING, SENT) or op.error == AGAIN):
-        # Another replica has removed an item that this journal is still to send, sends again after
-        # a lost answer, or has sent again before it learned of the removal. The memories would stay
-        # on the server for ever.
+        # Another replica has removed an item that this journal has not sent yet, sends again after
+        # a lost answer, or sent again before it received the removal. Queue the deletion of the
+        # memories, which would otherwise stay on the server forever.
         by = Dot("", 0)
     if by is not None:
         conn.execute(
@@ -76,7 +78,7 @@ def remove_items(
 def _document(
     conn: sqlite3.Connection, session: int, op: OperationRow, dot: Dot
 ) -> tuple[int, str] | None:
-    """Return an operation as the index has it; None if the index does not have it."""
+    """Return the search document of an operation; None if the operation is not indexed."""
     reached = search_index.reach(conn)
     if reached is None or op.seq is None or op.seq > reached:
         return None

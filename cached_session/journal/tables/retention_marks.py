@@ -1,6 +1,6 @@
-"""The retention marks of the sessions table: when the server was last asked to keep a session.
+"""Retention marks in the `sessions` table: the time and result of the last retention guard.
 
-Written by the retention guard of the replicator.
+The retention guard of the replicator asks the server to keep a session, and writes the mark.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ __all__ = ["RetentionMarks", "guarded_ms", "is_unguarded", "record_guard"]
 
 
 def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
-    """Return the time of the last retention guard of a session; 0 for never."""
+    """Return the time of the last retention guard of a session in Unix milliseconds; 0 for
+    never."""
     row = conn.execute(
         "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
     ).fetchone()
@@ -23,7 +24,7 @@ def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
 
 
 def is_unguarded(conn: sqlite3.Connection, session_id: str) -> bool:
-    """Return whether the last retention guard could not set the policy that it wanted."""
+    """Return whether the last retention guard of a session failed to set its policy."""
     row = conn.execute(
         "SELECT 1 FROM sessions WHERE session_id = ? AND guard <> ''", (stored_id(session_id),)
     ).fetchone()
@@ -31,7 +32,7 @@ def is_unguarded(conn: sqlite3.Connection, session_id: str) -> bool:
 
 
 def record_guard(conn: sqlite3.Connection, session_id: str, now_ms: int, unguarded: str) -> None:
-    """Record a retention guard, and the reason why it could not set the policy ('' if it could)."""
+    """Record the time of a retention guard, and the reason why it failed ('' if it succeeded)."""
     conn.execute(
         "UPDATE sessions SET guarded_ms = ?, guard = ? WHERE session_id = ?",
         (now_ms, unguarded, stored_id(session_id)),
@@ -45,13 +46,15 @@ class RetentionMarks:
         self._runner = runner
 
     async def guarded_ms(self, session: SessionRef) -> int:
-        """Return the time of the last retention guard of a session; 0 for never."""
+        """Return the time of the last retention guard of a session in Unix milliseconds; 0 for
+        never."""
         return await self._runner.read(guarded_ms, session.session_id)
 
     async def is_unguarded(self, session: SessionRef) -> bool:
-        """Return whether the last retention guard could not set the policy that it wanted."""
+        """Return whether the last retention guard of a session failed to set its policy."""
         return await self._runner.read(is_unguarded, session.session_id)
 
     async def record(self, session: SessionRef, now_ms: int, unguarded: str) -> None:
-        """Record a retention guard, and the reason why it could not set the policy."""
+        """Record the time of a retention guard, and the reason why it failed ('' if it
+        succeeded)."""
         await self._runner.write(record_guard, session.session_id, now_ms, unguarded)

@@ -8,13 +8,13 @@ from cached_session.history.frontier import INTEGER_LIMIT
 __all__ = ["MAX_ITEMS", "MAX_PARTS", "check_memories", "check_operation", "check_range"]
 
 MAX_ITEMS = 1 << 24
-"""Items of one batch. The JSON texts of so many items would take gigabytes."""
+"""Maximum number of items of one batch. The JSON texts of so many items would take gigabytes."""
 MAX_PARTS = 1 << 20
-"""Parts of one item. So many parts would take gigabytes, too."""
+"""Maximum number of parts of one item. So many parts would take gigabytes."""
 
 
 def check_memories(writer: object, counter: object, index: object, parts: object) -> None:
-    """Check the values that the ids of an item's memories are computed from.
+    """Check the values from which the ids of an item's memories are computed.
 
     Raises:
         ValueError: no item can have these values.

@@ -11,7 +11,7 @@ from cached_session.journal.tables import search_index as index_table
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
 APPLICATION_ID = 0x63736A6C
-"""``csjl`` in the file's header: distinguishes a journal from other SQLite files."""
+"""``csjl`` in the file's header, which distinguishes a journal from other SQLite files."""
 FORMAT = 2
 """The format that this code writes (``PRAGMA user_version``). A new format needs a migration."""
 
@@ -206,28 +206,29 @@ CREATE TABLE meta (
 def _to_2(_: sqlite3.Connection) -> None:
     """Migrate to format 2, which has the full-text index (tables/search_index.py).
 
-    If SQLite has FTS5, the opening makes the virtual table `words` in the same transaction; it is
-    filled afterwards.
+    This step changes no table. If SQLite has FTS5, `prepare` creates the virtual table `words` in
+    the same transaction; the index is filled later.
     """
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
-"""The migration from each format to the next. Each runs inside the opening transaction."""
+"""The migration from each format to the next. Each runs inside the transaction that opens the
+file."""
 
 
 def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -> None:
     """Make the file a journal of the current format, or refuse it unchanged.
 
-    The full-text index is made if it is wanted and SQLite has FTS5, and dropped otherwise.
+    Create the full-text index if ``search_index`` is true and SQLite has FTS5; drop it otherwise.
 
     Raises:
-        JournalTooNew: a newer version wrote it.
-        JournalError: it is another program's database.
+        JournalTooNew: a newer version wrote the file.
+        JournalError: the file is another program's database.
     """
     try:
         _prepare(conn, path, search_index=search_index)
     except UnicodeDecodeError as error:
-        # SQLite quotes a spoiled schema in its message, which Python cannot decode.
+        # SQLite's message quotes the damaged schema, and Python cannot decode the message.
         raise sqlite3.DatabaseError("malformed database schema: it is no text") from error
 
 
@@ -237,7 +238,7 @@ def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None
         return
     conn.execute("BEGIN IMMEDIATE")
     try:
-        # Another process may have made the schema while this one waited for the lock.
+        # Another process may have created the schema while this process waited for the lock.
         if not identify(conn, path):
             found = _pragma(conn, "user_version")
             if _pragma(conn, "application_id") == APPLICATION_ID:
@@ -259,12 +260,12 @@ def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None
 def identify(conn: sqlite3.Connection, path: str) -> bool:
     """Return whether the file is a journal of the current format; False for an empty or older one.
 
-    Writes nothing: a foreign or newer file is refused before it could be changed.
+    The function writes nothing, so a foreign or newer file is refused unchanged.
 
     Raises:
-        JournalTooNew: a newer version wrote it.
-        JournalError: it is another program's database.
-        sqlite3.DatabaseError: it is damaged.
+        JournalTooNew: a newer version wrote the file.
+        JournalError: the file is another program's database.
+        sqlite3.DatabaseError: the file is damaged.
     """
     application, version, tables = _header(conn)
     if application == APPLICATION_ID:

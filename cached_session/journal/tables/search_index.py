@@ -1,25 +1,26 @@
-"""The full-text index: which operations may contain a word.
+"""The full-text index, which finds the operations that may contain a word.
 
-It returns candidates: `journal/search.py` checks the text of each. So an outdated entry costs time,
-but never gives a wrong result.
+The index returns candidates: `journal/search.py` checks the text of each. So an outdated entry
+costs time, but never gives a wrong result.
 
-Each operation is one document, under the operation's `seq`; items need no numbers. SQLite splits
-the text into runs of three characters (trigrams), which works in any script. Words of one or two
-characters (in Chinese, Japanese, Korean, Thai, emoji) are shorter than a trigram. So each of these
-characters is written again between separators, which makes each one, and each pair, a trigram.
-Three more characters mark the session.
+Each operation is one document, whose row number is the operation's `seq`. SQLite splits the text
+into sequences of three characters (trigrams), which works in any script. Words of one or two
+characters (in Chinese, Japanese, Korean, Thai, emoji) are shorter than a trigram. So the document
+repeats these characters with separators between them: each single character and each pair then
+forms a trigram. Three more characters encode the session's number.
 
-To index one operation costs SQLite more than to store it, and ten times as much as one of many that
-are indexed together. So a write indexes nothing. The writing thread indexes a slice at a time while
-it is idle, or after many writes without a pause. Until then a search reads what is not indexed.
+Indexing an operation alone costs SQLite more than storing it, and ten times as much as indexing it
+together with many others. So a write does not index its operation. The writing thread indexes
+operations in slices while it is idle, or after many writes without a pause. Until then, a search
+reads the operations that are not indexed.
 
-The last indexed `seq` is stored in the file (`meta`, key `search_index`). A SQLite without FTS5
-that opens the file deletes this key, and so does a process that finds the index damaged. The next
-opening with FTS5 builds the index again.
+The last indexed `seq` is stored in the file (`meta`, key `search_index`). A process without FTS5
+deletes this key when it opens the file, and so does a process that finds the index damaged. The
+next opening with FTS5 builds the index again.
 
-A SQL filter in its place (``payload LIKE ?``, and every row that is not ASCII) was measured with
-100,000 items: it took 47 to 80 ms for a rare English word (index: 1 to 31 ms), and 1.5 to 2.3 s for
-a rare Chinese one (index: 1 to 64 ms).
+A SQL filter instead of the index (``payload LIKE ?``, and every row that is not ASCII) was measured
+with 100,000 items. The filter took 47 to 80 ms for a rare English word (index: 1 to 31 ms), and 1.5
+to 2.3 s for a rare Chinese word (index: 1 to 64 ms).
 """
 
 from __future__ import annotations
@@ -61,26 +62,27 @@ CREATE = (
     "CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, detail=none, "
     "tokenize='trigram case_sensitive 1')"
 )
-"""It stores the trigrams of each operation, without the text and without positions."""
+"""The statement that creates the index table. The table stores the trigrams of each operation,
+without the text and without positions."""
 
 KEY = "search_index"
 GRAM = 3
 SEPARATOR = "\x1f"
 WIDE = re.compile("[\u0e00-\u0eff\u1100-\u11ff\u2e80-\U0010ffff]+")
-"""Scripts with words of one character: Thai and Lao, Jamo, and everything from the CJK radicals on
-(kana, ideographs, Hangul, emoji)."""
+"""Sequences of characters from scripts with words of one character: Thai and Lao, Jamo, and
+everything from the CJK radicals on (kana, ideographs, Hangul, emoji)."""
 MOST_TERMS = 48
-"""Most trigrams in one query. More would not exclude further operations."""
+"""Maximum number of trigrams in one query. More trigrams would not exclude further operations."""
 PRIVATE, PRIVATE_SIZE = 0xE000, 6400
 """Unicode's private use area, whose characters encode the number of a session."""
 BEHIND = 64
-"""Most operations that may wait to be indexed."""
+"""Maximum number of operations that may wait before the idle work indexes a slice."""
 GAVE_UP = "the search index failed and is not used until the next opening builds it again: %s"
 """The log message after an error of the index."""
 SLICE = 256
-"""Operations indexed in one transaction of the background: some milliseconds."""
+"""Maximum number of operations that one background transaction indexes, in a few milliseconds."""
 SLICE_BYTES = 256 * 1024
-"""Most bytes of their payloads, unless it is a single operation."""
+"""Maximum number of payload bytes in a slice of more than one operation."""
 
 
 class Spoiled(Exception):
@@ -104,12 +106,13 @@ def reach(conn: sqlite3.Connection) -> int | None:
 
 
 def is_kept(conn: sqlite3.Connection) -> bool:
-    """Return whether the file has an index that is kept up to date."""
+    """Return whether the file has an index that is in use."""
     return conn.execute(f"SELECT 1 FROM meta WHERE key = '{KEY}'").fetchone() is not None
 
 
 def switch(conn: sqlite3.Connection, on: bool) -> None:
-    """Make or drop the index, inside the opening transaction. Existing items are indexed later."""
+    """Create or drop the index, inside the transaction that opens the file. Existing items are
+    indexed later."""
     if on == is_kept(conn):
         return
     there = conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone()
@@ -126,7 +129,7 @@ def switch(conn: sqlite3.Connection, on: bool) -> None:
 
 def is_sound(conn: sqlite3.Connection) -> bool:
     """Return whether the index is sound: by SQLite's integrity check, and by the number of indexed
-    operations of each session. Reads the whole index. True if there is none."""
+    operations of each session. Reads the whole index. True if the file has no index."""
     reached = reach(conn)
     if reached is None:
         return True
@@ -162,7 +165,8 @@ def _drop(conn: sqlite3.Connection) -> None:
     except sqlite3.DatabaseError as error:
         if is_transient(error):
             raise
-        # Too damaged for SQLite to drop it as an index: drop its tables one by one.
+        # SQLite cannot drop a badly damaged index: delete its schema row and drop its tables one by
+        # one.
         conn.execute("PRAGMA writable_schema = ON")
         conn.execute("DELETE FROM sqlite_master WHERE name = 'words'")
         conn.execute("PRAGMA writable_schema = RESET")
@@ -173,13 +177,13 @@ def _drop(conn: sqlite3.Connection) -> None:
 
 
 def is_behind(conn: sqlite3.Connection) -> bool:
-    """Return whether more operations wait to be indexed than may."""
+    """Return whether more than `BEHIND` operations wait to be indexed."""
     reached = reach(conn)
     return reached is not None and _last(conn) - reached > BEHIND
 
 
 def slice_up(conn: sqlite3.Connection) -> None:
-    """Index the next slice, if more operations wait than may."""
+    """Index the next slice if more than `BEHIND` operations wait."""
     reached = reach(conn)
     if reached is not None:
         catch_up(conn, reached, BEHIND, SLICE)
@@ -188,8 +192,8 @@ def slice_up(conn: sqlite3.Connection) -> None:
 def catch_up(
     conn: sqlite3.Connection, reached: int, behind: int = 0, most: int | None = None
 ) -> None:
-    """Index the waiting operations if they are more than ``behind``: all of them, or the first
-    ``most``."""
+    """Index the waiting operations if more than ``behind`` wait: all of them, or up to ``most`` of
+    the first."""
     last = _last(conn)
     if last - reached <= behind:
         return
@@ -256,7 +260,7 @@ def candidates(
     conn: sqlite3.Connection, session: int, grams: Sequence[str], reached: int
 ) -> list[tuple[int, str, int]]:
     """Return (stamp, writer, counter) of the operations that may contain these trigrams, latest
-    first: those in the index, and those that are not indexed yet.
+    first: operations in the index, and all operations that are not indexed yet.
 
     Raises:
         Spoiled: the index cannot be read.
@@ -284,11 +288,11 @@ def _mark(session: int) -> str:
     return "".join(chr(PRIVATE + digit % PRIVATE_SIZE) for digit in (high, middle, low))
 
 
-# -- keeping in step -----------------------------------------------------------------------------
+# -- changes of the index ------------------------------------------------------------------------
 
 
 def add(conn: sqlite3.Connection, documents: Sequence[tuple[int, str]]) -> None:
-    """Index operations by their `seq`."""
+    """Index documents, each given as (`seq` of the operation, text)."""
     _write(conn, "INSERT INTO words (rowid, text) VALUES (?, ?)", documents)
 
 
@@ -301,7 +305,7 @@ def _write(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, st
     try:
         conn.executemany(sql, documents)
     except sqlite3.DatabaseError as error:
-        # A SQLite without FTS5, or a damaged index: it must not prevent a write.
+        # SQLite has no FTS5, or the index is damaged. Neither must make the write fail.
         if is_transient(error):
             raise
         log.warning(GAVE_UP, error)
@@ -314,7 +318,7 @@ def give_up(conn: sqlite3.Connection) -> None:
 
 
 def check(conn: sqlite3.Connection) -> bool | None:
-    """Return whether the index is sound; None if the file keeps none."""
+    """Return whether the index is sound; None if the file has no index."""
     return is_sound(conn) if is_kept(conn) else None
 
 
@@ -325,5 +329,6 @@ class SearchIndex:
         self._runner = runner
 
     async def is_sound(self) -> bool | None:
-        """Return whether the index is sound; None if the file keeps none. Takes the write lock."""
+        """Return whether the index is sound; None if the file has no index. Takes the write
+        lock."""
         return await self._runner.write(check)

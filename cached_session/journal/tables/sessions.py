@@ -1,4 +1,4 @@
-"""The sessions table: ids, row numbers, first reads."""
+"""The `sessions` table: ids, row numbers and revisions of sessions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def stored_id(session_id: str) -> str | bytes:
 
 
 def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, int, int, int] | None:
-    """Return (number, items, met, hydrated, revision) of a session; None if it is unknown."""
+    """Return (number, items, met, hydrated, revision) of a session; None if the session is
+    unknown."""
     row: tuple[int, int, int, int, int] | None = conn.execute(
         "SELECT id, items, met, hydrated, revision FROM sessions WHERE session_id = ?",
         (stored_id(session_id),),
@@ -61,7 +62,7 @@ def session_number(conn: sqlite3.Connection, session_id: str) -> int | None:
 
 
 def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
-    """Return the revision of a session, in one statement; None if it is unknown."""
+    """Return the revision of a session, in one statement; None if the session is unknown."""
     row = conn.execute(
         "SELECT revision FROM sessions WHERE session_id = ?", (stored_id(session_id),)
     ).fetchone()
@@ -69,7 +70,7 @@ def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
 
 
 def session_ids(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
-    """Yield session ids as callers know them."""
+    """Yield the session ids in the first column of these rows as strings."""
     for name, *_ in rows:
         yield name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
 
@@ -86,9 +87,9 @@ def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
 
 
 def forget_server(conn: sqlite3.Connection) -> None:
-    """Forget what the server has, because the journal continues with another one: everything is
-    sent and listed again."""
-    # As sent, not as pending: other devices may store the same operations on the new server.
+    """Reset the synchronization state, because the journal changes to another server. All
+    operations are sent again, and all memories are listed again."""
+    # The state is sent, not pending: other devices may store the same operations on the new server.
     conn.execute(f"UPDATE ops SET state = {SENT} WHERE state IN ({ACKED}, {PARKED})")
     conn.execute("DELETE FROM settled")
     conn.execute("DELETE FROM claims")

@@ -1,4 +1,4 @@
-"""States of an operation: how far it is on its way to the server."""
+"""States of an operation on its way to the server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ __all__ = ["ACKED", "AGAIN", "BY_DOT", "PARKED", "PENDING", "SENT", "STATES", "S
 PENDING, SENT, ACKED, PARKED = 0, 1, 2, 3
 
 BY_DOT = "session = ? AND writer = ? AND counter = ?"
-"""The condition that selects the rows of one operation: (row of its session, *its dot)."""
+"""The condition that selects the rows of one operation. Its parameters are the session's row number
+and the operation's dot."""
 
 
 AGAIN = "sent again"
-"""Value of `ops.error` of an operation that is not parked: it was stored again after a lost answer.
-Memories that others had removed and deleted meanwhile may be on the server again."""
+"""The value of `ops.error` for an operation that is not parked and was sent again after a lost
+answer. The server may then have stored memories again that other devices had deleted meanwhile."""
 
 
 State = Literal["pending", "sent", "acked", "parked"]
@@ -29,5 +30,6 @@ STATES: dict[int, State] = {
 
 
 def sync_state(state: int) -> State:
-    """Return the name of a state. A spoiled state counts as pending, because it will be sent."""
+    """Return the name of a state. An invalid state counts as pending, because its operation will be
+    sent."""
     return STATES.get(state, "pending")

@@ -1,4 +1,4 @@
-"""Counts for `status()`, read from the rows alone."""
+"""Counts for `status()`, read from the tables of the journal."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ class SessionCounts:
 
 @dataclass(frozen=True)
 class StatusRows:
-    """All that a status is made of."""
+    """The facts, pauses and counts from which a status is built."""
 
     meta: dict[str, str]
     server: Pause | None
     """The pause of the server."""
     sessions: dict[str, SessionCounts]
-    """By session id, in the order in which the sessions were created."""
+    """The counts of each session by its id, in the order in which the sessions were created."""
     pauses: dict[str, Pause]
-    """The pauses of sessions."""
+    """The pauses of sessions, by session id."""
 
 
 def status_rows(
     conn: sqlite3.Connection, session_id: str | None, now_ms: int, patience_ms: int
 ) -> StatusRows:
-    """Read what the status of a session is made of, or of all sessions (None)."""
+    """Return the rows for the status of a session, or of all sessions (None)."""
     meta, server = read_meta(conn), pause_of(conn, None)
     if session_id is not None:
         row = session_row(conn, session_id)
@@ -80,10 +80,10 @@ def status_rows(
 def counts_of(
     conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
 ) -> SessionCounts:
-    """Return the counts of one session, or of all together (None).
+    """Return the counts of one session, or of all sessions together (None).
 
-    ``patience_ms`` is the age from which a gap counts as absent. Cost: the outbox and the gaps, not
-    the items.
+    ``patience_ms`` is the age from which a gap counts as absent. The cost grows with the outbox and
+    the gaps, not with the items.
     """
     return totals(_counts_of_each(conn, session, now_ms, patience_ms).values())
 
@@ -91,8 +91,8 @@ def counts_of(
 def _counts_of_each(
     conn: sqlite3.Connection, session: int | None, now_ms: int, patience_ms: int
 ) -> dict[int, SessionCounts]:
-    """Return the counts of one session or of each (None), in the order of their numbers. A thousand
-    sessions need as many queries as one."""
+    """Return the counts of one session, or of each session (None), by session number. The number of
+    queries is independent of the number of sessions."""
     of, key = ("session = ? AND", (session,)) if session is not None else ("", ())
 
     def grouped(columns: str, rows: str, *before: int) -> dict[int, tuple[Any, ...]]:
@@ -141,7 +141,7 @@ def _counts_of_each(
 
 
 def totals(each: Iterable[SessionCounts]) -> SessionCounts:
-    """Return the counts of several sessions together."""
+    """Return the combined counts of several sessions."""
     every = list(each)
     oldest = [one.oldest_pending_ms for one in every if one.oldest_pending_ms is not None]
     return SessionCounts(
@@ -162,7 +162,7 @@ def totals(each: Iterable[SessionCounts]) -> SessionCounts:
 
 
 def all_pauses(conn: sqlite3.Connection) -> dict[int, Pause]:
-    """Return the pauses of sessions by their numbers."""
+    """Return the pauses of sessions, by session number."""
     return {
         number: Pause(*row)
         for number, *row in conn.execute(
@@ -173,15 +173,16 @@ def all_pauses(conn: sqlite3.Connection) -> dict[int, Pause]:
 
 
 class StatusCounts:
-    """The counts of a journal. Read without an event loop: `status()` is no coroutine."""
+    """The counts of a journal. The methods need no event loop, because `status()` is not a
+    coroutine."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     def read_blocking(self, session_id: str | None, now_ms: int, patience_ms: int) -> StatusRows:
-        """Read what the status of a session is made of, or of all sessions (None).
+        """Return the rows for the status of a session, or of all sessions (None).
 
-        ``patience_ms``: age from which a gap counts as absent.
+        ``patience_ms`` is the age from which a gap counts as absent.
         """
         return self._runner.read_blocking(status_rows, session_id, now_ms, patience_ms)
 

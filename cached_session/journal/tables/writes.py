@@ -1,4 +1,5 @@
-"""Writes of session calls. Each function is the body of one transaction."""
+"""The writes of session calls: append, pop, remove and clear. Each function is the body of one
+transaction."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ log = logging.getLogger("cached_session.journal")
 
 @dataclass(frozen=True)
 class Author:
-    """The writer and time of a write. The caller fixes them, so that a repeated job is the same."""
+    """The writer id and time of a write. The caller sets both once, so that a repeated transaction
+    uses the same values."""
 
     writer: str
     now_ms: int
@@ -59,32 +61,35 @@ class Written(NamedTuple):
     tx: SessionTransaction
     revision: int
     version: Version
-    """The state of all histories after the commit, if no other write in it changes a history."""
+    """The version of all histories after the commit, if no other write in the commit changes a
+    history."""
     changes: int
-    """SQLite's count of the rows that the connection has changed, as it was after the write."""
+    """The number of rows that the connection had changed in total after the write, as SQLite counts
+    them."""
 
 
 class LastWrite:
-    """The session as the last append or pop left it, so that the next one reads nothing again.
+    """The result of the last append or pop, so that the next one need not read the session again.
 
-    It is valid if nothing was committed since. `take` removes it, so that a transaction that is
-    rolled back leaves nothing. Safe to use from several threads: a thread that finds it taken
-    queries the journal.
+    The result is valid if nothing was committed since. `take` removes the result, so that a
+    transaction that is rolled back leaves no invalid one. An instance is safe to use from several
+    threads: a thread that finds no result queries the journal.
     """
 
     def __init__(self) -> None:
         self._last: Written | None = None
 
     def forget(self) -> None:
-        """Forget it: another file has replaced the journal."""
+        """Discard the result, because another file has replaced the journal."""
         self._last = None
 
     def keep(self, written: Written) -> None:
-        """Remember a committed write."""
+        """Store the result of a committed write."""
         self._last = written
 
     def take(self, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
-        """Return the transaction to continue from; None if there is no valid one."""
+        """Remove the stored result and return its transaction; None if no valid result is
+        stored."""
         last, self._last = self._last, None
         if last is None or last.session_id != session_id or last.changes != conn.total_changes:
             return None
@@ -96,7 +101,8 @@ class Popped(NamedTuple):
 
     row: tuple[bytes, int]
     was_last: bool
-    """True if no item was after it, such as a claimed one."""
+    """True if the popped item was the last of the history. Otherwise items were after it that
+    cannot be popped, such as claimed ones."""
     written: Written
 
 
@@ -111,8 +117,8 @@ def append(
 ) -> Written:
     """Append a batch of items as one operation.
 
-    The items become the last of the history: their stamp is larger than any seen here, or continues
-    a run that no other writer has interrupted.
+    The items become the last of the history: their stamp is larger than every stamp in the session,
+    or continues a run that no other writer has interrupted.
     """
     tx = last.take(conn, session_id) if last is not None else None
     if tx is None:
@@ -128,7 +134,7 @@ def append(
 def pop(
     conn: sqlite3.Connection, author: Author, session_id: str, last: LastWrite | None = None
 ) -> Popped | None:
-    """Pop the latest item; None if there is none."""
+    """Pop the latest item; return None if no item can be popped."""
     tx = last.take(conn, session_id) if last is not None else None
     if tx is None:
         tx = SessionTransaction.begin(conn, session_id)
@@ -153,7 +159,7 @@ def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: Item
 def remove(
     conn: sqlite3.Connection, author: Author, session_id: str, places: Iterable[tuple[Dot, int]]
 ) -> int:
-    """Record the pop of each of these items that is visible; return how many were."""
+    """Record a pop for each of these items that is visible; return the number of pops."""
     removed = 0
     for dot, index in places:
         tx = SessionTransaction.begin(conn, session_id)
@@ -182,7 +188,7 @@ class LastItem(NamedTuple):
     ref: ItemRef
     row: tuple[bytes, int]
     is_last: bool
-    """True if no item is after it."""
+    """True if no item of the history is after this item."""
 
 
 LATEST = (
@@ -210,7 +216,7 @@ def last_item(
 
 
 def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
-    """Remove everything that this journal has applied to the session. Write no operation if no item
+    """Remove all items that this journal has applied to the session. Write no operation if no item
     is visible."""
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
@@ -229,8 +235,8 @@ def _operation(
     if tx.author != author.writer:
         retired = RETIRED + author.writer
         if tx.conn.execute("SELECT 1 FROM meta WHERE key = ?", (retired,)).fetchone():
-            # The new file may lack operations of this writer id, and so its last counter. With
-            # the same id, a new operation could get a counter that is already used.
+            # The new file may lack the last operations of this writer id. With the same id, a new
+            # operation could get a counter that is already used.
             raise JournalError(
                 "the journal was replaced in the middle of this call: nothing was stored, try again"
             )
