@@ -1,4 +1,4 @@
-"""``python -m cached_session`` is ``cached-session``."""
+"""Run the command ``cached-session`` as ``python -m cached_session``."""
 
 from cached_session.cli.main import main
 

@@ -55,7 +55,7 @@ class SessionCache:
                 disk.
             url: the server's address; without it and without ``client``: local only.
             api_key: key for the server at ``url``; None if it needs none.
-            client: an ``AsyncDakeraClient`` instead of ``url``, which the caller keeps and closes.
+            client: an ``AsyncDakeraClient`` instead of ``url``. The caller owns and closes it.
             options: intervals, limits, timeouts, durability, for all sessions. If this process
                 already has the journal open, the options of the first object are used.
             runtime: clock, randomness and ids; for tests.
@@ -63,13 +63,14 @@ class SessionCache:
         Raises:
             InvalidArgument: an argument is wrong.
         """
-        self._closed = True  # until everything below has succeeded
+        self._closed = True  # `__del__` does not warn if this constructor fails
         check_options_type(options)
         self._spec = RemoteSpec.make(url, api_key, client)
         self._engine = Engine.acquire(
             journal_path(journal), self._spec, options, runtime or Runtime()
         )
-        # Weak references: a service that makes a session for each request must not collect them.
+        # Weak references, because a service that makes a session for each request would otherwise
+        # accumulate all of them.
         self._sessions: weakref.WeakSet[CachedSession] = weakref.WeakSet()
         self._closed = False
 
@@ -87,9 +88,9 @@ class SessionCache:
         hydrate: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> CachedSession:
-        """Return one of the device's sessions; see `CachedSession` for the keywords. No I/O.
+        """Return a session of this cache, without I/O; see `CachedSession` for the keywords.
 
-        Closing it is optional: closing the cache closes all of them.
+        Closing the session is optional: closing the cache closes all its sessions.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -120,9 +121,9 @@ class SessionCache:
         return await engine.journal.sessions.all()
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
-        """Push and pull all sessions of the journal, and all open ones, one after the other.
+        """Push and pull all sessions of the journal and all open session objects, in sequence.
 
-        See `CachedSession.sync`. The report has the sums of all sessions.
+        See `CachedSession.sync`. The numbers of the report are the sums over all sessions.
 
         Raises:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.sync`. The
@@ -132,7 +133,7 @@ class SessionCache:
         return await network_calls.sync(engine, await self._all_ids(), timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Push all sessions of the journal, and all open ones; see `CachedSession.flush`.
+        """Push all sessions of the journal and all open session objects; see `CachedSession.flush`.
 
         Raises:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.flush`.
@@ -146,7 +147,7 @@ class SessionCache:
         return list(dict.fromkeys([*known, *open_ones]))
 
     def status(self) -> Status:
-        """Return the state of all sessions together and of each one, as the journal knows it.
+        """Return the status of all sessions together and of each session, read from the journal.
 
         Raises:
             JournalError: the journal cannot be opened or read.
@@ -156,8 +157,8 @@ class SessionCache:
     async def compact(self) -> CompactReport:
         """Delete obsolete bookkeeping, and return free space to the file system.
 
-        It changes nothing that a session shows. Other writes can run in between. The process that
-        syncs the journal does the same, a little every `prune_interval`.
+        The items of the sessions do not change. Other writes can run in between. The process that
+        syncs the journal also deletes such bookkeeping, in a small step every `prune_interval`.
 
         Raises:
             SessionClosed: the cache was closed.
@@ -169,9 +170,9 @@ class SessionCache:
     async def close(self) -> None:
         """Close all sessions and the journal. Idempotent.
 
-        It sends unsent operations for at most ``close_timeout``, and not while the server is out of
-        reach. It always finishes: if cancelled, everything is closed before the cancellation goes
-        on.
+        The call sends unsent operations for at most ``close_timeout``, and not while the server is
+        out of reach. It always finishes: if cancelled, it closes everything before it raises the
+        cancellation.
         """
         if self._closed:
             return
@@ -189,7 +190,7 @@ class SessionCache:
         """Open the journal.
 
         Raises:
-            JournalError: it cannot be opened.
+            JournalError: the journal cannot be opened. The cache is closed.
         """
         try:
             await self._ready()

@@ -1,7 +1,8 @@
 """All errors that public calls raise, grouped by what the caller can do about them.
 
-Public calls raise no exceptions of sqlite3, aiosqlite, httpx or dakera. They map them to these
-classes and keep the original as ``__cause__``. Each message contains the wrong value and a remedy.
+Public calls raise no exceptions of sqlite3, aiosqlite, httpx or dakera. They raise one of these
+classes instead, with the original exception as ``__cause__``. Each message contains the wrong value
+and a remedy.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class CachedSessionError(Exception):
 class InvalidArgument(CachedSessionError, ValueError, TypeError):
     """An argument is wrong. A retry does not help: fix the call.
 
-    It is also a ``ValueError`` and a ``TypeError``, because the sessions of the Agents SDK raise
-    those for the same mistakes. Code that was written for them keeps working.
+    The class is also a ``ValueError`` and a ``TypeError``, because the sessions of the Agents SDK
+    raise these for the same mistakes. Code that was written for those sessions keeps working.
     """
 
 
@@ -48,8 +49,8 @@ class JournalFull(JournalError):
 
 
 class JournalCorrupt(JournalError):
-    """The journal file is damaged. Move it aside; a session with a server fetches its history
-    again."""
+    """The journal file is damaged. Move the file away; a session with a server then fetches its
+    history again."""
 
 
 class JournalTooNew(JournalError):
@@ -62,13 +63,17 @@ class SyncError(CachedSessionError):
 
 
 class SyncTimeout(SyncError, TimeoutError):
-    """The timeout expired first. The work continues in the background; see ``__cause__`` for a
-    reason."""
+    """The timeout expired before the work was done. The work continues in the background.
+
+    ``__cause__`` is the last error of the server, if there was one.
+    """
 
 
 class Unauthorized(SyncError):
-    """The server refuses the key (401) or its scope (403). Fix the key; unsent operations are
-    kept."""
+    """The server refuses the key (401) or its scope (403). Fix the key.
+
+    Unsent operations stay in the journal.
+    """
 
 
 class PopUnconfirmed(SyncError):

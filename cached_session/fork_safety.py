@@ -1,9 +1,9 @@
 """Locks that are acquired before a fork, so that the child process does not inherit them locked.
 
-A child has only the thread that forked. A lock that another thread held at that moment is never
-released there. SQLite protects its memory and its list of open files with locks that all
-connections share. Without this module the child's first connection could hang forever, whichever
-file it opens.
+A child has only the thread that forked. A lock that another thread held during the fork is never
+released in the child. SQLite protects its memory and its list of open files with locks that all
+connections share. Without this module the child's first connection, to any file, could hang
+forever.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Protocol
 __all__ = ["wait_for"]
 
 LOCK_SECONDS = 1.0
-"""Longest wait for each lock. A thread that waits for a locked database file keeps its lock longer,
-but then it sleeps and holds none of SQLite's locks."""
+"""Maximum number of seconds to wait for each lock. A thread that waits for a locked database file
+may hold its lock for longer, but that thread sleeps and holds none of SQLite's locks."""
 ATTEMPT_SECONDS = 0.05
-"""Length of one attempt. If the whole machine is suspended for longer than `LOCK_SECONDS`, that
-uses up one attempt only, and the thread with the lock still has the others to release it."""
+"""Seconds of one attempt to acquire a lock. If the whole machine is suspended for longer than
+`LOCK_SECONDS`, only one attempt is used up. The thread with the lock can release it during the
+other attempts."""
 
 
 class _Lock(Protocol):
@@ -38,8 +39,8 @@ _held: list[_Lock] = []
 def wait_for(owner: object, *locks: _Lock) -> None:
     """Acquire these locks before each fork, in this order, as long as ``owner`` exists.
 
-    Owners are handled in the order of their calls. While a thread holds one of the locks it must
-    not call this function: a fork that waits for the lock would block it.
+    The owners' locks are acquired in the order of the calls. A thread that holds one of the locks
+    must not call this function: a fork that waits for the lock would block the thread.
     """
     with _guard:
         _locks[owner] = locks

@@ -28,11 +28,12 @@ class Status:
 
     state: State
     """``local``: no server is configured. ``connecting``: no request has ended yet. ``offline``:
-    the last request failed, see ``last_error``. ``unauthorized``: the server refuses the key."""
+    the last request failed, see ``last_error``. ``unauthorized``: the server refuses the key.
+    ``closed``: the session or cache was closed."""
     items: int
     """Number of visible items."""
     pending: int
-    """Number of operations that the server has not acknowledged, without the parked ones."""
+    """Number of operations that the server has not acknowledged, without parked operations."""
     parked: int
     """Number of operations that the server refused permanently: see ``parked()``."""
     absent: int
@@ -42,7 +43,7 @@ class Status:
     last_success: float | None
     """Unix seconds of the last successful request; None if there was none."""
     last_error: str | None
-    """Why the last request failed; None if it succeeded."""
+    """Reason why the last request failed or sync makes no progress; None if there is no problem."""
     server: str | None
     """URL of the configured server; None without one."""
     journal: str
@@ -56,17 +57,19 @@ class Status:
     incomplete: int = 0
     """Number of operations of which only some parts have arrived."""
     conflicts: int = 0
-    """Number of operations that arrived again with different content. The first content is kept."""
+    """Number of operations that arrived again with different content. The first content stays."""
     clock_ahead: float | None = None
-    """Seconds by which the latest stamp is ahead of this device's clock, if more than a minute: one
-    device has a wrong clock. It affects `Entry.said_at`, but not the order."""
+    """Seconds by which the latest stamp is ahead of this device's clock; None up to a minute. A
+    larger difference means that a device has a wrong clock. This affects `Entry.said_at`, but not
+    the order."""
     unreadable: int = 0
     """Number of memories with operations that the last pull could not decode."""
     unguarded: str | None = None
-    """Why the server's memory policy could not be set for a session; None if that did not fail."""
+    """Reason why the server's memory policy could not be set for a session; None if there is no
+    such failure."""
     salvaged: str | None = None
-    """Report about the damaged journal file that this one replaces: why it was set aside, which
-    rows were copied from it, and which were lost. None if there was no such file."""
+    """Report about the damaged journal file that this journal replaces: why the file was set aside,
+    which rows were copied from it, and which rows were lost. None if there was no such file."""
     hydrated: bool = False
     """True if the whole history has been fetched from the server at least once."""
     last_server: str | None = None
@@ -85,13 +88,13 @@ class SyncReport:
     pulled: int
     """Number of operations of other devices that were applied."""
     pending: int
-    """Number of unacknowledged operations: those written during the call."""
+    """Number of unacknowledged operations. They were written during the call."""
     parked: int
-    """As `Status.parked`."""
+    """Number of operations that the server refused permanently, as in `Status.parked`."""
     absent: int
-    """As `Status.absent`."""
+    """Number of operations that exist and were not found, as in `Status.absent`."""
     seconds: float
-    """Duration of the call."""
+    """Duration of the call in seconds."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ class CompactReport:
     operations: int
     """Number of operations whose bookkeeping rows were removed."""
     bytes_before: int
-    """Size of the journal file before the call."""
+    """Size of the journal file before the call, in bytes."""
     bytes_after: int
-    """Size of the journal file after the call."""
+    """Size of the journal file after the call, in bytes."""
     free_bytes: int
     """Bytes of ``bytes_after`` that are free. New rows use them first."""
 
@@ -116,19 +119,19 @@ class Entry:
     """Sequence number: 0, 1, 2, ... without gaps. It is the same on all replicas after a sync."""
     item: Any
     stamp: int
-    """Stamp of its run (hybrid logical clock)."""
+    """Stamp of the item's run (hybrid logical clock)."""
     run: str
-    """Id of its run: consecutive operations of one writer."""
+    """Id of the item's run: consecutive operations of one writer."""
     writer: str
-    """Id of the writer of its append."""
+    """Id of the writer that appended the item."""
     counter: int
-    """The writer's counter of its append."""
+    """Counter of the append that added the item; unique for its writer."""
     index: int
-    """Index in its batch."""
+    """Index of the item in its batch."""
     sync_state: Literal["pending", "sent", "acked", "parked"]
-    """State of its append in the outbox. An append of another device is ``acked``."""
+    """State of the item's append in the outbox. An append of another device is ``acked``."""
     said_at: float
-    """Unix seconds when it was added, by its writer's clock."""
+    """Time when the item was added, in Unix seconds by its writer's clock."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class ImportProgress:
     done: int
     """Number of items of the source that were processed so far."""
     added: int
-    """Number of those that were added to the session."""
+    """Number of items that were added to the session so far."""
     total: int | None
     """Number of items of the source; None if unknown."""
 

@@ -28,48 +28,51 @@ class SyncOptions:
     """Quota of unsent items in the journal, all sessions together; None for no quota. Only
     `add_items` of a session with a server checks it. Parked operations do not count."""
     max_pending_bytes: int | None = None
-    """The same quota in bytes of payload (each item as JSON in UTF-8)."""
+    """Quota of unsent payload bytes in the journal (each item as JSON in UTF-8), under the rules of
+    `max_pending_items`; None for no quota."""
     when_full: Literal["block", "reject"] = "block"
-    """What `add_items` does when a quota is reached. ``block``: wait at most `full_timeout` until
+    """Behaviour of `add_items` at a quota. ``block``: wait at most `full_timeout` until
     the batch fits. ``reject``: do not wait. If it does not fit, `JournalFull` is raised and nothing
     of the batch is stored."""
     full_timeout: float = 5.0
     """Longest time that `add_items` waits at a quota."""
     run_gap: float = 600.0
-    """After a longer pause a writer starts a new run: its next items sort by the current time."""
+    """Longest pause within a run. After a longer pause a writer starts a new run, and its next
+    items sort by the current time."""
     hydrate_timeout: float = 2.0
     """Longest time that the first read of a session waits for its history from the server."""
     close_timeout: float = 2.0
     """Longest time that `close` waits until unsent operations are sent. The rest stays in the
     outbox."""
     push_delay: float = 0.02
-    """Time from the first unsent write to the request: later writes join the same request."""
+    """Time from the first unsent write to the request. Writes during this time join the request."""
     poll_interval: float = 5.0
     """Time between two pulls of a session that is in use."""
     poll_interval_idle: float = 300.0
-    """Time between two pulls of an idle session. The interval grows up to this."""
+    """Longest time between two pulls of an idle session. The interval grows up to this value."""
     audit_interval: float = 86_400.0
-    """Approximate time between two automatic audits of a session: it is compared with the server,
-    and what the server lost is sent again. 0 disables them. Audits of sessions and devices are
-    spread over the interval, also after restarts. At most 96 audits start in it: with more
-    sessions, each is audited less often."""
+    """Approximate time between two automatic audits of a session. An audit compares the session
+    with the server, and sends again what the server lost. 0 disables automatic audits. Audits of
+    sessions and devices are spread over the interval, also after restarts. At most 96 audits start
+    in one interval: with more sessions, each session is audited less often."""
     listen: bool = True
     """True: keep one event stream open, so that the server can report new operations."""
     poll_interval_listening: float = 300.0
-    """Time between two pulls, of any sessions, while the event stream is open. Pulls are
-    still needed then, because events can be lost."""
+    """Time between two pulls, of any sessions, while the event stream is open. An open stream does
+    not replace pulls, because events can be lost."""
     watch_interval: float = 0.5
-    """Time between two checks for writes of other processes: by the process that replicates and by
-    each `changes` iterator. It is also the time between two attempts of the other processes to
-    take over replication from one that has ended."""
+    """Time between two checks for writes of other processes, by the process that replicates and by
+    each `changes` iterator. It is also the time between two attempts of another process to take
+    over replication from a process that has ended."""
     backoff_base: float = 0.5
     """Longest pause before the first retry. Each further failure doubles it."""
     backoff_max: float = 60.0
-    """Upper limit of the pause between two attempts. A server may ask for a longer one."""
+    """Upper limit of the pause between two attempts. A server may ask for a longer pause."""
     denied_retry: float = 60.0
     """Pause after an answer that only a person can change (401, 403, an exhausted server quota)."""
     request_timeout: float = 30.0
-    """Longest time without a byte within one request. After it the request counts as unanswered."""
+    """Longest time for one request and its whole answer. After it, the request counts as
+    unanswered."""
     connect_timeout: float = 5.0
     """Longest time to connect to the server."""
     max_batch_memories: int = 1000
@@ -79,22 +82,24 @@ class SyncOptions:
     The first requests have at most 512 KiB; they grow while answers are fast, and shrink after
     requests without an answer."""
     page_size: int = 500
-    """Memories in a page of a listing, after the first page of a pull (server maximum 1000)."""
+    """Number of memories in a page of a listing, except the first page of a pull (server maximum
+    1000)."""
     first_page_size: int = 100
-    """Memories in the first page of a pull. It is small, so that the latest items arrive soon."""
+    """Number of memories in the first page of a pull. The page is small, so that the latest items
+    arrive soon."""
     parallel_sessions: int = 4
     """Number of sessions that are pushed or pulled in parallel."""
     parallel_requests: int = 8
     """Number of parallel requests of one session, where their order does not matter."""
     claim_patience: float = 10.0
-    """After a confirmed pop without an answer, a memory counts as deleted if it is missing and
-    still missing this much later. A node of a cluster may lag behind the others."""
+    """Time after which a missing memory counts as deleted if it is still missing, after a confirmed
+    pop without an answer. A node of a cluster may lag behind the others."""
     prune_interval: float = 600.0
     """Time between two searches for bookkeeping rows that are no longer needed, by the process that
-    replicates (see `SessionCache.compact`). 0 disables them."""
+    replicates (see `SessionCache.compact`). 0 disables the searches."""
     hole_patience: float = 600.0
-    """Time during which a missing operation is requested often. After it the operation is reported
-    as absent and requested every `poll_interval_idle`."""
+    """Time during which a missing operation is requested often. After this time the operation is
+    reported as absent and requested every `poll_interval_idle`."""
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "normal"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 __all__ = ["Runtime", "new_writer"]
 
 WRITER_BYTES = 15
-"""Random bytes of a writer id: 120 bits, so that two opened journals never share one."""
+"""Number of random bytes of a writer id: 120 bits, so that no two ids are equal."""
 
 
 def new_writer(token: bytes) -> str:
@@ -32,10 +32,11 @@ class Runtime:
     """Replaceable sources of time, randomness and ids."""
 
     wall_ms: Callable[[], int] = _wall_ms
-    """Unix time in milliseconds. It may stop, jump or be wrong: only displayed times depend on
-    it."""
+    """Function that returns Unix time in milliseconds. The clock may stop, jump or be wrong: only
+    displayed times depend on it."""
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds of a clock that never goes back, for intervals within this process."""
+    """Function that returns seconds of a clock that never goes back, for intervals within this
+    process."""
     random: random.Random = field(default_factory=random.Random)
     """Source of jitter. It is not used for values that must be unique or unpredictable."""
     token: Callable[[int], bytes] = secrets.token_bytes

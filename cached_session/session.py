@@ -58,11 +58,13 @@ class CachedSession:
     cheap and does no I/O; the first awaited call opens the journal.
 
     Safe to use from several tasks, event loops and threads. Objects over the same journal in one
-    process share its connections and its background task. Close it, or use ``async with``.
+    process share its connections and its background task. Close each session, or use ``async
+    with``.
 
-    Times are seconds. A call that is cancelled leaves the journal usable: a read has changed
-    nothing. A write is entirely in or entirely out: its outcome is awaited before the cancellation
-    goes on. A call that waits for the server keeps what it has done so far.
+    All times are seconds. A cancelled call leaves the journal usable. A cancelled read changes
+    nothing. A cancelled write is stored entirely or not at all: the call waits for the outcome
+    before it raises the cancellation. A cancelled call that waits for the server does not undo the
+    work that it has done so far.
     """
 
     session_id: str
@@ -88,13 +90,13 @@ class CachedSession:
 
         Args:
             session_id: name of the conversation. The same id on another device is the same history.
-            client: an ``AsyncDakeraClient``, which the caller keeps and closes; None: local only.
+            client: an ``AsyncDakeraClient``, which the caller owns and closes; None: local only.
             journal: the SQLite file, which all sessions of a device share; None: the default path
                 in the user's data directory; ``":memory:"``: nothing is stored on disk.
             session_settings: as in the SDK: ``limit`` is the default limit of `get_items`.
             pop: ``"confirmed"`` claims an item on the server before `pop_item` returns it.
             content: ``"none"`` keeps readable text out of the server's index.
-            hydrate: whether the first read of an unknown session waits for its history.
+            hydrate: whether the first read of an unknown session waits for the server's history.
             options: intervals, limits, timeouts, durability. If this process already has the
                 journal open, the options of the first object are used, and a warning is logged.
             on_progress: called after each page of a first hydration.
@@ -103,7 +105,7 @@ class CachedSession:
         Raises:
             InvalidArgument: an argument is wrong.
         """
-        self._closed = True  # until everything below has succeeded
+        self._closed = True  # `__del__` does not warn if this constructor fails
         config = SessionConfig(
             session_id,
             RemoteSpec.make(None, None, client),
@@ -162,10 +164,10 @@ class CachedSession:
         *,
         is_cache_closed: Callable[[], bool] | None = None,
     ) -> None:
-        """Use an engine.
+        """Set the attributes of a new session.
 
-        ``is_cache_closed``: the session belongs to a cache, uses the cache's share of the engine,
-        and is closed together with the cache.
+        If ``is_cache_closed`` is given, the session belongs to a cache, uses the cache's share of
+        the engine, and is closed together with the cache.
         """
         self.session_id = config.session_id
         self.session_settings = config.settings
@@ -191,19 +193,19 @@ class CachedSession:
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
         """Return the latest ``limit`` items in chronological order; without a limit, all of them.
 
-        It does not wait for the network, with one exception: the first read of a session that this
-        journal does not know waits for its history, at most ``hydrate_timeout``. The result is one
-        snapshot of new objects: changing them does not change the journal.
+        The call does not wait for the network, with one exception: the first read of a session that
+        this journal does not know waits for the server's history, at most ``hydrate_timeout``. The
+        result is one snapshot of new objects: changing these objects does not change the journal.
 
         Args:
-            limit: overrides ``session_settings.limit``; zero or less gives an empty list.
+            limit: overrides ``session_settings.limit``; zero or less returns an empty list.
 
         Raises:
             SessionClosed: the session was closed.
             InvalidArgument: ``limit`` is not an integer.
             JournalError: the journal cannot be read.
         """
-        # `_ready`, inlined: another coroutine costs a twentieth of a read of 20 items.
+        # This inlines `_ready`: another coroutine costs a twentieth of a read of 20 items.
         self._check_open()
         engine = self._engine
         if not engine.journal.is_open:
@@ -222,8 +224,9 @@ class CachedSession:
         """Append a batch of items.
 
         On return the batch is durable in the journal, and visible to every later read of every
-        session over this journal. It is one operation: contiguous in every replica's history, and
-        visible elsewhere entirely or not at all. If cancelled, it is entirely in or entirely out.
+        session over this journal. A batch is one operation: it is contiguous in every replica's
+        history, and each replica shows all of it or nothing. If cancelled, the batch is stored
+        entirely or not at all.
 
         Raises:
             InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
@@ -250,8 +253,8 @@ class CachedSession:
         ``pop="confirmed"`` the server is asked first, and two devices never get the same item as
         long as the server's delete is atomic.
 
-        If cancelled, nothing is returned: the item is still there, or it is gone, as for any write.
-        In confirmed mode a claim that was not finished is resolved later, as after a crash.
+        If cancelled, nothing is returned, and the item is either still stored or durably removed.
+        In confirmed mode an unfinished claim is resolved later, as after a crash.
 
         Raises:
             PopUnconfirmed: confirmed mode, and the server did not answer, or its confirmation could
@@ -274,9 +277,9 @@ class CachedSession:
     async def clear_session(self) -> None:
         """Remove all items of the session that this journal has.
 
-        On return they are durably removed here; other devices remove them when they sync. Items
-        that another device has added and that were not synced here yet stay. If cancelled, all are
-        removed or none.
+        On return the items are durably removed from this journal. Other devices remove them when
+        they sync. Items of other devices that this journal has not received yet stay. If cancelled,
+        all items are removed or none.
 
         Raises:
             SessionClosed: the session was closed.
@@ -291,15 +294,15 @@ class CachedSession:
     ) -> None:
         """Remove the items of these `entries`, anywhere in the history, and append a batch.
 
-        Both happen in one transaction: readers see all of it or nothing. Each removal is recorded
-        as a pop of that item and merges like one: an item that another device has removed too is
+        One transaction removes and appends: readers see the whole change or nothing. Each removal
+        is recorded and merged as a pop of that item: an item that another device has removed too is
         removed once, and items added in between stay. The new items are at the end. With
-        ``pop="confirmed"`` the server is not asked, because no item is returned. If cancelled, all
-        of it is done or nothing.
+        ``pop="confirmed"`` the server is not asked, because no item is returned. If cancelled, the
+        whole change is stored or nothing.
 
         Args:
-            entries: what to remove; entries that are already removed are ignored.
-            items: what to append; nothing by default.
+            entries: the entries to remove; entries that are already removed are ignored.
+            items: the items to append; none by default.
 
         Raises:
             InvalidArgument: an element is not an entry, or an item cannot be encoded as JSON;
@@ -333,13 +336,13 @@ class CachedSession:
     ) -> ImportReport:
         """Append the items of another store that earlier calls have not appended.
 
-        The items are written in batches, each in a transaction that also records how far the import
-        has come. So a repeated call with the same source, after a crash or because the source has
+        The items are written in batches, each in a transaction that also records the progress of
+        the import. So a repeated call with the same source, after a crash or because the source has
         grown, adds only the new items. If cancelled, whole batches are stored.
 
         Args:
             items: all items of the source, from its beginning, in order.
-            source: name of the source, such as ``"redis:user-123"``; the same in each call.
+            source: name of the source, such as ``"redis:user-123"``. Use one name in all calls.
             on_progress: called after each batch.
 
         Raises:
@@ -360,11 +363,11 @@ class CachedSession:
     # -- sync ------------------------------------------------------------------------------------
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
-        """Push and pull until both are done. Try again while the server is out of reach.
+        """Push and pull until both are done. Retry while the server is out of reach.
 
         On return everything written before the call is on the server, except parked operations, and
-        everything that the server listed is in the journal. If cancelled, what was sent and fetched
-        so far is kept, and the rest continues in the background.
+        everything that the server listed is in the journal. If cancelled, the operations that were
+        sent and fetched so far stay stored, and the rest continues in the background.
 
         Args:
             timeout: seconds; None for no limit.
@@ -379,24 +382,25 @@ class CachedSession:
         return await network_calls.sync(engine, [self.session_id], timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything written so far is on the server. If cancelled, it continues in the
-        background.
+        """Wait until everything written so far is on the server.
+
+        If cancelled, the background task continues to send.
 
         Args:
-            timeout: as of `sync`.
+            timeout: seconds; None for no limit.
 
         Raises:
             SyncTimeout, Unauthorized, SessionClosed: as `sync`.
-            SyncError: there is no server, or some of it is parked.
+            SyncError: there is no server, or operations are parked.
         """
         engine = await self._ready()
         await network_calls.flush(engine, [self.session_id], timeout)
 
     def status(self) -> Status:
-        """Return the state of the session as the journal knows it. Works when closed, too.
+        """Return the status of the session, read from the journal. Works for a closed session, too.
 
-        It is not a coroutine: it opens the journal if necessary, and runs a few short queries on
-        the calling thread. If another process has locked the file, opening takes at most
+        The method is not a coroutine: it opens the journal if necessary, and runs a few short
+        queries on the calling thread. If another process has locked the file, opening takes at most
         ``busy_timeout``.
 
         Raises:
@@ -410,8 +414,8 @@ class CachedSession:
 
         Memories that the server lost are stored again, operations that a pull missed are fetched,
         and memories of removed items are deleted. On return each memory that the server listed was
-        compared. It lists the whole session, so its duration grows with the history. If cancelled,
-        what was repaired so far is kept.
+        compared. The audit lists the whole session, so its duration grows with the history. If
+        cancelled, the repairs so far are not undone.
 
         Raises:
             Unauthorized, SyncError: the request failed; a repeated call continues.
@@ -421,16 +425,16 @@ class CachedSession:
         engine = await self._ready()
         return await network_calls.audit(engine, self.session_id)
 
-    # -- looking closer --------------------------------------------------------------------------
+    # -- entries, changes, search, parked operations ---------------------------------------------
 
     async def entries(self, limit: int | None = None) -> list[Entry]:
         """Return the latest ``limit`` items (by default all) with their rank, run and sync state.
 
-        They are in chronological order, and from one snapshot. The call never waits for the network
-        and fetches nothing.
+        The entries are in chronological order, and from one snapshot. The call never waits for the
+        network and fetches nothing.
 
         Args:
-            limit: zero or less gives an empty list. ``session_settings`` are not applied.
+            limit: zero or less returns an empty list. ``session_settings`` are not applied.
 
         Raises:
             SessionClosed: the session was closed.
@@ -446,18 +450,19 @@ class CachedSession:
     def changes(self, seen: Iterable[Entry] | None = None) -> Changes:
         """Follow this session: ``async for change in session.changes()``, without polling.
 
-        The iterator reports what tasks, threads and processes write to this journal, what other
-        devices have written once it is fetched, and what the server acknowledges. It ends when the
-        session is closed. See `Changes`.
+        The iterator reports writes of any task, thread or process to this journal, fetched writes
+        of other devices, and acknowledgements of the server. It ends when the session is closed.
+        See `Changes`.
 
-        Apply each `Change` in turn to a list that starts as ``seen``; then the list equals what
-        `entries` returned at some moment since. A slow consumer gets several changes combined into
-        one, and does not delay others.
+        Apply each `Change` in turn to a list that starts as ``seen``. After each change the list
+        equals a result of `entries` at some time after the call. A slow consumer gets several
+        changes combined into one, and does not delay other consumers.
 
         Args:
-            seen: what the caller already shows: a result of `entries`, or an empty list. The first
-                changes bring it up to date. None: start from now. Additions after this call are
-                reported, removals and acknowledgements after the first step of the iteration.
+            seen: the entries that the caller already has: a result of `entries`, or an empty list.
+                The first changes bring this list up to date. None: start from now. The iterator
+                then reports additions after this call, but removals and acknowledgements only after
+                the first step of the iteration.
 
         Raises:
             SessionClosed: the session was closed.
@@ -476,13 +481,13 @@ class CachedSession:
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
         """Return items that contain every word of ``query``, ignoring case, latest first.
 
-        It reads the journal only, so it works offline. With the full-text index its cost depends on
-        the number of matches. Without the index, or if the words are too short for it, it scans the
-        session.
+        The search reads only the journal, so it works offline. With the full-text index its cost
+        depends on the number of matches. Without the index, or if the words are too short for the
+        index, the search scans the session.
 
         Args:
-            query: words in any script, separated by spaces. Each may be anywhere in the text, also
-                inside a longer word.
+            query: words in any script, separated by spaces. Each word may be anywhere in the text,
+                also inside a longer word.
             limit: most items to return; zero or less returns none.
 
         Raises:
@@ -497,17 +502,17 @@ class CachedSession:
     async def recall(self, query: str, limit: int = 10) -> Recall:
         """Return the items of this session that the server finds nearest in meaning, best first.
 
-        If the server cannot be asked, or does not have the text (``content="none"``), return what
-        `search` finds. ``source`` tells which. The call waits for the server at most
-        ``request_timeout``, and not while the server is known to be out of reach. Items that the
-        server finds and this journal does not have are left out.
+        If the server cannot recall, or does not have the text (``content="none"``), return the
+        results of `search`. `Recall.source` is the origin of the results. The call waits for the
+        server at most ``request_timeout``, and not while the server is known to be out of reach. An
+        item that the server finds and this journal does not have is omitted.
 
         Args:
             query: a text of similar meaning.
             limit: most items to return; zero or less returns none.
 
         Raises:
-            InvalidArgument: ``query`` has no word, or ``limit`` is no whole number.
+            InvalidArgument: ``query`` has no word, or ``limit`` is not an integer.
             SessionClosed: the session was closed.
             JournalError: the journal cannot be read.
         """
@@ -529,13 +534,13 @@ class CachedSession:
         return await engine.journal.parked.all(self.session_id)
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
-        """Put parked operations back into the queue; return how many.
+        """Put parked operations back into the outbox; return how many.
 
-        On return they are durably queued; the background sends them under the same ids as before.
-        Operations that are not parked (any more) are ignored.
+        On return the operations are durably queued. The background task sends them under the same
+        ids as before. Operations that are not parked, or no longer parked, are ignored.
 
         Args:
-            dots: which operations; None for all.
+            dots: the dots of the operations; None for all parked operations.
 
         Raises:
             InvalidArgument: an element is not a dot.
@@ -549,16 +554,16 @@ class CachedSession:
         return moved
 
     async def drop_parked(self, *dots: tuple[str, int]) -> int:
-        """Give up parked appends; return how many.
+        """Drop parked appends; return how many.
 
         A dropped append is removed from this history, too, because no other replica will show it.
-        If the server has it after all (an earlier answer was lost), it comes back with the next
-        pull, because other replicas have it. A parked pop or clear cannot be dropped, because its
-        items are already removed here: retry it. Dropping cannot be undone, and is durable on
-        return. If cancelled, all were dropped or none.
+        If the server has the append after all (an earlier answer was lost), the next pull adds it
+        again, because other replicas have it. A parked pop or clear cannot be dropped, because its
+        items are already removed from this journal: retry such an operation. Dropping cannot be
+        undone, and is durable on return. If cancelled, all appends are dropped or none.
 
         Args:
-            dots: which operations.
+            dots: the dots of the appends.
 
         Raises:
             InvalidArgument: there is no dot, or an element is not a dot.
@@ -578,10 +583,10 @@ class CachedSession:
     async def close(self) -> None:
         """Close the session. Idempotent.
 
-        It sends unsent operations for at most ``close_timeout``, and not while the server is out of
-        reach. The rest stays in the journal and is sent after the next opening. Errors of the
-        server are not raised. It always finishes: if cancelled, its tasks, threads and files are
-        closed before the cancellation goes on.
+        The call sends unsent operations for at most ``close_timeout``, and not while the server is
+        out of reach. The rest stays in the journal and is sent after the next opening. Errors of
+        the server are not raised. The call always finishes: if cancelled, it closes the session's
+        tasks, threads and files before it raises the cancellation.
         """
         if self._closed:
             return
@@ -599,7 +604,7 @@ class CachedSession:
         """Open the journal.
 
         Raises:
-            JournalError: it cannot be opened.
+            JournalError: the journal cannot be opened. The session is closed.
         """
         try:
             await self._ready()
@@ -682,7 +687,7 @@ def session_over(
 ) -> CachedSession:
     """Return a session that uses the caller's share of an engine.
 
-    ``is_closed`` tells whether the caller has given up that share.
+    ``is_closed`` returns True after the caller has released that share.
     """
     session = CachedSession.__new__(CachedSession)
     session._set_up(config, engine, is_cache_closed=is_closed)
@@ -702,5 +707,5 @@ async def open_engine(session: CachedSession) -> Engine:
 def import_source(
     session: CachedSession, kind: str, *, is_named: bool = False, total: int | None = None
 ) -> Source:
-    """Describe an import into a session."""
+    """Return the `Source` of an import into a session."""
     return Source(session.session_id, kind, session._private, is_named, total)

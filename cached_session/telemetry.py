@@ -42,7 +42,7 @@ class _Source(Protocol):
 
 
 class _Instruments:
-    """The instruments of this process. A provider that is set later takes effect on them."""
+    """The instruments of this process. They also use a provider that is set later."""
 
     def __init__(self, trace: Any, metrics: Any) -> None:
         self.tracer = trace.get_tracer(NAME)
@@ -87,15 +87,14 @@ def load() -> None:
         if _instruments is not None:
             return
         try:
-            from opentelemetry import metrics, trace  # noqa: PLC0415 - optional, and not free
+            from opentelemetry import metrics, trace  # noqa: PLC0415 - optional, and slow to import
         except ImportError:
             return
         _instruments = _Instruments(trace, metrics)
 
 
 def watch(source: _Source) -> None:
-    """Include a journal's backlog in the gauges until `unwatch` or garbage collection removes
-    it."""
+    """Include a journal's backlog in the gauges, until `unwatch` or garbage collection."""
     with _guard:
         _sources.add(source)
 

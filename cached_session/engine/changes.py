@@ -1,7 +1,7 @@
 """Changes of a session as an async iterator.
 
-Writes of this process wake the iterator immediately. To notice writes of other processes it checks
-the file's version every `watch_interval`, with one cheap query.
+Writes of this process wake the iterator immediately. To detect writes of other processes, the
+iterator checks the file's version every `watch_interval`, with one cheap query.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["Changes"]
 class Changes(AsyncIterator[Change]):
     """The changes of one session, in order; made by `CachedSession.changes`.
 
-    Between two steps it holds only the position of each item that it has reported: no task, no
-    thread, no connection. So a loop over it can be left at any time. A step that is cancelled, by a
-    timeout for example, reports nothing and loses nothing: the next step returns the same change.
+    Between two steps the iterator stores only the position of each reported item. It has no task,
+    thread or connection, so a loop over it can be left at any time. A cancelled step, for example
+    after a timeout, reports nothing and loses nothing: the next step returns the change instead.
     Only one task may use an iteration at a time. Several iterations of a session are independent.
     """
 
@@ -36,9 +36,9 @@ class Changes(AsyncIterator[Change]):
         ready: Callable[[], Awaitable[object]],
         start: ChangeCursor,
     ) -> None:
-        """Start behind a cursor.
+        """Start after the cursor ``start``.
 
-        ``ready`` opens the journal, and raises `SessionClosed` when the session is closed.
+        ``ready`` opens the journal, and raises `SessionClosed` if the session is closed.
         """
         self._engine = engine
         self._session_id = session_id
@@ -53,7 +53,7 @@ class Changes(AsyncIterator[Change]):
         self._stepping = False
 
     async def __anext__(self) -> Change:
-        """Return the next change as soon as there is one; stop when the session is closed.
+        """Wait for the next change and return it. Stop when the session is closed.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -63,7 +63,7 @@ class Changes(AsyncIterator[Change]):
         self._stepping = True
         try:
             while not self._ended:
-                # Register first: everything from here on wakes this iteration, closing included.
+                # Register before the check, so that later news and a close wake this iteration.
                 with self._engine.news.waiting(self._session_id) as news:
                     await self._ready()
                     await self._look()
@@ -78,7 +78,7 @@ class Changes(AsyncIterator[Change]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """End the iteration. Optional: it holds no resources."""
+        """End the iteration. The call is optional, because the iterator holds no resources."""
         self._ended = True
 
     async def _look(self) -> None:
@@ -88,12 +88,13 @@ class Changes(AsyncIterator[Change]):
             await engine.open()
             self._cursor = replace(self._cursor, upto=history.beginning)
             self._is_before_opening = False
-        # A follower counts as use: poll at the active interval while there is no event stream.
+        # An open iteration counts as use of the session: without an event stream, the session is
+        # polled at the active interval.
         engine.touch(self._session_id)
         version = await engine.journal.version()
         if self._unreported or (version == self._version and not self._cursor.is_behind):
             return
         found = await history.changes_after(self._session_id, self._cursor, engine.writer)
-        # Set both together, after the last await: a cancelled step must change nothing.
+        # Assign the results together, after the last await: a cancelled step must change nothing.
         self._cursor, self._unreported = found
         self._version = version

@@ -35,19 +35,19 @@ from cached_session.runtime import Runtime
 __all__ = ["Engine"]
 
 FULL_PAUSE = 0.05
-"""Seconds between two attempts of a write that waits for quota: less than one push over a network
-takes."""
+"""Seconds between two attempts of a write that waits for quota. A push over a network takes
+longer."""
 
 
 class Engine:
-    """One journal in this process. Safe to use from several event loops and threads."""
+    """An open journal and its replicator. Safe to use from several event loops and threads."""
 
     def __init__(self, path: str, options: SyncOptions, runtime: Runtime) -> None:
         self.path = path
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
-        """The writer id under which this process writes."""
+        """Writer id of the operations that this process writes."""
         self._opened_ms = runtime.wall_ms()
         self._pid = os.getpid()
         self._guard = threading.RLock()
@@ -77,7 +77,7 @@ class Engine:
         self._following: Counter[str] = Counter()
         """Number of open session objects of each session."""
         self.news = Notifier()
-        """Woken by everything that may change what a session shows, or what of it is unsent."""
+        """Notifier of changes of a session's visible items or unsent operations."""
 
     # -- one engine for each journal -------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Engine:
             InvalidArgument: the journal is open with another server.
         """
         if path != MEMORY:
-            # Absolute, so that a later change of the working directory does not matter.
+            # Use an absolute path, because the working directory may change later.
             path = str(Path(path).absolute())
         with _registry_lock:
             key = None if path == MEMORY else os.path.realpath(path)
@@ -110,7 +110,7 @@ class Engine:
         return engine
 
     def join(self, spec: RemoteSpec | None) -> None:
-        """Add a user.
+        """Register a session or cache that uses this engine.
 
         Raises:
             InvalidArgument: the journal is open with another server.
@@ -127,9 +127,10 @@ class Engine:
             self._users += 1
 
     async def release(self, spec: RemoteSpec | None) -> None:
-        """Remove a user. The last one closes the journal; the last with a server stops syncing.
+        """Remove a session or cache that used this engine.
 
-        If cancelled, all of that is done before the cancellation goes on.
+        Close the journal after the last user, and stop syncing after the last user with a server.
+        If cancelled, the call completes this work before it raises the cancellation.
         """
         with _registry_lock, self._guard:
             self._users -= 1
@@ -138,7 +139,7 @@ class Engine:
                 for key in [key for key, engine in _registry.items() if engine is self]:
                     del _registry[key]
             if spec is not None:
-                # By identity: the connection of this very user must not be used any longer.
+                # Compare by identity: the client of the removed user must not be used any longer.
                 self._specs = remove_spec(self._specs, spec)
             used = self.loop_host.spec
             must_stop = used is not None and (
@@ -152,8 +153,9 @@ class Engine:
             if last:
                 telemetry.unwatch(self)
                 if self._file_lock is not None and self._pid == os.getpid():
-                    # Forced, because a replicator whose event loop ended never released its share.
-                    # Not in a forked child: it would release the parent's lock.
+                    # Force the release: a replicator whose event loop ended has not released the
+                    # lock. A forked child must not do this, because it would release the parent's
+                    # lock.
                     self._file_lock.release(force=True)
                 await self.journal.close()
             elif self.spec is not None:
@@ -165,7 +167,7 @@ class Engine:
         return self._specs[0] if self._specs else None
 
     def author(self) -> Author:
-        """Return the signature of an operation that is written now."""
+        """Return the author of an operation that is written now: writer id, time and run gap."""
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
 
     def _replaced(self) -> tuple[str, str]:
@@ -180,7 +182,7 @@ class Engine:
     # -- opening and writing ---------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the journal; make the default directory if the path is the default one."""
+        """Open the journal. Create the default directory if the journal's path is the default."""
         if self.journal.is_open and self.journal.history.beginning is not None:
             return
         self._make_default_directory()
@@ -197,7 +199,7 @@ class Engine:
             try:
                 Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError:
-                # Opening the file will fail too, with an error that names the path.
+                # Opening the file fails as well, with an error that names the path.
                 log.debug("cannot make the default directory", exc_info=True)
 
     async def append(
@@ -209,11 +211,13 @@ class Engine:
         is_sent: bool,
         removed: Sequence[tuple[Dot, int]] = (),
     ) -> None:
-        """Append a batch, and remove the items named. A batch that ``is_sent`` to a server counts
-        against the quota: it waits, or is refused, while the outbox is full.
+        """Append a batch, and remove the items in ``removed``.
+
+        A batch that ``is_sent`` to a server counts against the quota. While the outbox is full, the
+        batch waits or is refused, depending on the options.
 
         Raises:
-            JournalFull: the quota did not admit it in time; nothing of the batch is stored.
+            JournalFull: the batch did not fit the quota in time; nothing of the batch is stored.
         """
         history, options = self.journal.history, self.options
         limited = is_sent and history.quota.is_limited
@@ -267,7 +271,7 @@ class Engine:
         return self._file_lock
 
     def follow(self, session_id: str) -> None:
-        """Keep a session up to date: one more session object uses it."""
+        """Register one more session object for a session, and pull the session from now on."""
         with self._guard:
             self._following[session_id] += 1
             first = self._following[session_id] == 1
@@ -275,7 +279,7 @@ class Engine:
             self.loop_host.send(lambda replicator: replicator.follow(session_id))
 
     def unfollow(self, session_id: str) -> None:
-        """Stop following a session if no other session object uses it."""
+        """Unregister a session object. After the last one, stop pulling the session."""
         with self._guard:
             self._following[session_id] -= 1
             if self._following[session_id] > 0:
@@ -284,12 +288,12 @@ class Engine:
         self.loop_host.send(lambda replicator: replicator.unfollow(session_id))
 
     def wrote(self) -> None:
-        """Push soon: something was written."""
+        """Wake the replicator after a write, so that it pushes soon."""
         self.loop_host.ensure_running()
         self.loop_host.send(lambda replicator: replicator.wake())
 
     def touch(self, session_id: str) -> None:
-        """Poll a session at the active interval: it was used."""
+        """Record a use of a session, so that the session is polled at the active interval."""
         replicator = self.loop_host.replicator()
         if replicator is not None:
             replicator.schedule.use(session_id)
@@ -301,7 +305,7 @@ class Engine:
     # -- status ----------------------------------------------------------------------------------
 
     def status(self, session_id: str | None, *, is_closed: bool) -> Status:
-        """Return the status of one session, or of the whole journal (None), from the journal."""
+        """Read the status of one session, or of the whole journal (``session_id`` None)."""
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None
@@ -341,12 +345,15 @@ _registry: dict[str, Engine] = {}
 _registry_lock = threading.Lock()
 
 _inherited: list[Engine] = []
-"""In a forked child: the engines of the parent."""
+"""Engines of the parent process, in a forked child."""
 
 
 def _forget_parents() -> None:
-    """Set the parent's engines aside in a forked child. They are kept from being collected, because
-    closing a SQLite file that the parent has open would release the parent's locks on it."""
+    """Forget the parent's engines in a forked child, but keep references to them.
+
+    Without a reference, garbage collection would close SQLite files that the parent has open. This
+    would release the parent's locks on the files.
+    """
     global _registry_lock  # noqa: PLW0603 - another thread may have held it at the fork
     _registry_lock = threading.Lock()
     _inherited.extend(_registry.values())
@@ -359,6 +366,6 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _close_all() -> None:
-    # For programs that never close their sessions: end the writing threads in good order.
+    # Some programs never close their sessions. Close their journals and writing threads here.
     for engine in list(_registry.values()):
         engine.journal.close_blocking()

@@ -1,4 +1,4 @@
-"""Hydration: the first read of a session waits for its history from the server."""
+"""Hydration: the first read of a session waits until its history is fetched from the server."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Hydration:
         self._options = options
         self._runtime = runtime
         self._done: set[str] = set()
-        """Sessions whose first read need not wait (any more)."""
+        """Ids of the sessions whose reads do not wait for the server's history."""
         self._pulled = Notifier()
 
     def forget(self) -> None:
-        """Ask the journal again about each session: another file has replaced it."""
+        """Forget which sessions need not wait, because another file has replaced the journal."""
         self._done.clear()
 
     def wake(self, session_id: str) -> None:
-        """Check again whether the first read can go on: a page was pulled."""
+        """Make waiting first reads of a session check again, because a page was pulled."""
         self._pulled.wake(session_id)
 
     async def wait(
@@ -46,10 +46,10 @@ class Hydration:
         limit: int | None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """Wait for a pull that began after this call, or for the latest ``limit`` items.
+        """Wait until a pull that began after this call succeeds, or ``limit`` items are present.
 
-        Waits once for each session of a journal, at most `SyncOptions.hydrate_timeout`, and not
-        while the server is known to be out of reach.
+        The call waits once for each session of a journal, at most `SyncOptions.hydrate_timeout`. It
+        does not wait while the server is known to be out of reach.
         """
         if session_id in self._done:
             return
@@ -63,13 +63,13 @@ class Hydration:
                 await pulled.wait()
                 pulled.clear()
         if session_id not in self._done:
-            # Do not wait for this write: it queues behind the pages that are being applied.
+            # Do not wait for this write: it is queued after the pages that are being applied.
             recorded = self._journal.first_reads.record_soon(session_id, self._runtime.wall_ms())
             recorded.add_done_callback(_log_failure)
             self._done.add(session_id)
 
     async def finish(self, session_id: str) -> None:
-        """Record that a read of the session need not wait for its history."""
+        """Record that reads of the session need not wait for the server's history."""
         if session_id not in self._done:
             await self._journal.first_reads.record(session_id, self._runtime.wall_ms())
             self._done.add(session_id)

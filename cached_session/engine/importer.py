@@ -1,4 +1,4 @@
-"""Imports of another store's items: in batches, each in one transaction with its mark."""
+"""Import of another store's items in batches. One transaction stores a batch and the progress."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ __all__ = [
 ]
 
 BATCH_ITEMS = 200
-"""Items of one transaction: few enough for one request, many enough to share the commit's cost."""
+"""Maximum number of items in one transaction: few enough for one request, and many enough to make
+the commit's cost small for each item."""
 BATCH_BYTES = 256 * 1024
-"""Text of one transaction. A single larger item is written alone."""
+"""Number of characters of JSON text after which a batch is complete. The last item of a batch may
+exceed the limit."""
 
 Row = tuple[str, int] | None
 """An item as the journal stores it (JSON text, codec); None for an unreadable one."""
@@ -89,11 +91,11 @@ class Source:
 
     session_id: str
     kind: str
-    """The kind of source, and the part of its name that stays the same when the source is moved."""
+    """Kind of the source, and the part of its name that does not change if the source is moved."""
     private: bool
-    """True if the server gets no readable text of the items."""
+    """True if no readable text of the items is sent to the server."""
     is_named: bool = False
-    """True if no other source has the same `kind`, whatever its first item is."""
+    """True if `kind` alone identifies the source; False if its first item is needed, too."""
     total: int | None = None
     """Number of items, if known; for progress reports."""
 
@@ -131,18 +133,18 @@ class _Import:
         if source.is_named:
             self._name = import_marks.name_key(source.session_id, source.kind)
         self._named_key = ""
-        """The key of the mark that this source's name has."""
+        """Key of the mark that was stored under the source's name; empty if there is none."""
         self._key = ""
-        """The key of the mark; empty until the first item is read."""
+        """Key of the mark of this import; empty until the first item is read."""
         self._mark = NOTHING
         self._known = 0
-        """Items that earlier imports have appended."""
+        """Number of items that earlier imports have appended."""
         self._position = self._added = self._unreadable = 0
         self._first_unreadable: int | None = None
         self._chain = ""
 
     async def find_named_mark(self) -> None:
-        """Read the mark of the source's name, if it has one."""
+        """Read the mark that is stored under the source's name, if the source is named."""
         if self._name is not None:
             self._named_key, self._mark = await self._engine.journal.imports.mark_named(self._name)
             self._known = self._mark.count
@@ -199,7 +201,7 @@ class _Import:
             engine.touch(session_id)
 
     def progress(self) -> ImportProgress:
-        """Return the progress of the import."""
+        """Return the numbers of items that are processed and added so far."""
         done = self._position + self._unreadable
         return ImportProgress(self._source.session_id, done, self._added, self._source.total)
 

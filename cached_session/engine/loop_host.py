@@ -1,8 +1,8 @@
 """The event loop that the replicator runs on, and calls to it from other loops.
 
-A replicator runs on one event loop at a time. When that loop is gone (``Runner.run_sync`` and
-``asyncio.run`` make a new one each time), the next call that needs the replicator starts another
-one on its own loop.
+A replicator runs on one event loop. ``Runner.run_sync`` and ``asyncio.run`` make a new loop each
+time. If the replicator's loop has ended, the next call that needs a replicator starts a new
+replicator on its own loop.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ T = TypeVar("T")
 Work = Callable[[Replicator], Coroutine[Any, Any, T]]
 
 STOP_SECONDS = 5.0
-"""Longest wait of a close for a replicator on another event loop."""
+"""Maximum number of seconds that a close waits for a replicator on another event loop to end."""
 
 
 class _Gone(Exception):
-    """The replicator or its event loop ended before the work with it was done."""
+    """The replicator or its event loop ended before the requested work was done."""
 
     def __init__(self, *, begun: bool) -> None:
         super().__init__("the replicator is gone")
@@ -55,7 +55,7 @@ class _Run:
     pid: int = field(default_factory=os.getpid)
     is_over: bool = False
     _scopes: list[anyio.CancelScope] = field(default_factory=list)
-    """Of the work that is being done with the replicator."""
+    """Cancel scopes of the work that is running with the replicator."""
 
     def begin(self, life: Coroutine[Any, Any, None]) -> None:
         """Start the replicator's task."""
@@ -84,10 +84,10 @@ class _Run:
         return ready.result()
 
     async def do(self, work: Work[T]) -> T:
-        """Do work with the replicator, on its event loop, until it ends.
+        """Run work with the replicator. Call this on the replicator's event loop.
 
         Raises:
-            _Gone: it has ended.
+            _Gone: the replicator has ended, before the work or during it.
         """
         await asyncio.wait([self.ready])
         if self.is_over or self.ready.cancelled():
@@ -101,7 +101,7 @@ class _Run:
         raise _Gone(begun=True)
 
     async def do_from_elsewhere(self, work: Work[T]) -> T:
-        """Do work with the replicator, called from another event loop.
+        """Run work with the replicator. Call this from another event loop.
 
         Raises:
             _Gone: the replicator has ended, or its event loop has stopped.
@@ -109,11 +109,12 @@ class _Run:
         return await self._call(partial(self.do, work))
 
     async def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the replicator's event loop and wait for it on this one."""
+        """Run a coroutine on the replicator's event loop, and wait for it on the calling loop."""
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         task: asyncio.Task[T] | None = None
 
-        # Make the coroutine on that loop: if the loop closes first, no unawaited coroutine is left.
+        # Make the coroutine on the replicator's loop: if that loop closes first, there is no
+        # coroutine that was never awaited.
         def begin() -> None:
             nonlocal task
             if outcome.set_running_or_notify_cancel():
@@ -139,7 +140,7 @@ class _Run:
             while not outcome.done() and self.is_loop_running():
                 with anyio.move_on_after(self.watch_interval):
                     await finished.wait()
-            # From here on it is certain whether the work was begun, and whether it was done.
+            # `cancel` succeeds only if the work has not begun, so `begun` is reliable.
             if outcome.cancel() or not outcome.done():
                 raise _Gone(begun=not outcome.cancelled())
             return outcome.result()
@@ -148,7 +149,7 @@ class _Run:
                 _call_soon(self.loop, give_up)
 
     def dismiss(self) -> None:
-        """End a replicator on a stopped event loop, in case that the loop runs again."""
+        """End a replicator on a stopped event loop, in case the loop runs again later."""
         if self.task is not None and not self.task.done() and not _call_soon(self.loop, self._end):
             log.debug("the replicator's event loop is closed, and the replicator has ended with it")
 
@@ -164,8 +165,8 @@ class _Run:
             await asyncio.wait([task])
 
         async def end_elsewhere() -> None:
-            # A loop that is blocked or stopped must not block a close on this loop: the task ends
-            # when its loop runs again.
+            # A blocked or stopped loop must not block a close on this loop. The replicator's task
+            # ends when its loop runs again.
             with suppress(_Gone), anyio.move_on_after(STOP_SECONDS):
                 await self._call(end_here)
 
@@ -178,8 +179,10 @@ class _Run:
             self.task.cancel()
 
     def _end_work(self) -> None:
-        """End everything that waits for this replicator or works with it; it continues with the
-        next one."""
+        """Cancel all work that waits for this replicator or uses it.
+
+        `LoopHost.run` then repeats the work with the next replicator.
+        """
         self.is_over = True
         if not self.ready.done():
             self.ready.cancel()
@@ -188,7 +191,7 @@ class _Run:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> bool:
-    """Have an event loop call a function; return False if the loop is closed."""
+    """Schedule a function on an event loop; return False if the loop is closed."""
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
@@ -210,15 +213,15 @@ class LoopHost:
         *,
         watch_interval: float,
     ) -> None:
-        """Prepare a host without a replicator.
+        """Make a host that has no replicator yet.
 
         Args:
             name: the journal's path, for log messages.
-            guard: the lock under which ``wanted`` changes.
-            wanted: returns the server to talk to, or None.
+            guard: the lock that protects the result of ``wanted``.
+            wanted: returns the connection settings of the server to use, or None.
             start: makes a replicator for the running event loop.
-            watch_interval: seconds between checks whether the loop that runs some work is still
-                running.
+            watch_interval: seconds between two checks that the replicator's event loop is still
+                running, while a call from another loop waits for it.
         """
         self._name = name
         self._guard = guard
@@ -229,13 +232,15 @@ class LoopHost:
 
     @property
     def spec(self) -> RemoteSpec | None:
-        """The server that the replicator talks to; None if there is no replicator."""
+        """Connection settings that the replicator uses; None if there is no replicator."""
         run = self._run
         return run.spec if run is not None else None
 
     def ensure_running(self) -> None:
-        """Start the replicator on this event loop if it is not running. Without a server, do
-        nothing."""
+        """Start the replicator on the calling event loop if it is not running.
+
+        Without a server, do nothing.
+        """
         run = self._run
         if run is not None and run.is_alive():
             return
@@ -256,15 +261,17 @@ class LoopHost:
             if not run.ready.done():
                 run.ready.set_result(replicator)
             await replicator.run()
-        except Exception as error:  # noqa: BLE001 - any error is reported, logged, and started over
+        except Exception as error:  # noqa: BLE001 - any error is logged; the next call starts again
             if not run.ready.done():
                 run.ready.set_exception(error)
                 run.ready.exception()  # retrieved, so that asyncio does not log it as well
             log.exception("the replicator of %s has stopped; the next call starts it", self._name)
 
     def detach(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
-        """Detach the replicator. Returns a coroutine function that stops it; the caller must await
-        it."""
+        """Detach the replicator, and return a coroutine function that stops it.
+
+        The caller must call and await that function. Return None if there is no replicator.
+        """
         with self._guard:
             run, self._run = self._run, None
         return None if run is None else run.stop
@@ -275,14 +282,15 @@ class LoopHost:
         return None if run is None else run.replicator()
 
     async def run(self, work: Work[T], *, in_doubt: SyncError | None = None) -> T:
-        """Do work with the replicator, on its own event loop.
+        """Run work with the replicator, on the replicator's event loop.
 
-        If that replicator ends in the middle, do it again with the next one; or raise ``in_doubt``,
-        for work that must not be done twice.
+        If the replicator ends before the work is done, repeat the work with the next replicator.
+        For work that must not be done twice, pass ``in_doubt``: the call raises that error if the
+        work had begun.
 
         Raises:
             SyncError: there is no server; or ``in_doubt``.
-            SessionClosed: the last session with a server was closed in the middle of it.
+            SessionClosed: the last session with a server was closed during the work.
         """
         was_interrupted = False
         while True:
@@ -304,8 +312,10 @@ class LoopHost:
                     raise in_doubt from None
 
     def send(self, message: Callable[[Replicator], None]) -> None:
-        """Call a function with the replicator on its loop, from any thread; without one, do
-        nothing."""
+        """Call ``message`` with the replicator, on the replicator's event loop.
+
+        Without a replicator, do nothing. Safe to call from any thread.
+        """
         run = self._run
         if run is None:
             return

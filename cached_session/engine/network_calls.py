@@ -1,4 +1,4 @@
-"""Session calls that wait for the server, built on the replicator's steps."""
+"""The session calls that wait for the server. They run steps of the replicator."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from cached_session.replication.replicator import Replicator
 __all__ = ["audit", "drain", "flush", "listing", "pop_confirmed", "recall", "sync"]
 
 LONGEST_PAUSE = 2.0
-"""Longest pause between two attempts, because a caller waits; a server may ask for a longer one."""
+"""Maximum number of seconds between two attempts, because a caller waits. A server may ask for a
+longer pause."""
 RECALL_MORE = 3
-"""Memories requested for each item wanted: some are parts of an item, or are not items."""
+"""Number of memories to request for each wanted item. Some memories are only a part of an item, or
+not an item."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ async def _until_done(
     timeout: float | None,
     what: str,
 ) -> None:
-    """Repeat ``step`` for each session, in order, until it has succeeded once."""
+    """Run ``step`` for each session in order, and repeat it for a session until it succeeds."""
 
     async def work(replicator: Replicator) -> None:
         for session_id in sessions:
@@ -115,7 +117,11 @@ async def _until_done(
 
 
 async def _pause(replicator: Replicator, session_id: str, last: RemoteError | None) -> None:
-    """Wait before an attempt: first only as long as the server asks, later as the pauses say."""
+    """Wait before an attempt.
+
+    Before the first attempt, wait only as long as the server has asked. Before a retry (``last`` is
+    the error), also wait for the session's pause, at most `LONGEST_PAUSE`.
+    """
     asked = await replicator.context.pauses.wait_ms(session_id, asked_only=True) / 1000
     waited = 0.0
     if last is not None:
@@ -133,7 +139,10 @@ def _denied(error: RemoteError) -> SyncError:
 
 
 async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
-    """Send what can be sent soon, before closing. An error of the server is not raised."""
+    """Push unsent operations before a close, for at most ``close_timeout``.
+
+    Skip paused sessions. Do not raise errors of the server.
+    """
     if not engine.journal.is_open or engine.spec is None:
         return
     with anyio.move_on_after(engine.options.close_timeout):
@@ -149,7 +158,7 @@ async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
                 try:
                     await replicator.pusher.push_now(name)
                 except RemoteError:
-                    # Its pause reports it, and the operation is still in the outbox.
+                    # The recorded pause reports the error. The operations stay in the outbox.
                     continue
 
         await engine.loop_host.run(work)
@@ -171,7 +180,7 @@ async def listing(engine: Engine, agent: str, offset: int, limit: int) -> list[d
     """Return a page of an agent's memories, newest first, including those of other programs.
 
     Raises:
-        Unauthorized, SyncError: the server cannot be asked.
+        Unauthorized, SyncError: the request failed.
     """
     try:
         return await engine.loop_host.run(
@@ -202,7 +211,7 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
 async def recall(
     engine: Engine, session_id: str, query: str, words: list[str], limit: int
 ) -> Recall:
-    """Return items near in meaning; see `CachedSession.recall`."""
+    """Return the items nearest in meaning; see `CachedSession.recall`."""
     found: list[tuple[str, int, int]] | None = None
     if engine.spec is not None:
         try:
@@ -237,8 +246,8 @@ async def _ask(
         except RemoteError as error:
             if error.status is None or error.verdict is Verdict.BUSY:
                 raise
-            # The server cannot recall, or refuses it for this key. Other requests may work: set no
-            # pause, which would delay the outbox.
+            # The server cannot recall, or refuses recall for this key. Other requests may work, so
+            # do not raise the error: it would set a pause and delay the outbox.
             return None
 
     memories = await context.attempt(session_id, work)

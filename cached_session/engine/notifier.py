@@ -1,4 +1,4 @@
-"""Notifications of tasks that wait for news of a session, on any event loop and from any thread."""
+"""Notification of tasks that wait for news of a session, on any event loop and from any thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Notifier"]
 
 
 class Notifier:
-    """The tasks that wait, each with an event. Safe to use from any thread."""
+    """A registry of waiting tasks, with an event for each. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -28,7 +28,7 @@ class Notifier:
     def waiting(self, session_id: str) -> Iterator[asyncio.Event]:
         """Provide an event that each later `wake` of this session sets.
 
-        To miss nothing, look for news after entering and before waiting.
+        To miss no news, check for news after entering the context and before waiting for the event.
         """
         waiter = (asyncio.get_running_loop(), asyncio.Event())
         with self._guard:
@@ -50,5 +50,5 @@ class Notifier:
             try:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:
-                # That event loop is closed, so no task waits on it.
+                # The waiter's event loop is closed, so no task waits on it.
                 continue

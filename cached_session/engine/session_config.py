@@ -1,4 +1,4 @@
-"""The arguments of a session object, validated, and of its calls."""
+"""Validation of the arguments of a session object and of its calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 MOST_ITEMS = 1 << 40
-"""More items than any journal holds, and less than SQLite's largest integer."""
+"""Largest limit that a query gets: more items than any journal has, and less than SQLite's largest
+integer."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class SessionConfig:
     """The arguments of one session object. See `CachedSession` for their meaning.
 
     Raises:
-        InvalidArgument: one of them is wrong.
+        InvalidArgument: an argument is wrong.
     """
 
     session_id: str
     remote: RemoteSpec | None = None
     """Connection settings of the server; None for local-only use."""
     settings: Any = None
-    """As `sdk_settings` returns them."""
+    """Session settings of the Agents SDK, as `sdk_settings` returns them."""
     pop: str = "local"
     content: str = "text"
     hydrate: bool = True
@@ -64,10 +65,10 @@ class SessionConfig:
 
 
 def check_options_type(options: object) -> None:
-    """Refuse options of another type.
+    """Check the type of the options.
 
     Raises:
-        InvalidArgument: they are not `SyncOptions`.
+        InvalidArgument: ``options`` is not a `SyncOptions`.
     """
     if not isinstance(options, SyncOptions):
         raise InvalidArgument(f"options={options!r} must be a SyncOptions")
@@ -76,8 +77,8 @@ def check_options_type(options: object) -> None:
 def sdk_settings(settings: Any) -> Any:
     """Return settings as the SDK's ``Runner`` expects them.
 
-    The runner accepts a dict from its caller only, and expects an object on a session. Without the
-    SDK, a dict stays a dict.
+    The runner accepts a dict as its own argument, but expects an object on a session. If the SDK is
+    not installed, a dict is returned unchanged.
     """
     if not isinstance(settings, dict):
         return settings
@@ -95,7 +96,7 @@ def sdk_settings(settings: Any) -> Any:
 
 
 def settings_limit(settings: Any) -> int | None:
-    """Return the limit in SDK settings: in an object, a dict, or nothing."""
+    """Return the limit in SDK settings, which are an object, a dict or None; None without limit."""
     limit = (
         settings.get("limit") if isinstance(settings, dict) else getattr(settings, "limit", None)
     )
@@ -103,10 +104,10 @@ def settings_limit(settings: Any) -> int | None:
 
 
 def items_limit(limit: object) -> int | None:
-    """Return a limit that the journal accepts.
+    """Return ``limit`` as a number that the journal accepts, or None.
 
     Raises:
-        InvalidArgument: it is not an integer.
+        InvalidArgument: ``limit`` is not an integer.
     """
     if limit is None:
         return None
@@ -119,7 +120,7 @@ def position_of(entry: object) -> tuple[Dot, int]:
     """Return the operation of an entry, and the item's index in it.
 
     Raises:
-        InvalidArgument: it is not an entry.
+        InvalidArgument: ``entry`` is not an `Entry`.
     """
     if not isinstance(entry, Entry):
         raise InvalidArgument(f"{entry!r:.80} is not an Entry; pass one from entries() or search()")
@@ -127,10 +128,10 @@ def position_of(entry: object) -> tuple[Dot, int]:
 
 
 def dots_of(dots: Iterable[Any]) -> list[Dot]:
-    """Return dots that a caller has passed.
+    """Convert the pairs that a caller has passed to dots.
 
     Raises:
-        InvalidArgument: one of them is not a dot.
+        InvalidArgument: an element is not a dot.
     """
     found = []
     for dot in dots:

@@ -15,25 +15,27 @@ from cached_session.models import State, Status
 __all__ = ["Viewpoint", "backlog_age", "closed", "report"]
 
 STALLED_MS = 120_000
-"""Age at which a queue counts as stalled, if no pause explains it and nothing was acknowledged.
-Four times the longest duration of one request."""
+"""Age in milliseconds at which the outbox counts as stalled, if there is no pause and nothing was
+acknowledged. It is four times the longest duration of one request."""
 CLOCK_AHEAD_MS = 60_000
-"""Clock difference that the status mentions. Differences of seconds between devices are normal."""
+"""Clock difference in milliseconds above which the status reports it. Differences of seconds
+between devices are normal."""
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """The process that asks for a status, and when it asks."""
+    """The process that requests a status, and the time of the request."""
 
     journal: str
     server: str | None
-    """As configured now; None for local-only use."""
+    """URL of the server that is configured now; None for local-only use."""
     now: int
-    """Unix milliseconds, as the other times."""
+    """Time of the request in Unix milliseconds."""
     opened: int
+    """Time when the process began to use the journal, in Unix milliseconds."""
     is_closed: bool
     local_error: Callable[[str | None], str | None] = lambda _: None
-    """Returns the error of the journal that keeps a session (None: any) from being synced."""
+    """Function that returns the journal's error that stops the sync of a session (None: of any)."""
 
 
 def closed(journal: str, server: str | None) -> Status:
@@ -53,13 +55,15 @@ def closed(journal: str, server: str | None) -> Status:
 
 
 def backlog_age(oldest: int | None, now: int) -> float | None:
-    """Return the seconds that the oldest operation has waited; never negative, even if the clock
-    was set back."""
+    """Return the seconds that the oldest operation has waited.
+
+    The result is never negative, even if the clock was set back. Both arguments are milliseconds.
+    """
     return None if oldest is None else max(0.0, (now - oldest) / 1000)
 
 
 def report(rows: StatusRows, session_id: str | None, at: Viewpoint) -> Status:
-    """Return the status of one session, or (None) of the journal with each of its sessions."""
+    """Return the status of one session, or of the journal with all sessions if the id is None."""
     recovered = read_report(rows.meta)
     sentence = None if recovered is None else recovered.summary()
     sessions = {
@@ -139,7 +143,7 @@ def _is_refused(pauses: list[Pause]) -> bool:
 def _hindrance(
     counts: SessionCounts, meta: dict[str, str], at: Viewpoint, session_id: str | None
 ) -> str | None:
-    """Return why sync makes no progress although no pause is set; None if it does, or has time."""
+    """Return why sync makes no progress although no pause is set; None if nothing is wrong."""
     if at.server is None or at.is_closed:
         return None
     return at.local_error(session_id) or _stall(counts, meta, at)

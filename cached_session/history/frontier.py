@@ -9,12 +9,12 @@ from cached_session.history.ranges import Ranges
 __all__ = ["Frontier"]
 
 INTEGER_LIMIT = 1 << 53
-"""Integers that replicas exchange are below this limit: not every JSON parser keeps larger ones
-exact."""
+"""Exclusive upper limit of the integers that replicas exchange. Some JSON parsers round larger
+integers."""
 
 
 class Frontier:
-    """A mutable set of dots. Its size grows with the number of writers and gaps, not of dots."""
+    """A mutable set of dots. Its memory use grows with the writers and gaps, not with the dots."""
 
     __slots__ = ("_known",)
 
@@ -83,10 +83,10 @@ class Frontier:
 
     @classmethod
     def decode(cls, data: object) -> Frontier:
-        """Build the frontier that `encode` returned as ``data``.
+        """Build a frontier from ``data``, the result of `encode`.
 
         Raises:
-            ValueError: ``data`` does not have this form.
+            ValueError: ``data`` does not have the form that `encode` returns.
         """
         if not isinstance(data, dict):
             raise ValueError(f"a frontier must be an object of writers, not {data!r:.80}")

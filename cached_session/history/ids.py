@@ -1,6 +1,6 @@
-"""The hash of a session id that stands for it in names and digests.
+"""The hash that replaces a session id in names and digests, and the agent name made from it.
 
-Golden tests freeze it: with another hash, a device would no longer find what it has stored.
+Golden tests freeze the hash: if it changed, a device would no longer find its stored data.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def session_key(session_id: str) -> str:
 
 
 SLUG_MOST = 120
-"""Longest part of the session id in an agent name. With prefix and hash, the name stays below the
-server's limit of 241 characters."""
+"""Maximum number of characters of the session id in an agent name. With prefix and hash, the name
+stays below the server's limit of 241 characters."""
 
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def agent_id(session_id: str) -> str:
-    """Return the name of the Dakera agent that stores a session. It is readable and unique."""
+    """Return the readable and unique name of the Dakera agent that stores a session."""
     slug = _ILLEGAL.sub("-", session_id)[:SLUG_MOST].strip("-.")
     key = session_key(session_id)
     return f"cs-{slug}-{key}" if slug else f"cs-{key}"

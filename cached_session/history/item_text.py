@@ -11,7 +11,8 @@ import orjson
 __all__ = ["ROLES", "normalize_text", "role_and_text"]
 
 CONTENT_BYTES = 60_000
-"""Maximum length of the readable text of an item. The server refuses content over 100,000 bytes."""
+"""UTF-8 bytes after which the readable text of an item is cut. The server refuses content of more
+than 100,000 bytes."""
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 ROLES = _ROLES | {"item", "reasoning", "tool"}
@@ -23,7 +24,7 @@ def role_and_text(payload: str) -> tuple[str, str]:
     try:
         role, text = _extract(_load(payload))
     except (ValueError, TypeError, RecursionError):
-        # orjson parses deeper nesting than it serialises, and raises TypeError for the rest.
+        # orjson parses deeper nesting than it can serialise. Serialising then raises TypeError.
         role, text = "item", ""
     # A lone surrogate has no UTF-8 form. Readable text need not be exact, so replace it.
     text = text.encode("utf-8", "replace").decode()

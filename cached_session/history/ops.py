@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 DIGEST_BYTES = 16
-"""128 bits detect accidental damage. They do not protect against a peer with write access: it can
-compute a digest for any content."""
+"""Length of a digest in bytes. 128 bits detect accidental damage. They do not protect against a
+peer with write access, which can compute a digest for any content."""
 SEAL_BYTES = 8
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 GONE = ""
@@ -57,7 +57,7 @@ class Dot(NamedTuple):
 
 @dataclass(frozen=True)
 class ItemRef:
-    """A reference to one item: its append, its index there, and the item count of the append."""
+    """A reference to one item: the dot of its append, its index, and the append's item count."""
 
     dot: Dot
     index: int
@@ -72,23 +72,26 @@ class Operation:
     kind: Kind
     stamp: int
     said_ms: int
-    """The writer's wall clock in Unix milliseconds. It is shown to people and orders nothing."""
+    """The writer's wall clock in Unix milliseconds, for display. It does not affect the order."""
     payloads: tuple[str, ...]
-    """JSON texts. An append has one for each item (`GONE` for a popped one), a pop has one that
-    identifies the item, a clear has one with the frontier that it removes."""
+    """JSON texts. An append has one text for each item (`GONE` for a popped item). A pop has one
+    text that identifies the item. A clear has one text with the frontier that it removes."""
     private: bool = False
     """True if no readable text of the items is sent to the server."""
 
     def digest(self, session_key: str) -> str:
-        """Return the digest of the content. Two operations with the same dot and different digests
-        conflict. Only the writer can compute it: other replicas may lack popped payloads."""
+        """Return the digest of the content.
+
+        Two operations with the same dot and different digests conflict. Only the writer can compute
+        the digest of every operation: other replicas may lack popped payloads.
+        """
         whole = hashlib.sha256(self.head(session_key))
         for payload in self.payloads:
             whole.update(hashlib.sha256(escape_payload(payload).encode()).digest())
         return whole.digest()[:DIGEST_BYTES].hex()
 
     def head(self, session_key: str) -> bytes:
-        """Return the bytes that `encode_head` gives for this operation."""
+        """Return the result of `encode_head` for this operation."""
         return encode_head(
             session_key, self.dot, self.kind, self.stamp, self.private, len(self.payloads)
         )
@@ -104,8 +107,10 @@ def encode_head(
 
 
 def seal(head: bytes, digest: str, index: int, text: str) -> str:
-    """Return the seal of one payload: a hash of the head, the digest, the index and the text on
-    the wire. A replica can check it without the other payloads, which may have been popped."""
+    """Return the seal of one payload: a hash of the head, the digest, the index and the wire text.
+
+    A replica can check a seal without the other payloads, which may have been popped.
+    """
     sealed = hashlib.sha256(head)
     sealed.update(f"{digest}|{index}|".encode())
     sealed.update(text.encode())
@@ -113,18 +118,20 @@ def seal(head: bytes, digest: str, index: int, text: str) -> str:
 
 
 def escape_payload(payload: str) -> str:
-    """Escape a payload to ASCII. Other characters only occur inside JSON strings, where an escape
-    means the same.
+    """Escape a payload to ASCII.
 
-    A server that normalises Unicode, strips byte order marks or splits lines at special separators
-    cannot change such a text.
+    Characters outside ASCII occur only inside JSON strings, where an escape is equivalent. A server
+    that normalises Unicode, strips byte order marks or splits lines at special separators cannot
+    change an ASCII text.
     """
     return payload if payload.isascii() else _NOT_ASCII.sub(_escape, payload)
 
 
 def unescape_payload(text: str) -> str:
-    """Return the payload of a text from `escape_payload`, as orjson writes it. A text that was not
-    made from such a payload is returned unchanged."""
+    """Reverse `escape_payload` for a payload that orjson has written; return other texts unchanged.
+
+    A text counts as escaped if escaping the result again returns the identical text.
+    """
     if "\\u" not in text:
         return text
     try:
@@ -143,8 +150,11 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def encode_pop(ref: ItemRef) -> str:
-    """Return the payload of a pop. It includes the item count of the append, so that a replica
-    without the append knows when all of its items have been popped."""
+    """Return the payload of a pop.
+
+    It includes the item count of the append, so that a replica without the append knows when all
+    items of the append have been popped.
+    """
     return orjson.dumps(
         {"w": ref.dot.writer, "c": ref.dot.counter, "i": ref.index, "n": ref.count}
     ).decode()
@@ -177,7 +187,7 @@ def encode_clear(frontier: Frontier) -> str:
 
 
 def decode_clear(payload: str) -> Frontier:
-    """Decode the payload of a clear: the operations that it removes.
+    """Decode the payload of a clear into the operations that the clear removes.
 
     Raises:
         ValueError: the payload is not a frontier.

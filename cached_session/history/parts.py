@@ -1,7 +1,7 @@
-"""Parts: splitting an operation into pieces of the size of one memory, and assembling them again.
+"""Parts: splitting an operation into pieces that each fit into one memory, and assembling them.
 
-Golden tests freeze the split. All replicas must split in the same way, because two of them may each
-send some parts of one operation.
+Golden tests freeze the split. All replicas must split an operation identically, because two
+replicas may each send some of its parts.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from cached_session.history.ops import (
 __all__ = ["PART_BYTES", "Part", "assemble", "cut", "is_intact", "part_count", "split"]
 
 PART_BYTES = 12 * 1024
-"""ASCII characters of a payload in one memory. As JSON they take at most twice that, so a memory's
-metadata stays below 32 KiB, a small size for a server."""
+"""Maximum number of ASCII characters of a payload in one memory. JSON encoding at most doubles the
+size, so a memory's metadata stays below 32 KiB, a small size for a server."""
 
 
 @dataclass(slots=True)
 class Part:
     """One part of one payload, with the fields that identify the operation and its other parts.
 
-    Treat it as immutable. It is not frozen because one is created for each memory that is sent or
-    listed, and creating a frozen dataclass takes three times as long.
+    Treat a part as immutable. The class is not frozen because a part is created for each memory
+    that is sent or listed, and creating a frozen dataclass takes three times as long.
     """
 
     dot: Dot
@@ -48,7 +48,7 @@ class Part:
     index: int
     """Index of the payload that this part belongs to."""
     parts: int
-    """Number of parts of that payload."""
+    """Number of parts of the payload with this index."""
     part: int
     """Index of this part within the payload."""
     text: str
@@ -72,12 +72,12 @@ def cut(text: str) -> list[str]:
 
 def part_count(payload: str) -> int:
     """Return the number of parts of a payload."""
-    # A character takes at most twelve ASCII characters: two escapes of six.
+    # Escaped, a character takes at most twelve ASCII characters: two escapes of six.
     return 1 if len(payload) * 12 <= PART_BYTES else len(cut(escape_payload(payload)))
 
 
 def split(op: Operation, digest: str, key: str) -> list[Part]:
-    """Return all parts of an operation in order, without those of payloads that are `GONE`."""
+    """Return all parts of an operation in order. A payload that is `GONE` has no parts."""
     head = op.head(key)
     return [
         Part(
@@ -103,13 +103,13 @@ def split(op: Operation, digest: str, key: str) -> list[Part]:
 
 
 def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> Operation | None:
-    """Build an operation from its parts, which share one dot and digest; None if some are missing.
+    """Build an operation from its parts, which share one dot and digest.
 
-    The payloads with an index in ``popped`` may be missing: the server was asked to delete them,
-    and no replica shows them.
+    Return None if parts are missing. The payloads with an index in ``popped`` may be missing: the
+    server was asked to delete them, and no replica shows them.
 
     Raises:
-        ValueError: a payload does not match its seal: it was truncated, changed or merged.
+        ValueError: a payload does not match its seal: the payload was truncated, changed or merged.
     """
     by_position = {(part.index, part.part): part for part in parts}
     first = next(iter(by_position.values()), None)
@@ -146,7 +146,7 @@ def _head(part: Part, key: str) -> bytes:
 
 
 def _join(by_position: Mapping[tuple[int, int], Part], index: int) -> str | None:
-    """Return the whole text of a payload; None if parts of it are missing."""
+    """Return the whole text of a payload; None if one of its parts is missing."""
     first = by_position.get((index, 0))
     if first is not None and first.parts == 1:
         return first.text

@@ -1,4 +1,4 @@
-"""A set of counters, stored as ranges: its size grows with the gaps, not with the counters."""
+"""A set of counters, stored as ranges: its memory use grows with the gaps, not the counters."""
 
 from __future__ import annotations
 

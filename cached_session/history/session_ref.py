@@ -1,4 +1,4 @@
-"""A session's names: its id, the hash of the id, and the agent that holds it on the server."""
+"""The names of a session: its id, the hash of the id, and the agent that stores the session."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SessionRef:
 
     session_id: str
     key: str
-    """The hash that stands for the id wherever the id itself is not a legal name."""
+    """Hash that replaces the id wherever the id itself is not a legal name."""
     agent: str
-    """The Dakera agent that holds the session."""
+    """Id of the Dakera agent that stores the session."""
 
     @classmethod
     def of(cls, session_id: str) -> SessionRef:

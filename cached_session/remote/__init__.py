@@ -1,4 +1,4 @@
-"""The server side: ids, wire format, verdicts on answers, and the HTTP client of a Dakera server.
+"""Communication with a Dakera server: ids, wire format, verdicts on answers, and HTTP client.
 
-No module here knows the journal. Errors of the HTTP library are mapped here, once.
+No module of this package uses the journal. This package maps errors of the HTTP library to its own.
 """

@@ -1,4 +1,4 @@
-"""A server's address: validated, in one spelling, and whether others can read the traffic to it."""
+"""The address of a server: validation, a normal form, and whether its traffic is private."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["check_url", "is_private"]
 
 
 def check_url(url: object) -> str:
-    """Return the base URL in one spelling, because the journal's acknowledgements refer to it.
+    """Return the base URL in a normal form, because the journal's acknowledgements refer to it.
 
     Raises:
-        InvalidArgument: it is not an http or https URL of a host with at most a path.
+        InvalidArgument: ``url`` is not an http or https URL of a host with at most a path.
     """
     text = url.strip() if isinstance(url, str) else ""
-    # `urlsplit` silently drops some of these characters, and no host or path may have any.
+    # `urlsplit` silently drops some unprintable characters. No valid host or path contains any.
     if text and all(sign.isprintable() and not sign.isspace() for sign in text):
         try:
             parts = urlsplit(text)
-            port = parts.port  # raises if it is not a number
+            port = parts.port  # raises ValueError for an invalid port
         except ValueError:
             parts, port = urlsplit(""), None
         if parts.username is not None or parts.password is not None:
@@ -35,7 +35,7 @@ def check_url(url: object) -> str:
             shown = f"[{host}]" if ":" in host else host
             usual = port is None or port == {"http": 80, "https": 443}[parts.scheme]
             return f"{parts.scheme}://{shown}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
-    # Some put a key into the query, so the query is not shown.
+    # The query may contain a key, so the message does not show the query.
     shown_url = url.partition("?")[0] if isinstance(url, str) else url
     raise InvalidArgument(
         f"url={shown_url!r} is not the address of a server; use the form http://host:port or "
@@ -44,7 +44,7 @@ def check_url(url: object) -> str:
 
 
 def is_private(server: str) -> bool:
-    """Return whether others cannot read the traffic: https, or a server on this machine."""
+    """Return whether traffic to the server is private: https, or a server on this machine."""
     parts = urlsplit(server)
     host = parts.hostname or ""
     if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):

@@ -1,4 +1,4 @@
-"""The body of an answer, read in pieces and unpacked up to a limit."""
+"""Reading the body of an answer: in pieces, and decompressed up to a limit."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 __all__ = ["ACCEPTED_ENCODING", "TooLarge", "read_body"]
 
 ACCEPTED_ENCODING = "gzip"
-"""The only packing to ask for: zlib can stop unpacking it at a limit."""
+"""The only compression that requests accept: zlib can stop decompressing it at a limit."""
 _GZIP_WINDOW = zlib.MAX_WBITS | 16
 
 
 class TooLarge(Exception):
-    """A body that is longer than the limit, or whose length cannot be bounded."""
+    """A body is longer than the limit, or its decompressed length cannot be limited."""
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:
-    """Read and unpack a body of at most ``limit`` bytes.
+    """Read and decompress a body of at most ``limit`` bytes.
 
-    At most ``limit`` bytes and one network piece are held, whatever the server sends: a body
-    without end is cut off, and a packed one is unpacked only up to the limit.
+    Memory use is at most ``limit`` bytes and one network piece, whatever the server sends: reading
+    an endless body and decompressing a compressed body stop at the limit.
 
     Raises:
-        TooLarge: the body is longer, or packed in a way that was not asked for.
-        zlib.error: it is not what its header says.
+        TooLarge: the body is longer, or compressed in a way that the request did not accept.
+        zlib.error: the header announces gzip, and the body is not valid gzip data.
     """
     if response.is_stream_consumed:
-        # A transport without a network has read it already, and unpacked it.
+        # A transport without a network has already read and decompressed the body.
         if len(response.content) > limit:
             raise TooLarge(f"more than {limit} bytes")
         return response.content

@@ -1,4 +1,4 @@
-"""Connection settings: a constructor's arguments, validated, and the connection that they open."""
+"""Validated connection settings of a server, and opening a connection with them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cached_session.remote.sdk import check_client
 __all__ = ["Offload", "RemoteSpec", "remove_spec"]
 
 Offload = Callable[..., Awaitable[Any]]
-"""Runs a function with its arguments without blocking the event loop."""
+"""Function that runs another function, with arguments, without blocking the event loop."""
 
 
 @dataclass(frozen=True)
 class RemoteSpec:
-    """Connection settings of a server. They hold no connection: that belongs to an event loop."""
+    """Connection settings of a server, independent of connections and of event loops."""
 
     server: str
     api_key: str | None = field(default=None, repr=False)
@@ -34,7 +34,7 @@ class RemoteSpec:
         """Validate a constructor's arguments; return None for local-only use.
 
         Raises:
-            InvalidArgument: an argument is invalid, or two exclude each other.
+            InvalidArgument: an argument is invalid, or two arguments exclude each other.
         """
         if client is not None:
             if url is not None or api_key is not None:
@@ -51,19 +51,19 @@ class RemoteSpec:
         if api_key is not None and not (
             isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()
         ):
-            # The value is a secret: it is not shown.
+            # The key is a secret, so the message does not show it.
             raise InvalidArgument("api_key must be a string of printable ASCII characters or None")
         server = check_url(url)
         _warn_of_plain_http(server, api_key)
         return cls(server, api_key or None)
 
     def is_same_server(self, other: RemoteSpec) -> bool:
-        """Return whether both use one server and key; the key of an injected client is its own."""
+        """Return whether both use one server and key. Does not compare keys of injected clients."""
         keys = self.api_key == other.api_key or self.client is not None or other.client is not None
         return self.server == other.server and keys
 
     def shares_client(self, other: RemoteSpec | None) -> bool:
-        """Return whether both use one injected client, which its caller may close at any time."""
+        """Return whether both use one injected client. Its owner may close it at any time."""
         return other is not None and self.client is not None and self.client is other.client
 
     async def open(
@@ -71,20 +71,20 @@ class RemoteSpec:
     ) -> DakeraRemote:
         """Open a remote for the running event loop.
 
-        ``offload`` runs in a thread what would block that loop.
+        ``offload`` runs the blocking calls in a thread.
         """
-        # The SDK's import takes some hundred milliseconds.
+        # Importing the SDK takes a few hundred milliseconds.
         await offload(__import__, "dakera")
         await offload(telemetry.load)
         if self.client is not None:
             return DakeraRemote(self.client, options, owned=False)
-        # A new client reads all certificates that the system trusts: some twenty milliseconds.
+        # Making a client reads all certificates that the system trusts, in about 20 milliseconds.
         remote: DakeraRemote = await offload(connect, self.server, self.api_key, options)
         return remote
 
 
 def remove_spec(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpec]:
-    """Return all specs but one, by identity: equal ones belong to other sessions."""
+    """Return all specs except ``gone``, by identity: equal specs belong to other sessions."""
     for position, spec in enumerate(specs):
         if spec is gone:
             return [*specs[:position], *specs[position + 1 :]]
@@ -92,7 +92,7 @@ def remove_spec(specs: Sequence[RemoteSpec], gone: RemoteSpec) -> list[RemoteSpe
 
 
 def _warn_of_plain_http(server: str, api_key: object) -> None:
-    """Warn, once for each server and process, of a key that anyone on the network can read."""
+    """Warn, once for each server and process, if anyone on the network can read the key."""
     if not api_key or is_private(server) or server in _warned:
         return
     _warned.add(server)

@@ -1,7 +1,7 @@
-"""The `Remote` of a Dakera server: which HTTP request each call is, and how its answer is read.
+"""The `Remote` of a Dakera server: the HTTP request of each call, and decoding of the answers.
 
-The SDK's typed answers are not used: they drop fields that a reader needs, and fail on an answer of
-another form. Fields of a memory are read in `wire.py`; sending is in `http.py`.
+This module does not use the SDK's typed answers: they drop fields that a reader needs, and fail on
+an answer of another form. `wire.py` reads the fields of a memory; `http.py` sends requests.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["DakeraRemote", "connect"]
 
 MOST_LISTED = 1000
-"""Rows of one page; the server returns at most 1000, whatever the request asks for."""
+"""Maximum number of memories in one answer: the server never returns more than 1000."""
 MOST_TAGGED = 100
-"""Memories with one tag to ask for: the notes on one item."""
+"""Maximum number of memories with one tag to request: the claim notes on one item."""
 SILENCE = 90.0
-"""Seconds without a byte, not even a keep-alive, after which an event stream counts as dead."""
+"""Seconds without a byte, not even a keep-alive, after which an event stream counts as broken."""
 STORE = "/v1/memories/store/batch"
 FORGET = "/v1/memory/forget"
 RECALL = "/v1/memory/recall"
@@ -44,12 +44,12 @@ _ABSENT = object()
 
 
 def connect(url: str, api_key: str | None, options: SyncOptions) -> DakeraRemote:
-    """Make a remote with a client of its own, for use on the running event loop."""
+    """Make a remote that owns its client, for use on the running event loop."""
     return DakeraRemote(make_client(url, api_key, options), options, owned=True)
 
 
 class DakeraRemote:
-    """A Dakera server behind one SDK client."""
+    """A Dakera server that is accessed through one SDK client."""
 
     def __init__(self, client: AsyncDakeraClient, options: SyncOptions, *, owned: bool) -> None:
         """Use ``client``, and close it in `aclose` if it is ``owned``."""
@@ -71,13 +71,13 @@ class DakeraRemote:
         return self._http.answered
 
     async def aclose(self) -> None:
-        """Close the client if it is owned; an injected one is its caller's to close."""
+        """Close the client if it is owned. The caller closes an injected client."""
         if self._owned_client is not None:
             await self._owned_client.close()
 
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         """See `Remote.store`."""
-        # Joined, not encoded again: each memory was encoded once, when its operation was taken.
+        # Join the encoded memories: encoding them again for each request would cost time.
         entries = b",".join([memory.data for memory in memories])
         body = b'{"agent_id":%b,"memories":[%b]}' % (orjson.dumps(agent), entries)
         answer = await self._http.json("POST", STORE, body, memories=len(memories))
@@ -105,7 +105,7 @@ class DakeraRemote:
         path = f"/v1/agents/{quote(agent, safe=':')}/memories"
         params = {"limit": limit, "offset": offset, "include_derived": "false"}
         answer = await self._ask("GET", path, params=params, memories=limit)
-        # An agent that never stored: some servers answer 404, some an empty list.
+        # For an agent without memories, some servers answer 404 and some an empty list.
         if answer is _ABSENT:
             return []
         if not isinstance(answer, list) or len(answer) > MOST_LISTED:
@@ -146,7 +146,8 @@ class DakeraRemote:
         answer = await self._ask("POST", RECALL, body, memories=limit)
         if answer is _ABSENT:
             return []
-        # Depending on the server's version: enveloped, flat, or a bare list of either.
+        # The form depends on the server's version: an object with a list, or only the list. Each
+        # element is a memory, or an object with a memory.
         found = answer.get("memories") if isinstance(answer, dict) else answer
         if not isinstance(found, list):
             raise self._http.unexpected(RECALL, answer)
@@ -156,7 +157,7 @@ class DakeraRemote:
         return [memory for memory in memories if isinstance(memory, dict)]
 
     async def events(self) -> AsyncGenerator[tuple[str, str] | None]:
-        """See `EventSource.events`. The key travels in the header, never in the URL."""
+        """See `EventSource.events`. The key is sent in the header, never in the URL."""
         parser = EventParser()
         async with aclosing(self._http.stream(EVENTS, SILENCE)) as chunks:
             async for chunk in chunks:
@@ -168,7 +169,7 @@ class DakeraRemote:
         return await retention.guard(self._http.json, agent, self._created_agents)
 
     async def probe(self) -> ServerFacts:
-        """Return the server's version, capabilities, key scope and clock. Changes nothing there.
+        """Return the server's version, capabilities, key scope and clock. Changes nothing.
 
         Raises:
             RemoteError: the server does not answer, or refuses the key.
@@ -176,14 +177,14 @@ class DakeraRemote:
         return await probe.probe(self._http.request)
 
     async def policy_problem(self, agent: str) -> str | None:
-        """Return why the server may delete an agent's memories. Changes nothing there.
+        """Return why the server may delete an agent's memories. Changes nothing.
 
         Returns:
             An empty string if the policy of the namespace protects them; None if the namespace is
             empty.
 
         Raises:
-            RemoteError: the server cannot be asked.
+            RemoteError: the request failed.
         """
         # For a namespace that does not exist, a server answers with its default policy.
         if not await self.list_memories(agent, offset=0, limit=1):
@@ -199,7 +200,7 @@ class DakeraRemote:
         *,
         memories: int = 0,
     ) -> Any:
-        """Return the decoded answer, or `_ABSENT` where the server has nothing of that name."""
+        """Return the decoded answer; `_ABSENT` if the requested agent or memory does not exist."""
         try:
             return await self._http.json(method, path, body, params, memories=memories)
         except RemoteError as error:

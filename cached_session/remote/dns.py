@@ -1,10 +1,11 @@
-"""Name lookups in daemon threads of our own, one thread for each name.
+"""Name lookups in separate daemon threads, one thread for each name.
 
 A lookup cannot be cancelled. The event loop's default thread pool is small and shared with the
-program, and `asyncio.run` and the end of the process wait for its threads: with a resolver that
-hangs, each connection attempt would occupy one thread of it and delay the end. Here all
-connections that need a name share one lookup. A lookup that hangs is started again in another
-thread, after a pause that doubles each time, and the process ends without waiting for any.
+program. `asyncio.run` and the end of the process wait for the threads of that pool. If the resolver
+hangs, each connection attempt would therefore occupy one of them and delay the end.
+
+In this module all connections to one name share one lookup. A lookup that hangs is started again in
+another thread, after a pause that doubles each time. The process ends without waiting for lookups.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from cached_session import fork_safety
 __all__ = ["use_own_lookups"]
 
 STAGGER = 0.25
-"""Seconds after which the next address is tried as well (RFC 8305)."""
+"""Seconds to wait for one address before the next address is tried in parallel (RFC 8305)."""
 
 PATIENCE = 30.0
-"""Seconds after which a lookup without an answer is started again: the first may never end. Doubled
-each time, so that a resolver that hangs for a day holds eleven threads."""
+"""Seconds after which an unanswered lookup is started again, because it may never end. The time
+doubles with each start, so that a resolver that hangs for a day occupies eleven threads."""
 
 
 @dataclass
 class _Lookup:
-    """One lookup of a name, in its thread."""
+    """One lookup of a name. It runs in its own thread."""
 
     began: float
     patience: float = PATIENCE
@@ -47,13 +48,14 @@ class _Lookup:
 
 
 _pending: dict[tuple[int, str, int], _Lookup] = {}
-"""The newest unfinished lookup of each name. Keyed by process: a thread does not survive a fork."""
+"""Newest unfinished lookup of each host and port. The key includes the process id, because a thread
+does not survive a fork."""
 _lock = threading.Lock()
 fork_safety.wait_for(_lock, _lock)
 
 
 def use_own_lookups(client: httpx.AsyncClient) -> None:
-    """Make the connections of a client, also those to proxies, look up names here."""
+    """Make all connections of a client, including those to proxies, use this module's lookups."""
     for transport in (client._transport, *client._mounts.values()):
         pool = getattr(transport, "_pool", None)
         if isinstance(pool, httpcore.AsyncConnectionPool):
@@ -61,7 +63,7 @@ def use_own_lookups(client: httpx.AsyncClient) -> None:
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
-    """A network backend that looks up names itself, and connects over another backend."""
+    """A network backend that looks up names itself, and connects through an inner backend."""
 
     def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
         self._inner = inner
@@ -74,11 +76,11 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of a name that answers.
+        """Connect to the address of ``host`` that accepts a connection first.
 
         Raises:
-            ConnectError: the name has no address, or none of them accepts the connection.
-            ConnectTimeout: there is no connection after ``timeout`` seconds.
+            ConnectError: ``host`` has no address, or none of its addresses accepts a connection.
+            ConnectTimeout: no connection was made within ``timeout`` seconds.
         """
 
         async def connect(address: str) -> httpcore.AsyncNetworkStream:
@@ -103,11 +105,11 @@ class _Backend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect over the other backend."""
+        """Connect through the inner backend."""
         return await self._inner.connect_unix_socket(path, timeout, socket_options)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep as the other backend does."""
+        """Sleep through the inner backend."""
         await self._inner.sleep(seconds)
 
 
@@ -123,13 +125,13 @@ async def _addresses(host: str, port: int) -> list[str]:
     """Return the addresses of a name, each once. Cancelling a caller does not cancel the lookup.
 
     Raises:
-        OSError: they could not be looked up.
+        OSError: the lookup failed.
     """
     return await asyncio.wrap_future(_lookup(host, port).outcome)
 
 
 def _lookup(host: str, port: int) -> _Lookup:
-    """Return the unfinished lookup of a name, or start one if there is none or it hangs."""
+    """Return the unfinished lookup of a name; start a new one if there is none, or if it hangs."""
     key, now = (os.getpid(), host, port), time.monotonic()
     with _lock:
         going = _pending.get(key)
@@ -137,7 +139,8 @@ def _lookup(host: str, port: int) -> _Lookup:
             return going
         fresh = _Lookup(now) if going is None else _Lookup(now, going.patience * 2)
         _pending[key] = fresh
-    # From here on, cancelling one caller that waits for it cannot cancel it for the others.
+    # A running future cannot be cancelled. Otherwise a caller that is cancelled would also cancel
+    # the lookup for the other callers.
     fresh.outcome.set_running_or_notify_cancel()
     threading.Thread(
         target=_look_up, args=(key, fresh), name="cached-session-lookup", daemon=True
@@ -166,7 +169,7 @@ def _look_up(key: tuple[int, str, int], lookup: _Lookup) -> None:
 def _interleave_families(found: Sequence[tuple[int, str]]) -> list[str]:
     """Return addresses in the resolver's order, alternating between IPv4 and IPv6.
 
-    Where one of the two families does not work, an address of the other is tried second.
+    If one family does not work, the second attempt already uses the other family.
     """
     families = dict.fromkeys(family for family, _ in found)
     each = ([address for of, address in found if of == family] for family in families)
@@ -177,10 +180,13 @@ def _interleave_families(found: Sequence[tuple[int, str]]) -> list[str]:
 async def _connect_first(
     addresses: Sequence[str], connect: Callable[[str], Awaitable[httpcore.AsyncNetworkStream]]
 ) -> httpcore.AsyncNetworkStream:
-    """Return the first connection that succeeds; each next address starts `STAGGER` seconds later.
+    """Return the first connection that succeeds.
+
+    The attempt for the next address starts when the attempt before it fails, or after `STAGGER`
+    seconds.
 
     Raises:
-        ConnectError: none succeeds; the error is that of the first address.
+        ConnectError: no attempt succeeded. The error is that of the first address.
     """
     made: list[httpcore.AsyncNetworkStream] = []
     errors: dict[str, httpcore.ConnectError | httpcore.ConnectTimeout] = {}
@@ -205,7 +211,8 @@ async def _connect_first(
             raise errors[addresses[0]]
         return made.pop(0)
     finally:
-        # Two may succeed at the same time, and one may succeed while this call is cancelled.
+        # Close unused connections: two attempts may succeed at the same time, and an attempt may
+        # succeed while this call is cancelled.
         with anyio.CancelScope(shield=True):
             for stream in made:
                 await stream.aclose()

@@ -1,4 +1,4 @@
-"""The verdict on an answer, or on its absence: one table, used for every request."""
+"""The verdict on the outcome of a request: one table for all requests."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Verdict(str, Enum):
     UNREACHABLE = "unreachable"
     """No usable answer; the outcome is unknown. Wait, then send the same request again."""
     BUSY = "busy"
-    """The server asks for time. Wait as long as it asks."""
+    """The server asks the client to wait. Wait for the time that the server names."""
     DENIED = "denied"
-    """Only a person can change this: key, scope, quota, address. Report it, and retry rarely."""
+    """A person must fix the key, scope, quota or address. Report the error, and retry rarely."""
     REFUSED = "refused"
     """The server will never accept this request. Find the operation that causes it and park it."""
     CONFLICT = "conflict"
-    """The server reports that an id exists. Read the memory and compare."""
+    """The server reports that the id of a memory exists. Fetch that memory and compare it."""
     ABSENT = "absent"
     """The server does not have the requested memory, agent or namespace."""
 
 
 class Scope(str, Enum):
-    """The work that waits: one session, or all requests to the server."""
+    """The requests that a failure pauses: those of one session, or all requests to the server."""
 
     SESSION = "session"
     SERVER = "server"
@@ -41,10 +41,10 @@ class RemoteError(Exception):
 
     verdict: Verdict
     reason: str
-    """The text to show. It never has the API key in it."""
+    """Message for people. It never contains the API key."""
     scope: Scope = Scope.SERVER
     retry_after: float | None = None
-    """Seconds that the server asked to wait."""
+    """Seconds that the server asked to wait; None if it named no time."""
     status: int | None = None
     """HTTP status; None if no answer came."""
 
@@ -65,8 +65,8 @@ _BY_STATUS: dict[int, tuple[Verdict, Scope]] = {
     415: (Verdict.DENIED, Scope.SERVER),
     421: (Verdict.DENIED, Scope.SERVER),
     422: (Verdict.REFUSED, Scope.SESSION),
-    # The limit of one namespace or of the server. If it is the server's, pausing only this session
-    # costs one more request for each other session.
+    # The rate limit of one namespace or of the whole server. If it is that of the server, pausing
+    # only this session costs one more request for each other session.
     429: (Verdict.BUSY, Scope.SESSION),
     500: (Verdict.UNREACHABLE, Scope.SERVER),
     501: (Verdict.DENIED, Scope.SERVER),
@@ -75,9 +75,9 @@ _BY_STATUS: dict[int, tuple[Verdict, Scope]] = {
     504: (Verdict.UNREACHABLE, Scope.SERVER),
 }
 _BY_CODE: dict[tuple[int, str], tuple[Verdict, Scope]] = {
-    # Full until an operator acts: no operation is the cause.
+    # The quota is used up until an operator acts. No operation is the cause, so park none.
     (413, "QUOTA_EXCEEDED"): (Verdict.DENIED, Scope.SESSION),
-    # The address is wrong: this 404 is about the route, not about a memory.
+    # This 404 means that the route does not exist, not that a memory is missing.
     (404, "ROUTE_NOT_FOUND"): (Verdict.DENIED, Scope.SERVER),
 }
 
@@ -92,7 +92,7 @@ def judge(status: int | None, code: str | None = None) -> tuple[Verdict, Scope]:
     if (status, code or "") in _BY_CODE:
         return _BY_CODE[status, code or ""]
     if 300 <= status < 400:
-        # A redirect is not followed: the key must not travel to another host.
+        # No redirect is followed, because the key must not be sent to another host.
         return Verdict.DENIED, Scope.SERVER
     return _BY_STATUS.get(status, (Verdict.UNREACHABLE, Scope.SERVER))
 
@@ -100,8 +100,8 @@ def judge(status: int | None, code: str | None = None) -> tuple[Verdict, Scope]:
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Return the seconds that ``Retry-After`` asks to wait; None if it is missing or unreadable.
 
-    A date is compared with the server's own ``Date``, where the answer has one: a device whose
-    clock is an hour wrong must neither wait an hour nor retry immediately.
+    If the value is a date, it is compared with the answer's ``Date`` header, if there is one: a
+    device whose clock is an hour wrong must neither wait an hour nor retry immediately.
     """
     text = headers.get("retry-after", "").strip()
     if not text:

@@ -1,6 +1,7 @@
-"""Requests to one Dakera server: one attempt each, with a deadline and a limit on the answer.
+"""Requests to one Dakera server: one attempt each, with a deadline and a size limit.
 
-Every failure leaves this module as a `RemoteError`, whose text never has the API key in it.
+This module raises every failure as a `RemoteError`. The text of the error never contains the API
+key.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "DakeraHttp"]
 
 MOST_BYTES = 1024 * 1024
-"""Limit of an answer to a request that names no memories: a policy, an error."""
+"""Size limit in bytes of an answer without memories, such as a policy or an error."""
 MEMORY_BYTES = 128 * 1024
-"""Added to the limit for each memory that is asked for: the server allows 100,000 bytes of content,
-and the metadata of this package takes less than 28 KiB."""
+"""Bytes added to the size limit for each requested memory. The server allows 100,000 bytes of
+content, and the metadata of this package takes less than 28 KiB."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Answer:
 
 
 class DakeraHttp:
-    """The requests of one SDK client, over the HTTP client that is taken from it once."""
+    """Sends requests through the HTTP client of one SDK client."""
 
     def __init__(self, client: AsyncDakeraClient, deadline: float) -> None:
-        """Take the HTTP client. ``deadline``: seconds for a request and its whole answer."""
+        """Use the HTTP client of ``client``. ``deadline``: seconds for a request and its answer."""
         self.server = check_url(client.base_url)
         """The base URL."""
         self.answered = 0
@@ -69,10 +70,10 @@ class DakeraHttp:
             path: Path below the base URL.
             body: JSON, already encoded.
             params: Query parameters.
-            memories: How many memories the answer may hold; sets the limit on its size.
+            memories: Maximum number of memories in the answer; sets the size limit.
 
         Raises:
-            RemoteError: there is no 2xx answer with JSON in it.
+            RemoteError: no 2xx answer with valid JSON arrived.
         """
         limit = MOST_BYTES + memories * MEMORY_BYTES
         status, headers, data = await self._send(method, path, body, params, limit)
@@ -99,14 +100,14 @@ class DakeraHttp:
         *,
         memories: int = 0,
     ) -> Any:
-        """Return only the decoded body of `request`."""
+        """Send one request, once, and return the decoded body of its 2xx answer; see `request`."""
         return (await self.request(method, path, body, params, memories=memories)).body
 
     async def stream(self, path: str, silence: float) -> AsyncGenerator[bytes]:
         """Open an event stream and yield its bytes until the server closes it.
 
         Raises:
-            RemoteError: the server has no such stream, the connection broke, or nothing came for
+            RemoteError: the server has no such stream, the connection broke, or no byte arrived for
                 ``silence`` seconds.
         """
         import httpx
@@ -139,15 +140,15 @@ class DakeraHttp:
         params: Mapping[str, Any] | None,
         limit: int,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and bounded body of whatever answer comes."""
+        """Send one request; return the status, headers and body of its answer, also of an error."""
         headers = {"Content-Type": "application/json", "Accept-Encoding": ACCEPTED_ENCODING}
         try:
-            # A deadline for the whole exchange: the client's own timeouts run between bytes.
+            # This deadline covers the whole exchange. The client's timeouts restart at each byte.
             with anyio.fail_after(self._deadline):
                 request = self._http.build_request(
                     method, f"{self.server}{path}", content=body, params=params, headers=headers
                 )
-                # No redirect is followed: the key must not travel to another host.
+                # Do not follow a redirect: the key must not be sent to another host.
                 response = await self._http.send(request, stream=True, follow_redirects=False)
                 try:
                     return (
@@ -167,7 +168,7 @@ class DakeraHttp:
             raise self._failure(error) from self._cause(error)
 
     def unexpected(self, path: str, body: object) -> RemoteError:
-        """Return the error for a 2xx answer whose JSON has another form than the route's."""
+        """Return the error for a 2xx answer whose JSON does not have the form of the route."""
         shown = self._redacted(f"{body!r:.120}")
         return RemoteError(
             Verdict.UNREACHABLE,
@@ -176,7 +177,7 @@ class DakeraHttp:
         )
 
     def _refusal(self, status: int, headers: Mapping[str, str], data: bytes) -> RemoteError:
-        """Return the error for an answer with another status than 2xx."""
+        """Return the error for an answer whose status is not 2xx."""
         try:
             body = decode(data)
         except (ValueError, RecursionError):
@@ -187,8 +188,8 @@ class DakeraHttp:
             details = body.get("details")
             message = f"{body.get('error')}{f' ({details})' if details else ''}"
         if status == 404 and not (isinstance(body, dict) and "error" in body):
-            # Dakera's own errors have this field, so something in front of it answered, or in its
-            # place. As "not found" it would mean that all memories are gone.
+            # Every error of a Dakera server has this field, so a proxy or another program answered.
+            # Do not treat its 404 as "not found": all memories would count as deleted.
             code = "ROUTE_NOT_FOUND"
         if 300 <= status < 400:
             message = "it redirects to another address, which is not followed; use that address"
@@ -231,7 +232,7 @@ class DakeraHttp:
         return RemoteError(verdict, f"{self._redacted(reason)}; {outcome}", scope=scope)
 
     def _cause(self, error: Exception) -> Exception | None:
-        """Return the cause to show below ours: none for everyday failures, nor one with the key."""
+        """Return the exception to chain; None for an everyday failure, or if it names the key."""
         import httpx
 
         is_everyday = isinstance(error, httpx.TransportError)
@@ -241,5 +242,5 @@ class DakeraHttp:
         return redact(text, self._secrets())
 
     def _secrets(self) -> list[str]:
-        """Return the key as the client knows it now, and as it sends it."""
+        """Return the client's current API key and the ``Authorization`` header that it sends."""
         return secrets_in([self._sdk.api_key, self._http.headers.get("authorization")])

@@ -1,7 +1,7 @@
 """Ids on the server: the namespace of an agent, and the ids of its memories.
 
-Golden tests freeze them. A memory id is derived from the session and the operation, so that sending
-an operation again stores nothing twice. `history.ids` derives the agent id.
+Golden tests freeze these ids. A memory id is derived from the session and the operation, so that
+sending an operation again stores no duplicate. `history.ids` derives the agent id.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from cached_session.history.ops import Dot
 __all__ = ["WIRE_VERSION", "claim_id", "memory_id", "namespace", "placeholder_id", "version_of"]
 
 WIRE_VERSION = 1
-"""Part of every memory id and of every memory's metadata."""
+"""Version of the wire format. Every memory has it in its id and in its metadata."""
 SHORT_KEY = 12
-"""Hex digits of the session's hash in a memory id, in case a server's ids are global."""
+"""Number of hex digits of the session's hash in a memory id. They make the id unique across
+sessions, because memory ids of a server may be global."""
 
 _OURS = re.compile(r"cs(\d{1,4})-[0-9a-f]{12}-")
 
 
 def namespace(agent: str) -> str:
-    """Return the namespace in which the server keeps an agent's memories."""
+    """Return the namespace in which the server stores an agent's memories."""
     return f"_dakera_agent_{agent}"
 
 
@@ -40,15 +41,15 @@ def placeholder_id(key: str, dot: Dot) -> str:
 
 
 def claim_id(key: str, dot: Dot, index: int, claimer: str) -> str:
-    """Return the id of the note that one claimer leaves on an item.
+    """Return the id of the claim note that one claimer stores for an item.
 
-    `version_of` does not accept its form, so every reader of the history skips it, also one of an
-    earlier version.
+    `version_of` does not accept this form of id, so every reader of the history skips the note.
+    Readers of earlier versions skip it, too.
     """
     return f"csn1-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}-{claimer}"
 
 
 def version_of(memory: object) -> int | None:
-    """Return the wire version in a memory's id; None if the memory is not ours."""
+    """Return the wire version in a memory id; None if this package did not make the id."""
     found = _OURS.match(memory) if isinstance(memory, str) else None
     return int(found[1]) if found else None

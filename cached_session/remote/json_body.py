@@ -1,7 +1,7 @@
 """Decoding of JSON bodies; long lists are decoded in slices, so that the event loop can run.
 
-A thread would not help: the fast JSON library keeps the interpreter's lock for the whole of a call,
-so the event loop would still wait.
+Decoding in a thread would not help: orjson holds the interpreter lock during a call, so the event
+loop would still wait.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import orjson
 __all__ = ["decode", "decode_in_slices"]
 
 SLICE_BYTES = 64 * 1024
-"""Bytes of a list to decode at a time: a few hundred microseconds of work."""
+"""Approximate size of a slice in bytes. Decoding a slice takes a few hundred microseconds."""
 BETWEEN_OBJECTS = b'},{"'
-"""Bytes at which a list of objects can be cut. After a cut in a wrong place, in a string or inside
-an object, neither side is JSON, so that a wrong cut is noticed."""
+"""Bytes at which a list of objects is cut. If they occur inside a string or inside an object,
+neither side of the cut is valid JSON, so a wrong cut is detected."""
 
 
 async def decode_in_slices(data: bytes) -> Any:
     """Decode a JSON body, and let other tasks run between the slices of a long list.
 
     Raises:
-        ValueError, RecursionError: it is not JSON, or nested too deep.
+        ValueError, RecursionError: the body is not JSON, or is nested too deep.
     """
     if len(data) <= SLICE_BYTES or not data.startswith(b"[{"):
         return decode(data)
@@ -44,16 +44,16 @@ async def decode_in_slices(data: bytes) -> Any:
 
 
 def decode(data: bytes) -> Any:
-    """Decode a JSON body; None if it is empty.
+    """Decode a JSON body; return None if it is empty.
 
     Raises:
-        ValueError, RecursionError: it is not JSON, or nested too deep.
+        ValueError, RecursionError: the body is not JSON, or is nested too deep.
     """
     if not data:
         return None
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        # The standard library accepts lone surrogates. One in another program's memory must not
-        # hide the rest of the list.
+        # The standard library accepts lone surrogates; orjson does not. A lone surrogate in another
+        # program's memory must not make the rest of the list unreadable.
         return json.loads(data)

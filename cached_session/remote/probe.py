@@ -1,4 +1,4 @@
-"""A look at a server that changes nothing there: version, capabilities, scope of the key, clock."""
+"""A read-only inspection of a server: version, capabilities, scope of the key, clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cached_session.remote.http import Answer
 __all__ = ["ServerFacts", "probe"]
 
 Request = Callable[[str, str], Awaitable[Answer]]
-"""Sends (method, path) once; see `DakeraHttp.request`."""
+"""Function that sends one request (method, path), once; see `DakeraHttp.request`."""
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class ServerFacts:
     """The server's own description of itself and of the key."""
 
     version: str | None
-    """None if the server does not name one."""
+    """Version of the server; None if the server does not report its version."""
     capabilities: Mapping[str, Any] | None
-    """None if the server is older than this route."""
+    """Answer of the capabilities route; None if the server is older than this route."""
     key: Mapping[str, Any] | None
     """Scope and grants of the key (whoami); None if the server is older than this route."""
     date: float | None
-    """Unix seconds by the server's clock, to the second; None if the answer has no date."""
+    """Unix time by the server's clock, in whole seconds; None if its answer has no date."""
     seconds: float
-    """Duration of the request whose answer had the date."""
+    """Duration in seconds of the health request, whose answer contains the date."""
 
 
 async def probe(request: Request) -> ServerFacts:
-    """Ask for health, capabilities and the key's scope.
+    """Request the server's health, its capabilities and the key's scope.
 
     Raises:
         RemoteError: the server does not answer, or refuses the key.
@@ -53,7 +53,7 @@ async def probe(request: Request) -> ServerFacts:
 
 
 async def _if_known(request: Request, path: str) -> Mapping[str, Any] | None:
-    """Return the answer of a route; None if the server is older than it."""
+    """Return the answer of a route; None if the server is older than the route."""
     try:
         answer = await request("GET", path)
     except RemoteError as error:

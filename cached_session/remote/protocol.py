@@ -1,7 +1,7 @@
-"""The requests that the replicator makes of a server, and how each may be repeated and may fail.
+"""The interface of a server: its requests, and whether each is safe to repeat.
 
-A method is one attempt, bounded in time and without retries. It raises `RemoteError` when there is
-no 2xx answer, and no other error of its own.
+A method makes one attempt, bounded in time and without retries. If there is no 2xx answer, it
+raises `RemoteError`. It raises no other error of its own.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class GuardReport:
     """The result of the retention guard for one namespace."""
 
     unguarded: str = ""
-    """Empty if the policy protects the history; otherwise why it could not be set."""
+    """Reason why the policy could not be set; empty if the policy protects the history."""
 
 
 @runtime_checkable
 class EventSource(Protocol):
-    """A server with an event stream. A `Remote` may lack it."""
+    """A server with an event stream. A `Remote` need not implement this interface."""
 
     def events(self) -> AsyncGenerator[tuple[str, str] | None]:
         """Yield (agent, memory) for each memory that is stored from now on.
 
-        None comes first, and whenever events may have been missed. Ends when the server closes the
-        stream or has been silent for too long.
+        Yield None first, and whenever events may have been missed. The iteration ends when the
+        server closes the stream or has been silent for too long.
         """
         ...
 
@@ -48,37 +48,38 @@ class Remote(Protocol):
     def answered(self) -> int:
         """Number of requests with a 2xx answer so far.
 
-        A step that leaves it unchanged has sent no request that succeeded.
+        If the number is unchanged after a step, no request of that step succeeded.
         """
         ...
 
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         """Store memories under their own ids, and return the ids that the server reports stored.
 
-        Safe to repeat. Without an answer any part of the memories may be stored.
+        Safe to repeat. If no answer arrives, the server may have stored any of the memories.
         """
         ...
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
-        """Return one memory by its id; None if it is not there (or not yet)."""
+        """Return one memory by its id; None if the server does not have it (or not yet)."""
         ...
 
     async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
-        """Return a page of memories, newest first; empty for an agent that never stored.
+        """Return a page of memories, newest first; an empty list for an agent without memories.
 
-        The list may shift between calls, lag behind, and hold memories of other programs.
+        Positions may shift between calls. The list may miss recent changes, and may contain
+        memories of other programs.
         """
         ...
 
     async def forget(self, agent: str, memories: Sequence[str]) -> int:
-        """Delete memories by id, and return how many the server deleted now.
+        """Delete memories by id, and return how many the server deleted in this call.
 
-        Safe to repeat, but the count of a repeat has no meaning.
+        Safe to repeat, but the count of a repeated call has no meaning.
         """
         ...
 
     async def find_by_tag(self, agent: str, tag: str) -> list[dict[str, Any]]:
-        """Return up to 100 memories with this tag, in any order; the result may lag behind."""
+        """Return up to 100 memories with this tag, in any order. Recent changes may be missing."""
         ...
 
     async def recall(self, agent: str, query: str, limit: int) -> list[dict[str, Any]]:
@@ -86,7 +87,7 @@ class Remote(Protocol):
         ...
 
     async def guard(self, agent: str) -> GuardReport:
-        """Set a policy under which the server keeps the agent's memories. Safe to repeat."""
+        """Set a policy that stops the server from deleting the agent's memories. Safe to repeat."""
         ...
 
     async def aclose(self) -> None:

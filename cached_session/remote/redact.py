@@ -1,6 +1,6 @@
-"""The API key, kept out of every text and every exception that leaves the package.
+"""Removal of the API key from every text and exception that leaves the package.
 
-A server may repeat the key in an answer, and an HTTP library in an error about a header.
+A server may repeat the key in an answer. An HTTP library may quote it in an error about a header.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from collections.abc import Iterable, Iterator
 __all__ = ["names_secret", "redact", "secrets_in"]
 
 SHORTEST_SECRET = 4
-"""Characters. A shorter key protects nothing, and would be found in any text."""
+"""Minimum number of characters of a key to replace. A shorter key protects nothing, and would match
+ordinary text."""
 SHOWN_CHARACTERS = 300
-"""Of a foreign text, at most."""
+"""Maximum number of characters of a foreign text that a message shows."""
 REPLACEMENT = "(the API key)"
 
 
 def secrets_in(values: Iterable[object]) -> list[str]:
-    """Return the keys among an API key and ``Authorization`` headers, with and without a scheme."""
+    """Return the secrets in an API key and ``Authorization`` headers, with and without a scheme."""
     found: list[str] = []
     for value in values:
         if isinstance(value, str):
             found += [value, value.removeprefix("Bearer ")]
-    # The longest first, so that a header goes as a whole.
+    # Sort the longest first, so that a whole header is replaced before the key in it.
     secrets = {secret for secret in found if len(secret) >= SHORTEST_SECRET}
     return sorted(secrets, key=len, reverse=True)
 
@@ -35,7 +36,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 
 def names_secret(error: BaseException, secrets: Iterable[str]) -> bool:
-    """Return whether an exception, or one in its chain, holds a secret in its text or arguments."""
+    """Return whether an exception or one of its causes has a secret in its text or arguments."""
     texts = [f"{link} {link.args!r}" for link in _chain(error)]
     return any(secret in text for secret in secrets for text in texts)
 

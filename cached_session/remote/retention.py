@@ -1,8 +1,8 @@
 """The retention guard: a policy under which the server keeps every memory of a namespace.
 
 Dakera deletes by default: memories expire by type, decay, and are merged or deduplicated. A policy
-of the namespace turns that off. Dakera *sessions* are not used, because ending one merges its
-memories.
+of the namespace turns these deletions off. Dakera *sessions* are not used, because ending such a
+session merges its memories.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cached_session.remote.protocol import GuardReport
 __all__ = ["POLICY", "guard", "policy_problem"]
 
 YEARS_50 = 50 * 365 * 86400
-"""Seconds."""
+"""50 years in seconds."""
 TYPES = ("working", "episodic", "semantic", "procedural")
-"""The types of memory that a policy has fields for."""
+"""Types of memory for which a policy has fields."""
 
 POLICY: dict[str, Any] = {
     **{f"{kind}_ttl_seconds": YEARS_50 for kind in TYPES},
@@ -29,26 +29,26 @@ POLICY: dict[str, Any] = {
     "consolidation_enabled": False,
     "dedup_on_store": False,
 }
-"""The fields to set; the rest of a namespace's policy stays as it is."""
+"""Policy fields to set. The other fields of a namespace's policy stay unchanged."""
 
 Request = Callable[[str, str, bytes | None], Awaitable[Any]]
-"""Sends (method, path, body) once and returns the decoded answer; see `DakeraHttp.json`."""
+"""Function that sends one request (method, path, body), once, and returns the decoded answer; see
+`DakeraHttp.json`."""
 
 
 async def guard(request: Request, agent: str, created: set[str]) -> GuardReport:
     """Set the namespace's policy: read, edit, write, read again and compare.
 
-    ``created`` holds the agents whose guard stopped after its first step, and this function changes
-    it: the next attempt continues there. Otherwise a server that fails each third request would
-    never let a guard finish.
+    ``created`` contains the agents for which only the first step, creating the agent, has
+    succeeded. This function updates the set, so that the next attempt skips that step. Otherwise a
+    server that fails each third request would never let a guard finish.
 
     Raises:
-        RemoteError: the server is unreachable or busy, or refuses the key; nothing is known about
-            the policy.
+        RemoteError: the server is unreachable or busy, or refuses the key. The policy is unknown.
     """
     if agent not in created:
-        # The policy route answers 404 until the namespace exists. Servers before 0.12.2 do not have
-        # this route, so a refusal is ignored here.
+        # The policy route answers 404 until the namespace exists, so create the agent first.
+        # Servers before 0.12.2 do not have the route that creates agents, so ignore a refusal.
         await _answer_or_refusal(request, "POST", "/v1/agents", orjson.dumps({"agent_id": agent}))
         created.add(agent)
     report = await _set_policy(request, agent)
@@ -64,7 +64,7 @@ async def _set_policy(request: Request, agent: str) -> GuardReport:
     if _protects(found):
         return GuardReport()
     wanted = {**found, **POLICY}
-    # A counter of the server, not a setting.
+    # This field is a counter of the server, not a setting.
     wanted.pop("consolidated_count", None)
     _, refusal = await _answer_or_refusal(request, "PUT", path, orjson.dumps(wanted))
     if refusal:
@@ -83,7 +83,7 @@ async def policy_problem(request: Request, agent: str) -> str | None:
         namespace.
 
     Raises:
-        RemoteError: the server cannot be asked.
+        RemoteError: the request failed.
     """
     try:
         found = await request("GET", _policy_path(agent), None)
@@ -112,7 +112,7 @@ def _wrong_fields(policy: dict[str, Any]) -> list[str]:
 async def _answer_or_refusal(
     request: Request, method: str, path: str, body: bytes | None
 ) -> tuple[Any, str]:
-    """Return (answer, reason of a refusal): a refusal is a result here, not a failure."""
+    """Return (answer, reason of a refusal). A refusal is a result and raises no error."""
     try:
         return await request(method, path, body), ""
     except RemoteError as error:

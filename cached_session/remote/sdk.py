@@ -1,7 +1,7 @@
-"""The Dakera SDK client: how it is made and checked, and how its HTTP client is taken from it.
+"""The Dakera SDK client: making a client, checking a client, and access to its HTTP client.
 
-No other module imports the SDK for its client or touches a private member of it. Requests do not go
-through the SDK's methods; `docs/architecture.md` says why.
+No other module imports the SDK to make a client, or uses a private member of a client. Requests do
+not use the SDK's methods; `docs/architecture.md` explains why.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ __all__ = ["check_client", "http_client_of", "make_client"]
 
 
 def make_client(url: str, api_key: str | None, options: SyncOptions) -> AsyncDakeraClient:
-    """Make a client of our own. Its retries are off: the replicator decides when to send again."""
-    # Imported here: the SDK takes longer to import than all the rest, and offline use needs none.
+    """Make an SDK client. Its retries are off: the replicator decides when to send again."""
+    # Import the SDK here: it takes longer to import than the rest of this package, and offline use
+    # does not need it.
     from dakera import AsyncDakeraClient
 
     from cached_session.remote.dns import use_own_lookups
@@ -42,9 +43,9 @@ def check_client(client: Any) -> str:
     """Return the base URL of a caller's client.
 
     Raises:
-        InvalidArgument: it is not an ``AsyncDakeraClient``.
+        InvalidArgument: ``client`` is not an ``AsyncDakeraClient``.
     """
-    # Not imported: without the SDK in memory, no object can be a client of it.
+    # Do not import the SDK: while it is not loaded, no object can be its client.
     sdk = sys.modules.get("dakera")
     if sdk is None or not isinstance(client, sdk.AsyncDakeraClient):
         raise InvalidArgument(
@@ -56,10 +57,10 @@ def check_client(client: Any) -> str:
 
 
 def http_client_of(client: AsyncDakeraClient) -> httpx.AsyncClient:
-    """Return the HTTP client of an SDK client: connections, headers, timeouts and auth are its own.
+    """Return the HTTP client of an SDK client, with its connections, headers, timeouts and auth.
 
     Raises:
-        InvalidArgument: this version of the SDK keeps its HTTP client elsewhere.
+        InvalidArgument: this version of the SDK stores its HTTP client under another name.
     """
     import httpx
 

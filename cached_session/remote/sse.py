@@ -1,7 +1,7 @@
-"""The server's event stream: its bytes parsed into hints about what to pull.
+"""A parser of the server's event stream. Its events are hints about what to pull.
 
-An event is a hint, and its content is never applied. An event longer than `MOST_BYTES` is dropped,
-and counts as a hint that anything may have changed.
+The content of an event is never applied. An event longer than `MOST_BYTES` is dropped and counts as
+a hint that any memory may have changed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import orjson
 __all__ = ["Event", "EventParser"]
 
 Event = tuple[str, str] | None
-"""(agent, memory) of a memory that was stored; None: anything may have changed."""
+"""Hint (agent id, memory id) that a memory was stored; None if any memory may have changed."""
 
 MOST_BYTES = 1024 * 1024
-"""Of one event: 100,000 bytes of content with each byte escaped (six bytes each), and a margin."""
+"""Maximum size of one event in bytes: 100,000 bytes of content, each escaped as six bytes, and a
+margin."""
 STORED = frozenset({"stored", "restored"})
-"""Events that name one memory to pull."""
+"""Types of events that name one memory to pull."""
 MISSED = frozenset({"connected", "stream_lagged"})
-"""Events after which any number of others may have been missed."""
+"""Types of events that mean that any number of earlier events may have been missed."""
 
 
 class EventParser:
@@ -33,7 +34,7 @@ class EventParser:
         self._is_dropping = False
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """Yield the events that a piece of the stream completes."""
+        """Yield the events that are complete after this piece of the stream."""
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             self._extend_line(line)
@@ -68,7 +69,7 @@ def _parse(data: bytes) -> Iterator[Event]:
     try:
         event = orjson.loads(data)
     except orjson.JSONDecodeError:
-        # It may have been about any memory.
+        # The unreadable event may have named any memory.
         yield None
         return
     if not isinstance(event, dict):

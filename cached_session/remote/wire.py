@@ -1,4 +1,4 @@
-"""The wire format: an operation to memories of the server, and back.
+"""The wire format: encoding of an operation as memories of the server, and decoding.
 
 Replicas read flat metadata fields that begin with ``cs_``. ``content`` is text for people and for
 the server's own recall. Golden tests freeze the format.
@@ -22,8 +22,8 @@ the server's own recall. Golden tests freeze the format.
 | `cs_sid` | session id, in the operation's first memory (if it is valid Unicode) |
 
 A confirmed pop stores a *claim note* for its item before it asks for the deletion. A note is not an
-operation. Its id (``csn1-…``) has another form, so every reader of the history skips it, also one
-of an earlier version. One of its tags names the item. Its metadata:
+operation. Its id (``csn1-…``) has another form, so every reader of the history skips the note, also
+a reader of an earlier version. One of the note's tags names the item. The metadata of a note:
 
 | field | meaning |
 |---|---|
@@ -74,34 +74,36 @@ __all__ = [
 TAG = "cached-session"
 """Tag of every memory that this package stores."""
 ITEM_TAGS = tuple(sorted(f"cs-{role}" for role in ROLES))
-"""Every memory with an item's text has one of these tags, and no other memory has."""
+"""Tags of the memories with an item's text. Each of them has one of these tags; no other memory has
+any of them."""
 HIDDEN = "(kept on the devices)"
-"""Content of an item whose session keeps its text out of the server's index."""
+"""Content that replaces an item's text if the session keeps text out of the server's index."""
 TTL_SECONDS = 50 * 365 * 86400
-"""50 years; the server allows at most 100. Relative, by the server's clock: a device whose clock is
-in 1970 must not store memories that have expired."""
+"""Lifetime of a memory in seconds: 50 years; the server allows at most 100. It starts when the
+server stores the memory, so a device whose clock shows 1970 does not store expired memories."""
 EVENT_LAST = 9_999_999_999
-"""Unix seconds, in the year 2286: the server refuses a later event time."""
+"""Latest event time in Unix seconds (the year 2286): the server refuses a later time."""
 MOST_COUNTED = 1 << 31
-"""Limit of a number of payloads or parts; a memory above it is unreadable."""
+"""Exclusive upper limit of the numbers of payloads and parts. A memory with a larger number is
+unreadable."""
 
 _KINDS = {kind.value: kind for kind in Kind}
 _WRITER = re.compile(r"[a-z2-7]{8,64}")
 
 
 class Unreadable(Exception):
-    """A memory with an id of this package that cannot be read, or is of a newer wire version."""
+    """A memory with an id of this package is invalid, or has a newer wire version."""
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A placeholder that was read: its writer has parked this operation, so it may never come."""
+    """A decoded placeholder: the writer parked this operation, so it may never arrive."""
 
     dot: Dot
 
 
 def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the store request's entries for an operation, in order; the same bytes every time."""
+    """Yield the store request's entries for an operation, in order. They are always identical."""
     key = session_key(session_id)
     for part in split(op, digest, key):
         metadata: dict[str, Any] = {
@@ -130,7 +132,7 @@ def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[st
 
 
 def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
-    """Return the small memory that stands for an operation which the server refuses."""
+    """Return the small memory that replaces an operation that the server refuses."""
     metadata = {
         "cs_v": WIRE_VERSION,
         "cs_op": "void",
@@ -181,8 +183,8 @@ def _memory(
     memory: dict[str, Any] = {
         "id": identity,
         "content": content,
-        # Three guards against expiry, because the key may not be allowed to set the namespace's
-        # policy: the type whose importance does not decay, full importance, and a lifetime.
+        # The key may lack permission to set the namespace's policy. So each memory has three guards
+        # against expiry: the type whose importance does not decay, full importance, and a lifetime.
         "memory_type": "procedural",
         "importance": 1.0,
         "ttl_seconds": TTL_SECONDS,
@@ -207,11 +209,11 @@ def _content(op: Operation, part: Part) -> tuple[str, str]:
 def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
     """Read a memory of the session with this key; None if this package did not store it.
 
-    The id must be the one that the metadata derives: sub-memories that a server derives from ours
-    may have our tags and metadata, but never our ids.
+    The id must match the metadata. Sub-memories that a server derives from a memory of this package
+    may have its tags and metadata, but never its id.
 
     Raises:
-        Unreadable: it has an id of this package and cannot be read.
+        Unreadable: the memory has an id of this package and cannot be read.
     """
     identity = memory.get("id")
     version = version_of(identity)
@@ -309,10 +311,11 @@ def _is_unicode(session_id: str) -> bool:
 
 @dataclass(slots=True)
 class EncodedMemory:
-    """A memory as an entry of a store request: encoded once, and small to keep until it is sent.
+    """A memory, encoded once as an entry of a store request. It uses little space until it is sent.
 
-    It keeps the metadata that shows whether a server holds this very memory. It is never changed,
-    but not frozen: as with `Part`, that would cost more than the rest of making it.
+    It also stores the metadata that shows whether a server has this exact memory. Treat it as
+    immutable. As with `Part`, the class is not frozen, because that would more than double the time
+    to create an object.
     """
 
     id: str
@@ -328,7 +331,7 @@ class EncodedMemory:
         return cls(memory["id"], orjson.dumps(memory), dot, _seal(metadata))
 
     def is_held(self, memory: Mapping[str, Any] | None) -> bool:
-        """Return whether a memory that a server has under this id is this one."""
+        """Return whether a memory that a server returned for this id has this content."""
         metadata = memory.get("metadata") if memory else None
         return isinstance(metadata, dict) and _seal(metadata) == self.seal
 
