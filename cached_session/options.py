@@ -1,4 +1,7 @@
-"""Tuning options. Arguments that change what a call does are keywords of that call instead."""
+"""Tuning options, with their defaults and range checks (`SyncOptions.__post_init__`).
+
+Arguments that change the meaning of a call are keywords of that call instead.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stamps: a hybrid logical clock in one sortable integer, and the rule that starts a run.
+"""Stamps, the first part of the sort key: a hybrid logical clock, and the rule that starts a run.
 
 A stamp has 48 bits of milliseconds and a logical counter of 16 bits. A new run gets a stamp above
 every stamp that its writer has seen. A wrong wall clock therefore affects the displayed times, but

@@ -80,9 +80,9 @@ class Connections:
         self._aside: sqlite3.Connection | None = None
         self._id: file_identity.FileId | None = None
         self._logs: dict[str, file_identity.FileId] = {}
-        """The identities of the file's write-ahead log and its index ..."""
+        """Identities of the file's write-ahead log and of the log's index."""
         self._left: list[Path] = []
-        """... and their paths, if they were left behind when the file was moved away."""
+        """Paths of these logs, if they were left behind when the file was moved away."""
         self.suspicion: str | None = None
         """SQLite's message about damage in the file; it is checked before the next job."""
         self._stale = False

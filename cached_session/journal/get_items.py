@@ -22,13 +22,13 @@ from cached_session.journal.tail_cache import MOST_BYTES_OF_ONE, Block, Tail
 __all__ = ["decode_blocks", "read_items"]
 
 SHORT_ITEMS = 512
-"""Most items that are read and decoded on the caller's thread, ..."""
+"""Maximum number of items that are read and decoded on the caller's thread."""
 SHORT_BYTES = 256 * 1024
-"""... and most bytes: about two milliseconds of work."""
+"""Maximum bytes of such a short read: about two milliseconds of work."""
 SLICE_ITEMS = 512
-"""Items that a thread reads and decodes at a time, ..."""
+"""Items of a long history that a thread reads and decodes at a time."""
 SLICE_BYTES = 256 * 1024
-"""... and their approximate bytes: decoding holds the interpreter lock."""
+"""Approximate bytes of such a slice. Decoding holds the interpreter lock."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The history of each session: what session calls append, remove and read.
+"""The history of each session: the items that session calls append (encoded), remove and read.
 
 It keeps two caches that the file's version validates: the tails of histories in use, and the
 session as the last write left it.
@@ -189,7 +189,7 @@ class History:
         await self._writer.maintain(self._record_beginning)
 
     def begin_blocking(self) -> None:
-        """Do the same on a thread that runs no event loop."""
+        """Open and record like `open`, on a thread that runs no event loop."""
         self._writer.open_blocking()
         self._readers.read_blocking(self._record_beginning)
 

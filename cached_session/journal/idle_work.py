@@ -109,7 +109,7 @@ class IdleWork:
 
         SQLite writes index entries at the commit and at any statement that needs a savepoint, so
         the failing statement does not tell. The transaction is then repeated without the index; if
-        it fails again, the fault is the journal's own.
+        it fails again, the error comes from the journal's own tables.
         """
         conn = self._connections.writer
         if conn is None or type(error) not in AMBIGUOUS or is_transient(error):

@@ -57,7 +57,7 @@ def inspect_file(path: str) -> Inspection:
 
 
 def is_write_locked(path: str, seconds: float) -> bool:
-    """Return whether another connection holds the write lock for so long.
+    """Return whether another connection holds the write lock for this time.
 
     False if the file cannot be opened: other checks report why.
     """

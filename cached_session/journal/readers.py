@@ -31,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Fetch = Callable[[int], Awaitable[list[Any]]]
-"""Returns the next rows of a query, at most so many."""
+"""A function that returns the next rows of a query, up to a maximum number."""
 
 READ_PATIENCE = 0.005
 """Seconds that a short read waits for another thread's short read before the writing thread runs

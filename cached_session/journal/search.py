@@ -56,7 +56,7 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 
 def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
-    """Find the same without the index, by reading every item from the latest on."""
+    """Find the matching entries without the index: read every item, the latest first."""
     found: list[Entry] = []
     for entry, payload in item_rows.entries_backwards(conn, session_id, None):
         if _contains(payload, wanted):

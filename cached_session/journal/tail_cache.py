@@ -20,16 +20,16 @@ __all__ = ["Block", "Tail", "TailCache"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
-"""Most items, and most bytes, that are kept one by one: as many as a short read decodes
+"""Maximum items and bytes that are kept one by one: as many as a short read decodes
 (`get_items.SHORT_ITEMS`)."""
 BLOCK_ITEMS = 256
 BLOCK_BYTES = 128 * 1024
-"""Most items, and most bytes, that are joined to one block. Older items are kept in blocks."""
+"""Maximum items and bytes of one block. Older items are joined to blocks."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
 """Largest history that is cached as a whole; the rest is left for other sessions."""
 MOST_SESSIONS = 1024
-"""Most sessions in the cache."""
+"""Maximum number of sessions in the cache."""
 
 
 class Block(NamedTuple):

@@ -33,7 +33,7 @@ class ThreadPool:
         self._closed = False
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run a function in one of them and return its result.
+        """Run a function in one of the threads and return its result.
 
         Raises:
             SessionClosed: they were closed.

@@ -1,4 +1,4 @@
-"""The verdict on the outcome of a request: one table for all requests."""
+"""The verdict on a request's outcome (retry, deny, refuse for good ...): one table for all requests."""
 
 from __future__ import annotations
 

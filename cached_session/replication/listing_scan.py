@@ -1,4 +1,4 @@
-"""A scan of a listing: which page to request next, and when the scan is complete. Pure.
+"""A pull's scan of a listing: which page to request next, and when the scan is complete. Pure.
 
 A server lists the memories of a session newest first. A scan reads the listing from the top down to
 the *known part*, which an earlier pull has read, or to the end.

@@ -1,4 +1,4 @@
-"""Encoding of items as JSON text and back, without loss.
+"""Encoding of items as JSON text and back, without loss; sessions and importers call it.
 
 The fast library (orjson) encodes and decodes nearly all items. The standard library takes those
 that orjson would change or refuse: integers beyond 64 bits, lone surrogates, deep nesting. The

@@ -1,4 +1,7 @@
-"""Queries over the items of a session. Their cost depends on the result, not on the history."""
+"""Queries over the items of a session, in the order of the history.
+
+Their cost depends on the result, not on the length of the history.
+"""
 
 from __future__ import annotations
 
