@@ -1,4 +1,4 @@
-"""The verdict on a request's outcome (retry, deny, refuse for good ...): one table for all requests."""
+"""The verdict on the outcome of a request (retry, refuse for good ...): one table for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of confirmed pops: which device gets a claimed item, and how a claim in doubt ends. Pure.
+"""The rules of confirmed pops: which device gets an item, and how a claim in doubt ends. Pure.
 
 A device that claims an item leaves a note on it, deletes the item's memory, and reads the notes.
 """
