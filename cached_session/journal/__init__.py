@@ -3,5 +3,5 @@
 `journal` is the class that callers use. `history` and `imports` are the stores with caches, and
 `tables/` has all others, with their SQL; `tables.schema` documents the tables. `writer` runs writes
 on one thread, `readers` runs reads, and `connections` has the SQLite connections of both.
-`recovery/` replaces a damaged file. `sqlite/` has helpers that know no table.
+`recovery/` replaces a damaged file. `sqlite/` has helpers without SQL for any journal table.
 """

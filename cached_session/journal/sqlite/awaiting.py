@@ -1,4 +1,4 @@
-"""Waiting for a job in another thread without abandoning it when the caller is cancelled."""
+"""Wait for a job in another thread; delay a cancellation of the caller until the job has ended."""
 
 from __future__ import annotations
 
