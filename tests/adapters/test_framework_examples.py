@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "frameworks"
 DROPPED = "ignore:.*RunnableWithMessageHistory:DeprecationWarning"
 
 SAID = {
-    "langchain_chat": ["apart: 1 + 1 pending", "human: We go to Oslo", "together: 0 + 0 pending"],
+    "langchain_chat": ["offline: 1 + 1 pending", "human: We go to Oslo", "synced: 0 + 0 pending"],
     "llama_index_chat": ["chats: ada, bob", "removed: assistant", "ada: 1 messages, the first: My"],
     "pydantic_ai_chat": ["offline: I was given 3", "laptop: I was given 5 messages."],
     "strands_chat": ["offline: I was given 1", "laptop: I was given 3", "seat is at the window"],
