@@ -21,7 +21,7 @@ __all__ = ["compact", "prune", "tidy"]
 PRUNE_OPS = 1000
 """Operations deleted in one transaction, which takes some milliseconds."""
 RECLAIM_PAGES = 256
-"""Free pages returned in one transaction: 1 MiB."""
+"""Number of free pages returned to the file system in one transaction: 1 MiB."""
 REBUILD_BYTES = 64 * 1024 * 1024
 """Largest journal that is rebuilt as a whole, while writers wait. Only old journals,
 whose free pages cannot be returned one by one, are rebuilt. A larger one reuses its free pages."""

@@ -50,7 +50,8 @@ class Readers:
     ) -> None:
         """Read in the threads of ``pool``.
 
-        If there is only one connection, or not ``threaded``, the writer runs all but short reads.
+        If there is only one connection, or ``threaded`` is false, the
+        writing thread runs all reads except short ones.
         """
         self._connections = connections
         self._writer = writer
@@ -213,7 +214,11 @@ class Readers:
 
     @asynccontextmanager
     async def rows(self, sql: str, parameters: tuple[Any, ...]) -> AsyncIterator[Fetch]:
-        """Read the rows of a query in slices of one snapshot; yields ``await fetch(most)``."""
+        """Read the rows of a query from one snapshot, in slices.
+
+        The context manager gives a function: ``await fetch(most)`` returns the next rows, at most
+        ``most`` of them, and an empty list at the end.
+        """
         self._connections.check_process()
         if self._uses_writer:
             held = await self.read_aside(_fetch_all, sql, parameters)

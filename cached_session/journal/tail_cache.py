@@ -46,7 +46,8 @@ class Tail:
     file: int
     """`TailCache.file` when it was read."""
     version: Version | None
-    """State of all histories when it was read (`version_of`); None if it was unknown."""
+    """State of all histories (see `version_of`) when the tail was read; None if the state was
+    unknown."""
     revision: int
     blocks: tuple[Block, ...]
     texts: tuple[bytes, ...]
@@ -137,7 +138,7 @@ class Tail:
 
 
 def _oldest(texts: Sequence[bytes], start: int) -> list[bytes]:
-    """Return the texts from ``start`` on that make one block."""
+    """Return as many texts, from ``start`` on, as fit into one block."""
     found: list[bytes] = []
     size = 0
     for text in texts[start : start + BLOCK_ITEMS]:
@@ -202,7 +203,8 @@ class TailCache:
                 self._keep(session_id, left)
 
     def _before(self, session_id: str, revision: int) -> Tail | None:
-        """Drop the tail of a session; return it if it is of the revision before this one."""
+        """Remove the tail of a session from the cache. Return the tail if its revision directly
+        precedes ``revision``."""
         tail = self._drop(session_id)
         return tail if tail is not None and tail.revision == revision - 1 else None
 

@@ -31,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GROUP_MOST = 256
-"""Writes that share one commit: bounds how long the first of them waits for the last."""
+"""Maximum number of writes in one commit. It limits how long the first write waits for the last."""
 DELIVERED_MOST = 32
 """Results that an event loop gets in one callback: their tasks all run before anything else that
 waits on that loop."""
@@ -277,7 +277,7 @@ class Writer:
             end_transaction(conn)
             conn.execute("BEGIN IMMEDIATE")
             try:
-                # Under the lock: a process that replaces the file holds it while it does so.
+                # Check under the lock: a process that replaces the file holds this lock meanwhile.
                 if self._connections.is_moved():
                     raise FileMoved
                 results = [function(conn) for function in functions]

@@ -49,7 +49,7 @@ class PushSchedule:
         self._due[session_id] = until
 
     def written(self) -> None:
-        """Make the sessions due that are delayed until an operation is written."""
+        """Make all sessions due whose delay lasts until an operation is written."""
         self._due = {name: when for name, when in self._due.items() if when < math.inf}
 
 

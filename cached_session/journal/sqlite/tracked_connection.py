@@ -52,7 +52,8 @@ class TrackedConnection(sqlite3.Connection):
 Version = tuple[sqlite3.Connection, int, int]
 """State of all histories as the writing connection knows it: the connection, `data_version` (it
 changes with commits of other connections) and the number of its own transactions that changed a
-history. Another connection cannot tell whose a commit was, and a new one counts from zero."""
+history. States of different connections cannot be compared: another connection does not know which
+    connection made a commit, and a new connection counts from zero."""
 
 
 class FileVersion(NamedTuple):
