@@ -63,7 +63,7 @@ class Changes(AsyncIterator[Change]):
         self._stepping = True
         try:
             while not self._ended:
-                # Register before the check, so that a later change, or closing, wakes this iteration.
+                # Register before the check, so that a later change or closing wakes this iteration.
                 with self._engine.news.waiting(self._session_id) as news:
                     await self._ready()
                     await self._look()

@@ -87,8 +87,8 @@ async def pop_confirmed(context: Context, session: SessionRef) -> tuple[bytes, i
 
 
 async def _resolve_earlier(context: Context, session: SessionRef) -> None:
-    """Resolve the claims of earlier calls first: their items are later in the history than the item of
-    a new claim.
+    """Resolve the claims of earlier calls first: their items are later in the history than the item
+    of a new claim.
 
     Raises:
         PopUnconfirmed: some of these claims are still in doubt.
