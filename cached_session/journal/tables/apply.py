@@ -153,8 +153,8 @@ class SessionTransaction(FrontierTables):
         return True
 
     def seen(self, dot: Dot, digest: str) -> bool:
-        """Return whether the journal has a row for an operation that is in the frontier. If so, count
-        the operation as known or as a conflict.
+        """Return whether the journal has a row for an operation of the frontier. If so, count the
+        operation as known or as a conflict.
 
         The frontier also contains operations without a row, which no replica needs any more. Such
         an operation may still arrive. A row with another digest counts as a conflict.

@@ -109,9 +109,14 @@ class Clock:
         )
 
 
+opened: list[Journal] = []
+"""Journals of the running test; a fixture closes them at its end."""
+
+
 def open_journal() -> Journal:
     journal = Journal(":memory:", threaded=False)
     journal.open_blocking()
+    opened.append(journal)
     return journal
 
 
