@@ -39,7 +39,7 @@ class _Found:
     count: int
     revision: int
     rows: list[tuple[bytes, int]] | None
-    """None if they are too many or too large for a short read."""
+    """The rows, oldest first; None if they are too many or too large for a short read."""
 
 
 async def read_items(

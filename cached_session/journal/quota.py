@@ -14,8 +14,8 @@ UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
     f"FROM ops WHERE state <> {ACKED} AND state <> {PARKED} AND kind = 'append'"
 )
-"""Unsent items and bytes. Items removed before they were sent are never sent, and parked operations
-do not delay others."""
+"""SQL for the number of unsent items and their bytes. It leaves out items that were removed before
+they were sent, because they are never sent, and parked operations."""
 
 
 class Quota:

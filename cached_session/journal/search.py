@@ -86,7 +86,7 @@ def _contains(payload: bytes, wanted: list[str]) -> bool:
 
 
 def _are_possible(wanted: list[str]) -> bool:
-    """Return whether readable text can contain these: it has no NUL and no lone surrogates."""
+    """Return whether readable text can contain these words: it has no NUL and no lone surrogate."""
     return not any("\x00" in word or _has_surrogates(word) for word in wanted)
 
 

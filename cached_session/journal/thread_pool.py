@@ -20,7 +20,7 @@ __all__ = ["ThreadPool"]
 T = TypeVar("T")
 
 MOST = 4
-"""Threads. Reads of some milliseconds share one connection, so they use one thread at a time; three
+"""Maximum number of threads. Reads of some milliseconds share one connection, so they use one thread at a time; three
 long reads can run beside them before any read has to wait."""
 
 

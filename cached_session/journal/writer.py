@@ -52,7 +52,7 @@ class _Job:
     kwargs: Mapping[str, Any]
     done: Callable[[Any, BaseException | None], None]
     alone: bool = False
-    """Outside a transaction: opening, closing, checkpoints."""
+    """True if the job runs outside a transaction: opening, closing, checkpoints."""
     loop: asyncio.AbstractEventLoop | None = field(default=None)
     """The event loop on which `done` is called; None for the writing thread."""
 

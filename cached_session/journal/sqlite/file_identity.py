@@ -33,11 +33,11 @@ __all__ = [
 log = logging.getLogger("cached_session.journal")
 
 LOCK_SUFFIX = ".salvage-lock"
-"""After the journal's path: the lock of the process that moves or replaces its files."""
+"""Suffix of the lock file of the process that moves or replaces its files."""
 LOG_SUFFIXES = ("-wal", "-shm")
-"""After the journal's path: the log and its index, which SQLite keeps next to the file."""
+"""Suffixes of the log and its index, which SQLite keeps next to the file."""
 STRAY = ".left-"
-"""Between the journal's path and the date in the new name of a log that belongs to another file."""
+"""Part of the new name of a log that belongs to another file: PATH.left-DATE."""
 FileId = tuple[int, int]
 """Device and inode, which identify a file whatever its name is."""
 
