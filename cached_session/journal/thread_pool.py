@@ -20,8 +20,8 @@ __all__ = ["ThreadPool"]
 T = TypeVar("T")
 
 MOST = 4
-"""Maximum number of threads. Reads of some milliseconds share one connection, so they use one thread at a time; three
-long reads can run beside them before any read has to wait."""
+"""Maximum number of threads. Reads of some milliseconds share one connection, so they use one
+thread at a time. Three long reads can run beside them before any read has to wait."""
 
 
 class ThreadPool:
