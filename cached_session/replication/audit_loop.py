@@ -22,9 +22,9 @@ GRACE_SHARE = 1 / 24
 """The shortest time between two audits of a session that is suspected or whose last audit failed,
 as a share of the audit interval: an hour if the interval is a day."""
 AUDITS_PER_INTERVAL = 96
-"""Limit on the audits of a cache in one interval: four an hour if the interval is a day. The limit
-keeps the requests of an idle cache from growing with the number of sessions. It does not delay the
-audits of suspected sessions."""
+"""The maximum number of audits of a cache in one interval: four an hour if the interval is a day.
+The limit keeps the requests of an idle cache from growing with the number of sessions. It does not
+delay the audits of suspected sessions."""
 LONGEST_WAIT = 60.0
 """The longest time in seconds between two reads of the due audit from the journal. Another process
 may have made an audit due."""

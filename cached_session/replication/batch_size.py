@@ -20,8 +20,8 @@ FIRST_BYTES = 512 * 1024
 transfers it in a few seconds."""
 LEAST_BYTES = 16 * 1024
 QUICK_SECONDS = 1.0
-"""The limit of a quick answer, in seconds. A quick answer allows a request of twice the size, which
-takes about twice as long."""
+"""The maximum duration of a quick answer, in seconds. A quick answer allows a request of twice the
+size, which takes about twice as long."""
 TOO_LARGE = 413
 RATE_LIMITED = 429
 

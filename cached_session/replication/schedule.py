@@ -18,8 +18,8 @@ from cached_session.replication.results import PullResult
 __all__ = ["PullPlan", "PullSchedule", "PushSchedule"]
 
 MAX_CLOSED_PLANS = 10_000
-"""Limit on the plans of closed sessions in memory. A session that is opened again uses its old
-plan."""
+"""The maximum number of plans of closed sessions in memory. A session that is opened again uses its
+old plan."""
 GROWTH = 1.5
 """The factor by which the interval of a session grows after each pull without new operations."""
 

@@ -81,7 +81,8 @@ class StorePlan:
     def __init__(self, batch: list[EncodedMemory]) -> None:
         self._steps: list[Step] = [Send(batch)]
         self.unkept: set[str] = set()
-        """The ids of the memories that the server did not keep, according to the steps so far."""
+        """The ids of the memories that the server did not keep, according to the completed
+        steps."""
 
     def next(self) -> Step | None:
         """Return the next step; None at the end."""

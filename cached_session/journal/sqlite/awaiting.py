@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class ShieldedFuture(asyncio.Future[T]):
-    """A future of a job that runs to its end even if the task that waits for it is cancelled.
+    """A future of a job that runs to its end even if the waiting task is cancelled.
 
-    The task receives the cancellation when the job has ended, as with `shielded`, but without
-    the cost of a scope and a waiter, which would slow down every write.
+    The task receives the cancellation after the job has ended, as with `shielded`. This class
+    avoids the cost of a cancel scope and a waiter, which would slow down every write.
     """
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's signature
@@ -24,8 +24,8 @@ class ShieldedFuture(asyncio.Future[T]):
         return False
 
     def complete(self, result: T | None, error: BaseException | None) -> None:
-        """Set the job's error, or its result where the error is None. Call it on the thread of the
-        future's event loop."""
+        """Set the job's error, or the job's result if the error is None. Call this method on the
+        thread of the future's event loop."""
         if error is None:
             self.set_result(result)  # type: ignore[arg-type]
         else:
@@ -33,8 +33,11 @@ class ShieldedFuture(asyncio.Future[T]):
 
 
 async def shielded(future: asyncio.Future[T]) -> T:
-    """Wait until a future is done, and return its result. If the task is cancelled meanwhile, raise
-    the cancellation after the future is done, instead of its result or error."""
+    """Wait until a future is done, and return its result.
+
+    If the waiting task is cancelled, raise the cancellation after the future is done, and discard
+    the result or error of the future.
+    """
     if isinstance(future, ShieldedFuture):
         result: T = await future
         return result

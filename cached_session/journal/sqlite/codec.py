@@ -1,9 +1,9 @@
 """Encoding of items as JSON text and back, without loss; sessions and importers call it.
 
-The fast library (orjson) encodes and decodes nearly all items. The standard library takes those
-that orjson would change or refuse: integers beyond 64 bits, lone surrogates, deep nesting. The
-codec column of a row tells which library reads it. An item that JSON cannot represent exactly is
-refused.
+The fast library (orjson) encodes and decodes nearly all items. The standard library handles the
+items that orjson would change or refuse: integers beyond 64 bits, lone surrogates, deep nesting.
+The codec column of a row names the library that decodes the row. An item that JSON cannot represent
+exactly is refused.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def encode_items(items: Sequence[Any]) -> list[tuple[str, int]]:
     """Return each item as (JSON text, codec).
 
     Raises:
-        InvalidArgument: JSON cannot represent one of them exactly. The whole batch is refused.
+        InvalidArgument: JSON cannot represent one of the items exactly. The whole batch is refused.
     """
     try:
         texts = [orjson.dumps(item) for item in items]
-        # The same check as for a single item, but for all together: it costs a fifth less.
+        # One check of all items together costs a fifth less than a check of each item.
         if decode_array(array_of(texts), len(texts)) == items:
             return [(text.decode(), FAST) for text in texts]
     except (orjson.JSONEncodeError, RecursionError):
@@ -56,8 +56,8 @@ def encode_item(item: Any, position: int = 0) -> tuple[str, int]:
     """Return one item as (JSON text, codec); see `encode_items`."""
     try:
         data = orjson.dumps(item)
-        # orjson converts NaN to null and a UUID to text without an error. To decode and compare
-        # the text detects that, and costs less than to search the item.
+        # orjson converts NaN to null and a UUID to text without an error. Decoding the text and
+        # comparing detects such a change, and costs less than searching the item.
         if orjson.loads(data) == item:
             return data.decode(), FAST
     except (orjson.JSONEncodeError, orjson.JSONDecodeError, RecursionError):
@@ -151,13 +151,13 @@ def array_of(texts: Iterable[bytes]) -> bytes:
 
 
 def decode_array(array: bytes, count: int) -> list[Any] | None:
-    """Return the items of an array that was joined from ``count`` texts, or None if one of them is
+    """Return the items of an array that was joined from ``count`` texts; None if a text is
     damaged."""
     try:
         items: list[Any] = orjson.loads(array)
     except ValueError:
         return None
-    # A damaged text may hold a comma: the array is valid then, but has more items.
+    # A damaged text may contain a comma: the array is valid, but has more items than texts.
     return items if len(items) == count else None
 
 

@@ -28,7 +28,7 @@ TRANSIENT = (
     "out of memory",
     "interrupted",
 )
-"""Parts of messages of SQLite about the disk, a lock or memory."""
+"""Parts of SQLite's error messages about the disk, a lock or memory."""
 DAMAGE = (
     "malformed",
     "decode to UTF-8",
@@ -39,20 +39,21 @@ DAMAGE = (
     "constraint failed",
     "datatype mismatch",
 )
-"""Parts of messages of SQLite about a damaged file. The statements of this library are constant and
-correct: if a table is missing, the schema is damaged; if a constraint fails, a row is damaged."""
+"""Parts of SQLite's error messages about a damaged file. The statements of this library are
+constant and correct: if a table is missing, the schema is damaged; if a constraint fails, a row is
+damaged."""
 INVALID_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-"""Python's errors for a value that a cell of the journal must not have, as after damage (see
+"""Python's errors for an invalid value in a cell of the journal, for example after damage (see
 `recovery/row_check.py`). Arguments of callers are checked before they reach the journal."""
 FOREIGN_ERRORS = (sqlite3.Error, OSError, *INVALID_VALUE)
-"""The errors that `journal_error` maps before they leave a call."""
+"""The errors that `journal_error` maps to errors of this library."""
 
 FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT)
 UNSPECIFIC = ("unable to open", "disk i/o")
-"""Parts of messages that SQLite gives if it cannot create or extend a file next to the journal. A
-full disk is one of the possible causes."""
+"""Parts of SQLite's error messages if it cannot create or extend a file next to the journal. A full
+disk is one of the possible causes."""
 MIN_FREE_BYTES = 64 * 1024
-"""Bytes that a new log and its index need."""
+"""The free disk space in bytes that a new log and its index need."""
 
 
 def is_locked(error: BaseException) -> bool:
@@ -68,7 +69,7 @@ def is_transient(error: BaseException) -> bool:
 def is_damage(error: BaseException) -> bool:
     """Return whether the content of the file may be damaged."""
     if isinstance(error, INVALID_VALUE):
-        # A text that cannot be encoded comes from the caller: the file holds none.
+        # A text that cannot be encoded is an argument of the caller: the file has no such text.
         return not isinstance(error, (CachedSessionError, UnicodeEncodeError))
     return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in DAMAGE)
 
@@ -128,7 +129,7 @@ def _damaged(path: str, text: str) -> JournalCorrupt:
 
 
 def _free_space_remedy(error: BaseException, path: str) -> str:
-    """Return what to do if an error means that the disk is full, or else an empty string."""
+    """Return the remedy if an error means that the disk is full, or else an empty string."""
     lowered = str(error).lower()
     is_full = "full" in lowered or (isinstance(error, OSError) and error.errno in FULL_ERRNO)
     if not is_full and not any(sign in lowered for sign in UNSPECIFIC):
@@ -137,8 +138,10 @@ def _free_space_remedy(error: BaseException, path: str) -> str:
 
 
 def _missing_space(path: str) -> str:
-    """Return what to do so that a file can be created next to the journal. Return an empty string
-    if the disk has space, or if the system does not tell."""
+    """Return the remedy if the disk has no space for a new file next to the journal.
+
+    Return an empty string if the disk has space, or if the system does not report its free space.
+    """
     try:
         disk = os.statvfs(Path(path).absolute().parent)
     except (OSError, AttributeError):  # AttributeError: not a POSIX system

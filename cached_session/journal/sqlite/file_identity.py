@@ -1,8 +1,8 @@
 """The identity of the file behind a journal's name, and of the logs next to it.
 
-SQLite finds a log and its index by name. If a journal file is moved away without them, SQLite would
-use them for the next file of that name, and overwrite them while another process has the old
-file open.
+SQLite finds a log and its index by name. If a journal file is moved away without its log and index,
+SQLite would use them for the next file of that name. SQLite would also overwrite them while another
+process has the old file open.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ LOG_SUFFIXES = ("-wal", "-shm")
 STRAY = ".left-"
 """Part of the new name of a log that belongs to another file: PATH.left-DATE."""
 FileId = tuple[int, int]
-"""Device and inode, which identify a file whatever its name is."""
+"""The device and inode numbers of a file. They identify the file even after it is renamed."""
 
 
 def file_id(path: str) -> FileId | None:
-    """Return the identity of the file with this name, or None if there is none.
+    """Return the identity of the file with this name; None if there is no such file.
 
     Raises:
         JournalError: the name cannot be looked up, for example because of a directory's mode.
     """
     try:
-        info = os.stat(path)  # noqa: PTH116 - every call of a session comes here
+        info = os.stat(path)  # noqa: PTH116 - every call of a session runs this line
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
@@ -61,7 +61,7 @@ def file_id(path: str) -> FileId | None:
 
 
 def is_replaced(path: str, file: FileId | None) -> bool:
-    """Return whether the name belongs to another file than this one, or cannot be looked up."""
+    """Return whether the path no longer names ``file``, or cannot be looked up."""
     try:
         return file_id(path) != file
     except JournalError:
@@ -99,14 +99,17 @@ def lock_names(path: str, timeout: float) -> Iterator[None]:
 def move_stray_logs(
     path: str, timeout: float, known: Mapping[str, FileId] | None = None
 ) -> list[Path]:
-    """Rename a log and an index that do not belong to the file of this name, so that SQLite does
-    not use them for that file. Return the new paths. Processes that have them open can go on.
+    """Rename a log and an index that do not belong to the journal at this path; return their new
+    paths.
+
+    Otherwise SQLite would use them for the journal. Processes that have the log or the index open
+    can continue to use them.
 
     Args:
         path: The journal's path.
-        timeout: Seconds to wait for the lock of the names.
-        known: The logs of a file that had this name before, as `find_logs` returned them. With
-            None, all logs are moved if there is no file of this name.
+        timeout: The maximum time to wait for the lock of `lock_names`, in seconds.
+        known: The logs of an earlier file at this path, as `find_logs` returned them. With None,
+            all logs are moved if no file exists at this path.
 
     Raises:
         JournalError: another process holds the lock, or a log cannot be renamed.
@@ -138,7 +141,7 @@ def dated_name(real: str, label: str, at_ms: int) -> str:
 
 
 def _stray_logs(path: str, known: Mapping[str, FileId] | None) -> list[str]:
-    """Return the suffixes of the logs to move, see `move_stray_logs`."""
+    """Return the suffixes of the logs that `move_stray_logs` has to move."""
     if known is None:
         return list(find_logs(path)) if file_id(path) is None else []
     return [suffix for suffix, file in find_logs(path).items() if known.get(suffix) == file]

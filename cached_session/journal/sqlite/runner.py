@@ -1,4 +1,4 @@
-"""The interface through which tables run their SQL: on which thread, in which transaction."""
+"""The interface through which tables run SQL. Each method has its own thread and transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Runner(Protocol):
     """A journal file that runs functions over its connections.
 
-    Each function takes a connection first, then the arguments that follow it in the call.
+    Each method calls ``function`` with a connection, followed by the other arguments.
     """
 
     async def write(
@@ -41,7 +41,8 @@ class Runner(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Awaitable[T]:
-        """Run a query of some milliseconds in a thread, in parallel with short reads and writes."""
+        """Run a query that takes milliseconds in a thread, in parallel with short reads and
+        writes."""
 
     def write_soon(
         self,

@@ -1,4 +1,4 @@
-"""A connection that counts the changes of its transactions, for caches that depend on them."""
+"""A connection that counts its changes, so that caches can detect that they are out of date."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _serials = itertools.count(1)
 class TrackedConnection(sqlite3.Connection):
     """A connection of a journal.
 
-    It counts the transactions that may have changed a history, and those that may have put
-    something into the outbox. A transaction that is rolled back may have been counted.
+    The connection counts the transactions that may have changed a history, and the transactions
+    that may have added to the outbox. A transaction that is rolled back may have been counted.
     """
 
     history_changes = 0
@@ -37,11 +37,11 @@ class TrackedConnection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.serial = next(_serials)
-        """Number of this connection in the process."""
+        """The serial number of this connection, unique in the process."""
 
     def data_version(self) -> int:
         """Return a number that changes when another connection commits to the file."""
-        # Keep the cursor: making one each time is a tenth of the cost of the query.
+        # Reuse the cursor: a new cursor for each call is a tenth of the cost of the query.
         cursor = self._version_cursor
         if cursor is None:
             cursor = self._version_cursor = self.cursor()
@@ -50,21 +50,22 @@ class TrackedConnection(sqlite3.Connection):
 
 
 Version = tuple[sqlite3.Connection, int, int]
-"""State of all histories as the writing connection knows it: the connection, `data_version` (it
-changes with commits of other connections) and the number of its own transactions that changed a
-history. States of different connections cannot be compared: another connection does not know which
-    connection made a commit, and a new connection counts from zero."""
+"""The state of all histories, as the writing connection knows it. The fields are the connection,
+`data_version` (which changes with commits of other connections), and the number of the connection's
+own transactions that changed a history. States of different connections cannot be compared: another
+connection does not know which connection made a commit, and a new connection counts from zero."""
 
 
 class FileVersion(NamedTuple):
-    """State of the whole file as one connection knows it: it changes with every commit."""
+    """The state of the whole file, as one connection knows it. Every commit changes the state."""
 
     connection: int
-    """Serial number of the connection."""
+    """The serial number of the connection."""
     others: int
-    """`data_version`: changes with commits of other connections."""
+    """The `data_version`, which changes with commits of other connections."""
     own: int
-    """Rows that the connection itself has changed; constant unless it is the one that writes."""
+    """The number of rows that this connection has changed; constant for a connection that only
+    reads."""
 
 
 def data_version(conn: sqlite3.Connection) -> int:
@@ -79,7 +80,7 @@ def version_of(conn: sqlite3.Connection) -> Version:
     """Return the state of all histories as the writing connection knows it."""
     if isinstance(conn, TrackedConnection):
         return conn, conn.data_version(), conn.history_changes
-    # A plain connection does not count histories: any row that it has changed counts.
+    # A plain connection does not count changes of histories. Count all rows that it has changed.
     return conn, data_version(conn), conn.total_changes
 
 
@@ -96,11 +97,11 @@ def count_history_change(conn: sqlite3.Connection) -> None:
 
 
 def count_queued(conn: sqlite3.Connection) -> None:
-    """Record that this transaction puts something into the outbox."""
+    """Record that this transaction adds to the outbox."""
     if isinstance(conn, TrackedConnection):
         conn.queue_additions += 1
 
 
 def queued(conn: sqlite3.Connection) -> int:
-    """Return how many transactions of this connection may have put something into the outbox."""
+    """Return the number of transactions of this connection that may have added to the outbox."""
     return conn.queue_additions if isinstance(conn, TrackedConnection) else 0
