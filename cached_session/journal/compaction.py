@@ -76,7 +76,7 @@ async def compact(journal: Journal) -> CompactReport:
         operations += pruned
         if pruned < PRUNE_OPS:
             break
-    await journal.write(search_index.mend)
+    await journal.write(search_index.rebuild_if_damaged)
     if not journal.in_memory:
         await journal.maintain(_rebuild)
         while await journal.write(_reclaim):

@@ -48,8 +48,8 @@ __all__ = [
     "is_behind",
     "is_kept",
     "is_sound",
-    "mend",
     "reach",
+    "rebuild_if_damaged",
     "remove",
     "slice_up",
     "switch",
@@ -152,7 +152,7 @@ def is_sound(conn: sqlite3.Connection) -> bool:
     return True
 
 
-def mend(conn: sqlite3.Connection) -> None:
+def rebuild_if_damaged(conn: sqlite3.Connection) -> None:
     """Build the index again if it is damaged."""
     if not is_sound(conn):
         give_up(conn)
