@@ -21,6 +21,7 @@ __all__ = [
     "ItemRef",
     "Kind",
     "Operation",
+    "TurnKey",
     "decode_clear",
     "decode_pop",
     "encode_clear",
@@ -46,11 +47,23 @@ class Kind(str, Enum):
     APPEND = "append"
     POP = "pop"
     CLEAR = "clear"
+    MARK = "mark"
 
 
 class Dot(NamedTuple):
     """The identity of an operation within a session: its writer and the writer's counter."""
 
+    writer: str
+    counter: int
+
+
+class TurnKey(NamedTuple):
+    """The identity of a turn: the stamp and the dot of its head, the append that opened the turn.
+
+    Turns sort by this key.
+    """
+
+    stamp: int
     writer: str
     counter: int
 
@@ -66,7 +79,7 @@ class ItemRef:
 
 @dataclass(frozen=True)
 class Operation:
-    """An append, a pop or a clear."""
+    """An append, a pop, a clear or a mark."""
 
     dot: Dot
     kind: Kind
@@ -78,6 +91,19 @@ class Operation:
     text that identifies the item. A clear has one text with the frontier that it removes."""
     private: bool = False
     """True if no readable text of the items is sent to the server."""
+    turn: TurnKey | None = None
+    """The turn of an append; None if the append is the head of its turn, and for other kinds."""
+    branch: str = ""
+    """Id of the branch of an append, a pop or a clear; empty for the main branch."""
+    key_id: str = ""
+    """Id of the key that encrypts the payloads; empty if they are not encrypted."""
+    version: int = 2
+    """The wire version of the operation. Version 1 has no turn, branch or key."""
+
+    @property
+    def turn_key(self) -> TurnKey:
+        """The turn of the operation. An operation without a turn is the head of its own turn."""
+        return self.turn or TurnKey(self.stamp, *self.dot)
 
     def digest(self, session_key: str) -> str:
         """Return the digest of the content.
@@ -93,17 +119,41 @@ class Operation:
     def head(self, session_key: str) -> bytes:
         """Return the result of `encode_head` for this operation."""
         return encode_head(
-            session_key, self.dot, self.kind, self.stamp, self.private, len(self.payloads)
+            session_key,
+            self.dot,
+            self.kind,
+            self.stamp,
+            self.private,
+            len(self.payloads),
+            turn=self.turn,
+            branch=self.branch,
+            key_id=self.key_id,
+            version=self.version,
         )
 
 
 def encode_head(
-    session_key: str, dot: Dot, kind: Kind, stamp: int, private: bool, count: int
+    session_key: str,
+    dot: Dot,
+    kind: Kind,
+    stamp: int,
+    private: bool,
+    count: int,
+    *,
+    turn: TurnKey | None = None,
+    branch: str = "",
+    key_id: str = "",
+    version: int = 2,
 ) -> bytes:
-    """Encode the fields that the digest and the seals protect, except the payloads."""
-    return (
-        f"1|{session_key}|{dot.writer}|{dot.counter}|{kind.value}|{stamp}|{private:d}|{count}|"
-    ).encode()
+    """Encode the fields that the digest and the seals protect, except the payloads.
+
+    Branch and key ids contain no ``|`` (`remote.wire`), so two operations never have one encoding.
+    """
+    common = f"{session_key}|{dot.writer}|{dot.counter}|{kind.value}|{stamp}|{private:d}|{count}|"
+    if version == 1:
+        return f"1|{common}".encode()
+    stamp, writer, counter = turn or TurnKey(stamp, *dot)
+    return f"{version}|{common}{stamp}|{writer}|{counter}|{branch}|{key_id}|".encode()
 
 
 def seal(head: bytes, digest: str, index: int, text: str) -> str:

@@ -14,6 +14,7 @@ from cached_session.history.ops import (
     Dot,
     Kind,
     Operation,
+    TurnKey,
     encode_head,
     escape_payload,
     seal,
@@ -52,6 +53,10 @@ class Part:
     part: int
     """Index of this part within the payload."""
     text: str
+    turn: TurnKey | None = None
+    branch: str = ""
+    key_id: str = ""
+    version: int = 2
 
 
 def cut(text: str) -> list[str]:
@@ -93,6 +98,10 @@ def split(op: Operation, digest: str, key: str) -> list[Part]:
             parts=len(pieces),
             part=number,
             text=piece,
+            turn=op.turn,
+            branch=op.branch,
+            key_id=op.key_id,
+            version=op.version,
         )
         for index, payload in enumerate(op.payloads)
         if payload != GONE
@@ -129,7 +138,16 @@ def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> O
             text = GONE
         payloads.append(unescape_payload(text))
     return Operation(
-        first.dot, first.kind, first.stamp, first.said_ms, tuple(payloads), first.private
+        first.dot,
+        first.kind,
+        first.stamp,
+        first.said_ms,
+        tuple(payloads),
+        first.private,
+        first.turn,
+        first.branch,
+        first.key_id,
+        first.version,
     )
 
 
@@ -142,7 +160,18 @@ def is_intact(part: Part, key: str) -> bool:
 
 
 def _head(part: Part, key: str) -> bytes:
-    return encode_head(key, part.dot, part.kind, part.stamp, part.private, part.count)
+    return encode_head(
+        key,
+        part.dot,
+        part.kind,
+        part.stamp,
+        part.private,
+        part.count,
+        turn=part.turn,
+        branch=part.branch,
+        key_id=part.key_id,
+        version=part.version,
+    )
 
 
 def _join(by_position: Mapping[tuple[int, int], Part], index: int) -> str | None:
