@@ -37,7 +37,7 @@ class InvalidArgument(CachedSessionError, ValueError, TypeError):
 
 
 class SessionClosed(CachedSessionError, RuntimeError):
-    """The session or cache was closed before this call. Open a new one."""
+    """The session or cache was closed before this call. Open a new session or cache."""
 
 
 class JournalError(CachedSessionError):
@@ -54,7 +54,7 @@ class JournalCorrupt(JournalError):
 
 
 class JournalTooNew(JournalError):
-    """A newer version of this library wrote the file. Upgrade the library; the file is
+    """A newer version of this library wrote the journal file. Upgrade the library; the file is
     unchanged."""
 
 

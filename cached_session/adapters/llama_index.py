@@ -169,13 +169,15 @@ class CachedChatStore(BaseChatStore):
         """
         session = self._session(key)
         for item in await session.get_items(1):
-            _decode(item, key)  # raises for another framework's item before it is popped
+            _decode(item, key)  # raise before the pop if the item is of another framework
         popped = await session.pop_item()
         return None if popped is None else _decode(popped, key)
 
     async def aget_keys(self) -> list[str]:
-        """Return the keys of all chats of which this device has messages, in the order of their
-        first use here. Sessions of other frameworks in the same journal are omitted.
+        """Return the keys of all chats of which this device has messages.
+
+        The keys are in the order in which the chats were first used on this device. Sessions of
+        other frameworks in the same journal are omitted.
 
         Raises:
             SessionClosed, JournalError: as `SessionCache.sessions`.
