@@ -52,8 +52,8 @@ class Status:
     retry_in: float | None = None
     """Seconds until the next attempt; None if no attempt is scheduled."""
     failing_for: float | None = None
-    """Seconds since the first of the latest consecutive failures; None if the last request did not
-    fail."""
+    """Seconds since the first of the latest consecutive failures; None if there are no such
+    failures."""
     is_refused: bool = False
     """True if the last failure was a refused key, even if no server is configured now."""
     incomplete: int = 0

@@ -97,8 +97,8 @@ class SyncOptions:
     parallel_requests: int = 8
     """Number of parallel requests of one session, where their order does not matter."""
     claim_patience: float = 10.0
-    """Time after a confirmed pop without an answer. If the item's memory is still missing after
-    this time, it counts as deleted. Before, a node of a cluster may lag behind the other nodes."""
+    """Time after which the memory of an item counts as deleted if it is still missing, after a
+    confirmed pop of the item got no answer. A node of a cluster may lag behind the other nodes."""
     prune_interval: float = 600.0
     """Time between two searches for bookkeeping rows that are no longer needed, by the process that
     replicates (see `SessionCache.compact`). 0 disables the searches."""

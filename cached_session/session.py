@@ -376,8 +376,8 @@ class CachedSession:
             timeout: seconds; None for no limit.
 
         Raises:
-            SyncTimeout: the timeout expired; the cause of the error is the last error of the
-                server. The work continues in the background.
+            SyncTimeout: the timeout expired; ``__cause__`` is the last error of the server, if
+                there was one. The work continues in the background.
             Unauthorized: the server refuses the key or its scope.
             SyncError: there is no server.
             SessionClosed: the session was closed.

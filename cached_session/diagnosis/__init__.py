@@ -89,8 +89,8 @@ async def _check_journal(
             journal = (await open_engine(cache)).journal
             findings += check_audits(await journal.audits.overview(now, late_ms), now)
             if not any(finding.level == "fail" for finding in findings):
-                # This check takes the write lock, so skip it if another check has failed: another
-                # process may hold the lock.
+                # This check takes the write lock, so skip it if a check has failed, for example
+                # because another process holds the lock.
                 findings.append(check_search_index(await journal.search_index.is_sound()))
         finally:
             await cache.close()

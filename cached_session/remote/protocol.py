@@ -61,7 +61,10 @@ class Remote(Protocol):
         ...
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
-        """Return one memory by its id; None if the server does not have the memory, or not yet."""
+        """Return one memory by its id; None if the server does not show a memory with this id.
+
+        A server may show a new memory late.
+        """
         ...
 
     async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ __all__ = ["FETCHES_PER_SEARCH", "PartSearch", "search_delay_ms"]
 FETCHES_PER_SEARCH = 1000
 """The maximum number of memories that one search for one operation fetches by id. The next search
 fetches the rest of a longer operation. The item count in a memory may be forged, so that count
-cannot be the limit. The searches of one pull also apply their memories each time when together they
-have fetched this number."""
+cannot be the limit. The searches of one pull also apply the memories that they have fetched
+whenever the total reaches this number."""
 
 
 def search_delay_ms(options: SyncOptions, gap: Gap, found: int) -> int:
