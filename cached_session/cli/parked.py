@@ -123,7 +123,7 @@ async def _retry_or_drop(
 ) -> None:
     """Retry or drop the named operations, or all parked operations if ``operations`` is empty.
 
-    Ask for confirmation before a drop, unless ``sure`` is true.
+    Ask for confirmation unless ``sure`` is true.
     """
     async with open_existing(settings) as cache:
         found = await _parked(cache, [])

@@ -17,7 +17,7 @@ REQUESTS_KEPT = 100_000
 
 @dataclass(frozen=True)
 class LoggedRequest:
-    """One request that arrived, and the response that was sent."""
+    """One request that arrived, and its outcome."""
 
     method: str
     path: str
