@@ -49,8 +49,8 @@ class JournalFull(JournalError):
 
 
 class JournalCorrupt(JournalError):
-    """The journal file is damaged. Move the file away; a session with a server then fetches its
-    history again."""
+    """The journal file is damaged. Move the file away. After that, a session with a server fetches
+    its history again."""
 
 
 class JournalTooNew(JournalError):

@@ -42,7 +42,7 @@ class Status:
     oldest_pending_age: float | None
     """Seconds since the oldest pending operation was written; None if nothing is pending."""
     last_success: float | None
-    """Unix seconds of the last successful request; None if there was none."""
+    """Unix seconds of the last successful request; None if no request has succeeded."""
     last_error: str | None
     """Reason why the last request failed or sync makes no progress; None if there is no problem."""
     server: str | None
@@ -75,7 +75,7 @@ class Status:
     hydrated: bool = False
     """True if the whole history has been fetched from the server at least once."""
     last_server: str | None = None
-    """URL of the server that the journal synced with last, even if none is configured now."""
+    """URL of the server that the journal synced with last, even if no server is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
     """For a cache: the status of each session by its id. Empty for a session."""
 

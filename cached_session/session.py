@@ -466,9 +466,9 @@ class CachedSession:
 
         Args:
             seen: the entries that the caller already has: a result of `entries`, or an empty list.
-                The first changes bring this list up to date. None: start from now. The iterator
-                then reports additions after this call, but removals and acknowledgements only after
-                the first step of the iteration.
+                The first changes bring this list up to date. With None, the iterator reports
+                additions after this call, but removals and acknowledgements only after the first
+                step of the iteration.
 
         Raises:
             SessionClosed: the session was closed.

@@ -124,7 +124,7 @@ class CachedChatStore(BaseChatStore):
         """Remove all messages of a chat, as `CachedSession.clear_session`.
 
         Returns:
-            The removed messages; None if there were none.
+            The removed messages; None if the chat had no messages.
 
         Raises:
             UnreadableItem: the session contains an item that LlamaIndex did not write. Nothing is
@@ -161,7 +161,7 @@ class CachedChatStore(BaseChatStore):
         """Remove the last message, as `CachedSession.pop_item`.
 
         Returns:
-            The removed message; None if there is none.
+            The removed message; None if the chat has no messages.
 
         Raises:
             UnreadableItem: LlamaIndex did not write the last item. Nothing is removed.

@@ -20,8 +20,9 @@ whenever the total reaches this number."""
 def search_delay_ms(options: SyncOptions, gap: Gap, found: int) -> int:
     """Return the time between the end of a search and the next search, in milliseconds.
 
-    The first searches follow each other quickly, in case a node of the server lags. The wait then
-    doubles up to `SyncOptions.poll_interval_idle`. After a search that reached its limit, return 0.
+    The first searches follow each other quickly, in case a node of the server lags. The wait
+    doubles after each search, up to `SyncOptions.poll_interval_idle`. After a search that reached
+    its limit, return 0.
 
     Args:
         found: the number of memories that the search has fetched.

@@ -39,8 +39,8 @@ def havoc(
 ) -> Iterator[Havoc]:
     """Break networks and the server at random, one fault after the other, in a ``with`` block.
 
-    At the end of the block every fault has been repaired. The same seed gives the same faults in
-    the same order; their times depend on the machine.
+    At the end of the block every fault has been repaired. Equal seeds produce identical faults in
+    an identical order; the times of the faults depend on the machine.
 
     Args:
         server: The server that is restarted, and that loses requests and responses.
