@@ -13,9 +13,9 @@ from cached_session.history.ops import Dot
 __all__ = ["WIRE_VERSION", "claim_id", "memory_id", "namespace", "placeholder_id", "version_of"]
 
 WIRE_VERSION = 1
-"""Version of the wire format. Every memory has it in its id and in its metadata."""
+"""Version of the wire format. The id and the metadata of every memory contain this number."""
 SHORT_KEY = 12
-"""Number of hex digits of the session's hash in a memory id. They make the id unique across
+"""Number of hex digits of the session's hash in a memory id. The digits make the id unique across
 sessions, because memory ids of a server may be global."""
 
 _OURS = re.compile(r"cs(\d{1,4})-[0-9a-f]{12}-")
@@ -35,7 +35,8 @@ def memory_id(key: str, dot: Dot, index: int, part: int = 0) -> str:
 def placeholder_id(key: str, dot: Dot) -> str:
     """Return the id of the placeholder of a parked operation.
 
-    It differs from every id of the operation itself, which may still be sent later.
+    This id differs from every memory id of the operation itself, because the operation may still be
+    sent later.
     """
     return f"cs{WIRE_VERSION}-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-void"
 
@@ -44,7 +45,7 @@ def claim_id(key: str, dot: Dot, index: int, claimer: str) -> str:
     """Return the id of the claim note that one claimer stores for an item.
 
     `version_of` does not accept this form of id, so every reader of the history skips the note.
-    Readers of earlier versions skip it, too.
+    Earlier versions of this library skip the note, too.
     """
     return f"csn1-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}-{claimer}"
 
