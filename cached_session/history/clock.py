@@ -42,6 +42,7 @@ def next_run(
     last_was_mine: bool,
     last_ms: int,
     gap_ms: int,
+    turn_stamp: int = 0,
 ) -> Run:
     """Return the run of an operation that is written now.
 
@@ -53,8 +54,12 @@ def next_run(
         last_ms: the wall clock at this writer's last operation, in milliseconds.
         gap_ms: maximum milliseconds between two operations of a run. A longer time starts a new
             run. A clock that jumped back does not start a new run.
+        turn_stamp: the stamp of the turn that the operation joins; 0 if it opens one. The stamp of
+            the operation is not below it, even if a damaged journal has lost the turn's head.
     """
-    if current is not None and last_was_mine and now_ms - last_ms <= gap_ms:
+    is_near = last_was_mine and now_ms - last_ms <= gap_ms
+    if current is not None and is_near and current >= turn_stamp:
         return Run(current, continued=True)
     wall = min(max(now_ms, 0) << LOGIC_BITS, LAST_WALL_STAMP)
-    return Run(min(max(wall, highest_seen + 1), MAX_STAMP), continued=False)
+    highest = max(highest_seen, turn_stamp)
+    return Run(min(max(wall, highest + 1), MAX_STAMP), continued=False)

@@ -27,7 +27,7 @@ from cached_session.history.ops import Dot
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.claims import Claim, ClaimState
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.ids import claim_id, memory_id
+from cached_session.remote.ids import READABLE_VERSIONS, claim_id, memory_id
 from cached_session.remote.wire import EncodedMemory, claim_note, claim_tag, claimers
 from cached_session.replication.claim_rules import (
     Contest,
@@ -195,8 +195,13 @@ class _ClaimedItem:
     claim: Claim
 
     @property
-    def _memory(self) -> str:
-        return memory_id(self.session.key, self.claim.ref.dot, self.claim.ref.index)
+    def _memories(self) -> list[str]:
+        """The ids that the item's memory may have: one for each wire version."""
+        ref = self.claim.ref
+        return [
+            memory_id(self.session.key, ref.dot, ref.index, version=version)
+            for version in READABLE_VERSIONS
+        ]
 
     async def leave_note(self) -> None:
         """Store our note; do nothing if the server already holds it."""
@@ -226,11 +231,14 @@ class _ClaimedItem:
 
     async def delete(self) -> int:
         """Delete the item's memory; return the number of memories that the server has deleted."""
-        return await self.context.remote.forget(self.session.agent, [self._memory])
+        return await self.context.remote.forget(self.session.agent, self._memories)
 
     async def is_there(self) -> bool:
         """Return whether the server shows the item's memory."""
-        return await self.context.remote.fetch(self.session.agent, self._memory) is not None
+        for memory in self._memories:
+            if await self.context.remote.fetch(self.session.agent, memory) is not None:
+                return True
+        return False
 
 
 async def resolve_claims(context: Context, session: SessionRef, *, eager: bool = False) -> int:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.outbox import Forget
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.ids import memory_id, placeholder_id
+from cached_session.remote.ids import READABLE_VERSIONS, memory_id, placeholder_id
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
 from cached_session.replication.encode_memories import encode
@@ -188,6 +188,11 @@ async def _forget_removed(context: Context, session: SessionRef, result: PushRes
 
 
 def _ids(forget: Forget, key: str) -> list[str]:
+    """Return the ids of the memories to delete, in each wire version that the item may have."""
     if forget.index < 0:
-        return [placeholder_id(key, forget.dot)]
-    return [memory_id(key, forget.dot, forget.index, part) for part in range(forget.parts)]
+        return [placeholder_id(key, forget.dot, version) for version in READABLE_VERSIONS]
+    return [
+        memory_id(key, forget.dot, forget.index, part, version)
+        for version in READABLE_VERSIONS
+        for part in range(forget.parts)
+    ]
