@@ -48,10 +48,10 @@ ALLOWED: dict[str, set[str]] = {
 # own. A subfolder is one entry; the test on circles alone orders its modules.
 TIERS: dict[str, list[set[str]]] = {
     "history": [
-        {"clock", "ids", "item_text", "order", "ranges"},
+        {"clock", "ids", "item_text", "ranges", "tool_calls"},
         {"frontier", "session_ref"},
         {"ops"},
-        {"parts"},
+        {"order", "parts", "turns"},
     ],
     "journal": [
         {"sqlite"},
