@@ -53,13 +53,13 @@ DEFAULTS = SyncOptions()
 class CachedSession:
     """A conversation in a local journal that is synced with a Dakera server in the background.
 
-    It implements the Agents SDK's ``Session`` protocol: pass it to ``Runner.run``. Reads and writes
-    use the local journal only, so their cost does not depend on the server. Making a session is
-    cheap and does no I/O; the first awaited call opens the journal.
+    The class implements the Agents SDK's ``Session`` protocol: pass a session to ``Runner.run``.
+    Reads and writes use the local journal only, so their cost does not depend on the server. Making
+    a session is cheap and does no I/O; the first awaited call opens the journal.
 
-    Safe to use from several tasks, event loops and threads. Objects over the same journal in one
-    process share its connections and its background task. Close each session, or use ``async
-    with``.
+    A session is safe to use from several tasks, event loops and threads. Objects over the same
+    journal in one process share its connections and its background task. Close each session, or use
+    ``async with``.
 
     All times are seconds. A cancelled call leaves the journal usable. A cancelled read changes
     nothing. A cancelled write is stored entirely or not at all: the call waits for the outcome
@@ -89,10 +89,12 @@ class CachedSession:
         See `from_url` to pass a server's address instead.
 
         Args:
-            session_id: name of the conversation. The same id on another device is the same history.
-            client: an ``AsyncDakeraClient``, which the caller owns and closes; None: local only.
-            journal: the SQLite file, which all sessions of a device share; None: the default path
-                in the user's data directory; ``":memory:"``: nothing is stored on disk.
+            session_id: name of the conversation. Devices that use the same id share one history.
+            client: an ``AsyncDakeraClient``, which the caller owns and closes; None for local-only
+                use.
+            journal: the path of the SQLite file, which all sessions of a device share; None for the
+                default path in the user's data directory. With ``":memory:"``, nothing is stored on
+                disk.
             session_settings: as in the SDK: ``limit`` is the default limit of `get_items`.
             pop: ``"confirmed"`` claims an item on the server before `pop_item` returns it.
             content: ``"none"`` keeps readable text out of the server's index.
@@ -133,11 +135,12 @@ class CachedSession:
         on_progress: Callable[[Progress], None] | None = None,
         runtime: Runtime | None = None,
     ) -> CachedSession:
-        """Make a session that uses the Dakera server at ``url``; see the constructor for the rest.
+        """Make a session that uses the Dakera server at ``url``.
 
-        The background task connects when it first needs the server; the session owns the
-        connection. A journal belongs to one server at a time. If the server at another address
-        answers, everything in the journal is sent to it.
+        The constructor describes the other arguments. The background task connects when it first
+        needs the server; the session owns the connection. A journal belongs to one server at a
+        time. If ``url`` is another address than before and its server answers, everything in the
+        journal is sent to this server.
 
         Raises:
             InvalidArgument: ``url`` is not an http or https address, or another argument is wrong.
@@ -191,7 +194,7 @@ class CachedSession:
     # -- the Session protocol --------------------------------------------------------------------
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
-        """Return the latest ``limit`` items in chronological order; without a limit, all of them.
+        """Return the latest ``limit`` items in chronological order; without a limit, all items.
 
         The call does not wait for the network, with one exception: the first read of a session that
         this journal does not know waits for the server's history, at most ``hydrate_timeout``. The
@@ -246,12 +249,12 @@ class CachedSession:
         self._wrote()
 
     async def pop_item(self) -> TResponseInputItem | None:
-        """Remove and return the latest item; None if there is none.
+        """Remove and return the latest item; return None if the session has no items.
 
         With ``pop="local"`` the item is removed from the journal on return, and from other devices
         when they sync. Two tasks or processes on one journal never get the same item. With
-        ``pop="confirmed"`` the server is asked first, and two devices never get the same item as
-        long as the server's delete is atomic.
+        ``pop="confirmed"`` the server must confirm the pop first, and two devices never get the
+        same item as long as the server's delete is atomic.
 
         If cancelled, nothing is returned, and the item is either still stored or durably removed.
         In confirmed mode an unfinished claim is resolved later, as after a crash.
@@ -279,7 +282,7 @@ class CachedSession:
 
         On return the items are durably removed from this journal. Other devices remove them when
         they sync. Items of other devices that this journal has not received yet stay. If cancelled,
-        all items are removed or none.
+        all items are removed or no item is removed.
 
         Raises:
             SessionClosed: the session was closed.
@@ -297,8 +300,8 @@ class CachedSession:
         One transaction removes and appends: readers see the whole change or nothing. Each removal
         is recorded and merged as a pop of that item: an item that another device has removed too is
         removed once, and items added in between stay. The new items are at the end. With
-        ``pop="confirmed"`` the server is not asked, because no item is returned. If cancelled, the
-        whole change is stored or nothing.
+        ``pop="confirmed"`` no confirmation by the server is needed, because no item is returned. If
+        cancelled, the whole change is stored or nothing.
 
         Args:
             entries: the entries to remove; entries that are already removed are ignored.
@@ -338,7 +341,7 @@ class CachedSession:
 
         The items are written in batches, each in a transaction that also records the progress of
         the import. So a repeated call with the same source, after a crash or because the source has
-        grown, adds only the new items. If cancelled, whole batches are stored.
+        grown, adds only the new items. If the call is cancelled, only whole batches are stored.
 
         Args:
             items: all items of the source, from its beginning, in order.
@@ -373,7 +376,8 @@ class CachedSession:
             timeout: seconds; None for no limit.
 
         Raises:
-            SyncTimeout: the time ran out; its cause says why. The work continues in the background.
+            SyncTimeout: the timeout expired; ``__cause__`` is the last error of the server, if
+                there was one. The work continues in the background.
             Unauthorized: the server refuses the key or its scope.
             SyncError: there is no server.
             SessionClosed: the session was closed.
@@ -397,7 +401,9 @@ class CachedSession:
         await network_calls.flush(engine, [self.session_id], timeout)
 
     def status(self) -> Status:
-        """Return the status of the session, read from the journal. Works for a closed session, too.
+        """Return the status of the session, read from the journal.
+
+        A closed session has a status, too.
 
         The method is not a coroutine: it opens the journal if necessary, and runs a few short
         queries on the calling thread. If another process has locked the file, opening takes at most
@@ -460,9 +466,9 @@ class CachedSession:
 
         Args:
             seen: the entries that the caller already has: a result of `entries`, or an empty list.
-                The first changes bring this list up to date. None: start from now. The iterator
-                then reports additions after this call, but removals and acknowledgements only after
-                the first step of the iteration.
+                The first changes bring this list up to date. With None, the iterator reports
+                additions after this call, but removals and acknowledgements only after the first
+                step of the iteration.
 
         Raises:
             SessionClosed: the session was closed.
@@ -488,7 +494,7 @@ class CachedSession:
         Args:
             query: words in any script, separated by spaces. Each word may be anywhere in the text,
                 also inside a longer word.
-            limit: most items to return; zero or less returns none.
+            limit: maximum number of items to return; zero or less returns an empty list.
 
         Raises:
             InvalidArgument: ``query`` has no word, or ``limit`` is not an integer.
@@ -509,7 +515,7 @@ class CachedSession:
 
         Args:
             query: a text of similar meaning.
-            limit: most items to return; zero or less returns none.
+            limit: maximum number of items to return; zero or less returns no items.
 
         Raises:
             InvalidArgument: ``query`` has no word, or ``limit`` is not an integer.
@@ -534,7 +540,7 @@ class CachedSession:
         return await engine.journal.parked.all(self.session_id)
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
-        """Put parked operations back into the outbox; return how many.
+        """Put parked operations back into the outbox; return the number of these operations.
 
         On return the operations are durably queued. The background task sends them under the same
         ids as before. Operations that are not parked, or no longer parked, are ignored.
@@ -554,13 +560,14 @@ class CachedSession:
         return moved
 
     async def drop_parked(self, *dots: tuple[str, int]) -> int:
-        """Drop parked appends; return how many.
+        """Drop parked appends; return the number of dropped appends.
 
         A dropped append is removed from this history, too, because no other replica will show it.
         If the server has the append after all (an earlier answer was lost), the next pull adds it
         again, because other replicas have it. A parked pop or clear cannot be dropped, because its
         items are already removed from this journal: retry such an operation. Dropping cannot be
-        undone, and is durable on return. If cancelled, all appends are dropped or none.
+        undone, and is durable on return. If cancelled, all appends are dropped or no append is
+        dropped.
 
         Args:
             dots: the dots of the appends.
@@ -581,7 +588,7 @@ class CachedSession:
     # -- opening and closing ---------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the session. Idempotent.
+        """Close the session. A repeated call has no effect.
 
         The call sends unsent operations for at most ``close_timeout``, and not while the server is
         out of reach. The rest stays in the journal and is sent after the next opening. Errors of

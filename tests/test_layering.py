@@ -70,7 +70,8 @@ TIERS: dict[str, list[set[str]]] = {
     ],
     "remote": [
         {"address", "bounded_body", "dns", "errors", "ids", "json_body", "redact", "sse"},
-        {"sdk", "wire"},
+        {"memory_fields", "sdk"},
+        {"wire"},
         {"http", "protocol"},
         {"probe", "retention"},
         {"dakera"},
@@ -98,7 +99,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"replicator"},
     ],
     "engine": [
-        {"loop_host", "notifier", "session_config", "status_report"},
+        {"loop_host", "notifier", "open_turns", "session_config", "status_report"},
         {"first_read"},
         {"engine"},
         {"changes", "importer", "network_calls"},

@@ -171,7 +171,10 @@ class Engine:
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
 
     def _replaced(self) -> tuple[str, str]:
-        """Take a new writer id, because another file has replaced the journal; return both ids."""
+        """Take a new writer id, because another file has replaced the journal.
+
+        Return the old and the new writer id.
+        """
         retired, self.writer = self.writer, self.runtime.writer()
         replicator = self.loop_host.replicator()
         if replicator is not None:
@@ -279,7 +282,7 @@ class Engine:
             self.loop_host.send(lambda replicator: replicator.follow(session_id))
 
     def unfollow(self, session_id: str) -> None:
-        """Unregister a session object. After the last one, stop pulling the session."""
+        """Unregister a session object. Stop pulling the session if it has no other open object."""
         with self._guard:
             self._following[session_id] -= 1
             if self._following[session_id] > 0:
@@ -305,7 +308,7 @@ class Engine:
     # -- status ----------------------------------------------------------------------------------
 
     def status(self, session_id: str | None, *, is_closed: bool) -> Status:
-        """Read the status of one session, or of the whole journal (``session_id`` None)."""
+        """Read the status of one session, or of the whole journal if ``session_id`` is None."""
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None
@@ -349,7 +352,7 @@ _inherited: list[Engine] = []
 
 
 def _forget_parents() -> None:
-    """Forget the parent's engines in a forked child, but keep references to them.
+    """Remove the parent's engines from the registry in a forked child, but keep references to them.
 
     Without a reference, garbage collection would close SQLite files that the parent has open. This
     would release the parent's locks on the files.

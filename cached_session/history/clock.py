@@ -1,8 +1,8 @@
 """Stamps, the first part of the sort key: a hybrid logical clock, and the rule that starts a run.
 
-A stamp has 48 bits of milliseconds and a logical counter of 16 bits. A new run gets a stamp above
-every stamp that its writer has seen. A wrong wall clock therefore affects the displayed times, but
-not the order.
+A stamp has 48 bits of milliseconds and a logical counter of 16 bits. The stamp of a new run is
+greater than every stamp of the session in the writer's journal. A wrong wall clock therefore
+affects the displayed times, but not the order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ are ordered by writer id."""
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive operations of one writer that share the stamp of the first one."""
+    """Consecutive operations of one writer that share the stamp of the first operation."""
 
     stamp: int
     continued: bool
@@ -42,6 +42,7 @@ def next_run(
     last_was_mine: bool,
     last_ms: int,
     gap_ms: int,
+    turn_stamp: int = 0,
 ) -> Run:
     """Return the run of an operation that is written now.
 
@@ -53,8 +54,12 @@ def next_run(
         last_ms: the wall clock at this writer's last operation, in milliseconds.
         gap_ms: maximum milliseconds between two operations of a run. A longer time starts a new
             run. A clock that jumped back does not start a new run.
+        turn_stamp: the stamp of the turn that the operation joins; 0 if it opens one. The stamp of
+            the operation is not below it, even if a damaged journal has lost the turn's head.
     """
-    if current is not None and last_was_mine and now_ms - last_ms <= gap_ms:
+    is_near = last_was_mine and now_ms - last_ms <= gap_ms
+    if current is not None and is_near and current >= turn_stamp:
         return Run(current, continued=True)
     wall = min(max(now_ms, 0) << LOGIC_BITS, LAST_WALL_STAMP)
-    return Run(min(max(wall, highest_seen + 1), MAX_STAMP), continued=False)
+    highest = max(highest_seen, turn_stamp)
+    return Run(min(max(wall, highest + 1), MAX_STAMP), continued=False)

@@ -1,4 +1,4 @@
-"""Operations: appends, pops and clears, their payloads, digests and seals.
+"""Operations: appends, pops, clears and marks, their payloads, digests and seals.
 
 A history consists of operations only. A dot identifies an operation, a digest its content.
 """
@@ -6,10 +6,11 @@ A history consists of operations only. A dot identifies an operation, a digest i
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,17 +18,23 @@ from cached_session.history.frontier import Frontier
 
 __all__ = [
     "GONE",
+    "MARK_BYTES",
     "Dot",
     "ItemRef",
     "Kind",
+    "Mark",
     "Operation",
     "TurnKey",
     "decode_clear",
+    "decode_mark",
     "decode_pop",
     "encode_clear",
     "encode_head",
+    "encode_mark",
     "encode_pop",
     "escape_payload",
+    "is_id",
+    "normalize_turn",
     "seal",
     "unescape_payload",
 ]
@@ -39,6 +46,14 @@ SEAL_BYTES = 8
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 GONE = ""
 """The payload of an item that was popped and whose text is no longer stored."""
+MARK_BYTES = 1 << 20
+"""Maximum UTF-8 bytes of the payload of a mark. A mark is state that every device loads, such as a
+title. Larger data belongs into an item."""
+MARK_KEY_CHARACTERS = 256
+MARK_DEPTH = 64
+"""Maximum nesting of a mark's value. A replica that refused a mark which another replica accepts
+would show another state. So the limit is far below the limits of JSON parsers."""
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Kind(str, Enum):
@@ -68,6 +83,39 @@ class TurnKey(NamedTuple):
     counter: int
 
 
+def is_id(text: str) -> bool:
+    """Return whether a text is a valid branch id, key id or type of a mark.
+
+    Such an id contains no ``|``, so that `encode_head` is unambiguous.
+    """
+    return _ID.fullmatch(text) is not None
+
+
+def normalize_turn(turn: TurnKey, stamp: int, dot: Dot) -> TurnKey | None:
+    """Return the turn of an append as `Operation.turn` stores it: None for a head.
+
+    Raises:
+        ValueError: the head would sort after the append. A writer never appends to a turn before
+            it has the head of the turn.
+    """
+    if turn == (stamp, *dot):
+        return None
+    same_writer = turn.writer == dot.writer
+    if turn.stamp > stamp or (same_writer and turn.counter >= dot.counter):
+        raise ValueError(f"the head {tuple(turn)} of a turn is later than operation {tuple(dot)}")
+    return turn
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A named value of a session that is not an item, such as the title."""
+
+    type: str
+    key: str
+    value: Any
+    """JSON data: numbers are finite, and integers have at most 64 bits."""
+
+
 @dataclass(frozen=True)
 class ItemRef:
     """A reference to one item: the dot of its append, its index, and the append's item count."""
@@ -88,7 +136,8 @@ class Operation:
     """The writer's wall clock in Unix milliseconds, for display. It does not affect the order."""
     payloads: tuple[str, ...]
     """JSON texts. An append has one text for each item (`GONE` for a popped item). A pop has one
-    text that identifies the item. A clear has one text with the frontier that it removes."""
+    text that identifies the item. A clear has one text with the frontier that it removes. A mark
+    has one text with type, key and value."""
     private: bool = False
     """True if no readable text of the items is sent to the server."""
     turn: TurnKey | None = None
@@ -96,9 +145,10 @@ class Operation:
     branch: str = ""
     """Id of the branch of an append, a pop or a clear; empty for the main branch."""
     key_id: str = ""
-    """Id of the key that encrypts the payloads; empty if they are not encrypted."""
+    """Id of the key that encrypts the payloads of an append or a mark; empty if they are not
+    encrypted. Pops and clears are never encrypted: every replica must be able to apply them."""
     version: int = 2
-    """The wire version of the operation. Version 1 has no turn, branch or key."""
+    """The wire version of the operation. Version 1 has no turn, branch, key or marks."""
 
     @property
     def turn_key(self) -> TurnKey:
@@ -147,7 +197,7 @@ def encode_head(
 ) -> bytes:
     """Encode the fields that the digest and the seals protect, except the payloads.
 
-    Branch and key ids contain no ``|`` (`remote.wire`), so two operations never have one encoding.
+    No field contains a ``|`` (`is_id`), so two operations never have one encoding.
     """
     common = f"{session_key}|{dot.writer}|{dot.counter}|{kind.value}|{stamp}|{private:d}|{count}|"
     if version == 1:
@@ -202,8 +252,8 @@ def _escape(found: re.Match[str]) -> str:
 def encode_pop(ref: ItemRef) -> str:
     """Return the payload of a pop.
 
-    It includes the item count of the append, so that a replica without the append knows when all
-    items of the append have been popped.
+    The payload includes the item count of the append, so that a replica without the append knows
+    when all items of the append have been popped.
     """
     return orjson.dumps(
         {"w": ref.dot.writer, "c": ref.dot.counter, "i": ref.index, "n": ref.count}
@@ -243,3 +293,79 @@ def decode_clear(payload: str) -> Frontier:
         ValueError: the payload is not a frontier.
     """
     return Frontier.decode(orjson.loads(payload))
+
+
+def encode_mark(mark: Mark) -> str:
+    """Return the payload of a mark.
+
+    Raises:
+        ValueError: type, key or value is not valid, or the payload is too large.
+    """
+    _check_mark(mark.type, mark.key, mark.value)
+    payload = orjson.dumps({"type": mark.type, "key": mark.key, "value": mark.value})
+    if len(payload) > MARK_BYTES:
+        raise ValueError(f"a mark has at most {MARK_BYTES} bytes, not {len(payload)}")
+    return payload.decode()
+
+
+def decode_mark(payload: str) -> Mark:
+    """Decode the payload of a mark.
+
+    Raises:
+        ValueError: the payload is not a mark, or is too large.
+    """
+    if len(payload) > MARK_BYTES or len(payload.encode("utf-8", "replace")) > MARK_BYTES:
+        raise ValueError(f"a mark has at most {MARK_BYTES} bytes")
+    data = orjson.loads(payload)
+    if not isinstance(data, dict) or data.keys() != {"type", "key", "value"}:
+        raise ValueError(f"a mark must have a type, a key and a value: {payload[:200]!r}")
+    _check_mark(data["type"], data["key"], data["value"])
+    return Mark(data["type"], data["key"], data["value"])
+
+
+def _check_mark(kind: object, key: object, value: object) -> None:
+    if not isinstance(kind, str) or not is_id(kind):
+        raise ValueError(f"the type of a mark must match {_ID.pattern}, not {kind!r:.80}")
+    if not isinstance(key, str) or len(key) > MARK_KEY_CHARACTERS:
+        raise ValueError(
+            f"the key of a mark must be a text of at most {MARK_KEY_CHARACTERS} characters"
+        )
+    _check_text(key)
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MARK_DEPTH:
+            raise ValueError(f"the value of a mark is nested more than {MARK_DEPTH} levels deep")
+        level = [inner for outer in level for inner in _check_json(outer)]
+
+
+def _check_json(value: object) -> list[object]:
+    """Check a JSON value without the values inside it, and return these."""
+    if isinstance(value, dict):
+        for name in value:
+            _check_text(name)
+        return list(value.values())
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"the value of a mark contains the number {value}")
+    elif isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ValueError("the value of a mark contains an integer of more than 64 bits")
+    elif value is not None:
+        raise ValueError(
+            f"the value of a mark contains a {type(value).__name__}, which is not JSON"
+        )
+    return []
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"a name in the value of a mark is not a text: {text!r:.80}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("a mark contains a text that is not valid Unicode") from error

@@ -1,7 +1,8 @@
 """Ids on the server: the namespace of an agent, and the ids of its memories.
 
 Golden tests freeze these ids. A memory id is derived from the session and the operation, so that
-sending an operation again stores no duplicate. `history.ids` derives the agent id.
+sending an operation again stores no duplicate. It begins with the operation's wire version. The
+memories of one operation never have two versions. `history.ids` derives the agent id.
 """
 
 from __future__ import annotations
@@ -10,10 +11,21 @@ import re
 
 from cached_session.history.ops import Dot
 
-__all__ = ["WIRE_VERSION", "claim_id", "memory_id", "namespace", "placeholder_id", "version_of"]
+__all__ = [
+    "READABLE_VERSIONS",
+    "WIRE_VERSION",
+    "claim_id",
+    "memory_id",
+    "namespace",
+    "placeholder_id",
+    "version_of",
+]
 
-WIRE_VERSION = 1
-"""Version of the wire format. Every memory has it in its id and in its metadata."""
+WIRE_VERSION = 2
+"""Version of the wire format that new operations have."""
+READABLE_VERSIONS = (2, 1)
+"""The versions that this code reads, newest first. A caller that does not know the version of an
+operation looks for its memories under the ids of each of these versions."""
 SHORT_KEY = 12
 """Number of hex digits of the session's hash in a memory id. They make the id unique across
 sessions, because memory ids of a server may be global."""
@@ -26,25 +38,25 @@ def namespace(agent: str) -> str:
     return f"_dakera_agent_{agent}"
 
 
-def memory_id(key: str, dot: Dot, index: int, part: int = 0) -> str:
+def memory_id(key: str, dot: Dot, index: int, part: int = 0, version: int = WIRE_VERSION) -> str:
     """Return the id of one part of one payload of an operation, in the session with this key."""
-    head = f"cs{WIRE_VERSION}-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}"
+    head = f"cs{version}-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}"
     return f"{head}-{part}" if part else head
 
 
-def placeholder_id(key: str, dot: Dot) -> str:
+def placeholder_id(key: str, dot: Dot, version: int = WIRE_VERSION) -> str:
     """Return the id of the placeholder of a parked operation.
 
     It differs from every id of the operation itself, which may still be sent later.
     """
-    return f"cs{WIRE_VERSION}-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-void"
+    return f"cs{version}-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-void"
 
 
 def claim_id(key: str, dot: Dot, index: int, claimer: str) -> str:
     """Return the id of the claim note that one claimer stores for an item.
 
-    `version_of` does not accept this form of id, so every reader of the history skips the note.
-    Readers of earlier versions skip it, too.
+    `version_of` does not accept this form of id, so every reader of the history skips the note. The
+    id is the same for all wire versions of the item, because devices of all versions look for it.
     """
     return f"csn1-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}-{claimer}"
 

@@ -5,11 +5,16 @@ the server's own recall. Golden tests freeze the format.
 
 | field | meaning |
 |---|---|
-| `cs_v` | wire version |
-| `cs_op` | append, pop, clear, or void (the placeholder of a parked operation) |
+| `cs_v` | wire version of the operation |
+| `cs_op` | append, pop, clear, mark, or void (the placeholder of a parked operation) |
 | `cs_w` | writer |
 | `cs_c` | counter |
 | `cs_s` | stamp, 16 hex digits: JSON numbers above 2**53 are not exact everywhere |
+| `cs_ts` | stamp of the turn (version 2; only if the operation is not the head of its turn) |
+| `cs_tw` | writer of the head of the turn (as `cs_ts`) |
+| `cs_tc` | counter of the head of the turn (as `cs_ts`) |
+| `cs_b` | branch (version 2; not for the main branch) |
+| `cs_k` | id of the key that encrypts the payloads (version 2; only if they are encrypted) |
 | `cs_t` | time of the operation: milliseconds by the writer's clock |
 | `cs_n` | number of payloads of the operation |
 | `cs_i` | index of this payload |
@@ -19,15 +24,18 @@ the server's own recall. Golden tests freeze the format.
 | `cs_e` | seal: digest of this payload |
 | `cs_x` | text of this part |
 | `cs_h` | 1 if readable text is kept out of the server's index |
-| `cs_sid` | session id, in the operation's first memory (if it is valid Unicode) |
+| `cs_sid` | session id, in the first memory (if it is valid Unicode, and not beside `cs_k`) |
 
-A confirmed pop stores a *claim note* for its item before it asks for the deletion. A note is not an
-operation. Its id (``csn1-…``) has another form, so every reader of the history skips the note, also
-a reader of an earlier version. One of the note's tags names the item. The metadata of a note:
+A reader takes the version from the memory's id. `docs/reference/wire.md` has the whole protocol.
+
+A confirmed pop stores a *claim note* for its item before it requests the deletion of the item. A
+note is not an operation. Its id (``csn1-…``) has another form, so every reader of the history skips
+the note, also a reader of an earlier version. One of the note's tags names the item. The metadata
+of a note:
 
 | field | meaning |
 |---|---|
-| `cs_v` | wire version |
+| `cs_v` | 1 |
 | `cs_op` | claim |
 | `cs_w` | writer of the operation that appended the item |
 | `cs_c` | counter of that operation |
@@ -37,25 +45,25 @@ a reader of an earlier version. One of the note's tags names the item. The metad
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from cached_session.history.clock import MAX_STAMP
 from cached_session.history.ids import session_key
 from cached_session.history.item_text import ROLES, role_and_text
-from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.ops import MARK_BYTES, Dot, Kind, Operation, TurnKey, normalize_turn
 from cached_session.history.parts import PART_BYTES, Part, split
 from cached_session.remote.ids import (
+    READABLE_VERSIONS,
     WIRE_VERSION,
     claim_id,
     memory_id,
     placeholder_id,
     version_of,
 )
+from cached_session.remote.memory_fields import MetadataFields, Unreadable
 
 __all__ = [
     "ITEM_TAGS",
@@ -74,25 +82,39 @@ __all__ = [
 TAG = "cached-session"
 """Tag of every memory that this package stores."""
 ITEM_TAGS = tuple(sorted(f"cs-{role}" for role in ROLES))
-"""Tags of the memories with an item's text. Each of them has one of these tags; no other memory has
-any of them."""
+"""Tags of the memories that contain an item's text. Each such memory has one of these tags. No
+other memory has any of these tags."""
 HIDDEN = "(kept on the devices)"
 """Content that replaces an item's text if the session keeps text out of the server's index."""
+ENCRYPTED = "(encrypted)"
+"""Content of the memories of an operation with encrypted payloads."""
 TTL_SECONDS = 50 * 365 * 86400
-"""Lifetime of a memory in seconds: 50 years; the server allows at most 100. It starts when the
-server stores the memory, so a device whose clock shows 1970 does not store expired memories."""
+"""Lifetime of a memory in seconds: 50 years. The server allows at most 100 years. The lifetime
+starts when the server stores the memory, so a device whose clock shows 1970 does not store expired
+memories."""
 EVENT_LAST = 9_999_999_999
 """Latest event time in Unix seconds (the year 2286): the server refuses a later time."""
 MOST_COUNTED = 1 << 31
 """Exclusive upper limit of the numbers of payloads and parts. A memory with a larger number is
 unreadable."""
 
-_KINDS = {kind.value: kind for kind in Kind}
-_WRITER = re.compile(r"[a-z2-7]{8,64}")
+MARK_PARTS = 3 * MARK_BYTES // (PART_BYTES // 2) + 1
+"""Maximum number of parts of a mark: escaping makes a payload at most three times as long, and a
+part that is not the last has more than half of `PART_BYTES`."""
+CLAIM_VERSION = 1
+"""`cs_v` of a claim note. It does not change with `WIRE_VERSION`, because devices of all versions
+read each other's notes."""
 
-
-class Unreadable(Exception):
-    """A memory with an id of this package is invalid, or has a newer wire version."""
+_KINDS = {
+    1: {kind.value: kind for kind in (Kind.APPEND, Kind.POP, Kind.CLEAR)},
+    2: {kind.value: kind for kind in Kind},
+}
+_REMARKS = {
+    Kind.POP: "(removed an item)",
+    Kind.CLEAR: "(cleared the session)",
+    Kind.MARK: "(mark)",
+}
+"""Content of the memories of operations without items."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +125,19 @@ class Placeholder:
 
 
 def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the store request's entries for an operation, in order. They are always identical."""
+    """Yield the store request's entries for an operation, in order.
+
+    The entries of an operation are always identical.
+    """
     key = session_key(session_id)
     for part in split(op, digest, key):
         metadata: dict[str, Any] = {
-            "cs_v": WIRE_VERSION,
+            "cs_v": op.version,
             "cs_op": part.kind.value,
             "cs_w": part.dot.writer,
             "cs_c": part.dot.counter,
             "cs_s": f"{part.stamp:016x}",
+            **_turn_fields(op),
             "cs_t": part.said_ms,
             "cs_n": part.count,
             "cs_i": part.index,
@@ -123,23 +149,39 @@ def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[st
         }
         if op.private:
             metadata["cs_h"] = 1
-        if part.index == 0 and part.part == 0 and _is_unicode(session_id):
+        is_first = part.index == 0 and part.part == 0
+        if is_first and not op.key_id and _is_unicode(session_id):
             metadata["cs_sid"] = session_id[:1024]
         content, role = _content(op, part)
-        yield _memory(
-            memory_id(key, part.dot, part.index, part.part), content, role, metadata, op.said_ms
-        )
+        identity = memory_id(key, part.dot, part.index, part.part, op.version)
+        yield _memory(identity, content, role, metadata, op.said_ms)
+
+
+def _turn_fields(op: Operation) -> dict[str, Any]:
+    """Return the metadata fields of turn, branch and key, without those that have defaults."""
+    fields: dict[str, Any] = {}
+    if op.turn is not None:
+        fields = {
+            "cs_ts": f"{op.turn.stamp:016x}",
+            "cs_tw": op.turn.writer,
+            "cs_tc": op.turn.counter,
+        }
+    if op.branch:
+        fields["cs_b"] = op.branch
+    if op.key_id:
+        fields["cs_k"] = op.key_id
+    return fields
 
 
 def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
     """Return the small memory that replaces an operation that the server refuses."""
     metadata = {
-        "cs_v": WIRE_VERSION,
+        "cs_v": op.version,
         "cs_op": "void",
         "cs_w": op.dot.writer,
         "cs_c": op.dot.counter,
     }
-    identity = placeholder_id(session_key(session_id), op.dot)
+    identity = placeholder_id(session_key(session_id), op.dot, op.version)
     return _memory(identity, "(an entry kept on its device)", "op", metadata, op.said_ms)
 
 
@@ -151,7 +193,7 @@ def claim_tag(dot: Dot, index: int) -> str:
 def claim_note(session_id: str, dot: Dot, index: int, claimer: str, now_ms: int) -> dict[str, Any]:
     """Return the claim note of one claimer on one item."""
     metadata = {
-        "cs_v": WIRE_VERSION,
+        "cs_v": CLAIM_VERSION,
         "cs_op": "claim",
         "cs_w": dot.writer,
         "cs_c": dot.counter,
@@ -198,8 +240,10 @@ def _memory(
 
 def _content(op: Operation, part: Part) -> tuple[str, str]:
     """Return (readable text, role) of one memory."""
+    if op.key_id:
+        return ENCRYPTED, "op"
     if op.kind is not Kind.APPEND:
-        return ("(removed an item)" if op.kind is Kind.POP else "(cleared the session)"), "op"
+        return _REMARKS[op.kind], "op"
     if part.part:
         return f"(continued, part {part.part + 1} of {part.parts})", "part"
     role, text = role_and_text(op.payloads[part.index])
@@ -207,7 +251,7 @@ def _content(op: Operation, part: Part) -> tuple[str, str]:
 
 
 def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
-    """Read a memory of the session with this key; None if this package did not store it.
+    """Decode a memory of the session with this key; return None if this package did not store it.
 
     The id must match the metadata. Sub-memories that a server derives from a memory of this package
     may have its tags and metadata, but never its id.
@@ -221,84 +265,79 @@ def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
         return None
     if version > WIRE_VERSION:
         raise Unreadable(f"{identity} is of wire version {version}; upgrade cached-session")
+    if version not in READABLE_VERSIONS:
+        raise Unreadable(f"{identity} is of wire version {version}, which does not exist")
     metadata = memory.get("metadata")
     if not isinstance(metadata, Mapping):
         raise Unreadable(f"{identity} has no metadata")
-    dot = Dot(_writer(metadata, identity), _integer(metadata, "cs_c", 1, 1 << 53, identity))
+    fields = MetadataFields(metadata, identity)
+    dot = Dot(fields.writer("cs_w"), fields.counter("cs_c"))
     if metadata.get("cs_op") == "void":
-        if identity != placeholder_id(key, dot):
+        if identity != placeholder_id(key, dot, version):
             raise Unreadable(f"{identity} is not the id that its metadata yields")
         return Placeholder(dot)
-    kind_name = metadata.get("cs_op")
-    kind = _KINDS.get(kind_name) if isinstance(kind_name, str) else None
-    if kind is None:
-        raise Unreadable(f"{identity} is of the unknown kind {kind_name!r:.80}")
-    count = _integer(metadata, "cs_n", 1, MOST_COUNTED, identity)
-    parts = _integer(metadata, "cs_p", 1, MOST_COUNTED, identity)
-    part = Part(
-        dot=dot,
-        kind=kind,
-        stamp=_stamp(metadata, identity),
-        said_ms=_integer(metadata, "cs_t", -(1 << 53), 1 << 53, identity),
-        private=metadata.get("cs_h") in (1, "1"),
-        digest=_string(metadata, "cs_d", 64, identity),
-        seal=_string(metadata, "cs_e", 64, identity),
-        count=count,
-        index=_integer(metadata, "cs_i", 0, count, identity),
-        parts=parts,
-        part=_integer(metadata, "cs_j", 0, parts, identity),
-        text=_string(metadata, "cs_x", PART_BYTES, identity),
-    )
-    if identity != memory_id(key, dot, part.index, part.part):
+    part = _decode_part(fields, dot, version)
+    if identity != memory_id(key, dot, part.index, part.part, version):
         raise Unreadable(f"{identity} is not the id that its metadata yields")
     return part
 
 
-def _writer(metadata: Mapping[str, Any], identity: object) -> str:
-    writer = metadata.get("cs_w")
-    if not isinstance(writer, str) or not _WRITER.fullmatch(writer):
-        raise Unreadable(f"{identity} has no valid writer: cs_w={writer!r:.80}")
-    return writer
+def _decode_part(fields: MetadataFields, dot: Dot, version: int) -> Part:
+    kind_name = fields.metadata.get("cs_op")
+    kind = _KINDS[version].get(kind_name) if isinstance(kind_name, str) else None
+    if kind is None:
+        raise fields.invalid("cs_op")
+    stamp = fields.stamp("cs_s")
+    count = fields.integer("cs_n", 1, MOST_COUNTED)
+    parts = fields.integer("cs_p", 1, MOST_COUNTED)
+    part = Part(
+        dot=dot,
+        kind=kind,
+        stamp=stamp,
+        said_ms=fields.integer("cs_t", -(1 << 53), 1 << 53),
+        private=fields.metadata.get("cs_h") in (1, "1"),
+        digest=fields.text("cs_d", 64),
+        seal=fields.text("cs_e", 64),
+        count=count,
+        index=fields.integer("cs_i", 0, count),
+        parts=parts,
+        part=fields.integer("cs_j", 0, parts),
+        text=fields.text("cs_x", PART_BYTES),
+        version=version,
+    )
+    if version > 1:
+        _decode_version_2(part, fields)
+    return part
 
 
-def _integer(
-    metadata: Mapping[str, Any], field: str, lowest: int, below: int, identity: object
-) -> int:
-    value = metadata.get(field)
-    if type(value) is int and lowest <= value < below:
-        return value
-    # A server may return numbers as floats, or as text.
-    is_float = isinstance(value, float) and value.is_integer()
-    is_text = isinstance(value, str) and len(value) < 20 and value.lstrip("-").isdecimal()
-    if is_float or is_text:
-        value = int(value)  # type: ignore[arg-type]
-    if type(value) is not int or not lowest <= value < below:
-        raise Unreadable(f"{identity} has an invalid {field}={value!r:.80}")
-    return value
+def _decode_version_2(part: Part, fields: MetadataFields) -> None:
+    """Read the fields that version 2 adds, and check the limits that version 1 does not have."""
+    is_append = part.kind is Kind.APPEND
+    part.turn = _decode_turn(part, fields)
+    part.branch, part.key_id = fields.optional_id("cs_b"), fields.optional_id("cs_k")
+    if part.turn is not None and not is_append:
+        raise Unreadable(f"{fields.identity} has a turn, and only an append can have one")
+    if part.branch and part.kind is Kind.MARK:
+        raise Unreadable(f"{fields.identity} is a mark and has a branch")
+    if part.key_id and part.kind in (Kind.POP, Kind.CLEAR):
+        raise Unreadable(f"{fields.identity} is encrypted, and only items and marks can be")
+    if part.count > 1 and not is_append:
+        raise fields.invalid("cs_n")
+    if part.parts > MARK_PARTS and part.kind is Kind.MARK:
+        raise fields.invalid("cs_p")
+    if not part.text.isascii():
+        raise fields.invalid("cs_x")
 
 
-def _string(metadata: Mapping[str, Any], field: str, most: int, identity: object) -> str:
-    value = metadata.get(field)
-    if not isinstance(value, str) or len(value) > most:
-        raise Unreadable(f"{identity} has no valid {field}")
-    if value.isascii():
-        return value
+def _decode_turn(part: Part, fields: MetadataFields) -> TurnKey | None:
+    """Return the turn of a memory; None if it has none or if the operation is the head."""
+    if not any(name in fields.metadata for name in ("cs_ts", "cs_tw", "cs_tc")):
+        return None
+    turn = TurnKey(fields.stamp("cs_ts"), fields.writer("cs_tw"), fields.counter("cs_tc"))
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise Unreadable(f"{identity} has no valid {field}") from error
-    return value
-
-
-def _stamp(metadata: Mapping[str, Any], identity: object) -> int:
-    text = _string(metadata, "cs_s", 16, identity)
-    try:
-        stamp = int(text, 16)
+        return normalize_turn(turn, part.stamp, part.dot)
     except ValueError as error:
-        raise Unreadable(f"{identity} has an invalid stamp: cs_s={text!r}") from error
-    if not 0 < stamp <= MAX_STAMP:
-        raise Unreadable(f"{identity} has a stamp out of range: cs_s={text!r}")
-    return stamp
+        raise Unreadable(f"{fields.identity}: {error}") from error
 
 
 def _is_unicode(session_id: str) -> bool:
@@ -313,9 +352,9 @@ def _is_unicode(session_id: str) -> bool:
 class EncodedMemory:
     """A memory, encoded once as an entry of a store request. It uses little space until it is sent.
 
-    It also stores the metadata that shows whether a server has this exact memory. Treat it as
-    immutable. As with `Part`, the class is not frozen, because that would more than double the time
-    to create an object.
+    The object also stores the metadata that shows whether a server has this exact memory. Treat the
+    object as immutable. As with `Part`, the class is not frozen, because a frozen class would more
+    than double the time to create an object.
     """
 
     id: str

@@ -12,8 +12,8 @@ is safe to send an item again if its memory is missing and no operation removes 
 
 The guarantee has three conditions. The server's ``forget`` must be atomic, which Dakera does not
 document. The answer about the notes must not be older than the first winner's note; therefore the
-answer has to show our own note. The server must store all notes. Versions of this library before
-the notes were introduced do not leave any.
+answer has to show our own note. The server must store all notes. The guarantee does not cover
+devices with an old version of this library that does not leave notes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cached_session.history.ops import Dot
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.claims import Claim, ClaimState
 from cached_session.remote.errors import RemoteError, Verdict
-from cached_session.remote.ids import claim_id, memory_id
+from cached_session.remote.ids import READABLE_VERSIONS, claim_id, memory_id
 from cached_session.remote.wire import EncodedMemory, claim_note, claim_tag, claimers
 from cached_session.replication.claim_rules import (
     Contest,
@@ -135,7 +135,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
 
     Raises:
         PopUnconfirmed: the outcome is in doubt.
-        RemoteError: the server refused. The claim is released.
+        RemoteError: the server refused a request. The claim is released.
     """
     claims = context.journal.claims
     try:
@@ -195,8 +195,13 @@ class _ClaimedItem:
     claim: Claim
 
     @property
-    def _memory(self) -> str:
-        return memory_id(self.session.key, self.claim.ref.dot, self.claim.ref.index)
+    def _memories(self) -> list[str]:
+        """The ids that the item's memory may have: one for each wire version."""
+        ref = self.claim.ref
+        return [
+            memory_id(self.session.key, ref.dot, ref.index, version=version)
+            for version in READABLE_VERSIONS
+        ]
 
     async def leave_note(self) -> None:
         """Store our note; do nothing if the server already holds it."""
@@ -205,7 +210,7 @@ class _ClaimedItem:
         try:
             stored = await self.context.remote.store(self.session.agent, [EncodedMemory.of(note)])
         except RemoteError as error:
-            if error.verdict is not Verdict.CONFLICT:  # a conflict: the note is there already
+            if error.verdict is not Verdict.CONFLICT:  # the server already holds the note
                 raise
             return
         if note["id"] not in stored:
@@ -226,20 +231,23 @@ class _ClaimedItem:
 
     async def delete(self) -> int:
         """Delete the item's memory; return the number of memories that the server has deleted."""
-        return await self.context.remote.forget(self.session.agent, [self._memory])
+        return await self.context.remote.forget(self.session.agent, self._memories)
 
     async def is_there(self) -> bool:
         """Return whether the server shows the item's memory."""
-        return await self.context.remote.fetch(self.session.agent, self._memory) is not None
+        for memory in self._memories:
+            if await self.context.remote.fetch(self.session.agent, memory) is not None:
+                return True
+        return False
 
 
 async def resolve_claims(context: Context, session: SessionRef, *, eager: bool = False) -> int:
-    """Resolve the claims that no call waits for: of this opening and of openings that have ended.
+    """Resolve the claims for which no call waits; `Resolution` lists the outcomes.
 
-    `Resolution` lists the outcomes.
+    These claims were made by this opening of the journal, or by an opening that has ended.
 
     Args:
-        eager: look up an item that another device may have won now, not only after
+        eager: look up now the items that other devices may have won, without waiting for
             `SyncOptions.hole_patience`.
 
     Returns:

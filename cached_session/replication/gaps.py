@@ -11,7 +11,7 @@ import anyio
 from cached_session.history.parts import Part
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.gaps import Gap, Search
-from cached_session.remote.ids import memory_id, placeholder_id
+from cached_session.remote.ids import READABLE_VERSIONS, memory_id, placeholder_id
 from cached_session.remote.wire import Unreadable, decode
 from cached_session.replication.context import Context
 from cached_session.replication.gap_search import FETCHES_PER_SEARCH, PartSearch, search_delay_ms
@@ -21,7 +21,8 @@ from cached_session.replication.results import PullResult
 __all__ = ["fill_gaps", "search_gaps"]
 
 GAPS_PER_PULL = 200
-"""Limit on the gaps that one pull searches for. The gaps that are longest overdue come first."""
+"""The maximum number of gaps for which one pull searches. The gaps that are longest overdue are
+searched for first."""
 
 
 async def fill_gaps(context: Context, session: SessionRef) -> PullResult:
@@ -123,22 +124,43 @@ async def _fetch_operation(
 ) -> tuple[list[dict[str, Any]], bool]:
     """Fetch the memories that the server has of one missing operation.
 
+    The wire version of the operation is unknown, and a forged memory may claim any version. So
+    search under the ids of each version until one search finds every part.
+
     Returns:
         The memories, and whether the server has a placeholder for the operation.
+    """
+    memories: list[dict[str, Any]] = []
+    for version in READABLE_VERSIONS:
+        found, needs_placeholder = await _fetch_parts(context, session, gap, version)
+        memories.extend(found)
+        if not needs_placeholder:
+            return memories, False
+    for version in READABLE_VERSIONS:
+        identity = placeholder_id(session.key, gap.dot, version)
+        if await context.remote.fetch(session.agent, identity) is not None:
+            return memories, True
+    return memories, False
+
+
+async def _fetch_parts(
+    context: Context, session: SessionRef, gap: Gap, version: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Fetch the missing parts of an operation that have the ids of one wire version.
+
+    Returns:
+        The memories, and whether the caller should look for a placeholder.
     """
     search = PartSearch(gap)
     memories: list[dict[str, Any]] = []
     while search.request is not None:
-        identity = memory_id(session.key, gap.dot, *search.request)
+        identity = memory_id(session.key, gap.dot, *search.request, version)
         memory = await context.remote.fetch(session.agent, identity)
         part = _decode_part(memory, session.key)
         if memory is not None and part is not None:
             memories.append(memory)
         search.receive(part)
-    if not search.needs_placeholder:
-        return memories, False
-    placeholder = await context.remote.fetch(session.agent, placeholder_id(session.key, gap.dot))
-    return memories, placeholder is not None
+    return memories, search.needs_placeholder
 
 
 def _decode_part(memory: dict[str, Any] | None, key: str) -> Part | None:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.outbox import Forget
 from cached_session.remote.errors import RemoteError, Scope, Verdict
-from cached_session.remote.ids import memory_id, placeholder_id
+from cached_session.remote.ids import READABLE_VERSIONS, memory_id, placeholder_id
 from cached_session.remote.wire import EncodedMemory, placeholder
 from cached_session.replication.context import Context
 from cached_session.replication.encode_memories import encode
@@ -30,14 +30,14 @@ from cached_session.replication.tasks import cancel_all
 __all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
-"""Limit on the ids in one request that deletes memories."""
+"""The maximum number of ids in one request that deletes memories."""
 LAST_SEQ = (1 << 63) - 1
 """The highest possible `seq`."""
 READ_OPERATIONS = 1000
-"""Limit on the operations that are read from the outbox at a time."""
+"""The maximum number of operations that are read from the outbox at a time."""
 READ_BYTES = 512 * 1024
-"""Limit on the payload bytes that are read from the outbox at a time: enough for a few requests. It
-bounds the memory that a long backlog needs."""
+"""The maximum number of payload bytes that are read from the outbox at a time: enough for a few
+requests. The limit bounds the memory use of a long backlog."""
 
 log = logging.getLogger("cached_session.replication")
 
@@ -49,8 +49,8 @@ async def push(context: Context, session: SessionRef, *, upto: int | None = None
         upto: the last `seq` to send; None to send until the outbox of the session is empty.
 
     Raises:
-        RemoteError: the first failed request, or the server did not keep some operations. The
-            operations acknowledged before stay acknowledged.
+        RemoteError: the first failed request, or the server did not keep some operations. All
+            earlier acknowledgements remain stored.
     """
     result = PushResult()
     async with context.lock("push", session.session_id):
@@ -188,6 +188,11 @@ async def _forget_removed(context: Context, session: SessionRef, result: PushRes
 
 
 def _ids(forget: Forget, key: str) -> list[str]:
+    """Return the ids of the memories to delete, in each wire version that the item may have."""
     if forget.index < 0:
-        return [placeholder_id(key, forget.dot)]
-    return [memory_id(key, forget.dot, forget.index, part) for part in range(forget.parts)]
+        return [placeholder_id(key, forget.dot, version) for version in READABLE_VERSIONS]
+    return [
+        memory_id(key, forget.dot, forget.index, part, version)
+        for version in READABLE_VERSIONS
+        for part in range(forget.parts)
+    ]

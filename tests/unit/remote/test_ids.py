@@ -5,6 +5,8 @@ import pytest
 from cached_session.history.ids import session_key
 from cached_session.history.ops import Dot
 from cached_session.remote.ids import (
+    READABLE_VERSIONS,
+    WIRE_VERSION,
     claim_id,
     memory_id,
     namespace,
@@ -19,15 +21,24 @@ DOT = Dot("abcdefghwriter", 7)
 def test_a_part_after_the_first_has_its_number_in_the_id() -> None:
     """An item in one part has the shorter id."""
     whole = memory_id(KEY, DOT, 2)
-    assert whole == f"cs1-{KEY[:12]}-abcdefghwriter-7-2"
+    assert whole == f"cs2-{KEY[:12]}-abcdefghwriter-7-2"
     assert memory_id(KEY, DOT, 2, 1) == f"{whole}-1"
+
+
+def test_an_id_begins_with_the_version_of_its_operation() -> None:
+    """Operations of version 1 keep the ids under which servers hold them."""
+    assert memory_id(KEY, DOT, 2, 1, 1) == f"cs1-{KEY[:12]}-abcdefghwriter-7-2-1"
+    assert placeholder_id(KEY, DOT, 1) == f"cs1-{KEY[:12]}-abcdefghwriter-7-void"
+    assert READABLE_VERSIONS[0] == WIRE_VERSION
+    for version in READABLE_VERSIONS:
+        assert version_of(memory_id(KEY, DOT, 0, version=version)) == version
 
 
 def test_a_placeholder_has_an_id_of_its_own() -> None:
     """The operation may still be stored later, beside its placeholder."""
     ids = {memory_id(KEY, DOT, index) for index in range(3)}
     assert placeholder_id(KEY, DOT) not in ids
-    assert version_of(placeholder_id(KEY, DOT)) == 1
+    assert version_of(placeholder_id(KEY, DOT)) == 2
 
 
 def test_a_claim_note_is_skipped_by_readers() -> None:
@@ -40,7 +51,8 @@ def test_a_claim_note_is_skipped_by_readers() -> None:
 @pytest.mark.parametrize(
     ("memory", "version"),
     [
-        (memory_id(KEY, DOT, 0), 1),
+        (memory_id(KEY, DOT, 0), 2),
+        ("cs1-0123456789ab-x", 1),
         ("cs2-0123456789ab-x", 2),
         ("cs9999-0123456789ab-x", 9999),
         ("cs12345-0123456789ab-x", None),

@@ -13,11 +13,15 @@ from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import Frontier
 from cached_session.history.ids import agent_id, session_key
 from cached_session.history.ops import (
+    MARK_BYTES,
     Dot,
     ItemRef,
     Kind,
+    Mark,
     Operation,
+    TurnKey,
     encode_clear,
+    encode_mark,
     encode_pop,
     escape_payload,
     unescape_payload,
@@ -25,8 +29,10 @@ from cached_session.history.ops import (
 from cached_session.history.parts import Part, assemble
 from cached_session.remote.ids import memory_id, namespace, placeholder_id, version_of
 from cached_session.remote.wire import (
+    ENCRYPTED,
     EVENT_LAST,
     HIDDEN,
+    MARK_PARTS,
     Placeholder,
     Unreadable,
     decode,
@@ -75,12 +81,142 @@ def test_an_operation_comes_back_from_the_wire(
     session: str,
 ) -> None:
     """Every operation is encoded as memories and decoded without loss, and has the same memories
-    each time."""
+    each time. This is true in both versions."""
     dot = Dot(writer, counter)
     op = append(*payloads, dot=dot, stamp=stamp, said_ms=said_ms, private=private)
     own = tuple(unescape_payload(escape_payload(payload)) for payload in payloads)
-    assert received(op, session) == replace(op, payloads=own)
-    assert memories(op, session) == memories(copy.deepcopy(op), session)
+    for one in (op, replace(op, version=1)):
+        assert received(one, session) == replace(one, payloads=own)
+        assert memories(one, session) == memories(copy.deepcopy(one), session)
+
+
+IDS = st.text("abcXYZ019_.-", min_size=1, max_size=64)
+
+
+@given(WRITER, st.integers(1, (1 << 53) - 1), st.integers(1, MAX_STAMP), st.data())
+def test_turn_branch_and_key_come_back_from_the_wire(
+    writer: str, counter: int, stamp: int, data: st.DataObject
+) -> None:
+    """The fields of version 2 are decoded without loss, whichever of them an append has."""
+    turn = TurnKey(stamp, writer, counter)
+    dot = Dot(data.draw(WRITER.filter(writer.__ne__)), data.draw(st.integers(1, 1 << 40)))
+    op = append(
+        '"text"',
+        dot=dot,
+        stamp=data.draw(st.integers(stamp, MAX_STAMP)),
+        turn=data.draw(st.sampled_from([turn, None])),
+        branch=data.draw(st.just("") | IDS),
+        key_id=data.draw(st.just("") | IDS),
+    )
+    assert received(op) == op
+    assert (memories(op)[0]["content"] == ENCRYPTED) == bool(op.key_id)
+
+
+def test_a_turn_that_names_its_own_operation_is_a_head() -> None:
+    """A head may name itself. It is decoded as any other head, and has the same digest."""
+    head = append("1")
+    explicit = append("1", turn=head.turn_key)
+    assert explicit.digest(KEY) == head.digest(KEY)
+    assert "cs_ts" in memories(explicit)[0]["metadata"]
+    assert received(explicit) == head
+
+
+TURN = {"cs_ts": f"{1 << 39:016x}", "cs_tw": "zwriter234567", "cs_tc": 1}
+OWN = {"cs_ts": f"{1 << 40:016x}", "cs_tw": DOT.writer, "cs_tc": DOT.counter}
+CLEAR = Operation(DOT, Kind.CLEAR, 1 << 40, 5, (encode_clear(Frontier()),))
+MARK = Operation(DOT, Kind.MARK, 1 << 40, 5, (encode_mark(Mark("title", "", "a talk")),))
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, TURN, OWN, {**TURN, "cs_tc": 1.0}, {"cs_b": "", "cs_k": ""}]
+)
+def test_fields_of_version_2_are_accepted(fields: dict[str, Any]) -> None:
+    """The tests of refusals below change these valid fields."""
+    part = decode(_changed(**fields), KEY)
+    assert isinstance(part, Part)
+    assert part.turn == (TurnKey(1 << 39, "zwriter234567", 1) if fields.get("cs_tc") == 1 else None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({name: value for name, value in TURN.items() if name != left} for left in TURN),
+        {**TURN, "cs_ts": None},
+        {**TURN, "cs_ts": "0" * 16},
+        {**TURN, "cs_ts": f"{MAX_STAMP + 1:016x}"},
+        {**TURN, "cs_ts": f"{(1 << 40) + 1:016x}"},
+        {**TURN, "cs_tw": "Zwriter234567"},
+        {**TURN, "cs_tw": ["zwriter234567"]},
+        {**TURN, "cs_tc": 0},
+        {**TURN, "cs_tc": 1 << 53},
+        {**TURN, "cs_tc": True},
+        {**TURN, "cs_tw": DOT.writer, "cs_tc": DOT.counter},
+        {**TURN, "cs_tw": DOT.writer, "cs_tc": DOT.counter + 1},
+        {"cs_b": "a|b"},
+        {"cs_b": "a" * 65},
+        {"cs_b": None},
+        {"cs_b": ["a"]},
+        {"cs_b": "é"},
+        {"cs_k": "a\n"},
+        {"cs_k": 7},
+    ],
+)
+def test_an_invalid_field_of_version_2_is_unreadable(fields: dict[str, Any]) -> None:
+    """A turn is complete, within its limits and before its operation; an id has legal characters.
+    A reader of version 1 does not look at these fields."""
+    with pytest.raises(Unreadable):
+        decode(_changed(**fields), KEY)
+    old = memories(append("1", "2", version=1))[1]
+    assert isinstance(decode({**old, "metadata": {**old["metadata"], **fields}}, KEY), Part)
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        (CLEAR, TURN),
+        (CLEAR, {"cs_k": "key"}),
+        (CLEAR, {"cs_n": 2}),
+        (MARK, TURN),
+        (MARK, {"cs_b": "branch"}),
+        (MARK, {"cs_n": 2}),
+        (MARK, {"cs_p": MARK_PARTS + 1}),
+    ],
+)
+def test_a_field_that_its_kind_does_not_have_is_unreadable(
+    op: Operation, fields: dict[str, Any]
+) -> None:
+    """Only an append has a turn and several payloads. Marks have no branch, and a replica without
+    the key must be able to apply a clear."""
+    (memory,) = memories(op)
+    assert isinstance(decode(memory, KEY), Part)
+    memory["metadata"].update(fields)
+    with pytest.raises(Unreadable):
+        decode(memory, KEY)
+
+
+def test_version_1_has_no_marks() -> None:
+    """A mark under an id of version 1 is unreadable."""
+    (memory,) = memories(replace(MARK, version=1))
+    with pytest.raises(Unreadable, match="invalid cs_op='mark'"):
+        decode(memory, KEY)
+
+
+def test_the_longest_mark_has_a_legal_number_of_parts() -> None:
+    """A mark of the largest size comes back, also if each character is escaped."""
+    room = MARK_BYTES - len(encode_mark(Mark("t", "", "")))
+    for character in ("é", "€", "😀", " "):
+        value = character * (room // len(character.encode()))
+        op = Operation(DOT, Kind.MARK, 5, 6, (encode_mark(Mark("t", "", value)),))
+        assert received(op) == op
+
+
+def test_encrypted_payloads_are_not_readable() -> None:
+    """Neither content nor metadata name the session or show text outside of the payload."""
+    (memory,) = memories(append("c2VjcmV0", key_id="2026-11"))
+    assert memory["content"] == ENCRYPTED
+    assert memory["tags"] == ["cached-session", "cs-op"]
+    assert memory["metadata"]["cs_k"] == "2026-11"
+    assert "cs_sid" not in memory["metadata"]
 
 
 def test_pops_and_clears_come_back_from_the_wire() -> None:
@@ -149,6 +285,7 @@ scraps = st.recursive(
     max_leaves=6,
 )
 FIELDS = ["v", "op", "w", "c", "s", "t", "n", "i", "p", "j", "d", "e", "x", "h", "sid"]
+FIELDS += ["ts", "tw", "tc", "b", "k"]
 
 
 @given(
@@ -161,7 +298,9 @@ FIELDS = ["v", "op", "w", "c", "s", "t", "n", "i", "p", "j", "d", "e", "x", "h",
                     memory_id(KEY, DOT, 0),
                     memory_id(KEY, DOT, 0, 1),
                     placeholder_id(KEY, DOT),
+                    memory_id(KEY, DOT, 0, version=1),
                     f"cs2-{KEY[:12]}-x",
+                    f"cs3-{KEY[:12]}-x",
                     f"cs0-{KEY[:12]}-x",
                     f"cs٣-{KEY[:12]}-x",
                 ]
@@ -192,14 +331,16 @@ def _reads_safely(memory: dict[str, Any]) -> None:
         found = decode(memory, KEY)
     except Unreadable:
         return
+    version = version_of(memory.get("id")) or 0
     if isinstance(found, Part):
-        assert memory["id"] == memory_id(KEY, found.dot, found.index, found.part)
+        assert memory["id"] == memory_id(KEY, found.dot, found.index, found.part, found.version)
+        assert found.turn is None or found.turn.stamp <= found.stamp
         assert 0 < found.stamp <= MAX_STAMP
         assert 0 <= found.index < found.count
         assert 0 <= found.part < found.parts
         found.text.encode()
     elif found is not None:
-        assert memory["id"] == placeholder_id(KEY, found.dot)
+        assert memory["id"] == placeholder_id(KEY, found.dot, version)
 
 
 def _changed(**fields: Any) -> dict[str, Any]:
@@ -232,13 +373,20 @@ def _changed(**fields: Any) -> dict[str, Any]:
         {"cs_s": f"{MAX_STAMP + 1:016x}"},
         {"cs_s": "-1"},
         {"cs_s": "zz"},
+        {"cs_s": "5"},
+        {"cs_s": "0x00000000000010"},
+        {"cs_s": "0000_0000_0000_1"},
         {"cs_s": 5},
+        {"cs_c": "--7"},
+        {"cs_c": "٧"},
         {"cs_op": "merge"},
         {"cs_op": ["append"]},
         {"cs_op": None},
         {"cs_t": 1 << 53},
         {"cs_d": "d" * 65},
         {"cs_e": None},
+        {"cs_x": ""},
+        {"cs_x": "é"},
         {"cs_x": "x" * 24577},
         {"cs_x": "\ud800"},
         {"cs_x": None},
@@ -262,8 +410,11 @@ def test_numbers_may_come_back_as_floats() -> None:
 def test_a_newer_wire_version_is_not_misread() -> None:
     """A memory of a later version is reported with the remedy."""
     memory = _changed()
-    memory["id"] = memory["id"].replace("cs1-", "cs2-")
-    with pytest.raises(Unreadable, match="upgrade"):
+    memory["id"] = memory["id"].replace("cs2-", "cs3-")
+    with pytest.raises(Unreadable, match="version 3; upgrade"):
+        decode(memory, KEY)
+    memory["id"] = memory["id"].replace("cs3-", "cs0-")
+    with pytest.raises(Unreadable, match="does not exist"):
         decode(memory, KEY)
 
 
@@ -318,4 +469,4 @@ def test_memory_ids_are_one_to_one(places: list[tuple[str, int, int, int]]) -> N
     """No two parts share an id, and every id has the library's prefix."""
     ids = [memory_id(KEY, Dot(writer, counter), i, p) for writer, counter, i, p in places]
     assert len(set(ids)) == len(ids)
-    assert {version_of(identity) for identity in ids} <= {1}
+    assert {version_of(identity) for identity in ids} <= {2}
