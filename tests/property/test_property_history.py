@@ -71,6 +71,25 @@ def test_a_run_continues_until_remote_operations_or_a_pause(now, current, ahead,
     assert not run(mine=False).continued
 
 
+@given(now=clocks, seen=stamps, current=st.none() | stamps, turn=stamps, mine=st.booleans())
+def test_an_operation_never_has_a_lower_stamp_than_its_turn(now, seen, current, turn, mine) -> None:
+    """This is true even if the journal has lost the head of the turn, and the clock stands
+    still."""
+    run = next_run(
+        now_ms=now,
+        highest_seen=seen,
+        current=current,
+        last_was_mine=mine,
+        last_ms=now,
+        gap_ms=1000,
+        turn_stamp=turn,
+    )
+    assert turn <= run.stamp <= MAX_STAMP
+    assert run.continued == (mine and current is not None and current >= turn)
+    if not run.continued:
+        assert run.stamp > max(seen, turn) or run.stamp == MAX_STAMP
+
+
 dots = st.tuples(st.sampled_from("abc"), st.integers(1, 24))
 
 
