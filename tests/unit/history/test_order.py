@@ -31,4 +31,4 @@ def test_turns_of_one_run_are_in_the_order_of_writing() -> None:
     ops.append(append("phonephone", 2, 10, ops[0].turn_key))
     ops.append(append("phonephone", 3, 10))
     ops.append(append("phonephone", 4, 10, ops[2].turn_key))
-    assert sorted(ops[::-1], key=position) == ops
+    assert sorted([ops[2], ops[0], ops[3], ops[1]], key=position) == ops
