@@ -169,7 +169,7 @@ class Followed(Exchange):
     @invariant()
     def what_is_shown_is_what_the_view_says(self) -> None:
         for follower in self.followers:
-            places = [(e.stamp, e.writer, e.counter, e.index) for e in follower.shown]
+            places = [position_of(entry) for entry in follower.shown]
             assert places == list(follower.view.positions or ())
 
 
