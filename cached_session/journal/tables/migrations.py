@@ -1,4 +1,4 @@
-"""The migrations of the journal's format. They run in the transaction that opens the file, so a file
+"""The migrations of the journal's format. They run in the transaction that opens the file: a file
 has its old format or the current one, whatever happens meanwhile."""
 
 from __future__ import annotations
