@@ -102,6 +102,10 @@ def test_operations_and_bookkeeping_stay_the_same(tmp_path: Path, version: int) 
         assert find_problems(conn, is_current=True) == []
 
 
+def _json(cell: object) -> object:
+    return cell.hex() if isinstance(cell, bytes) else cell
+
+
 @pytest.mark.parametrize("version", FORMATS)
 def test_unsent_operations_are_sent_as_before(tmp_path: Path, version: int) -> None:
     """They stay operations of wire version 1: their digests are those of their content, and their
