@@ -43,11 +43,15 @@ _MEDIA = {
 """The types of parts that are not text, and the names that the readable text has for them."""
 FILE_NAME_CHARACTERS = 200
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.=+-]+)*;base64,[A-Za-z0-9+/_=-]*")
+_CHARACTER = "[A-Za-z0-9+/_-]"
 _BASE64 = re.compile(
-    r"(?<![A-Za-z0-9+/_-])"
-    r"(?:[A-Za-z0-9+/_-]{256,}|(?:[A-Za-z0-9+/_-]{60,80}\r?\n){3,}[A-Za-z0-9+/_-]*)={0,2}"
+    rf"(?<!{_CHARACTER})(?:"
+    + "".join(rf"(?={_CHARACTER}{{0,255}}{kind})" for kind in ("[0-9]", "[A-Z]", "[a-z]"))
+    + rf"{_CHARACTER}{{256,}}"
+    rf"|(?:{_CHARACTER}{{60,80}}\r?\n){{3,}}{_CHARACTER}*)={{0,2}}"
 )
-"""Base64 in one line, or in lines as in mail and in keys. Words and addresses are shorter."""
+"""Base64 in one line, or in lines as in mail and in keys. Words and addresses are shorter. A line of
+hex digits, or of one letter, lacks one of the kinds of characters."""
 DATA = "[data]"
 """Replaces base64 in the readable text: it helps neither people nor a search."""
 
