@@ -50,8 +50,8 @@ _BASE64 = re.compile(
     + rf"{_CHARACTER}{{256,}}"
     rf"|(?:{_CHARACTER}{{60,80}}\r?\n){{3,}}{_CHARACTER}*)={{0,2}}"
 )
-"""Base64 in one line, or in lines as in mail and in keys. Words and addresses are shorter. A line of
-hex digits, or of one letter, lacks one of the kinds of characters."""
+"""Base64 in one line, or in lines as in mail and in keys. Words and addresses are shorter. A line
+of hex digits, or of one letter, lacks one of the kinds of characters."""
 DATA = "[data]"
 """Replaces base64 in the readable text: it helps neither people nor a search."""
 
