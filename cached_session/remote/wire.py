@@ -4,25 +4,9 @@ Replicas read flat metadata fields that begin with ``cs_``. ``content`` is text 
 the server's own recall. `docs/reference/wire.md` is the whole protocol with all fields. Golden
 tests freeze the format.
 
-<<<<<<< HEAD
 A confirmed pop stores a *claim note* for its item before it requests the deletion of the item. A
 note is not an operation. Its id (``csn1-…``) has another form, so every reader of the history skips
-the note, also a reader of an earlier version. One of the note's tags names the item. The metadata
-of a note:
-
-| field | meaning |
-|---|---|
-| `cs_v` | 1 |
-| `cs_op` | claim |
-| `cs_w` | writer of the operation that appended the item |
-| `cs_c` | counter of that operation |
-| `cs_i` | index of the item in it |
-| `cs_by` | the claimer: the writer of the pop, if the claim is granted |
-=======
-A confirmed pop stores a *claim note* for its item before it asks for the deletion. A note is not an
-operation. Its id (``csn1-…``) has another form, so every reader of the history skips the note, also
-a reader of an earlier version. One of the note's tags names the item.
->>>>>>> m
+the note, also a reader of an earlier version. One of the note's tags names the item.
 """
 
 from __future__ import annotations
