@@ -135,7 +135,7 @@ class JoinedAppend:
 
     async def __aenter__(self) -> JoinedAppend:
         self._block = block = self._turns.current_block()
-        if block is not None:
+        if block is not None and block.key is None:
             self._is_head = await block.begin_head()
         self._current = self._turns.current()
         self.choice = choose(
@@ -176,19 +176,19 @@ class _Block:
         `setdefault` is atomic: the tasks may run in several threads."""
 
     async def begin_head(self) -> bool:
-        """Return False if the block has a turn. If it has none, return True: the caller stores the
-        first append, and then calls `end_head`. If another task is storing it, wait for that."""
-        while self.key is None:
+        """Return True if the caller must store the first append of the block and then call
+        `end_head`; return False if the block has a turn. Wait while another task stores it."""
+        while True:
             mine: Future[None] = Future()
             other = self._writing.setdefault("head", mine)
             if other is mine:
+                # Check the key only now: another thread may have stored it just before.
                 if self.key is None:
                     return True
-                self.end_head(self.key)  # another thread has stored it just before
-                break
+                self.end_head(self.key)
+                return False
             # Without the shield, a cancelled task would cancel the future of all.
             await asyncio.shield(asyncio.wrap_future(other))
-        return False
 
     def end_head(self, key: TurnKey | None) -> None:
         """Record the turn of the first append; None if it was not stored."""
