@@ -250,8 +250,8 @@ async def test_the_head_of_a_block_is_stored_once_by_several_threads() -> None:
     assert len(set(found)) == 1
 
 
-async def test_an_append_that_finds_the_head_just_stored_joins_it() -> None:
-    """Another thread stores the head between two steps of this one."""
+async def test_an_append_keeps_a_head_that_was_just_stored() -> None:
+    """Another thread stores the head between two steps of this one, which then fails."""
 
     class Raced(dict[str, Any]):
         def setdefault(self, key: str, default: Any = None) -> Any:
@@ -264,8 +264,12 @@ async def test_an_append_that_finds_the_head_just_stored_joins_it() -> None:
         assert found is not None
         block = found
         block._writing = Raced()
+        session.fails = True
+        with pytest.raises(OSError, match="full"):
+            await session.append(USER)
+        session.fails = False
+        block._writing = {}
         assert await session.append(USER) == TurnKey(7, "writer", 7)
-        assert not block._writing
 
 
 async def test_a_cancelled_append_that_is_stored_joins_all_the_same() -> None:
