@@ -22,7 +22,7 @@ from cached_session.history.ops import (
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.sqlite.tracked_connection import Version, count_queued, version_of
 from cached_session.journal.tables.apply import SessionTransaction
-from cached_session.journal.tables.states import PENDING
+from cached_session.journal.tables.states import PENDING, backwards, items_of
 
 __all__ = [
     "RETIRED",
@@ -166,8 +166,8 @@ def remove(
         if tx is None:
             break
         row = conn.execute(
-            "SELECT count FROM items JOIN ops USING (session, writer, counter) "
-            "WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+            f"SELECT o.count FROM ops o JOIN items i ON {items_of('o', 'i')} "
+            "WHERE o.session = ? AND o.writer = ? AND o.counter = ? AND i.idx = ?",
             (tx.session, *dot, index),
         ).fetchone()
         if row is not None:
@@ -197,7 +197,7 @@ LATEST = (
     "AND c.counter = i.counter AND c.idx = i.idx) "
     "FROM items i LEFT JOIN ops o ON o.session = i.session AND o.writer = i.writer "
     "AND o.counter = i.counter WHERE i.session = ? "
-    "ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC"
+    f"ORDER BY {backwards('i')}"
 )
 
 
