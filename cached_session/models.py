@@ -125,6 +125,8 @@ class Entry:
     """Stamp of the item's run (hybrid logical clock)."""
     run: str
     """Id of the item's run: consecutive operations of one writer."""
+    turn: str
+    """Id of the item's turn. The items of one turn are contiguous."""
     writer: str
     """Id of the writer that appended the item."""
     counter: int

@@ -68,7 +68,10 @@ def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 
 def _matches(
-    conn: sqlite3.Connection, session: int, wanted: list[str], held: list[tuple[int, str, int, int, str, int]]
+    conn: sqlite3.Connection,
+    session: int,
+    wanted: list[str],
+    held: list[tuple[int, str, int, int, str, int]],
 ) -> Iterator[Position]:
     for position in held:
         items = conn.execute(

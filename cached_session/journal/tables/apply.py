@@ -88,6 +88,7 @@ class SessionTransaction(FrontierTables):
         empty."""
         self._ops: list[tuple[object, ...]] = []
         self._items: list[tuple[object, ...]] = []
+        self._calls: list[tuple[int, int, str, int]] = []
 
     @classmethod
     def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
@@ -227,6 +228,7 @@ class SessionTransaction(FrontierTables):
         live = len(shown)
         if live:
             self._items += shown
+            self._calls += call_rows(self.session, op.dot, [row[-2] for row in shown])
         self.applied.items += live
         return live
 
@@ -261,6 +263,17 @@ class SessionTransaction(FrontierTables):
                 place = (*turn, stamp, *dot)
                 self._remove(op or OperationRow(None, place, ACKED, None), dot, None, by)
 
+    def is_last(self, op: Operation) -> bool:
+        """Return whether no visible item is after an append that this transaction applies."""
+        if op.turn is None:
+            # Its stamp is the largest, or the operation continues the run with the largest stamp.
+            return True
+        later = self.conn.execute(
+            f"SELECT 1 FROM items WHERE session = ? AND ({PLACE}) > (?, ?, ?, ?, ?, ?) LIMIT 1",
+            (self.session, *op.turn_key, op.stamp, *op.dot),
+        )
+        return later.fetchone() is None
+
     def withdraw(self, dot: Dot) -> None:
         """Remove the items of a dropped operation, without a pop or clear that removes them."""
         self.flush()
@@ -284,10 +297,11 @@ class SessionTransaction(FrontierTables):
             )
             self._ops.clear()
         if self._items:
-            self.conn.executemany(
-                f"INSERT INTO items VALUES ({', '.join('?' * 10)})", self._items
-            )
+            self.conn.executemany(f"INSERT INTO items VALUES ({', '.join('?' * 10)})", self._items)
             self._items.clear()
+        if self._calls:
+            self.conn.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)", self._calls)
+            self._calls.clear()
         super().flush()
 
     def finish(self) -> Applied:

@@ -122,8 +122,7 @@ def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerLis
 def _held(tx: SessionTransaction) -> Iterator[HeldOperation]:
     """Yield the operations of a session in the order of writing."""
     rows = tx.conn.execute(
-        f"SELECT seq, kind, body, state, {PLACE} FROM ops "
-        "WHERE session = ? ORDER BY seq",
+        f"SELECT seq, kind, body, state, {PLACE} FROM ops WHERE session = ? ORDER BY seq",
         (tx.session,),
     )
     for seq, kind, body, state, *place in rows:

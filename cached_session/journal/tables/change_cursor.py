@@ -202,7 +202,8 @@ class _Step:
 
     def _gone(self, ranked: Iterable[tuple[int, Position]]) -> list[Entry]:
         entries = []
-        for rank, (*turn, stamp, writer, counter, index) in ranked:
+        for rank, position in ranked:
+            turn, (stamp, writer, counter, index) = position[:3], position[3:]
             op = self._op((writer, counter)) or _Op(ACKED, stamp_ms(stamp), ())
             entries.append(
                 Entry(

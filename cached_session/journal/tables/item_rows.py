@@ -15,7 +15,7 @@ from typing import Any
 from cached_session.history.order import Position
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables.sessions import session_row
-from cached_session.journal.tables.states import PLACE, backwards, items_of, sync_state
+from cached_session.journal.tables.states import PLACE, backwards, sync_state
 from cached_session.models import Entry
 
 __all__ = [
@@ -42,8 +42,7 @@ EXPORT = (
 """All items of a session in order: one scan of clustered rows. The payload is read as bytes, so
 that one row with damaged text does not prevent the others from being read."""
 BACKWARDS = (
-    "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
-    f"ORDER BY {backwards()}"
+    f"SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? ORDER BY {backwards()}"
 )
 """All items of a session, selected by its row number, latest first."""
 TAIL = f"{BACKWARDS} LIMIT ?"

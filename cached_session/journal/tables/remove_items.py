@@ -80,9 +80,7 @@ def remove_items(
     return removed
 
 
-def _document(
-    conn: sqlite3.Connection, session: int, op: OperationRow
-) -> tuple[int, str] | None:
+def _document(conn: sqlite3.Connection, session: int, op: OperationRow) -> tuple[int, str] | None:
     """Return the search document of an operation; None if the operation is not indexed."""
     reached = search_index.reach(conn)
     if reached is None or op.seq is None or op.seq > reached:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from cached_session.errors import JournalError, JournalTooNew
+from cached_session.journal.tables import calls
 from cached_session.journal.tables import search_index as index_table
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
@@ -249,7 +250,39 @@ def _to_2(_: sqlite3.Connection) -> None:
     """
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
+def _to_3(conn: sqlite3.Connection) -> None:
+    """Migrate to format 3: operations have a turn, a branch, a key and a wire version.
+
+    Each existing append is the head of its own turn, so the order of every history stays the same.
+    """
+    create = {statement.split()[2]: statement for statement in _statements()}
+    (newest,) = conn.execute(
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'ops'), 0)"
+    ).fetchone()
+    for table in ("ops", "items", "parts"):
+        conn.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    for index in ("outbox", "removals"):
+        conn.execute(f"DROP INDEX IF EXISTS {index}")
+    for name in ("ops", "outbox", "removals", "items", "calls", "marks", "parts"):
+        conn.execute(create[name])
+    same = "seq, session, writer, counter, kind, stamp, said_ms, count, live, bytes, private, "
+    same += "digest, state, body, error, conflicted"
+    conn.execute(
+        f"INSERT INTO ops ({same}, turn_stamp, turn_writer, turn_counter, branch, key_id, version) "
+        f"SELECT {same}, stamp, writer, counter, '', '', 1 FROM old_ops ORDER BY seq"
+    )
+    conn.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'ops'", (newest,))
+    conn.execute(
+        "INSERT INTO items SELECT session, stamp, writer, counter, stamp, writer, counter, idx, "
+        "payload, codec FROM old_items ORDER BY session, stamp, writer, counter, idx"
+    )
+    conn.execute("INSERT INTO parts SELECT *, stamp, writer, counter, '', '', 1 FROM old_parts")
+    for table in ("ops", "items", "parts"):
+        conn.execute(f"DROP TABLE old_{table}")
+    calls.index_all(conn)
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
 """The migration from each format to the next. Each runs inside the transaction that opens the
 file."""
 
