@@ -24,7 +24,7 @@ from cached_session.engine.session_config import (
     settings_limit,
 )
 from cached_session.errors import InvalidArgument, SessionClosed
-from cached_session.history.ops import Dot
+from cached_session.history.ops import Dot, TurnKey
 from cached_session.history.tool_calls import read_batch
 from cached_session.journal import search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
@@ -316,14 +316,18 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is popped.
         """
         engine = await self._ready()
+        turn: TurnKey | None = None
         if self._confirmed:
             row = await network_calls.pop_confirmed(engine, self.session_id)
         else:
-            row = await engine.journal.history.pop(engine.author(), self.session_id)
+            popped = await engine.journal.history.pop(engine.author(), self.session_id)
+            row, turn = (None, None) if popped is None else (popped.row, popped.turn)
         if row is None:
             return None
         self._wrote()
         item: TResponseInputItem = decode_rows([row])[0]
+        if turn is not None:
+            self._turns.popped(turn, read_batch([item]))
         return item
 
     async def clear_session(self) -> None:
