@@ -124,23 +124,19 @@ async def _fetch_operation(
 ) -> tuple[list[dict[str, Any]], bool]:
     """Fetch the memories that the server has of one missing operation.
 
-    The ids of the memories depend on the wire version. Other operations of the writer show it. If
-    the journal has none, and in every second search because a forged memory may claim any version,
+    The wire version of the operation is unknown, and a forged memory may claim any version. So
     search under the ids of each version until one search finds every part.
 
     Returns:
         The memories, and whether the server has a placeholder for the operation.
     """
-    versions = READABLE_VERSIONS
-    if gap.version is not None and gap.tries % 2 == 0:
-        versions = (gap.version,)
     memories: list[dict[str, Any]] = []
-    for version in versions:
+    for version in READABLE_VERSIONS:
         found, needs_placeholder = await _fetch_parts(context, session, gap, version)
         memories.extend(found)
         if not needs_placeholder:
             return memories, False
-    for version in versions:
+    for version in READABLE_VERSIONS:
         identity = placeholder_id(session.key, gap.dot, version)
         if await context.remote.fetch(session.agent, identity) is not None:
             return memories, True

@@ -45,9 +45,6 @@ class Gap:
     them."""
     count: int
     """The number of payloads of the operation; 0 if it is unknown."""
-    version: int | None = None
-    """The wire version of another operation of the writer; None if the journal has none. A writer
-    uses one version."""
 
 
 class Search(NamedTuple):
@@ -153,9 +150,6 @@ def _gap(tx: SessionTransaction, dot: Dot, tries: int) -> Gap:
     stored = tx.conn.execute(
         f"SELECT idx, part, parts, count FROM parts WHERE {BY_DOT}", (tx.session, *dot)
     ).fetchall()
-    version = tx.conn.execute(
-        "SELECT version FROM ops WHERE session = ? AND writer = ? LIMIT 1", (tx.session, dot.writer)
-    ).fetchone()
     return Gap(
         dot,
         tries,
@@ -163,7 +157,6 @@ def _gap(tx: SessionTransaction, dot: Dot, tries: int) -> Gap:
         part_counts={index: parts for index, _, parts, _ in stored},
         popped=tx.popped(dot),
         count=stored[0][3] if stored else tx.popped_count(dot),
-        version=None if version is None else version[0],
     )
 
 
