@@ -1,4 +1,4 @@
-"""A conversation session that lives on the device and syncs with a Dakera memory server."""
+"""Conversation sessions that are stored on the device and synced with a Dakera memory server."""
 
 from __future__ import annotations
 

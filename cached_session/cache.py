@@ -33,9 +33,9 @@ DEFAULTS = SyncOptions()
 class SessionCache:
     """The sessions of a device, with one journal and one background task.
 
-    Making a cache is cheap and does no I/O; the first awaited call opens the journal. Safe to use
-    from several tasks, event loops and threads. Cancellation, units and durability are as in
-    `CachedSession`.
+    Making a cache is cheap and does no I/O; the first awaited call opens the journal. A cache is
+    safe to use from several tasks, event loops and threads. Cancellation, units and durability are
+    as in `CachedSession`.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class SessionCache:
         """Make a cache that uses the server at ``url``, an existing client, or no server.
 
         Args:
-            journal: the SQLite file; None: the default path; ``":memory:"``: nothing is stored on
-                disk.
-            url: the server's address; without it and without ``client``: local only.
-            api_key: key for the server at ``url``; None if it needs none.
+            journal: the path of the SQLite file; None for the default path. With ``":memory:"``,
+                nothing is stored on disk.
+            url: the server's address. Without ``url`` and ``client``, the cache is local only.
+            api_key: key for the server at ``url``; None if the server needs no key.
             client: an ``AsyncDakeraClient`` instead of ``url``. The caller owns and closes it.
             options: intervals, limits, timeouts, durability, for all sessions. If this process
                 already has the journal open, the options of the first object are used.
@@ -69,8 +69,8 @@ class SessionCache:
         self._engine = Engine.acquire(
             journal_path(journal), self._spec, options, runtime or Runtime()
         )
-        # Weak references, because a service that makes a session for each request would otherwise
-        # accumulate all of them.
+        # Use weak references. Otherwise a service that makes a session for each request would
+        # accumulate all these sessions.
         self._sessions: weakref.WeakSet[CachedSession] = weakref.WeakSet()
         self._closed = False
 
@@ -162,17 +162,17 @@ class SessionCache:
 
         Raises:
             SessionClosed: the cache was closed.
-            JournalError: the journal cannot be written; what was deleted so far stays deleted.
+            JournalError: the journal cannot be written. The rows deleted so far stay deleted.
         """
         engine = await self._ready()
         return await compaction.compact(engine.journal)
 
     async def close(self) -> None:
-        """Close all sessions and the journal. Idempotent.
+        """Close all sessions and the journal. A repeated call has no effect.
 
         The call sends unsent operations for at most ``close_timeout``, and not while the server is
-        out of reach. It always finishes: if cancelled, it closes everything before it raises the
-        cancellation.
+        out of reach. The call always finishes: if cancelled, it closes everything before it raises
+        the cancellation.
         """
         if self._closed:
             return

@@ -37,7 +37,7 @@ class InvalidArgument(CachedSessionError, ValueError, TypeError):
 
 
 class SessionClosed(CachedSessionError, RuntimeError):
-    """The session or cache was closed before this call. Open a new one."""
+    """The session or cache was closed before this call. Open a new session or cache."""
 
 
 class JournalError(CachedSessionError):
@@ -49,12 +49,12 @@ class JournalFull(JournalError):
 
 
 class JournalCorrupt(JournalError):
-    """The journal file is damaged. Move the file away; a session with a server then fetches its
-    history again."""
+    """The journal file is damaged. Move the file away. After that, a session with a server fetches
+    its history again."""
 
 
 class JournalTooNew(JournalError):
-    """A newer version of this library wrote the file. Upgrade the library; the file is
+    """A newer version of this library wrote the journal file. Upgrade the library; the file is
     unchanged."""
 
 

@@ -1,8 +1,8 @@
 """Locks that are acquired before a fork, so that the child process does not inherit them locked.
 
-A child has only the thread that forked. A lock that another thread held during the fork is never
-released in the child. SQLite protects its memory and its list of open files with locks that all
-connections share. Without this module the child's first connection, to any file, could hang
+A child process has only the thread that forked. A lock that another thread held during the fork is
+never released in the child. SQLite protects its memory and its list of open files with locks that
+all connections share. Without this module, the child's first connection to any file could hang
 forever.
 """
 
@@ -19,9 +19,9 @@ LOCK_SECONDS = 1.0
 """Maximum number of seconds to wait for each lock. A thread that waits for a locked database file
 may hold its lock for longer, but that thread sleeps and holds none of SQLite's locks."""
 ATTEMPT_SECONDS = 0.05
-"""Seconds of one attempt to acquire a lock. If the whole machine is suspended for longer than
-`LOCK_SECONDS`, only one attempt is used up. The thread with the lock can release it during the
-other attempts."""
+"""Duration of one attempt to acquire a lock, in seconds. If the whole machine is suspended for
+longer than `LOCK_SECONDS`, only one attempt is used up. The thread with the lock can release it
+during the other attempts."""
 
 
 class _Lock(Protocol):

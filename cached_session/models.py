@@ -24,7 +24,8 @@ State = Literal["local", "connecting", "online", "offline", "unauthorized", "clo
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one session or of a whole cache. It is read from the journal, not the server."""
+    """The state of one session or of a whole cache, read from the journal and not from the
+    server."""
 
     state: State
     """``local``: no server is configured. ``connecting``: no request has ended yet. ``offline``:
@@ -41,17 +42,18 @@ class Status:
     oldest_pending_age: float | None
     """Seconds since the oldest pending operation was written; None if nothing is pending."""
     last_success: float | None
-    """Unix seconds of the last successful request; None if there was none."""
+    """Unix seconds of the last successful request; None if no request has succeeded."""
     last_error: str | None
     """Reason why the last request failed or sync makes no progress; None if there is no problem."""
     server: str | None
-    """URL of the configured server; None without one."""
+    """URL of the configured server; None if no server is configured."""
     journal: str
     """Path of the journal."""
     retry_in: float | None = None
-    """Seconds until the next attempt; None if none is scheduled."""
+    """Seconds until the next attempt; None if no attempt is scheduled."""
     failing_for: float | None = None
-    """Seconds since the first of the latest consecutive failures; None if there are none."""
+    """Seconds since the first of the latest consecutive failures; None if there are no such
+    failures."""
     is_refused: bool = False
     """True if the last failure was a refused key, even if no server is configured now."""
     incomplete: int = 0
@@ -59,9 +61,9 @@ class Status:
     conflicts: int = 0
     """Number of operations that arrived again with different content. The first content stays."""
     clock_ahead: float | None = None
-    """Seconds by which the latest stamp is ahead of this device's clock; None up to a minute. A
-    larger difference means that a device has a wrong clock. This affects `Entry.said_at`, but not
-    the order."""
+    """Seconds by which the latest stamp is ahead of this device's clock; None if the difference is
+    at most a minute. A larger difference means that a device has a wrong clock. A wrong clock
+    affects `Entry.said_at`, but not the order."""
     unreadable: int = 0
     """Number of memories with operations that the last pull could not decode."""
     unguarded: str | None = None
@@ -73,7 +75,7 @@ class Status:
     hydrated: bool = False
     """True if the whole history has been fetched from the server at least once."""
     last_server: str | None = None
-    """URL of the server that the journal synced with last, even if none is configured now."""
+    """URL of the server that the journal synced with last, even if no server is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
     """For a cache: the status of each session by its id. Empty for a session."""
 
@@ -116,12 +118,15 @@ class Entry:
     """A visible item and its position in the history."""
 
     rank: int
-    """Sequence number: 0, 1, 2, ... without gaps. It is the same on all replicas after a sync."""
+    """Sequence number: 0, 1, 2, ... without gaps. After a sync, all replicas have identical
+    ranks."""
     item: Any
     stamp: int
     """Stamp of the item's run (hybrid logical clock)."""
     run: str
     """Id of the item's run: consecutive operations of one writer."""
+    turn: str
+    """Id of the item's turn. The items of one turn are contiguous."""
     writer: str
     """Id of the writer that appended the item."""
     counter: int
@@ -141,14 +146,14 @@ class Change:
     kind: Literal["appended", "removed", "synced"]
     """``appended``: entries became visible, not always at the end: an earlier item of another
     device may arrive late. ``removed``: entries were popped, cleared or dropped. ``synced``: the
-    server acknowledged operations, or the number of pending ones has changed."""
+    server acknowledged operations, or the number of pending operations has changed."""
     entries: Sequence[Entry]
-    """Entries in the order of the history. ``appended``: insert each at its rank, first to last.
-    ``removed``: delete each at its rank, last to first; their items are None, because they are no
-    longer stored. ``synced``: replace the entry at each rank."""
+    """Entries in the order of the history. ``appended``: insert each entry at its rank, first to
+    last. ``removed``: delete each entry at its rank, last to first; the items of these entries are
+    None, because the items are no longer stored. ``synced``: replace the entry at each rank."""
     operations: int
-    """``synced``: number of operations of this journal that the server acknowledged, including pops
-    and clears. Otherwise 0."""
+    """Number of operations of this journal that the server acknowledged, including pops and clears.
+    It is 0 if `kind` is not ``synced``."""
     pending: int
     """Number of operations that are not acknowledged yet, as `Status.pending`."""
 
@@ -160,12 +165,13 @@ class Recall:
     entries: list[Entry]
     """Matching entries, best first."""
     source: Literal["server", "local"]
-    """``local``: the server was not reachable, so these are the results of `search`."""
+    """Origin of the entries. ``local``: the server was not reachable, so the entries are the
+    results of `search`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a first hydration. ``on_progress`` gets it after each page."""
+    """Progress of a first hydration, passed to ``on_progress`` after each page."""
 
     session_id: str
     items: int
@@ -176,7 +182,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class ImportProgress:
-    """Progress of an import. ``on_progress`` gets it after each batch."""
+    """Progress of an import, passed to ``on_progress`` after each batch."""
 
     session_id: str
     done: int
@@ -197,9 +203,10 @@ class ImportReport:
     known: int
     """Number of items that an earlier import of the same source had added."""
     unreadable: int = 0
-    """Number of entries of the source that were omitted: not an item, or not valid JSON."""
+    """Number of entries of the source that were omitted, because they are not items or not valid
+    JSON."""
     skipped: int = 0
     """Number of memories of a Dakera namespace that are not items of the session."""
     first_unreadable: int | None = None
     """Position of the first unreadable value of a file, a database or an iterable, counted from 1.
-    None if there is none, and for memories."""
+    None if all values are readable, or if the source consists of memories."""

@@ -20,23 +20,25 @@ class SyncOptions:
 
     durability: Literal["full", "normal"] = "full"
     """``full``: a write that has returned survives power loss (SQLite's ``synchronous=FULL``).
-    ``normal``: it survives a crash of the process, but power loss may undo the last writes."""
+    ``normal``: such a write survives a crash of the process, but power loss may undo the last
+    writes."""
     busy_timeout: float = 5.0
-    """Longest time that a write waits for another process's lock on the journal. After it, the
-    write raises `JournalError`."""
+    """Longest time that a write waits for another process's lock on the journal. After this time,
+    the write raises `JournalError`."""
     search_index: bool = True
-    """True: the journal has a full-text index, updated with each item. Without it, `search` scans
-    the session. This is a property of the file: the last process to open it decides."""
+    """True: the journal has a full-text index, updated with each item. Without the index, `search`
+    scans the session. This is a property of the journal file: the last process that opens the file
+    decides."""
     max_pending_items: int | None = None
     """Quota of unsent items in the journal, all sessions together; None for no quota. Only
-    `add_items` of a session with a server checks it. Parked operations do not count."""
+    `add_items` of a session with a server checks the quota. Parked operations do not count."""
     max_pending_bytes: int | None = None
     """Quota of unsent payload bytes in the journal (each item as JSON in UTF-8), under the rules of
     `max_pending_items`; None for no quota."""
     when_full: Literal["block", "reject"] = "block"
     """Behaviour of `add_items` at a quota. ``block``: wait at most `full_timeout` until
-    the batch fits. ``reject``: do not wait. If it does not fit, `JournalFull` is raised and nothing
-    of the batch is stored."""
+    the batch fits. ``reject``: do not wait. If the batch does not fit, `JournalFull` is raised and
+    nothing of the batch is stored."""
     full_timeout: float = 5.0
     """Longest time that `add_items` waits at a quota."""
     run_gap: float = 600.0
@@ -68,13 +70,13 @@ class SyncOptions:
     each `changes` iterator. It is also the time between two attempts of another process to take
     over replication from a process that has ended."""
     backoff_base: float = 0.5
-    """Longest pause before the first retry. Each further failure doubles it."""
+    """Longest pause before the first retry. Each further failure doubles the longest pause."""
     backoff_max: float = 60.0
-    """Upper limit of the pause between two attempts. A server may ask for a longer pause."""
+    """Upper limit of the pause between two attempts. A server may request a longer pause."""
     denied_retry: float = 60.0
     """Pause after an answer that only a person can change (401, 403, an exhausted server quota)."""
     request_timeout: float = 30.0
-    """Longest time for one request and its whole answer. After it, the request counts as
+    """Longest time for one request and its whole answer. After this time, the request counts as
     unanswered."""
     connect_timeout: float = 5.0
     """Longest time to connect to the server."""
@@ -95,8 +97,8 @@ class SyncOptions:
     parallel_requests: int = 8
     """Number of parallel requests of one session, where their order does not matter."""
     claim_patience: float = 10.0
-    """Time after which a missing memory counts as deleted if it is still missing, after a confirmed
-    pop without an answer. A node of a cluster may lag behind the others."""
+    """Time after which the memory of an item counts as deleted if it is still missing, after a
+    confirmed pop of the item got no answer. A node of a cluster may lag behind the other nodes."""
     prune_interval: float = 600.0
     """Time between two searches for bookkeeping rows that are no longer needed, by the process that
     replicates (see `SessionCache.compact`). 0 disables the searches."""

@@ -13,7 +13,7 @@ __all__ = ["default_journal", "journal_path"]
 
 
 def default_journal() -> str:
-    """Return the default path of the journal: in the user's data directory."""
+    """Return the default path of the journal, which is in the user's data directory."""
     return str(Path(platformdirs.user_data_dir("cached_session")) / "sessions.db")
 
 

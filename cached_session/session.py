@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from cached_session.engine import importer, network_calls
 from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
+from cached_session.engine.open_turns import OpenTurns
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
@@ -22,6 +24,8 @@ from cached_session.engine.session_config import (
     settings_limit,
 )
 from cached_session.errors import InvalidArgument, SessionClosed
+from cached_session.history.ops import Dot, TurnKey
+from cached_session.history.tool_calls import read_batch
 from cached_session.journal import search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
 from cached_session.journal.tables.change_cursor import ChangeCursor
@@ -53,13 +57,13 @@ DEFAULTS = SyncOptions()
 class CachedSession:
     """A conversation in a local journal that is synced with a Dakera server in the background.
 
-    It implements the Agents SDK's ``Session`` protocol: pass it to ``Runner.run``. Reads and writes
-    use the local journal only, so their cost does not depend on the server. Making a session is
-    cheap and does no I/O; the first awaited call opens the journal.
+    The class implements the Agents SDK's ``Session`` protocol: pass a session to ``Runner.run``.
+    Reads and writes use the local journal only, so their cost does not depend on the server. Making
+    a session is cheap and does no I/O; the first awaited call opens the journal.
 
-    Safe to use from several tasks, event loops and threads. Objects over the same journal in one
-    process share its connections and its background task. Close each session, or use ``async
-    with``.
+    A session is safe to use from several tasks, event loops and threads. Objects over the same
+    journal in one process share its connections and its background task. Close each session, or use
+    ``async with``.
 
     All times are seconds. A cancelled call leaves the journal usable. A cancelled read changes
     nothing. A cancelled write is stored entirely or not at all: the call waits for the outcome
@@ -89,10 +93,12 @@ class CachedSession:
         See `from_url` to pass a server's address instead.
 
         Args:
-            session_id: name of the conversation. The same id on another device is the same history.
-            client: an ``AsyncDakeraClient``, which the caller owns and closes; None: local only.
-            journal: the SQLite file, which all sessions of a device share; None: the default path
-                in the user's data directory; ``":memory:"``: nothing is stored on disk.
+            session_id: name of the conversation. Devices that use the same id share one history.
+            client: an ``AsyncDakeraClient``, which the caller owns and closes; None for local-only
+                use.
+            journal: the path of the SQLite file, which all sessions of a device share; None for the
+                default path in the user's data directory. With ``":memory:"``, nothing is stored on
+                disk.
             session_settings: as in the SDK: ``limit`` is the default limit of `get_items`.
             pop: ``"confirmed"`` claims an item on the server before `pop_item` returns it.
             content: ``"none"`` keeps readable text out of the server's index.
@@ -133,11 +139,12 @@ class CachedSession:
         on_progress: Callable[[Progress], None] | None = None,
         runtime: Runtime | None = None,
     ) -> CachedSession:
-        """Make a session that uses the Dakera server at ``url``; see the constructor for the rest.
+        """Make a session that uses the Dakera server at ``url``.
 
-        The background task connects when it first needs the server; the session owns the
-        connection. A journal belongs to one server at a time. If the server at another address
-        answers, everything in the journal is sent to it.
+        The constructor describes the other arguments. The background task connects when it first
+        needs the server; the session owns the connection. A journal belongs to one server at a
+        time. If ``url`` is another address than before and its server answers, everything in the
+        journal is sent to this server.
 
         Raises:
             InvalidArgument: ``url`` is not an http or https address, or another argument is wrong.
@@ -180,6 +187,7 @@ class CachedSession:
         self._owns_share = is_cache_closed is None
         self._is_cache_closed = is_cache_closed
         self._engine = engine
+        self._turns = OpenTurns((engine.number, config.session_id))
         self._closed = False
 
     def __repr__(self) -> str:
@@ -191,7 +199,7 @@ class CachedSession:
     # -- the Session protocol --------------------------------------------------------------------
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
-        """Return the latest ``limit`` items in chronological order; without a limit, all of them.
+        """Return the latest ``limit`` items in chronological order; without a limit, all items.
 
         The call does not wait for the network, with one exception: the first read of a session that
         this journal does not know waits for the server's history, at most ``hydrate_timeout``. The
@@ -228,6 +236,13 @@ class CachedSession:
         history, and each replica shows all of it or nothing. If cancelled, the batch is stored
         entirely or not at all.
 
+        The batch becomes part of a turn, whose batches are contiguous too. The first rule that
+        applies decides: inside `turn`, it joins the turn of that block. If it answers tool calls,
+        it joins the turn of the latest of these calls in the history, whatever the device that
+        made it. If it contains no message of a user, the system or a developer, it joins the turn
+        that this object and task have open: a turn is open until a batch ends with an answer of
+        the assistant and no call is unanswered. Otherwise it opens a turn, at the end.
+
         Raises:
             InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
@@ -236,22 +251,59 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
-        if not items:
-            return
-        encoded = encode_items(list(items))
+        if items:
+            await self._append(items)
+
+    async def _append(
+        self, items: Sequence[TResponseInputItem], removed: Sequence[tuple[Dot, int]] = ()
+    ) -> None:
+        """Append a batch to the turn that it joins, and pop the items ``removed``."""
+        batch = list(items)
+        encoded = encode_items(batch)
         engine = await self._ready()
-        await engine.append(
-            self.session_id, encoded, private=self._private, is_sent=self._spec is not None
-        )
+        async with self._turns.append(read_batch(batch)) as joined:
+            await engine.append(
+                self.session_id,
+                encoded,
+                joined,
+                private=self._private,
+                is_sent=self._spec is not None,
+                removed=removed,
+            )
         self._wrote()
 
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Make one turn of everything that is appended to the session inside ``async with``.
+
+        The items are contiguous in every replica's history, whoever else writes meanwhile. Without
+        this block the rules of `add_items` apply, which suffice for the frameworks' own runs. Use
+        it where the items do not show that they belong together, such as two messages of a user.
+
+        - The block applies to appends of the task that enters it and of the tasks and threads that
+          it starts with a copy of its context, over any object of the session on this journal. It
+          ends for all of them at once. Appends of other tasks are not affected.
+        - The first append opens the turn; if it answers tool calls, it joins the turn of these
+          calls instead. Concurrent appends end in the same turn, in the order of their commits.
+        - A block inside another one of the same session has no effect: the outer one decides.
+        - The block reads and writes nothing itself. Each append is durable when it returns, and
+          may be sent before the block ends. If the block raises or is cancelled, the items that
+          were appended stay.
+        - A pop or a clear inside the block does not end the turn. Items that are appended after it
+          join the turn.
+
+        Raises:
+            SessionClosed: the session was closed.
+        """
+        self._check_open()
+        return self._turns.block()
+
     async def pop_item(self) -> TResponseInputItem | None:
-        """Remove and return the latest item; None if there is none.
+        """Remove and return the latest item; return None if the session has no items.
 
         With ``pop="local"`` the item is removed from the journal on return, and from other devices
         when they sync. Two tasks or processes on one journal never get the same item. With
-        ``pop="confirmed"`` the server is asked first, and two devices never get the same item as
-        long as the server's delete is atomic.
+        ``pop="confirmed"`` the server must confirm the pop first, and two devices never get the
+        same item as long as the server's delete is atomic.
 
         If cancelled, nothing is returned, and the item is either still stored or durably removed.
         In confirmed mode an unfinished claim is resolved later, as after a crash.
@@ -264,14 +316,18 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is popped.
         """
         engine = await self._ready()
+        turn: TurnKey | None = None
         if self._confirmed:
             row = await network_calls.pop_confirmed(engine, self.session_id)
         else:
-            row = await engine.journal.history.pop(engine.author(), self.session_id)
+            popped = await engine.journal.history.pop(engine.author(), self.session_id)
+            row, turn = (None, None) if popped is None else (popped.row, popped.turn)
         if row is None:
             return None
         self._wrote()
         item: TResponseInputItem = decode_rows([row])[0]
+        if turn is not None:
+            self._turns.popped(turn, read_batch([item]))
         return item
 
     async def clear_session(self) -> None:
@@ -279,7 +335,7 @@ class CachedSession:
 
         On return the items are durably removed from this journal. Other devices remove them when
         they sync. Items of other devices that this journal has not received yet stay. If cancelled,
-        all items are removed or none.
+        all items are removed or no item is removed.
 
         Raises:
             SessionClosed: the session was closed.
@@ -287,6 +343,7 @@ class CachedSession:
         """
         engine = await self._ready()
         await engine.journal.history.clear(engine.author(), self.session_id)
+        self._turns.cleared()
         self._wrote()
 
     async def replace_items(
@@ -296,9 +353,10 @@ class CachedSession:
 
         One transaction removes and appends: readers see the whole change or nothing. Each removal
         is recorded and merged as a pop of that item: an item that another device has removed too is
-        removed once, and items added in between stay. The new items are at the end. With
-        ``pop="confirmed"`` the server is not asked, because no item is returned. If cancelled, the
-        whole change is stored or nothing.
+        removed once, and items added in between stay. The new items join a turn as in `add_items`:
+        at the end, unless that turn is an earlier one. With
+        ``pop="confirmed"`` no confirmation by the server is needed, because no item is returned. If
+        cancelled, the whole change is stored or nothing.
 
         Args:
             entries: the entries to remove; entries that are already removed are ignored.
@@ -313,18 +371,11 @@ class CachedSession:
         if not removed:
             await self.add_items(items)
             return
-        encoded = encode_items(list(items))
+        if items:
+            await self._append(items, removed)
+            return
         engine = await self._ready()
-        if encoded:
-            await engine.append(
-                self.session_id,
-                encoded,
-                private=self._private,
-                is_sent=self._spec is not None,
-                removed=removed,
-            )
-        else:
-            await engine.journal.history.remove(engine.author(), self.session_id, removed)
+        await engine.journal.history.remove(engine.author(), self.session_id, removed)
         self._wrote()
 
     async def import_items(
@@ -338,7 +389,7 @@ class CachedSession:
 
         The items are written in batches, each in a transaction that also records the progress of
         the import. So a repeated call with the same source, after a crash or because the source has
-        grown, adds only the new items. If cancelled, whole batches are stored.
+        grown, adds only the new items. If the call is cancelled, only whole batches are stored.
 
         Args:
             items: all items of the source, from its beginning, in order.
@@ -373,7 +424,8 @@ class CachedSession:
             timeout: seconds; None for no limit.
 
         Raises:
-            SyncTimeout: the time ran out; its cause says why. The work continues in the background.
+            SyncTimeout: the timeout expired; ``__cause__`` is the last error of the server, if
+                there was one. The work continues in the background.
             Unauthorized: the server refuses the key or its scope.
             SyncError: there is no server.
             SessionClosed: the session was closed.
@@ -397,7 +449,9 @@ class CachedSession:
         await network_calls.flush(engine, [self.session_id], timeout)
 
     def status(self) -> Status:
-        """Return the status of the session, read from the journal. Works for a closed session, too.
+        """Return the status of the session, read from the journal.
+
+        A closed session has a status, too.
 
         The method is not a coroutine: it opens the journal if necessary, and runs a few short
         queries on the calling thread. If another process has locked the file, opening takes at most
@@ -460,9 +514,9 @@ class CachedSession:
 
         Args:
             seen: the entries that the caller already has: a result of `entries`, or an empty list.
-                The first changes bring this list up to date. None: start from now. The iterator
-                then reports additions after this call, but removals and acknowledgements only after
-                the first step of the iteration.
+                The first changes bring this list up to date. With None, the iterator reports
+                additions after this call, but removals and acknowledgements only after the first
+                step of the iteration.
 
         Raises:
             SessionClosed: the session was closed.
@@ -488,7 +542,7 @@ class CachedSession:
         Args:
             query: words in any script, separated by spaces. Each word may be anywhere in the text,
                 also inside a longer word.
-            limit: most items to return; zero or less returns none.
+            limit: maximum number of items to return; zero or less returns an empty list.
 
         Raises:
             InvalidArgument: ``query`` has no word, or ``limit`` is not an integer.
@@ -509,7 +563,7 @@ class CachedSession:
 
         Args:
             query: a text of similar meaning.
-            limit: most items to return; zero or less returns none.
+            limit: maximum number of items to return; zero or less returns no items.
 
         Raises:
             InvalidArgument: ``query`` has no word, or ``limit`` is not an integer.
@@ -534,7 +588,7 @@ class CachedSession:
         return await engine.journal.parked.all(self.session_id)
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
-        """Put parked operations back into the outbox; return how many.
+        """Put parked operations back into the outbox; return the number of these operations.
 
         On return the operations are durably queued. The background task sends them under the same
         ids as before. Operations that are not parked, or no longer parked, are ignored.
@@ -554,13 +608,14 @@ class CachedSession:
         return moved
 
     async def drop_parked(self, *dots: tuple[str, int]) -> int:
-        """Drop parked appends; return how many.
+        """Drop parked appends; return the number of dropped appends.
 
         A dropped append is removed from this history, too, because no other replica will show it.
         If the server has the append after all (an earlier answer was lost), the next pull adds it
         again, because other replicas have it. A parked pop or clear cannot be dropped, because its
         items are already removed from this journal: retry such an operation. Dropping cannot be
-        undone, and is durable on return. If cancelled, all appends are dropped or none.
+        undone, and is durable on return. If cancelled, all appends are dropped or no append is
+        dropped.
 
         Args:
             dots: the dots of the appends.
@@ -581,7 +636,7 @@ class CachedSession:
     # -- opening and closing ---------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the session. Idempotent.
+        """Close the session. A repeated call has no effect.
 
         The call sends unsent operations for at most ``close_timeout``, and not while the server is
         out of reach. The rest stays in the journal and is sent after the next opening. Errors of

@@ -48,10 +48,10 @@ ALLOWED: dict[str, set[str]] = {
 # own. A subfolder is one entry; the test on circles alone orders its modules.
 TIERS: dict[str, list[set[str]]] = {
     "history": [
-        {"clock", "ids", "item_text", "ranges"},
+        {"clock", "ids", "item_text", "ranges", "tool_calls"},
         {"frontier", "session_ref"},
         {"ops"},
-        {"order", "parts"},
+        {"order", "parts", "turns"},
     ],
     "journal": [
         {"sqlite"},
@@ -99,7 +99,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"replicator"},
     ],
     "engine": [
-        {"loop_host", "notifier", "session_config", "status_report"},
+        {"loop_host", "notifier", "open_turns", "session_config", "status_report"},
         {"first_read"},
         {"engine"},
         {"changes", "importer", "network_calls"},

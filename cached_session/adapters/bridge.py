@@ -1,6 +1,7 @@
 """A thread with an event loop, on which synchronous methods of frameworks run asynchronous calls.
 
-A bridge owns only the thread. The owners of sessions and caches that are used on it close them.
+A bridge owns only the thread. The sessions and caches that are used through a bridge are closed by
+their owners.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ THREAD_NAME = "cached-session-bridge"
 
 
 class Bridge:
-    """Runs asynchronous calls for synchronous callers, on the event loop of a thread of its own.
+    """A runner of asynchronous calls for synchronous callers, with its own thread and event loop.
 
     The thread starts with the first call and ends with `close`. Until `close`, the loop runs, and
     with it the background sync of the sessions that were first used through the bridge. Threads
@@ -47,8 +48,7 @@ class Bridge:
         self._closed = False
 
     def run(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run ``await call(*args)`` on the bridge's loop, and return its result or raise its
-        exception.
+        """Run ``await call(*args)`` on the bridge's loop; return its result or raise its exception.
 
         A KeyboardInterrupt ends the wait immediately; the call continues in the thread.
 
@@ -91,7 +91,7 @@ class Bridge:
         return self._start().wrap_async_context_manager(resource)
 
     def close(self) -> None:
-        """Cancel the calls that still run, and end the thread. Calling it again has no effect.
+        """Cancel the calls that still run, and end the thread. A repeated call has no effect.
 
         Close the sessions first. Unsent operations of an open session stay in its journal.
 
@@ -166,15 +166,15 @@ def _run_loop(started: concurrent.futures.Future[BlockingPortal]) -> None:
         anyio.run(serve)
     except BaseException as error:
         if not started.done():
-            started.set_exception(error)  # else the starting thread would wait forever
+            started.set_exception(error)  # otherwise the starting thread would wait forever
         elif not (_is_exiting and isinstance(error, RuntimeError)):
             raise
-        # All tasks have ended. To end its thread pool the loop starts a thread, which Python
-        # 3.12 and later refuse with a RuntimeError while they exit.
+        # Ignore this RuntimeError, because all tasks have ended. The loop starts a thread to end
+        # its thread pool. While Python 3.12 or later exits, it refuses to start threads.
 
 
 def shared_bridge() -> Bridge:
-    """Return the bridge of this process, which adapters use by default. It closes at exit."""
+    """Return the bridge that adapters use by default. It closes when the process exits."""
     return _shared
 
 

@@ -32,7 +32,7 @@ FRAMEWORKS = ("langchain", "llama_index", "pydantic_ai", "strands")
 
 @dataclass(frozen=True)
 class ItemFormat:
-    """Encodes and decodes the items of one ``type``."""
+    """The encoder and decoder of the items of one ``type``."""
 
     type: str
 
@@ -91,8 +91,10 @@ def format_call(name: object, arguments: object) -> str:
 
 
 def to_text(value: object) -> str:
-    """Return a string as it is, and any other value as JSON without escapes, so that search finds
-    it."""
+    """Return a string unchanged, and any other value as JSON.
+
+    The JSON has no escapes for non-ASCII characters, so that a search can find the text.
+    """
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

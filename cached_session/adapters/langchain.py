@@ -51,8 +51,9 @@ ROLES: tuple[tuple[type[BaseMessage], Role], ...] = (
 
 
 class CachedChatMessageHistory(BaseChatMessageHistory):
-    """The messages of one session. Each message is an item; a call of `aadd_messages` adds one
-    batch.
+    """The messages of one session.
+
+    Each message is an item, and each call of `aadd_messages` adds one batch.
 
     The asynchronous methods run on the caller's loop. Each docstring names the session method
     that is called; the guarantees of this method on return and on cancellation apply. The

@@ -124,7 +124,7 @@ class CachedChatStore(BaseChatStore):
         """Remove all messages of a chat, as `CachedSession.clear_session`.
 
         Returns:
-            The removed messages; None if there were none.
+            The removed messages; None if the chat had no messages.
 
         Raises:
             UnreadableItem: the session contains an item that LlamaIndex did not write. Nothing is
@@ -161,7 +161,7 @@ class CachedChatStore(BaseChatStore):
         """Remove the last message, as `CachedSession.pop_item`.
 
         Returns:
-            The removed message; None if there is none.
+            The removed message; None if the chat has no messages.
 
         Raises:
             UnreadableItem: LlamaIndex did not write the last item. Nothing is removed.
@@ -169,13 +169,15 @@ class CachedChatStore(BaseChatStore):
         """
         session = self._session(key)
         for item in await session.get_items(1):
-            _decode(item, key)  # raises for another framework's item before it is popped
+            _decode(item, key)  # raise before the pop if the item is of another framework
         popped = await session.pop_item()
         return None if popped is None else _decode(popped, key)
 
     async def aget_keys(self) -> list[str]:
-        """Return the keys of all chats of which this device has messages, in the order of their
-        first use here. Sessions of other frameworks in the same journal are omitted.
+        """Return the keys of all chats of which this device has messages.
+
+        The keys are in the order in which the chats were first used on this device. Sessions of
+        other frameworks in the same journal are omitted.
 
         Raises:
             SessionClosed, JournalError: as `SessionCache.sessions`.

@@ -10,7 +10,7 @@ Strands updates what it has stored: an agent's state after each turn, and a mess
 redacts. A history has no update operation. Instead, one transaction appends a new item and removes
 the old one (`CachedSession.replace_items`):
 
-- If two devices wrote different states, the later one in the history is used.
+- If two devices wrote different states, the state that is later in the history is used.
 - A redacted message keeps the position of the original, whose text is removed.
 
 The ``message_id`` of a message is its rank among its agent's messages on this device. The rank can
@@ -132,15 +132,15 @@ class CachedSessionRepository(SessionRepository):
         self._set_state(session_id, AGENT, session_agent.agent_id, session_agent.to_dict())
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
-        """Return an agent with its latest state; None if this device does not have it."""
+        """Return an agent with its latest state; None if this device does not have the agent."""
         state = self._get_state(session_id, AGENT, agent_id)
         return None if state is None else SessionAgent.from_dict(state)
 
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Replace the state of an agent.
 
-        If two devices write different states, the later one in the history is used as a whole:
-        states are not merged.
+        If two devices write different states, the state that is later in the history is used.
+        States are not merged.
 
         Raises:
             SessionException: the agent does not exist on this device.
@@ -164,7 +164,10 @@ class CachedSessionRepository(SessionRepository):
     def read_message(
         self, session_id: str, agent_id: str, message_id: int, **kwargs: Any
     ) -> SessionMessage | None:
-        """Return the message with this rank among the agent's messages; None if there is none."""
+        """Return the message with this rank among the agent's messages.
+
+        Return None if the agent has no such message on this device.
+        """
         if not isinstance(message_id, int):
             raise ValueError(f"message_id={message_id!r} must be an integer")
         found = self.list_messages(session_id, agent_id, limit=1, offset=max(message_id, 0))
@@ -220,7 +223,7 @@ class CachedSessionRepository(SessionRepository):
     def read_multi_agent(
         self, session_id: str, multi_agent_id: str, **kwargs: Any
     ) -> dict[str, Any] | None:
-        """Return the latest state of a group of agents; None if this device does not have it."""
+        """Return the latest state of a group of agents; None if this device has no such state."""
         state: dict[str, Any] | None = self._get_state(session_id, MULTI_AGENT, multi_agent_id)
         return state
 

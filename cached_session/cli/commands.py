@@ -77,7 +77,7 @@ async def show(
     unfold: bool,
     follow: bool,
 ) -> None:
-    """Print one session's history; with ``follow``, new items too."""
+    """Print one session's history; with ``follow``, also print new items."""
     async with open_existing(settings, syncing=follow) as cache:
         if not follow:
             await choose_sessions(cache, [session_id])
@@ -286,7 +286,7 @@ async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
 
 
 async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) -> None:
-    """Compare the server with the journal, and restore operations that either has lost."""
+    """Compare the server with the journal, and restore operations that one of them has lost."""
     reports: dict[str, Any] = {}
     async with open_online(settings) as cache:
         for name in await choose_sessions(cache, session_ids):

@@ -115,7 +115,7 @@ def _existing_journal(settings: Settings) -> str:
 
 
 async def choose_sessions(cache: SessionCache, session_ids: Sequence[str]) -> list[str]:
-    """Return the given sessions, or all sessions of the journal if none is given.
+    """Return the given sessions, or all sessions of the journal if ``session_ids`` is empty.
 
     Raises:
         InvalidArgument: the journal does not have one of the given sessions.

@@ -93,7 +93,7 @@ def _validate(path: Path, found: dict[str, Any]) -> Settings:
                 f"{path} has the unknown setting {name!r}; the settings are {', '.join(known)}"
             )
         if not isinstance(value, str):
-            # The value is not shown: it may be a secret without quotes.
+            # Do not show the value, because it may be a secret without quotes.
             raise ConfigError(
                 f"{path} sets {name} to a value that is not a string; put it in quotes"
             )

@@ -20,7 +20,7 @@ EXTRA_MODULES = frozenset({"rich", "starlette", "tomli", "typer", "uvicorn"})
 
 
 def explain_missing(error: ModuleNotFoundError) -> None:
-    """Print which extra to install, and exit; raise the error if no extra has the module."""
+    """Print which extra to install, and exit; raise the error if no extra provides the module."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRA_MODULES:
         raise error

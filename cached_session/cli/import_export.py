@@ -1,4 +1,4 @@
-"""The commands ``export`` and ``import``: write a history to a file, and add one from a source."""
+"""The commands ``export`` and ``import``: write a history to a file; add the items of a source."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def _export(session_id: str, target: str, settings: Settings) -> None:
 
 
 def _require_session(path: str, session: str, table: str) -> None:
-    """Check that the database has this session; without it, the import would add nothing.
+    """Check that the database has this session; otherwise the import would add nothing.
 
     Raises:
         InvalidArgument: the database has no such session.

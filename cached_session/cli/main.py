@@ -25,7 +25,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         explain_missing(error)
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal's encoding lacks is printed escaped, and is not an error.
+        # Print characters that the terminal's encoding lacks as escapes, instead of failing.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")

@@ -121,7 +121,10 @@ async def _show(settings: Settings, operation: str) -> None:
 async def _retry_or_drop(
     settings: Settings, operations: list[str], *, drop: bool, sure: bool
 ) -> None:
-    """Retry or drop the named operations (all if none is named); confirm unless ``sure``."""
+    """Retry or drop the named operations, or all parked operations if ``operations`` is empty.
+
+    Ask for confirmation unless ``sure`` is true.
+    """
     async with open_existing(settings) as cache:
         found = await _parked(cache, [])
         chosen = _find_by_name(found, operations) if operations else found
@@ -158,7 +161,7 @@ def _find_by_name(found: Sequence[Parked], operations: Sequence[str]) -> list[Pa
     """Return the operation of each typed name; the beginning of a name is enough.
 
     Raises:
-        InvalidArgument: a typed name matches no operation, or several.
+        InvalidArgument: a typed name matches no operation, or several operations.
     """
     chosen = []
     for typed in operations:

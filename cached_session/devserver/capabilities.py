@@ -12,7 +12,7 @@ from cached_session.devserver.sessions import IDLE_TIMEOUT_SECONDS
 def capabilities(version: Version) -> dict[str, Any]:
     """Return the capabilities document of a server version.
 
-    From server version 0.12.2 on, it is version 2 of the document, with naming and session rules.
+    From server version 0.12.2 on, the document has version 2, with naming and session rules.
     """
     document: dict[str, Any] = {
         "capabilities_version": 2 if version.is_v0122 else 1,

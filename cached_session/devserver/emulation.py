@@ -49,7 +49,8 @@ class Modes:
     metadata_max_bytes: int | None = None
     """Maximum bytes of metadata as JSON; None for no limit; 65536 emulates a strict server."""
     decay_protects_above: float | None = None
-    """Importance above which memories do not decay; None: all decay. The release notes say 0.8."""
+    """Importance above which memories do not decay; None if all memories decay. Dakera's release
+    notes state 0.8."""
     sessions_shape: Literal["envelope", "array"] = "envelope"
     """Form of the session listing: an object (`envelope`) or an array."""
     lag_notice: Literal["memory", "vector", "none"] = "memory"

@@ -69,7 +69,7 @@ class CapturedResponse:
 
     @property
     def status(self) -> int:
-        """Return the status of the response; 500 if the application sent none."""
+        """Return the status of the response; 500 if the application sent no response."""
         return int(self.start["status"]) if self.start is not None else 500
 
     async def forward(self, send: Send, *, cut: bool = False) -> None:

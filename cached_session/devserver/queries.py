@@ -90,7 +90,7 @@ def filter_memories(
         if (with_children or record.parent is None)
         and validation.matches_filter(record.doc, predicates)
     ]
-    # The order is undocumented, so use an arbitrary one; the seed makes it repeatable.
+    # The order is undocumented, so use an arbitrary order; the seed makes this order repeatable.
     matches.sort(key=lambda record: memories.shuffle_key(record.id))
     answer: dict[str, Any] = {
         "memories": [record.doc for record in matches[:limit]],
@@ -111,7 +111,7 @@ def filter_memories(
 
 
 def matching_ids(memories: AgentMemories, predicates: Mapping[str, Any]) -> list[str]:
-    """Return the ids of the memories that match a filter, without derived ones."""
+    """Return the ids of the memories that match a filter, without derived memories."""
     return [
         record.id
         for record in memories.records.values()

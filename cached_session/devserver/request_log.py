@@ -17,7 +17,7 @@ REQUESTS_KEPT = 100_000
 
 @dataclass(frozen=True)
 class LoggedRequest:
-    """One request that arrived, and the outcome that the client saw."""
+    """One request that arrived, and its outcome."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class LoggedRequest:
     status: int | None
     """The status that was sent; None if the connection was dropped instead."""
     committed: bool
-    """True if the route ran, even if the client saw an error or no response."""
+    """True if the route ran, even if the client received an error or no response."""
     faults: tuple[str, ...] = ()
     """The kinds of the faults that applied."""
 

@@ -68,7 +68,7 @@ class _Server(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
         # A connection that was just accepted appears only after some iterations of the event loop,
-        # and an aborted one needs a further iteration to close its socket.
+        # and an aborted connection needs a further iteration to close its socket.
         for _ in range(SHUTDOWN_ITERATIONS):
             self.abort()
             await asyncio.sleep(0)
@@ -80,7 +80,10 @@ class _Server(uvicorn.Server):
             self._stop_requested.set()
 
     def abort(self, scope: Scope | None = None) -> None:
-        """Abort the connection of one request, or all. Call this on the server's event loop."""
+        """Abort the connection of one request, or all connections if ``scope`` is None.
+
+        Call this method on the server's event loop.
+        """
         for connection in list(self.server_state.connections):
             client = getattr(connection, "client", None)
             matches = scope is None or client == tuple(scope.get("client") or ())
@@ -206,7 +209,7 @@ class DevServer:
         asyncio.run(main())
 
     def stop(self) -> None:
-        """Close all connections and refuse new ones; keep the data and the port for `start`."""
+        """Close all connections and refuse new connections; keep data and port for `start`."""
         with self._lifecycle_lock:
             if self._thread is None or self._server is None:
                 return

@@ -107,7 +107,10 @@ class State:
         return self.agents[agent_id], True
 
     def agent_to_read(self, agent_id: str) -> AgentMemories:
-        """Return an agent's memories; if it is unknown, return none or raise a 404 (`Modes`)."""
+        """Return an agent's memories.
+
+        If the agent is unknown, return no memories or raise a 404; `Modes` decides.
+        """
         memories = self.agents.get(agent_id)
         if memories is not None:
             return memories

@@ -27,7 +27,7 @@ _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 
 
 def check_item(state: State, item: Any, now: float, *, with_id: bool = True) -> dict[str, Any]:
-    """Return the fields of a valid new item, with defaults for missing ones."""
+    """Return the fields of a valid new item, with defaults for missing fields."""
     if not isinstance(item, dict):
         raise invalid("a memory must be an object")
     content = validation.check_content(item.get("content"), in_bytes=state.version.is_v0122)

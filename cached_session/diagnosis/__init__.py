@@ -45,7 +45,8 @@ async def diagnose(
         api_key: key for the server.
         timeout: seconds for connecting to the server, and for each request.
 
-    Returns: One finding for each check. Problems with the journal or the server are findings, not
+    Returns:
+        The findings of all checks. Problems with the journal or the server are findings, not
         errors.
 
     Raises:
@@ -88,7 +89,8 @@ async def _check_journal(
             journal = (await open_engine(cache)).journal
             findings += check_audits(await journal.audits.overview(now, late_ms), now)
             if not any(finding.level == "fail" for finding in findings):
-                # This check takes the write lock, so skip it if the lock is known to be held.
+                # This check takes the write lock, so skip it if a check has failed, for example
+                # because another process holds the lock.
                 findings.append(check_search_index(await journal.search_index.is_sound()))
         finally:
             await cache.close()

@@ -21,4 +21,4 @@ class Finding:
     message: str
     """Description of the state that was found."""
     advice: str = ""
-    """Recommended action; empty if none is needed."""
+    """Recommended action; empty if no action is needed."""

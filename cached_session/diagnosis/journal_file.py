@@ -16,13 +16,15 @@ from cached_session.journal.inspection import inspect_file
 __all__ = ["check_file", "unusable"]
 
 LOW_DISK = 1024**3
-"""Free bytes below which a warning is reported: the write-ahead log can grow temporarily."""
+"""Number of free bytes on the disk below which a warning is reported. The write-ahead log can grow
+temporarily."""
 NO_DISK = 64 * 1024**2
-"""Free bytes below which writes are about to fail."""
+"""Number of free bytes on the disk below which writes are about to fail."""
 
 
 def check_file(path: str) -> list[Finding]:
-    """Check the file without opening it as a journal: that could replace a damaged file."""
+    """Check the file without opening it as a journal, because opening can replace a damaged
+    file."""
     file = Path(path)
     if not file.exists():
         return [

@@ -160,7 +160,7 @@ def check_audits(audits: AuditOverview, now_ms: int) -> list[Finding]:
 
 
 def check_search_index(is_sound: bool | None) -> Finding:
-    """Report the state of the full-text index; ``is_sound`` is None if the journal has none."""
+    """Report the state of the full-text index; ``is_sound`` is None if there is no such index."""
     if is_sound is None:
         return Finding(
             "search",

@@ -22,7 +22,7 @@ STATES = {"T": "stopped", "t": "stopped by a debugger", "D": "waiting for a disk
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a lock. Name and state are empty if this user may not read them."""
+    """A process that holds a lock. `name` and `state` are empty if this user may not read them."""
 
     pid: int
     name: str
@@ -74,8 +74,8 @@ def _locks(path: str, kind: str) -> Iterator[tuple[int, int]]:
 def _has_open(pid: int, path: str) -> bool:
     """Return whether a process has a file open; True if this user may not list its files.
 
-    The inode is not enough: it is unique only within a file system, and the device number in
-    /proc/locks can differ from the one that stat returns.
+    The inode does not identify the file: it is unique only within a file system, and the device
+    number in /proc/locks can differ from the device number that stat returns.
     """
     real = os.path.realpath(path)
     try:

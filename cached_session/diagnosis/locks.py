@@ -14,7 +14,7 @@ from cached_session.journal.inspection import is_write_locked
 __all__ = ["check_locks"]
 
 WRITE_SECONDS = 1.0
-"""Maximum seconds of a wait for the write lock. A normal transaction takes milliseconds."""
+"""Maximum number of seconds to wait for the write lock. A normal transaction takes milliseconds."""
 
 
 def check_locks(path: str) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Changes of a session as an async iterator.
 
 Writes of this process wake the iterator immediately. To detect writes of other processes, the
-iterator checks the file's version every `watch_interval`, with one cheap query.
+iterator checks the version of the journal file every `watch_interval`, with one cheap query.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Changes(AsyncIterator[Change]):
         ready: Callable[[], Awaitable[object]],
         start: ChangeCursor,
     ) -> None:
-        """Start after the cursor ``start``.
+        """Prepare an iterator over the changes after the cursor ``start``.
 
         ``ready`` opens the journal, and raises `SessionClosed` if the session is closed.
         """
@@ -84,7 +84,7 @@ class Changes(AsyncIterator[Change]):
     async def _look(self) -> None:
         engine, history = self._engine, self._engine.journal.history
         if self._is_before_opening:
-            # Everything that was written or fetched since the opening counts as new.
+            # All operations that were written or fetched since the opening count as new.
             await engine.open()
             self._cursor = replace(self._cursor, upto=history.beginning)
             self._is_before_opening = False

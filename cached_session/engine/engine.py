@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import threading
 from collections import Counter
@@ -17,6 +18,7 @@ from cached_session.engine import status_report
 from cached_session.engine.first_read import Hydration
 from cached_session.engine.loop_host import LoopHost
 from cached_session.engine.notifier import Notifier
+from cached_session.engine.open_turns import JoinedAppend
 from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
@@ -44,6 +46,8 @@ class Engine:
 
     def __init__(self, path: str, options: SyncOptions, runtime: Runtime) -> None:
         self.path = path
+        self.number = next(_numbers)
+        """Number of this engine in the process, which tells journals in memory apart."""
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
@@ -171,7 +175,10 @@ class Engine:
         return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
 
     def _replaced(self) -> tuple[str, str]:
-        """Take a new writer id, because another file has replaced the journal; return both ids."""
+        """Take a new writer id, because another file has replaced the journal.
+
+        Return the old and the new writer id.
+        """
         retired, self.writer = self.writer, self.runtime.writer()
         replicator = self.loop_host.replicator()
         if replicator is not None:
@@ -206,12 +213,13 @@ class Engine:
         self,
         session_id: str,
         encoded: list[tuple[str, int]],
+        joined: JoinedAppend,
         *,
         private: bool,
         is_sent: bool,
         removed: Sequence[tuple[Dot, int]] = (),
     ) -> None:
-        """Append a batch, and remove the items in ``removed``.
+        """Append a batch to the turn that it joins, and remove the items in ``removed``.
 
         A batch that ``is_sent`` to a server counts against the quota. While the outbox is full, the
         batch waits or is refused, depending on the options.
@@ -223,7 +231,14 @@ class Engine:
         limited = is_sent and history.quota.is_limited
         until = self.runtime.monotonic() + options.full_timeout
         while not await history.append(
-            self.author(), session_id, encoded, private=private, limited=limited, removed=removed
+            self.author(),
+            session_id,
+            encoded,
+            private=private,
+            turn=joined.choice,
+            limited=limited,
+            removed=removed,
+            stored=joined.stored,
         ):
             if not history.quota.could_ever_hold(encoded):
                 raise self._full(
@@ -279,7 +294,7 @@ class Engine:
             self.loop_host.send(lambda replicator: replicator.follow(session_id))
 
     def unfollow(self, session_id: str) -> None:
-        """Unregister a session object. After the last one, stop pulling the session."""
+        """Unregister a session object. Stop pulling the session if it has no other open object."""
         with self._guard:
             self._following[session_id] -= 1
             if self._following[session_id] > 0:
@@ -305,7 +320,7 @@ class Engine:
     # -- status ----------------------------------------------------------------------------------
 
     def status(self, session_id: str | None, *, is_closed: bool) -> Status:
-        """Read the status of one session, or of the whole journal (``session_id`` None)."""
+        """Read the status of one session, or of the whole journal if ``session_id`` is None."""
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None
@@ -340,6 +355,7 @@ class Engine:
         return telemetry.Backlog(counts.pending, counts.parked, counts.absent, age)
 
 
+_numbers = itertools.count()
 _registry: dict[str, Engine] = {}
 """The engines of this process by the real path of their journals."""
 _registry_lock = threading.Lock()
@@ -349,7 +365,7 @@ _inherited: list[Engine] = []
 
 
 def _forget_parents() -> None:
-    """Forget the parent's engines in a forked child, but keep references to them.
+    """Remove the parent's engines from the registry in a forked child, but keep references to them.
 
     Without a reference, garbage collection would close SQLite files that the parent has open. This
     would release the parent's locks on the files.

@@ -46,7 +46,9 @@ class Hydration:
         limit: int | None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """Wait until a pull that began after this call succeeds, or ``limit`` items are present.
+        """Wait until a pull that began after this call succeeds, or the journal has enough items.
+
+        The journal has enough items if it contains ``limit`` items of the session.
 
         The call waits once for each session of a journal, at most `SyncOptions.hydrate_timeout`. It
         does not wait while the server is known to be out of reach.

@@ -33,7 +33,7 @@ BATCH_BYTES = 256 * 1024
 exceed the limit."""
 
 Row = tuple[str, int] | None
-"""An item as the journal stores it (JSON text, codec); None for an unreadable one."""
+"""An item as the journal stores it (JSON text, codec); None for an unreadable item."""
 
 
 async def read_batches(engine: Engine, rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
@@ -95,9 +95,10 @@ class Source:
     private: bool
     """True if no readable text of the items is sent to the server."""
     is_named: bool = False
-    """True if `kind` alone identifies the source; False if its first item is needed, too."""
+    """True if `kind` alone identifies the source; False if the first item of the source is needed
+    as well."""
     total: int | None = None
-    """Number of items, if known; for progress reports."""
+    """Number of items of the source, for progress reports; None if unknown."""
 
 
 async def import_batches(
@@ -108,7 +109,8 @@ async def import_batches(
 ) -> ImportReport:
     """Append the items that earlier imports of the same source have not appended.
 
-    If cancelled, whole batches are stored, and the next import continues after them.
+    If the call is cancelled, only whole batches are stored, and the next import resumes after the
+    last stored batch.
 
     Raises:
         InvalidArgument: the source no longer begins with the items that were imported from it.
@@ -133,7 +135,8 @@ class _Import:
         if source.is_named:
             self._name = import_marks.name_key(source.session_id, source.kind)
         self._named_key = ""
-        """Key of the mark that was stored under the source's name; empty if there is none."""
+        """Key of the mark that is stored under the source's name; empty if there is no such
+        mark."""
         self._key = ""
         """Key of the mark of this import; empty until the first item is read."""
         self._mark = NOTHING

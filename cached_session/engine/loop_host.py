@@ -60,7 +60,7 @@ class _Run:
     def begin(self, life: Coroutine[Any, Any, None]) -> None:
         """Start the replicator's task."""
         self.task = self.loop.create_task(life, name="cached-session-replicator")
-        # A callback, because a task that is cancelled immediately never runs its own `finally`.
+        # Use a callback, because a task that is cancelled immediately never runs its own `finally`.
         self.task.add_done_callback(lambda _: self._end_work())
 
     def is_alive(self) -> bool:
@@ -109,12 +109,13 @@ class _Run:
         return await self._call(partial(self.do, work))
 
     async def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the replicator's event loop, and wait for it on the calling loop."""
+        """Run a coroutine on the replicator's event loop, and return its result on the calling
+        event loop."""
         outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         task: asyncio.Task[T] | None = None
 
-        # Make the coroutine on the replicator's loop: if that loop closes first, there is no
-        # coroutine that was never awaited.
+        # Make the coroutine on the replicator's loop. If it was made here and that loop closed
+        # first, the coroutine would never be awaited.
         def begin() -> None:
             nonlocal task
             if outcome.set_running_or_notify_cancel():
@@ -200,9 +201,10 @@ def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) 
 
 
 class LoopHost:
-    """Keeps one replicator running, and runs work on its event loop.
+    """The host of one replicator: keeps the replicator running, and runs work on its event loop.
 
-    Safe to use from any event loop and thread."""
+    The class is safe to use from any event loop and thread.
+    """
 
     def __init__(
         self,
@@ -264,7 +266,7 @@ class LoopHost:
         except Exception as error:  # noqa: BLE001 - any error is logged; the next call starts again
             if not run.ready.done():
                 run.ready.set_exception(error)
-                run.ready.exception()  # retrieved, so that asyncio does not log it as well
+                run.ready.exception()  # mark as retrieved, so that asyncio does not log it as well
             log.exception("the replicator of %s has stopped; the next call starts it", self._name)
 
     def detach(self) -> Callable[[], Coroutine[Any, Any, None]] | None:

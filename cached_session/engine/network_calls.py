@@ -23,8 +23,8 @@ from cached_session.replication.replicator import Replicator
 __all__ = ["audit", "drain", "flush", "listing", "pop_confirmed", "recall", "sync"]
 
 LONGEST_PAUSE = 2.0
-"""Maximum number of seconds between two attempts, because a caller waits. A server may ask for a
-longer pause."""
+"""Maximum number of seconds between two attempts, because a caller waits. The time is longer if the
+server has requested a longer pause."""
 RECALL_MORE = 3
 """Number of memories to request for each wanted item. Some memories are only a part of an item, or
 not an item."""
@@ -119,8 +119,9 @@ async def _until_done(
 async def _pause(replicator: Replicator, session_id: str, last: RemoteError | None) -> None:
     """Wait before an attempt.
 
-    Before the first attempt, wait only as long as the server has asked. Before a retry (``last`` is
-    the error), also wait for the session's pause, at most `LONGEST_PAUSE`.
+    Before the first attempt, wait only as long as the server has requested. Before a retry, when
+    ``last`` is the error of the last attempt, also wait for the session's pause, at most
+    `LONGEST_PAUSE`.
     """
     asked = await replicator.context.pauses.wait_ms(session_id, asked_only=True) / 1000
     waited = 0.0

@@ -42,7 +42,7 @@ class Notifier:
                     del self._waiting[session_id]
 
     def wake(self, session_id: str | None = None) -> None:
-        """Set the events of a session, or of all sessions (None)."""
+        """Set the events of a session, or of all sessions if ``session_id`` is None."""
         with self._guard:
             named = self._waiting if session_id is None else {session_id}
             woken = [waiter for name in named for waiter in self._waiting.get(name, ())]

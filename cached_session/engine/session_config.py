@@ -96,7 +96,7 @@ def sdk_settings(settings: Any) -> Any:
 
 
 def settings_limit(settings: Any) -> int | None:
-    """Return the limit in SDK settings, which are an object, a dict or None; None without limit."""
+    """Return the limit in SDK settings (an object, a dict or None); None if there is no limit."""
     limit = (
         settings.get("limit") if isinstance(settings, dict) else getattr(settings, "limit", None)
     )

@@ -35,7 +35,8 @@ class Viewpoint:
     """Time when the process began to use the journal, in Unix milliseconds."""
     is_closed: bool
     local_error: Callable[[str | None], str | None] = lambda _: None
-    """Function that returns the journal's error that stops the sync of a session (None: of any)."""
+    """Function that returns the error of the journal that stops the sync of a session. Its argument
+    is the session id, or None for all sessions."""
 
 
 def closed(journal: str, server: str | None) -> Status:
@@ -63,7 +64,10 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 
 
 def report(rows: StatusRows, session_id: str | None, at: Viewpoint) -> Status:
-    """Return the status of one session, or of the journal with all sessions if the id is None."""
+    """Return the status of one session.
+
+    If ``session_id`` is None, return the status of the journal and of all its sessions.
+    """
     recovered = read_report(rows.meta)
     sentence = None if recovered is None else recovered.summary()
     sessions = {

@@ -1,8 +1,8 @@
 """Stamps, the first part of the sort key: a hybrid logical clock, and the rule that starts a run.
 
-A stamp has 48 bits of milliseconds and a logical counter of 16 bits. A new run gets a stamp above
-every stamp that its writer has seen. A wrong wall clock therefore affects the displayed times, but
-not the order.
+A stamp has 48 bits of milliseconds and a logical counter of 16 bits. The stamp of a new run is
+greater than every stamp of the session in the writer's journal. A wrong wall clock therefore
+affects the displayed times, but not the order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ are ordered by writer id."""
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive operations of one writer that share the stamp of the first one."""
+    """Consecutive operations of one writer that share the stamp of the first operation."""
 
     stamp: int
     continued: bool

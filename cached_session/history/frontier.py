@@ -14,7 +14,10 @@ integers."""
 
 
 class Frontier:
-    """A mutable set of dots. Its memory use grows with the writers and gaps, not with the dots."""
+    """A mutable set of dots.
+
+    Its memory use grows with the number of writers and gaps, not with the number of dots.
+    """
 
     __slots__ = ("_known",)
 

@@ -12,8 +12,8 @@ import orjson
 __all__ = ["ROLES", "normalize_text", "role_and_text"]
 
 CONTENT_BYTES = 60_000
-"""UTF-8 bytes after which the readable text of an item is cut. The server refuses content of more
-than 100,000 bytes."""
+"""Number of UTF-8 bytes after which the readable text of an item is cut. The server refuses content
+of more than 100,000 bytes."""
 
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 ROLES = _ROLES | {"item", "reasoning", "tool"}

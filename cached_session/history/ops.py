@@ -252,8 +252,8 @@ def _escape(found: re.Match[str]) -> str:
 def encode_pop(ref: ItemRef) -> str:
     """Return the payload of a pop.
 
-    It includes the item count of the append, so that a replica without the append knows when all
-    items of the append have been popped.
+    The payload includes the item count of the append, so that a replica without the append knows
+    when all items of the append have been popped.
     """
     return orjson.dumps(
         {"w": ref.dot.writer, "c": ref.dot.counter, "i": ref.index, "n": ref.count}

@@ -114,8 +114,8 @@ def split(op: Operation, digest: str, key: str) -> list[Part]:
 def assemble(parts: Iterable[Part], key: str, popped: Collection[int] = ()) -> Operation | None:
     """Build an operation from its parts, which share one dot and digest.
 
-    Return None if parts are missing. The payloads with an index in ``popped`` may be missing: the
-    server was asked to delete them, and no replica shows them.
+    Return None if parts are missing. The payloads with an index in ``popped`` may be missing,
+    because their deletion from the server was requested and no replica shows them.
 
     Raises:
         ValueError: a payload does not match its seal: the payload was truncated, changed or merged.

@@ -1,4 +1,7 @@
-"""A set of counters, stored as ranges: its memory use grows with the gaps, not the counters."""
+"""A set of counters, stored as ranges.
+
+Its memory use grows with the number of gaps, not with the number of counters.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Ranges:
         self._lasts[start:end] = [last]
 
     def minus(self, other: Ranges) -> Ranges:
-        """Return the counters that are in this set and not in the other."""
+        """Return the counters that are in this set and not in ``other``."""
         rest = Ranges()
         removed = iter([*other, (_BEYOND, _BEYOND)])
         removed_first, removed_last = next(removed)
@@ -75,7 +78,7 @@ class Ranges:
         return self._lasts[0] if self._firsts and self._firsts[0] == 1 else 0
 
     def gaps(self, limit: int) -> list[int]:
-        """Return at most ``limit`` missing counters below the highest one, lowest first."""
+        """Return at most ``limit`` missing counters below the highest counter, lowest first."""
         found: list[int] = []
         expected = 1
         for first, last in self:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
 
-from cached_session.history.ops import Dot
+from cached_session.history.ops import Dot, Mark, TurnKey
+from cached_session.history.turns import TurnChoice
 from cached_session.journal import get_items, search
 from cached_session.journal.connections import Connections
 from cached_session.journal.quota import Quota
@@ -26,7 +28,7 @@ from cached_session.journal.tables import change_cursor, item_rows, search_index
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.outbox import newest
 from cached_session.journal.tables.sessions import revision_of, stored_id
-from cached_session.journal.tables.writes import Author, LastWrite, Written
+from cached_session.journal.tables.writes import NEW_TURN, Author, LastWrite, Popped, Written
 from cached_session.journal.tail_cache import Tail, TailCache
 from cached_session.journal.writer import Writer
 from cached_session.models import Change, Entry
@@ -67,14 +69,19 @@ class History:
         encoded: Sequence[tuple[str, int]],
         *,
         private: bool,
+        turn: TurnChoice = NEW_TURN,
         limited: bool = False,
         removed: Sequence[tuple[Dot, int]] = (),
-    ) -> bool:
+        stored: Callable[[TurnKey], None] | None = None,
+    ) -> TurnKey | None:
         """Append a batch as one operation, and pop the items ``removed`` in the same transaction.
 
-        Return False, and change nothing, if it is ``limited`` and the quota does not admit it.
+        Return the turn of the append. Return None, and change nothing, if the batch is ``limited``
+        and the quota does not admit it. Call ``stored`` with the turn after the commit, also if the
+        caller is cancelled.
         """
-        written = await self._writer.write(
+        written = await self._writer.write_reported(
+            partial(self._appended, encoded, stored),
             append_within_quota,
             self.quota if limited else None,
             self._last_write,
@@ -82,20 +89,36 @@ class History:
             session_id,
             encoded,
             private=private,
+            choice=turn,
             removed=removed,
         )
+        return None if written is None else written.turn
+
+    def _appended(
+        self,
+        encoded: Sequence[tuple[str, int]],
+        stored: Callable[[TurnKey], None] | None,
+        written: Written | None,
+    ) -> None:
         if written is None:
-            return False
+            return
         self._last_write.keep(written)
-        self._tail_cache.appended(session_id, written.revision, written.version, encoded)
-        return True
+        self.cache_append(written, encoded)
+        if stored is not None and written.turn is not None:
+            stored(written.turn)
 
     def cache_append(self, written: Written, encoded: Sequence[tuple[str, int]]) -> None:
-        """Add a committed batch to the cached tail of its session."""
-        self._tail_cache.appended(written.session_id, written.revision, written.version, encoded)
+        """Add a committed batch to the cached tail of its session; drop the tail if the batch is
+        not the last of the history."""
+        if written.is_last:
+            self._tail_cache.appended(
+                written.session_id, written.revision, written.version, encoded
+            )
+        else:
+            self._tail_cache.drop(written.session_id)
 
-    async def pop(self, author: Author, session_id: str) -> tuple[bytes, int] | None:
-        """Pop the latest item; return its row, or None if there is none."""
+    async def pop(self, author: Author, session_id: str) -> Popped | None:
+        """Pop the latest item; return None if there is none."""
         popped = await self._writer.write(writes.pop, author, session_id, self._last_write)
         if popped is None:
             return None
@@ -103,13 +126,21 @@ class History:
         self._last_write.keep(written)
         if popped.was_last:
             self._tail_cache.popped(session_id, written.revision, written.version)
-        return popped.row
+        return popped
 
     async def remove(
         self, author: Author, session_id: str, removed: Sequence[tuple[Dot, int]]
     ) -> int:
         """Pop each of these items that is visible; return how many were."""
         return await self._writer.write(writes.remove, author, session_id, removed)
+
+    async def mark(self, author: Author, session_id: str, mark: Mark) -> None:
+        """Write a mark: see `tables.marks`.
+
+        Raises:
+            ValueError: the mark is not valid, or too large.
+        """
+        await self._writer.write(writes.write_mark, author, session_id, mark)
 
     async def clear(self, author: Author, session_id: str) -> None:
         """Remove all items of a session that this journal has."""
@@ -224,13 +255,16 @@ def append_within_quota(
     encoded: Sequence[tuple[str, int]],
     *,
     private: bool,
+    choice: TurnChoice,
     removed: Sequence[tuple[Dot, int]],
 ) -> Written | None:
     """Pop items and append a batch in one transaction; None if the quota does not admit it."""
     if quota is not None and not quota.admits(conn, encoded):
         return None
     writes.remove(conn, author, session_id, removed)
-    return writes.append(conn, author, session_id, encoded, private=private, last=last)
+    return writes.append(
+        conn, author, session_id, encoded, private=private, choice=choice, last=last
+    )
 
 
 def _unchanged(conn: sqlite3.Connection, cache: TailCache, session_id: str) -> Tail | None:

@@ -20,6 +20,7 @@ from cached_session.journal.tables.first_reads import FirstReads
 from cached_session.journal.tables.gaps import Gaps
 from cached_session.journal.tables.inbox import Inbox
 from cached_session.journal.tables.known_server import KnownServer
+from cached_session.journal.tables.marks import Marks
 from cached_session.journal.tables.outbox import Outbox
 from cached_session.journal.tables.parked_operations import ParkedOperations
 from cached_session.journal.tables.pauses import PauseTable
@@ -114,6 +115,7 @@ class Journal:
         self.first_reads = FirstReads(self)
         self.search_index = SearchIndex(self)
         self.status = StatusCounts(self)
+        self.marks = Marks(self)
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"

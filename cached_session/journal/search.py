@@ -15,6 +15,7 @@ from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.history.order import Position
 from cached_session.journal.tables import item_rows, search_index
 from cached_session.journal.tables.sessions import session_row
+from cached_session.journal.tables.states import BY_PLACE
 from cached_session.models import Entry
 
 __all__ = ["find", "scan", "words"]
@@ -67,12 +68,14 @@ def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 
 def _matches(
-    conn: sqlite3.Connection, session: int, wanted: list[str], held: list[tuple[int, str, int]]
+    conn: sqlite3.Connection,
+    session: int,
+    wanted: list[str],
+    held: list[tuple[int, str, int, int, str, int]],
 ) -> Iterator[Position]:
     for position in held:
         items = conn.execute(
-            "SELECT idx, CAST(payload AS BLOB) FROM items "
-            "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx DESC",
+            f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {BY_PLACE} ORDER BY idx DESC",
             (session, *position),
         ).fetchall()
         for idx, payload in items:

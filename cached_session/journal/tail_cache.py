@@ -195,6 +195,11 @@ class TailCache:
                 added = [text.encode() for text, _ in encoded]
                 self._keep(session_id, tail.followed(revision, version, added))
 
+    def drop(self, session_id: str) -> None:
+        """Remove the tail of a session from the cache."""
+        with self._lock:
+            self._drop(session_id)
+
     def popped(self, session_id: str, revision: int, version: Version) -> None:
         """Remove the last item, whose pop gave the session this revision; see `appended`."""
         with self._lock:

@@ -1,6 +1,6 @@
 """Import of items that are stored on a Dakera server, from the server itself or from its export.
 
-As with `file_import`, an import is idempotent and can be resumed, memory use is bounded, and the
+As in `file_import`, an import is idempotent and can be resumed, memory use is bounded, and the
 event loop is not blocked.
 """
 
@@ -163,7 +163,8 @@ async def _list_pages(engine: Engine, agent_id: str) -> AsyncIterator[list[Memor
     offset, limit, first_id = 0, PAGE_MEMORIES, None
     while page := await network_calls.listing(engine, agent_id, offset, limit):
         if offset and page[0].get("id") == first_id:
-            # Another offset gave the same page: the server ignores offsets. Try the largest page.
+            # Another offset returned an identical page, so the server ignores offsets. Request the
+            # largest page.
             if len(page) < limit:
                 return
             if limit < LARGEST_PAGE:

@@ -23,7 +23,7 @@ TAG = "oai-session"
 
 
 class DirectItems:
-    """The items of a direct session that were read so far. `close` deletes the temporary file."""
+    """The items of a direct session that were added so far; `close` deletes the temporary file."""
 
     def __init__(self) -> None:
         self._conn = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -33,7 +33,10 @@ class DirectItems:
         )
 
     def add(self, memory: Mapping[str, Any]) -> bool:
-        """Add a memory; replace a memory with the same id. Return False if it is not an item."""
+        """Add a memory; replace a memory with the same id.
+
+        Return False, and add nothing, if the memory is not an item.
+        """
         metadata, tags = memory.get("metadata"), memory.get("tags")
         seq = metadata.get("seq") if isinstance(metadata, dict) else None
         is_numbered = isinstance(seq, (int, float)) and not isinstance(seq, bool)

@@ -24,8 +24,9 @@ async def export_jsonl(session: CachedSession, target: str | os.PathLike[str] | 
 
     The items are a snapshot of this journal in chronological order; nothing is fetched from the
     server. A file is created completely or not at all, even if the call is cancelled, and only its
-    owner can read it. A path to a device or a pipe is written to directly. An open stream is
-    written to directly, too; the caller flushes and closes it.
+    owner can read it. If the path is that of a device or a pipe, the items are written to it
+    directly. Items are also written directly to an open stream; the caller flushes and closes the
+    stream.
 
     Returns:
         The number of items written.

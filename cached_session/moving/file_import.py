@@ -37,10 +37,9 @@ async def import_jsonl(
 ) -> ImportReport:
     """Add the items of a file with one JSON value per line.
 
-    A later `export_jsonl` writes the same bytes.
-
-    A line that is not valid JSON is skipped and counted. The file is read in a thread. If the call
-    is cancelled, only complete batches are stored, and the next call continues after them.
+    A later `export_jsonl` writes each item with identical bytes. A line that is not valid JSON is
+    skipped and counted. The file is read in a thread. If the call is cancelled, only complete
+    batches are stored, and the next call resumes after these batches.
 
     Args:
         session: the session that gets the items.

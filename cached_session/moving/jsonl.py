@@ -34,7 +34,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
-    """Yield one unchanged item for each line, so that an export gives the same bytes."""
+    """Yield one unchanged item for each line, so that an export writes identical bytes."""
     return map(parse_row, read_lines(path))
 
 
@@ -51,8 +51,8 @@ def parse_row(line: bytes) -> Row:
 def encode_line(payload: bytes) -> bytes:
     """Return a stored item as one line.
 
-    Line breaks in a JSON text are white space between tokens, so they can become spaces. Inside a
-    string they are escaped.
+    Unescaped line breaks in a JSON text are white space between tokens, because JSON strings escape
+    their line breaks. So these line breaks can be replaced by spaces.
     """
     return payload.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
 

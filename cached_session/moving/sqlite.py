@@ -28,7 +28,7 @@ MAIN_BRANCH = "main"
 PAGE = 500
 """Maximum number of rows of one query."""
 BUSY_SECONDS = 5.0
-"""Maximum seconds of a wait for another process's lock on the database."""
+"""Maximum number of seconds to wait for another process's lock on the database."""
 
 
 def list_sessions(path: str | os.PathLike[str], messages: str = MESSAGES_TABLE) -> list[str]:
@@ -149,7 +149,7 @@ def _open(path: str | os.PathLike[str], messages: str) -> Iterator[sqlite3.Conne
                 uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         ) as conn:
-            # Read text as bytes: a row with invalid UTF-8 must not prevent reading the others.
+            # Read text as bytes: a row with invalid UTF-8 must not prevent reading the other rows.
             conn.text_factory = bytes
             if not _exists(conn, messages):
                 raise InvalidArgument(

@@ -26,7 +26,8 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
     an endless body and decompressing a compressed body stop at the limit.
 
     Raises:
-        TooLarge: the body is longer, or compressed in a way that the request did not accept.
+        TooLarge: the body is longer than ``limit``, or compressed in a way that the request did not
+            accept.
         zlib.error: the header announces gzip, and the body is not valid gzip data.
     """
     if response.is_stream_consumed:

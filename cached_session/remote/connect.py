@@ -58,12 +58,18 @@ class RemoteSpec:
         return cls(server, api_key or None)
 
     def is_same_server(self, other: RemoteSpec) -> bool:
-        """Return whether both use one server and key. Does not compare keys of injected clients."""
+        """Return whether both settings use the same server and the same key.
+
+        The keys of injected clients are not compared.
+        """
         keys = self.api_key == other.api_key or self.client is not None or other.client is not None
         return self.server == other.server and keys
 
     def shares_client(self, other: RemoteSpec | None) -> bool:
-        """Return whether both use one injected client. Its owner may close it at any time."""
+        """Return whether both settings use the same injected client.
+
+        The owner of an injected client may close the client at any time.
+        """
         return other is not None and self.client is not None and self.client is other.client
 
     async def open(

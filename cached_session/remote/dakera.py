@@ -169,7 +169,7 @@ class DakeraRemote:
         return await retention.guard(self._http.json, agent, self._created_agents)
 
     async def probe(self) -> ServerFacts:
-        """Return the server's version, capabilities, key scope and clock. Changes nothing.
+        """Return the server's version, capabilities, key scope and clock; change nothing.
 
         Raises:
             RemoteError: the server does not answer, or refuses the key.
@@ -177,11 +177,11 @@ class DakeraRemote:
         return await probe.probe(self._http.request)
 
     async def policy_problem(self, agent: str) -> str | None:
-        """Return why the server may delete an agent's memories. Changes nothing.
+        """Return why the server may delete an agent's memories, without changing anything.
 
         Returns:
-            An empty string if the policy of the namespace protects them; None if the namespace is
-            empty.
+            An empty string if the policy of the namespace protects the memories; None if the
+            namespace is empty.
 
         Raises:
             RemoteError: the request failed.

@@ -2,7 +2,8 @@
 
 A lookup cannot be cancelled. The event loop's default thread pool is small and shared with the
 program. `asyncio.run` and the end of the process wait for the threads of that pool. If the resolver
-hangs, each connection attempt would therefore occupy one of them and delay the end.
+hangs, each connection attempt would therefore occupy one of these threads and delay the end of the
+process.
 
 In this module all connections to one name share one lookup. A lookup that hangs is started again in
 another thread, after a pause that doubles each time. The process ends without waiting for lookups.
@@ -35,7 +36,7 @@ STAGGER = 0.25
 
 PATIENCE = 30.0
 """Seconds after which an unanswered lookup is started again, because it may never end. The time
-doubles with each start, so that a resolver that hangs for a day occupies eleven threads."""
+doubles with each start, so a resolver that hangs for a day occupies only eleven threads."""
 
 
 @dataclass
@@ -131,7 +132,10 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 
 def _lookup(host: str, port: int) -> _Lookup:
-    """Return the unfinished lookup of a name; start a new one if there is none, or if it hangs."""
+    """Return the unfinished lookup of a name.
+
+    Start a new lookup if the name has no unfinished lookup, or if the unfinished lookup hangs.
+    """
     key, now = (os.getpid(), host, port), time.monotonic()
     with _lock:
         going = _pending.get(key)
@@ -139,8 +143,8 @@ def _lookup(host: str, port: int) -> _Lookup:
             return going
         fresh = _Lookup(now) if going is None else _Lookup(now, going.patience * 2)
         _pending[key] = fresh
-    # A running future cannot be cancelled. Otherwise a caller that is cancelled would also cancel
-    # the lookup for the other callers.
+    # Mark the future as running, because a running future cannot be cancelled. Otherwise a caller
+    # that is cancelled would also cancel the lookup for the other callers.
     fresh.outcome.set_running_or_notify_cancel()
     threading.Thread(
         target=_look_up, args=(key, fresh), name="cached-session-lookup", daemon=True
@@ -186,7 +190,7 @@ async def _connect_first(
     seconds.
 
     Raises:
-        ConnectError: no attempt succeeded. The error is that of the first address.
+        ConnectError: no attempt succeeded. This is the error of the first address.
     """
     made: list[httpcore.AsyncNetworkStream] = []
     errors: dict[str, httpcore.ConnectError | httpcore.ConnectTimeout] = {}

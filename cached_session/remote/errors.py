@@ -1,4 +1,7 @@
-"""The verdict on the outcome of a request (retry, refuse for good ...): one table for all."""
+"""The verdict on the outcome of a request: for example, retry it or park its operation.
+
+One table defines the verdicts of all requests.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,9 @@ class RemoteError(Exception):
     """Message for people. It never contains the API key."""
     scope: Scope = Scope.SERVER
     retry_after: float | None = None
-    """Seconds that the server asked to wait; None if it named no time."""
+    """Number of seconds to wait that the server requested; None if it requested no wait."""
     status: int | None = None
-    """HTTP status; None if no answer came."""
+    """HTTP status; None if no answer arrived."""
 
     def __str__(self) -> str:
         return self.reason
@@ -65,8 +68,8 @@ _BY_STATUS: dict[int, tuple[Verdict, Scope]] = {
     415: (Verdict.DENIED, Scope.SERVER),
     421: (Verdict.DENIED, Scope.SERVER),
     422: (Verdict.REFUSED, Scope.SESSION),
-    # The rate limit of one namespace or of the whole server. If it is that of the server, pausing
-    # only this session costs one more request for each other session.
+    # The rate limit may be that of one namespace or of the whole server. If it is the limit of the
+    # whole server, pausing only this session costs one more request for each other session.
     429: (Verdict.BUSY, Scope.SESSION),
     500: (Verdict.UNREACHABLE, Scope.SERVER),
     501: (Verdict.DENIED, Scope.SERVER),
@@ -98,10 +101,11 @@ def judge(status: int | None, code: str | None = None) -> tuple[Verdict, Scope]:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that ``Retry-After`` asks to wait; None if it is missing or unreadable.
+    """Return the seconds to wait from ``Retry-After``; None if it is missing or unreadable.
 
-    If the value is a date, it is compared with the answer's ``Date`` header, if there is one: a
-    device whose clock is an hour wrong must neither wait an hour nor retry immediately.
+    If the value is a date, it is compared with the answer's ``Date`` header. Without that header,
+    it is compared with ``now``. A device whose clock is an hour wrong must neither wait an hour nor
+    retry immediately.
     """
     text = headers.get("retry-after", "").strip()
     if not text:

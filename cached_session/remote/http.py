@@ -42,10 +42,13 @@ class Answer:
 
 
 class DakeraHttp:
-    """Sends requests through the HTTP client of one SDK client."""
+    """A sender of requests that uses the HTTP client of one SDK client."""
 
     def __init__(self, client: AsyncDakeraClient, deadline: float) -> None:
-        """Use the HTTP client of ``client``. ``deadline``: seconds for a request and its answer."""
+        """Use the HTTP client of ``client``.
+
+        ``deadline`` is the time limit in seconds for a request and its answer.
+        """
         self.server = check_url(client.base_url)
         """The base URL."""
         self.answered = 0
@@ -63,7 +66,7 @@ class DakeraHttp:
         *,
         memories: int = 0,
     ) -> Answer:
-        """Send one request, once, and return its 2xx answer.
+        """Send one request without retries, and return its 2xx answer.
 
         Args:
             method: HTTP method.
@@ -100,7 +103,7 @@ class DakeraHttp:
         *,
         memories: int = 0,
     ) -> Any:
-        """Send one request, once, and return the decoded body of its 2xx answer; see `request`."""
+        """Send one request, and return the decoded body of its 2xx answer; see `request`."""
         return (await self.request(method, path, body, params, memories=memories)).body
 
     async def stream(self, path: str, silence: float) -> AsyncGenerator[bytes]:
@@ -140,7 +143,10 @@ class DakeraHttp:
         params: Mapping[str, Any] | None,
         limit: int,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send one request; return the status, headers and body of its answer, also of an error."""
+        """Send one request; return the status, headers and body of its answer.
+
+        An answer with an error status is returned in the same way.
+        """
         headers = {"Content-Type": "application/json", "Accept-Encoding": ACCEPTED_ENCODING}
         try:
             # This deadline covers the whole exchange. The client's timeouts restart at each byte.

@@ -1,7 +1,7 @@
 """The interface of a server: its requests, and whether each is safe to repeat.
 
-A method makes one attempt, bounded in time and without retries. If there is no 2xx answer, it
-raises `RemoteError`. It raises no other error of its own.
+A method makes one attempt, with a time limit and without retries. If there is no 2xx answer, the
+method raises `RemoteError`. No method raises another error of its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Remote(Protocol):
 
     @property
     def server(self) -> str:
-        """The base URL, which the journal's acknowledgements refer to."""
+        """The base URL. The journal's acknowledgements refer to it."""
         ...
 
     @property
@@ -53,14 +53,18 @@ class Remote(Protocol):
         ...
 
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
-        """Store memories under their own ids, and return the ids that the server reports stored.
+        """Store memories under their own ids, and return the ids that the server reports as stored.
 
-        Safe to repeat. If no answer arrives, the server may have stored any of the memories.
+        The call is safe to repeat. If no answer arrives, the server may have stored any of the
+        memories.
         """
         ...
 
     async def fetch(self, agent: str, memory: str) -> dict[str, Any] | None:
-        """Return one memory by its id; None if the server does not have it (or not yet)."""
+        """Return one memory by its id; None if the server does not show a memory with this id.
+
+        A server may show a new memory late.
+        """
         ...
 
     async def list_memories(self, agent: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
@@ -74,7 +78,7 @@ class Remote(Protocol):
     async def forget(self, agent: str, memories: Sequence[str]) -> int:
         """Delete memories by id, and return how many the server deleted in this call.
 
-        Safe to repeat, but the count of a repeated call has no meaning.
+        The call is safe to repeat, but the count of a repeated call has no meaning.
         """
         ...
 
@@ -87,7 +91,10 @@ class Remote(Protocol):
         ...
 
     async def guard(self, agent: str) -> GuardReport:
-        """Set a policy that stops the server from deleting the agent's memories. Safe to repeat."""
+        """Set a policy that stops the server from deleting the agent's memories.
+
+        The call is safe to repeat.
+        """
         ...
 
     async def aclose(self) -> None:

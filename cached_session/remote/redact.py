@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 __all__ = ["names_secret", "redact", "secrets_in"]
 
 SHORTEST_SECRET = 4
-"""Minimum number of characters of a key to replace. A shorter key protects nothing, and would match
-ordinary text."""
+"""Minimum number of characters of a key that is replaced. A shorter key protects nothing, and would
+match ordinary text."""
 SHOWN_CHARACTERS = 300
 """Maximum number of characters of a foreign text that a message shows."""
 REPLACEMENT = "(the API key)"

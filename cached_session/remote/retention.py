@@ -37,11 +37,11 @@ Request = Callable[[str, str, bytes | None], Awaitable[Any]]
 
 
 async def guard(request: Request, agent: str, created: set[str]) -> GuardReport:
-    """Set the namespace's policy: read, edit, write, read again and compare.
+    """Set the namespace's policy, read it again and compare.
 
     ``created`` contains the agents for which only the first step, creating the agent, has
-    succeeded. This function updates the set, so that the next attempt skips that step. Otherwise a
-    server that fails each third request would never let a guard finish.
+    succeeded. This function updates the set, so that the next attempt skips that step. Otherwise
+    the guard would never succeed on a server that fails each third request.
 
     Raises:
         RemoteError: the server is unreachable or busy, or refuses the key. The policy is unknown.
@@ -76,7 +76,7 @@ async def _set_policy(request: Request, agent: str) -> GuardReport:
 
 
 async def policy_problem(request: Request, agent: str) -> str | None:
-    """Read a namespace's policy without changing it, and return what is wrong with it.
+    """Read a namespace's policy without changing it, and return the problem of the policy.
 
     Returns:
         An empty string if the policy protects the history; None if the server does not know the

@@ -4,9 +4,9 @@ Replicas read flat metadata fields that begin with ``cs_``. ``content`` is text 
 the server's own recall. `docs/reference/wire.md` is the whole protocol with all fields. Golden
 tests freeze the format.
 
-A confirmed pop stores a *claim note* for its item before it asks for the deletion. A note is not an
-operation. Its id (``csn1-…``) has another form, so every reader of the history skips the note, also
-a reader of an earlier version. One of the note's tags names the item.
+A confirmed pop stores a *claim note* for its item before it requests the deletion of the item. A
+note is not an operation. Its id (``csn1-…``) has another form, so every reader of the history skips
+the note, also a reader of an earlier version. One of the note's tags names the item.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ __all__ = [
 TAG = "cached-session"
 """Tag of every memory that this package stores."""
 ITEM_TAGS = tuple(sorted(f"cs-{role}" for role in ROLES))
-"""Tags of the memories with an item's text. Each of them has one of these tags; no other memory has
-any of them."""
+"""Tags of the memories that contain an item's text. Each such memory has one of these tags. No
+other memory has any of these tags."""
 HIDDEN = "(kept on the devices)"
 """Content that replaces an item's text if the session keeps text out of the server's index."""
 ENCRYPTED = "(encrypted)"
 """Content of the memories of an operation with encrypted payloads."""
 TTL_SECONDS = 50 * 365 * 86400
-"""Lifetime of a memory in seconds: 50 years; the server allows at most 100. It starts when the
-server stores the memory, so a device whose clock shows 1970 does not store expired memories."""
+"""Lifetime of a memory in seconds: 50 years. The server allows at most 100 years. The lifetime
+starts when the server stores the memory, so a device whose clock shows 1970 does not store expired
+memories."""
 EVENT_LAST = 9_999_999_999
 """Latest event time in Unix seconds (the year 2286): the server refuses a later time."""
 MOST_COUNTED = 1 << 31
@@ -90,7 +91,10 @@ class Placeholder:
 
 
 def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the store request's entries for an operation, in order. They are always identical."""
+    """Yield the store request's entries for an operation, in order.
+
+    The entries of an operation are always identical.
+    """
     key = session_key(session_id)
     for part in split(op, digest, key):
         metadata: dict[str, Any] = {
@@ -213,7 +217,7 @@ def _content(op: Operation, part: Part) -> tuple[str, str]:
 
 
 def decode(memory: Mapping[str, Any], key: str) -> Part | Placeholder | None:
-    """Read a memory of the session with this key; None if this package did not store it.
+    """Decode a memory of the session with this key; return None if this package did not store it.
 
     The id must match the metadata. Sub-memories that a server derives from a memory of this package
     may have its tags and metadata, but never its id.
@@ -314,9 +318,9 @@ def _is_unicode(session_id: str) -> bool:
 class EncodedMemory:
     """A memory, encoded once as an entry of a store request. It uses little space until it is sent.
 
-    It also stores the metadata that shows whether a server has this exact memory. Treat it as
-    immutable. As with `Part`, the class is not frozen, because that would more than double the time
-    to create an object.
+    The object also stores the metadata that shows whether a server has this exact memory. Treat the
+    object as immutable. As with `Part`, the class is not frozen, because a frozen class would more
+    than double the time to create an object.
     """
 
     id: str

@@ -80,7 +80,8 @@ async def _guard(context: Context, session: SessionRef, plan: AuditPlan) -> None
     """Set the retention policy again if the server has lost something, or has refused it before.
 
     A server that has lost memories may also have lost the policy. After a refusal, the server may
-    allow it now, for example because the user has changed the key. Otherwise, send no request.
+    allow the policy now, for example because the user has changed the key. If the server has
+    neither lost nor refused anything, send no request.
     """
     was_refused = await context.journal.retention.is_unguarded(session)
     if plan.resend or was_refused:
@@ -118,8 +119,8 @@ async def _forgets(context: Context, session: SessionRef, plan: AuditPlan) -> li
     """Return the memories that the server should delete.
 
     Another device may have popped an item since the first pull, and have deleted its memory before
-    the listing. The audit has then restored a removed item by mistake. So if the audit has restored
-    anything, pull and compare once more.
+    the listing. In that case, the audit has restored a removed item by mistake. So if the audit has
+    restored anything, pull and compare once more.
     """
     if not plan.resend:
         return plan.forget

@@ -1,4 +1,4 @@
-"""The task that audits each session about once per interval, one after the other."""
+"""The task that audits the sessions in turn, each about once per audit interval."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class AuditPace:
         self._rests_until = now + self._options.audit_interval / AUDITS_PER_INTERVAL
 
     def failed(self, session_id: str, now: float) -> None:
-        """Exclude a session for a time after its audit failed, so that it does not delay others."""
+        """Exclude a session for a time after its audit failed.
+
+        Without the exclusion, the session would delay the audits of other sessions.
+        """
         self._delayed[session_id] = now + max(self.grace, self._options.backoff_max)
 
     def wait(self, due: DueAudit) -> float:
@@ -117,7 +120,7 @@ class Auditor:
             self._pace.succeeded(context.runtime.monotonic())
 
     async def suspect(self, session_id: str) -> None:
-        """Make an audit of a session due because the server seems to have lost memories of it.
+        """Make an audit of a session due, because the server seems to have lost some memories.
 
         Does nothing if audits are off, or if the last audit was less than `AuditPace.grace` ago.
         """

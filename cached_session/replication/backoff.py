@@ -10,7 +10,7 @@ from cached_session.remote.errors import RemoteError, Verdict
 __all__ = ["LONGEST_ASKED", "SHORTEST", "exponential", "pause_after"]
 
 SHORTEST = 0.05
-"""The shortest wait after a failure, in seconds. Full jitter alone may draw nearly 0."""
+"""The shortest wait after a failure, in seconds. Full jitter alone may yield a wait of nearly 0."""
 LONGEST_ASKED = 3600.0
 """The longest wait in seconds that a server can request. A longer request counts as an hour."""
 
@@ -25,7 +25,7 @@ def pause_after(
     `SyncOptions.denied_retry`. All other errors back off exponentially.
 
     Args:
-        failures: the number of failures in a row before this one.
+        failures: the number of failures in a row before this failure.
     """
     if error.retry_after is not None:
         asked = min(max(error.retry_after, SHORTEST), LONGEST_ASKED)

@@ -60,7 +60,7 @@ class BatchSize:
             self._bytes = min(max(self._bytes, 2 * size), self._most_bytes)
         allowed = self._rate_limited.get(session_id)
         if allowed is not None and memories >= allowed:
-            # The rate limit may be higher by now. Grow by an eighth at a time to find out.
+            # The server may accept more memories now. Raise the limit by about an eighth to test.
             self._rate_limited[session_id] = allowed + 1 + allowed // 8
             if self._rate_limited[session_id] >= self._most_memories:
                 del self._rate_limited[session_id]

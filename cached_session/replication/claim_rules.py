@@ -30,7 +30,7 @@ class Contest(Enum):
     DISPUTED = "disputed"
     """Another device has claimed the item, and may have won it."""
     UNKNOWN = "unknown"
-    """Our own note is missing: the answer is older than the claim, or the server keeps no tags."""
+    """Our own note is missing: the answer is older than the claim, or the server stores no tags."""
 
 
 def judge_notes(claimers: AbstractSet[str], own: str) -> Contest:
@@ -74,7 +74,8 @@ class Resolution(Enum):
     """The outcome of a check of a claim that got no answer from the server."""
 
     CONFIRM = "confirm"
-    """Some device has won the item, perhaps this one: store its pop, and do not return the item."""
+    """Some device has won the item, perhaps this device. Store the pop of the item, and do not
+    return the item."""
     RELEASE = "release"
     """No device has won the item: end the claim, and leave the item in the history."""
     REQUEUE = "requeue"
@@ -82,7 +83,8 @@ class Resolution(Enum):
     WAIT_FOR_POP = "wait for pop"
     """Another device may have won the item: wait until the pop by that device arrives."""
     LOOK_AGAIN = "look again"
-    """The server does not show the item, but the node that answered may lag: look it up later."""
+    """The server does not show the item, but the node that answered may lag. Look up the item
+    later."""
 
     @property
     def ends_without_pop(self) -> bool:
@@ -92,7 +94,7 @@ class Resolution(Enum):
 
 @dataclass(frozen=True)
 class ResolveRules:
-    """The rules that resolve a claim in doubt, and the times that they wait."""
+    """The rules that resolve a claim in doubt, and their waiting times."""
 
     pop_patience_ms: float
     """The longest time until the pop of another device arrives, in milliseconds."""

@@ -12,8 +12,8 @@ is safe to send an item again if its memory is missing and no operation removes 
 
 The guarantee has three conditions. The server's ``forget`` must be atomic, which Dakera does not
 document. The answer about the notes must not be older than the first winner's note; therefore the
-answer has to show our own note. The server must store all notes. Versions of this library before
-the notes were introduced do not leave any.
+answer has to show our own note. The server must store all notes. The guarantee does not cover
+devices with an old version of this library that does not leave notes.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
 
     Raises:
         PopUnconfirmed: the outcome is in doubt.
-        RemoteError: the server refused. The claim is released.
+        RemoteError: the server refused a request. The claim is released.
     """
     claims = context.journal.claims
     try:
@@ -210,7 +210,7 @@ class _ClaimedItem:
         try:
             stored = await self.context.remote.store(self.session.agent, [EncodedMemory.of(note)])
         except RemoteError as error:
-            if error.verdict is not Verdict.CONFLICT:  # a conflict: the note is there already
+            if error.verdict is not Verdict.CONFLICT:  # the server already holds the note
                 raise
             return
         if note["id"] not in stored:
@@ -242,12 +242,12 @@ class _ClaimedItem:
 
 
 async def resolve_claims(context: Context, session: SessionRef, *, eager: bool = False) -> int:
-    """Resolve the claims that no call waits for: of this opening and of openings that have ended.
+    """Resolve the claims for which no call waits; `Resolution` lists the outcomes.
 
-    `Resolution` lists the outcomes.
+    These claims were made by this opening of the journal, or by an opening that has ended.
 
     Args:
-        eager: look up an item that another device may have won now, not only after
+        eager: look up now the items that other devices may have won, without waiting for
             `SyncOptions.hole_patience`.
 
     Returns:

@@ -60,7 +60,10 @@ class Context:
         self._probing = anyio.Lock()
 
     def now_ms(self) -> int:
-        """Return the time that pauses, claims and gaps are measured with; see `SteadyClock`."""
+        """Return the time of the clock for pauses, claims and gaps, in Unix milliseconds.
+
+        `SteadyClock` describes this clock.
+        """
         return self._clock.now_ms()
 
     def author(self) -> Author:
@@ -75,7 +78,7 @@ class Context:
         return lock
 
     async def check_server(self, session_id: str) -> None:
-        """Check once whether the server is the one that the journal knows; see `ServerCheck`.
+        """Check once whether this is the server that the journal knows; see `ServerCheck`.
 
         Raises:
             RemoteError: the journal knows another server, and the new server does not answer.
@@ -111,7 +114,7 @@ class Context:
             # The cause is a bug or a damaged journal. It must not stop other sessions, and without
             # a pause the loops would retry at once.
             log.exception("sync of %r failed with an unexpected error", session_id)
-            # The next call of the journal checks its file if the error may come from damage.
+            # The next call of the journal checks the journal file if damage may be the cause.
             self.journal.suspect(error)
             unexpected = RemoteError(
                 Verdict.UNREACHABLE,

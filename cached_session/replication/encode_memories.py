@@ -18,8 +18,8 @@ SLICE_BYTES = 8 * 1024
 work."""
 
 LARGE_BYTES = 128 * 1024
-"""The payload in bytes above which an operation is encoded in a thread. One item may make up all of
-this payload, and a single item cannot be encoded in slices."""
+"""The payload size in bytes above which an operation is encoded in a thread. One item may make up
+all of this payload, and a single item cannot be encoded in slices."""
 
 
 async def encode(

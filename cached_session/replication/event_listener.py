@@ -23,7 +23,7 @@ __all__ = ["Listener", "ReconnectDelay", "may_bring_new"]
 
 UNSUPPORTED_SECONDS = 600.0
 """The time in seconds before the stream is requested again from a server that has refused it. The
-actual wait is 50 to 100 % of it."""
+actual wait is 50 to 100 % of this time."""
 STABLE_SECONDS = 10.0
 """The time in seconds after which a stream counts as stable. When a longer attempt ends, the count
 of earlier failures is reset."""

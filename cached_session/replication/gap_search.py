@@ -11,16 +11,18 @@ from cached_session.options import SyncOptions
 __all__ = ["FETCHES_PER_SEARCH", "PartSearch", "search_delay_ms"]
 
 FETCHES_PER_SEARCH = 1000
-"""Limit on the memories that one search for one operation fetches by id. Also the number of fetched
-memories at which all searches together apply them. The item count in a memory may be forged, so it
-cannot be the limit. The next search fetches the rest of a longer operation."""
+"""The maximum number of memories that one search for one operation fetches by id. The next search
+fetches the rest of a longer operation. The item count in a memory may be forged, so that count
+cannot be the limit. The searches of one pull also apply the memories that they have fetched
+whenever the total reaches this number."""
 
 
 def search_delay_ms(options: SyncOptions, gap: Gap, found: int) -> int:
     """Return the time between the end of a search and the next search, in milliseconds.
 
-    The first searches follow each other quickly, in case a node of the server lags. The wait then
-    doubles up to `SyncOptions.poll_interval_idle`. After a search that reached its limit, return 0.
+    The first searches follow each other quickly, in case a node of the server lags. The wait
+    doubles after each search, up to `SyncOptions.poll_interval_idle`. After a search that reached
+    its limit, return 0.
 
     Args:
         found: the number of memories that the search has fetched.
@@ -50,7 +52,7 @@ class PartSearch:
         self._advance(None)
 
     def receive(self, part: Part | None) -> None:
-        """Choose the next request after the requested part, or None, has arrived.
+        """Choose the next request after the answer to the current request.
 
         Args:
             part: the requested part; None if the server does not have it.
@@ -77,7 +79,7 @@ def _steps(gap: Gap) -> Generator[tuple[int, int], Part | None, bool]:
         part_counts[first.index] = first.parts
     for index in range(count):
         part = 0
-        # Each part contains the number of parts of its payload. Assume 1 until a part is here.
+        # Each part contains the number of parts of its payload. Assume 1 until a part has arrived.
         while index not in gap.popped and part < part_counts.get(index, 1):
             if (index, part) not in have:
                 if fetched >= FETCHES_PER_SEARCH:

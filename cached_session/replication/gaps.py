@@ -21,7 +21,8 @@ from cached_session.replication.results import PullResult
 __all__ = ["fill_gaps", "search_gaps"]
 
 GAPS_PER_PULL = 200
-"""Limit on the gaps that one pull searches for. The gaps that are longest overdue come first."""
+"""The maximum number of gaps for which one pull searches. The gaps that are longest overdue are
+searched for first."""
 
 
 async def fill_gaps(context: Context, session: SessionRef) -> PullResult:

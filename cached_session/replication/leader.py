@@ -18,7 +18,8 @@ log = logging.getLogger("cached_session.replication")
 class Leader:
     """The leadership of this process.
 
-    A journal in memory has no lock, because only one process uses it. This process leads at once.
+    A journal in memory has no lock, because only one process uses it. That process becomes the
+    leader at once.
     """
 
     def __init__(self, lock: BaseFileLock | None) -> None:

@@ -23,8 +23,8 @@ TRIES = 3
 """The number of attempts for each page. The first page of a listing gets only one attempt, because
 it shows whether the server can be reached."""
 QUICK_SECONDS = 1.0
-"""The time in seconds within which a failed page is retried. The server or its host has reported
-such a quick failure. A later failure is a timeout."""
+"""The maximum duration in seconds of a failed request that is retried. The server or its host has
+reported such a quick failure. A slower failure is a timeout."""
 PATIENCE_SECONDS = 5.0
 """The longest wait in seconds that the server can request before a page is retried. A longer wait
 ends the listing."""
@@ -33,7 +33,7 @@ Memories = list[dict[str, Any]]
 
 
 def may_retry(error: RemoteError, seconds: float) -> bool:
-    """Return whether to request a page again whose request failed after ``seconds``."""
+    """Return whether to repeat the request for a page that has failed after ``seconds``."""
     if error.verdict is Verdict.BUSY:
         return (error.retry_after or 0.0) <= PATIENCE_SECONDS
     return error.verdict is Verdict.UNREACHABLE and seconds < QUICK_SECONDS
@@ -92,7 +92,8 @@ class PageFetcher:
         """Return a page, and request the following pages ahead.
 
         Up to ``request.width`` pages are requested. Their offsets assume that each page is full. If
-        the next page requested ahead has another offset or limit, all such pages are discarded.
+        the next page requested ahead has another offset or limit, all pages requested ahead are
+        discarded.
 
         Raises:
             RemoteError: as `Remote.list_memories`.

@@ -19,26 +19,27 @@ OVERLAP = 20
 """The number of rows that a page shares with the page above it. A deletion between two requests
 moves rows from one page to the other."""
 FOREIGN_PAGES = 20
-"""Limit on the successive pages without a memory of this library. The limit stops the scan of an
-endless listing."""
+"""The maximum number of successive pages without a memory of this library. The limit stops the scan
+of an endless listing."""
 MAX_PAGES = 20_000
-"""Limit on the pages of one pull: ten million memories. It stops a server that invents memories
-without end."""
+"""The maximum number of pages of one pull: ten million memories. The limit ends the pull if a
+server invents memories without end."""
 LARGEST_PAGE = 1000
 """The largest number of rows that the server allows on a page."""
 PREFETCH = 2
 """The number of pages requested ahead for each parallel request, so that some pages are applied
 while others are requested."""
 PREFETCH_BYTES = 4 * 1024 * 1024
-"""Limit on the payload of the pages that are requested ahead, estimated from the last page."""
+"""The maximum payload in bytes of the pages that are requested ahead, estimated from the last
+page."""
 MAX_PASSES = 4
-"""Limit on the passes over a listing whose pages do not continue each other. Later pulls read the
-rest."""
+"""The maximum number of passes over a listing whose pages do not continue each other. Later pulls
+read the rest."""
 SAFETY_SECONDS = 120
 """The number of seconds of the known part that a pull reads again. Memories may become visible
 late, and the clocks of the server's nodes differ."""
 CHECKPOINT_IDS = 100
-"""Limit on the ids of the page above that a checkpoint stores."""
+"""The maximum number of ids of the page above that a checkpoint stores."""
 
 
 @dataclass
@@ -130,7 +131,8 @@ class ListingScan:
             whole: read down to the end, not only to the known part.
             checkpoint: the position where an earlier first listing was interrupted; None to begin
                 at the top.
-            pages: the number of pages that this pull has already read. They count for `MAX_PAGES`.
+            pages: the number of pages that this pull has already read. They count towards
+                `MAX_PAGES`.
         """
         self.is_first = not state.is_hydrated
         """True if no pull has reached the end of the listing, so that nearly all of it is new."""
@@ -166,7 +168,7 @@ class ListingScan:
         self._following, self._ahead = following, ahead
         self._foreign = self._new = 0
         self.newest = max(self.newest, start.newest)
-        # Request the first page alone, because most scans end there.
+        # Request the first page alone, because most scans end at the first page.
         self.request = PageRequest(start.offset, start.limit, following)
 
     def _end_pass(self, *, is_inconsistent: bool, is_finished: bool | None = None) -> None:
@@ -208,7 +210,7 @@ class ListingScan:
 
         An old server does not support offsets, and can list only its largest page. The searches for
         gaps find a memory below that page if its operation leaves a gap. If the largest page is
-        full, the scan does not count as finished, so that the session does not count as hydrated.
+        full, the scan does not count as finished, and the session does not count as hydrated.
         """
         if listed == request.limit < LARGEST_PAGE:
             # Request only the largest pages from now on: a smaller page would differ from the
@@ -222,7 +224,7 @@ class ListingScan:
         """Choose the next page after a page was applied.
 
         Args:
-            is_known: whether the page held nothing new.
+            is_known: whether the page contained no new operations and no new parts.
             new: the number of operations on the page that the journal did not have.
         """
         request = self._current()
@@ -241,8 +243,8 @@ class ListingScan:
         offset = request.offset + (listed if is_short else stride(request.limit))
         self._above = () if is_short or request.limit < 2 else page.ids
         if is_short:
-            # The server lists fewer rows than requested. Then the offset of the next page depends
-            # on the length of this page, and no page can be requested ahead.
+            # The server lists fewer rows than requested. So the offset of the next page depends on
+            # the length of this page, and no page can be requested ahead.
             self._ahead = 1
         if page.oldest == self.newest:
             # The order of the memories of one second is arbitrary, so the scan has to read all of

@@ -1,6 +1,6 @@
 """The errors of the journal that stop background work.
 
-They are stored in memory, because no row can record them while the journal cannot be written.
+The errors are stored in memory, because no row can record them while the journal cannot be written.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def paused_session(error: RemoteError, session_id: str, *, others_asked: bool) -
     Args:
         others_asked: whether another session has a pause that the server has requested and that is
             not over. If so, a rate limit counts as a limit of the whole server. Otherwise each
-            session would have to find the limit by an attempt, and the attempts would use it up.
+            session would have to find the limit by an attempt, and the attempts would use up the
+            limit.
     """
     if error.scope is Scope.SERVER or (error.status == RATE_LIMITED and others_asked):
         return None
@@ -111,9 +112,9 @@ class Pauses:
         return wait_ms(active, self._now_ms(), asked_only=asked_only)
 
     async def is_server_paused(self) -> bool:
-        """Return whether the whole server has a pause, which may be over.
+        """Return whether a pause of the whole server is stored.
 
-        The pause is stored until a request succeeds.
+        The pause may be over, because it is stored until a request succeeds.
         """
         return await self._journal.pauses.of(None) is not None
 

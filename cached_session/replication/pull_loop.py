@@ -20,8 +20,8 @@ from cached_session.replication.schedule import PullPlan, PullSchedule
 __all__ = ["Puller"]
 
 SHORTEST_WAIT = 0.05
-"""The shortest time in seconds before a failed pull is repeated. The pause of the session may be
-over already."""
+"""The shortest time in seconds before a failed pull is repeated. It applies if the pause of the
+session is already over."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Puller:
 
         async with anyio.create_task_group() as group:
             while True:
-                # Do not wait for the pulls under way: a long one must not delay other sessions.
+                # Do not wait for the pulls under way: a long pull must not delay other sessions.
                 due, nearest = self._schedule.due(
                     clock(), besides=pulling, is_listening=self._is_listening()
                 )

@@ -30,14 +30,14 @@ from cached_session.replication.tasks import cancel_all
 __all__ = ["push"]
 
 FORGETS_A_REQUEST = 500
-"""Limit on the ids in one request that deletes memories."""
+"""The maximum number of ids in one request that deletes memories."""
 LAST_SEQ = (1 << 63) - 1
 """The highest possible `seq`."""
 READ_OPERATIONS = 1000
-"""Limit on the operations that are read from the outbox at a time."""
+"""The maximum number of operations that are read from the outbox at a time."""
 READ_BYTES = 512 * 1024
-"""Limit on the payload bytes that are read from the outbox at a time: enough for a few requests. It
-bounds the memory that a long backlog needs."""
+"""The maximum number of payload bytes that are read from the outbox at a time: enough for a few
+requests. The limit bounds the memory use of a long backlog."""
 
 log = logging.getLogger("cached_session.replication")
 
@@ -49,8 +49,8 @@ async def push(context: Context, session: SessionRef, *, upto: int | None = None
         upto: the last `seq` to send; None to send until the outbox of the session is empty.
 
     Raises:
-        RemoteError: the first failed request, or the server did not keep some operations. The
-            operations acknowledged before stay acknowledged.
+        RemoteError: the first failed request, or the server did not keep some operations. All
+            earlier acknowledgements remain stored.
     """
     result = PushResult()
     async with context.lock("push", session.session_id):

@@ -54,7 +54,7 @@ class Pusher:
         self._pushing.clear()
         async with anyio.create_task_group() as group:
             while True:
-                # Read the version before the sessions, so that a write after it is noticed below.
+                # Read the version before the sessions, so that `_is_written` detects later writes.
                 version = await journal.version()
                 waiting = await journal.outbox.pending_sessions()
                 # Do not wait for the pushes under way: a long push must not delay other sessions.
@@ -64,7 +64,7 @@ class Pusher:
                     group.start_soon(self._push_due, session_id)
                 wait = min(max(0.0, nearest - clock()), options.backoff_max)
                 if await self._is_written(wait, version):
-                    # More operations often follow the first immediately. Send them together.
+                    # More operations often follow immediately. Send all of them together.
                     await anyio.sleep(options.push_delay)
                     self._schedule.written()
 

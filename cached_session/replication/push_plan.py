@@ -25,8 +25,8 @@ __all__ = [
 class EncodedOperation:
     """An operation of the outbox and its memories, ready to be sent.
 
-    An operation has no memories if all its items were removed before it was sent. It need not be
-    sent: the operation that removed the items also explains the gap on other replicas.
+    An operation has no memories if all its items were removed before it was sent. Such an operation
+    need not be sent: the operation that removed the items also explains the gap on other replicas.
     """
 
     seq: int
@@ -119,8 +119,8 @@ class DeliveryPlan:
 def check_placeholder(refusal: RemoteError, error: RemoteError) -> None:
     """Check whether an operation may be parked although its placeholder could not be stored.
 
-    A server that refuses even the placeholder refuses every memory of the session. Then the
-    operation is not at fault and must not be parked.
+    A server that refuses even the placeholder refuses every memory of the session. In that case,
+    the operation is not at fault and must not be parked.
 
     Args:
         refusal: the error for the placeholder.
@@ -128,7 +128,8 @@ def check_placeholder(refusal: RemoteError, error: RemoteError) -> None:
 
     Raises:
         RemoteError: `DENIED` if the server refuses the placeholder; ``refusal`` itself for every
-            other error, except for a conflict: then the server already holds the placeholder.
+            other error, except for a conflict. A conflict means that the server already holds the
+            placeholder.
     """
     if refusal.verdict is Verdict.REFUSED:
         raise RemoteError(

@@ -12,12 +12,13 @@ from cached_session.replication.batch_size import BatchSize
 __all__ = ["MAX_SENT_IDS", "PushState", "SentIds", "StoreProgress"]
 
 MAX_SENT_IDS = 2000
-"""Limit on the ids that `SentIds` stores: the ids of two requests of the largest size. If the event
-stream lags by more ids, the session is pulled once although the server has nothing new."""
+"""The maximum number of ids that `SentIds` stores: the ids of two requests of the largest size. If
+the event stream lags by more ids, the session is pulled once although the server has nothing
+new."""
 
 
 class SentIds:
-    """The ids of the memories that this process has sent last.
+    """The ids of the memories that this process has sent most recently.
 
     The event stream also reports these memories, and no pull is needed for them.
     """
@@ -38,10 +39,10 @@ class SentIds:
 class StoreProgress:
     """The memories that the server has acknowledged in interrupted stores, by session.
 
-    A server may limit the memories per minute. Then a large operation needs several attempts, and
-    sending its acknowledged memories again would use up the limit each time. So each attempt sends
-    only the rest. At the end, the caller fetches the last acknowledged memory (`to_verify`),
-    because the server may have restarted in the meantime and have lost the memories.
+    A server may limit the memories per minute. Under such a limit, a large operation needs several
+    attempts, and sending its acknowledged memories again would use up the limit each time. So each
+    attempt sends only the rest. At the end, the caller fetches the last acknowledged memory
+    (`to_verify`), because the server may have restarted in the meantime and have lost the memories.
     """
 
     def __init__(self) -> None:

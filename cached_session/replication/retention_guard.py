@@ -1,6 +1,6 @@
 """Set the retention policy of a session's namespace, on first contact and once a day.
 
-Otherwise the server's own retention policy could delete a history that is still in use.
+Without this policy, the server's own policy could delete a history that is still in use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("cached_session.replication")
 def is_due(guarded_ms: int, now_ms: int) -> bool:
     """Return whether the policy has to be checked again.
 
-    A last check in the future is ignored, because the clock has been changed since.
+    The time of the last check is ignored if it is in the future, because the clock was changed.
 
     Args:
         guarded_ms: the time of the last check in Unix milliseconds; 0 if there was no check.
@@ -31,7 +31,7 @@ def is_due(guarded_ms: int, now_ms: int) -> bool:
 
 
 async def guard_retention(context: Context, session: SessionRef, *, anew: bool = False) -> None:
-    """Set the retention policy of a session's namespace, unless it was checked within a day.
+    """Set the retention policy of a session's namespace, unless the last check was within a day.
 
     If the server does not allow the policy, log a warning and store the reason.
 

@@ -45,7 +45,10 @@ class PushSchedule:
         return [name for name, due in idle.items() if due <= now], nearest
 
     def put_off(self, session_id: str, until: float) -> None:
-        """Delay the next push of a session until a time, or until `written` if it is infinity."""
+        """Delay the next push of a session until the time ``until``.
+
+        If ``until`` is infinity, the delay lasts until the next call of `written`.
+        """
         self._due[session_id] = until
 
     def written(self) -> None:
@@ -69,11 +72,11 @@ class PullPlan:
     """The beginning of the last pull that has succeeded. The pull has read what the server held at
     this time."""
     wanted: float = -math.inf
-    """The time of the last request. Only a pull that begins after this time satisfies the request,
-    not a pull that was already running."""
+    """The time of the last request for a pull. Only a pull that begins after this time satisfies
+    the request, not a pull that was already running."""
     wanted_after_push: float = -math.inf
-    """The time of the last request that waits for the end of a running push. A pull during the push
-    would only list the memories that the push stores."""
+    """The time of the last request for a pull that waits for the end of a running push. A pull
+    during the push would only list the memories that the push stores."""
     last_result: PullResult = field(default_factory=PullResult)
     """The result of the last pull that has succeeded."""
 
@@ -123,7 +126,7 @@ class PullSchedule:
                 del self._closed[next(iter(self._closed))]
 
     def plan(self, session_id: str) -> PullPlan | None:
-        """Return the plan of a session; None if it is not open."""
+        """Return the plan of a session; None if the session is not open."""
         return self._plans.get(session_id)
 
     def plans(self) -> Collection[PullPlan]:
@@ -225,7 +228,7 @@ class PullSchedule:
         interval = plan.interval
         if is_listening:
             # Let the interval grow with the number of open sessions, so that the number of requests
-            # a second does not.
+            # per second does not grow.
             interval = max(interval, options.poll_interval_listening * len(self._plans))
         # A jitter of up to a tenth keeps devices that started together from pulling together.
         plan.due = now + interval * (0.9 + 0.2 * self._chance.random())

@@ -22,13 +22,14 @@ class ServerCheck:
         self._is_done = False
 
     async def run(self, session_id: str) -> None:
-        """Have all operations sent again if this is not the server that the journal knows.
+        """Queue the sent operations again if this is not the server that the journal knows.
 
         The new server must answer a request first, because its address may be mistyped. After the
         check has succeeded once, later calls do nothing.
 
         Raises:
-            RemoteError: this is not the server that the journal knows, and it does not answer.
+            RemoteError: this is not the server that the journal knows, and this server does not
+                answer.
         """
         if self._is_done:
             return

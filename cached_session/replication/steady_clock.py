@@ -21,7 +21,7 @@ class SteadyClock:
         self._last_moment = runtime.monotonic()
 
     def now_ms(self) -> int:
-        """Return the time in Unix milliseconds. It never goes back."""
+        """Return the time in Unix milliseconds. A result is never less than an earlier result."""
         moment = self._runtime.monotonic()
         steady = self._last_ms + int((moment - self._last_moment) * 1000)
         now = self._runtime.wall_ms()

@@ -41,7 +41,7 @@ class FaultLab:
     Args:
         clock: True to use a `ManualClock` for the devices and the server; see the property `clock`.
         options: Options of the sessions.
-        directory: Directory of the journals; None for a temporary one.
+        directory: Directory of the journals; None for a temporary directory.
         api_key: API key that the server requires; None for a server without authentication.
         modes: Choices of the server for behaviour that Dakera does not document.
     """

@@ -90,7 +90,7 @@ class Network:
         self._run_in_thread(self._mend)
 
     def close(self) -> None:
-        """Reset all connections and stop the proxy. Idempotent."""
+        """Reset all connections and stop the proxy. A repeated call has no effect."""
         if self._thread.is_alive():
             self._run_in_thread(self._reset_connections)
             self._loop.call_soon_threadsafe(self._loop.stop)

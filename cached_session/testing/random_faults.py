@@ -21,9 +21,9 @@ class Havoc:
     """The record of the faults of one call of `havoc`; print it when a test fails."""
 
     seed: int
-    """The seed of the faults; the same seed gives the same faults."""
+    """The seed of the faults; equal seeds produce identical faults."""
     done: list[str] = field(default_factory=list)
-    """The faults until now, in order: kind, URL of the network, duration."""
+    """The faults so far, in order: kind, URL of the network, duration."""
     failed: BaseException | None = None
     """The error that ended the faults early, if any; it is raised at the end of the block."""
 
@@ -39,8 +39,8 @@ def havoc(
 ) -> Iterator[Havoc]:
     """Break networks and the server at random, one fault after the other, in a ``with`` block.
 
-    At the end of the block every fault has been repaired. The same seed gives the same faults in
-    the same order; their times depend on the machine.
+    At the end of the block every fault has been repaired. Equal seeds produce identical faults in
+    an identical order; the times of the faults depend on the machine.
 
     Args:
         server: The server that is restarted, and that loses requests and responses.

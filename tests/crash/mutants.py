@@ -29,11 +29,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "an operation and its effect are two transactions": (
         "journal/writer.py",
-        "            try:\n                # Under the lock",
+        "            try:\n                # Check under the lock",
         (
             '            conn.execute("COMMIT")\n'
             "            _commit = lambda _: None\n"
-            "            try:\n                # Under the lock"
+            "            try:\n                # Check under the lock"
         ),
     ),
     "ack: stored before the operation is sent": (

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from cached_session.history.ops import GONE
@@ -14,7 +14,7 @@ from cached_session.journal.recovery import row_check
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.sqlite.db_errors import is_transient
 from cached_session.journal.tables.sessions import session_ids
-from cached_session.journal.tables.states import BY_DOT
+from cached_session.journal.tables.states import BY_DOT, BY_PLACE
 
 __all__ = [
     "OperationRow",
@@ -36,7 +36,10 @@ DEFAULT_HIGHEST = 10_000
 
 @dataclass(frozen=True)
 class OperationRow:
-    """A row of the `ops` table. The cells of a damaged row can have any type."""
+    """A row of the `ops` table. The cells of a damaged row can have any type.
+
+    The columns with a default do not exist in formats 1 and 2.
+    """
 
     seq: Any
     session: Any
@@ -52,12 +55,26 @@ class OperationRow:
     state: Any
     body: Any
     error: Any
+    turn_stamp: Any = None
+    turn_writer: Any = None
+    turn_counter: Any = None
+    branch: Any = ""
+    key_id: Any = ""
+    version: Any = 1
 
 
-# NOT INDEXED: read the table itself. An index may be damaged while the table is not.
-OPERATIONS = (
-    f"SELECT {', '.join(field.name for field in fields(OperationRow))} FROM ops NOT INDEXED"
-)
+def _operations(conn: sqlite3.Connection) -> str:
+    """Return the query for the rows of operations, with the columns that the file's format has."""
+    try:
+        found = {name for (name,) in conn.execute("SELECT name FROM pragma_table_info('ops')")}
+    except sqlite3.DatabaseError as error:
+        _raise_if_transient(error)
+        found = set()
+    names = [field.name for field in fields(OperationRow)]
+    if found and "turn_stamp" not in found:
+        names = [field.name for field in fields(OperationRow) if field.default is MISSING]
+    # NOT INDEXED: read the table itself. An index may be damaged while the table is not.
+    return f"SELECT {', '.join(names)} FROM ops NOT INDEXED"
 
 
 def decode_or_keep(cell: bytes) -> str | bytes:
@@ -111,10 +128,11 @@ def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[Operat
     # The number of the last row before the damage may itself be wrong, and higher than all others.
     # So the scan resumes after `before`, the number of the row before that row.
     before, last, highest = 0, 0, _highest_number(conn)
+    operations = _operations(conn)
     failures: Counter[int] = Counter()
     while True:
         try:
-            for row in conn.execute(f"{OPERATIONS} WHERE seq > ? ORDER BY seq", (before,)):
+            for row in conn.execute(f"{operations} WHERE seq > ? ORDER BY seq", (before,)):
                 if row[0] == last:
                     continue
                 yield OperationRow(*row)
@@ -129,7 +147,9 @@ def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[Operat
             continue
         found = None
         if failures[before] == TRIES:
-            found = _probe(conn, range(before + 1, min(highest, before + MAX_PROBES) + 1), last)
+            found = _probe(
+                conn, operations, range(before + 1, min(highest, before + MAX_PROBES) + 1), last
+            )
         if found is None:
             losses.add(f"operations from row {before + 1} on")
             return
@@ -154,13 +174,15 @@ def _highest_number(conn: sqlite3.Connection) -> int:
     return DEFAULT_HIGHEST
 
 
-def _probe(conn: sqlite3.Connection, numbers: range, known: int) -> OperationRow | None:
+def _probe(
+    conn: sqlite3.Connection, operations: str, numbers: range, known: int
+) -> OperationRow | None:
     """Return the first operation that can be read among these row numbers, except a known one."""
     for seq in numbers:
         if seq == known:
             continue
         try:
-            row = _read_row(conn, f"{OPERATIONS} WHERE seq = ?", (seq,))
+            row = _read_row(conn, f"{operations} WHERE seq = ?", (seq,))
         except sqlite3.DatabaseError as error:
             _raise_if_transient(error)
             continue
@@ -198,9 +220,15 @@ def _read_items(
     conn: sqlite3.Connection, row: OperationRow
 ) -> tuple[list[tuple[Any, ...]], list[int]]:
     """Return the (index, payload) rows of an append, and the indexes of rows with damage."""
-    key = (row.stamp, row.session, row.writer, row.counter)
-    # The condition includes the stamp, so that SQLite finds the rows by their primary key.
-    sql = f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE stamp = ? AND {BY_DOT}"
+    # The conditions include the turn and the stamp, so that SQLite finds the rows by their primary
+    # key.
+    key: tuple[Any, ...]
+    if row.turn_stamp is None:
+        where, key = f"stamp = ? AND {BY_DOT}", (row.stamp, row.session, row.writer, row.counter)
+    else:
+        turn = (row.turn_stamp, row.turn_writer, row.turn_counter)
+        where, key = BY_PLACE, (row.session, *turn, row.stamp, row.writer, row.counter)
+    sql = f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {where}"
     try:
         return conn.execute(sql, key).fetchall(), []
     except sqlite3.DatabaseError as error:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cached_session.history.clock import stamp_ms
-from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear, decode_pop
+from cached_session.history.ops import (
+    GONE,
+    Dot,
+    Kind,
+    Operation,
+    TurnKey,
+    decode_clear,
+    decode_mark,
+    decode_pop,
+    is_id,
+    normalize_turn,
+)
 from cached_session.journal.recovery.read_damaged import OperationRow, read_payloads
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.tables.row_bounds import check_operation
-from cached_session.journal.tables.states import SENT, STATES
+from cached_session.journal.tables.states import ACKED, SENT, STATES
 
 __all__ = ["RebuiltOperation", "rebuild_operation"]
 
@@ -50,20 +62,21 @@ def rebuild_operation(
     """Return the operation of a row. Return None and add a loss if the row does not have enough
     valid cells to identify the operation."""
     try:
-        operation, lost = _rebuild(conn, row)
+        operation, lost, is_placed = _rebuild(conn, row)
     except (TypeError, ValueError) as damage:
         losses.add(f"operation {row.writer}:{row.counter}: {damage}")
         return None
     return RebuiltOperation(
         operation,
         row.state if row.state in STATES else SENT,
-        row.digest if isinstance(row.digest, str) and row.digest else None,
+        row.digest if isinstance(row.digest, str) and row.digest and is_placed else None,
         row.error if isinstance(row.error, str) else None,
         lost,
     )
 
 
-def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, list[int]]:
+def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, list[int], bool]:
+    """Return the operation, the indexes of lost items, and whether its turn could be read."""
     said_ms = row.said_ms if type(row.said_ms) is int else stamp_ms(row.stamp)
     check_operation(row.writer, row.counter, row.stamp, said_ms, row.count, "")
     kind = Kind(row.kind)
@@ -73,9 +86,41 @@ def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, li
         texts, lost = read_payloads(conn, row)
     elif kind is Kind.POP:
         decode_pop(row.body)
+    elif kind is Kind.MARK:
+        decode_mark(row.body)
     else:
         decode_clear(row.body)
     # A damaged flag counts as private, so that no private text is sent in readable form.
     is_private = row.private not in (0, False)
     dot = Dot(row.writer, row.counter)
-    return Operation(dot, kind, row.stamp, said_ms, tuple(texts), is_private), lost
+    op = Operation(dot, kind, row.stamp, said_ms, tuple(texts), is_private, version=1)
+    if row.turn_stamp is None:
+        return op, lost, True
+    try:
+        return replace(op, **_placement(row, dot)), lost, True
+    except (TypeError, ValueError):
+        if row.state == ACKED:
+            # The next pull fetches the operation with its place in the history.
+            raise
+        return replace(op, version=2), lost, False
+
+
+def _placement(row: OperationRow, dot: Dot) -> dict[str, Any]:
+    """Return the fields of an operation that only wire version 2 has.
+
+    Raises:
+        TypeError, ValueError: a cell is damaged.
+    """
+    check_operation(row.turn_writer, row.turn_counter, row.turn_stamp, 0, 1, "")
+    for text in (row.branch, row.key_id):
+        if text != "" and not is_id(text):
+            raise ValueError(f"the branch or key {text!r:.80} is not valid")
+    if row.version not in (1, 2):
+        raise ValueError(f"the wire version {row.version!r:.80} is not valid")
+    turn = TurnKey(row.turn_stamp, row.turn_writer, row.turn_counter)
+    return {
+        "turn": normalize_turn(turn, row.stamp, dot),
+        "branch": row.branch,
+        "key_id": row.key_id,
+        "version": row.version,
+    }

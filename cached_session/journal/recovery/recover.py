@@ -114,7 +114,9 @@ def _restore_schema(old: sqlite3.Connection) -> bool:
     """Restore a damaged schema until the transaction ends. Return whether it was damaged and could
     be restored."""
     try:
-        if old.in_transaction and not schema_check.is_complete(old):
+        (version,) = old.execute("PRAGMA user_version").fetchone()
+        is_current = version == schema.FORMAT
+        if old.in_transaction and is_current and not schema_check.is_complete(old):
             schema_check.restore_schema(old)
             return True
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

@@ -12,14 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cached_session.history.frontier import Frontier
-from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, decode_clear, decode_pop
+from cached_session.history.ops import (
+    GONE,
+    Dot,
+    ItemRef,
+    Kind,
+    Operation,
+    decode_clear,
+    decode_mark,
+    decode_pop,
+)
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.sqlite.tracked_connection import count_history_change
+from cached_session.journal.tables.calls import call_rows
 from cached_session.journal.tables.frontier_tables import FrontierTables, KnownWriter
+from cached_session.journal.tables.marks import store_mark
 from cached_session.journal.tables.remove_items import OperationRow, operation_row, remove_items
 from cached_session.journal.tables.sessions import stored_id
-from cached_session.journal.tables.states import ACKED
+from cached_session.journal.tables.states import ACKED, PLACE
 
 __all__ = ["Applied", "SessionTransaction"]
 
@@ -77,6 +88,7 @@ class SessionTransaction(FrontierTables):
         empty."""
         self._ops: list[tuple[object, ...]] = []
         self._items: list[tuple[object, ...]] = []
+        self._calls: list[tuple[int, int, str, int]] = []
 
     @classmethod
     def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
@@ -136,8 +148,9 @@ class SessionTransaction(FrontierTables):
         live = self._effect(op, known, codecs, state, own)
         size = sum(map(len, op.payloads))
         body = None if op.kind is Kind.APPEND else op.payloads[0]
-        head = (self.session, writer, counter, op.kind.value, op.stamp, op.said_ms)
-        self._ops.append((*head, len(op.payloads), live, size, op.private, digest, state, body))
+        head = (self.session, op.kind.value, *op.turn_key, op.stamp, *op.dot, op.said_ms)
+        counts = (len(op.payloads), live, size, op.private, digest, state, body)
+        self._ops.append((*head, *counts, op.branch, op.key_id, op.version))
         self.advance(writer, counter)
         for table in ("holes", "parts"):
             if self.has(table):
@@ -183,7 +196,9 @@ class SessionTransaction(FrontierTables):
         if op.kind is Kind.APPEND:
             return self._append(op, known, codecs)
         self.flush()
-        if op.kind is Kind.POP:
+        if op.kind is Kind.MARK:
+            store_mark(self.conn, self.session, op, decode_mark(op.payloads[0]))
+        elif op.kind is Kind.POP:
             self._pop(decode_pop(op.payloads[0]), op.dot if own else None)
         else:
             covered = decode_clear(op.payloads[0])
@@ -193,7 +208,6 @@ class SessionTransaction(FrontierTables):
         return 0
 
     def _append(self, op: Operation, known: KnownWriter, codecs: Sequence[int] | None) -> int:
-        writer, counter = op.dot
         if codecs is None:
             codecs = [codec_of(payload) if payload else 0 for payload in op.payloads]
         hidden = set(self.popped(op.dot))
@@ -202,17 +216,19 @@ class SessionTransaction(FrontierTables):
                 "DELETE FROM popped WHERE session = ? AND writer = ? AND counter = ?",
                 (self.session, *op.dot),
             )
-        if counter in known.cleared:
+        if op.dot.counter in known.cleared:
             hidden = set(range(len(op.payloads)))
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
+        place = (self.session, *op.turn_key, op.stamp, *op.dot)
         shown = [
-            (self.session, op.stamp, writer, counter, index, payload, codec)
+            (*place, index, payload, codec)
             for index, (payload, codec) in enumerate(zip(op.payloads, codecs, strict=True))
             if index not in hidden
         ]
         live = len(shown)
         if live:
             self._items += shown
+            self._calls += call_rows(self.session, op.dot, [row[-2] for row in shown])
         self.applied.items += live
         return live
 
@@ -237,15 +253,26 @@ class SessionTransaction(FrontierTables):
             self.advance(writer)
         # Query `items`, not `ops`: most rows of `ops` may have no visible items any more.
         shown = self.conn.execute(
-            "SELECT stamp, writer, counter FROM items WHERE session = ? "
-            "GROUP BY session, stamp, writer, counter",
+            f"SELECT DISTINCT {PLACE} FROM items WHERE session = ? ORDER BY session, {PLACE}",
             (self.session,),
         ).fetchall()
-        for stamp, writer, counter in shown:
+        for *turn, stamp, writer, counter in shown:
             if (writer, counter) in covered:
                 dot = Dot(writer, counter)
                 op = operation_row(self.conn, self.session, dot)
-                self._remove(op or OperationRow(None, stamp, ACKED, None), dot, None, by)
+                place = (*turn, stamp, *dot)
+                self._remove(op or OperationRow(None, place, ACKED, None), dot, None, by)
+
+    def is_last(self, op: Operation) -> bool:
+        """Return whether no visible item is after an append that this transaction applies."""
+        if op.turn is None:
+            # Its stamp is the largest, or the operation continues the run with the largest stamp.
+            return True
+        later = self.conn.execute(
+            f"SELECT 1 FROM items WHERE session = ? AND ({PLACE}) > (?, ?, ?, ?, ?, ?) LIMIT 1",
+            (self.session, *op.turn_key, op.stamp, *op.dot),
+        )
+        return later.fetchone() is None
 
     def withdraw(self, dot: Dot) -> None:
         """Remove the items of a dropped operation, without a pop or clear that removes them."""
@@ -263,15 +290,18 @@ class SessionTransaction(FrontierTables):
         """Write the buffered rows, so that later queries in this transaction see them."""
         if self._ops:
             self.conn.executemany(
-                "INSERT INTO ops (session, writer, counter, kind, stamp, said_ms, count, live, "
-                "bytes, private, digest, state, body) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO ops (session, kind, {PLACE}, said_ms, count, live, bytes, private, "
+                "digest, state, body, branch, key_id, version) "
+                f"VALUES ({', '.join('?' * 19)})",
                 self._ops,
             )
             self._ops.clear()
         if self._items:
-            self.conn.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)", self._items)
+            self.conn.executemany(f"INSERT INTO items VALUES ({', '.join('?' * 10)})", self._items)
             self._items.clear()
+        if self._calls:
+            self.conn.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)", self._calls)
+            self._calls.clear()
         super().flush()
 
     def finish(self) -> Applied:

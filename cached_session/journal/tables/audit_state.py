@@ -25,7 +25,7 @@ from cached_session.journal.tables.audit_plan import (
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import Forget
 from cached_session.journal.tables.sessions import session_ids
-from cached_session.journal.tables.states import ACKED, PARKED
+from cached_session.journal.tables.states import ACKED, BY_PLACE, PARKED, PLACE
 
 __all__ = [
     "AuditOverview",
@@ -122,25 +122,23 @@ def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerLis
 def _held(tx: SessionTransaction) -> Iterator[HeldOperation]:
     """Yield the operations of a session in the order of writing."""
     rows = tx.conn.execute(
-        "SELECT seq, writer, counter, kind, stamp, body, state FROM ops "
-        "WHERE session = ? ORDER BY seq",
+        f"SELECT seq, kind, body, state, {PLACE} FROM ops WHERE session = ? ORDER BY seq",
         (tx.session,),
     )
-    for seq, writer, counter, kind, stamp, body, state in rows:
-        dot, is_append = Dot(writer, counter), kind == Kind.APPEND.value
+    for seq, kind, body, state, *place in rows:
+        dot, is_append = Dot(*place[-2:]), kind == Kind.APPEND.value
         part_counts: dict[int, int] = {}
         if state in (ACKED, PARKED):
-            part_counts = _visible(tx, dot, stamp) if is_append else {0: part_count(body)}
+            part_counts = _visible(tx, place) if is_append else {0: part_count(body)}
         yield HeldOperation(seq, dot, state == ACKED, state == PARKED, is_append, part_counts)
 
 
-def _visible(tx: SessionTransaction, dot: Dot, stamp: int) -> dict[int, int]:
+def _visible(tx: SessionTransaction, place: Sequence[object]) -> dict[int, int]:
     """Return the number of parts of each visible item of an append."""
     return dict(
         tx.conn.execute(
-            "SELECT idx, part_count(CAST(payload AS BLOB)) FROM items "
-            "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ?",
-            (tx.session, stamp, *dot),
+            f"SELECT idx, part_count(CAST(payload AS BLOB)) FROM items WHERE {BY_PLACE}",
+            (tx.session, *place),
         ).fetchall()
     )
 

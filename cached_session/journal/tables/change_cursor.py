@@ -12,7 +12,7 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cached_session.history.clock import stamp_ms
 from cached_session.history.ops import decode_pop
@@ -20,7 +20,7 @@ from cached_session.history.order import Position
 from cached_session.journal.tables import item_rows
 from cached_session.journal.tables.outbox import newest
 from cached_session.journal.tables.sessions import session_row
-from cached_session.journal.tables.states import ACKED, PARKED, sync_state
+from cached_session.journal.tables.states import ACKED, PARKED, PLACE, items_of, sync_state
 from cached_session.models import Change, Entry
 
 __all__ = ["ChangeCursor", "advance"]
@@ -66,7 +66,7 @@ class ChangeCursor:
         """Return the cursor of a follower that shows these entries."""
         positions, unsent = set[Position](), dict[Dot, bool]()
         for entry in entries:
-            positions.add((entry.stamp, entry.writer, entry.counter, entry.index))
+            positions.add(item_rows.position_of(entry))
             if entry.sync_state != "acked":
                 unsent[entry.writer, entry.counter] = entry.sync_state == "parked"
         return cls(sorted(positions), unsent=unsent, pending=_pending(unsent))
@@ -88,7 +88,8 @@ def advance(
 class _Op(NamedTuple):
     state: int
     said_ms: int
-    stamp: int
+    place: tuple[Any, ...]
+    """The values of the columns `PLACE`."""
 
 
 class _Step:
@@ -171,16 +172,15 @@ class _Step:
 
     def _all(self) -> list[Position]:
         return self.conn.execute(
-            "SELECT stamp, writer, counter, idx FROM items WHERE session = ? "
-            "ORDER BY session, stamp, writer, counter, idx",
+            f"SELECT {PLACE}, idx FROM items WHERE session = ? ORDER BY session, {PLACE}, idx",
             (self.session,),
         ).fetchall()
 
     def _applied_after(self, seq: int | None) -> list[Position]:
         return self.conn.execute(
-            "SELECT i.stamp, i.writer, i.counter, i.idx FROM ops o CROSS JOIN items i "
-            "ON i.session = o.session AND i.stamp = o.stamp AND i.writer = o.writer "
-            "AND i.counter = o.counter WHERE o.seq > ? AND o.session = ? ORDER BY 1, 2, 3, 4",
+            "SELECT i.turn_stamp, i.turn_writer, i.turn_counter, i.stamp, i.writer, i.counter, "
+            f"i.idx FROM ops o CROSS JOIN items i ON {items_of('o', 'i')} "
+            "WHERE o.seq > ? AND o.session = ? ORDER BY 1, 2, 3, 4, 5, 6, 7",
             (seq, self.session),
         ).fetchall()
 
@@ -194,7 +194,7 @@ class _Step:
             ref = decode_pop(body)
             op = self._op(ref.dot)
             if op is not None:
-                position = (op.stamp, *ref.dot, ref.index)
+                position = (*op.place, ref.index)
                 rank = bisect_left(shown, position)
                 if shown[rank : rank + 1] == [position]:
                     ranks.add(rank)
@@ -202,14 +202,16 @@ class _Step:
 
     def _gone(self, ranked: Iterable[tuple[int, Position]]) -> list[Entry]:
         entries = []
-        for rank, (stamp, writer, counter, index) in ranked:
-            op = self._op((writer, counter)) or _Op(ACKED, stamp_ms(stamp), stamp)
+        for rank, position in ranked:
+            turn, (stamp, writer, counter, index) = position[:3], position[3:]
+            op = self._op((writer, counter)) or _Op(ACKED, stamp_ms(stamp), ())
             entries.append(
                 Entry(
                     rank=rank,
                     item=None,
                     stamp=stamp,
                     run=item_rows.run_of(stamp, writer),
+                    turn=item_rows.turn_of(*turn),
                     writer=writer,
                     counter=counter,
                     index=index,
@@ -243,7 +245,7 @@ class _Step:
                 # An operation without a row was dropped, or was acknowledged long ago and deleted.
                 self.acked += row is not None and row.state == ACKED
             if row:
-                positions += _places_of(view, dot, row.stamp)
+                positions += _places_of(view, row.place)
         entries = self._entries(view, sorted(positions))
         reported = view.pending if view.pending is not None and not self.changes else self.pending
         if self.acked or entries or reported != self.pending:
@@ -260,23 +262,23 @@ class _Step:
 
     def _op(self, dot: Dot) -> _Op | None:
         row = self.conn.execute(
-            "SELECT state, said_ms, stamp FROM ops "
+            f"SELECT state, said_ms, {PLACE} FROM ops "
             "WHERE session = ? AND writer = ? AND counter = ?",
             (self.session, *dot),
         ).fetchone()
-        return None if row is None else _Op(*row)
+        return None if row is None else _Op(row[0], row[1], tuple(row[2:]))
 
     def _report(self, kind: Literal["appended", "removed", "synced"], entries: list[Entry]) -> None:
         operations = self.acked if kind == "synced" else 0
         self.changes.append(Change(kind, tuple(entries), operations, self.pending))
 
 
-def _places_of(view: ChangeCursor, dot: Dot, stamp: int) -> Sequence[Position]:
+def _places_of(view: ChangeCursor, place: tuple[Any, ...]) -> Sequence[Position]:
     """Return the positions of the shown items of an operation."""
-    writer, counter = dot
     shown = view.positions or ()
-    first = bisect_left(shown, (stamp, writer, counter, 0))
-    return shown[first : bisect_left(shown, (stamp, writer, counter + 1, 0), first)]
+    *before, counter = place
+    first = bisect_left(shown, (*before, counter, 0))
+    return shown[first : bisect_left(shown, (*before, counter + 1, 0), first)]
 
 
 def _pending(unsent: Mapping[Dot, bool]) -> int:

@@ -12,7 +12,7 @@ from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.row_bounds import check_memories
-from cached_session.journal.tables.states import ACKED, BY_DOT, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import ACKED, BY_DOT, PARKED, PENDING, SENT, items_of
 from cached_session.journal.tables.writes import Author, last_item, pop_ref
 
 __all__ = [
@@ -131,7 +131,7 @@ def reserve(
     found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
-    ref, row, _ = found
+    ref, row = found.ref, found.row
     (state,) = conn.execute(
         f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *ref.dot)
     ).fetchone()
@@ -216,8 +216,7 @@ def is_parked(conn: sqlite3.Connection, session: SessionRef, dot: Dot) -> bool:
 OPEN_CLAIMS = (
     "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, "
     f"coalesce(o.count, c.idx + 1), coalesce(o.state, {ACKED}), "
-    "EXISTS (SELECT 1 FROM items i WHERE i.session = c.session AND i.stamp = o.stamp "
-    "AND i.writer = c.writer AND i.counter = c.counter AND i.idx = c.idx) "
+    f"EXISTS (SELECT 1 FROM items i WHERE {items_of('o', 'i')} AND i.idx = c.idx) "
     "FROM claims c "
     "LEFT JOIN ops o "
     "ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "

@@ -226,10 +226,11 @@ class FrontierTables:
     def clear_frontier(self) -> Frontier:
         """Return the frontier for a new clear: the applied operations that the clear covers.
 
-        Replicas do not search for an operation that a clear covers. Three kinds are left out:
+        Replicas do not search for an operation that a clear covers. Four kinds are left out:
         operations that acknowledged clears already cover, so that the frontier stays small; earlier
-        clears, because replicas still need them to learn what those cover; and pops of items that
-        have not arrived, because this clear does not remove those items.
+        clears, because replicas still need them to learn what those cover; marks, which a clear
+        does not remove; and pops of items that have not arrived, because this clear does not remove
+        those items.
         """
         found = self.frontier()
         settled: dict[str, Ranges] = {}
@@ -249,7 +250,9 @@ class FrontierTables:
             "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
             (self.session,),
         ):
-            if kind == Kind.CLEAR.value or not self._is_here(decode_pop(body).dot):
+            if kind in (Kind.CLEAR.value, Kind.MARK.value) or not self._is_here(
+                decode_pop(body).dot
+            ):
                 needed.append((writer, counter))
         return needed
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from cached_session.history.ops import Dot, Kind, Operation, decode_pop
+from cached_session.history.ops import Dot, Kind, Operation, TurnKey, decode_pop
+from cached_session.history.order import position
 from cached_session.history.parts import Part, assemble
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
@@ -97,7 +99,7 @@ def _completed(
         if op is not None:
             complete.append((op, digest))
     # Any order gives the same history. This order makes SQLite insert adjacent rows in turn.
-    complete.sort(key=lambda found: (found[0].stamp, found[0].dot))
+    complete.sort(key=lambda found: position(found[0]))
     return complete
 
 
@@ -190,7 +192,7 @@ def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
     """Store parts; return whether any of them is new."""
     tx.mark("parts")
     stored = tx.conn.executemany(
-        "INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR IGNORE INTO parts VALUES ({', '.join('?' * 20)})",
         [
             (
                 tx.session,
@@ -206,6 +208,10 @@ def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
                 part.private,
                 part.seal,
                 part.text,
+                *(part.turn or (part.stamp, *part.dot)),
+                part.branch,
+                part.key_id,
+                part.version,
             )
             for part in group
         ],
@@ -216,24 +222,46 @@ def _store_parts(tx: SessionTransaction, group: list[Part]) -> bool:
 def _stored_parts(tx: SessionTransaction, dot: Dot, digest: str | None = None) -> list[Part]:
     """Return the stored parts of an operation with this digest, or with any digest (None)."""
     rows = tx.conn.execute(
-        "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text "
+        "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text, "
+        "turn_stamp, turn_writer, turn_counter, branch, key_id, version "
         f"FROM parts WHERE {BY_DOT} AND digest = coalesce(?, digest)",
         (tx.session, *dot, digest),
     ).fetchall()
-    return [
-        Part(
-            dot=dot,
-            kind=Kind(kind),
-            stamp=stamp,
-            said_ms=said_ms,
-            private=bool(private),
-            digest=content,
-            seal=seal,
-            count=count,
-            index=index,
-            parts=parts,
-            part=part,
-            text=text,
-        )
-        for content, index, part, parts, count, kind, stamp, said_ms, private, seal, text in rows
-    ]
+    return [_part(dot, *row) for row in rows]
+
+
+def _part(
+    dot: Dot,
+    digest: str,
+    index: int,
+    part: int,
+    parts: int,
+    count: int,
+    kind: str,
+    stamp: int,
+    said_ms: int,
+    private: int,
+    seal: str,
+    text: str,
+    *rest: Any,
+) -> Part:
+    *turn, branch, key_id, version = rest
+    key = TurnKey(*turn)
+    return Part(
+        dot=dot,
+        kind=Kind(kind),
+        stamp=stamp,
+        said_ms=said_ms,
+        private=bool(private),
+        digest=digest,
+        seal=seal,
+        count=count,
+        index=index,
+        parts=parts,
+        part=part,
+        text=text,
+        turn=None if key == (stamp, *dot) else key,
+        branch=branch,
+        key_id=key_id,
+        version=version,
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from cached_session.history.order import Position
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables.sessions import session_row
-from cached_session.journal.tables.states import sync_state
+from cached_session.journal.tables.states import PLACE, backwards, sync_state
 from cached_session.models import Entry
 
 __all__ = [
@@ -25,29 +25,30 @@ __all__ = [
     "entries_backwards",
     "entry_at",
     "is_whole_tail",
+    "position_of",
     "ranked",
     "run_of",
     "slices",
     "snapshot",
     "tail",
+    "turn_of",
 ]
 
 EXPORT = (
     "SELECT CAST(payload AS BLOB), codec FROM items "
     "WHERE session = (SELECT id FROM sessions WHERE session_id = ?) "
-    "ORDER BY session, stamp, writer, counter, idx"
+    f"ORDER BY session, {PLACE}, idx"
 )
 """All items of a session in order: one scan of clustered rows. The payload is read as bytes, so
 that one row with damaged text does not prevent the others from being read."""
 BACKWARDS = (
-    "SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? "
-    "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC"
+    f"SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? ORDER BY {backwards()}"
 )
 """All items of a session, selected by its row number, latest first."""
 TAIL = f"{BACKWARDS} LIMIT ?"
 FORWARD = (
-    "FROM items WHERE session = ? AND (stamp, writer, counter, idx) > (?, ?, ?, ?) "
-    "ORDER BY session, stamp, writer, counter, idx LIMIT ?"
+    f"FROM items WHERE session = ? AND ({PLACE}, idx) > (?, ?, ?, ?, ?, ?, ?) "
+    f"ORDER BY session, {PLACE}, idx LIMIT ?"
 )
 JOINED = (
     "SELECT CAST(group_concat(payload) AS BLOB), count(*), max(codec) "
@@ -74,7 +75,7 @@ def is_whole_tail(conn: sqlite3.Connection, session: int, limit: int) -> bool:
     """
     oldest = conn.execute(
         "SELECT writer, min(counter) FROM (SELECT writer, counter FROM items WHERE session = ? "
-        "ORDER BY session DESC, stamp DESC, writer DESC, counter DESC, idx DESC LIMIT ?) "
+        f"ORDER BY {backwards()} LIMIT ?) "
         "GROUP BY writer",
         (session, limit),
     ).fetchall()
@@ -126,7 +127,7 @@ def slices(
 ) -> Iterator[Slice]:
     """Yield all items of a session in order, in slices of limited size. Call it inside
     `snapshot`."""
-    position: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0)
+    position: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0, "", 0, 0)
     most = most_items
     while position is not None:
         key = (session, *position, most)
@@ -139,7 +140,7 @@ def slices(
 
         yield Slice(b"[%b]" % joined, count, not codec, rows)
         last = conn.execute(
-            f"SELECT stamp, writer, counter, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
+            f"SELECT {PLACE}, idx {FORWARD} OFFSET ?", (*key[:-1], 1, most - 1)
         ).fetchone()
         if last is not None and not _is_after(last, position):
             # The next slice would begin before the end of this slice, and the loop would be
@@ -157,20 +158,20 @@ def _is_after(position: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
     SQLite compares values of other types by its own rules, so it may sort a damaged item after
     itself.
     """
-    return tuple(map(type, position)) == (int, str, int, int) and position > before
+    return tuple(map(type, position)) == (int, str, int, int, str, int, int) and position > before
 
 
 ENTRY = (
-    "SELECT CAST(i.payload AS BLOB), i.codec, i.stamp, i.writer, i.counter, i.idx, "
-    "o.state, o.said_ms "
+    "SELECT CAST(i.payload AS BLOB), i.codec, i.turn_stamp, i.turn_writer, i.turn_counter, "
+    "i.stamp, i.writer, i.counter, i.idx, o.state, o.said_ms "
     "FROM items i CROSS JOIN ops o ON o.session = i.session AND o.writer = i.writer "
     "AND o.counter = i.counter WHERE i.session = ? "
 )
-ENTRIES = (
-    f"{ENTRY}ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC "
-    "LIMIT ?"
+ENTRIES = f"{ENTRY}ORDER BY {backwards('i')} LIMIT ?"
+AT = (
+    f"{ENTRY}AND i.turn_stamp = ? AND i.turn_writer = ? AND i.turn_counter = ? "
+    "AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?"
 )
-AT = f"{ENTRY}AND i.stamp = ? AND i.writer = ? AND i.counter = ? AND i.idx = ?"
 
 
 def entries_backwards(
@@ -190,13 +191,14 @@ def entries_backwards(
 
 def _entry(rank: int, row: tuple[Any, ...]) -> list[Entry]:
     """Return the entry of an `ENTRY` row; an empty list if its item cannot be decoded."""
-    payload, codec, stamp, writer, counter, index, state, said_ms = row
+    payload, codec, *turn, stamp, writer, counter, index, state, said_ms = row
     return [
         Entry(
             rank=rank,
             item=item,
             stamp=stamp,
             run=run_of(stamp, writer),
+            turn=turn_of(*turn),
             writer=writer,
             counter=counter,
             index=index,
@@ -235,14 +237,26 @@ def run_of(stamp: int, writer: str) -> str:
     return f"{stamp:016x}-{writer}"
 
 
+def position_of(entry: Entry) -> Position:
+    """Return the position of an entry."""
+    stamp, writer, counter = entry.turn.split("-")
+    turn = (int(stamp, 16), writer, int(counter))
+    return (*turn, entry.stamp, entry.writer, entry.counter, entry.index)
+
+
+def turn_of(stamp: int, writer: str, counter: int) -> str:
+    """Return the name of a turn."""
+    return f"{stamp:016x}-{writer}-{counter}"
+
+
 def _between(
     conn: sqlite3.Connection, session: int, position: Position, above: Position | None
 ) -> int:
     """Count the items from a position on, up to but not including the position ``above``."""
-    below = "" if above is None else "AND (stamp, writer, counter, idx) < (?, ?, ?, ?)"
+    below = "" if above is None else f"AND ({PLACE}, idx) < (?, ?, ?, ?, ?, ?, ?)"
     (count,) = conn.execute(
         "SELECT count(*) FROM items WHERE session = ? "
-        f"AND (stamp, writer, counter, idx) >= (?, ?, ?, ?) {below}",
+        f"AND ({PLACE}, idx) >= (?, ?, ?, ?, ?, ?, ?) {below}",
         (session, *position, *(above or ())),
     ).fetchone()
     return int(count)
@@ -269,11 +283,11 @@ def entries_at(
         standing: set[Position] = set()
         for writer, counter, index in wanted:
             found = conn.execute(
-                "SELECT stamp FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+                f"SELECT {PLACE} FROM ops WHERE session = ? AND writer = ? AND counter = ?",
                 (row[0], writer, counter),
             ).fetchone()
             if found is not None:
-                standing.add((found[0], writer, counter, index))
+                standing.add((*found, index))
         entries = {
             (entry.writer, entry.counter, entry.index): entry
             for entry in ranked(conn, row[0], row[1], sorted(standing, reverse=True))

@@ -9,14 +9,23 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation, decode_clear
+from cached_session.history.ops import GONE, Dot, Kind, Operation, TurnKey, decode_clear
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import note_progress, note_success
 from cached_session.journal.tables.row_bounds import check_memories, check_operation
 from cached_session.journal.tables.sessions import session_ids, session_number
-from cached_session.journal.tables.states import ACKED, AGAIN, BY_DOT, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import (
+    ACKED,
+    AGAIN,
+    BY_DOT,
+    BY_PLACE,
+    PARKED,
+    PENDING,
+    PLACE,
+    SENT,
+)
 
 __all__ = [
     "WAITING",
@@ -127,11 +136,13 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
     """Return operations with their payloads. `GONE` replaces each removed payload of an append."""
     found = []
     rows = conn.execute(
-        "SELECT seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body "
-        f"FROM ops WHERE {where} ORDER BY seq",
+        "SELECT seq, session, kind, said_ms, count, private, digest, body, "
+        f"branch, key_id, version, {PLACE} FROM ops WHERE {where} ORDER BY seq",
         key,
     ).fetchall()
-    for seq, session, writer, counter, kind, stamp, said_ms, count, private, digest, body in rows:
+    for seq, session, kind, said_ms, count, private, digest, body, *rest in rows:
+        branch, key_id, version, *place = rest
+        *turn, stamp, writer, counter = place
         try:
             check_operation(writer, counter, stamp, said_ms, count, digest)
         except ValueError as error:
@@ -140,15 +151,24 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
         if kind == Kind.APPEND.value:
             texts = [GONE] * count
             for index, payload in conn.execute(
-                "SELECT idx, CAST(payload AS BLOB) FROM items WHERE session = ? AND stamp = ? "
-                "AND writer = ? AND counter = ?",
-                (session, stamp, writer, counter),
+                f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {BY_PLACE}",
+                (session, *place),
             ):
                 # Send a damaged text as far as it can be decoded, so that it does not block later
                 # operations. Its checksum shows the damage to other devices.
                 texts[index] = payload.decode(errors="replace")
+        dot, key_of_turn = Dot(writer, counter), TurnKey(*turn)
         op = Operation(
-            Dot(writer, counter), Kind(kind), stamp, said_ms, tuple(texts), bool(private)
+            dot,
+            Kind(kind),
+            stamp,
+            said_ms,
+            tuple(texts),
+            bool(private),
+            None if key_of_turn == (stamp, *dot) else key_of_turn,
+            branch,
+            key_id,
+            version,
         )
         found.append(Outgoing(seq, op, digest))
     return found

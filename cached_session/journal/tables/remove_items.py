@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cached_session.history.ops import Dot
 from cached_session.journal.tables import search_index
-from cached_session.journal.tables.states import AGAIN, PENDING, SENT
+from cached_session.journal.tables.states import AGAIN, BY_PLACE, PENDING, PLACE, SENT
 
 __all__ = ["OperationRow", "operation_row", "remove_items"]
 
@@ -18,7 +18,8 @@ class OperationRow(NamedTuple):
     seq: int | None
     """The row's number; None if damage to the file has removed the row but not the operation's
     items."""
-    stamp: int
+    place: tuple[object, ...]
+    """The values of the columns `PLACE`."""
     state: int
     error: str | None
 
@@ -26,10 +27,14 @@ class OperationRow(NamedTuple):
 def operation_row(conn: sqlite3.Connection, session: int, dot: Dot) -> OperationRow | None:
     """Return the row of an operation; None if the journal has no such row."""
     row = conn.execute(
-        "SELECT seq, stamp, state, error FROM ops WHERE session = ? AND writer = ? AND counter = ?",
+        f"SELECT seq, state, error, {PLACE} FROM ops "
+        "WHERE session = ? AND writer = ? AND counter = ?",
         (session, *dot),
     ).fetchone()
-    return None if row is None else OperationRow(*row)
+    if row is None:
+        return None
+    seq, state, error, *place = row
+    return OperationRow(seq, tuple(place), state, error)
 
 
 def remove_items(
@@ -46,8 +51,8 @@ def remove_items(
     removed them. After ``by`` is acknowledged, a push deletes the memories of the items from the
     server.
     """
-    where = "session = ? AND stamp = ? AND writer = ? AND counter = ?"
-    key: tuple[object, ...] = (session, op.stamp, *dot)
+    where = BY_PLACE
+    key: tuple[object, ...] = (session, *op.place)
     if index is not None:
         where, key = f"{where} AND idx = ?", (*key, index)
     if by is None and (op.state in (PENDING, SENT) or op.error == AGAIN):
@@ -61,12 +66,12 @@ def remove_items(
             f"part_count(CAST(payload AS BLOB)), ?, ? FROM items WHERE {where}",
             (*by, *key),
         )
-    indexed = _document(conn, session, op, dot)
+    indexed = _document(conn, session, op)
     removed = conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
     if removed:
         if indexed is not None:
             search_index.remove(conn, [indexed])
-            left = _document(conn, session, op, dot)
+            left = _document(conn, session, op)
             search_index.add(conn, [left] if left is not None else [])
         conn.execute(
             "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
@@ -75,17 +80,14 @@ def remove_items(
     return removed
 
 
-def _document(
-    conn: sqlite3.Connection, session: int, op: OperationRow, dot: Dot
-) -> tuple[int, str] | None:
+def _document(conn: sqlite3.Connection, session: int, op: OperationRow) -> tuple[int, str] | None:
     """Return the search document of an operation; None if the operation is not indexed."""
     reached = search_index.reach(conn)
     if reached is None or op.seq is None or op.seq > reached:
         return None
     payloads = conn.execute(
-        "SELECT CAST(payload AS BLOB) FROM items "
-        "WHERE session = ? AND stamp = ? AND writer = ? AND counter = ? ORDER BY idx",
-        (session, op.stamp, *dot),
+        f"SELECT CAST(payload AS BLOB) FROM items WHERE {BY_PLACE} ORDER BY idx",
+        (session, *op.place),
     ).fetchall()
     if not payloads:
         return None

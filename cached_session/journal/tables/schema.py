@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Callable
 
 from cached_session.errors import JournalError, JournalTooNew
+from cached_session.journal.tables import calls
 from cached_session.journal.tables import search_index as index_table
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
 APPLICATION_ID = 0x63736A6C
 """``csjl`` in the file's header, which distinguishes a journal from other SQLite files."""
-FORMAT = 2
+FORMAT = 3
 """The format that this code writes (``PRAGMA user_version``). A new format needs a migration."""
 
 DDL = """
@@ -43,7 +44,10 @@ CREATE TABLE ops (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
     counter INTEGER NOT NULL,
-    kind TEXT NOT NULL,                    -- append, pop, clear
+    kind TEXT NOT NULL,                    -- append, pop, clear, mark
+    turn_stamp INTEGER NOT NULL,           -- the turn of an append: its head's stamp and dot;
+    turn_writer TEXT NOT NULL,             -- otherwise the operation's own
+    turn_counter INTEGER NOT NULL,
     stamp INTEGER NOT NULL,
     said_ms INTEGER NOT NULL,
     count INTEGER NOT NULL,                -- payloads (append: items of the batch)
@@ -52,9 +56,12 @@ CREATE TABLE ops (
     private INTEGER NOT NULL,              -- 1: no readable text on the server
     digest TEXT NOT NULL,                  -- identity of the content (history/ops.py)
     state INTEGER NOT NULL,                -- 0 pending, 1 sent, 2 acked, 3 parked
-    body TEXT,                             -- payload of a pop or clear; items hold an append's
+    body TEXT,                             -- payload, but of an append: the items have those
     error TEXT,                            -- why it is parked
     conflicted INTEGER NOT NULL DEFAULT 0, -- 1: seen again with other content
+    branch TEXT NOT NULL,                  -- '' for the main branch
+    key_id TEXT NOT NULL,                  -- key that encrypts the payloads; '' for none
+    version INTEGER NOT NULL,              -- wire version
     UNIQUE (session, writer, counter)
 );
 -- The outbox: what the server has not acknowledged. Small whatever the history's length.
@@ -65,13 +72,39 @@ CREATE INDEX removals ON ops (session, kind) WHERE kind <> 'append';
 -- Visible items, clustered in the order of the history: a tail read is one range scan.
 CREATE TABLE items (
     session INTEGER NOT NULL,
+    turn_stamp INTEGER NOT NULL,
+    turn_writer TEXT NOT NULL,
+    turn_counter INTEGER NOT NULL,
     stamp INTEGER NOT NULL,
     writer TEXT NOT NULL,
     counter INTEGER NOT NULL,
     idx INTEGER NOT NULL,
     payload TEXT NOT NULL,
     codec INTEGER NOT NULL,                -- journal/sqlite/codec.py
-    PRIMARY KEY (session, stamp, writer, counter, idx)
+    PRIMARY KEY (session, turn_stamp, turn_writer, turn_counter, stamp, writer, counter, idx)
+) WITHOUT ROWID;
+
+-- Tool calls: which appends make a call. Written with the append. A row may outlive its item, so a
+-- reader looks into the item.
+CREATE TABLE calls (
+    session INTEGER NOT NULL,
+    call INTEGER NOT NULL,                 -- hash of the call's id (tables/calls.py)
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    PRIMARY KEY (session, call, writer, counter)
+) WITHOUT ROWID;
+
+-- Marks: of each type and key the one that is last in order. Written when a mark is applied; its
+-- operation stays in `ops`, because the server needs it.
+CREATE TABLE marks (
+    session INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    key TEXT NOT NULL,
+    stamp INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    value TEXT NOT NULL,                   -- JSON
+    PRIMARY KEY (session, type, key)
 ) WITHOUT ROWID;
 
 -- What is applied: per writer the prefix without holes, and the ranges above the first hole.
@@ -137,6 +170,12 @@ CREATE TABLE parts (
     private INTEGER NOT NULL,
     seal TEXT NOT NULL,                    -- over the whole payload
     text TEXT NOT NULL,
+    turn_stamp INTEGER NOT NULL,
+    turn_writer TEXT NOT NULL,
+    turn_counter INTEGER NOT NULL,
+    branch TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
     PRIMARY KEY (session, writer, counter, digest, idx, part)
 ) WITHOUT ROWID;
 
@@ -211,7 +250,39 @@ def _to_2(_: sqlite3.Connection) -> None:
     """
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
+def _to_3(conn: sqlite3.Connection) -> None:
+    """Migrate to format 3: operations have a turn, a branch, a key and a wire version.
+
+    Each existing append is the head of its own turn, so the order of every history stays the same.
+    """
+    create = {statement.split()[2]: statement for statement in _statements()}
+    (newest,) = conn.execute(
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'ops'), 0)"
+    ).fetchone()
+    for table in ("ops", "items", "parts"):
+        conn.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    for index in ("outbox", "removals"):
+        conn.execute(f"DROP INDEX IF EXISTS {index}")
+    for name in ("ops", "outbox", "removals", "items", "calls", "marks", "parts"):
+        conn.execute(create[name])
+    same = "seq, session, writer, counter, kind, stamp, said_ms, count, live, bytes, private, "
+    same += "digest, state, body, error, conflicted"
+    conn.execute(
+        f"INSERT INTO ops ({same}, turn_stamp, turn_writer, turn_counter, branch, key_id, version) "
+        f"SELECT {same}, stamp, writer, counter, '', '', 1 FROM old_ops ORDER BY seq"
+    )
+    conn.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'ops'", (newest,))
+    conn.execute(
+        "INSERT INTO items SELECT session, stamp, writer, counter, stamp, writer, counter, idx, "
+        "payload, codec FROM old_items ORDER BY session, stamp, writer, counter, idx"
+    )
+    conn.execute("INSERT INTO parts SELECT *, stamp, writer, counter, '', '', 1 FROM old_parts")
+    for table in ("ops", "items", "parts"):
+        conn.execute(f"DROP TABLE old_{table}")
+    calls.index_all(conn)
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
 """The migration from each format to the next. Each runs inside the transaction that opens the
 file."""
 

@@ -34,6 +34,7 @@ from itertools import groupby
 from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.journal.sqlite.db_errors import is_transient
 from cached_session.journal.sqlite.runner import Runner
+from cached_session.journal.tables.states import PLACE, items_of
 
 __all__ = [
     "CREATE",
@@ -212,8 +213,7 @@ def catch_up(
             raise ValueError(f"the operations behind number {reached} are not in order")
     rows = conn.execute(
         "SELECT o.seq, i.session, CAST(i.payload AS BLOB) FROM ops o CROSS JOIN items i "
-        "ON i.session = o.session AND i.stamp = o.stamp AND i.writer = o.writer "
-        "AND i.counter = o.counter WHERE o.seq > ? AND o.seq <= ? ORDER BY o.seq, i.idx",
+        f"ON {items_of('o', 'i')} WHERE o.seq > ? AND o.seq <= ? ORDER BY o.seq, i.idx",
         (reached, last),
     )
     for (seq, session), group in groupby(rows, lambda row: row[:2]):
@@ -258,8 +258,8 @@ def terms(words: Sequence[str]) -> list[str]:
 
 def candidates(
     conn: sqlite3.Connection, session: int, grams: Sequence[str], reached: int
-) -> list[tuple[int, str, int]]:
-    """Return (stamp, writer, counter) of the operations that may contain these trigrams, latest
+) -> list[tuple[int, str, int, int, str, int]]:
+    """Return the `PLACE` values of the operations that may contain these trigrams, latest
     first: operations in the index, and all operations that are not indexed yet.
 
     Raises:
@@ -270,10 +270,10 @@ def candidates(
     )
     try:
         return conn.execute(
-            "SELECT o.stamp, o.writer, o.counter FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
+            f"SELECT {PLACE} FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
             "WHERE w.words MATCH ? AND o.session = ? UNION "
-            "SELECT stamp, writer, counter FROM ops WHERE seq > ? AND session = ? AND live > 0 "
-            "ORDER BY 1 DESC, 2 DESC, 3 DESC",
+            f"SELECT {PLACE} FROM ops WHERE seq > ? AND session = ? AND live > 0 "
+            "ORDER BY 1 DESC, 2 DESC, 3 DESC, 4 DESC, 5 DESC, 6 DESC",
             (query, session, reached, session),
         ).fetchall()
     except sqlite3.DatabaseError as error:

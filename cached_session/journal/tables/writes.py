@@ -15,14 +15,19 @@ from cached_session.history.ops import (
     Dot,
     ItemRef,
     Kind,
+    Mark,
     Operation,
+    TurnKey,
     encode_clear,
+    encode_mark,
     encode_pop,
 )
+from cached_session.history.turns import TurnChoice
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.sqlite.tracked_connection import Version, count_queued, version_of
 from cached_session.journal.tables.apply import SessionTransaction
-from cached_session.journal.tables.states import PENDING
+from cached_session.journal.tables.calls import turn_of_calls
+from cached_session.journal.tables.states import PENDING, backwards, items_of
 
 __all__ = [
     "RETIRED",
@@ -36,10 +41,14 @@ __all__ = [
     "pop",
     "pop_ref",
     "remove",
+    "write_mark",
 ]
 
 RETIRED = "retired:"
 """Prefix of the keys in `meta` that list writer ids which must not be used again."""
+
+NEW_TURN = TurnChoice()
+"""The choice of an append that opens a new turn."""
 
 log = logging.getLogger("cached_session.journal")
 
@@ -66,6 +75,10 @@ class Written(NamedTuple):
     changes: int
     """The number of rows that the connection had changed in total after the write, as SQLite counts
     them."""
+    turn: TurnKey | None
+    """The turn of an append; None for other writes."""
+    is_last: bool
+    """True if the items of an append are the last of the history. False if a later turn exists."""
 
 
 class LastWrite:
@@ -103,6 +116,8 @@ class Popped(NamedTuple):
     was_last: bool
     """True if the popped item was the last of the history. Otherwise items were after it that
     cannot be popped, such as claimed ones."""
+    turn: TurnKey
+    """The turn of the popped item."""
     written: Written
 
 
@@ -113,22 +128,29 @@ def append(
     encoded: Sequence[tuple[str, int]],
     *,
     private: bool,
+    choice: TurnChoice = NEW_TURN,
     last: LastWrite | None = None,
 ) -> Written:
     """Append a batch of items as one operation.
 
-    The items become the last of the history: their stamp is larger than every stamp in the session,
-    or continues a run that no other writer has interrupted.
+    The items become the last of their turn, and those of a new turn the last of the history: their
+    stamp is larger than every stamp in the session, or continues a run that no other writer has
+    interrupted.
     """
     tx = last.take(conn, session_id) if last is not None else None
     if tx is None:
         tx = SessionTransaction.create(conn, session_id, author.now_ms)
     payloads = tuple([text for text, _ in encoded])
-    op = _operation(tx, author, Kind.APPEND, payloads, private)
-    tx.apply(op, state=PENDING, codecs=[codec for _, codec in encoded], own=True)
+    turn = choice.block
+    if turn is None and choice.answers:
+        turn = turn_of_calls(conn, tx.session, choice.answers)
+    op = _operation(tx, author, Kind.APPEND, payloads, private, turn or choice.open)
+    codecs = [codec for _, codec in encoded]
+    tx.apply(op, state=PENDING, codecs=codecs, own=True)
+    is_last = tx.is_last(op)
     tx.finish()
     count_queued(conn)
-    return _written(session_id, tx)
+    return _written(session_id, tx, op.turn_key, is_last)
 
 
 def pop(
@@ -142,11 +164,14 @@ def pop(
     if tx is None or found is None:
         return None
     _pop(tx, author, found.ref)
-    return Popped(found.row, found.is_last, _written(session_id, tx))
+    return Popped(found.row, found.is_last, found.turn, _written(session_id, tx))
 
 
-def _written(session_id: str, tx: SessionTransaction) -> Written:
-    return Written(session_id, tx, tx.revision, version_of(tx.conn), tx.conn.total_changes)
+def _written(
+    session_id: str, tx: SessionTransaction, turn: TurnKey | None = None, is_last: bool = True
+) -> Written:
+    version, changes = version_of(tx.conn), tx.conn.total_changes
+    return Written(session_id, tx, tx.revision, version, changes, turn, is_last)
 
 
 def pop_ref(conn: sqlite3.Connection, author: Author, session_id: str, ref: ItemRef) -> None:
@@ -166,8 +191,8 @@ def remove(
         if tx is None:
             break
         row = conn.execute(
-            "SELECT count FROM items JOIN ops USING (session, writer, counter) "
-            "WHERE session = ? AND writer = ? AND counter = ? AND idx = ?",
+            f"SELECT o.count FROM ops o JOIN items i ON {items_of('o', 'i')} "
+            "WHERE o.session = ? AND o.writer = ? AND o.counter = ? AND i.idx = ?",
             (tx.session, *dot, index),
         ).fetchone()
         if row is not None:
@@ -187,17 +212,19 @@ class LastItem(NamedTuple):
 
     ref: ItemRef
     row: tuple[bytes, int]
+    turn: TurnKey
     is_last: bool
     """True if no item of the history is after this item."""
 
 
 LATEST = (
-    "SELECT i.writer, i.counter, i.idx, CAST(i.payload AS BLOB), i.codec, o.count, "
+    "SELECT i.turn_stamp, i.turn_writer, i.turn_counter, i.writer, i.counter, i.idx, "
+    "CAST(i.payload AS BLOB), i.codec, o.count, "
     "EXISTS (SELECT 1 FROM claims c WHERE c.session = i.session AND c.writer = i.writer "
     "AND c.counter = i.counter AND c.idx = i.idx) "
     "FROM items i LEFT JOIN ops o ON o.session = i.session AND o.writer = i.writer "
     "AND o.counter = i.counter WHERE i.session = ? "
-    "ORDER BY i.session DESC, i.stamp DESC, i.writer DESC, i.counter DESC, i.idx DESC"
+    f"ORDER BY {backwards('i')}"
 )
 
 
@@ -206,12 +233,13 @@ def last_item(
 ) -> LastItem | None:
     """Return the latest item that can be decoded and is neither claimed nor in ``skip``."""
     rows = conn.execute(LATEST, (tx.session,))
-    for behind, (writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
+    for behind, (*turn, writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
         dot = Dot(writer, counter)
         if claimed or count is None or (dot, index) in skip:
             continue
         if decode_rows([(payload, codec)]):
-            return LastItem(ItemRef(dot, index, count), (payload, codec), not behind)
+            ref = ItemRef(dot, index, count)
+            return LastItem(ref, (payload, codec), TurnKey(*turn), not behind)
     return None
 
 
@@ -229,8 +257,27 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
     tx.finish()
 
 
+def write_mark(conn: sqlite3.Connection, author: Author, session_id: str, mark: Mark) -> None:
+    """Write a mark. It replaces the mark with the same type and key on every device.
+
+    Raises:
+        ValueError: the mark is not valid, or too large.
+    """
+    payload = encode_mark(mark)
+    tx = SessionTransaction.create(conn, session_id, author.now_ms)
+    op = _operation(tx, author, Kind.MARK, (payload,), private=False)
+    tx.apply(op, state=PENDING, own=True)
+    tx.finish()
+    count_queued(conn)
+
+
 def _operation(
-    tx: SessionTransaction, author: Author, kind: Kind, payloads: tuple[str, ...], private: bool
+    tx: SessionTransaction,
+    author: Author,
+    kind: Kind,
+    payloads: tuple[str, ...],
+    private: bool,
+    turn: TurnKey | None = None,
 ) -> Operation:
     if tx.author != author.writer:
         retired = RETIRED + author.writer
@@ -252,4 +299,4 @@ def _operation(
     )
     mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
     dot = Dot(author.writer, mine.applied.contiguous_end() + 1)
-    return Operation(dot, kind, run.stamp, author.now_ms, payloads, private)
+    return Operation(dot, kind, run.stamp, author.now_ms, payloads, private, turn)
