@@ -38,6 +38,7 @@ from cached_session.models import (
     Recall,
     Status,
     SyncReport,
+    Turn,
 )
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
@@ -500,6 +501,27 @@ class CachedSession:
         if limit is not None and limit <= 0:
             return []
         return await engine.journal.history.entries(self.session_id, limit)
+
+    async def turns(self, limit: int | None = None) -> list[Turn]:
+        """Return the latest ``limit`` turns (by default all), oldest first, with their entries.
+
+        A turn has at least one visible entry, and all its visible entries are in the result. The
+        turns are from one snapshot. The call never waits for the network and fetches nothing. Its
+        cost grows with the entries that it returns.
+
+        Args:
+            limit: zero or less returns an empty list.
+
+        Raises:
+            SessionClosed: the session was closed.
+            InvalidArgument: ``limit`` is not an integer.
+            JournalError: the journal cannot be read.
+        """
+        engine = await self._ready()
+        limit = items_limit(limit)
+        if limit is not None and limit <= 0:
+            return []
+        return await engine.journal.history.turns(self.session_id, limit)
 
     def changes(self, seen: Iterable[Entry] | None = None) -> Changes:
         """Follow this session: ``async for change in session.changes()``, without polling.

@@ -31,7 +31,7 @@ from cached_session.journal.tables.sessions import revision_of, stored_id
 from cached_session.journal.tables.writes import NEW_TURN, Author, LastWrite, Popped, Written
 from cached_session.journal.tail_cache import Tail, TailCache
 from cached_session.journal.writer import Writer
-from cached_session.models import Change, Entry
+from cached_session.models import Change, Entry, Turn
 
 __all__ = ["History"]
 
@@ -191,6 +191,10 @@ class History:
     async def entries(self, session_id: str, limit: int | None) -> list[Entry]:
         """Return the latest entries, oldest first."""
         return await self._readers.read_aside(item_rows.entries, session_id, limit)
+
+    async def turns(self, session_id: str, limit: int | None) -> list[Turn]:
+        """Return the latest turns, oldest first."""
+        return await self._readers.read_aside(item_rows.turns, session_id, limit)
 
     async def entries_at(
         self, session_id: str, positions: Iterable[tuple[str, int, int]]
