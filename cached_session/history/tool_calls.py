@@ -242,7 +242,8 @@ def _part(node: dict[str, Any]) -> tuple[_Part, str] | None:
         if isinstance(inner, dict):
             part, fields = PARTS[field]
             return part, _id(inner, fields)
-    if isinstance(node.get(ANSWER_FIELD), str):
+    # A part of Pydantic AI with another kind belongs to a tool that runs on the model's server.
+    if isinstance(node.get(ANSWER_FIELD), str) and "part_kind" not in node:
         return _Part.ANSWER, _id(node, (ANSWER_FIELD,))
     return None
 
