@@ -22,15 +22,23 @@ from cached_session.history.ops import (
     Dot,
     ItemRef,
     Kind,
+    Mark,
     Operation,
+    TurnKey,
     encode_clear,
+    encode_mark,
     encode_pop,
     escape_payload,
     unescape_payload,
 )
 from cached_session.history.parts import Part, assemble, cut
 from cached_session.journal.tables import schema
-from cached_session.remote.ids import WIRE_VERSION, memory_id, placeholder_id
+from cached_session.remote.ids import (
+    READABLE_VERSIONS,
+    WIRE_VERSION,
+    memory_id,
+    placeholder_id,
+)
 from cached_session.remote.wire import (
     Placeholder,
     claim_note,
@@ -58,14 +66,16 @@ def test_the_ids_of_a_session_are_frozen(entry: dict[str, Any]) -> None:
     """The key, agent id, memory ids and placeholder id of a session are frozen."""
     session, dot = spelled(entry), Dot("abcdefghijklmnopqrstuvwx", 42)
     key = session_key(session)
-    found = {
-        "agent_id": agent_id(session),
-        "first_memory": memory_id(key, dot, 0),
-        "memory_of_item_3": memory_id(key, dot, 3),
-        "memory_of_item_3_part_2": memory_id(key, dot, 3, 2),
-        "placeholder": placeholder_id(key, dot),
-    }
-    assert found == {name: entry[name] for name in found}
+    assert agent_id(session) == entry["agent_id"]
+    for version in READABLE_VERSIONS:
+        found = {
+            "first_memory": memory_id(key, dot, 0, version=version),
+            "memory_of_item_3": memory_id(key, dot, 3, version=version),
+            "memory_of_item_3_part_2": memory_id(key, dot, 3, 2, version),
+            "placeholder": placeholder_id(key, dot, version),
+        }
+        # The file has the ids of version 1. Only the number of the version differs.
+        assert found == {name: f"cs{version}{entry[name].removeprefix('cs1')}" for name in found}
 
 
 def test_the_key_of_a_session_is_its_hash() -> None:
@@ -88,16 +98,35 @@ ITEMS = (
     ),
     '{"z":1,"a":[1180591620717411303424,-0.0,5e-324,"\\ud800"],"content":"exact"}',
 )
+TWO_PARTS = json.dumps({"role": "assistant", "content": LONG[:4800]}, ensure_ascii=False)
 CLEARED = [("abcdefghijklmnopqrstuvwx", n) for n in (1, 2, 3, 7)] + [("zwriter234567", 1)]
-OPERATIONS = {
-    "append": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS),
-    "append-private": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], private=True),
-    "append-1969": Operation(DOT, Kind.APPEND, 1, -5, ITEMS[:1]),
-    "pop": Operation(
-        DOT, Kind.POP, STAMP, SAID, (encode_pop(ItemRef(Dot("zwriter234567", 9), 1, 3)),)
-    ),
-    "clear": Operation(DOT, Kind.CLEAR, STAMP, SAID, (encode_clear(Frontier.of(CLEARED)),)),
+POP = encode_pop(ItemRef(Dot("zwriter234567", 9), 1, 3))
+CLEAR = encode_clear(Frontier.of(CLEARED))
+HEAD = TurnKey(1_700_000_000_000 << 16, "zwriter234567", 7)
+VERSION_1 = {
+    "append": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS, version=1),
+    "append-private": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], private=True, version=1),
+    "append-1969": Operation(DOT, Kind.APPEND, 1, -5, ITEMS[:1], version=1),
+    "pop": Operation(DOT, Kind.POP, STAMP, SAID, (POP,), version=1),
+    "clear": Operation(DOT, Kind.CLEAR, STAMP, SAID, (CLEAR,), version=1),
 }
+VERSION_2 = {
+    "append-head": Operation(DOT, Kind.APPEND, STAMP, SAID, (ITEMS[0], TWO_PARTS, ITEMS[2])),
+    "append-in-a-turn": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], turn=HEAD),
+    "append-on-a-branch": Operation(
+        DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], turn=HEAD, branch="draft-2.b"
+    ),
+    "append-private": Operation(DOT, Kind.APPEND, STAMP, SAID, ITEMS[:1], private=True),
+    "append-encrypted": Operation(
+        DOT, Kind.APPEND, STAMP, SAID, ("3q2-7w_opaque", "AAECAw"), key_id="2026-11"
+    ),
+    "pop": Operation(DOT, Kind.POP, STAMP, SAID, (POP,)),
+    "clear": Operation(DOT, Kind.CLEAR, STAMP, SAID, (CLEAR,), branch="draft-2.b"),
+    "mark": Operation(
+        DOT, Kind.MARK, STAMP, SAID, (encode_mark(Mark("title", "", {"text": "Café"})),)
+    ),
+}
+OPERATIONS = {**VERSION_1, **{f"version-2-{name}": op for name, op in VERSION_2.items()}}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -110,7 +139,7 @@ def test_the_memories_of_an_operation_are_frozen(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_stored_memories_are_still_decoded(name: str) -> None:
-    """Memories of this wire version, as a server holds them, decode to their operation."""
+    """Memories of both wire versions, as a server holds them, decode to their operation."""
     key = session_key(SESSION)
     parts = [decode(memory, key) for memory in golden(name)]
     assert all(isinstance(part, Part) for part in parts)
@@ -119,7 +148,8 @@ def test_stored_memories_are_still_decoded(name: str) -> None:
     assert op == replace(
         written, payloads=tuple(unescape_payload(escape_payload(p)) for p in written.payloads)
     )
-    assert [json.loads(p) for p in op.payloads] == [json.loads(p) for p in written.payloads]
+    if not written.key_id:
+        assert [json.loads(p) for p in op.payloads] == [json.loads(p) for p in written.payloads]
     assert {part.digest for part in parts} == {op.digest(key)}  # type: ignore[union-attr]
 
 
@@ -129,15 +159,21 @@ def test_a_long_item_is_split_into_parts() -> None:
     parts = len(cut(escape_payload(ITEMS[1])))
     assert parts > 3
     assert [m["metadata"]["cs_p"] for m in golden("append")] == [1, *[parts] * parts, 1]
-    assert {m["metadata"]["cs_v"] for m in golden("append")} == {WIRE_VERSION}
+    assert {m["metadata"]["cs_v"] for m in golden("append")} == {1}
+    shorter = golden("version-2-append-head")
+    assert [m["metadata"]["cs_p"] for m in shorter] == [1, 2, 2, 1]
+    assert {m["metadata"]["cs_v"] for m in shorter} == {WIRE_VERSION}
 
 
-def test_the_placeholder_of_a_parked_operation_is_frozen() -> None:
+@pytest.mark.parametrize(
+    ("name", "parked"),
+    [("placeholder", "append"), ("version-2-placeholder", "version-2-append-in-a-turn")],
+)
+def test_the_placeholder_of_a_parked_operation_is_frozen(name: str, parked: str) -> None:
     """The note that explains a parked operation is encoded and decoded as in the golden file."""
-    assert json.dumps(placeholder(OPERATIONS["append"], SESSION)) == json.dumps(
-        golden("placeholder")
-    )
-    assert decode(golden("placeholder"), session_key(SESSION)) == Placeholder(DOT)
+    written = placeholder(OPERATIONS[parked], SESSION)
+    assert json.dumps(written) == json.dumps(golden(name))
+    assert decode(golden(name), session_key(SESSION)) == Placeholder(DOT)
 
 
 def test_the_journal_has_the_schema_of_its_format() -> None:

@@ -17,10 +17,13 @@ from cached_session.history.ops import (
     Dot,
     ItemRef,
     Kind,
+    Mark,
     Operation,
+    TurnKey,
     decode_clear,
     decode_pop,
     encode_clear,
+    encode_mark,
     encode_pop,
 )
 from cached_session.history.parts import Part, split
@@ -128,7 +131,9 @@ class Writer:
     last_was_mine: bool = False
     ticks: int = 0
 
-    def write(self, kind: Kind, payloads: tuple[str, ...]) -> Operation:
+    def write(
+        self, kind: Kind, payloads: tuple[str, ...], turn: TurnKey | None = None
+    ) -> Operation:
         self.ticks += 1
         now_ms = CLOCKS[self.clock](self.ticks)
         run = next_run(
@@ -138,13 +143,24 @@ class Writer:
             last_was_mine=self.last_was_mine,
             last_ms=self.last_ms,
             gap_ms=GAP_MS,
+            turn_stamp=turn.stamp if turn else 0,
         )
         self.stamp, self.last_ms, self.last_was_mine = run.stamp, now_ms, True
         self.counter += 1
-        op = Operation(Dot(self.name, self.counter), kind, run.stamp, now_ms, payloads)
-        assert all(order(seen) < order(op) for seen in self.known.values())
+        op = Operation(Dot(self.name, self.counter), kind, run.stamp, now_ms, payloads, turn=turn)
+        for seen in self.known.values():
+            assert (seen.stamp, seen.dot) < (op.stamp, op.dot)
+            # A late part of a turn sorts before turns that began after the turn did.
+            if turn is None or seen.turn_key <= turn:
+                assert order(seen) < order(op)
         self.known[op.dot] = op
         return op
+
+    def turn(self, choice: int) -> TurnKey | None:
+        """Choose the turn of the next append: a new turn, or any turn that this replica has
+        seen."""
+        heads = [op.turn_key for op in self.known.values() if op.kind is Kind.APPEND]
+        return heads[choice % len(heads)] if heads and choice % 3 else None
 
     def learn(self, ops: Iterable[Operation]) -> None:
         for op in ops:
@@ -154,16 +170,18 @@ class Writer:
 
 
 @st.composite
-def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
+def histories(draw: st.DrawFn, most: int = 14, *, turns: bool = False) -> dict[Dot, Operation]:
     """Draw operations of one to four writers, who receive each other's operations completely or in
-    part."""
+    part. With ``turns``, appends also join turns, and some operations are marks."""
     clocks = draw(st.lists(st.sampled_from(sorted(CLOCKS)), min_size=1, max_size=4))
     writers = [Writer(*pair) for pair in zip(names(4), clocks, strict=False)]
     steps = draw(
         st.lists(
             st.tuples(
                 st.integers(0, len(writers) - 1),
-                st.sampled_from(["append"] * 4 + ["pop"] * 3 + ["clear", "learn", "learn"]),
+                st.sampled_from(
+                    ["append"] * 4 + ["pop"] * 3 + ["clear", "learn", "learn"] + ["mark"] * turns
+                ),
                 st.integers(0, 1 << 12),
                 st.integers(0, 5),
             ),
@@ -180,7 +198,11 @@ def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
         if what == "append":
             dot = Dot(writer.name, writer.counter + 1)
             texts = tuple(payload(dot, i, (size + i) % 6) for i in range(1 + choice % 3))
-            op = writer.write(Kind.APPEND, texts)
+            turn = writer.turn(choice // 4) if turns else None
+            op = writer.write(Kind.APPEND, texts, turn)
+        elif what == "mark":
+            mark = Mark(("title", "usage")[choice % 2], str(size % 2), choice)
+            op = writer.write(Kind.MARK, (encode_mark(mark),))
         elif what == "pop":
             items = [
                 ItemRef(op.dot, index, len(op.payloads))
@@ -192,7 +214,8 @@ def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
             items += [ItemRef(Dot("ghostwriter", 1 + size // 2), size % 2, 2)]
             op = writer.write(Kind.POP, (encode_pop(items[choice % len(items)]),))
         else:
-            covered = Frontier.of(frontier_of(writer.known.values()))
+            marked = {dot for dot, op in writer.known.items() if op.kind is Kind.MARK}
+            covered = Frontier.of(frontier_of(writer.known.values()) - marked)
             op = writer.write(Kind.CLEAR, (encode_clear(covered),))
         ops[op.dot] = op
     return ops

@@ -1,4 +1,5 @@
-"""The reference model: computes the visible items from all operations, in the simplest way.
+"""The reference model: computes the visible items and the marks from all operations, in the
+simplest way.
 
 Property tests and the simulation compare the journal, which works incrementally, with it.
 """
@@ -6,19 +7,31 @@ Property tests and the simulation compare the journal, which works incrementally
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from cached_session.history.ops import Dot, Kind, Operation, decode_clear, decode_pop
+from cached_session.history.ops import (
+    Dot,
+    Kind,
+    Operation,
+    decode_clear,
+    decode_mark,
+    decode_pop,
+)
 
-__all__ = ["order", "visible"]
+__all__ = ["Order", "marks", "order", "visible"]
+
+Order = tuple[int, str, int, int, str, int]
 
 
-def order(op: Operation) -> tuple[int, str, int]:
-    """Return the sort key of an operation. Within one, items keep the order of their batch."""
-    return (op.stamp, op.dot.writer, op.dot.counter)
+def order(op: Operation) -> Order:
+    """Return the sort key of an operation: its turn, then stamp, writer and counter. Within an
+    operation, items keep the order of their batch."""
+    return (*op.turn_key, op.stamp, op.dot.writer, op.dot.counter)
 
 
-def visible(ops: Iterable[Operation]) -> list[tuple[Dot, int, str]]:
-    """Return the visible items as (dot, index, payload), in the order that all replicas share.
+def visible(ops: Iterable[Operation], branch: str = "") -> list[tuple[Dot, int, str]]:
+    """Return the visible items of a branch as (dot, index, payload), in the order that all replicas
+    share.
 
     An item is visible unless a pop refers to it or a clear covers its operation. The order in which
     the operations are given, and repetitions, do not change the result.
@@ -30,7 +43,18 @@ def visible(ops: Iterable[Operation]) -> list[tuple[Dot, int, str]]:
     return [
         (op.dot, index, payload)
         for op in sorted((op for op in known if op.kind is Kind.APPEND), key=order)
-        if not any(op.dot in frontier for frontier in cleared)
+        if op.branch == branch and not any(op.dot in frontier for frontier in cleared)
         for index, payload in enumerate(op.payloads)
         if (op.dot, index) not in popped
     ]
+
+
+def marks(ops: Iterable[Operation]) -> dict[tuple[str, str], tuple[Dot, Any]]:
+    """Return the winning mark of each (type, key) as (dot, value): the last in the order of (stamp,
+    writer, counter). Pops and clears do not remove marks, and an encrypted mark is skipped."""
+    found: dict[tuple[str, str], tuple[Dot, Any]] = {}
+    readable = (op for op in ops if op.kind is Kind.MARK and not op.key_id)
+    for op in sorted(readable, key=lambda op: (op.stamp, op.dot)):
+        mark = decode_mark(op.payloads[0])
+        found[mark.type, mark.key] = op.dot, mark.value
+    return found

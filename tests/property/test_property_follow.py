@@ -11,6 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from cached_session import Change, Entry
 from cached_session.journal.tables import change_cursor, outbox, parked_operations, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
+from cached_session.journal.tables.item_rows import position_of
 from cached_session.journal.tables.writes import Author
 from tests.hypothesis_profiles import examples
 from tests.property.histories import SESSION
@@ -169,7 +170,7 @@ class Followed(Exchange):
     @invariant()
     def what_is_shown_is_what_the_view_says(self) -> None:
         for follower in self.followers:
-            places = [(e.stamp, e.writer, e.counter, e.index) for e in follower.shown]
+            places = [position_of(entry) for entry in follower.shown]
             assert places == list(follower.view.positions or ())
 
 

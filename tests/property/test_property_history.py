@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import random
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 from hypothesis import given
@@ -14,14 +14,16 @@ from cached_session.history.ops import (
     Dot,
     ItemRef,
     Kind,
+    Operation,
     decode_clear,
     decode_pop,
     encode_clear,
     encode_pop,
 )
+from cached_session.history.order import position
 from cached_session.history.ranges import Ranges
 from tests.property.histories import histories
-from tests.property.reference_model import visible
+from tests.property.reference_model import marks, order, visible
 
 clocks = st.one_of(
     st.integers(-(1 << 53), 1 << 53),
@@ -69,6 +71,25 @@ def test_a_run_continues_until_remote_operations_or_a_pause(now, current, ahead,
     assert kept.continued == (now - last <= gap)
     assert kept.stamp == current if kept.continued else kept.stamp > seen or seen == MAX_STAMP
     assert not run(mine=False).continued
+
+
+@given(now=clocks, seen=stamps, current=st.none() | stamps, turn=stamps, mine=st.booleans())
+def test_an_operation_never_has_a_lower_stamp_than_its_turn(now, seen, current, turn, mine) -> None:
+    """This is true even if the journal has lost the head of the turn, and the clock stands
+    still."""
+    run = next_run(
+        now_ms=now,
+        highest_seen=seen,
+        current=current,
+        last_was_mine=mine,
+        last_ms=now,
+        gap_ms=1000,
+        turn_stamp=turn,
+    )
+    assert turn <= run.stamp <= MAX_STAMP
+    assert run.continued == (mine and current is not None and current >= turn)
+    if not run.continued:
+        assert run.stamp > max(seen, turn) or run.stamp == MAX_STAMP
 
 
 dots = st.tuples(st.sampled_from("abc"), st.integers(1, 24))
@@ -224,21 +245,23 @@ def test_a_pop_decodes_to_its_item(writer, counter, index, more) -> None:
 
 
 @pytest.mark.promise(number=4)
-@given(histories(), st.integers(0, 1 << 20))
+@given(histories(turns=True), st.integers(0, 1 << 20))
 def test_visible_items_depend_on_neither_order_nor_repetition(ops, seed) -> None:
     """The reference model shows the same for any order and any repetition of operations."""
     again = [*ops.values(), *ops.values()]
     random.Random(seed).shuffle(again)
     assert visible(again) == visible(ops.values())
+    assert marks(again) == marks(ops.values())
 
 
 @pytest.mark.promise(number=5)
-@given(histories())
+@given(histories(turns=True))
 def test_visible_items_are_whole_batches_without_removed_items(ops) -> None:
     """An independent computation in ten lines agrees with the reference model: sort, then
     filter."""
     shown = []
-    for _, dot in sorted((op.stamp, op.dot) for op in ops.values() if op.kind is Kind.APPEND):
+    appends = [op for op in ops.values() if op.kind is Kind.APPEND]
+    for *_, dot in sorted((op.turn or (op.stamp, *op.dot), op.stamp, op.dot) for op in appends):
         for index, text in enumerate(ops[dot].payloads):
             pop = json.loads(encode_pop(ItemRef(dot, index, len(ops[dot].payloads))))
             gone = any(
@@ -249,8 +272,45 @@ def test_visible_items_are_whole_batches_without_removed_items(ops) -> None:
                     for first, last in json.loads(op.payloads[0]).get(dot.writer, [])
                 )
                 for op in ops.values()
-                if op.kind is not Kind.APPEND
+                if op.kind in (Kind.POP, Kind.CLEAR)
             )
             if not gone:
                 shown.append((dot, index, text))
     assert visible(ops.values()) == shown
+
+
+@pytest.mark.promise(number=5)
+@given(histories(turns=True))
+def test_turns_are_contiguous_and_begin_with_their_head(ops) -> None:
+    """No item of another turn is between two items of a turn, and the head comes first."""
+    appends = sorted((op for op in ops.values() if op.kind is Kind.APPEND), key=order)
+    turns = [key for key, _ in groupby(appends, key=lambda op: op.turn_key)]
+    assert len(turns) == len(set(turns))
+    for key, parts in groupby(appends, key=lambda op: op.turn_key):
+        first, *rest = parts
+        assert first.turn is None
+        assert first.turn_key == key
+        assert all(op.turn == key for op in rest)
+    assert [op.dot for op in appends] == [op.dot for op in sorted(appends, key=position)]
+
+
+@given(histories(turns=True))
+def test_the_last_mark_wins_and_no_clear_covers_it(ops) -> None:
+    """An independent computation agrees with the reference model: the largest (stamp, dot) of each
+    type and key."""
+    written = [op for op in ops.values() if op.kind is Kind.MARK]
+    found = marks(ops.values())
+    values = [(json.loads(op.payloads[0]), op) for op in written]
+    assert found.keys() == {(value["type"], value["key"]) for value, _ in values}
+    for name, (dot, value) in found.items():
+        rivals = [op for data, op in values if (data["type"], data["key"]) == name]
+        assert dot == max(rivals, key=lambda op: (op.stamp, op.dot)).dot
+        assert value == json.loads(ops[dot].payloads[0])["value"]
+    clear = Operation(
+        Dot("clearclear", 1),
+        Kind.CLEAR,
+        1,
+        1,
+        (encode_clear(Frontier.of(op.dot for op in written)),),
+    )
+    assert marks([*ops.values(), clear]) == found

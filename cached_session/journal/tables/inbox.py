@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cached_session.history.ops import Dot, Kind, Operation, TurnKey, decode_pop
 from cached_session.history.order import position
@@ -222,28 +223,45 @@ def _stored_parts(tx: SessionTransaction, dot: Dot, digest: str | None = None) -
     """Return the stored parts of an operation with this digest, or with any digest (None)."""
     rows = tx.conn.execute(
         "SELECT digest, idx, part, parts, count, kind, stamp, said_ms, private, seal, text, "
-        "branch, key_id, version, turn_stamp, turn_writer, turn_counter "
+        "turn_stamp, turn_writer, turn_counter, branch, key_id, version "
         f"FROM parts WHERE {BY_DOT} AND digest = coalesce(?, digest)",
         (tx.session, *dot, digest),
     ).fetchall()
-    return [
-        Part(
-            dot=dot,
-            kind=Kind(kind),
-            stamp=stamp,
-            said_ms=said_ms,
-            private=bool(private),
-            digest=content,
-            seal=seal,
-            count=count,
-            index=index,
-            parts=parts,
-            part=part,
-            text=text,
-            turn=None if turn == [stamp, *dot] else TurnKey(*turn),
-            branch=branch,
-            key_id=key_id,
-            version=version,
-        )
-        for content, index, part, parts, count, kind, stamp, said_ms, private, seal, text, branch, key_id, version, *turn in rows
-    ]
+    return [_part(dot, *row) for row in rows]
+
+
+def _part(
+    dot: Dot,
+    digest: str,
+    index: int,
+    part: int,
+    parts: int,
+    count: int,
+    kind: str,
+    stamp: int,
+    said_ms: int,
+    private: int,
+    seal: str,
+    text: str,
+    *rest: Any,
+) -> Part:
+    *turn, branch, key_id, version = rest
+    key = TurnKey(*turn)
+    return Part(
+        dot=dot,
+        kind=Kind(kind),
+        stamp=stamp,
+        said_ms=said_ms,
+        private=bool(private),
+        digest=digest,
+        seal=seal,
+        count=count,
+        index=index,
+        parts=parts,
+        part=part,
+        text=text,
+        turn=None if key == (stamp, *dot) else key,
+        branch=branch,
+        key_id=key_id,
+        version=version,
+    )

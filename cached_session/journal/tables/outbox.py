@@ -136,8 +136,8 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
     """Return operations with their payloads. `GONE` replaces each removed payload of an append."""
     found = []
     rows = conn.execute(
-        "SELECT seq, session, kind, said_ms, count, private, digest, body, branch, key_id, version, "
-        f"{PLACE} FROM ops WHERE {where} ORDER BY seq",
+        "SELECT seq, session, kind, said_ms, count, private, digest, body, "
+        f"branch, key_id, version, {PLACE} FROM ops WHERE {where} ORDER BY seq",
         key,
     ).fetchall()
     for seq, session, kind, said_ms, count, private, digest, body, *rest in rows:

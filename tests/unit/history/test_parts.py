@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cached_session.history.ops import GONE, Dot, Kind, Operation, escape_payload, unescape_payload
+from cached_session.history.ops import (
+    GONE,
+    Dot,
+    Kind,
+    Operation,
+    TurnKey,
+    escape_payload,
+    unescape_payload,
+)
 from cached_session.history.parts import (
     PART_BYTES,
     Part,
@@ -88,6 +96,17 @@ def test_parts_come_together_in_any_order() -> None:
     assert assemble([], KEY, popped={0, 1, 2}) is None
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_parts_have_all_fields_of_their_operation(version: int) -> None:
+    """Turn, branch, key and version come back, too."""
+    op = replace(operation('"one"', BIG), version=version, private=True)
+    if version == 2:
+        turn = TurnKey(1 << 39, "phonephone", 7)
+        op = replace(op, turn=turn, branch="draft", key_id="2026-11")
+    assert assemble(parts_of(op), KEY) == op
+    assert {is_intact(part, KEY) for part in parts_of(op)} == {True}
+
+
 def test_a_popped_payload_is_not_required() -> None:
     """Its position is marked as gone, and the other payloads make the operation complete."""
     op = operation('"one"', BIG, "3")
@@ -109,6 +128,10 @@ CHANGES = {
     "fewer payloads": {"count": 1},
     "another kind": {"kind": Kind.CLEAR},
     "privacy": {"private": True},
+    "a turn": {"turn": TurnKey(1 << 39, "writerwriter", 2)},
+    "a branch": {"branch": "draft"},
+    "a key": {"key_id": "2026-11"},
+    "another version": {"version": 1},
     "another digest": {"digest": "0" * 32},
     "another seal": {"seal": "0" * 16},
 }
