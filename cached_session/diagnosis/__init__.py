@@ -79,14 +79,15 @@ async def _check_journal(
     try:
         cache = SessionCache(path)
         try:
-            status = await asyncio.to_thread(cache.status)
+            engine = await open_engine(cache)
+            status = await asyncio.to_thread(engine.status_of_all, is_closed=False)
             findings += check_status(
                 status,
                 server_is_checked=server_is_checked,
                 old_file_exists=any(finding.check == "set aside" for finding in findings),
             )
             now, late_ms = time.time_ns() // 1_000_000, int(LATE_SECONDS * 1000)
-            journal = (await open_engine(cache)).journal
+            journal = engine.journal
             findings += check_audits(await journal.audits.overview(now, late_ms), now)
             if not any(finding.level == "fail" for finding in findings):
                 # This check takes the write lock, so skip it if a check has failed, for example
@@ -100,12 +101,12 @@ async def _check_journal(
 
 
 def _acknowledged(status: Status | None, server: str) -> set[str]:
-    """Return the ids of sessions with items whose operations this server has all acknowledged."""
+    """Return the names of sessions with items whose operations this server has all acknowledged."""
     if status is None or status.last_server != server:
         return set()
     return {
-        session_id
-        for session_id, session in status.sessions.items()
+        name
+        for name, session in status.sessions.items()
         if session.items and not (session.pending or session.parked)
     }
 

@@ -307,8 +307,19 @@ class Engine:
 
     # -- status ----------------------------------------------------------------------------------
 
-    def status(self, session_id: str | None, *, is_closed: bool) -> Status:
-        """Read the status of one session, or of the whole journal if ``session_id`` is None."""
+    def status(self, session_id: str, *, is_closed: bool) -> Status:
+        """Read the status of one session."""
+        return self._status(session_id, None, is_closed=is_closed)
+
+    def status_of_all(self, *, is_closed: bool, prefix: str | None = None) -> Status:
+        """Read the status of the sessions with a key prefix, together and each by its session id.
+
+        If ``prefix`` is None, read the status of the whole journal, and of each session by its
+        name.
+        """
+        return self._status(None, prefix, is_closed=is_closed)
+
+    def _status(self, session_id: str | None, prefix: str | None, *, is_closed: bool) -> Status:
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None
@@ -323,7 +334,9 @@ class Engine:
             local_error=self._local_error,
         )
         rows = self.journal.status.read_blocking(session_id, at.now, self._gap_patience_ms)
-        return status_report.report(rows, session_id, at)
+        if prefix is None:
+            return status_report.report(rows, session_id, at)
+        return status_report.report_of_prefix(rows, prefix, at)
 
     def _local_error(self, session_id: str | None) -> str | None:
         replicator = self.loop_host.replicator()

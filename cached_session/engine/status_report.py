@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
+from cached_session.history.session_name import split_name
 from cached_session.humanize import count
 from cached_session.journal.recovery.report import read_report
 from cached_session.journal.tables.pauses import Pause
 from cached_session.journal.tables.status_counts import SessionCounts, StatusRows, totals
 from cached_session.models import State, Status
 
-__all__ = ["Viewpoint", "backlog_age", "closed", "report"]
+__all__ = ["Viewpoint", "backlog_age", "closed", "report", "report_of_prefix"]
 
 STALLED_MS = 120_000
 """Age in milliseconds at which the outbox counts as stalled, if there is no pause and nothing was
@@ -79,6 +80,23 @@ def report(rows: StatusRows, session_id: str | None, at: Viewpoint) -> Status:
     counts = totals(rows.sessions.values())
     total = _status(None, counts, rows, sentence, list(rows.pauses.values()), at)
     return replace(total, sessions=sessions)
+
+
+def report_of_prefix(rows: StatusRows, prefix: str, at: Viewpoint) -> Status:
+    """Return the status of the sessions with a key prefix, each by its session id."""
+    ids = {
+        name: session_id
+        for name in rows.sessions
+        for found, session_id in [split_name(name)]
+        if found == prefix
+    }
+    own = replace(
+        rows,
+        sessions={name: rows.sessions[name] for name in ids},
+        pauses={name: pause for name, pause in rows.pauses.items() if name in ids},
+    )
+    found = report(own, None, at)
+    return replace(found, sessions={ids[name]: one for name, one in found.sessions.items()})
 
 
 def _status(
