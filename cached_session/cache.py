@@ -39,8 +39,8 @@ DEFAULTS = SyncOptions()
 class SessionCache:
     """The sessions of a device with one key prefix, over one journal and one background task.
 
-    All methods except `key_prefixes` and `compact` concern the sessions with the cache's own
-    ``key_prefix`` only. The background task syncs all sessions of the journal.
+    All methods except `journal_status` and `compact` concern only the sessions with the cache's own
+    ``key_prefix``. The background task syncs all sessions of the journal.
 
     Making a cache is cheap and does no I/O; the first awaited call opens the journal. A cache is
     safe to use from several tasks, event loops and threads. Cancellation, units and durability are
@@ -138,18 +138,6 @@ class SessionCache:
         """
         return [split_name(name)[1] for name in await self._own_names()]
 
-    async def key_prefixes(self) -> list[str]:
-        """Return the key prefixes of all sessions in the journal, sorted; empty if it has none.
-
-        To use the sessions of another prefix, make another cache over the same journal.
-
-        Raises:
-            SessionClosed: the cache was closed.
-            JournalError: the journal cannot be read.
-        """
-        engine = await self._ready()
-        return sorted({split_name(name)[0] for name in await engine.journal.sessions.all()})
-
     async def sync(self, timeout: float | None = None) -> SyncReport:
         """Push and pull this prefix's sessions in the journal and all open session objects.
 
@@ -193,7 +181,18 @@ class SessionCache:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._engine.status_of_all(is_closed=self._closed, prefix=self.key_prefix)
+        return self._engine.status_of_prefix(self.key_prefix, is_closed=self._closed)
+
+    def journal_status(self) -> Status:
+        """Return the status of all sessions in the journal, with the status of each key prefix.
+
+        `Status.prefixes` contains the same values as `status` of a cache with that prefix, and
+        `Status.sessions` is empty.
+
+        Raises:
+            JournalError: the journal cannot be opened or read.
+        """
+        return self._engine.journal_status(is_closed=self._closed)
 
     async def compact(self) -> CompactReport:
         """Delete obsolete bookkeeping, and return free space to the file system.

@@ -107,7 +107,7 @@ TIERS: dict[str, list[set[str]]] = {
     ],
     "cli": [
         {"config", "detect_format", "escape", "exit_codes"},
-        {"extras", "output", "progress"},
+        {"extras", "output", "progress", "sessions"},
         {"common", "devserver", "render_history", "render_reports", "render_status"},
         {"commands", "import_export", "parked"},
         {"app"},
