@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from cached_session.engine import importer, network_calls
 from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
+from cached_session.engine.open_turns import OpenTurns
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
@@ -23,7 +25,9 @@ from cached_session.engine.session_config import (
     settings_limit,
 )
 from cached_session.errors import InvalidArgument, SessionClosed
+from cached_session.history.ops import Dot, TurnKey
 from cached_session.history.session_name import quoted_name
+from cached_session.history.tool_calls import read_batch
 from cached_session.journal import search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
 from cached_session.journal.tables.change_cursor import ChangeCursor
@@ -36,6 +40,7 @@ from cached_session.models import (
     Recall,
     Status,
     SyncReport,
+    Turn,
 )
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
@@ -195,6 +200,7 @@ class CachedSession:
         self._owns_share = is_cache_closed is None
         self._is_cache_closed = is_cache_closed
         self._engine = engine
+        self._turns = OpenTurns((engine.number, config.name))
         self._closed = False
 
     def __repr__(self) -> str:
@@ -245,6 +251,13 @@ class CachedSession:
         history, and each replica shows all of it or nothing. If cancelled, the batch is stored
         entirely or not at all.
 
+        The batch becomes part of a turn, whose batches are contiguous too. The first rule that
+        applies decides: inside `turn`, it joins the turn of that block. If it answers tool calls,
+        it joins the turn of the latest of these calls in the history, whatever the device that
+        made it. If it contains no message of a user, the system or a developer, it joins the turn
+        that this object and task have open: a turn is open until a batch ends with an answer of
+        the assistant and no call is unanswered. Otherwise it opens a turn, at the end.
+
         Raises:
             InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
@@ -253,14 +266,51 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
-        if not items:
-            return
-        encoded = encode_items(list(items))
+        if items:
+            await self._append(items)
+
+    async def _append(
+        self, items: Sequence[TResponseInputItem], removed: Sequence[tuple[Dot, int]] = ()
+    ) -> None:
+        """Append a batch to the turn that it joins, and pop the items ``removed``."""
+        batch = list(items)
+        encoded = encode_items(batch)
         engine = await self._ready()
-        await engine.append(
-            self._name, encoded, private=self._private, is_sent=self._spec is not None
-        )
+        async with self._turns.append(read_batch(batch)) as joined:
+            await engine.append(
+                self._name,
+                encoded,
+                joined,
+                private=self._private,
+                is_sent=self._spec is not None,
+                removed=removed,
+            )
         self._wrote()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Make one turn of everything that is appended to the session inside ``async with``.
+
+        The items are contiguous in every replica's history, whoever else writes meanwhile. Without
+        this block the rules of `add_items` apply, which suffice for the frameworks' own runs. Use
+        it where the items do not show that they belong together, such as two messages of a user.
+
+        - The block applies to appends of the task that enters it and of the tasks and threads that
+          it starts with a copy of its context, over any object of the session on this journal. It
+          ends for all of them at once. Appends of other tasks are not affected.
+        - The first append opens the turn; if it answers tool calls, it joins the turn of these
+          calls instead. Concurrent appends end in the same turn, in the order of their commits.
+        - A block inside another one of the same session has no effect: the outer one decides.
+        - The block reads and writes nothing itself. Each append is durable when it returns, and
+          may be sent before the block ends. If the block raises or is cancelled, the items that
+          were appended stay.
+        - A pop or a clear inside the block does not end the turn. Items that are appended after it
+          join the turn.
+
+        Raises:
+            SessionClosed: the session was closed.
+        """
+        self._check_open()
+        return self._turns.block()
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the latest item; return None if the session has no items.
@@ -281,14 +331,18 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is popped.
         """
         engine = await self._ready()
+        turn: TurnKey | None = None
         if self._confirmed:
             row = await network_calls.pop_confirmed(engine, self._name)
         else:
-            row = await engine.journal.history.pop(engine.author(), self._name)
+            popped = await engine.journal.history.pop(engine.author(), self._name)
+            row, turn = (None, None) if popped is None else (popped.row, popped.turn)
         if row is None:
             return None
         self._wrote()
         item: TResponseInputItem = decode_rows([row])[0]
+        if turn is not None:
+            self._turns.popped(turn, read_batch([item]))
         return item
 
     async def clear_session(self) -> None:
@@ -304,6 +358,7 @@ class CachedSession:
         """
         engine = await self._ready()
         await engine.journal.history.clear(engine.author(), self._name)
+        self._turns.cleared()
         self._wrote()
 
     async def replace_items(
@@ -313,7 +368,8 @@ class CachedSession:
 
         One transaction removes and appends: readers see the whole change or nothing. Each removal
         is recorded and merged as a pop of that item: an item that another device has removed too is
-        removed once, and items added in between stay. The new items are at the end. With
+        removed once, and items added in between stay. The new items join a turn as in `add_items`:
+        at the end, unless that turn is an earlier one. With
         ``pop="confirmed"`` no confirmation by the server is needed, because no item is returned. If
         cancelled, the whole change is stored or nothing.
 
@@ -330,18 +386,11 @@ class CachedSession:
         if not removed:
             await self.add_items(items)
             return
-        encoded = encode_items(list(items))
+        if items:
+            await self._append(items, removed)
+            return
         engine = await self._ready()
-        if encoded:
-            await engine.append(
-                self._name,
-                encoded,
-                private=self._private,
-                is_sent=self._spec is not None,
-                removed=removed,
-            )
-        else:
-            await engine.journal.history.remove(engine.author(), self._name, removed)
+        await engine.journal.history.remove(engine.author(), self._name, removed)
         self._wrote()
 
     async def import_items(
@@ -466,6 +515,27 @@ class CachedSession:
         if limit is not None and limit <= 0:
             return []
         return await engine.journal.history.entries(self._name, limit)
+
+    async def turns(self, limit: int | None = None) -> list[Turn]:
+        """Return the latest ``limit`` turns (by default all), oldest first, with their entries.
+
+        A turn has at least one visible entry, and all its visible entries are in the result. The
+        turns are from one snapshot. The call never waits for the network and fetches nothing. Its
+        cost grows with the entries that it returns.
+
+        Args:
+            limit: zero or less returns an empty list.
+
+        Raises:
+            SessionClosed: the session was closed.
+            InvalidArgument: ``limit`` is not an integer.
+            JournalError: the journal cannot be read.
+        """
+        engine = await self._ready()
+        limit = items_limit(limit)
+        if limit is not None and limit <= 0:
+            return []
+        return await engine.journal.history.turns(self._name, limit)
 
     def changes(self, seen: Iterable[Entry] | None = None) -> Changes:
         """Follow this session: ``async for change in session.changes()``, without polling.

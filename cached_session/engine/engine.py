@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import threading
 from collections import Counter
@@ -17,6 +18,7 @@ from cached_session.engine import status_report
 from cached_session.engine.first_read import Hydration
 from cached_session.engine.loop_host import LoopHost
 from cached_session.engine.notifier import Notifier
+from cached_session.engine.open_turns import JoinedAppend
 from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
@@ -45,6 +47,8 @@ class Engine:
 
     def __init__(self, path: str, options: SyncOptions, runtime: Runtime) -> None:
         self.path = path
+        self.number = next(_numbers)
+        """Number of this engine in the process, which tells journals in memory apart."""
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
@@ -210,12 +214,13 @@ class Engine:
         self,
         session_id: str,
         encoded: list[tuple[str, int]],
+        joined: JoinedAppend,
         *,
         private: bool,
         is_sent: bool,
         removed: Sequence[tuple[Dot, int]] = (),
     ) -> None:
-        """Append a batch, and remove the items in ``removed``.
+        """Append a batch to the turn that it joins, and remove the items in ``removed``.
 
         A batch that ``is_sent`` to a server counts against the quota. While the outbox is full, the
         batch waits or is refused, depending on the options.
@@ -227,7 +232,14 @@ class Engine:
         limited = is_sent and history.quota.is_limited
         until = self.runtime.monotonic() + options.full_timeout
         while not await history.append(
-            self.author(), session_id, encoded, private=private, limited=limited, removed=removed
+            self.author(),
+            session_id,
+            encoded,
+            private=private,
+            turn=joined.choice,
+            limited=limited,
+            removed=removed,
+            stored=joined.stored,
         ):
             if not history.quota.could_ever_hold(encoded):
                 raise self._full(
@@ -361,6 +373,7 @@ class Engine:
         return telemetry.Backlog(counts.pending, counts.parked, counts.absent, age)
 
 
+_numbers = itertools.count()
 _registry: dict[str, Engine] = {}
 """The engines of this process by the real path of their journals."""
 _registry_lock = threading.Lock()

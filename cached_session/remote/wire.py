@@ -1,47 +1,12 @@
 """The wire format: encoding of an operation as memories of the server, and decoding.
 
 Replicas read flat metadata fields that begin with ``cs_``. ``content`` is text for people and for
-the server's own recall. Golden tests freeze the format.
-
-| field | meaning |
-|---|---|
-| `cs_v` | wire version of the operation |
-| `cs_op` | append, pop, clear, mark, or void (the placeholder of a parked operation) |
-| `cs_w` | writer |
-| `cs_c` | counter |
-| `cs_s` | stamp, 16 hex digits: JSON numbers above 2**53 are not exact everywhere |
-| `cs_ts` | stamp of the turn (version 2; only if the operation is not the head of its turn) |
-| `cs_tw` | writer of the head of the turn (as `cs_ts`) |
-| `cs_tc` | counter of the head of the turn (as `cs_ts`) |
-| `cs_b` | branch (version 2; not for the main branch) |
-| `cs_k` | id of the key that encrypts the payloads (version 2; only if they are encrypted) |
-| `cs_t` | time of the operation: milliseconds by the writer's clock |
-| `cs_n` | number of payloads of the operation |
-| `cs_i` | index of this payload |
-| `cs_p` | number of parts of this payload |
-| `cs_j` | index of this part |
-| `cs_d` | digest of the whole operation |
-| `cs_e` | seal: digest of this payload |
-| `cs_x` | text of this part |
-| `cs_h` | 1 if readable text is kept out of the server's index |
-| `cs_sid` | session id, in the first memory (if it is valid Unicode, and not beside `cs_k`) |
-| `cs_pre` | key prefix, as `cs_sid` (only if the session has a prefix) |
-
-A reader takes the version from the memory's id. `docs/reference/wire.md` has the whole protocol.
+the server's own recall. `docs/reference/wire.md` is the whole protocol with all fields. Golden
+tests freeze the format.
 
 A confirmed pop stores a *claim note* for its item before it requests the deletion of the item. A
 note is not an operation. Its id (``csn1-…``) has another form, so every reader of the history skips
-the note, also a reader of an earlier version. One of the note's tags names the item. The metadata
-of a note:
-
-| field | meaning |
-|---|---|
-| `cs_v` | 1 |
-| `cs_op` | claim |
-| `cs_w` | writer of the operation that appended the item |
-| `cs_c` | counter of that operation |
-| `cs_i` | index of the item in it |
-| `cs_by` | the claimer: the writer of the pop, if the claim is granted |
+the note, also a reader of an earlier version. One of the note's tags names the item.
 """
 
 from __future__ import annotations

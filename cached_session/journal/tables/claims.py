@@ -131,7 +131,7 @@ def reserve(
     found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
-    ref, row, _ = found
+    ref, row = found.ref, found.row
     (state,) = conn.execute(
         f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *ref.dot)
     ).fetchone()

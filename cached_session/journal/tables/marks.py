@@ -1,7 +1,7 @@
 """The marks of a session: named values that are not items, such as the title.
 
 Of the marks with one type and key, the last one in order counts: by stamp, writer and counter.
-Readers ignore types that they do not know; the journal stores, sends and audits them all the same.
+Readers ignore types that they do not know. The journal stores, sends and audits these marks too.
 """
 
 from __future__ import annotations
