@@ -25,7 +25,7 @@ State = Literal["local", "connecting", "online", "offline", "unauthorized", "clo
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one session or of a whole cache, read from the journal and not from the
+    """The state of one session, a cache or a journal, read from the journal and not from the
     server."""
 
     state: State
@@ -79,6 +79,9 @@ class Status:
     """URL of the server that the journal synced with last, even if no server is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
     """For a cache: the status of each session by its id. Empty for a session."""
+    prefixes: Mapping[str, Status] = field(default_factory=dict)
+    """For a journal (`SessionCache.journal_status`): the status of the sessions of each key prefix.
+    Otherwise empty."""
 
 
 @dataclass(frozen=True)

@@ -66,4 +66,4 @@ class Marks:
         self, session: SessionRef, mark_type: str | None = None, key: str | None = None
     ) -> list[MarkRow]:
         """Return the marks that count, sorted by type and key: all, or those of a type and key."""
-        return await self._runner.read(read_marks, session.session_id, mark_type, key)
+        return await self._runner.read(read_marks, session.name, mark_type, key)
