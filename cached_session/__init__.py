@@ -31,6 +31,7 @@ from cached_session.models import (
     Recall,
     Status,
     SyncReport,
+    Turn,
 )
 from cached_session.moving.dakera_import import import_dakera_export, import_dakera_session
 from cached_session.moving.export import export_jsonl
@@ -67,6 +68,7 @@ __all__ = [
     "SyncOptions",
     "SyncReport",
     "SyncTimeout",
+    "Turn",
     "Unauthorized",
     "UnreadableItem",
     "WouldBlock",

@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import network_calls
 from cached_session.engine.engine import Engine
-from cached_session.engine.session_config import SessionConfig, check_options_type, sdk_settings
+from cached_session.engine.session_config import (
+    SessionConfig,
+    check_key_prefix,
+    check_options_type,
+    sdk_settings,
+)
 from cached_session.errors import SessionClosed
+from cached_session.history.session_name import split_name
 from cached_session.journal import compaction
 from cached_session.models import CompactReport, Progress, Status, SyncReport
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
 from cached_session.runtime import Runtime
-from cached_session.session import CachedSession, session_over
+from cached_session.session import CachedSession, name_of, session_over
 
 if TYPE_CHECKING:
     from agents import SessionSettings
@@ -31,12 +37,17 @@ DEFAULTS = SyncOptions()
 
 
 class SessionCache:
-    """The sessions of a device, with one journal and one background task.
+    """The sessions of a device with one key prefix, over one journal and one background task.
+
+    All methods except `journal_status` and `compact` concern only the sessions with the cache's own
+    ``key_prefix``. The background task syncs all sessions of the journal.
 
     Making a cache is cheap and does no I/O; the first awaited call opens the journal. A cache is
     safe to use from several tasks, event loops and threads. Cancellation, units and durability are
     as in `CachedSession`.
     """
+
+    key_prefix: str
 
     def __init__(
         self,
@@ -45,6 +56,7 @@ class SessionCache:
         url: str | None = None,
         api_key: str | None = None,
         client: AsyncDakeraClient | None = None,
+        key_prefix: str = "",
         options: SyncOptions = DEFAULTS,
         runtime: Runtime | None = None,
     ) -> None:
@@ -56,6 +68,9 @@ class SessionCache:
             url: the server's address. Without ``url`` and ``client``, the cache is local only.
             api_key: key for the server at ``url``; None if the server needs no key.
             client: an ``AsyncDakeraClient`` instead of ``url``. The caller owns and closes it.
+            key_prefix: the application of the sessions: the same id under two prefixes is two
+                sessions, with two histories. At most 200 characters; empty by default. Caches with
+                different prefixes may use one journal.
             options: intervals, limits, timeouts, durability, for all sessions. If this process
                 already has the journal open, the options of the first object are used.
             runtime: clock, randomness and ids; for tests.
@@ -65,6 +80,8 @@ class SessionCache:
         """
         self._closed = True  # `__del__` does not warn if this constructor fails
         check_options_type(options)
+        check_key_prefix(key_prefix)
+        self.key_prefix = key_prefix
         self._spec = RemoteSpec.make(url, api_key, client)
         self._engine = Engine.acquire(
             journal_path(journal), self._spec, options, runtime or Runtime()
@@ -76,7 +93,8 @@ class SessionCache:
 
     def __repr__(self) -> str:
         server = self._spec.server if self._spec else "local"
-        return f"SessionCache({self._engine.path!r}, server={server!r})"
+        prefix = f"key_prefix={self.key_prefix!r}, " if self.key_prefix else ""
+        return f"SessionCache({self._engine.path!r}, {prefix}server={server!r})"
 
     def session(
         self,
@@ -105,54 +123,76 @@ class SessionCache:
             content,
             hydrate,
             on_progress,
+            self.key_prefix,
         )
         session = session_over(self._engine, config, is_closed=lambda: self._closed)
         self._sessions.add(session)
         return session
 
     async def sessions(self) -> list[str]:
-        """Return the ids of all sessions in the journal, in the order in which they were created.
+        """Return the ids of this prefix's sessions in the journal, in the order of their creation.
 
         Raises:
             SessionClosed: the cache was closed.
             JournalError: the journal cannot be read.
         """
-        engine = await self._ready()
-        return await engine.journal.sessions.all()
+        return [split_name(name)[1] for name in await self._own_names()]
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
-        """Push and pull all sessions of the journal and all open session objects, in sequence.
+        """Push and pull this prefix's sessions in the journal and all open session objects.
 
-        See `CachedSession.sync`. The numbers of the report are the sums over all sessions.
+        The sessions are synced in sequence; see `CachedSession.sync`. The numbers of the report are
+        the sums over all these sessions.
 
         Raises:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.sync`. The
                 sessions before the failed one are synced.
         """
         engine = await self._ready()
-        return await network_calls.sync(engine, await self._all_ids(), timeout)
+        return await network_calls.sync(engine, await self._all_names(), timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Push all sessions of the journal and all open session objects; see `CachedSession.flush`.
+        """Push this prefix's sessions in the journal and all open session objects.
+
+        See `CachedSession.flush`.
 
         Raises:
             SyncTimeout, Unauthorized, SyncError, SessionClosed: as `CachedSession.flush`.
         """
         engine = await self._ready()
-        await network_calls.flush(engine, await self._all_ids(), timeout)
+        await network_calls.flush(engine, await self._all_names(), timeout)
 
-    async def _all_ids(self) -> list[str]:
-        known = await self._engine.journal.sessions.all()
-        open_ones = [session.session_id for session in list(self._sessions) if not session._closed]
-        return list(dict.fromkeys([*known, *open_ones]))
+    async def _own_names(self) -> list[str]:
+        engine = await self._ready()
+        return [name for name in await engine.journal.sessions.all() if self._is_own(name)]
+
+    async def _all_names(self) -> list[str]:
+        open_ones = [name_of(session) for session in list(self._sessions) if not session._closed]
+        return list(dict.fromkeys([*await self._own_names(), *open_ones]))
+
+    def _is_own(self, name: str) -> bool:
+        return split_name(name)[0] == self.key_prefix
 
     def status(self) -> Status:
-        """Return the status of all sessions together and of each session, read from the journal.
+        """Return the status of this prefix's sessions, together and each by its id.
+
+        It is read from the journal.
 
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._engine.status(None, is_closed=self._closed)
+        return self._engine.status_of_prefix(self.key_prefix, is_closed=self._closed)
+
+    def journal_status(self) -> Status:
+        """Return the status of all sessions in the journal, with the status of each key prefix.
+
+        `Status.prefixes` contains the same values as `status` of a cache with that prefix, and
+        `Status.sessions` is empty.
+
+        Raises:
+            JournalError: the journal cannot be opened or read.
+        """
+        return self._engine.journal_status(is_closed=self._closed)
 
     async def compact(self) -> CompactReport:
         """Delete obsolete bookkeeping, and return free space to the file system.
@@ -168,11 +208,11 @@ class SessionCache:
         return await compaction.compact(engine.journal)
 
     async def close(self) -> None:
-        """Close all sessions and the journal. A repeated call has no effect.
+        """Close all sessions of this cache and the journal. A repeated call has no effect.
 
-        The call sends unsent operations for at most ``close_timeout``, and not while the server is
-        out of reach. The call always finishes: if cancelled, it closes everything before it raises
-        the cancellation.
+        The call sends unsent operations of this prefix for at most ``close_timeout``, and not
+        while the server is out of reach. The call always finishes: if cancelled, it closes
+        everything before it raises the cancellation.
         """
         if self._closed:
             return
@@ -180,7 +220,7 @@ class SessionCache:
         self._engine.news.wake()
         try:
             if self._spec is not None:
-                await network_calls.drain(self._engine, None)
+                await network_calls.drain(self._engine, self._is_own)
         finally:
             for session in list(self._sessions):
                 session._leave()

@@ -17,6 +17,7 @@ __all__ = [
     "State",
     "Status",
     "SyncReport",
+    "Turn",
 ]
 
 State = Literal["local", "connecting", "online", "offline", "unauthorized", "closed"]
@@ -24,7 +25,7 @@ State = Literal["local", "connecting", "online", "offline", "unauthorized", "clo
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one session or of a whole cache, read from the journal and not from the
+    """The state of one session, a cache or a journal, read from the journal and not from the
     server."""
 
     state: State
@@ -78,6 +79,9 @@ class Status:
     """URL of the server that the journal synced with last, even if no server is configured now."""
     sessions: Mapping[str, Status] = field(default_factory=dict)
     """For a cache: the status of each session by its id. Empty for a session."""
+    prefixes: Mapping[str, Status] = field(default_factory=dict)
+    """For a journal (`SessionCache.journal_status`): the status of the sessions of each key prefix.
+    Otherwise empty."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,31 @@ class Entry:
     """State of the item's append in the outbox. An append of another device is ``acked``."""
     said_at: float
     """Time when the item was added, in Unix seconds by its writer's clock."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn: one exchange of an agent, from its input to its final answer."""
+
+    id: str
+    """Id of the turn, as in `Entry.turn`. It is the same on all replicas."""
+    entries: Sequence[Entry]
+    """The visible entries of the turn, at least one, in the order of the history."""
+
+    @property
+    def head(self) -> Entry:
+        """The first entry of the turn: usually the input of a user."""
+        return self.entries[0]
+
+    @property
+    def items(self) -> list[Any]:
+        """The items of the turn, in the order of the history."""
+        return [entry.item for entry in self.entries]
+
+    @property
+    def said_at(self) -> float:
+        """Time when the first item was added, in Unix seconds by its writer's clock."""
+        return self.head.said_at
 
 
 @dataclass(frozen=True)

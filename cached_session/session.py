@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +14,7 @@ from cached_session.engine import importer, network_calls
 from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
+from cached_session.engine.open_turns import OpenTurns
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
@@ -22,6 +25,9 @@ from cached_session.engine.session_config import (
     settings_limit,
 )
 from cached_session.errors import InvalidArgument, SessionClosed
+from cached_session.history.ops import Dot, TurnKey
+from cached_session.history.session_name import quoted_name
+from cached_session.history.tool_calls import read_batch
 from cached_session.journal import search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
 from cached_session.journal.tables.change_cursor import ChangeCursor
@@ -34,6 +40,7 @@ from cached_session.models import (
     Recall,
     Status,
     SyncReport,
+    Turn,
 )
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
     from agents import SessionSettings, TResponseInputItem
     from dakera import AsyncDakeraClient
 
-__all__ = ["CachedSession", "import_source", "open_engine", "session_over"]
+__all__ = ["CachedSession", "import_source", "name_of", "open_engine", "session_over"]
 
 DEFAULTS = SyncOptions()
 
@@ -68,6 +75,7 @@ class CachedSession:
     """
 
     session_id: str
+    key_prefix: str
     session_settings: SessionSettings | None
 
     def __init__(
@@ -82,6 +90,7 @@ class CachedSession:
         hydrate: bool = True,
         options: SyncOptions = DEFAULTS,
         on_progress: Callable[[Progress], None] | None = None,
+        key_prefix: str = "",
         runtime: Runtime | None = None,
     ) -> None:
         """Make a session that uses an existing client, or no server.
@@ -89,7 +98,8 @@ class CachedSession:
         See `from_url` to pass a server's address instead.
 
         Args:
-            session_id: name of the conversation. Devices that use the same id share one history.
+            session_id: name of the conversation. Devices that use the same id and the same
+                ``key_prefix`` share one history.
             client: an ``AsyncDakeraClient``, which the caller owns and closes; None for local-only
                 use.
             journal: the path of the SQLite file, which all sessions of a device share; None for the
@@ -102,6 +112,8 @@ class CachedSession:
             options: intervals, limits, timeouts, durability. If this process already has the
                 journal open, the options of the first object are used, and a warning is logged.
             on_progress: called after each page of a first hydration.
+            key_prefix: the application of the session: the same id under two prefixes is two
+                sessions, with two histories. At most 200 characters; empty by default.
             runtime: clock, randomness and ids; for tests.
 
         Raises:
@@ -116,6 +128,7 @@ class CachedSession:
             content,
             hydrate,
             on_progress,
+            key_prefix,
         )
         self._set_up(config, _acquire(config, journal, options, runtime))
 
@@ -133,6 +146,7 @@ class CachedSession:
         hydrate: bool = True,
         options: SyncOptions = DEFAULTS,
         on_progress: Callable[[Progress], None] | None = None,
+        key_prefix: str = "",
         runtime: Runtime | None = None,
     ) -> CachedSession:
         """Make a session that uses the Dakera server at ``url``.
@@ -155,6 +169,7 @@ class CachedSession:
             content,
             hydrate,
             on_progress,
+            key_prefix,
         )
         session = cls.__new__(cls)
         session._set_up(config, _acquire(config, journal, options, runtime))
@@ -173,6 +188,8 @@ class CachedSession:
         the engine, and is closed together with the cache.
         """
         self.session_id = config.session_id
+        self.key_prefix = config.key_prefix
+        self._name = config.name
         self.session_settings = config.settings
         self._spec = config.remote
         self._confirmed = config.pop == "confirmed"
@@ -183,12 +200,15 @@ class CachedSession:
         self._owns_share = is_cache_closed is None
         self._is_cache_closed = is_cache_closed
         self._engine = engine
+        self._turns = OpenTurns((engine.number, config.name))
         self._closed = False
 
     def __repr__(self) -> str:
         server = self._spec.server if self._spec else "local"
+        prefix = f"key_prefix={self.key_prefix!r}, " if self.key_prefix else ""
         return (
-            f"CachedSession({self.session_id!r}, journal={self._engine.path!r}, server={server!r})"
+            f"CachedSession({self.session_id!r}, {prefix}journal={self._engine.path!r}, "
+            f"server={server!r})"
         )
 
     # -- the Session protocol --------------------------------------------------------------------
@@ -219,9 +239,9 @@ class CachedSession:
         if self._spec is not None:
             self._attend()
             if self._hydrate:
-                await engine.hydration.wait(self.session_id, limit, self._on_progress)
-            engine.touch(self.session_id)
-        return await engine.journal.history.items(self.session_id, limit)
+                await engine.hydration.wait(self._name, limit, self._on_progress)
+            engine.touch(self._name)
+        return await engine.journal.history.items(self._name, limit)
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append a batch of items.
@@ -231,6 +251,13 @@ class CachedSession:
         history, and each replica shows all of it or nothing. If cancelled, the batch is stored
         entirely or not at all.
 
+        The batch becomes part of a turn, whose batches are contiguous too. The first rule that
+        applies decides: inside `turn`, it joins the turn of that block. If it answers tool calls,
+        it joins the turn of the latest of these calls in the history, whatever the device that
+        made it. If it contains no message of a user, the system or a developer, it joins the turn
+        that this object and task have open: a turn is open until a batch ends with an answer of
+        the assistant and no call is unanswered. Otherwise it opens a turn, at the end.
+
         Raises:
             InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
@@ -239,14 +266,52 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
-        if not items:
-            return
-        encoded = encode_items(list(items))
+        if items:
+            await self._append(items)
+
+    async def _append(
+        self, items: Sequence[TResponseInputItem], removed: Sequence[tuple[Dot, int]] = ()
+    ) -> None:
+        """Append a batch to the turn that it joins, and pop the items ``removed``."""
+        batch = list(items)
+        encoded = encode_items(batch)
         engine = await self._ready()
-        await engine.append(
-            self.session_id, encoded, private=self._private, is_sent=self._spec is not None
-        )
+        async with self._turns.append(read_batch(batch)) as joined:
+            await engine.append(
+                self._name,
+                encoded,
+                joined,
+                private=self._private,
+                is_sent=self._spec is not None,
+                removed=removed,
+            )
         self._wrote()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Make one turn of everything that is appended to the session inside ``async with``.
+
+        The items are contiguous in the history of every replica, even if other devices write
+        meanwhile. Without this block the rules of `add_items` apply, which suffice for the
+        frameworks' own runs. Use the block where the items do not show that they belong together,
+        such as two messages of a user.
+
+        - The block applies to appends of the task that enters it and of the tasks and threads that
+          it starts with a copy of its context, over any object of the session on this journal. It
+          ends for all of them at once. Appends of other tasks are not affected.
+        - The first append opens the turn; if it answers tool calls, it joins the turn of these
+          calls instead. Concurrent appends end in the same turn, in the order of their commits.
+        - A block inside another one of the same session has no effect: the outer one decides.
+        - The block reads and writes nothing itself. Each append is durable when it returns, and
+          may be sent before the block ends. If the block raises or is cancelled, the items that
+          were appended stay.
+        - A pop or a clear inside the block does not end the turn. Items that are appended after it
+          join the turn.
+
+        Raises:
+            SessionClosed: the session was closed.
+        """
+        self._check_open()
+        return self._turns.block()
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the latest item; return None if the session has no items.
@@ -267,14 +332,18 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is popped.
         """
         engine = await self._ready()
+        turn: TurnKey | None = None
         if self._confirmed:
-            row = await network_calls.pop_confirmed(engine, self.session_id)
+            row = await network_calls.pop_confirmed(engine, self._name)
         else:
-            row = await engine.journal.history.pop(engine.author(), self.session_id)
+            popped = await engine.journal.history.pop(engine.author(), self._name)
+            row, turn = (None, None) if popped is None else (popped.row, popped.turn)
         if row is None:
             return None
         self._wrote()
         item: TResponseInputItem = decode_rows([row])[0]
+        if turn is not None:
+            self._turns.popped(turn, read_batch([item]))
         return item
 
     async def clear_session(self) -> None:
@@ -289,7 +358,8 @@ class CachedSession:
             JournalError: the journal cannot be written; nothing is removed.
         """
         engine = await self._ready()
-        await engine.journal.history.clear(engine.author(), self.session_id)
+        await engine.journal.history.clear(engine.author(), self._name)
+        self._turns.cleared()
         self._wrote()
 
     async def replace_items(
@@ -299,7 +369,8 @@ class CachedSession:
 
         One transaction removes and appends: readers see the whole change or nothing. Each removal
         is recorded and merged as a pop of that item: an item that another device has removed too is
-        removed once, and items added in between stay. The new items are at the end. With
+        removed once, and items added in between stay. The new items join a turn as in `add_items`:
+        at the end, unless that turn is an earlier one. With
         ``pop="confirmed"`` no confirmation by the server is needed, because no item is returned. If
         cancelled, the whole change is stored or nothing.
 
@@ -316,18 +387,11 @@ class CachedSession:
         if not removed:
             await self.add_items(items)
             return
-        encoded = encode_items(list(items))
+        if items:
+            await self._append(items, removed)
+            return
         engine = await self._ready()
-        if encoded:
-            await engine.append(
-                self.session_id,
-                encoded,
-                private=self._private,
-                is_sent=self._spec is not None,
-                removed=removed,
-            )
-        else:
-            await engine.journal.history.remove(engine.author(), self.session_id, removed)
+        await engine.journal.history.remove(engine.author(), self._name, removed)
         self._wrote()
 
     async def import_items(
@@ -383,7 +447,7 @@ class CachedSession:
             SessionClosed: the session was closed.
         """
         engine = await self._ready()
-        return await network_calls.sync(engine, [self.session_id], timeout)
+        return await network_calls.sync(engine, [self._name], timeout)
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until everything written so far is on the server.
@@ -398,7 +462,7 @@ class CachedSession:
             SyncError: there is no server, or operations are parked.
         """
         engine = await self._ready()
-        await network_calls.flush(engine, [self.session_id], timeout)
+        await network_calls.flush(engine, [self._name], timeout)
 
     def status(self) -> Status:
         """Return the status of the session, read from the journal.
@@ -413,7 +477,7 @@ class CachedSession:
             JournalError: the journal cannot be opened or read.
         """
         closed = self._closed or bool(self._is_cache_closed and self._is_cache_closed())
-        return self._engine.status(self.session_id, is_closed=closed)
+        return self._engine.status(self._name, is_closed=closed)
 
     async def audit(self) -> AuditReport:
         """Compare the server with the journal and repair the differences.
@@ -429,7 +493,7 @@ class CachedSession:
             JournalError: the journal cannot be read or written; a repeated call continues.
         """
         engine = await self._ready()
-        return await network_calls.audit(engine, self.session_id)
+        return await network_calls.audit(engine, self._name)
 
     # -- entries, changes, search, parked operations ---------------------------------------------
 
@@ -451,7 +515,28 @@ class CachedSession:
         limit = items_limit(limit)
         if limit is not None and limit <= 0:
             return []
-        return await engine.journal.history.entries(self.session_id, limit)
+        return await engine.journal.history.entries(self._name, limit)
+
+    async def turns(self, limit: int | None = None) -> list[Turn]:
+        """Return the latest ``limit`` turns (by default all), oldest first, with their entries.
+
+        A turn has at least one visible entry, and all its visible entries are in the result. The
+        turns are from one snapshot. The call never waits for the network and fetches nothing. Its
+        cost grows with the entries that it returns.
+
+        Args:
+            limit: zero or less returns an empty list.
+
+        Raises:
+            SessionClosed: the session was closed.
+            InvalidArgument: ``limit`` is not an integer.
+            JournalError: the journal cannot be read.
+        """
+        engine = await self._ready()
+        limit = items_limit(limit)
+        if limit is not None and limit <= 0:
+            return []
+        return await engine.journal.history.turns(self._name, limit)
 
     def changes(self, seen: Iterable[Entry] | None = None) -> Changes:
         """Follow this session: ``async for change in session.changes()``, without polling.
@@ -482,7 +567,7 @@ class CachedSession:
             start = history.cursor_now()
         else:
             start = history.cursor_before_opening()
-        return Changes(engine, self.session_id, self._ready, start)
+        return Changes(engine, self._name, self._ready, start)
 
     async def search(self, query: str, limit: int = 20) -> list[Entry]:
         """Return items that contain every word of ``query``, ignoring case, latest first.
@@ -503,7 +588,7 @@ class CachedSession:
         """
         engine = await self._ready()
         words, most = search.words(query), items_limit(limit) or 0
-        return await engine.journal.history.search(self.session_id, words, most)
+        return await engine.journal.history.search(self._name, words, most)
 
     async def recall(self, query: str, limit: int = 10) -> Recall:
         """Return the items of this session that the server finds nearest in meaning, best first.
@@ -525,9 +610,9 @@ class CachedSession:
         engine = await self._ready()
         words, most = search.words(query), items_limit(limit) or 0
         if self._private or most <= 0:
-            found = await engine.journal.history.search(self.session_id, words, most)
+            found = await engine.journal.history.search(self._name, words, most)
             return Recall(found, "local")
-        return await network_calls.recall(engine, self.session_id, query, words, most)
+        return await network_calls.recall(engine, self._name, query, words, most)
 
     async def parked(self) -> list[Parked]:
         """Return the operations that the server refused permanently, oldest first, with the error.
@@ -537,7 +622,8 @@ class CachedSession:
             JournalError: the journal cannot be read.
         """
         engine = await self._ready()
-        return await engine.journal.parked.all(self.session_id)
+        found = await engine.journal.parked.all(self._name)
+        return [replace(each, session_id=self.session_id) for each in found]
 
     async def retry_parked(self, dots: Sequence[tuple[str, int]] | None = None) -> int:
         """Put parked operations back into the outbox; return the number of these operations.
@@ -555,7 +641,7 @@ class CachedSession:
         """
         engine = await self._ready()
         named = None if dots is None else dots_of(dots)
-        moved = await engine.journal.parked.retry(self.session_id, named)
+        moved = await engine.journal.parked.retry(self._name, named)
         self._wrote()
         return moved
 
@@ -581,7 +667,7 @@ class CachedSession:
             raise InvalidArgument("nothing was dropped: pass the dots of the operations to drop")
         engine = await self._ready()
         named = dots_of(dots)
-        dropped = await engine.journal.parked.drop(self.session_id, named)
+        dropped = await engine.journal.parked.drop(self._name, named)
         self._wrote()
         return dropped
 
@@ -598,10 +684,10 @@ class CachedSession:
         if self._closed:
             return
         self._closed = True
-        self._engine.news.wake(self.session_id)
+        self._engine.news.wake(self._name)
         try:
             if self._spec is not None:
-                await network_calls.drain(self._engine, [self.session_id])
+                await network_calls.drain(self._engine, lambda name: name == self._name)
         finally:
             self._leave()
             if self._owns_share:
@@ -645,12 +731,12 @@ class CachedSession:
     def _leave(self) -> None:
         if self._following:
             self._following = False
-            self._engine.unfollow(self.session_id)
+            self._engine.unfollow(self._name)
 
     def _check_open(self) -> None:
         if self._closed or (self._is_cache_closed is not None and self._is_cache_closed()):
             raise SessionClosed(
-                f"the session {self.session_id!r} was closed; make a new CachedSession"
+                f"the session {quoted_name(self._name)} was closed; make a new CachedSession"
             )
 
     async def _ready(self) -> Engine:
@@ -667,13 +753,13 @@ class CachedSession:
         self._engine.loop_host.ensure_running()
         if not self._following:
             self._following = True
-            self._engine.follow(self.session_id)
+            self._engine.follow(self._name)
 
     def _wrote(self) -> None:
-        self._engine.news.wake(self.session_id)
+        self._engine.news.wake(self._name)
         if self._spec is not None:
             self._engine.wrote()
-            self._engine.touch(self.session_id)
+            self._engine.touch(self._name)
 
 
 def _acquire(
@@ -715,4 +801,9 @@ def import_source(
     session: CachedSession, kind: str, *, is_named: bool = False, total: int | None = None
 ) -> Source:
     """Return the `Source` of an import into a session."""
-    return Source(session.session_id, kind, session._private, is_named, total)
+    return Source(session._name, kind, session._private, is_named, total)
+
+
+def name_of(session: CachedSession) -> str:
+    """Return the name of a session, made of its key prefix and its id."""
+    return session._name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -106,8 +106,11 @@ def unwatch(source: _Source) -> None:
 
 
 @contextmanager
-def step(kind: str, session_id: str, clock: Callable[[], float]) -> Iterator[None]:
-    """Record a push or a pull of one session as a span and in the histogram."""
+def step(kind: str, session: Mapping[str, str], clock: Callable[[], float]) -> Iterator[None]:
+    """Record a push or a pull of one session as a span and in the histogram.
+
+    ``session`` contains the span's attributes that identify the session.
+    """
     found = _instruments
     if found is None:
         yield
@@ -115,7 +118,7 @@ def step(kind: str, session_id: str, clock: Callable[[], float]) -> Iterator[Non
     began, outcome = clock(), "ok"
     with found.tracer.start_as_current_span(
         f"{NAME}.{kind}",
-        attributes={f"{NAME}.session": session_id},
+        attributes={f"{NAME}.{field}": value for field, value in session.items()},
         record_exception=False,  # a server's error message can quote items
         set_status_on_exception=False,
     ) as span:

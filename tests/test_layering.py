@@ -48,8 +48,9 @@ ALLOWED: dict[str, set[str]] = {
 # own. A subfolder is one entry; the test on circles alone orders its modules.
 TIERS: dict[str, list[set[str]]] = {
     "history": [
-        {"clock", "ids", "item_text", "ranges", "tool_calls"},
-        {"frontier", "session_ref"},
+        {"clock", "item_text", "ranges", "session_name", "tool_calls"},
+        {"frontier", "ids"},
+        {"session_ref"},
         {"ops"},
         {"order", "parts", "turns"},
     ],
@@ -106,7 +107,7 @@ TIERS: dict[str, list[set[str]]] = {
     ],
     "cli": [
         {"config", "detect_format", "escape", "exit_codes"},
-        {"extras", "output", "progress"},
+        {"extras", "output", "progress", "sessions"},
         {"common", "devserver", "render_history", "render_reports", "render_status"},
         {"commands", "import_export", "parked"},
         {"app"},

@@ -14,6 +14,7 @@ from cached_session.cli.common import (
     ApiKey,
     Journal,
     Json,
+    KeyPrefix,
     Sessions,
     Url,
     run,
@@ -45,7 +46,7 @@ def _root(
         typer.Option(
             "--config",
             envvar="CACHED_SESSION_CONFIG",
-            help="Read url, api_key and journal from this TOML file. "
+            help="Read url, api_key, journal and key_prefix from this TOML file. "
             "Default: config.toml in the user's configuration directory.",
         ),
     ] = None,
@@ -68,12 +69,17 @@ def status(
         bool, typer.Option("--watch", "-w", help="Keep running and print changes.")
     ] = False,
     as_json: Json = False,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Print the sessions of the journal, their items, and their unsent operations.
 
     Reads only the journal; no request is sent.
     """
-    run(commands.status(settings_of(context, journal), as_json=as_json, watch=watch))
+    run(
+        commands.status(
+            settings_of(context, journal, key_prefix=key_prefix), as_json=as_json, watch=watch
+        )
+    )
 
 
 @app.command()
@@ -99,9 +105,10 @@ def show(
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Print the history of one session from this journal."""
-    settings = settings_of(context, journal, url, api_key)
+    settings = settings_of(context, journal, url, api_key, key_prefix)
     run(commands.show(session, settings, limit=limit, raw=raw, unfold=unfold, follow=follow))
 
 
@@ -124,9 +131,10 @@ def sync(
     timeout: Annotated[
         float, typer.Option("--timeout", "-t", min=0, help="Stop waiting after this many seconds.")
     ] = 60.0,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Send unsent operations, fetch those of other devices, and print the result."""
-    settings = settings_of(context, journal, url, api_key)
+    settings = settings_of(context, journal, url, api_key, key_prefix)
     run(commands.sync(session or [], settings, timeout=timeout, as_json=as_json))
 
 
@@ -145,12 +153,13 @@ def search(
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Print the items that contain all the words.
 
     Searches the journal; sends no request without --recall.
     """
-    settings = settings_of(context, journal, url, api_key)
+    settings = settings_of(context, journal, url, api_key, key_prefix)
     run(
         commands.search(query, session or [], settings, limit=limit, recall=recall, as_json=as_json)
     )
@@ -185,9 +194,10 @@ def audit(
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Compare the server with the journal, and restore what either has lost."""
-    settings = settings_of(context, journal, url, api_key)
+    settings = settings_of(context, journal, url, api_key, key_prefix)
     run(commands.audit(session or [], settings, as_json=as_json))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,14 +13,14 @@ from cached_session import (
     CachedSession,
     Changes,
     Entry,
-    SessionCache,
     Status,
     SyncReport,
     diagnose,
 )
 from cached_session.cli import output, progress, render_history, render_reports, render_status
-from cached_session.cli.common import choose_sessions, open_existing, open_online
+from cached_session.cli.common import open_existing, open_online
 from cached_session.cli.config import Settings
+from cached_session.cli.sessions import ChosenSession
 from cached_session.errors import CachedSessionError, SyncError
 
 T = TypeVar("T")
@@ -37,13 +37,13 @@ CONCURRENT_SYNCS = 4
 
 async def status(settings: Settings, *, as_json: bool, watch: bool) -> None:
     """Print the status of a journal; with ``watch``, print it again whenever it changes."""
-    async with open_existing(settings) as cache:
+    async with open_existing(settings) as sessions:
         if watch:
-            await _watch(cache.status, as_json=as_json)
+            await _watch(sessions.status, as_json=as_json)
         elif as_json:
-            output.say_json(cache.status())
+            output.say_json(render_status.status_json(sessions.status()))
         else:
-            render_status.print_status(cache.status())
+            render_status.print_status(sessions.status())
 
 
 async def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
@@ -60,7 +60,7 @@ async def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
         lines = list(render_status.status_lines(found))
         if lines != before:
             if as_json:
-                output.say_json(found, indent=None)
+                output.say_json(render_status.status_json(found), indent=None)
             else:
                 for line in [*([""] if before else []), *lines]:
                     output.say(line)
@@ -78,10 +78,10 @@ async def show(
     follow: bool,
 ) -> None:
     """Print one session's history; with ``follow``, also print new items."""
-    async with open_existing(settings, syncing=follow) as cache:
+    async with open_existing(settings, syncing=follow) as sessions:
         if not follow:
-            await choose_sessions(cache, [session_id])
-        session = cache.session(session_id, hydrate=False)
+            sessions.choose([session_id])
+        session = sessions.session(session_id).open()
         # Subscribe before the history is read, so that no item written in between is missed.
         changes = session.changes()
         entries = await session.entries(limit)
@@ -147,27 +147,30 @@ async def sync(
         SyncError: the server did not accept or send everything in time.
     """
     started = time.monotonic()
-    async with open_online(settings, new=bool(session_ids)) as cache:
-        known = await cache.sessions()
-        names = list(dict.fromkeys(session_ids)) or known
-        reports, errors = await _sync_all(cache, names, started + timeout)
+    async with open_online(settings, new=bool(session_ids)) as sessions:
+        known = sessions.all()
+        given = [sessions.session(session_id) for session_id in dict.fromkeys(session_ids)]
+        chosen = given or known
+        reports, errors = await _sync_all(chosen, started + timeout)
         if as_json:
-            output.say_json(reports)
-        elif session_ids or len(names) > 1:
-            for name in names:
-                if name in reports:
-                    render_reports.print_report(reports[name], name)
+            output.say_json([{**one.fields, **vars(report)} for one, report in reports.items()])
+        elif given or len(chosen) > 1:
+            for one in chosen:
+                if one in reports:
+                    render_reports.print_report(reports[one], one.label)
         if errors:
             raise errors[0]
-        for name in reports.keys() - set(known):
-            if not cache.session(name, hydrate=False).status().items:
-                output.complain(f"the server has no items of {name!r} either; check the session id")
-        if not names:
+        for one in reports.keys() - set(known):
+            if not one.open().status().items:
+                output.complain(
+                    f"the server has no items of {one.label!r} either; check the session id"
+                )
+        if not chosen:
             output.complain("this journal has no session; --session ID fetches one from the server")
-        found = cache.status()
+        found = sessions.status()
         if not as_json:
-            if names and not session_ids:
-                total = _sum(reports, time.monotonic() - started)
+            if chosen and not given:
+                total = _sum(reports.values(), time.monotonic() - started)
                 render_reports.print_report(total, "all sessions")
             render_status.print_status(found)
         if found.parked:
@@ -175,39 +178,41 @@ async def sync(
 
 
 async def _sync_all(
-    cache: SessionCache, names: list[str], deadline: float
-) -> tuple[dict[str, SyncReport], list[CachedSessionError]]:
+    chosen: list[ChosenSession], deadline: float
+) -> tuple[dict[ChosenSession, SyncReport], list[CachedSessionError]]:
     """Sync several sessions at a time; return the reports, and the errors of failed syncs."""
-    reports: dict[str, SyncReport] = {}
+    reports: dict[ChosenSession, SyncReport] = {}
     errors: list[CachedSessionError] = []
     limiter = anyio.CapacityLimiter(CONCURRENT_SYNCS)
 
-    async def sync_one(name: str, bars: progress.SyncBars) -> None:
-        async with limiter, cache.session(name, hydrate=False) as session:
+    async def sync_one(one: ChosenSession, bars: progress.SyncBars) -> None:
+        async with limiter, one.open() as session:
             before = session.status()
-            bars.start(name, before)
+            bars.start(one.label, before)
             try:
-                reports[name] = await _sync_one(session, before, deadline, bars)
+                reports[one] = await _sync_one(
+                    session, before, deadline, lambda status: bars.update(one.label, status)
+                )
             except CachedSessionError as error:
                 errors.append(error)
             finally:
-                bars.finish(name, session.status())
+                bars.finish(one.label, session.status())
 
-    with progress.sync_bars(len(names)) as bars:
+    with progress.sync_bars(len(chosen)) as bars:
         async with anyio.create_task_group() as group:
-            for name in names:
-                group.start_soon(sync_one, name, bars)
+            for one in chosen:
+                group.start_soon(sync_one, one, bars)
     return reports, errors
 
 
 async def _sync_one(
-    session: CachedSession, before: Status, deadline: float, bars: progress.SyncBars
+    session: CachedSession, before: Status, deadline: float, on_status: Callable[[Status], None]
 ) -> SyncReport:
     """Sync one session, and return the report for the time since ``before``."""
 
     async def update_bar() -> None:
         while True:
-            bars.update(session.session_id, session.status())
+            on_status(session.status())
             await anyio.sleep(BAR_SECONDS)
 
     left = max(0.0, deadline - time.monotonic())
@@ -222,8 +227,8 @@ async def _sync_one(
     )
 
 
-def _sum(reports: Mapping[str, SyncReport], seconds: float) -> SyncReport:
-    found = list(reports.values())
+def _sum(reports: Iterable[SyncReport], seconds: float) -> SyncReport:
+    found = list(reports)
     return SyncReport(
         pushed=sum(report.pushed for report in found),
         pulled=sum(report.pulled for report in found),
@@ -246,9 +251,9 @@ async def search(
     """Print the items that contain the words, or that the server finds by meaning."""
     found: list[dict[str, Any]] = []
     is_local = False
-    async with open_online(settings) if recall else open_existing(settings) as cache:
-        for name in await choose_sessions(cache, session_ids):
-            session = cache.session(name, hydrate=False)
+    async with open_online(settings) if recall else open_existing(settings) as sessions:
+        for one in sessions.choose(session_ids):
+            session = one.open()
             if recall:
                 answer = await session.recall(query, limit)
                 entries = answer.entries
@@ -261,9 +266,9 @@ async def search(
             else:
                 entries = await session.search(query, limit)
             if not as_json:
-                render_history.print_found(name, entries)
+                render_history.print_found(one.label, entries)
             found += [
-                {"session": name, "rank": e.rank, "said_at": e.said_at, "item": e.item}
+                {**one.fields, "rank": e.rank, "said_at": e.said_at, "item": e.item}
                 for e in entries
             ]
     if as_json:
@@ -287,22 +292,23 @@ async def doctor(settings: Settings, *, as_json: bool, timeout: float) -> bool:
 
 async def audit(session_ids: list[str], settings: Settings, *, as_json: bool) -> None:
     """Compare the server with the journal, and restore operations that one of them has lost."""
-    reports: dict[str, Any] = {}
-    async with open_online(settings) as cache:
-        for name in await choose_sessions(cache, session_ids):
-            async with cache.session(name, hydrate=False) as session:
-                reports[name] = await session.audit()
+    reports: list[dict[str, Any]] = []
+    async with open_online(settings) as sessions:
+        for one in sessions.choose(session_ids):
+            async with one.open() as session:
+                report = await session.audit()
+            reports.append({**one.fields, **vars(report)})
             if not as_json:
-                render_reports.print_audit(name, reports[name])
+                render_reports.print_audit(one.label, report)
     if as_json:
         output.say_json(reports)
 
 
 async def compact(settings: Settings, *, as_json: bool) -> None:
     """Delete bookkeeping that is no longer needed, and free its disk space."""
-    async with open_existing(settings) as cache:
+    async with open_existing(settings) as sessions:
         with output.waiting("compacting"):
-            report = await cache.compact()
+            report = await sessions.cache.compact()
     if as_json:
         output.say_json(report)
     else:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +14,7 @@ from cached_session import SessionCache
 from cached_session.cli import config, output
 from cached_session.cli.config import Settings
 from cached_session.cli.exit_codes import CALLED_WRONGLY, FAILED, NOT_SYNCED
+from cached_session.cli.sessions import JournalSessions
 from cached_session.errors import CachedSessionError, InvalidArgument, JournalError, SyncError
 from cached_session.paths import journal_path
 
@@ -50,11 +50,23 @@ Sessions = Annotated[
 ]
 
 
+KeyPrefix = Annotated[
+    str | None,
+    typer.Option(
+        "--key-prefix",
+        envvar="CACHED_SESSION_KEY_PREFIX",
+        help="Use the sessions with this key prefix. Default: all sessions; for a session id, "
+        "the one without a prefix.",
+    ),
+]
+
+
 def settings_of(
     context: typer.Context,
     journal: Path | None,
     url: str | None = None,
     api_key: str | None = None,
+    key_prefix: str | None = None,
 ) -> Settings:
     """Merge the settings of the command line, the environment and the configuration file."""
     try:
@@ -64,7 +76,7 @@ def settings_of(
         raise typer.Exit(CALLED_WRONGLY) from error
     if warning:
         output.complain(warning)
-    return found.overridden_by(journal, url, api_key)
+    return found.overridden_by(journal, url, api_key, key_prefix)
 
 
 def run(command: Coroutine[Any, Any, T]) -> T:
@@ -81,22 +93,36 @@ def run(command: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(NOT_SYNCED if isinstance(error, SyncError) else FAILED) from error
 
 
-def open_existing(settings: Settings, *, syncing: bool = False) -> SessionCache:
-    """Open a cache over an existing journal: a command that only reads must not create a file."""
+def open_existing(settings: Settings, *, syncing: bool = False) -> JournalSessions:
+    """Open an existing journal: a command that only reads must not create a file."""
     if syncing and settings.url:
         return open_online(settings)
-    return SessionCache(_existing_journal(settings))
+    path = _existing_journal(settings)
+    return JournalSessions(
+        lambda prefix: SessionCache(path, key_prefix=prefix), settings.key_prefix
+    )
 
 
-def open_online(settings: Settings, *, new: bool = False) -> SessionCache:
-    """Open a cache that syncs with the server; with ``new`` it may create the journal."""
-    if not settings.url:
+def open_online(settings: Settings, *, new: bool = False) -> JournalSessions:
+    """Open a journal that syncs with the server; with ``new`` it may be created."""
+    url = settings.url
+    if not url:
         raise InvalidArgument(
             "no server is given; pass --url http://..., or set DAKERA_URL in the environment "
             "or url in the configuration file"
         )
     path = settings.journal if new else _existing_journal(settings)
-    return SessionCache(path, url=settings.url, api_key=settings.api_key)
+    return JournalSessions(
+        lambda prefix: SessionCache(path, url=url, api_key=settings.api_key, key_prefix=prefix),
+        settings.key_prefix,
+    )
+
+
+def open_offline(settings: Settings) -> JournalSessions:
+    """Open a journal without a server; it may be created."""
+    return JournalSessions(
+        lambda prefix: SessionCache(settings.journal, key_prefix=prefix), settings.key_prefix
+    )
 
 
 def _existing_journal(settings: Settings) -> str:
@@ -112,21 +138,3 @@ def _existing_journal(settings: Settings) -> str:
             "or set CACHED_SESSION_JOURNAL in the environment"
         )
     return path
-
-
-async def choose_sessions(cache: SessionCache, session_ids: Sequence[str]) -> list[str]:
-    """Return the given sessions, or all sessions of the journal if ``session_ids`` is empty.
-
-    Raises:
-        InvalidArgument: the journal does not have one of the given sessions.
-    """
-    known = await cache.sessions()
-    for name in session_ids:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise InvalidArgument(
-                f"the journal has no session {name!r}{hint}; cached-session status lists its "
-                "sessions; sync --session fetches one from the server"
-            )
-    return list(dict.fromkeys(session_ids)) or known

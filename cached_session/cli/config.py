@@ -3,6 +3,7 @@
     url = "https://dakera.example"
     api_key = "dk-..."
     journal = "/var/lib/agent/sessions.db"
+    key_prefix = "support"
 
 An option overrides the environment, and the environment overrides the file.
 """
@@ -29,18 +30,27 @@ class ConfigError(CachedSessionError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Path of the journal, address of the server and API key."""
+    """Path of the journal, address of the server, API key, and key prefix of the sessions."""
 
     journal: str | None = None
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    key_prefix: str | None = None
 
-    def overridden_by(self, journal: Path | None, url: str | None, api_key: str | None) -> Settings:
+    def overridden_by(
+        self,
+        journal: Path | None,
+        url: str | None,
+        api_key: str | None,
+        key_prefix: str | None,
+    ) -> Settings:
         """Return these settings, overridden by the options that are given."""
         return Settings(
             journal=str(journal) if journal else self.journal,
             url=url or self.url,
             api_key=api_key or self.api_key,
+            # An empty prefix is a choice: the sessions without a prefix.
+            key_prefix=self.key_prefix if key_prefix is None else key_prefix,
         )
 
 

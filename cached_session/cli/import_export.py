@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from cached_session import (
-    SessionCache,
     export_jsonl,
     import_dakera_export,
     import_dakera_session,
@@ -23,9 +22,10 @@ from cached_session.cli.common import (
     ApiKey,
     Journal,
     Json,
+    KeyPrefix,
     Url,
-    choose_sessions,
     open_existing,
+    open_offline,
     open_online,
     run,
     settings_of,
@@ -34,6 +34,7 @@ from cached_session.cli.config import Settings
 from cached_session.cli.detect_format import detect_format
 from cached_session.cli.escape import safe_id
 from cached_session.cli.exit_codes import FAILED
+from cached_session.cli.sessions import label
 from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 
@@ -52,9 +53,10 @@ def export(
     session: Annotated[str, typer.Argument(help="Session id.")],
     file: Annotated[str, typer.Argument(help="File to write; - is standard output.")],
     journal: Journal = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Write a session to a file, one JSON value per line. An import restores the same bytes."""
-    run(_export(session, file, settings_of(context, journal)))
+    run(_export(session, file, settings_of(context, journal, key_prefix=key_prefix)))
 
 
 class Kind(str, Enum):
@@ -108,9 +110,10 @@ def import_(
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Add a history from another source. A repeat adds only new items."""
-    settings = settings_of(context, journal, url, api_key)
+    settings = settings_of(context, journal, url, api_key, key_prefix)
     whole = run(
         _import(
             source,
@@ -129,16 +132,16 @@ def import_(
 
 async def _export(session_id: str, target: str, settings: Settings) -> None:
     """Write a session to a file, or to standard output."""
-    async with open_existing(settings) as cache:
-        await choose_sessions(cache, [session_id])
-        session = cache.session(session_id, hydrate=False)
+    async with open_existing(settings) as sessions:
+        (chosen,) = sessions.choose([session_id])
+        session = chosen.open()
         if target == "-":
             with output.writing():
                 await export_jsonl(session, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
         else:
             written = await export_jsonl(session, target)
-            output.say(f"{safe_id(session_id)}: {count(written, 'item')} written to {target}")
+            output.say(f"{safe_id(chosen.label)}: {count(written, 'item')} written to {target}")
 
 
 def _require_session(path: str, session: str, table: str) -> None:
@@ -175,16 +178,16 @@ async def _import(
     if session_id is None and kind != "sqlite":
         raise InvalidArgument("no session is given; pass --session ID")
     is_remote = kind == "server"
-    opened = open_online(settings, new=True) if is_remote else SessionCache(settings.journal)
-    async with opened as cache:
+    opened = open_online(settings, new=True) if is_remote else open_offline(settings)
+    async with opened as sessions:
         with progress.import_bars() as bars:
             if session_id is None:
                 reports = await import_sqlite(
-                    cache, source, branch=branch, messages_table=table, on_progress=bars
+                    sessions.cache, source, branch=branch, messages_table=table, on_progress=bars
                 )
             elif kind == "sqlite":
                 _require_session(source, source_session or session_id, table)
-                session = cache.session(session_id, hydrate=False)
+                session = sessions.session(session_id).open()
                 report = await import_sqlite_session(
                     session,
                     source,
@@ -195,11 +198,12 @@ async def _import(
                 )
                 reports = [report]
             else:
-                session = cache.session(session_id, hydrate=False)
+                session = sessions.session(session_id).open()
                 reports = [await IMPORTERS[kind](session, source, on_progress=bars)]
     if as_json:
-        output.say_json(reports)
+        prefix = {"key_prefix": settings.key_prefix or ""}
+        output.say_json([{**vars(report), **prefix} for report in reports])
     else:
         for report in reports:
-            render_reports.print_import(report)
+            render_reports.print_import(report, label(report.session_id, settings.key_prefix or ""))
     return not any(report.unreadable for report in reports)

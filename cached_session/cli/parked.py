@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cached_session import Parked, SessionCache
+from cached_session import Parked
 from cached_session.cli import output, render_history
 from cached_session.cli.common import (
     CONTEXT,
     Journal,
     Json,
+    KeyPrefix,
     Sessions,
     open_existing,
     run,
@@ -22,6 +23,7 @@ from cached_session.cli.common import (
 from cached_session.cli.config import Settings
 from cached_session.cli.escape import safe_id
 from cached_session.cli.exit_codes import CALLED_WRONGLY
+from cached_session.cli.sessions import ChosenSession, JournalSessions
 from cached_session.errors import InvalidArgument
 from cached_session.humanize import count
 
@@ -51,15 +53,22 @@ def list_(
     session: Sessions = None,
     as_json: Json = False,
     journal: Journal = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """List the parked operations, each with its name, its session and the reason."""
-    run(_list(settings_of(context, journal), session or [], as_json=as_json))
+    settings = settings_of(context, journal, key_prefix=key_prefix)
+    run(_list(settings, session or [], as_json=as_json))
 
 
 @app.command("show")
-def show(context: typer.Context, operation: Operation, journal: Journal = None) -> None:
+def show(
+    context: typer.Context,
+    operation: Operation,
+    journal: Journal = None,
+    key_prefix: KeyPrefix = None,
+) -> None:
     """Print the items of one parked operation, one JSON value per line."""
-    run(_show(settings_of(context, journal), operation))
+    run(_show(settings_of(context, journal, key_prefix=key_prefix), operation))
 
 
 @app.command("retry")
@@ -68,9 +77,11 @@ def retry(
     operation: Operations = None,
     every: Annotated[bool, typer.Option("--all", help="All parked operations.")] = False,
     journal: Journal = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Queue parked operations again; the next sync sends them."""
-    _run_retry_or_drop(context, operation, journal, every=every, drop=False)
+    settings = settings_of(context, journal, key_prefix=key_prefix)
+    _run_retry_or_drop(settings, operation, every=every, drop=False)
 
 
 @app.command("drop")
@@ -80,15 +91,16 @@ def drop(
     every: Annotated[bool, typer.Option("--all", help="All parked operations.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     journal: Journal = None,
+    key_prefix: KeyPrefix = None,
 ) -> None:
     """Delete parked operations for good, with their items in this history."""
-    _run_retry_or_drop(context, operation, journal, every=every, drop=True, sure=yes)
+    settings = settings_of(context, journal, key_prefix=key_prefix)
+    _run_retry_or_drop(settings, operation, every=every, drop=True, sure=yes)
 
 
 def _run_retry_or_drop(
-    context: typer.Context,
+    settings: Settings,
     operations: list[str] | None,
-    journal: Path | None,
     *,
     every: bool,
     drop: bool,
@@ -97,25 +109,26 @@ def _run_retry_or_drop(
     if bool(operations) == every:
         output.complain("pass either names of operations or --all")
         raise typer.Exit(CALLED_WRONGLY)
-    run(_retry_or_drop(settings_of(context, journal), operations or [], drop=drop, sure=sure))
+    run(_retry_or_drop(settings, operations or [], drop=drop, sure=sure))
 
 
 async def _list(settings: Settings, session_ids: list[str], *, as_json: bool) -> None:
     """Print the parked operations."""
-    async with open_existing(settings) as cache:
-        found = await _parked(cache, session_ids)
+    async with open_existing(settings) as sessions:
+        found = await _parked(sessions, session_ids)
     if as_json:
-        output.say_json([{"operation": _name(one), **vars(one)} for one in found])
+        output.say_json([one.fields for one in found])
     else:
         _print(found)
 
 
 async def _show(settings: Settings, operation: str) -> None:
     """Print one parked operation: the reason on standard error, and its items."""
-    async with open_existing(settings) as cache:
-        (one,) = _find_by_name(await _parked(cache, []), [operation])
-    output.complain(f"{one.kind} of {safe_id(one.session_id)}: {one.error}")
-    render_history.print_items(one.items)
+    async with open_existing(settings) as sessions:
+        (one,) = _find_by_name(await _parked(sessions, []), [operation])
+    parked = one.parked
+    output.complain(f"{parked.kind} of {safe_id(one.session.label)}: {parked.error}")
+    render_history.print_items(parked.items)
 
 
 async def _retry_or_drop(
@@ -125,22 +138,22 @@ async def _retry_or_drop(
 
     Ask for confirmation unless ``sure`` is true.
     """
-    async with open_existing(settings) as cache:
-        found = await _parked(cache, [])
+    async with open_existing(settings) as sessions:
+        found = await _parked(sessions, [])
         chosen = _find_by_name(found, operations) if operations else found
         if chosen and not sure:
-            items = count(sum(len(one.items) for one in chosen), "item")
+            items = count(sum(len(one.parked.items) for one in chosen), "item")
             what = f"{count(len(chosen), 'operation')} with {items}"
             typer.confirm(
                 f"{what} will be deleted from this history too. Drop them?", abort=True, err=True
             )
         moved = 0
         for one in chosen:
-            session = cache.session(one.session_id)
+            session = one.session.open()
             if drop:
-                moved += await session.drop_parked(one.dot)
+                moved += await session.drop_parked(one.parked.dot)
             else:
-                moved += await session.retry_parked([one.dot])
+                moved += await session.retry_parked([one.parked.dot])
     output.say(
         f"{count(moved, 'operation')} dropped"
         if drop
@@ -148,16 +161,33 @@ async def _retry_or_drop(
     )
 
 
-async def _parked(cache: SessionCache, session_ids: list[str]) -> list[Parked]:
-    names = [name for name, one in cache.status().sessions.items() if one.parked]
-    found: list[Parked] = []
-    for name in names:
-        if not session_ids or name in session_ids:
-            found += await cache.session(name).parked()
-    return found
+@dataclass(frozen=True)
+class _Found:
+    """A parked operation and its session."""
+
+    session: ChosenSession
+    parked: Parked
+
+    @property
+    def name(self) -> str:
+        """Name of the operation on the command line."""
+        return f"{self.parked.dot.writer}:{self.parked.dot.counter}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The operation as JSON output contains it."""
+        return {"operation": self.name, **vars(self.parked), **self.session.fields}
 
 
-def _find_by_name(found: Sequence[Parked], operations: Sequence[str]) -> list[Parked]:
+async def _parked(sessions: JournalSessions, session_ids: list[str]) -> list[_Found]:
+    """Return the parked operations of these sessions; of all if ``session_ids`` is empty."""
+    chosen = [sessions.session(session_id) for session_id in session_ids] or sessions.all(
+        lambda status: status.parked > 0
+    )
+    return [_Found(one, parked) for one in chosen for parked in await one.open().parked()]
+
+
+def _find_by_name(found: Sequence[_Found], operations: Sequence[str]) -> list[_Found]:
     """Return the operation of each typed name; the beginning of a name is enough.
 
     Raises:
@@ -165,8 +195,8 @@ def _find_by_name(found: Sequence[Parked], operations: Sequence[str]) -> list[Pa
     """
     chosen = []
     for typed in operations:
-        exact = [one for one in found if _name(one) == typed]
-        near = exact or [one for one in found if _name(one).startswith(typed)]
+        exact = [one for one in found if one.name == typed]
+        near = exact or [one for one in found if one.name.startswith(typed)]
         if len(near) != 1:
             matched = f"{len(near)} parked operations" if near else "no parked operation"
             raise InvalidArgument(f"{typed!r} matches {matched}; see cached-session parked list")
@@ -174,21 +204,16 @@ def _find_by_name(found: Sequence[Parked], operations: Sequence[str]) -> list[Pa
     return chosen
 
 
-def _name(parked: Parked) -> str:
-    """Return the name of a parked operation on the command line."""
-    return f"{parked.dot.writer}:{parked.dot.counter}"
-
-
-def _print(found: Sequence[Parked]) -> None:
+def _print(found: Sequence[_Found]) -> None:
     """Print one line per operation: its name, its session and the reason."""
     rows = [
         (
-            _name(one),
-            safe_id(one.session_id),
-            one.kind,
-            str(len(one.items)),
-            output.when(one.said_at),
-            output.cut(one.error),
+            one.name,
+            safe_id(one.session.label),
+            one.parked.kind,
+            str(len(one.parked.items)),
+            output.when(one.parked.said_at),
+            output.cut(one.parked.error),
         )
         for one in found
     ]

@@ -31,18 +31,18 @@ class SyncBars:
         if progress is not None:
             self._all = progress.add_task("all sessions", total=sessions, detail="")
 
-    def start(self, session_id: str, status: Status) -> None:
+    def start(self, session: str, status: Status) -> None:
         """Add the bar of a session."""
         if self._progress is not None:
             task = self._progress.add_task(
-                safe_id(session_id), total=status.pending or None, detail=""
+                safe_id(session), total=status.pending or None, detail=""
             )
-            self._tasks[session_id] = task, status.pending, status.items
+            self._tasks[session] = task, status.pending, status.items
 
-    def update(self, session_id: str, status: Status) -> None:
+    def update(self, session: str, status: Status) -> None:
         """Show the progress of a session: first the operations sent, then the items fetched."""
-        if self._progress is not None and session_id in self._tasks:
-            task, pending, items = self._tasks[session_id]
+        if self._progress is not None and session in self._tasks:
+            task, pending, items = self._tasks[session]
             fetched = status.items - items
             detail = f"{count(fetched, 'item')} fetched" if fetched > 0 else ""
             if status.pending or not pending:
@@ -56,11 +56,11 @@ class SyncBars:
             else:
                 self._progress.update(task, total=None, detail=detail or f"{pending} sent")
 
-    def finish(self, session_id: str, status: Status) -> None:
+    def finish(self, session: str, status: Status) -> None:
         """Complete the bar of a session that is synced or has failed. If there are many sessions,
         remove the bar."""
         if self._progress is not None:
-            task, pending, items = self._tasks.pop(session_id)
+            task, pending, items = self._tasks.pop(session)
             sent, fetched = pending - status.pending, status.items - items
             self._progress.update(
                 task,

@@ -119,11 +119,11 @@ def one_line(item: Any) -> str:
     return output.cut(safe_json(item))
 
 
-def print_found(session_id: str, entries: Sequence[Entry]) -> None:
+def print_found(session: str, entries: Sequence[Entry]) -> None:
     """Print found entries, one line each, with their session."""
     for entry in entries:
         when = output.when(entry.said_at)
-        line = f"{safe_id(session_id)}  {entry.rank}  {when}  {one_line(entry.item)}"
+        line = f"{safe_id(session)}  {entry.rank}  {when}  {one_line(entry.item)}"
         if output.is_terminal():
             from rich.text import Text
 

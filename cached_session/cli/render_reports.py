@@ -31,10 +31,10 @@ def print_report(report: SyncReport, what: str) -> None:
     )
 
 
-def print_import(report: ImportReport) -> None:
-    """Print the report of an import."""
+def print_import(report: ImportReport, session: str) -> None:
+    """Print the report of an import into a session."""
     output.say(
-        f"{safe_id(report.session_id)}: {count(report.added, 'item')} added"
+        f"{safe_id(session)}: {count(report.added, 'item')} added"
         + (f", {report.known} {_was(report.known)} imported before" if report.known else "")
         + (f", {report.unreadable} could not be read" if report.unreadable else "")
         + (f" (the first: number {report.first_unreadable})" if report.first_unreadable else "")
@@ -46,10 +46,10 @@ def _was(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def print_audit(session_id: str, report: AuditReport) -> None:
-    """Print the report of an audit."""
+def print_audit(session: str, report: AuditReport) -> None:
+    """Print the report of an audit of a session."""
     output.say(
-        f"{safe_id(session_id)}: {count(report.listed, 'memory', 'memories')} listed, "
+        f"{safe_id(session)}: {count(report.listed, 'memory', 'memories')} listed, "
         f"{count(report.healed, 'operation')} sent again, {report.applied} fetched, "
         f"{count(report.forgotten, 'removed item')} deleted from the server"
     )

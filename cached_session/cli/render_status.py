@@ -1,9 +1,9 @@
-"""The status of a journal, as a table on a terminal or as lines."""
+"""The status of a journal, as a table on a terminal, as lines, or as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cached_session.cli import output
 from cached_session.cli.escape import safe, safe_id
@@ -25,6 +25,8 @@ STATES = {
 }
 FACTS = {"error": "red", "salvaged": "yellow"}
 COLUMNS = ("session", "items", "pending", "parked", "age", "state")
+PREFIX = "prefix"
+"""First column, if a session of the journal has a key prefix."""
 
 
 def state_of(status: Status) -> str:
@@ -58,7 +60,7 @@ def status_lines(status: Status) -> Iterator[str]:
     yield _sum(status)
     rows = list(_rows(status))
     if rows:
-        yield from output.table(COLUMNS, rows)
+        yield from output.table(_columns(status), rows)
 
 
 def status_screen(status: Status) -> RenderableType:
@@ -72,12 +74,13 @@ def status_screen(status: Status) -> RenderableType:
     for name, value in _facts(status):
         head.add_row(Text(name, style="dim"), Text(value, style=FACTS.get(name, "")))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("session", "state") else "right")
+    for name in _columns(status):
+        is_text = name in (PREFIX, "session", "state")
+        table.add_column(name, justify="left" if is_text else "right")
     for *cells, state in _rows(status):
         table.add_row(*map(Text, cells), Text(state, style=STATES[state]))
     parts: list[RenderableType] = [head, Text(_sum(status), style="bold")]
-    return Group(*parts, table) if status.sessions else Group(*parts)
+    return Group(*parts, table) if table.row_count else Group(*parts)
 
 
 def _facts(status: Status) -> Iterator[tuple[str, str]]:
@@ -94,8 +97,9 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
 
 
 def _sum(status: Status) -> str:
+    sessions = sum(len(one.sessions) for one in status.prefixes.values())
     return (
-        f"{count(len(status.sessions), 'session')}, {count(status.items, 'item')}, "
+        f"{count(sessions, 'session')}, {count(status.items, 'item')}, "
         f"{status.pending} pending"
         + (f" (the oldest for {output.age(status.oldest_pending_age)})" if status.pending else "")
         + (f", {status.parked} parked" if status.parked else "")
@@ -103,13 +107,39 @@ def _sum(status: Status) -> str:
     )
 
 
+def _columns(status: Status) -> tuple[str, ...]:
+    return (PREFIX, *COLUMNS) if _has_prefix(status) else COLUMNS
+
+
+def _has_prefix(status: Status) -> bool:
+    return any(prefix and one.sessions for prefix, one in status.prefixes.items())
+
+
 def _rows(status: Status) -> Iterator[tuple[str, ...]]:
-    for name, one in sorted(status.sessions.items()):
-        yield (
-            safe_id(name),
-            str(one.items),
-            str(one.pending),
-            str(one.parked),
-            output.age(one.oldest_pending_age),
-            state_of(one),
-        )
+    has_prefix = _has_prefix(status)
+    for prefix, of_prefix in sorted(status.prefixes.items()):
+        for session_id, one in sorted(of_prefix.sessions.items()):
+            yield (
+                *((safe_id(prefix),) if has_prefix else ()),
+                safe_id(session_id),
+                str(one.items),
+                str(one.pending),
+                str(one.parked),
+                output.age(one.oldest_pending_age),
+                state_of(one),
+            )
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """Return the status of a journal as JSON output contains it: its sessions in one list."""
+    sessions = [
+        {"session_id": session_id, "key_prefix": prefix, **_facts_of(one)}
+        for prefix, of_prefix in sorted(status.prefixes.items())
+        for session_id, one in sorted(of_prefix.sessions.items())
+    ]
+    return {**_facts_of(status), "sessions": sessions}
+
+
+def _facts_of(status: Status) -> dict[str, Any]:
+    nested = ("sessions", "prefixes")
+    return {name: value for name, value in vars(status).items() if name not in nested}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 
 from cached_session.cache import SessionCache, open_engine
 from cached_session.diagnosis.finding import Finding
@@ -22,6 +23,7 @@ from cached_session.diagnosis.journal_state import (
 from cached_session.diagnosis.locks import check_locks
 from cached_session.diagnosis.server import check_server
 from cached_session.errors import JournalError
+from cached_session.history.session_name import session_name
 from cached_session.journal.journal import MEMORY
 from cached_session.models import Status
 from cached_session.paths import journal_path
@@ -65,10 +67,10 @@ async def diagnose(
         return findings
     if status is not None and status.last_server not in (None, spec.server):
         findings.append(_server_changed(str(status.last_server), spec.server))
-    sessions = sorted(status.sessions) if status is not None else []
-    return findings + await check_server(
-        spec, sessions, _acknowledged(status, spec.server), timeout
-    )
+    sessions = _by_name(status) if status is not None else {}
+    last = status.last_server if status is not None else None
+    acknowledged = _acknowledged(sessions) if last == spec.server else set()
+    return findings + await check_server(spec, sorted(sessions), acknowledged, timeout)
 
 
 async def _check_journal(
@@ -79,7 +81,7 @@ async def _check_journal(
     try:
         cache = SessionCache(path)
         try:
-            status = await asyncio.to_thread(cache.status)
+            status = await asyncio.to_thread(cache.journal_status)
             findings += check_status(
                 status,
                 server_is_checked=server_is_checked,
@@ -99,13 +101,20 @@ async def _check_journal(
     return status
 
 
-def _acknowledged(status: Status | None, server: str) -> set[str]:
-    """Return the ids of sessions with items whose operations this server has all acknowledged."""
-    if status is None or status.last_server != server:
-        return set()
+def _by_name(journal: Status) -> dict[str, Status]:
+    """Return the status of each session of a journal, by the session's name."""
     return {
-        session_id
+        session_name(prefix, session_id): session
+        for prefix, status in journal.prefixes.items()
         for session_id, session in status.sessions.items()
+    }
+
+
+def _acknowledged(sessions: Mapping[str, Status]) -> set[str]:
+    """Return the names of sessions with items whose operations the server has all acknowledged."""
+    return {
+        name
+        for name, session in sessions.items()
         if session.items and not (session.pending or session.parked)
     }
 

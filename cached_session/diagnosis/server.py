@@ -35,8 +35,8 @@ async def check_server(
 
     Args:
         spec: address and key of the server.
-        sessions: the ids of the journal's sessions.
-        acknowledged: the ids of the sessions that have items and of which the server has
+        sessions: the names of the journal's sessions.
+        acknowledged: the names of the sessions that have items and of which the server has
             acknowledged all operations.
         timeout: seconds for connecting, and for each request.
     """
@@ -139,8 +139,8 @@ def _describe_denied(
     return message, f"grant the key the namespaces {namespace(PREFIX)}*, or each by its name"
 
 
-def _is_granted(session_id: str, grants: list[str]) -> bool:
-    name = namespace(agent_id(session_id))
+def _is_granted(session: str, grants: list[str]) -> bool:
+    name = namespace(agent_id(session))
     return any(
         name.startswith(grant[:-1]) if grant.endswith("*") else name == grant for grant in grants
     )
@@ -165,16 +165,16 @@ async def _check_policies(
 ) -> list[Finding]:
     problems: list[str] = []
     existing = empty = 0
-    for session_id in sessions[:POLICIES]:
+    for name in sessions[:POLICIES]:
         try:
             problem = await remote.policy_problem(
-                agent_id(session_id)
+                agent_id(name)
             )  # None: there is no such namespace
         except RemoteError as error:
             reason = f"cannot be read: {error.reason}"
             return [Finding("policy", "warn", reason, "see the key above")]
         existing += problem is not None
-        empty += problem is None and session_id in acknowledged
+        empty += problem is None and name in acknowledged
         if problem:
             problems.append(problem)
     findings = [_describe_policies(problems, existing, len(sessions))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import threading
 from collections import Counter
@@ -17,12 +18,14 @@ from cached_session.engine import status_report
 from cached_session.engine.first_read import Hydration
 from cached_session.engine.loop_host import LoopHost
 from cached_session.engine.notifier import Notifier
+from cached_session.engine.open_turns import JoinedAppend
 from cached_session.engine.status_report import Viewpoint
 from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
 from cached_session.history.ops import Dot
 from cached_session.humanize import count
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.quota import size_of
+from cached_session.journal.tables.status_counts import StatusRows
 from cached_session.journal.tables.writes import Author
 from cached_session.models import Status
 from cached_session.options import SyncOptions
@@ -44,6 +47,8 @@ class Engine:
 
     def __init__(self, path: str, options: SyncOptions, runtime: Runtime) -> None:
         self.path = path
+        self.number = next(_numbers)
+        """Number of this engine in the process, which tells journals in memory apart."""
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
@@ -209,12 +214,13 @@ class Engine:
         self,
         session_id: str,
         encoded: list[tuple[str, int]],
+        joined: JoinedAppend,
         *,
         private: bool,
         is_sent: bool,
         removed: Sequence[tuple[Dot, int]] = (),
     ) -> None:
-        """Append a batch, and remove the items in ``removed``.
+        """Append a batch to the turn that it joins, and remove the items in ``removed``.
 
         A batch that ``is_sent`` to a server counts against the quota. While the outbox is full, the
         batch waits or is refused, depending on the options.
@@ -226,7 +232,14 @@ class Engine:
         limited = is_sent and history.quota.is_limited
         until = self.runtime.monotonic() + options.full_timeout
         while not await history.append(
-            self.author(), session_id, encoded, private=private, limited=limited, removed=removed
+            self.author(),
+            session_id,
+            encoded,
+            private=private,
+            turn=joined.choice,
+            limited=limited,
+            removed=removed,
+            stored=joined.stored,
         ):
             if not history.quota.could_ever_hold(encoded):
                 raise self._full(
@@ -307,8 +320,26 @@ class Engine:
 
     # -- status ----------------------------------------------------------------------------------
 
-    def status(self, session_id: str | None, *, is_closed: bool) -> Status:
-        """Read the status of one session, or of the whole journal if ``session_id`` is None."""
+    def status(self, session_id: str, *, is_closed: bool) -> Status:
+        """Read the status of one session."""
+        found = self._read_status(session_id, is_closed=is_closed)
+        return found if isinstance(found, Status) else status_report.of_session(*found, session_id)
+
+    def status_of_prefix(self, prefix: str, *, is_closed: bool) -> Status:
+        """Read the status of the sessions with a key prefix, together and each by its id."""
+        found = self._read_status(None, is_closed=is_closed)
+        return found if isinstance(found, Status) else status_report.of_prefix(*found, prefix)
+
+    def journal_status(self, *, is_closed: bool) -> Status:
+        """Read the status of all sessions together, and of each key prefix."""
+        found = self._read_status(None, is_closed=is_closed)
+        return found if isinstance(found, Status) else status_report.of_journal(*found)
+
+    def _read_status(
+        self, session_id: str | None, *, is_closed: bool
+    ) -> Status | tuple[StatusRows, Viewpoint]:
+        """Read the rows of one session, or of all sessions (None); a `Status` if the journal is
+        closed."""
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None
@@ -322,8 +353,7 @@ class Engine:
             is_closed=is_closed,
             local_error=self._local_error,
         )
-        rows = self.journal.status.read_blocking(session_id, at.now, self._gap_patience_ms)
-        return status_report.report(rows, session_id, at)
+        return self.journal.status.read_blocking(session_id, at.now, self._gap_patience_ms), at
 
     def _local_error(self, session_id: str | None) -> str | None:
         replicator = self.loop_host.replicator()
@@ -343,6 +373,7 @@ class Engine:
         return telemetry.Backlog(counts.pending, counts.parked, counts.absent, age)
 
 
+_numbers = itertools.count()
 _registry: dict[str, Engine] = {}
 """The engines of this process by the real path of their journals."""
 _registry_lock = threading.Lock()

@@ -9,6 +9,7 @@ import anyio
 
 from cached_session.engine.loop_host import LoopHost
 from cached_session.engine.notifier import Notifier
+from cached_session.history.session_name import split_name
 from cached_session.journal.journal import Journal
 from cached_session.models import Progress
 from cached_session.options import SyncOptions
@@ -29,7 +30,7 @@ class Hydration:
         self._options = options
         self._runtime = runtime
         self._done: set[str] = set()
-        """Ids of the sessions whose reads do not wait for the server's history."""
+        """Names of the sessions whose reads do not wait for the server's history."""
         self._pulled = Notifier()
 
     def forget(self) -> None:
@@ -88,7 +89,7 @@ class Hydration:
         if replicator is not None and replicator.schedule.last_success(session_id) >= called_at:
             is_done = True
         if on_progress is not None:
-            on_progress(Progress(session_id, items, is_done))
+            on_progress(Progress(split_name(session_id)[1], items, is_done))
         return is_done
 
 

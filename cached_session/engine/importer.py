@@ -9,6 +9,7 @@ from typing import Any
 
 from cached_session.engine.engine import Engine
 from cached_session.errors import InvalidArgument, JournalError
+from cached_session.history.session_name import quoted_name, split_name
 from cached_session.journal.journal import shielded
 from cached_session.journal.sqlite.codec import encode_item
 from cached_session.journal.tables import import_marks
@@ -89,7 +90,8 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
 class Source:
     """The source of an import, and the session that gets its items."""
 
-    session_id: str
+    session: str
+    """Name of the session that gets the items."""
     kind: str
     """Kind of the source, and the part of its name that does not change if the source is moved."""
     private: bool
@@ -133,7 +135,7 @@ class _Import:
         self._source = source
         self._name: str | None = None
         if source.is_named:
-            self._name = import_marks.name_key(source.session_id, source.kind)
+            self._name = import_marks.name_key(source.session, source.kind)
         self._named_key = ""
         """Key of the mark that is stored under the source's name; empty if there is no such
         mark."""
@@ -173,18 +175,18 @@ class _Import:
             await self._append(fresh)
 
     async def _find_mark(self, first: str) -> None:
-        self._key = import_marks.mark_key(self._source.session_id, self._source.kind, first)
+        self._key = import_marks.mark_key(self._source.session, self._source.kind, first)
         if self._named_key not in ("", self._key):
             raise self._changed()
         self._mark = await self._engine.journal.imports.mark_at(self._key)
         self._known = self._mark.count
 
     async def _append(self, fresh: list[tuple[str, int]]) -> None:
-        engine, session_id = self._engine, self._source.session_id
+        engine, session = self._engine, self._source.session
         after = Mark(self._position, self._chain)
         if not await engine.journal.imports.append(
             engine.author(),
-            session_id,
+            session,
             fresh,
             private=self._source.private,
             key=self._key,
@@ -193,20 +195,21 @@ class _Import:
             name=self._name,
         ):
             raise JournalError(
-                f"another import of the same source into {session_id!r} is running: nothing of "
-                "this batch was stored. Run it again when that one has finished"
+                f"another import of the same source into {quoted_name(session)} is running: "
+                "nothing of this batch was stored. Run it again when that one has finished"
             )
         self._mark = after
         self._added += len(fresh)
-        engine.news.wake(session_id)
+        engine.news.wake(session)
         if engine.spec is not None:
             engine.wrote()
-            engine.touch(session_id)
+            engine.touch(session)
 
     def progress(self) -> ImportProgress:
         """Return the numbers of items that are processed and added so far."""
         done = self._position + self._unreadable
-        return ImportProgress(self._source.session_id, done, self._added, self._source.total)
+        session_id = split_name(self._source.session)[1]
+        return ImportProgress(session_id, done, self._added, self._source.total)
 
     def report(self) -> ImportReport:
         """Return the result, after the last batch.
@@ -217,7 +220,7 @@ class _Import:
         if self._position < self._known:
             raise self._changed()
         return ImportReport(
-            self._source.session_id,
+            split_name(self._source.session)[1],
             self._added,
             self._known,
             self._unreadable,
@@ -227,6 +230,6 @@ class _Import:
     def _changed(self) -> InvalidArgument:
         return InvalidArgument(
             f"the source does not begin with the {self._known} items that were imported from it "
-            f"into {self._source.session_id!r}: some were removed or rewritten since. Nothing was "
-            "added; import it into another session"
+            f"into {quoted_name(self._source.session)}: some were removed or rewritten since. "
+            "Nothing was added; import it into another session"
         )

@@ -11,6 +11,7 @@ import anyio
 from cached_session.engine.engine import Engine
 from cached_session.errors import PopUnconfirmed, SyncError, SyncTimeout, Unauthorized
 from cached_session.history.parts import Part
+from cached_session.history.session_name import quoted_name
 from cached_session.history.session_ref import SessionRef
 from cached_session.humanize import count
 from cached_session.models import Recall, SyncReport
@@ -139,16 +140,17 @@ def _denied(error: RemoteError) -> SyncError:
     return SyncError(error.reason)
 
 
-async def drain(engine: Engine, sessions: Sequence[str] | None) -> None:
+async def drain(engine: Engine, is_closing: Callable[[str], bool]) -> None:
     """Push unsent operations before a close, for at most ``close_timeout``.
 
-    Skip paused sessions. Do not raise errors of the server.
+    Push the sessions for whose name ``is_closing`` returns True. Skip paused sessions. Do not raise
+    errors of the server.
     """
     if not engine.journal.is_open or engine.spec is None:
         return
     with anyio.move_on_after(engine.options.close_timeout):
         waiting = await engine.journal.outbox.pending_sessions()
-        names = [name for name in waiting if sessions is None or name in sessions]
+        names = [name for name in waiting if is_closing(name)]
         if not names:
             return
 
@@ -201,8 +203,8 @@ async def pop_confirmed(engine: Engine, session_id: str) -> tuple[bytes, int] | 
                 replicator.context, SessionRef.of(session_id)
             ),
             in_doubt=PopUnconfirmed(
-                f"the connection of {session_id!r} was closed during this call; no item is "
-                "returned, and the claim is resolved when the server answers again"
+                f"the connection of {quoted_name(session_id)} was closed during this call; no "
+                "item is returned, and the claim is resolved when the server answers again"
             ),
         )
     except RemoteError as error:

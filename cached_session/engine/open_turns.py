@@ -135,8 +135,9 @@ class JoinedAppend:
 
     async def __aenter__(self) -> JoinedAppend:
         self._block = block = self._turns.current_block()
-        if block is not None:
-            self._is_head = await block.begin_head()
+        if block is not None and block.key is None:
+            await block.begin_head()
+            self._is_head = True
         self._current = self._turns.current()
         self.choice = choose(
             self._batch,
@@ -175,22 +176,19 @@ class _Block:
         """Holds a future while the first append of the block is being stored. A dict, because its
         `setdefault` is atomic: the tasks may run in several threads."""
 
-    async def begin_head(self) -> bool:
-        """Return False if the block has a turn. If it has none, return True: the caller stores the
-        first append, and then calls `end_head`. If another task is storing it, wait for that."""
-        while self.key is None:
+    async def begin_head(self) -> None:
+        """Reserve the first append of the block for the caller, which then calls `end_head`. Wait
+        while another task stores it; afterwards the block may have a turn."""
+        while True:
             mine: Future[None] = Future()
             other = self._writing.setdefault("head", mine)
             if other is mine:
-                if self.key is None:
-                    return True
-                self.end_head(self.key)  # another thread has stored it just before
-                break
+                return
             # Without the shield, a cancelled task would cancel the future of all.
             await asyncio.shield(asyncio.wrap_future(other))
-        return False
 
     def end_head(self, key: TurnKey | None) -> None:
-        """Record the turn of the first append; None if it was not stored."""
-        self.key = key
+        """Record the turn of the caller's append; None if it was not stored."""
+        if key is not None:
+            self.key = key
         self._writing.pop("head").set_result(None)

@@ -8,12 +8,14 @@ from typing import Any
 
 from cached_session.errors import InvalidArgument
 from cached_session.history.ops import Dot
+from cached_session.history.session_name import session_name
 from cached_session.models import Entry, Progress
 from cached_session.options import SyncOptions
 from cached_session.remote.connect import RemoteSpec
 
 __all__ = [
     "SessionConfig",
+    "check_key_prefix",
     "check_options_type",
     "dots_of",
     "items_limit",
@@ -25,6 +27,8 @@ __all__ = [
 MOST_ITEMS = 1 << 40
 """Largest limit that a query gets: more items than any journal has, and less than SQLite's largest
 integer."""
+PREFIX_MOST = 200
+"""Maximum number of characters of a key prefix."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class SessionConfig:
     content: str = "text"
     hydrate: bool = True
     on_progress: Callable[[Progress], None] | None = None
+    key_prefix: str = ""
 
     def __post_init__(self) -> None:
         session_id: object = self.session_id
@@ -51,6 +56,7 @@ class SessionConfig:
             raise InvalidArgument(
                 f"session_id={self.session_id!r} must be a string that is not empty"
             )
+        check_key_prefix(self.key_prefix)
         if self.pop not in ("local", "confirmed"):
             raise InvalidArgument(f"pop={self.pop!r} is not known; use 'local' or 'confirmed'")
         if self.content not in ("text", "none"):
@@ -62,6 +68,32 @@ class SessionConfig:
                 "pop='confirmed' needs a server, and this session has none; "
                 "use from_url, pass client, or use pop='local'"
             )
+
+    @property
+    def name(self) -> str:
+        """Name of the session, made of its key prefix and its id."""
+        return session_name(self.key_prefix, self.session_id)
+
+
+def check_key_prefix(prefix: object) -> None:
+    """Check a key prefix.
+
+    Raises:
+        InvalidArgument: ``prefix`` is not a string of at most `PREFIX_MOST` characters, or contains
+            a lone surrogate.
+    """
+    if not isinstance(prefix, str):
+        raise InvalidArgument(f"key_prefix={prefix!r:.80} must be a string")
+    if len(prefix) > PREFIX_MOST:
+        raise InvalidArgument(
+            f"key_prefix={prefix[:20]!r}... has {len(prefix)} characters; use at most {PREFIX_MOST}"
+        )
+    try:
+        prefix.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"key_prefix={prefix!r:.80} contains a lone surrogate, which is no character"
+        ) from error
 
 
 def check_options_type(options: object) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from cached_session.history.clock import stamp_ms
+from cached_session.history.session_name import split_name
 from cached_session.humanize import count
 from cached_session.journal.recovery.report import read_report
 from cached_session.journal.tables.pauses import Pause
 from cached_session.journal.tables.status_counts import SessionCounts, StatusRows, totals
 from cached_session.models import State, Status
 
-__all__ = ["Viewpoint", "backlog_age", "closed", "report"]
+__all__ = ["Viewpoint", "backlog_age", "closed", "of_journal", "of_prefix", "of_session"]
 
 STALLED_MS = 120_000
 """Age in milliseconds at which the outbox counts as stalled, if there is no pause and nothing was
@@ -63,22 +64,59 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
     return None if oldest is None else max(0.0, (now - oldest) / 1000)
 
 
-def report(rows: StatusRows, session_id: str | None, at: Viewpoint) -> Status:
-    """Return the status of one session.
+def of_session(rows: StatusRows, at: Viewpoint, name: str) -> Status:
+    """Return the status of the session with this name."""
+    return _each(rows, at, [name])[name]
 
-    If ``session_id`` is None, return the status of the journal and of all its sessions.
-    """
-    recovered = read_report(rows.meta)
-    sentence = None if recovered is None else recovered.summary()
-    sessions = {
-        name: _status(name, counts, rows, sentence, [rows.pauses.get(name)], at)
-        for name, counts in rows.sessions.items()
+
+def of_prefix(rows: StatusRows, at: Viewpoint, prefix: str) -> Status:
+    """Return the status of the sessions with a key prefix, together and each by its id."""
+    return _together(rows, at, _by_prefix(rows).get(prefix, {}))
+
+
+def of_journal(rows: StatusRows, at: Viewpoint) -> Status:
+    """Return the status of all sessions together, and that of each key prefix."""
+    prefixes = {
+        prefix: _together(rows, at, ids) for prefix, ids in sorted(_by_prefix(rows).items())
     }
-    if session_id is not None:
-        return sessions[session_id]
-    counts = totals(rows.sessions.values())
-    total = _status(None, counts, rows, sentence, list(rows.pauses.values()), at)
-    return replace(total, sessions=sessions)
+    return replace(_total(rows, at, rows.sessions), prefixes=prefixes)
+
+
+def _by_prefix(rows: StatusRows) -> dict[str, dict[str, str]]:
+    """Return the names of each key prefix's sessions, with their session ids."""
+    found: dict[str, dict[str, str]] = {}
+    for name in rows.sessions:
+        prefix, session_id = split_name(name)
+        found.setdefault(prefix, {})[name] = session_id
+    return found
+
+
+def _each(rows: StatusRows, at: Viewpoint, names: Iterable[str]) -> dict[str, Status]:
+    """Return the status of each of these sessions by its name."""
+    recovered = _recovered(rows)
+    return {
+        name: _status(name, rows.sessions[name], rows, recovered, [rows.pauses.get(name)], at)
+        for name in names
+    }
+
+
+def _together(rows: StatusRows, at: Viewpoint, ids: dict[str, str]) -> Status:
+    """Return the status of the sessions with these names, together and each by its session id."""
+    each = _each(rows, at, ids)
+    sessions = {session_id: each[name] for name, session_id in ids.items()}
+    return replace(_total(rows, at, ids), sessions=sessions)
+
+
+def _total(rows: StatusRows, at: Viewpoint, names: Collection[str]) -> Status:
+    """Return the status of several sessions together."""
+    counts = totals(rows.sessions[name] for name in names)
+    pauses = [rows.pauses.get(name) for name in names]
+    return _status(None, counts, rows, _recovered(rows), pauses, at)
+
+
+def _recovered(rows: StatusRows) -> str | None:
+    report = read_report(rows.meta)
+    return None if report is None else report.summary()
 
 
 def _status(

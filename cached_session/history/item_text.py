@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -19,8 +20,48 @@ ROLES = _ROLES | {"item", "reasoning", "tool"}
 """All roles that `role_and_text` returns."""
 
 
+_MEDIA = {
+    "audio": "audio",
+    "audio_url": "audio",
+    "computer_screenshot": "image",
+    "document": "file",
+    "file": "file",
+    "file_url": "file",
+    "image": "image",
+    "image_file": "image",
+    "image_generation_call": "image",
+    "image_url": "image",
+    "input_audio": "audio",
+    "input_file": "file",
+    "input_image": "image",
+    "input_video": "video",
+    "output_audio": "audio",
+    "output_image": "image",
+    "video": "video",
+    "video_url": "video",
+}
+"""The types of parts that are not text, and the names that the readable text has for them."""
+FILE_NAME_CHARACTERS = 200
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.=+-]+)*;base64,[A-Za-z0-9+/_=-]*")
+_CHARACTER = "[A-Za-z0-9+/_-]"
+_BASE64 = re.compile(
+    rf"(?<!{_CHARACTER})(?:"
+    + "".join(rf"(?={_CHARACTER}{{0,255}}{kind})" for kind in ("[0-9]", "[A-Z]", "[a-z]"))
+    + rf"{_CHARACTER}{{256,}}"
+    rf"|(?:{_CHARACTER}{{60,80}}\r?\n){{3,}}{_CHARACTER}*)={{0,2}}"
+)
+"""Base64 in one line, or in lines as in mail and in keys. Words and addresses are shorter. A line
+of hex digits, or of one letter, lacks one of the kinds of characters."""
+DATA = "[data]"
+"""Replaces base64 in the readable text: it helps neither people nor a search."""
+
+
 def role_and_text(payload: str) -> tuple[str, str]:
-    """Return (role, text) of an item. The text of an item without readable text is its JSON."""
+    """Return (role, text) of an item. The text of an item without readable text is its JSON.
+
+    The text contains no base64. Images, files and the like have a short name, such as ``[image]``
+    or ``[file contract.pdf]``.
+    """
     try:
         role, text = _extract(_load(payload))
     except (ValueError, TypeError, RecursionError):
@@ -29,6 +70,7 @@ def role_and_text(payload: str) -> tuple[str, str]:
     # A lone surrogate has no UTF-8 form. Readable text need not be exact, so replace it.
     text = text.encode("utf-8", "replace").decode()
     text = text.replace("\x00", "\ufffd").strip() or payload
+    text = _BASE64.sub(DATA, _DATA_URL.sub(DATA, text))
     encoded = text.encode("utf-8", "replace")
     if len(encoded) > CONTENT_BYTES:
         text = encoded[:CONTENT_BYTES].decode("utf-8", "ignore") + " (...)"
@@ -60,7 +102,7 @@ def _extract(item: Any) -> tuple[str, str]:
         elif kind == "reasoning":
             role, text = "reasoning", _text(item.get("summary"))
         else:
-            text = _text(item.get("content"))
+            text = _text(item.get("content")) or _media(item)
     return role, text
 
 
@@ -74,4 +116,22 @@ def _text(value: Any) -> str:
         for field in ("text", "refusal", "transcript", "content", "output"):
             if isinstance(value.get(field), (str, list)):
                 return _text(value[field])
+        if name := _media(value):
+            return name
     return "" if value is None else orjson.dumps(value).decode()
+
+
+def _media(value: dict[str, Any]) -> str:
+    """Return the short name of an image, a file or the like; an empty text for anything else."""
+    kind = value.get("type")
+    name = _MEDIA.get(kind) if isinstance(kind, str) else None
+    if name is None:
+        return ""
+    inner = value.get("file")
+    places = [value, inner] if isinstance(inner, dict) else [value]
+    for place in places:
+        for field in ("filename", "name", "title"):
+            given = place.get(field)
+            if name == "file" and isinstance(given, str) and given:
+                return f"[{name} {given[:FILE_NAME_CHARACTERS]}]"
+    return f"[{name}]"

@@ -1,4 +1,4 @@
-"""The names of a session: its id, the hash of the id, and the agent that stores the session."""
+"""The names of a session: name, key prefix, id, hash, and the agent that stores the session."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cached_session.history.ids import agent_id, session_key
+from cached_session.history.session_name import split_name
 
 __all__ = ["SessionRef"]
 
@@ -14,18 +15,23 @@ __all__ = ["SessionRef"]
 class SessionRef:
     """The names of one session, computed once."""
 
+    name: str
+    """Name made of key prefix and id, which identifies the session in the journal."""
+    prefix: str
+    """Key prefix; empty if the session has none."""
     session_id: str
+    """The id that the user knows. It is unique for its prefix only."""
     key: str
-    """Hash that replaces the id wherever the id itself is not a legal name."""
+    """Hash that replaces the name wherever the name itself is not legal."""
     agent: str
     """Id of the Dakera agent that stores the session."""
 
     @classmethod
-    def of(cls, session_id: str) -> SessionRef:
-        """Return the reference of the session with this id."""
-        return _ref(session_id)
+    def of(cls, name: str) -> SessionRef:
+        """Return the reference of the session with this name."""
+        return _ref(name)
 
 
 @lru_cache(maxsize=4096)
-def _ref(session_id: str) -> SessionRef:
-    return SessionRef(session_id, session_key(session_id), agent_id(session_id))
+def _ref(name: str) -> SessionRef:
+    return SessionRef(name, *split_name(name), session_key(name), agent_id(name))

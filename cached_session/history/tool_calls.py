@@ -21,7 +21,14 @@ Calls beyond this number do not decide which turn a batch joins."""
 ID_CHARACTERS = 256
 """A longer id is replaced by its hash, because the ids of unanswered calls are kept in memory."""
 
+AGENT_ROLES = frozenset({"assistant", "tool", "function"})
 INPUT_ROLES = frozenset({"user", "system", "developer"})
+AGENT_TYPES = frozenset(
+    {"reasoning", "compaction", "compaction_summary", "item_reference", "mcp_list_tools"}
+)
+AGENT_ENDINGS = ("_call", "_output", "_request", "_response")
+"""Types of items without a role that the agent makes, and endings of such types. Any other item
+without a role may come from outside."""
 STATE_TYPES = frozenset({"strands.session", "strands.agent", "strands.multi_agent"})
 """Types of adapter items that hold state and are not part of the conversation."""
 
@@ -101,7 +108,8 @@ class ToolBatch(NamedTuple):
     """Ids of the calls that the batch makes and does not answer."""
     has_input: bool = False
     """True if an item comes from outside the agent: a message of a user, the system or a
-    developer, other than the results of tools."""
+    developer, other than the results of tools; or an item that is not known. Otherwise all items
+    of a program that stores encrypted or other items would be one endless turn."""
     ends_with_answer: bool = False
     """True if the last message, call or tool output is an answer of the assistant without calls."""
     is_state: bool = False
@@ -114,6 +122,8 @@ def read_batch(items: Sequence[Any]) -> ToolBatch:
     for item in items:
         if isinstance(item, dict):
             reader.read(item)
+        else:
+            reader.read_input()
     return ToolBatch(
         tuple(reader.made),
         tuple(reader.answered),
@@ -141,31 +151,40 @@ class _Reader:
         if isinstance(kind, str) and kind in STATE_TYPES:
             self.states += 1
             return
-        has_call = has_answer = False
+        is_in_call = False
         if not _is_plain(item):
             for part, call_id in _parts(item):
-                if part is _Part.CALL:
-                    has_call = True
-                    if call_id:
-                        self.made[call_id] = self.waiting[call_id] = None
-                else:
-                    has_answer = True
+                is_in_call = True
+                if part is _Part.ANSWER:
                     self._answer(call_id)
-        if has_call or has_answer:
+                elif call_id:
+                    self.made[call_id] = self.waiting[call_id] = None
+        if is_in_call:
             self.ends_with_answer = False
-        if not isinstance(role, str):
             return
-        if role in INPUT_ROLES and not has_answer:
-            self.has_input, self.ends_with_answer = True, False
-        elif role == "assistant" and not has_call and not has_answer:
-            # The model calls a tool or goes on after a commentary.
-            self.ends_with_answer = item.get("phase") != "commentary"
+        if _is_of_agent(role, kind):
+            if role == "assistant":
+                # The model calls a tool or goes on after a commentary.
+                self.ends_with_answer = item.get("phase") != "commentary"
+        else:
+            self.read_input()
+
+    def read_input(self) -> None:
+        """Record an item from outside."""
+        self.has_input, self.ends_with_answer = True, False
 
     def _answer(self, call_id: str) -> None:
         if call_id in self.made:
             self.waiting.pop(call_id, None)
         elif call_id:
             self.answered[call_id] = None
+
+
+def _is_of_agent(role: Any, kind: Any) -> bool:
+    """Return whether an item without calls and answers is made by the agent."""
+    if isinstance(role, str):
+        return role in AGENT_ROLES
+    return isinstance(kind, str) and (kind in AGENT_TYPES or kind.endswith(AGENT_ENDINGS))
 
 
 def _is_plain(item: dict[str, Any]) -> bool:
@@ -223,7 +242,8 @@ def _part(node: dict[str, Any]) -> tuple[_Part, str] | None:
         if isinstance(inner, dict):
             part, fields = PARTS[field]
             return part, _id(inner, fields)
-    if isinstance(node.get(ANSWER_FIELD), str):
+    # A part of Pydantic AI with another kind belongs to a tool that runs on the model's server.
+    if isinstance(node.get(ANSWER_FIELD), str) and "part_kind" not in node:
         return _Part.ANSWER, _id(node, (ANSWER_FIELD,))
     return None
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -27,10 +28,10 @@ from cached_session.journal.tables import change_cursor, item_rows, search_index
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.outbox import newest
 from cached_session.journal.tables.sessions import revision_of, stored_id
-from cached_session.journal.tables.writes import NEW_TURN, Author, LastWrite, Written
+from cached_session.journal.tables.writes import NEW_TURN, Author, LastWrite, Popped, Written
 from cached_session.journal.tail_cache import Tail, TailCache
 from cached_session.journal.writer import Writer
-from cached_session.models import Change, Entry
+from cached_session.models import Change, Entry, Turn
 
 __all__ = ["History"]
 
@@ -71,13 +72,16 @@ class History:
         turn: TurnChoice = NEW_TURN,
         limited: bool = False,
         removed: Sequence[tuple[Dot, int]] = (),
+        stored: Callable[[TurnKey], None] | None = None,
     ) -> TurnKey | None:
         """Append a batch as one operation, and pop the items ``removed`` in the same transaction.
 
         Return the turn of the append. Return None, and change nothing, if the batch is ``limited``
-        and the quota does not admit it.
+        and the quota does not admit it. Call ``stored`` with the turn after the commit, also if the
+        caller is cancelled.
         """
-        written = await self._writer.write(
+        written = await self._writer.write_reported(
+            partial(self._appended, encoded, stored),
             append_within_quota,
             self.quota if limited else None,
             self._last_write,
@@ -88,11 +92,20 @@ class History:
             choice=turn,
             removed=removed,
         )
+        return None if written is None else written.turn
+
+    def _appended(
+        self,
+        encoded: Sequence[tuple[str, int]],
+        stored: Callable[[TurnKey], None] | None,
+        written: Written | None,
+    ) -> None:
         if written is None:
-            return None
+            return
         self._last_write.keep(written)
         self.cache_append(written, encoded)
-        return written.turn
+        if stored is not None and written.turn is not None:
+            stored(written.turn)
 
     def cache_append(self, written: Written, encoded: Sequence[tuple[str, int]]) -> None:
         """Add a committed batch to the cached tail of its session; drop the tail if the batch is
@@ -104,8 +117,8 @@ class History:
         else:
             self._tail_cache.drop(written.session_id)
 
-    async def pop(self, author: Author, session_id: str) -> tuple[bytes, int] | None:
-        """Pop the latest item; return its row, or None if there is none."""
+    async def pop(self, author: Author, session_id: str) -> Popped | None:
+        """Pop the latest item; return None if there is none."""
         popped = await self._writer.write(writes.pop, author, session_id, self._last_write)
         if popped is None:
             return None
@@ -113,7 +126,7 @@ class History:
         self._last_write.keep(written)
         if popped.was_last:
             self._tail_cache.popped(session_id, written.revision, written.version)
-        return popped.row
+        return popped
 
     async def remove(
         self, author: Author, session_id: str, removed: Sequence[tuple[Dot, int]]
@@ -178,6 +191,10 @@ class History:
     async def entries(self, session_id: str, limit: int | None) -> list[Entry]:
         """Return the latest entries, oldest first."""
         return await self._readers.read_aside(item_rows.entries, session_id, limit)
+
+    async def turns(self, session_id: str, limit: int | None) -> list[Turn]:
+        """Return the latest turns, oldest first."""
+        return await self._readers.read_aside(item_rows.turns, session_id, limit)
 
     async def entries_at(
         self, session_id: str, positions: Iterable[tuple[str, int, int]]

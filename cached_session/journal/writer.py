@@ -111,6 +111,24 @@ class Writer:
         self._enqueue(_Job(function, args, kwargs, future.complete, False, loop))
         return await future
 
+    async def write_reported(
+        self,
+        report: Callable[[T], None],
+        function: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a function as `write`. After the commit call ``report``, even if cancelled."""
+        future: ShieldedFuture[T] = self._submit(_running_loop(), function, args, kwargs)
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            if future.done() and future.exception() is None:
+                report(future.result())
+            raise
+        report(result)
+        return result
+
     def write_soon(
         self,
         loop: asyncio.AbstractEventLoop,

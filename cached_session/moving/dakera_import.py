@@ -27,7 +27,7 @@ from cached_session.moving.file_import import OnProgress, import_rows
 from cached_session.moving.jsonl import read_memories
 from cached_session.remote.ids import version_of
 from cached_session.remote.wire import Placeholder, Unreadable, decode
-from cached_session.session import CachedSession, open_engine
+from cached_session.session import CachedSession, name_of, open_engine
 
 __all__ = ["import_dakera_export", "import_dakera_session"]
 
@@ -110,12 +110,12 @@ async def import_dakera_export(
     unreadable = skipped = 0
     try:
         memories = read_memories(path)
-        key = session_key(session.session_id)
+        key = session_key(name_of(session))
         while batch := await _in_thread(engine, _read_batch, memories, items, key):
             unreadable += batch.unreadable
             skipped += batch.skipped
             if batch.parts or batch.explained:
-                await _apply(engine, session.session_id, batch)
+                await _apply(engine, name_of(session), batch)
         applied = session.status().items - before
         report = await _import_items(session, items, on_progress)
     finally:
@@ -223,7 +223,7 @@ def _read_batch(memories: Iterator[Memory | None], items: DirectItems, key: str)
     return batch
 
 
-async def _apply(engine: Engine, session_id: str, batch: _Batch) -> None:
+async def _apply(engine: Engine, name: str, batch: _Batch) -> None:
     now = engine.runtime.wall_ms()
-    session = SessionRef.of(session_id)
+    session = SessionRef.of(name)
     await engine.journal.inbox.apply(session, batch.parts, batch.explained, now)

@@ -11,7 +11,7 @@ from cached_session.errors import InvalidArgument
 from cached_session.journal.journal import shielded
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.moving.jsonl import encode_line
-from cached_session.session import CachedSession, open_engine
+from cached_session.session import CachedSession, name_of, open_engine
 
 __all__ = ["export_jsonl"]
 
@@ -67,7 +67,7 @@ async def _write_file(session: CachedSession, path: Path) -> int:
 async def _write_items(session: CachedSession, file: IO[bytes]) -> int:
     engine = await open_engine(session)
     written = 0
-    async with engine.journal.history.stream(session.session_id) as fetch:
+    async with engine.journal.history.stream(name_of(session)) as fetch:
         while rows := await fetch(FETCH_ITEMS):
             readable = [payload for payload, codec in rows if decode_rows([(payload, codec)])]
             await shielded(

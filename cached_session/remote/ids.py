@@ -23,7 +23,7 @@ __all__ = [
 
 WIRE_VERSION = 2
 """Version of the wire format that new operations have."""
-READABLE_VERSIONS = (2, 1)
+READABLE_VERSIONS: tuple[int, ...] = (2, 1)
 """The versions that this code reads, newest first. A caller that does not know the version of an
 operation looks for its memories under the ids of each of these versions."""
 SHORT_KEY = 12

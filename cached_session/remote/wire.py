@@ -1,46 +1,12 @@
 """The wire format: encoding of an operation as memories of the server, and decoding.
 
 Replicas read flat metadata fields that begin with ``cs_``. ``content`` is text for people and for
-the server's own recall. Golden tests freeze the format.
-
-| field | meaning |
-|---|---|
-| `cs_v` | wire version of the operation |
-| `cs_op` | append, pop, clear, mark, or void (the placeholder of a parked operation) |
-| `cs_w` | writer |
-| `cs_c` | counter |
-| `cs_s` | stamp, 16 hex digits: JSON numbers above 2**53 are not exact everywhere |
-| `cs_ts` | stamp of the turn (version 2; only if the operation is not the head of its turn) |
-| `cs_tw` | writer of the head of the turn (as `cs_ts`) |
-| `cs_tc` | counter of the head of the turn (as `cs_ts`) |
-| `cs_b` | branch (version 2; not for the main branch) |
-| `cs_k` | id of the key that encrypts the payloads (version 2; only if they are encrypted) |
-| `cs_t` | time of the operation: milliseconds by the writer's clock |
-| `cs_n` | number of payloads of the operation |
-| `cs_i` | index of this payload |
-| `cs_p` | number of parts of this payload |
-| `cs_j` | index of this part |
-| `cs_d` | digest of the whole operation |
-| `cs_e` | seal: digest of this payload |
-| `cs_x` | text of this part |
-| `cs_h` | 1 if readable text is kept out of the server's index |
-| `cs_sid` | session id, in the first memory (if it is valid Unicode, and not beside `cs_k`) |
-
-A reader takes the version from the memory's id. `docs/reference/wire.md` has the whole protocol.
+the server's own recall. `docs/reference/wire.md` is the whole protocol with all fields. Golden
+tests freeze the format.
 
 A confirmed pop stores a *claim note* for its item before it requests the deletion of the item. A
 note is not an operation. Its id (``csn1-…``) has another form, so every reader of the history skips
-the note, also a reader of an earlier version. One of the note's tags names the item. The metadata
-of a note:
-
-| field | meaning |
-|---|---|
-| `cs_v` | 1 |
-| `cs_op` | claim |
-| `cs_w` | writer of the operation that appended the item |
-| `cs_c` | counter of that operation |
-| `cs_i` | index of the item in it |
-| `cs_by` | the claimer: the writer of the pop, if the claim is granted |
+the note, also a reader of an earlier version. One of the note's tags names the item.
 """
 
 from __future__ import annotations
@@ -55,6 +21,7 @@ from cached_session.history.ids import session_key
 from cached_session.history.item_text import ROLES, role_and_text
 from cached_session.history.ops import MARK_BYTES, Dot, Kind, Operation, TurnKey, normalize_turn
 from cached_session.history.parts import PART_BYTES, Part, split
+from cached_session.history.session_name import split_name
 from cached_session.remote.ids import (
     READABLE_VERSIONS,
     WIRE_VERSION,
@@ -124,12 +91,12 @@ class Placeholder:
     dot: Dot
 
 
-def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the store request's entries for an operation, in order.
+def memories_of(op: Operation, digest: str, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the store request's entries for an operation of the session with this name, in order.
 
     The entries of an operation are always identical.
     """
-    key = session_key(session_id)
+    key = session_key(name)
     for part in split(op, digest, key):
         metadata: dict[str, Any] = {
             "cs_v": op.version,
@@ -150,11 +117,18 @@ def memories_of(op: Operation, digest: str, session_id: str) -> Iterator[dict[st
         if op.private:
             metadata["cs_h"] = 1
         is_first = part.index == 0 and part.part == 0
-        if is_first and not op.key_id and _is_unicode(session_id):
-            metadata["cs_sid"] = session_id[:1024]
+        if is_first and not op.key_id:
+            metadata.update(_session_fields(name))
         content, role = _content(op, part)
         identity = memory_id(key, part.dot, part.index, part.part, op.version)
         yield _memory(identity, content, role, metadata, op.said_ms)
+
+
+def _session_fields(name: str) -> dict[str, Any]:
+    """Return the fields that tell a person whose memory this is. Replicas do not read them."""
+    prefix, session_id = split_name(name)
+    fields = {"cs_sid": session_id[:1024]} if _is_unicode(session_id) else {}
+    return {**fields, "cs_pre": prefix} if prefix and _is_unicode(prefix) else fields
 
 
 def _turn_fields(op: Operation) -> dict[str, Any]:
@@ -173,7 +147,7 @@ def _turn_fields(op: Operation) -> dict[str, Any]:
     return fields
 
 
-def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
+def placeholder(op: Operation, name: str) -> dict[str, Any]:
     """Return the small memory that replaces an operation that the server refuses."""
     metadata = {
         "cs_v": op.version,
@@ -181,7 +155,7 @@ def placeholder(op: Operation, session_id: str) -> dict[str, Any]:
         "cs_w": op.dot.writer,
         "cs_c": op.dot.counter,
     }
-    identity = placeholder_id(session_key(session_id), op.dot, op.version)
+    identity = placeholder_id(session_key(name), op.dot, op.version)
     return _memory(identity, "(an entry kept on its device)", "op", metadata, op.said_ms)
 
 
@@ -190,7 +164,7 @@ def claim_tag(dot: Dot, index: int) -> str:
     return f"cs-on-{dot.writer}-{dot.counter}-{index}"
 
 
-def claim_note(session_id: str, dot: Dot, index: int, claimer: str, now_ms: int) -> dict[str, Any]:
+def claim_note(name: str, dot: Dot, index: int, claimer: str, now_ms: int) -> dict[str, Any]:
     """Return the claim note of one claimer on one item."""
     metadata = {
         "cs_v": CLAIM_VERSION,
@@ -200,7 +174,7 @@ def claim_note(session_id: str, dot: Dot, index: int, claimer: str, now_ms: int)
         "cs_i": index,
         "cs_by": claimer,
     }
-    identity = claim_id(session_key(session_id), dot, index, claimer)
+    identity = claim_id(session_key(name), dot, index, claimer)
     # The content names the claimer, so that a server that merges similar memories does not merge
     # the notes of two claimers.
     memory = _memory(identity, f"(claimed by {claimer})", "op", metadata, now_ms)
@@ -340,9 +314,9 @@ def _decode_turn(part: Part, fields: MetadataFields) -> TurnKey | None:
         raise Unreadable(f"{fields.identity}: {error}") from error
 
 
-def _is_unicode(session_id: str) -> bool:
+def _is_unicode(text: str) -> bool:
     try:
-        session_id.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

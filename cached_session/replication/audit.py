@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cached_session.history.session_name import quoted_name
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.audit_plan import AuditPlan, ServerListing
 from cached_session.journal.tables.outbox import Forget
@@ -57,7 +58,7 @@ async def audit(context: Context, session: SessionRef) -> AuditReport:
     listing = ServerListing(session.key)
     # Hold the push lock: an operation that is acknowledged after its page was listed would look
     # lost.
-    async with context.lock("push", session.session_id):
+    async with context.lock("push", session.name):
         pulled = await pull(context, session, whole=True, all_gaps=True, on_page=listing.add)
         plan = await context.journal.audits.plan(session, listing)
         await _guard(context, session, plan)
@@ -111,7 +112,7 @@ async def _explain(context: Context, session: SessionRef, seqs: Sequence[int]) -
     """Store the placeholders of parked operations: without them, other devices report gaps."""
     if seqs:
         parked = await context.journal.outbox.load(seqs)
-        notes = [EncodedMemory.of(placeholder(found.op, session.session_id)) for found in parked]
+        notes = [EncodedMemory.of(placeholder(found.op, session.name)) for found in parked]
         await store(context, session, notes)
 
 
@@ -147,6 +148,6 @@ async def _list_all(context: Context, session: SessionRef) -> ServerListing:
         offset += len(memories)
     raise RemoteError(
         Verdict.UNREACHABLE,
-        f"the server lists more than {MAX_PAGES} pages for {session.session_id!r}",
+        f"the server lists more than {MAX_PAGES} pages for {quoted_name(session.name)}",
         scope=Scope.SESSION,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import anyio
 
 from cached_session.errors import JournalError
+from cached_session.history.session_name import quoted_name
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.audit_state import DueAudit
 from cached_session.options import SyncOptions
@@ -113,7 +114,7 @@ class Auditor:
             await self.audit_now(session_id)
         except (RemoteError, JournalError) as error:
             self._pace.failed(session_id, context.runtime.monotonic())
-            log.info("postponed the audit of %r: %s", session_id, error)
+            log.info("postponed the audit of %s: %s", quoted_name(session_id), error)
             if isinstance(error, JournalError):
                 context.local_errors.record("audit", session_id, error)
         else:
@@ -142,10 +143,10 @@ class Auditor:
         context.local_errors.clear("audit", session_id)
         if report.healed or report.forgotten:
             log.warning(
-                "the server had lost %d operations of session %r and had kept %d removed items: "
+                "the server had lost %d operations of session %s and had kept %d removed items: "
                 "sent the former again and deleted the latter",
                 report.healed,
-                session_id,
+                quoted_name(session_id),
                 report.forgotten,
             )
         self._on_audited(session_id)

@@ -24,6 +24,7 @@ import anyio
 
 from cached_session.errors import JournalError, PopUnconfirmed
 from cached_session.history.ops import Dot
+from cached_session.history.session_name import quoted_name
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.claims import Claim, ClaimState
 from cached_session.remote.errors import RemoteError, Verdict
@@ -66,7 +67,7 @@ async def pop_confirmed(context: Context, session: SessionRef) -> tuple[bytes, i
     while True:
         # Hold the lock until the claim is in `live_claims`: otherwise `resolve_claims` would treat
         # the claim as abandoned.
-        async with context.lock("claim", session.session_id):
+        async with context.lock("claim", session.name):
             claim = await claims.reserve(context.author(), session, context.now_ms())
             if claim is None:
                 return None
@@ -94,7 +95,7 @@ async def _resolve_earlier(context: Context, session: SessionRef) -> None:
         PopUnconfirmed: some of these claims are still in doubt.
     """
     try:
-        await context.check_server(session.session_id)
+        await context.check_server(session.name)
         in_doubt = await resolve_claims(context, session, eager=True)
     except RemoteError as error:
         raise _unconfirmed(session, error.reason) from error
@@ -112,22 +113,22 @@ async def _confirm(context: Context, session: SessionRef, claim: Claim) -> None:
         await context.journal.claims.confirm(context.author(), session, claim)
     except JournalError as error:
         raise PopUnconfirmed(
-            f"the server gave the last item of {session.session_id!r} to this device, but its pop "
-            f"cannot be stored ({error}); the item is not returned, and is popped as soon as the "
-            "journal can be written"
+            f"the server gave the last item of {quoted_name(session.name)} to this device, but "
+            f"its pop cannot be stored ({error}); the item is not returned, and is popped as soon "
+            "as the journal can be written"
         ) from error
 
 
 def _unconfirmed(session: SessionRef, why: str) -> PopUnconfirmed:
     return PopUnconfirmed(
-        f"the server did not confirm the pop of the last item of {session.session_id!r} ({why}); "
-        "nothing was popped, and the claim is resolved when the server answers again"
+        f"the server did not confirm the pop of the last item of {quoted_name(session.name)} ({why}"
+        "); nothing was popped, and the claim is resolved when the server answers again"
     )
 
 
 def _live(session: SessionRef, claim: Claim) -> tuple[str, Dot, int]:
     """Return the key of a claim in `Context.live_claims`."""
-    return session.session_id, claim.ref.dot, claim.ref.index
+    return session.name, claim.ref.dot, claim.ref.index
 
 
 async def _compete(context: Context, session: SessionRef, claim: Claim) -> bool:
@@ -206,7 +207,7 @@ class _ClaimedItem:
     async def leave_note(self) -> None:
         """Store our note; do nothing if the server already holds it."""
         ref, now = self.claim.ref, self.context.runtime.wall_ms()
-        note = claim_note(self.session.session_id, ref.dot, ref.index, self.claim.claimer, now)
+        note = claim_note(self.session.name, ref.dot, ref.index, self.claim.claimer, now)
         try:
             stored = await self.context.remote.store(self.session.agent, [EncodedMemory.of(note)])
         except RemoteError as error:
@@ -256,7 +257,7 @@ async def resolve_claims(context: Context, session: SessionRef, *, eager: bool =
     Raises:
         RemoteError: the first failed request. The later claims are not resolved.
     """
-    async with context.lock("claim", session.session_id):
+    async with context.lock("claim", session.name):
         in_doubt = 0
         for claim in await context.journal.claims.open(session):
             if not _may_be_live(context, session, claim):

@@ -12,6 +12,7 @@ import anyio
 
 from cached_session.errors import CachedSessionError
 from cached_session.history.ops import Dot
+from cached_session.history.session_name import quoted_name
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
@@ -113,7 +114,7 @@ class Context:
         except Exception as error:
             # The cause is a bug or a damaged journal. It must not stop other sessions, and without
             # a pause the loops would retry at once.
-            log.exception("sync of %r failed with an unexpected error", session_id)
+            log.exception("sync of %s failed with an unexpected error", quoted_name(session_id))
             # The next call of the journal checks the journal file if damage may be the cause.
             self.journal.suspect(error)
             unexpected = RemoteError(

@@ -42,4 +42,4 @@ async def encode(
 
 
 def _memories(outgoing: Outgoing, session: SessionRef) -> Iterator[EncodedMemory]:
-    return map(EncodedMemory.of, memories_of(outgoing.op, outgoing.digest, session.session_id))
+    return map(EncodedMemory.of, memories_of(outgoing.op, outgoing.digest, session.name))

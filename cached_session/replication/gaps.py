@@ -31,7 +31,7 @@ async def fill_gaps(context: Context, session: SessionRef) -> PullResult:
     Raises:
         RemoteError: the first failure. Operations that the other searches find are applied.
     """
-    async with context.lock("pull", session.session_id):
+    async with context.lock("pull", session.name):
         result = PullResult()
         await search_gaps(context, session, result, all_gaps=True)
         return result

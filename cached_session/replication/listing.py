@@ -59,13 +59,13 @@ async def fetch_page(
                 raise
             if error.verdict is Verdict.BUSY:
                 # Store the pause, so that other requests wait as well, not only this listing.
-                pause = await context.pauses.record_failure(session.session_id, error)
+                pause = await context.pauses.record_failure(session.name, error)
             else:
                 pause = exponential(failures, context.options, context.runtime.random)
             await anyio.sleep(pause)
             continue
         if failures:
-            await context.pauses.record_success(session.session_id)
+            await context.pauses.record_success(session.name)
         return found
     return await context.remote.list_memories(session.agent, offset=offset, limit=limit)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from cached_session.errors import CachedSessionError
+from cached_session.history.session_name import identity_fields, quoted_name
 
 __all__ = ["LocalErrors"]
 
@@ -32,11 +33,11 @@ class LocalErrors:
         self._found[work, session_id] = failures + 1, str(error)
         log.log(
             logging.DEBUG if failures else logging.ERROR,
-            "%s of session %r failed: %s",
+            "%s of session %s failed: %s",
             work,
-            session_id,
+            quoted_name(session_id),
             error,
-            extra={"session": session_id},
+            extra=identity_fields(session_id),
         )
         return failures
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cached_session.history.session_name import identity_fields, quoted_name
 from cached_session.journal.journal import Journal
 from cached_session.journal.tables.pauses import ActivePauses
 from cached_session.options import SyncOptions
@@ -138,11 +139,11 @@ class Pauses:
         )
         log.log(
             logging.WARNING if before is None else logging.DEBUG,
-            "sync of %r paused for %.1f s: %s",
-            session_id,
+            "sync of %s paused for %.1f s: %s",
+            quoted_name(session_id),
             pause.seconds,
             pause.reason,
-            extra={"session": session_id, "verdict": pause.kind, "pause": pause.seconds},
+            extra={**identity_fields(session_id), "verdict": pause.kind, "pause": pause.seconds},
         )
         return pause.seconds
 
@@ -154,4 +155,6 @@ class Pauses:
         now = self._now_ms()
         if ends_with_success(await self._journal.pauses.active(session_id), now):
             await self._journal.pauses.end(session_id, now_ms=now, except_kind=BUSY)
-            log.info("sync of %r continues", session_id, extra={"session": session_id})
+            log.info(
+                "sync of %s continues", quoted_name(session_id), extra=identity_fields(session_id)
+            )

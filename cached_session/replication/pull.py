@@ -49,7 +49,7 @@ async def pull(
     Raises:
         RemoteError: the first failure. The pages before it are applied.
     """
-    async with context.lock("pull", session.session_id):
+    async with context.lock("pull", session.name):
         result = PullResult()
         listing = _Listing(context, session, result, on_applied, on_page)
         try:
@@ -61,7 +61,7 @@ async def pull(
                 await search_gaps(context, session, result, all_gaps=all_gaps)
         except RemoteError:
             if result.new:
-                await context.pauses.record_success(session.session_id)
+                await context.pauses.record_success(session.name)
             raise
         await listing.record()
         return result
@@ -88,7 +88,7 @@ class _Listing:
             Whether this scan resumed an interrupted listing and reached its end.
         """
         context, result, options = self.context, self.result, self.context.options
-        checkpoints, session_id = context.listing_checkpoints, self.session.session_id
+        checkpoints, session_id = context.listing_checkpoints, self.session.name
         self.state = await context.journal.pulls.of(self.session)
         scan = ListingScan(
             self.state,

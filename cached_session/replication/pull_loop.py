@@ -9,6 +9,7 @@ import anyio
 
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
+from cached_session.history.session_name import identity_fields
 from cached_session.history.session_ref import SessionRef
 from cached_session.remote.errors import RemoteError
 from cached_session.replication.context import Context
@@ -142,7 +143,7 @@ class Puller:
         if plan is not None:
             plan.started = one.began
         try:
-            with telemetry.step("pull", session_id, context.runtime.monotonic):
+            with telemetry.step("pull", identity_fields(session_id), context.runtime.monotonic):
                 one.result = await self._attempt(session_id, all_gaps=all_gaps)
             context.local_errors.clear("pull", session_id)
         finally:

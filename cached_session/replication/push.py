@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
+from cached_session.history.session_name import identity_fields, quoted_name
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables.outbox import Forget
 from cached_session.remote.errors import RemoteError, Scope, Verdict
@@ -53,7 +54,7 @@ async def push(context: Context, session: SessionRef, *, upto: int | None = None
             earlier acknowledgements remain stored.
     """
     result = PushResult()
-    async with context.lock("push", session.session_id):
+    async with context.lock("push", session.name):
         if await context.journal.outbox.has_unsent(session):
             await guard_retention(context, session)
             await _send_unsent(context, session, LAST_SEQ if upto is None else upto, result)
@@ -77,7 +78,7 @@ async def _send_unsent(
     async with aclosing(_ReadAhead(context, session, upto)) as reader:
         while operations := await reader.next():
             # Do not send the last group yet: the next operations may fit into its request.
-            limits = batch_size.limits(session.session_id)
+            limits = batch_size.limits(session.name)
             *full, waiting = groups([*waiting, *operations], limits)
             for group in full:
                 await _deliver(context, session, group, result)
@@ -153,7 +154,7 @@ async def _acknowledge(
 async def _park(context: Context, session: SessionRef, step: Park, result: PushResult) -> None:
     """Store a placeholder for an operation that the server refuses, and park the operation."""
     op, reason = step.operation.op, step.error.reason
-    memory = EncodedMemory.of(placeholder(op, session.session_id))
+    memory = EncodedMemory.of(placeholder(op, session.name))
     context.push_state.sent.add([memory.id])
     try:
         await context.remote.store(session.agent, [memory])
@@ -163,13 +164,13 @@ async def _park(context: Context, session: SessionRef, step: Park, result: PushR
         return
     result.parked += 1
     log.error(
-        "operation %d of writer %s in session %r is parked: %s",
+        "operation %d of writer %s in session %s is parked: %s",
         op.dot.counter,
         op.dot.writer,
-        session.session_id,
+        quoted_name(session.name),
         reason,
         extra={
-            "session": session.session_id,
+            **identity_fields(session.name),
             "writer": op.dot.writer,
             "counter": op.dot.counter,
         },

@@ -9,6 +9,7 @@ import anyio
 
 from cached_session import telemetry
 from cached_session.errors import CachedSessionError, SessionClosed
+from cached_session.history.session_name import identity_fields
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.tracked_connection import FileVersion
 from cached_session.remote.errors import RemoteError
@@ -142,7 +143,9 @@ class Pusher:
 
         self._on_began(session_id)
         try:
-            with telemetry.step("push", session_id, self._context.runtime.monotonic):
+            with telemetry.step(
+                "push", identity_fields(session_id), self._context.runtime.monotonic
+            ):
                 result = await self._context.attempt(session_id, work)
         finally:
             # Report a failed push as well: some of its operations may be acknowledged.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from cached_session.history.session_name import identity_fields, quoted_name
 from cached_session.history.session_ref import SessionRef
 from cached_session.replication.context import Context
 
@@ -47,9 +48,9 @@ async def guard_retention(context: Context, session: SessionRef, *, anew: bool =
     report = await context.remote.guard(session.agent)
     if report.unguarded:
         log.warning(
-            "session %r is not guarded on the server: %s",
-            session.session_id,
+            "session %s is not guarded on the server: %s",
+            quoted_name(session.name),
             report.unguarded,
-            extra={"session": session.session_id},
+            extra=identity_fields(session.name),
         )
     await marks.record(session, now, report.unguarded)

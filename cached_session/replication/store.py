@@ -26,7 +26,7 @@ async def store(
     Raises:
         RemoteError: a request has failed; `REFUSED` if the server refuses a memory for good.
     """
-    session_id, clock = session.session_id, context.runtime.monotonic
+    session_id, clock = session.name, context.runtime.monotonic
     progress, batch_size = context.push_state.progress, context.push_state.batch_size
     while True:
         to_verify = progress.to_verify(session_id, memories)

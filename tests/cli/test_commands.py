@@ -29,7 +29,8 @@ TURN: list[Any] = [QUESTION, CALL, OUTPUT]
 
 def run(*arguments: object, **env: str) -> Result:
     # No environment variable of the test run may select the journal.
-    clean = {"DAKERA_URL": "", "DAKERA_API_KEY": "", "CACHED_SESSION_JOURNAL": ""}
+    names = ("DAKERA_URL", "DAKERA_API_KEY", "CACHED_SESSION_JOURNAL", "CACHED_SESSION_KEY_PREFIX")
+    clean = dict.fromkeys(names, "")
     return CliRunner(env={**clean, **env}).invoke(app, [str(argument) for argument in arguments])
 
 
@@ -65,7 +66,7 @@ def test_status_prints_json(journal: Path) -> None:
     """`--json` prints one JSON value and nothing else."""
     found = json.loads(run("status", "--journal", journal, "--json").output)
     assert found["items"] == 6
-    assert set(found["sessions"]) == {"alice", "bob/2"}
+    assert [one["session_id"] for one in found["sessions"]] == ["alice", "bob/2"]
 
 
 def test_the_environment_may_name_the_journal(journal: Path) -> None:
@@ -129,7 +130,7 @@ def test_an_unknown_session_is_a_usage_error(
     assert "the journal has no session 'alise' (did you mean 'alice'?)" in result.stderr
     assert "sync --session" in result.stderr
     found = json.loads(run("status", "--journal", journal, "--json").output)
-    assert set(found["sessions"]) == {"alice", "bob/2"}
+    assert [one["session_id"] for one in found["sessions"]] == ["alice", "bob/2"]
 
 
 def test_an_empty_session_is_not_unknown(journal: Path) -> None:
@@ -213,9 +214,9 @@ def test_sync_prints_json(journal: Path, server: DevServer) -> None:
     done = run("sync", "--journal", journal, "--json", "--url", server.url)
     assert done.exit_code == 0
     found = json.loads(done.stdout)
-    assert sorted(found) == ["alice", "bob/2"]
-    assert found["alice"]["pushed"] == 1
-    assert found["alice"]["pending"] == 0
+    assert [one["session_id"] for one in found] == ["alice", "bob/2"]
+    assert [one["key_prefix"] for one in found] == ["", ""]
+    assert [(one["pushed"], one["pending"]) for one in found] == [(1, 0), (1, 0)]
 
 
 def test_sync_waits_for_the_named_session(journal: Path, server: DevServer) -> None:
@@ -224,7 +225,8 @@ def test_sync_waits_for_the_named_session(journal: Path, server: DevServer) -> N
     assert result.exit_code == 0, result.output
     assert "synced alice" in result.output
     found = json.loads(run("status", "--journal", journal, "--json").output)
-    assert found["sessions"]["alice"]["pending"] == 0
+    assert found["sessions"][0]["session_id"] == "alice"
+    assert found["sessions"][0]["pending"] == 0
 
 
 def test_an_interrupted_sync_ends_immediately_and_keeps_the_journal(journal: Path) -> None:

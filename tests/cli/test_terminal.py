@@ -190,7 +190,7 @@ def test_a_hostile_id_is_escaped(terminal: Run, journal: Path, tmp_path: Path) -
         assert done.returncode == 0, done.stderr
         assert not (bad | {"\x1b"}) & set(done.stdout)
     found = json.loads(piped(tmp_path, "status", "--json", "-j", journal).stdout)
-    assert EVIL in found["sessions"]
+    assert EVIL in [one["session_id"] for one in found["sessions"]]
 
 
 def test_sync_draws_progress_bars_and_reports_pending_items(
@@ -315,7 +315,7 @@ def test_search_names_the_session_of_each_result(tmp_path: Path, journal: Path) 
     every = piped(tmp_path, "search", "direct FLIGHT", "-j", journal).stdout.splitlines()
     assert {line.split()[0] for line in every} == {"alice", "bob"}
     one = piped(tmp_path, "search", "flight", "--session", "bob", "--json", "-j", journal)
-    assert [(hit["session"], hit["item"]) for hit in json.loads(one.stdout)] == [("bob", QUESTION)]
+    assert [(hit["session_id"], hit["item"]) for hit in json.loads(one.stdout)] == [("bob", QUESTION)]
     assert piped(tmp_path, "search", "zebra", "-j", journal).stdout == ""
 
 

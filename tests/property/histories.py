@@ -170,18 +170,16 @@ class Writer:
 
 
 @st.composite
-def histories(draw: st.DrawFn, most: int = 14, *, turns: bool = False) -> dict[Dot, Operation]:
+def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
     """Draw operations of one to four writers, who receive each other's operations completely or in
-    part. With ``turns``, appends also join turns, and some operations are marks."""
+    part, and continue each other's turns."""
     clocks = draw(st.lists(st.sampled_from(sorted(CLOCKS)), min_size=1, max_size=4))
     writers = [Writer(*pair) for pair in zip(names(4), clocks, strict=False)]
     steps = draw(
         st.lists(
             st.tuples(
                 st.integers(0, len(writers) - 1),
-                st.sampled_from(
-                    ["append"] * 4 + ["pop"] * 3 + ["clear", "learn", "learn"] + ["mark"] * turns
-                ),
+                st.sampled_from(["append"] * 4 + ["pop"] * 3 + ["clear", "learn", "learn", "mark"]),
                 st.integers(0, 1 << 12),
                 st.integers(0, 5),
             ),
@@ -198,8 +196,7 @@ def histories(draw: st.DrawFn, most: int = 14, *, turns: bool = False) -> dict[D
         if what == "append":
             dot = Dot(writer.name, writer.counter + 1)
             texts = tuple(payload(dot, i, (size + i) % 6) for i in range(1 + choice % 3))
-            turn = writer.turn(choice // 4) if turns else None
-            op = writer.write(Kind.APPEND, texts, turn)
+            op = writer.write(Kind.APPEND, texts, writer.turn(choice // 4))
         elif what == "mark":
             mark = Mark(("title", "usage")[choice % 2], str(size % 2), choice)
             op = writer.write(Kind.MARK, (encode_mark(mark),))

@@ -13,8 +13,9 @@ from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.tables import inbox, item_rows, outbox, writes
 from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.marks import read_marks
 from tests.property.histories import SESSION, frontier_of
-from tests.property.reference_model import visible
+from tests.property.reference_model import marks, visible
 
 
 class Replica:
@@ -71,6 +72,11 @@ class Replica:
     def entries(self, limit: int | None = None) -> list:
         return self.journal.read_blocking(lambda conn: item_rows.entries(conn, SESSION, limit))
 
+    def marks(self) -> dict[tuple[str, str], tuple[Dot, object]]:
+        """Return the dot and the value of each mark that counts."""
+        rows = self.journal.read_blocking(read_marks, SESSION, None, None)
+        return {(row.mark.type, row.mark.key): (row.dot, row.mark.value) for row in rows}
+
     def frontier(self) -> set[Dot]:
         def read(conn: object) -> set[Dot]:
             tx = SessionTransaction.begin(conn, SESSION)
@@ -115,6 +121,7 @@ class Replica:
         shown = [((e.writer, e.counter), e.index, e.item) for e in entries]
         assert shown == [(tuple(dot), index, json.loads(text)) for dot, index, text in expected]
         assert [entry.rank for entry in entries] == list(range(len(expected)))
+        assert self.marks() == marks(ops)
         counted = self.row("SELECT items FROM sessions")
         assert (counted[0] if counted else 0) == len(expected)
         live = dict.fromkeys((op.dot for op in ops if op.kind is Kind.APPEND), 0)

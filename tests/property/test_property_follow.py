@@ -11,6 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from cached_session import Change, Entry
 from cached_session.journal.tables import change_cursor, outbox, parked_operations, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
+from cached_session.journal.tables.item_rows import position_of
 from cached_session.journal.tables.writes import Author
 from tests.hypothesis_profiles import examples
 from tests.property.histories import SESSION

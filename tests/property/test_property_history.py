@@ -245,7 +245,7 @@ def test_a_pop_decodes_to_its_item(writer, counter, index, more) -> None:
 
 
 @pytest.mark.promise(number=4)
-@given(histories(turns=True), st.integers(0, 1 << 20))
+@given(histories(), st.integers(0, 1 << 20))
 def test_visible_items_depend_on_neither_order_nor_repetition(ops, seed) -> None:
     """The reference model shows the same for any order and any repetition of operations."""
     again = [*ops.values(), *ops.values()]
@@ -255,7 +255,7 @@ def test_visible_items_depend_on_neither_order_nor_repetition(ops, seed) -> None
 
 
 @pytest.mark.promise(number=5)
-@given(histories(turns=True))
+@given(histories())
 def test_visible_items_are_whole_batches_without_removed_items(ops) -> None:
     """An independent computation in ten lines agrees with the reference model: sort, then
     filter."""
@@ -280,7 +280,7 @@ def test_visible_items_are_whole_batches_without_removed_items(ops) -> None:
 
 
 @pytest.mark.promise(number=5)
-@given(histories(turns=True))
+@given(histories())
 def test_turns_are_contiguous_and_begin_with_their_head(ops) -> None:
     """No item of another turn is between two items of a turn, and the head comes first."""
     appends = sorted((op for op in ops.values() if op.kind is Kind.APPEND), key=order)
@@ -294,7 +294,7 @@ def test_turns_are_contiguous_and_begin_with_their_head(ops) -> None:
     assert [op.dot for op in appends] == [op.dot for op in sorted(appends, key=position)]
 
 
-@given(histories(turns=True))
+@given(histories())
 def test_the_last_mark_wins_and_no_clear_covers_it(ops) -> None:
     """An independent computation agrees with the reference model: the largest (stamp, dot) of each
     type and key."""

@@ -32,8 +32,8 @@ def forged_memory(random: Random, session: str) -> dict[str, Any]:
     if what == "unreadable":
         said["cs_s"] = random.choice(("", "zz", 17, None, []))
     elif what == "later":
-        said["cs_v"] = 2
-        memory["id"] = memory_id(key, dot, 0).replace("cs1-", "cs2-", 1)
+        said["cs_v"] = 3
+        memory["id"] = memory_id(key, dot, 0, version=3)
     elif what == "endless":
         said["cs_n"] = HUGE
     elif what == "parts":

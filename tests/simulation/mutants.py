@@ -152,8 +152,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "run: continues after an operation of another writer": (
         "history/clock.py",
-        "current is not None and last_was_mine and",
-        "current is not None and",
+        "is_near = last_was_mine and now_ms",
+        "is_near = now_ms",
     ),
     "run: continues after a pruned operation arrives again": (
         "journal/tables/apply.py",
@@ -177,7 +177,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "stamp: taken from the wall clock only": (
         "history/clock.py",
-        "max(wall, highest_seen + 1)",
+        "max(wall, highest + 1)",
         "max(wall, 1)",
     ),
     "gaps: missing operations are not fetched": (

@@ -25,10 +25,12 @@ from cached_session.history.ops import (
     unescape_payload,
 )
 from cached_session.history.order import position
-from cached_session.history.parts import Part, assemble, cut
+from cached_session.history.parts import Part, assemble, cut, split
 from cached_session.remote.ids import claim_id, memory_id, placeholder_id
 from cached_session.remote.wire import Placeholder, Unreadable, decode, memories_of, placeholder
+from tests.property.histories import KEY as SESSION_KEY
 from tests.property.reference_model import marks, visible
+from tests.property.replicas import Replica
 from tests.vectors.vector_json import HERE, load, operation, operation_json, repeated
 
 Case = dict[str, Any]
@@ -162,6 +164,31 @@ def test_merges(case: Case) -> None:
         }
         assert marks(arrived) == found
     assert all(item["payload"] != GONE for items in case["visible"].values() for item in items)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in load("merges") if set(case["visible"]) <= {""}],
+    ids=lambda case: case["about"],
+)
+def test_merges_in_a_journal(case: Case, *, backwards: bool) -> None:
+    """A journal that applies these operations one by one shows these visible items and marks."""
+    ops = [operation(data) for data in case["operations"]]
+    replica = Replica()
+    try:
+        for op in ops[::-1] if backwards else ops:
+            replica.apply(split(op, op.digest(SESSION_KEY), SESSION_KEY))
+        shown = [
+            (entry.writer, entry.counter, entry.index, entry.item) for entry in replica.entries()
+        ]
+        assert replica.marks() == marks(ops)
+    finally:
+        replica.close()
+    assert shown == [
+        (item["writer"], item["counter"], item["index"], json.loads(item["payload"]))
+        for item in case["visible"].get("", [])
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sqlite3
 from dataclasses import dataclass, replace
 
 from cached_session.history.ops import Dot, ItemRef
+from cached_session.history.session_name import quoted_name
 from cached_session.journal.recovery import row_check
 from cached_session.journal.recovery.read_damaged import (
     OperationRow,
@@ -172,7 +173,8 @@ class _OperationCopier:
         dot, count = found.operation.dot, len(found.operation.payloads)
         for index in found.lost:
             self._losses.add(
-                f"item {index} of operation {dot.writer}:{dot.counter} in session {session_id!r}"
+                f"item {index} of operation {dot.writer}:{dot.counter} in session "
+                f"{quoted_name(session_id)}"
             )
             writes.pop_ref(self._new, self._author, session_id, ItemRef(dot, index, count))
 

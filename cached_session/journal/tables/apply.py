@@ -198,7 +198,9 @@ class SessionTransaction(FrontierTables):
             return self._append(op, known, codecs)
         self.flush()
         if op.kind is Kind.MARK:
-            store_mark(self.conn, self.session, op, decode_mark(op.payloads[0]))
+            if not op.key_id:
+                # The journal keeps and forwards an encrypted mark, but cannot read it.
+                store_mark(self.conn, self.session, op, decode_mark(op.payloads[0]))
         elif op.kind is Kind.POP:
             self._pop(decode_pop(op.payloads[0]), op.dot if own else None)
         else:

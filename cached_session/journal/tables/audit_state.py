@@ -113,7 +113,7 @@ class Audits:
 
 def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerListing) -> AuditPlan:
     """Return the differences between the server's listing and the operations of a session."""
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return AuditPlan()
     return compare(_held(tx), listing, lambda dot: dot.counter in tx.writer(dot.writer).cleared)
@@ -149,7 +149,7 @@ def queue_forgets(conn: sqlite3.Connection, session: SessionRef, forgets: Sequen
     The server has already acknowledged the removal of their items, so the push need not wait for an
     acknowledgement.
     """
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is not None:
         conn.executemany(
             "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, ?, ?, '', 0)",

@@ -127,16 +127,16 @@ def reserve(
         now_ms: the time in milliseconds of the clock that measures the age of claims. This clock
             advances even if the wall clock does not.
     """
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     found = last_item(conn, tx) if tx is not None else None
     if tx is None or found is None:
         return None
-    ref, row, _ = found
+    ref, row = found.ref, found.row
     (state,) = conn.execute(
         f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *ref.dot)
     ).fetchone()
     if state == PENDING:
-        pop_ref(conn, author, session.session_id, ref)
+        pop_ref(conn, author, session.name, ref)
         return Claim(ref, row, is_ours=True, is_in_flight=False)
     conn.execute(
         "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -156,7 +156,7 @@ def record_state(
     conn: sqlite3.Connection, session: SessionRef, claim: Claim, state: ClaimState, now_ms: int
 ) -> bool:
     """Store a new state of a claim; return False if the claim was resolved meanwhile."""
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return False
     updated = conn.execute(
@@ -168,7 +168,7 @@ def record_state(
 
 def release(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None:
     """Delete a claim. Its item stays unchanged."""
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is not None:
         conn.execute(
             f"DELETE FROM claims WHERE {BY_ITEM}", (tx.session, *claim.ref.dot, claim.ref.index)
@@ -179,7 +179,7 @@ def requeue(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None
     """Delete a claim, and queue the operation of its item again, because the server has lost the
     item."""
     release(conn, session, claim)
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is not None:
         conn.execute(
             f"UPDATE ops SET state = {SENT} WHERE {BY_DOT} AND state = {ACKED}",
@@ -191,7 +191,7 @@ def requeue(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None
 def confirm(conn: sqlite3.Connection, author: Author, session: SessionRef, claim: Claim) -> None:
     """Delete a claim and pop its item."""
     release(conn, session, claim)
-    pop_ref(conn, author, session.session_id, claim.ref)
+    pop_ref(conn, author, session.name, claim.ref)
 
 
 def is_open(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> bool:
@@ -205,7 +205,7 @@ def is_open(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> bool
 
 def is_parked(conn: sqlite3.Connection, session: SessionRef, dot: Dot) -> bool:
     """Return whether the server has refused an operation."""
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return False
     row = conn.execute(f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *dot)).fetchone()
@@ -230,7 +230,7 @@ def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
     Raises:
         ValueError: a row is not valid.
     """
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return []
     rows = conn.execute(OPEN_CLAIMS, (tx.session,)).fetchall()

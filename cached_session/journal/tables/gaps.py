@@ -82,7 +82,7 @@ class Gaps:
 
 def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> int:
     """Bring the list of gaps up to date with the frontier; return their number."""
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return 0
     missing = tx.missing(GAPS_PER_WRITER) | _incomplete(tx)
@@ -135,7 +135,7 @@ def due_gaps(
             was planned before the clock was changed, and is due.
         everything: also return gaps that are not due.
     """
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return []
     rows = conn.execute(
@@ -164,7 +164,7 @@ def record_searches(
     conn: sqlite3.Connection, session: SessionRef, searches: Sequence[Search]
 ) -> None:
     """Store the outcome of searches. Skip a gap that a search has filled: its row is deleted."""
-    tx = SessionTransaction.begin(conn, session.session_id)
+    tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return
     conn.executemany(

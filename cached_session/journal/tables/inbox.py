@@ -70,7 +70,7 @@ def apply_page(
         explained: the dots of operations that have a placeholder, because the server refuses them.
             These operations become explained gaps.
     """
-    tx = SessionTransaction.create(conn, session.session_id, now_ms)
+    tx = SessionTransaction.create(conn, session.name, now_ms)
     result = PageResult()
     complete = _completed(tx, parts, result)
     applied = [op for op, digest in complete if _apply(tx, op, digest, result)]

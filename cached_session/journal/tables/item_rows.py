@@ -16,7 +16,7 @@ from cached_session.history.order import Position
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.states import PLACE, backwards, sync_state
-from cached_session.models import Entry
+from cached_session.models import Entry, Turn
 
 __all__ = [
     "BACKWARDS",
@@ -32,6 +32,7 @@ __all__ = [
     "snapshot",
     "tail",
     "turn_of",
+    "turns",
 ]
 
 EXPORT = (
@@ -269,6 +270,18 @@ def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> lis
     found = [entry for entry, _ in islice(rows, limit)]
     found.reverse()
     return found
+
+
+def turns(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Turn]:
+    """Return the latest turns, oldest first. The cost grows with their items only."""
+    found: list[list[Entry]] = []
+    for entry, _ in entries_backwards(conn, session_id, None):
+        if not found or found[-1][-1].turn != entry.turn:
+            if limit is not None and len(found) >= limit:
+                break
+            found.append([])
+        found[-1].append(entry)
+    return [Turn(turn[0].turn, tuple(reversed(turn))) for turn in reversed(found)]
 
 
 def entries_at(

@@ -1,7 +1,7 @@
 """The marks of a session: named values that are not items, such as the title.
 
 Of the marks with one type and key, the last one in order counts: by stamp, writer and counter.
-Readers ignore types that they do not know; the journal stores, sends and audits them all the same.
+Readers ignore types that they do not know. The journal stores, sends and audits these marks too.
 """
 
 from __future__ import annotations
@@ -66,4 +66,4 @@ class Marks:
         self, session: SessionRef, mark_type: str | None = None, key: str | None = None
     ) -> list[MarkRow]:
         """Return the marks that count, sorted by type and key: all, or those of a type and key."""
-        return await self._runner.read(read_marks, session.session_id, mark_type, key)
+        return await self._runner.read(read_marks, session.name, mark_type, key)

@@ -321,7 +321,7 @@ class Outbox:
 
     async def has_unsent(self, session: SessionRef) -> bool:
         """Return whether a session has operations to send."""
-        return await self._runner.read(has_unsent, session.session_id)
+        return await self._runner.read(has_unsent, session.name)
 
     async def take(
         self, session: SessionRef, *, after: int | None, upto: int, most_ops: int, most_bytes: int
@@ -329,7 +329,7 @@ class Outbox:
         """Mark the next operations as sent; return their `seq` numbers. See the function `take`."""
         return await self._runner.write(
             take,
-            session.session_id,
+            session.name,
             after=after,
             upto=upto,
             most_ops=most_ops,
@@ -352,8 +352,8 @@ class Outbox:
 
     async def forgets_due(self, session: SessionRef, limit: int) -> list[Forget]:
         """Return removed items whose memories the server should delete now."""
-        return await self._runner.read(forgets_due, session.session_id, limit)
+        return await self._runner.read(forgets_due, session.name, limit)
 
     async def delete_forgets(self, session: SessionRef, done: Sequence[Forget]) -> None:
         """Remove items from the queue of deletions after the server has answered."""
-        await self._runner.write(delete_forgets, session.session_id, done)
+        await self._runner.write(delete_forgets, session.name, done)

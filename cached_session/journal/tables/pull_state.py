@@ -63,7 +63,7 @@ def pull_state_of(conn: sqlite3.Connection, session: SessionRef) -> PullState:
     """Return the pull state of a session."""
     row = conn.execute(
         "SELECT hydrated, ground, ground_ms FROM sessions WHERE session_id = ?",
-        (stored_id(session.session_id),),
+        (stored_id(session.name),),
     ).fetchone()
     return PullState() if row is None else PullState(True, bool(row[0]), row[1], row[2])
 
@@ -78,7 +78,7 @@ def record_pull(
     unreadable: int,
 ) -> None:
     """Store the results of a successful pull, even if it found no new memories."""
-    name = stored_id(session.session_id)
+    name = stored_id(session.name)
     conn.execute(
         "INSERT OR IGNORE INTO sessions (session_id, created_ms) VALUES (?, ?)", (name, now_ms)
     )

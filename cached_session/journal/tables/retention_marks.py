@@ -48,13 +48,13 @@ class RetentionMarks:
     async def guarded_ms(self, session: SessionRef) -> int:
         """Return the time of the last retention guard of a session in Unix milliseconds; 0 for
         never."""
-        return await self._runner.read(guarded_ms, session.session_id)
+        return await self._runner.read(guarded_ms, session.name)
 
     async def is_unguarded(self, session: SessionRef) -> bool:
         """Return whether the last retention guard of a session failed to set its policy."""
-        return await self._runner.read(is_unguarded, session.session_id)
+        return await self._runner.read(is_unguarded, session.name)
 
     async def record(self, session: SessionRef, now_ms: int, unguarded: str) -> None:
         """Record the time of a retention guard, and the reason why it failed ('' if it
         succeeded)."""
-        await self._runner.write(record_guard, session.session_id, now_ms, unguarded)
+        await self._runner.write(record_guard, session.name, now_ms, unguarded)

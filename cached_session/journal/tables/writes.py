@@ -116,6 +116,8 @@ class Popped(NamedTuple):
     was_last: bool
     """True if the popped item was the last of the history. Otherwise items were after it that
     cannot be popped, such as claimed ones."""
+    turn: TurnKey
+    """The turn of the popped item."""
     written: Written
 
 
@@ -162,7 +164,7 @@ def pop(
     if tx is None or found is None:
         return None
     _pop(tx, author, found.ref)
-    return Popped(found.row, found.is_last, _written(session_id, tx))
+    return Popped(found.row, found.is_last, found.turn, _written(session_id, tx))
 
 
 def _written(
@@ -210,12 +212,14 @@ class LastItem(NamedTuple):
 
     ref: ItemRef
     row: tuple[bytes, int]
+    turn: TurnKey
     is_last: bool
     """True if no item of the history is after this item."""
 
 
 LATEST = (
-    "SELECT i.writer, i.counter, i.idx, CAST(i.payload AS BLOB), i.codec, o.count, "
+    "SELECT i.turn_stamp, i.turn_writer, i.turn_counter, i.writer, i.counter, i.idx, "
+    "CAST(i.payload AS BLOB), i.codec, o.count, "
     "EXISTS (SELECT 1 FROM claims c WHERE c.session = i.session AND c.writer = i.writer "
     "AND c.counter = i.counter AND c.idx = i.idx) "
     "FROM items i LEFT JOIN ops o ON o.session = i.session AND o.writer = i.writer "
@@ -229,12 +233,13 @@ def last_item(
 ) -> LastItem | None:
     """Return the latest item that can be decoded and is neither claimed nor in ``skip``."""
     rows = conn.execute(LATEST, (tx.session,))
-    for behind, (writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
+    for behind, (*turn, writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
         dot = Dot(writer, counter)
         if claimed or count is None or (dot, index) in skip:
             continue
         if decode_rows([(payload, codec)]):
-            return LastItem(ItemRef(dot, index, count), (payload, codec), not behind)
+            ref = ItemRef(dot, index, count)
+            return LastItem(ref, (payload, codec), TurnKey(*turn), not behind)
     return None
 
 
@@ -291,6 +296,7 @@ def _operation(
         last_was_mine=tx.last_writer == author.writer,
         last_ms=mine.last_ms,
         gap_ms=author.run_gap_ms,
+        turn_stamp=turn.stamp if turn else 0,
     )
     mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
     dot = Dot(author.writer, mine.applied.contiguous_end() + 1)

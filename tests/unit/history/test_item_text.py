@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -57,6 +58,82 @@ def test_any_json_has_a_role_and_a_text(item: Any) -> None:
 def test_an_item_reads_as_a_person_expects(item: Any, said: tuple[str, str]) -> None:
     """Messages give their text, tools their call and their output, and other items their JSON."""
     assert role_and_text(json.dumps(item, separators=(",", ":"))) == said
+
+
+PICTURE = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 4).decode()
+BLOB = PICTURE.partition(",")[2]
+LINES = "\n".join(BLOB[start : start + 76] for start in range(0, len(BLOB), 76))
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_image", "image_url": PICTURE},
+                    {"type": "input_text", "text": "what is this?"},
+                    {"type": "input_file", "filename": "contract.pdf", "file_data": PICTURE},
+                ],
+            },
+            ("user", "[image]\nwhat is this?\n[file contract.pdf]"),
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+            ("user", "[image]"),
+        ),
+        (
+            {"role": "user", "content": [{"type": "file", "file": {"filename": "a.txt"}}]},
+            ("user", "[file a.txt]"),
+        ),
+        ({"role": "user", "content": [{"type": "file", "file": 7}]}, ("user", "[file]")),
+        (
+            {"role": "user", "content": [{"type": "input_audio", "transcript": "hello"}]},
+            ("user", "hello"),
+        ),
+        (
+            {"type": "computer_call_output", "output": {"type": "computer_screenshot", "x": BLOB}},
+            ("tool", "[image]"),
+        ),
+        ({"type": "image_generation_call", "result": BLOB}, ("item", "[image]")),
+        (
+            {"type": "function_call_output", "output": f"see {PICTURE} now"},
+            ("tool", "see [data] now"),
+        ),
+        ({"type": "function_call_output", "output": f"<{BLOB}>"}, ("tool", "<[data]>")),
+        ({"type": "function_call_output", "output": f"key:\n{LINES}"}, ("tool", "key:\n[data]")),
+        (
+            {"type": "reasoning", "encrypted_content": "x"},
+            ("reasoning", '{"type":"reasoning","encrypted_content":"x"}'),
+        ),
+        (
+            {"type": "reasoning", "encrypted_content": BLOB},
+            ("reasoning", '{"type":"reasoning","encrypted_content":"[data]"}'),
+        ),
+    ],
+)
+def test_the_text_of_an_item_has_no_base64(item: Any, said: tuple[str, str]) -> None:
+    """Images and files have a short name, and encoded data elsewhere is left out."""
+    assert role_and_text(json.dumps(item, separators=(",", ":"))) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.org/" + "a" * 200 + "?q=" + "b" * 200,
+        "word " * 200,
+        "日本語" * 200,
+        "Ab3" * 85,
+        "x" * 1000,
+        "0123456789abcdef" * 50,
+        "data:text/plain,hello",
+        "0123456789abcdef\n" * 100,
+    ],
+)
+def test_other_long_texts_are_kept(text: str) -> None:
+    """Addresses, words of any script and hashes are not taken for base64."""
+    assert role_and_text(json.dumps({"role": "user", "content": text}))[1] == text.strip()
 
 
 @pytest.mark.parametrize("depth", [100, 254, 300, 5000])

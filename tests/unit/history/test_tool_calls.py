@@ -196,8 +196,22 @@ NEUTRAL: dict[str, Item] = {
     "list of remote tools": {"type": "mcp_list_tools", "id": "t", "tools": []},
     "compaction": {"type": "compaction", "encrypted_content": "x"},
     "reference": {"type": "item_reference", "id": "x"},
-    "unknown": {"type": "future_item", "call_id": "c1"},
-    "Pydantic AI's built-in tool": {"part_kind": "builtin-tool-call", "tool_name": "x"},
+    "a later kind of hosted tool": {"type": "dream_call", "id": "c1"},
+    "Pydantic AI's built-in tool": pydantic_ai(
+        "tool", {"part_kind": "builtin-tool-return", "tool_call_id": "c1"}
+    ),
+}
+
+UNKNOWN: dict[str, Any] = {
+    "encrypted": {"__enc__": 1, "v": 1, "kid": "k", "payload": "x"},
+    "note": {"type": "note", "text": "x"},
+    "role of a user's own": adapter(
+        "langchain", None, {"type": "chat", "data": {"role": "critic"}}
+    ),
+    "without a role": adapter("llama_index", None, {"role": "other", "blocks": []}),
+    "text": "hello",
+    "nothing": None,
+    "list": [ANSWER],
 }
 
 
@@ -267,6 +281,13 @@ def test_other_items_change_nothing(shape: str) -> None:
     """A hosted tool has its own result, and a batch may end with such an item."""
     assert read_batch([NEUTRAL[shape]]) == ToolBatch()
     assert read_batch([ANSWER, NEUTRAL[shape]]) == ToolBatch(ends_with_answer=True)
+
+
+@pytest.mark.parametrize("shape", UNKNOWN)
+def test_an_unknown_item_may_come_from_outside(shape: str) -> None:
+    """Otherwise a program that stores such items would have one endless turn."""
+    assert read_batch([UNKNOWN[shape]]) == ToolBatch(has_input=True)
+    assert read_batch([ANSWER, UNKNOWN[shape]]) == ToolBatch(has_input=True)
 
 
 def test_state_is_not_part_of_the_conversation() -> None:
