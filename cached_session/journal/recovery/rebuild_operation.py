@@ -85,13 +85,17 @@ def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, li
     said_ms = row.said_ms if type(row.said_ms) is int else stamp_ms(row.stamp)
     check_operation(row.writer, row.counter, row.stamp, said_ms, row.count, "")
     kind = Kind(row.kind)
+    if kind is not Kind.APPEND and not isinstance(row.body, str):
+        raise ValueError("its payload is not a text")
     found = Payloads([row.body], [])
     if kind is Kind.APPEND:
         found = read_payloads(conn, row)
     elif kind is Kind.POP:
         decode_pop(row.body)
     elif kind is Kind.MARK:
-        decode_mark(row.body)
+        # The payload of an encrypted mark cannot be read.
+        if not row.key_id:
+            decode_mark(row.body)
     else:
         decode_clear(row.body)
     # A damaged flag counts as private, so that no private text is sent in readable form.

@@ -184,12 +184,14 @@ def test_a_damaged_turn_does_not_matter_to_version_1(old: sqlite3.Connection, ch
 
 
 def test_a_mark_has_its_payload(old: sqlite3.Connection) -> None:
-    """A damaged one is a loss."""
+    """A damaged one is a loss. An encrypted one may have any text."""
     writes.write_mark(old, author(), SESSION, Mark("title", "", "a title"))
     found = rebuilt(old)
     assert found.operation.kind is Kind.MARK
     assert found.operation.payloads == ('{"type":"title","key":"","value":"a title"}',)
-    old.execute("UPDATE ops SET body = '{}'")
+    old.execute("UPDATE ops SET body = '{}', key_id = 'k'")
+    assert rebuilt(old).operation.payloads == ("{}",)
+    change_cells(old, "ops", "key_id = '', body = x'00'")
     losses = Losses()
     (row,) = scan_operations(old, losses)
     assert rebuild_operation(old, row, losses) is None
