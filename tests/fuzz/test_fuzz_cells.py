@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from cached_session import CachedSession, CachedSessionError, SessionCache, SyncOptions, diagnose
 from cached_session.devserver import DevServer
-from cached_session.journal.tables import outbox, schema, search_index
+from cached_session.history.ops import Mark
+from cached_session.history.session_ref import SessionRef
+from cached_session.journal.tables import outbox, schema, search_index, writes
 from tests.fuzz.test_fuzz_journal import quiet_log, text_message
 from tests.hypothesis_profiles import examples
 
@@ -55,6 +57,10 @@ LIMIT 1;
 """Rows that only many devices produce."""
 
 
+CALL: list[Any] = [{"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}]
+OUTPUT: list[Any] = [{"type": "function_call_output", "call_id": "c", "output": "found"}]
+
+
 async def _use(path: Path, url: str) -> None:
     options = SyncOptions(durability="normal", listen=False)
     async with CachedSession.from_url("s", url=url, journal=path, options=options) as session:
@@ -71,6 +77,7 @@ async def _use(path: Path, url: str) -> None:
         await session.import_items(text_message("imported"), source="a file")
         await session.add_items(text_message("refused"))
         await session.add_items(text_message("waits", "and waits"))
+        await session.add_items(CALL)
         await session.pop_item()
         await session.add_items(text_message("last"))
 
@@ -86,6 +93,8 @@ def _used(url: str) -> bytes:
                 "WHERE i.payload LIKE '%refused%'"
             ).fetchone()
             outbox.park(conn, seq, "refused for good")
+            author = writes.Author("marker00", 1_700_000_000_000, 600_000)
+            writes.write_mark(conn, author, "s", Mark("title", "", "a title"))
             reached = search_index.reach(conn)
             assert reached is not None
             search_index.catch_up(conn, reached)
@@ -175,6 +184,8 @@ CALLS: dict[str, Call] = {
     "import_items": lambda s, c, p, u: s.import_items(
         text_message("imported", "more"), source="a file"
     ),
+    "answer a call": lambda s, c, p, u: s.add_items(OUTPUT),
+    "marks": lambda s, c, p, u: _marks(s),
     "pop_item": lambda s, c, p, u: s.pop_item(),
     "pop_item confirmed": lambda s, c, p, u: _confirmed(p, u),
     "clear_session": lambda s, c, p, u: s.clear_session(),
@@ -184,6 +195,11 @@ CALLS: dict[str, Call] = {
     "compact": lambda s, c, p, u: c.compact(),
     "doctor": lambda s, c, p, u: diagnose(p, url=u),
 }
+
+
+async def _marks(session: CachedSession) -> object:
+    engine = await session._ready()
+    return await engine.journal.marks.read(SessionRef.of("s"))
 
 
 async def _confirmed(path: Path, url: str) -> object:
@@ -244,6 +260,7 @@ def used(server: DevServer) -> tuple[bytes, str]:
 @example(cell=("ops", "session"), row=11, value="NULL", names=["sync"])
 @example(cell=("ops", "seq"), row=11, value="-1", names=["flush"])
 @example(cell=("above", "first"), row=0, value="0", names=["clear_session", "sync"])
+@example(cell=("marks", "value"), row=0, value="'{\"no\": 1'", names=["marks"])
 @example(cell=("settled", "last"), row=0, value="1.5", names=["clear_session"])
 @examples(30)
 @given(

@@ -24,12 +24,14 @@ from cached_session.history.ops import GONE, Operation
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal import open_connection
 from cached_session.journal.recovery.find_damage import find_problems
+from cached_session.journal.sqlite.db_errors import is_damage
 from cached_session.journal.tables import calls, migrations, outbox, schema, search_index
 from cached_session.journal.tables.sessions import numbered_sessions
 from cached_session.remote.wire import memories_of
 
 HERE = Path(__file__).parent
 FORMATS = (1, 2)
+MOVED = ("ops", "items", "parts", "calls", "sqlite_sequence")
 STATUS = ("items", "pending", "parked", "absent", "incomplete", "conflicts", "unreadable")
 UNSENT = "SELECT seq, session FROM ops WHERE state <> 2 ORDER BY seq"
 
@@ -158,6 +160,30 @@ def test_row_numbers_are_not_used_twice(tmp_path: Path, version: int) -> None:
         schema.prepare(conn, str(path))
         rows = conn.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
     assert rows == [("ops", 1000)]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10])
+def test_the_size_of_the_slices_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Rows are moved in slices, each row once."""
+    with closing(migrated(tmp_path / "whole.db", 2)) as conn:
+        expected = [conn.execute(f"SELECT * FROM {table}").fetchall() for table in MOVED]
+    monkeypatch.setattr(migrations, "SLICE", rows)
+    with closing(migrated(tmp_path / "slices.db", 2)) as conn:
+        assert [conn.execute(f"SELECT * FROM {table}").fetchall() for table in MOVED] == expected
+
+
+def test_damaged_keys_do_not_make_the_migration_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no row is up to the end of a slice, the migration stops with an error of a damaged file."""
+    monkeypatch.setattr(migrations, "SLICE", 2)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        conn.execute("CREATE TABLE old (key)")
+        conn.execute("CREATE TABLE new (key)")
+        conn.executemany("INSERT INTO old VALUES (?)", [(None,), (None,), (1,)])
+        with pytest.raises(sqlite3.DatabaseError, match="malformed rows of table old") as caught:
+            migrations._move(conn, "old", "key", "new SELECT key")
+    assert is_damage(caught.value)
 
 
 def test_the_migration_of_a_large_file_is_logged(

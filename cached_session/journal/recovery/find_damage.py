@@ -39,8 +39,9 @@ def find_damage(real: str, path: str, timeout: float) -> str | None:
 
 
 def find_problems(conn: sqlite3.Connection, *, is_current: bool) -> list[str]:
-    """Return descriptions of the damage of an open file: in its pages and, if the file has the
-    current format, in its schema, indexes and cells.
+    """Return descriptions of the damage of an open file: in its pages, schema, indexes and cells.
+
+    A file of an older format is checked too, because its migration would fail.
 
     Raises:
         sqlite3.DatabaseError, UnicodeDecodeError: a part of the file cannot be read.
@@ -48,9 +49,7 @@ def find_problems(conn: sqlite3.Connection, *, is_current: bool) -> list[str]:
     problems = [str(text) for (text,) in conn.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
         return problems
-    if not is_current:
-        return []
-    if not schema_check.is_complete(conn):
+    if not (schema_check.is_complete(conn) if is_current else schema_check.can_migrate(conn)):
         return ["its schema is not that of a journal"]
     problems = schema_check.index_problems(conn) or row_check.invalid_cells(conn)
     # SQLite does not check whether texts are valid UTF-8.

@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from cached_session.history.ops import GONE
 from cached_session.journal.recovery import row_check
@@ -18,6 +18,7 @@ from cached_session.journal.tables.states import BY_DOT, BY_PLACE
 
 __all__ = [
     "OperationRow",
+    "Payloads",
     "decode_or_keep",
     "read_payloads",
     "read_rows",
@@ -30,8 +31,12 @@ MAX_PROBES = 1_000_000
 TRIES = 2
 """The number of attempts to read a row. SQLite reports a page as malformed even if the disk failed
 to read the page only once, so a row counts as lost only after a second attempt."""
+BY_STAMP = f"stamp = ? AND {BY_DOT}"
+ITEMS = "SELECT idx, CAST(payload AS BLOB) FROM items"
 DEFAULT_HIGHEST = 10_000
 """The highest row number that is tried if the highest row number of the file cannot be read."""
+NO_COLUMN = object()
+"""Stands for a cell of a column that the file's format does not have."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,23 @@ class OperationRow:
     state: Any
     body: Any
     error: Any
-    turn_stamp: Any = None
-    turn_writer: Any = None
-    turn_counter: Any = None
-    branch: Any = ""
-    key_id: Any = ""
-    version: Any = 1
+    turn_stamp: Any = NO_COLUMN
+    turn_writer: Any = NO_COLUMN
+    turn_counter: Any = NO_COLUMN
+    branch: Any = NO_COLUMN
+    key_id: Any = NO_COLUMN
+    version: Any = NO_COLUMN
+
+    @property
+    def has_turn(self) -> bool:
+        """False if the file has format 1 or 2: the operation has no turn, and wire version 1."""
+        return self.turn_stamp is not NO_COLUMN
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """The values of the columns `PLACE`."""
+        turn = (self.turn_stamp, self.turn_writer, self.turn_counter)
+        return (*turn, self.stamp, self.writer, self.counter)
 
 
 def _operations(conn: sqlite3.Connection) -> str:
@@ -87,14 +103,14 @@ def decode_or_keep(cell: bytes) -> str | bytes:
 
 
 def read_rows(
-    conn: sqlite3.Connection, sql: str, table: str, losses: Losses
+    conn: sqlite3.Connection, sql: str, table: str, losses: Losses, key: tuple[Any, ...] = ()
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a query up to the first damage. Add a loss if there is damage."""
     most: list[tuple[Any, ...]] = []
     for _ in range(TRIES):
         found: list[tuple[Any, ...]] = []
         try:
-            for row in conn.execute(sql):
+            for row in conn.execute(sql, key):
                 found.append(row)  # noqa: PERF402 - keeps the rows before the damage
         except sqlite3.DatabaseError as error:
             _raise_if_transient(error)
@@ -191,11 +207,27 @@ def _probe(
     return None
 
 
-def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> tuple[list[str], list[int]]:
-    """Return the payloads of an append, and the indexes of those that were lost. `GONE` replaces
-    lost payloads and payloads that were removed before the damage."""
+class Payloads(NamedTuple):
+    """The payloads of an append in a damaged file."""
+
+    texts: list[str]
+    """`GONE` replaces lost payloads and payloads that were removed before the damage."""
+    lost: list[int]
+    """The indexes of the payloads that were lost."""
+    is_placed: bool = True
+    """False if the items have another place in the history than the operation, so that a cell of
+    the place is damaged."""
+
+
+def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> Payloads:
+    """Return the payloads of an append."""
     texts = [GONE] * row.count
     rows, unread = _read_items(conn, row)
+    live = row.live if type(row.live) is int else 0
+    is_placed = True
+    if row.has_turn and not (rows or unread) and live:
+        rows, unread = _read_elsewhere(conn, row)
+        is_placed = not rows
     found = 0
     for index, payload in rows:
         if type(index) is not int or not 0 <= index < row.count:
@@ -209,11 +241,11 @@ def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> tuple[list[str
             continue
         texts[index] = text
         found += 1
-    if found >= (row.live if type(row.live) is int else 0):
-        return texts, []
+    if found >= live:
+        return Payloads(texts, [], is_placed)
     # If every row could be read, a lost item cannot be distinguished from a removed item.
     lost = unread or [index for index, text in enumerate(texts) if text == GONE]
-    return texts, lost
+    return Payloads(texts, lost, is_placed)
 
 
 def _read_items(
@@ -222,13 +254,10 @@ def _read_items(
     """Return the (index, payload) rows of an append, and the indexes of rows with damage."""
     # The conditions include the turn and the stamp, so that SQLite finds the rows by their primary
     # key.
-    key: tuple[Any, ...]
-    if row.turn_stamp is None:
-        where, key = f"stamp = ? AND {BY_DOT}", (row.stamp, row.session, row.writer, row.counter)
-    else:
-        turn = (row.turn_stamp, row.turn_writer, row.turn_counter)
-        where, key = BY_PLACE, (row.session, *turn, row.stamp, row.writer, row.counter)
-    sql = f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {where}"
+    where, key = BY_PLACE, (row.session, *row.place)
+    if not row.has_turn:
+        where, key = BY_STAMP, (row.stamp, row.session, row.writer, row.counter)
+    sql = f"{ITEMS} WHERE {where}"
     try:
         return conn.execute(sql, key).fetchall(), []
     except sqlite3.DatabaseError as error:
@@ -245,6 +274,15 @@ def _read_items(
         if found is not None:
             rows.append(found)
     return rows, unread
+
+
+def _read_elsewhere(
+    conn: sqlite3.Connection, row: OperationRow
+) -> tuple[list[tuple[Any, ...]], list[int]]:
+    """Return the same as `_read_items` for an append whose turn is damaged in its own row or in
+    those of its items. This reads the rows of the session up to the first damage."""
+    key = (row.stamp, row.session, row.writer, row.counter)
+    return read_rows(conn, f"{ITEMS} WHERE {BY_STAMP}", "items", Losses(), key), []
 
 
 def _read_row(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -20,10 +20,10 @@ from cached_session.history.ops import (
     is_id,
     normalize_turn,
 )
-from cached_session.journal.recovery.read_damaged import OperationRow, read_payloads
+from cached_session.journal.recovery.read_damaged import OperationRow, Payloads, read_payloads
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.tables.row_bounds import check_operation
-from cached_session.journal.tables.states import ACKED, SENT, STATES
+from cached_session.journal.tables.states import SENT, STATES
 
 __all__ = ["RebuiltOperation", "rebuild_operation"]
 
@@ -32,6 +32,7 @@ __all__ = ["RebuiltOperation", "rebuild_operation"]
 class RebuiltOperation:
     """An operation from a row of which some cells may have been damaged.
 
+    An operation whose turn is damaged becomes the head of its own turn, with a new digest.
     The time in the stamp replaces a damaged time. A damaged state becomes `SENT`: the operation is
     sent again, which changes nothing on the server. A damaged digest is computed again. The new
     digest equals the original if all payloads are present. If payloads were removed before, the new
@@ -48,12 +49,15 @@ class RebuiltOperation:
     error: str | None
     lost: Sequence[int]
     """The indexes of visible items that could not be read."""
+    is_placed: bool = True
+    """False if the place of the operation in the history is damaged."""
 
     @property
     def is_incomplete(self) -> bool:
-        """True if payloads are missing. The server has them if it has acknowledged the
+        """True if payloads or the place are missing. The server has them if it has acknowledged the
         operation."""
-        return bool(self.lost) or (self.digest is None and GONE in self.operation.payloads)
+        is_partial = self.digest is None and GONE in self.operation.payloads
+        return bool(self.lost) or is_partial or not self.is_placed
 
 
 def rebuild_operation(
@@ -72,37 +76,39 @@ def rebuild_operation(
         row.digest if isinstance(row.digest, str) and row.digest and is_placed else None,
         row.error if isinstance(row.error, str) else None,
         lost,
+        is_placed,
     )
 
 
 def _rebuild(conn: sqlite3.Connection, row: OperationRow) -> tuple[Operation, list[int], bool]:
-    """Return the operation, the indexes of lost items, and whether its turn could be read."""
+    """Return the operation, the indexes of lost items, and whether its place could be read."""
     said_ms = row.said_ms if type(row.said_ms) is int else stamp_ms(row.stamp)
     check_operation(row.writer, row.counter, row.stamp, said_ms, row.count, "")
     kind = Kind(row.kind)
-    texts: list[str] = [row.body]
-    lost: list[int] = []
+    if kind is not Kind.APPEND and not isinstance(row.body, str):
+        raise ValueError("its payload is not a text")
+    found = Payloads([row.body], [])
     if kind is Kind.APPEND:
-        texts, lost = read_payloads(conn, row)
+        found = read_payloads(conn, row)
     elif kind is Kind.POP:
         decode_pop(row.body)
     elif kind is Kind.MARK:
-        decode_mark(row.body)
+        # The payload of an encrypted mark cannot be read.
+        if not row.key_id:
+            decode_mark(row.body)
     else:
         decode_clear(row.body)
     # A damaged flag counts as private, so that no private text is sent in readable form.
     is_private = row.private not in (0, False)
     dot = Dot(row.writer, row.counter)
-    op = Operation(dot, kind, row.stamp, said_ms, tuple(texts), is_private, version=1)
-    if row.turn_stamp is None:
-        return op, lost, True
+    op = Operation(dot, kind, row.stamp, said_ms, tuple(found.texts), is_private, version=1)
+    if not row.has_turn or row.version == 1:
+        # Operations of wire version 1 are the heads of their own turns.
+        return op, found.lost, True
     try:
-        return replace(op, **_placement(row, dot)), lost, True
+        return replace(op, **_placement(row, dot)), found.lost, found.is_placed
     except (TypeError, ValueError):
-        if row.state == ACKED:
-            # The next pull fetches the operation with its place in the history.
-            raise
-        return replace(op, version=2), lost, False
+        return replace(op, version=2), found.lost, False
 
 
 def _placement(row: OperationRow, dot: Dot) -> dict[str, Any]:
@@ -115,12 +121,12 @@ def _placement(row: OperationRow, dot: Dot) -> dict[str, Any]:
     for text in (row.branch, row.key_id):
         if text != "" and not is_id(text):
             raise ValueError(f"the branch or key {text!r:.80} is not valid")
-    if row.version not in (1, 2):
+    if row.version != 2:
         raise ValueError(f"the wire version {row.version!r:.80} is not valid")
     turn = TurnKey(row.turn_stamp, row.turn_writer, row.turn_counter)
     return {
         "turn": normalize_turn(turn, row.stamp, dot),
         "branch": row.branch,
         "key_id": row.key_id,
-        "version": row.version,
+        "version": 2,
     }

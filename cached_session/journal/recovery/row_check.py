@@ -14,6 +14,8 @@ import re
 import sqlite3
 from functools import cache
 
+import orjson
+
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import INTEGER_LIMIT
 from cached_session.history.ops import Kind
@@ -24,6 +26,7 @@ from cached_session.journal.tables.states import STATES
 __all__ = ["invalid_cells", "is_meta_row", "is_session_id", "row_condition"]
 
 FLAG = "BETWEEN 0 AND 1"
+ID = "NOT GLOB '*[^A-Za-z0-9_.-]*'"
 COUNTER = f"BETWEEN 1 AND {INTEGER_LIMIT}"
 INDEX = f"BETWEEN -1 AND {MAX_ITEMS}"
 KIND = f"IN ({', '.join(repr(kind.value) for kind in Kind)})"
@@ -32,6 +35,7 @@ TIME = f"BETWEEN -{INTEGER_LIMIT} AND {INTEGER_LIMIT}"
 BOUNDS = {
     "asked": "BETWEEN 0 AND 3",
     "by_counter": f"BETWEEN 0 AND {INTEGER_LIMIT}",
+    "branch": ID,
     "bytes": ">= 0",
     "codec": FLAG,
     "conflicted": FLAG,
@@ -49,6 +53,7 @@ BOUNDS = {
     "hydrated": FLAG,
     "idx": INDEX,
     "items": ">= 0",
+    "key_id": ID,
     "last": f"BETWEEN first AND {INTEGER_LIMIT}",
     "last_ms": TIME,
     "live": "BETWEEN 0 AND count",
@@ -67,12 +72,12 @@ BOUNDS = {
     "since_ms": TIME,
     "stamp": STAMP,
     "state": f"BETWEEN {min(STATES)} AND {max(STATES)}",
-    "turn_counter": COUNTER,
-    "turn_stamp": STAMP,
-    "version": "BETWEEN 1 AND 2",
     "tries": f"BETWEEN 0 AND {INTEGER_LIMIT}",
+    "turn_counter": COUNTER,
+    "turn_stamp": "BETWEEN 0 AND stamp",
     "until_ms": TIME,
     "upto": f"BETWEEN 0 AND {INTEGER_LIMIT}",
+    "version": "BETWEEN 1 AND 2",
 }
 """SQL conditions on the values of a column, by its name or by table and name."""
 TYPES = {"sessions.session_id": "IN ('text', 'blob')", "items.payload": "<> 'null'"}
@@ -91,17 +96,19 @@ IMPORT_MARK = re.compile(r"[0-9]{1,19}:[0-9a-f]*")
 
 
 def invalid_cells(conn: sqlite3.Connection) -> list[str]:
-    """Describe cells of a journal with a complete schema that no version could have written,
-    with one entry for each column, meta row or session id.
+    """Describe cells of a journal that no version could have written, with one entry for each
+    column, meta row, session id or mark. The journal has the tables and columns of its format.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be read.
     """
+    present = schema_check.columns(conn)
     found = [
         f"{table}.{column} has an invalid value"
         for table, columns in _conditions().items()
         for column, condition in columns.items()
-        if conn.execute(f"SELECT 1 FROM {table} WHERE NOT ({condition}) LIMIT 1").fetchone()
+        if column in present.get(table, ())
+        and conn.execute(f"SELECT 1 FROM {table} WHERE NOT ({condition}) LIMIT 1").fetchone()
     ]
     found += [
         f"the meta row {key!r:.80} has an invalid value"
@@ -113,6 +120,12 @@ def invalid_cells(conn: sqlite3.Connection) -> list[str]:
         for session_id, number in conn.execute("SELECT session_id, id FROM sessions")
         if not is_session_id(session_id)
     ]
+    if "marks" in present:
+        found += [
+            f"the value of the mark {name!r:.80} is not valid"
+            for name, value in conn.execute("SELECT type, value FROM marks")
+            if not _is_json(value)
+        ]
     if not found and conn.execute(OUTSIDE_FRONTIER).fetchone():
         found.append("the frontier does not include all operations")
     return found
@@ -147,14 +160,19 @@ def is_meta_row(key: object, value: object) -> bool:
     if not isinstance(key, str) or not isinstance(value, str):
         return False
     if key == "salvage":
-        try:
-            return isinstance(json.loads(value), dict)
-        except ValueError:
-            return False
+        return _is_json(value) and isinstance(json.loads(value), dict)
     if key.startswith("import:"):
         return IMPORT_MARK.fullmatch(value) is not None
     if key.startswith("audit:") or key.endswith("_ms") or key == "search_index":
         return NUMBER.fullmatch(value) is not None
+    return True
+
+
+def _is_json(text: object) -> bool:
+    try:
+        orjson.loads(text)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return False
     return True
 
 

@@ -13,6 +13,8 @@ from functools import cache
 from cached_session.journal.tables import schema
 
 __all__ = [
+    "can_migrate",
+    "columns",
     "decode_all_texts",
     "expected_columns",
     "index_problems",
@@ -20,6 +22,11 @@ __all__ = [
     "restore_schema",
 ]
 
+ADDED_TABLES = frozenset({"calls", "marks"})
+ADDED_COLUMNS = frozenset(
+    {"turn_stamp", "turn_writer", "turn_counter", "branch", "key_id", "version"}
+)
+"""The tables and columns that formats 1 and 2 do not have."""
 NAMES = "SELECT CAST(name AS BLOB), rowid FROM sqlite_master"
 
 
@@ -33,6 +40,34 @@ def is_complete(conn: sqlite3.Connection) -> bool:
     return _columns_and_indexes(conn) >= _expected_columns_and_indexes()
 
 
+def can_migrate(conn: sqlite3.Connection) -> bool:
+    """Return whether a journal of an older format has all tables and columns of that format.
+
+    Raises:
+        sqlite3.DatabaseError, UnicodeDecodeError: the schema cannot be read.
+    """
+    found = columns(conn)
+    return all(
+        {name for name, _, _ in expected} - ADDED_COLUMNS <= found.get(table, frozenset())
+        for table, expected in expected_columns().items()
+        if table not in ADDED_TABLES
+    )
+
+
+def columns(conn: sqlite3.Connection) -> dict[str, frozenset[str]]:
+    """Return the columns of each table of a new journal that the file has.
+
+    Raises:
+        sqlite3.DatabaseError: the schema cannot be read.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for table in _tables():
+        rows = conn.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+        if rows:
+            found[table] = frozenset(name for (name,) in rows)
+    return found
+
+
 def index_problems(conn: sqlite3.Connection) -> list[str]:
     """Describe rows of a journal with a complete schema that an index lacks or has with other
     values. SQLite's quick check does not compare them, but a query over such an index fails.
@@ -41,7 +76,7 @@ def index_problems(conn: sqlite3.Connection) -> list[str]:
         sqlite3.DatabaseError: the file cannot be read.
     """
     found: list[str] = []
-    for table in _tables():
+    for table in columns(conn):
         rows = conn.execute(f"PRAGMA integrity_check({table})").fetchmany(3)
         found += [str(text) for (text,) in rows if text != "ok"]
     return found
@@ -54,9 +89,9 @@ def decode_all_texts(conn: sqlite3.Connection) -> None:
     Raises:
         sqlite3.DatabaseError: a text cannot be decoded, or the file cannot be read.
     """
-    for table in _tables():
-        columns = "session, writer" if table == "items" else "*"
-        for _ in conn.execute(f"SELECT {columns} FROM {table}"):
+    for table, names in columns(conn).items():
+        listed = ", ".join(sorted(names - {"payload"}))
+        for _ in conn.execute(f"SELECT {listed} FROM {table}"):
             pass
 
 

@@ -18,6 +18,8 @@ CREATED = re.compile(r"^CREATE (?:TABLE|INDEX) (\w+)", re.MULTILINE)
 LARGE_BYTES = 8 << 20
 """The migration of a file of at least this size is logged, because it takes some time: a file of
 460 MB with 1,000,000 items took 27 seconds."""
+SLICE = 10_000
+"""Number of rows that one statement moves."""
 
 log = logging.getLogger("cached_session.journal")
 
@@ -80,26 +82,55 @@ def _to_3(conn: sqlite3.Connection, create: Mapping[str, str]) -> None:
         conn.execute(create[name])
     same = "seq, session, writer, counter, kind, stamp, said_ms, count, live, bytes, private, "
     same += "digest, state, body, error, conflicted"
-    # OR FAIL: SQLite need not keep a journal of the statement in memory, because an error rolls
-    # back the transaction.
-    conn.execute(
-        f"INSERT OR FAIL INTO ops ({same}, turn_stamp, turn_writer, turn_counter, branch, key_id, "
-        f"version) SELECT {same}, stamp, writer, counter, '', '', 1 FROM old_ops ORDER BY seq"
+    added = "turn_stamp, turn_writer, turn_counter, branch, key_id, version"
+    _move(
+        conn,
+        "old_ops",
+        "seq",
+        f"ops ({same}, {added}) SELECT {same}, stamp, writer, counter, '', '', 1",
     )
     # SQLite has a row for `ops` only if an operation was copied. A number is never used twice,
     # because readers of changes compare numbers.
     conn.execute("DELETE FROM sqlite_sequence WHERE name = 'ops'")
     conn.execute("INSERT INTO sqlite_sequence VALUES ('ops', ?)", (newest,))
-    conn.execute(
-        "INSERT OR FAIL INTO items SELECT session, stamp, writer, counter, stamp, writer, counter, "
-        "idx, payload, codec FROM old_items ORDER BY session, stamp, writer, counter, idx"
+    _move(
+        conn,
+        "old_items",
+        "session, stamp, writer, counter, idx",
+        "items SELECT session, stamp, writer, counter, stamp, writer, counter, idx, payload, codec",
     )
-    conn.execute(
-        "INSERT OR FAIL INTO parts SELECT *, stamp, writer, counter, '', '', 1 FROM old_parts"
+    _move(
+        conn,
+        "old_parts",
+        "session, writer, counter, digest, idx, part",
+        "parts SELECT *, stamp, writer, counter, '', '', 1",
     )
-    for table in ("ops", "items", "parts"):
-        conn.execute(f"DROP TABLE old_{table}")
     calls.index_all(conn)
+
+
+def _move(conn: sqlite3.Connection, old: str, key: str, into: str) -> None:
+    """Move all rows of a table to a new table, and drop the old one.
+
+    The rows are moved in slices: SQLite keeps a copy of each page that one statement changes in
+    memory, and the new table uses the pages that the old one frees.
+
+    Args:
+        key: The columns of the primary key of the old table.
+        into: The new table and the columns that it gets.
+    """
+    marks = ", ".join("?" * len(key.split(", ")))
+    last: tuple[object, ...] | None = ()
+    while last is not None:
+        last = conn.execute(
+            f"SELECT {key} FROM {old} ORDER BY {key} LIMIT 1 OFFSET {SLICE - 1}"
+        ).fetchone()
+        where = "" if last is None else f"WHERE ({key}) <= ({marks})"
+        # OR FAIL: an error ends the transaction, so SQLite need not be able to undo the statement.
+        conn.execute(f"INSERT OR FAIL INTO {into} FROM {old} {where} ORDER BY {key}", last or ())
+        deleted = conn.execute(f"DELETE FROM {old} {where}", last or ()).rowcount
+        if last is not None and not deleted:
+            raise sqlite3.DatabaseError(f"malformed rows of table {old}: they have no key")
+    conn.execute(f"DROP TABLE {old}")
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection, Mapping[str, str]], None]] = {

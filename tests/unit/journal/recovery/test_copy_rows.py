@@ -6,13 +6,18 @@ import sqlite3
 
 import pytest
 
-from cached_session.history.ops import GONE
+from cached_session.history.ids import session_key
+from cached_session.history.ops import GONE, Mark, TurnKey
+from cached_session.history.turns import TurnChoice
 from cached_session.journal.recovery import copy_rows
 from cached_session.journal.recovery.copy_rows import WriterIds, copy_journal
 from cached_session.journal.recovery.report import RecoveryReport, read_report
+from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import outbox, writes
+from cached_session.journal.tables.calls import turn_of_calls
+from cached_session.journal.tables.marks import read_marks
 from cached_session.journal.tables.meta import read_meta, write_meta
-from cached_session.journal.tables.states import ACKED, PARKED, PENDING
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, PLACE
 from tests.unit.journal.recovery.recovery_support import (
     SESSION,
     WRITER,
@@ -51,6 +56,52 @@ def test_every_operation_keeps_its_dot_and_its_state(
     assert items(new) == items(old) == ['"a"', '"refused"', '"d"']
     errors = "SELECT error FROM ops WHERE state = 3"
     assert new.execute(errors).fetchall() == [("too large",)]
+
+
+def test_turns_calls_and_marks_are_copied(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    """Calls and marks come from the operations, so the tables with them may be lost. The mark that
+    is last in order counts, and operations keep their turns and digests."""
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    writes.append(old, author(), SESSION, encode_items([call]), private=False)
+    for writer, value in (("amarker0", 1), ("zmarker0", 2), ("amarker0", 3)):
+        writes.write_mark(old, author(writer), SESSION, Mark("title", "", value))
+        acknowledge(old)
+    turn = turn_of_calls(old, 1, ["c"])
+    answer = encode_items([{"type": "function_call_output", "call_id": "c", "output": "found"}])
+    choice = TurnChoice(answers=("c",))
+    writes.append(old, author(), SESSION, answer, private=False, choice=choice)
+    old.execute("DELETE FROM calls")
+    old.execute("DELETE FROM marks")
+    assert copy(old, new).lost == ()
+    placed = f"SELECT {PLACE}, kind, version, digest FROM ops ORDER BY seq"
+    assert new.execute(placed).fetchall() == old.execute(placed).fetchall()
+    assert turn_of_calls(new, 1, ["c"]) == turn
+    newest = max(row[3:6] for row in old.execute(placed) if row[6] == "mark")
+    (found,) = read_marks(new, SESSION, "title", None)
+    assert (found.stamp, *found.dot) == newest
+    # A second copy of the same operations changes no mark.
+    copy(old, new)
+    assert read_marks(new, SESSION, None, None) == [found]
+
+
+@pytest.mark.parametrize(("state", "copied"), [(PENDING, 2), (ACKED, 1)])
+def test_an_operation_without_its_turn_is_kept_if_it_is_unsent(
+    old: sqlite3.Connection, new: sqlite3.Connection, state: int, copied: int
+) -> None:
+    """It becomes the head of its own turn, with the digest of that. The server has an acknowledged
+    one with its turn, so that one is left out."""
+    add(old, "head")
+    (place,) = old.execute("SELECT turn_stamp, turn_writer, turn_counter FROM ops").fetchall()
+    choice = TurnChoice(block=TurnKey(*place))
+    batch = encode_items(["a", "b"])
+    writes.append(old, author(), SESSION, batch, private=False, choice=choice)
+    change_cells(old, "ops", f"turn_counter = NULL, state = {state} WHERE counter = 2")
+    report = copy(old, new)
+    assert (report.operations, report.lost) == (copied, ())
+    assert items(new) == ['"head"', '"a"', '"b"'][: 3 if copied == 2 else 1]
+    for outgoing in outbox.load(new, "counter = 2", ()):
+        assert outgoing.op.turn is None
+        assert outgoing.op.digest(session_key(SESSION)) == outgoing.digest
 
 
 def test_a_second_copy_changes_nothing(old: sqlite3.Connection, new: sqlite3.Connection) -> None:

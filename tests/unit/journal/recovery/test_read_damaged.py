@@ -13,7 +13,9 @@ import pytest
 
 from cached_session.history.ops import GONE
 from cached_session.journal.recovery.read_damaged import (
+    NO_COLUMN,
     OperationRow,
+    Payloads,
     decode_or_keep,
     read_payloads,
     read_rows,
@@ -22,6 +24,7 @@ from cached_session.journal.recovery.read_damaged import (
 )
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.tables import writes
+from tests.golden.test_golden_journals import write_journal
 from tests.unit.journal.recovery.recovery_support import (
     add,
     author,
@@ -205,7 +208,9 @@ def test_a_session_id_that_is_not_valid_is_a_loss(old: sqlite3.Connection) -> No
 
 def payloads(conn: sqlite3.Connection) -> tuple[list[str], list[int]]:
     (row, *_) = scan_operations(conn, Losses())
-    return read_payloads(conn, row)
+    found = read_payloads(conn, row)
+    assert found.is_placed
+    return found.texts, found.lost
 
 
 def test_payloads_are_read_in_their_order(old: sqlite3.Connection) -> None:
@@ -242,7 +247,31 @@ def test_items_on_a_damaged_page_are_read_one_by_one() -> None:
             return Cursor([(key[-1], b"%d" % key[-1])])
 
     conn: Any = Items(lambda sql, key: Cursor([]))
-    assert read_payloads(conn, row) == (["0", GONE, "2"], [1])
+    assert read_payloads(conn, row) == Payloads(["0", GONE, "2"], [1])
+
+
+@pytest.mark.parametrize("table", ["ops", "items"])
+@pytest.mark.parametrize("change", ["turn_stamp = 7", "turn_writer = 'x'", "turn_counter = x'00'"])
+def test_items_of_a_damaged_turn_are_found(
+    old: sqlite3.Connection, table: str, change: str
+) -> None:
+    """Whether the cell of the operation or those of the items are damaged: the items are found by
+    the dot, and the place is in doubt."""
+    add(old, "a", "b")
+    add(old, "c")
+    change_cells(old, table, f"{change} WHERE counter = 1")
+    row, other = scan_operations(old, Losses())
+    assert read_payloads(old, row) == Payloads(['"a"', '"b"'], [], is_placed=False)
+    assert read_payloads(old, other) == Payloads(['"c"'], [])
+
+
+def test_a_file_of_an_old_format_has_no_turns(tmp_path: Path) -> None:
+    """Its rows lack the columns, and the items are found by the stamp."""
+    with closing(sqlite3.connect(write_journal(tmp_path / "old.db", 2))) as conn:
+        row, *_ = scan_operations(conn, Losses())
+        assert (row.turn_stamp, row.version, row.has_turn) == (NO_COLUMN, NO_COLUMN, False)
+        found = read_payloads(conn, row)
+    assert found == Payloads(['{"role":"user","content":"what is the weather?"}'], [])
 
 
 def test_a_cell_that_is_not_utf8_stays_as_bytes() -> None:

@@ -7,10 +7,12 @@ import sqlite3
 import pytest
 
 from cached_session.history.clock import stamp_ms
-from cached_session.history.ops import GONE, Dot, Kind
+from cached_session.history.ops import GONE, Dot, Kind, Mark, TurnKey
+from cached_session.history.turns import TurnChoice
 from cached_session.journal.recovery.read_damaged import decode_or_keep, scan_operations
 from cached_session.journal.recovery.rebuild_operation import RebuiltOperation, rebuild_operation
 from cached_session.journal.recovery.report import Losses
+from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import writes
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
 from tests.unit.journal.recovery.recovery_support import SESSION, WRITER, add, author, change_cells
@@ -115,6 +117,85 @@ def test_an_error_that_is_not_a_text_is_left_out(old: sqlite3.Connection) -> Non
     assert rebuilt(old).error == "too large"
     change_cells(old, "ops", "error = x'00'")
     assert rebuilt(old).error is None
+
+
+def add_to_turn(conn: sqlite3.Connection, *words: str) -> TurnKey:
+    """Append a batch to the turn of an earlier append."""
+    add(conn, "head")
+    (key,) = conn.execute("SELECT turn_stamp, turn_writer, turn_counter FROM ops").fetchall()
+    turn = TurnKey(*key)
+    batch = encode_items(list(words))
+    choice = TurnChoice(block=turn)
+    writes.append(conn, author(), SESSION, batch, private=False, choice=choice)
+    return turn
+
+
+def test_the_place_of_an_operation_is_kept(old: sqlite3.Connection) -> None:
+    """Turn, branch, key and version are those of the row, and the digest is that of the content."""
+    turn = add_to_turn(old, "a")
+    old.execute("UPDATE ops SET branch = 'b', key_id = 'k'")
+    operation = rebuilt(old).operation
+    assert (operation.turn, operation.branch, operation.key_id) == (turn, "b", "k")
+    assert (operation.version, rebuilt(old).is_incomplete) == (2, False)
+
+
+@pytest.mark.parametrize("state", [PENDING, ACKED])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "turn_stamp = NULL",
+        "turn_stamp = 'x'",
+        "turn_stamp = stamp + 1",
+        "turn_writer = NULL",
+        "turn_writer = 'nobody'",
+        "turn_counter = 0",
+        "turn_counter = counter",
+        "branch = 'a|b'",
+        "branch = NULL",
+        "key_id = x'00'",
+        "version = NULL",
+        "version = 7",
+    ],
+)
+def test_an_operation_with_a_damaged_place_is_incomplete(
+    old: sqlite3.Connection, change: str, state: int
+) -> None:
+    """All its items are found. So an unsent operation is kept, with a new digest; the server has an
+    acknowledged one with its place."""
+    add_to_turn(old, "a", "b")
+    change_cells(old, "ops", f"state = {state}, {change} WHERE counter = 2")
+    found = rebuilt(old)
+    assert found.operation.payloads == ('"a"', '"b"')
+    assert (found.lost, found.digest, found.state) == ([], None, state)
+    assert found.is_incomplete
+    if change != "turn_writer = 'nobody'":
+        assert (found.operation.turn, found.operation.version) == (None, 2)
+
+
+@pytest.mark.parametrize("change", ["turn_stamp = NULL", "turn_counter = 9", "branch = 7"])
+def test_a_damaged_turn_does_not_matter_to_version_1(old: sqlite3.Connection, change: str) -> None:
+    """Such an operation is always the head of its own turn, so its digest stays valid."""
+    add(old, "a")
+    change_cells(old, "ops", f"version = 1, {change}")
+    (digest,) = old.execute("SELECT digest FROM ops").fetchone()
+    found = rebuilt(old)
+    assert (found.operation.version, found.operation.turn) == (1, None)
+    assert (found.digest, found.is_incomplete) == (digest, False)
+
+
+def test_a_mark_has_its_payload(old: sqlite3.Connection) -> None:
+    """A damaged one is a loss. An encrypted one may have any text."""
+    writes.write_mark(old, author(), SESSION, Mark("title", "", "a title"))
+    found = rebuilt(old)
+    assert found.operation.kind is Kind.MARK
+    assert found.operation.payloads == ('{"type":"title","key":"","value":"a title"}',)
+    old.execute("UPDATE ops SET body = '{}', key_id = 'k'")
+    assert rebuilt(old).operation.payloads == ("{}",)
+    change_cells(old, "ops", "key_id = '', body = x'00'")
+    losses = Losses()
+    (row,) = scan_operations(old, losses)
+    assert rebuild_operation(old, row, losses) is None
+    assert len(losses.named) == 1
 
 
 @pytest.mark.parametrize(

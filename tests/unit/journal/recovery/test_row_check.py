@@ -6,6 +6,8 @@ import sqlite3
 
 import pytest
 
+from cached_session.history.ops import Mark
+from cached_session.journal.recovery.read_damaged import decode_or_keep
 from cached_session.journal.recovery.row_check import (
     BOUNDS,
     TYPES,
@@ -15,6 +17,7 @@ from cached_session.journal.recovery.row_check import (
     row_condition,
 )
 from cached_session.journal.recovery.schema_check import expected_columns
+from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import writes
 from tests.unit.journal.recovery.recovery_support import SESSION, add, author, change_cells
 
@@ -44,16 +47,52 @@ def test_a_journal_in_use_has_no_invalid_cells(old: sqlite3.Connection) -> None:
         ("frontier", "upto = -1", "frontier.upto"),
         ("items", "codec = 1.5", "items.codec"),
         ("items", "payload = NULL", "items.payload"),
+        ("items", "turn_stamp = stamp + 1", "items.turn_stamp"),
+        ("items", "turn_writer = 7", "items.turn_writer"),
+        ("ops", "turn_stamp = 'x'", "ops.turn_stamp"),
+        ("ops", "turn_counter = 0", "ops.turn_counter"),
+        ("ops", "branch = 'a|b'", "ops.branch"),
+        ("ops", "key_id = NULL", "ops.key_id"),
+        ("ops", "version = 3", "ops.version"),
+        ("calls", "call = 'x'", "calls.call"),
+        ("calls", "counter = 0", "calls.counter"),
+        ("marks", "value = NULL", "marks.value"),
+        ("marks", "type = 1", "marks.type"),
+        ("marks", "stamp = -1", "marks.stamp"),
+        ("parts", "version = 0", "parts.version"),
+        ("parts", "branch = ' '", "parts.branch"),
+        ("parts", "turn_writer = 2", "parts.turn_writer"),
     ],
 )
 def test_an_invalid_cell_is_found(
     old: sqlite3.Connection, table: str, change: str, column: str
 ) -> None:
     """Each column has a type and bounds."""
-    add(old, "a")
+    add_all(old)
     change_cells(old, table, change)
     assert f"{column} has an invalid value" in invalid_cells(old)
     assert old.execute(f"SELECT 1 FROM {table} WHERE {row_condition(table)}").fetchone() is None
+
+
+@pytest.mark.parametrize("value", ["'{'", "''", "'\"' || CAST(x'80' AS TEXT) || '\"'"])
+def test_a_mark_without_a_valid_value_is_found(old: sqlite3.Connection, value: str) -> None:
+    """Otherwise every call that reads the marks would fail, and no recovery would begin."""
+    add_all(old)
+    assert invalid_cells(old) == []
+    change_cells(old, "marks", f"value = {value}")
+    old.text_factory = decode_or_keep
+    assert invalid_cells(old) == ["the value of the mark 'title' is not valid"]
+
+
+def add_all(conn: sqlite3.Connection) -> None:
+    """Write an item with a call, a mark and a part of an operation."""
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    writes.append(conn, author(), SESSION, encode_items([call]), private=False)
+    writes.write_mark(conn, author("marker00"), SESSION, Mark("title", "", "a title"))
+    conn.execute(
+        "INSERT INTO parts VALUES (1, 'w', 1, 'd', 0, 0, 2, 1, 'append', 7, 1, 0, 's', '\"te', "
+        "7, 'w', 1, '', '', 2)"
+    )
 
 
 def test_an_operation_outside_the_frontier_is_found(old: sqlite3.Connection) -> None:
