@@ -290,9 +290,10 @@ class CachedSession:
     def turn(self) -> AbstractAsyncContextManager[None]:
         """Make one turn of everything that is appended to the session inside ``async with``.
 
-        The items are contiguous in every replica's history, whoever else writes meanwhile. Without
-        this block the rules of `add_items` apply, which suffice for the frameworks' own runs. Use
-        it where the items do not show that they belong together, such as two messages of a user.
+        The items are contiguous in the history of every replica, even if other devices write
+        meanwhile. Without this block the rules of `add_items` apply, which suffice for the
+        frameworks' own runs. Use the block where the items do not show that they belong together,
+        such as two messages of a user.
 
         - The block applies to appends of the task that enters it and of the tasks and threads that
           it starts with a copy of its context, over any object of the session on this journal. It

@@ -118,8 +118,7 @@ class Writer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a function as `write`, and call ``report`` with its result after the commit, also if
-        the caller is cancelled."""
+        """Run a function as `write`. After the commit call ``report``, even if cancelled."""
         future: ShieldedFuture[T] = self._submit(_running_loop(), function, args, kwargs)
         try:
             result = await future

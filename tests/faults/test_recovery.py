@@ -187,13 +187,15 @@ async def test_a_damaged_row_number_hides_no_later_rows(journal: Path) -> None:
     page = (root - 1) * 4096
     pointer = page + 8 + 2 * 5  # behind the header of a leaf, of the sixth row
     cell = page + int.from_bytes(data[pointer : pointer + 2], "big")
-    # Change the end of the seventh row, which lies before it in the page, and the length of the
-    # sixth row, whose number then begins with that byte.
     assert data[page] == 13
-    data[cell - 3 : cell + 1] = b"\x00\x80\x00\x81"
-    # Give the seventh row more columns than it has, after its length and number.
+    # A row begins with its length in two bytes, its number in one, and the length of its header.
+    # Make the number of the sixth row one of two bytes.
+    assert (data[cell + 1] < 128, data[cell + 2]) == (True, 6)
+    data[cell + 2] |= 0x80
+    # Give the seventh row more columns than it has.
     seventh = page + int.from_bytes(data[pointer + 2 : pointer + 4], "big")
-    data[seventh + 2] = 0xFF
+    assert data[seventh + 2] == 7
+    data[seventh + 3] = 0xFF
     journal.write_bytes(data)
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(text_message("on"))

@@ -40,7 +40,8 @@ INSERT INTO above VALUES (1, 'elsewher', 3, 4);
 INSERT INTO cleared VALUES (1, 'longgone', 1, 2);
 INSERT OR REPLACE INTO settled VALUES (1, 'longgone', 1, 2);
 INSERT INTO popped VALUES (1, 'elsewher', 5, 0, 2);
-INSERT INTO parts VALUES (1, 'elsewher', 6, 'd', 0, 0, 2, 1, 'append', 70000, 1, 0, 's', '"te');
+INSERT INTO parts VALUES (1, 'elsewher', 6, 'd', 0, 0, 2, 1, 'append', 70000, 1, 0, 's', '"te',
+70000, 'elsewher', 6, '', '', 2);
 INSERT INTO holes VALUES (1, 'elsewher', 2, 1, 1, 1, 0);
 INSERT OR REPLACE INTO forgets VALUES (1, 'longgone', 1, 0, 1, '', 0);
 INSERT INTO gates VALUES (0, 1, 100, 100, 'unreachable', 'it was away', 100);

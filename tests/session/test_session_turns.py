@@ -49,7 +49,7 @@ async def test_an_output_joins_its_call_after_a_restart(journal: Path) -> None:
             "user function_call function_call function_call_output function_call_output assistant",
             "user assistant",
         ]
-        assert [item.get("role") for item in await session.get_items(1)] == ["assistant"]  # type: ignore[union-attr]
+        assert [item.get("role") for item in await session.get_items(1)] == ["assistant"]
 
 
 async def test_an_output_joins_the_newest_call_of_its_id(journal: Path) -> None:
@@ -146,7 +146,7 @@ async def test_unknown_items_do_not_make_an_endless_turn(place: str) -> None:
     """Each batch of a program that stores other items is a turn."""
     async with CachedSession("s", journal=place) as session:
         for item in ({"note": 1}, {"type": "note"}, {"__enc__": 1, "payload": "x"}):
-            await session.add_items([item])  # type: ignore[list-item]
+            await session.add_items([item])
         assert [len(turn) for turn in await turns_of(session)] == [1, 1, 1]
 
 
@@ -235,7 +235,7 @@ async def test_a_block_survives_a_refused_append(place: str) -> None:
     async def fail() -> None:
         async with session.turn():
             with pytest.raises(InvalidArgument):
-                await session.add_items([{"role": "user", "content": object()}])  # type: ignore[typeddict-item, list-item]
+                await session.add_items([{"role": "user", "content": object()}])
             await session.add_items([user()])
             await session.add_items([user()])
             raise OSError("boom")

@@ -25,6 +25,7 @@ from cached_session.history.ops import (
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.sqlite.tracked_connection import count_history_change
+from cached_session.journal.tables.calls import STORE as STORE_CALL
 from cached_session.journal.tables.calls import call_rows
 from cached_session.journal.tables.frontier_tables import FrontierTables, KnownWriter
 from cached_session.journal.tables.marks import store_mark
@@ -88,7 +89,7 @@ class SessionTransaction(FrontierTables):
         empty."""
         self._ops: list[tuple[object, ...]] = []
         self._items: list[tuple[object, ...]] = []
-        self._calls: list[tuple[int, int, str, int]] = []
+        self._calls: list[tuple[object, ...]] = []
 
     @classmethod
     def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
@@ -197,7 +198,9 @@ class SessionTransaction(FrontierTables):
             return self._append(op, known, codecs)
         self.flush()
         if op.kind is Kind.MARK:
-            store_mark(self.conn, self.session, op, decode_mark(op.payloads[0]))
+            if not op.key_id:
+                # The journal keeps and forwards an encrypted mark, but cannot read it.
+                store_mark(self.conn, self.session, op, decode_mark(op.payloads[0]))
         elif op.kind is Kind.POP:
             self._pop(decode_pop(op.payloads[0]), op.dot if own else None)
         else:
@@ -219,16 +222,16 @@ class SessionTransaction(FrontierTables):
         if op.dot.counter in known.cleared:
             hidden = set(range(len(op.payloads)))
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
-        place = (self.session, *op.turn_key, op.stamp, *op.dot)
+        place = (*op.turn_key, op.stamp, *op.dot)
         shown = [
-            (*place, index, payload, codec)
+            (self.session, *place, index, payload, codec)
             for index, (payload, codec) in enumerate(zip(op.payloads, codecs, strict=True))
             if index not in hidden
         ]
         live = len(shown)
         if live:
             self._items += shown
-            self._calls += call_rows(self.session, op.dot, [row[-2] for row in shown])
+            self._calls += call_rows(self.session, place, [row[-2] for row in shown])
         self.applied.items += live
         return live
 
@@ -300,7 +303,7 @@ class SessionTransaction(FrontierTables):
             self.conn.executemany(f"INSERT INTO items VALUES ({', '.join('?' * 10)})", self._items)
             self._items.clear()
         if self._calls:
-            self.conn.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)", self._calls)
+            self.conn.executemany(STORE_CALL, self._calls)
             self._calls.clear()
         super().flush()
 

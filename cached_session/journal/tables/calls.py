@@ -1,7 +1,7 @@
 """Tool calls: which append makes a call, so that the turn of an answered call is found by its id.
 
-A row is an index entry: it stays if the item of the call is removed, and two ids may have one hash.
-So a lookup reads the items of the append.
+A row is an index entry with the place of the append in the history. It stays if the item of the
+call is removed, and two ids may have one hash. So a lookup reads the items of the append.
 """
 
 from __future__ import annotations
@@ -9,25 +9,39 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import groupby, islice
 
 import orjson
 
-from cached_session.history.ops import Dot, TurnKey
+from cached_session.history.ops import TurnKey
 from cached_session.history.tool_calls import read_batch
 from cached_session.journal.sqlite.codec import decode_rows
-from cached_session.journal.tables.states import BY_DOT, BY_PLACE, PLACE
+from cached_session.journal.tables.states import BY_PLACE, PLACE
 
-__all__ = ["call_rows", "index_all", "turn_of_calls"]
+__all__ = ["STORE", "call_rows", "index_all", "turn_of_calls"]
 
 MAY_CALL = re.compile("call|tool|program|approval", re.IGNORECASE)
 """Matches every payload that makes a call, so that other payloads are not decoded."""
 CANDIDATES_MOST = 64
-"""Maximum number of appends that a lookup reads for one id. More appends than a few have the same
-call id only if somebody forged them."""
+"""Maximum number of appends that a lookup reads, newest first. More appends than a few have the
+same call id only if a model numbers its calls, or if somebody forged them."""
+STORE = f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * 8)})"
+"""The statement that stores a row of `call_rows`."""
+PLACES = (
+    f"SELECT {PLACE} FROM calls WHERE session = ? AND call = ? "
+    f"ORDER BY {', '.join(f'{column} DESC' for column in PLACE.split(', '))}"
+)
+"""The places of the appends that make a call, newest first, read from the primary key."""
+
+Place = tuple[int, str, int, int, str, int]
+"""The values of the columns `PLACE`."""
 
 
-def call_rows(session: int, dot: Dot, payloads: Iterable[str]) -> list[tuple[int, int, str, int]]:
+def call_rows(
+    session: int, place: Place, payloads: Iterable[str]
+) -> list[tuple[int, int, int, str, int, int, str, int]]:
     """Return the rows of the table `calls` for the visible payloads of an append."""
     items = []
     for payload in payloads:
@@ -38,15 +52,16 @@ def call_rows(session: int, dot: Dot, payloads: Iterable[str]) -> list[tuple[int
                 # The exact codec stores such an item. Its calls are not found by rule 2.
                 continue
     hashes = dict.fromkeys(map(_hash, read_batch(items).made)) if items else {}
-    return [(session, call, *dot) for call in hashes]
+    return [(session, call, *place) for call in hashes]
 
 
 def index_all(conn: sqlite3.Connection) -> None:
     """Store the calls of all items of a journal that has no rows of calls yet."""
-    found = conn.execute("SELECT session, writer, counter, CAST(payload AS BLOB) FROM items")
-    for session, writer, counter, payload in found:
-        rows = call_rows(session, Dot(writer, counter), [payload.decode(errors="replace")])
-        conn.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)", rows)
+    columns = f"session, {PLACE}, CAST(payload AS BLOB)"
+    for session, *place, payload in conn.execute(f"SELECT {columns} FROM items"):
+        rows = call_rows(session, tuple(place), [payload.decode(errors="replace")])
+        if rows:
+            conn.executemany(STORE, rows)
 
 
 def turn_of_calls(
@@ -54,24 +69,20 @@ def turn_of_calls(
 ) -> TurnKey | None:
     """Return the turn of the newest visible call with one of these ids; None if there is none."""
     wanted = frozenset(call_ids)
-    places = {
-        place
-        for call in call_ids
-        for writer, counter in conn.execute(
-            "SELECT writer, counter FROM calls WHERE session = ? AND call = ? LIMIT ?",
-            (session, _hash(call), CANDIDATES_MOST),
-        ).fetchall()
-        for place in conn.execute(
-            f"SELECT {PLACE} FROM ops WHERE {BY_DOT}", (session, writer, counter)
-        )
-    }
-    for place in sorted(places, reverse=True):
+    for place in islice(_places(conn, session, wanted), CANDIDATES_MOST):
         rows = conn.execute(
             f"SELECT CAST(payload AS BLOB), codec FROM items WHERE {BY_PLACE}", (session, *place)
         ).fetchall()
         if not wanted.isdisjoint(read_batch(decode_rows(rows)).made):
             return TurnKey(*place[:3])
     return None
+
+
+def _places(conn: sqlite3.Connection, session: int, call_ids: Iterable[str]) -> Iterator[Place]:
+    """Yield the places of the appends that make one of these calls, newest first, each once."""
+    hashes = sorted(map(_hash, call_ids))
+    found = [conn.execute(PLACES, (session, call)) for call in hashes]
+    return (place for place, _ in groupby(merge(*found, reverse=True)))
 
 
 def _hash(call_id: str) -> int:

@@ -1,13 +1,12 @@
-"""The schema: each table with its purpose and writer, and the migrations of the format."""
+"""The schema: each table with its purpose and writer. `prepare` creates or migrates a file."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 
 from cached_session.errors import JournalError, JournalTooNew
-from cached_session.journal.tables import calls
 from cached_session.journal.tables import search_index as index_table
+from cached_session.journal.tables.migrations import migrate
 
 __all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
 
@@ -89,9 +88,15 @@ CREATE TABLE items (
 CREATE TABLE calls (
     session INTEGER NOT NULL,
     call INTEGER NOT NULL,                 -- hash of the call's id (tables/calls.py)
+    turn_stamp INTEGER NOT NULL,           -- the place of the append: the newest call comes last
+    turn_writer TEXT NOT NULL,
+    turn_counter INTEGER NOT NULL,
+    stamp INTEGER NOT NULL,
     writer TEXT NOT NULL,
     counter INTEGER NOT NULL,
-    PRIMARY KEY (session, call, writer, counter)
+    PRIMARY KEY (
+        session, call, turn_stamp, turn_writer, turn_counter, stamp, writer, counter
+    )
 ) WITHOUT ROWID;
 
 -- Marks: of each type and key the one that is last in order. Written when a mark is applied; its
@@ -242,51 +247,6 @@ CREATE TABLE meta (
 """
 
 
-def _to_2(_: sqlite3.Connection) -> None:
-    """Migrate to format 2, which has the full-text index (tables/search_index.py).
-
-    This step changes no table. If SQLite has FTS5, `prepare` creates the virtual table `words` in
-    the same transaction; the index is filled later.
-    """
-
-
-def _to_3(conn: sqlite3.Connection) -> None:
-    """Migrate to format 3: operations have a turn, a branch, a key and a wire version.
-
-    Each existing append is the head of its own turn, so the order of every history stays the same.
-    """
-    create = {statement.split()[2]: statement for statement in _statements()}
-    (newest,) = conn.execute(
-        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'ops'), 0)"
-    ).fetchone()
-    for table in ("ops", "items", "parts"):
-        conn.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-    for index in ("outbox", "removals"):
-        conn.execute(f"DROP INDEX IF EXISTS {index}")
-    for name in ("ops", "outbox", "removals", "items", "calls", "marks", "parts"):
-        conn.execute(create[name])
-    same = "seq, session, writer, counter, kind, stamp, said_ms, count, live, bytes, private, "
-    same += "digest, state, body, error, conflicted"
-    conn.execute(
-        f"INSERT INTO ops ({same}, turn_stamp, turn_writer, turn_counter, branch, key_id, version) "
-        f"SELECT {same}, stamp, writer, counter, '', '', 1 FROM old_ops ORDER BY seq"
-    )
-    conn.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'ops'", (newest,))
-    conn.execute(
-        "INSERT INTO items SELECT session, stamp, writer, counter, stamp, writer, counter, idx, "
-        "payload, codec FROM old_items ORDER BY session, stamp, writer, counter, idx"
-    )
-    conn.execute("INSERT INTO parts SELECT *, stamp, writer, counter, '', '', 1 FROM old_parts")
-    for table in ("ops", "items", "parts"):
-        conn.execute(f"DROP TABLE old_{table}")
-    calls.index_all(conn)
-
-
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
-"""The migration from each format to the next. Each runs inside the transaction that opens the
-file."""
-
-
 def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -> None:
     """Make the file a journal of the current format, or refuse it unchanged.
 
@@ -313,8 +273,7 @@ def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None
         if not identify(conn, path):
             found = _pragma(conn, "user_version")
             if _pragma(conn, "application_id") == APPLICATION_ID:
-                for version in range(found, FORMAT):
-                    MIGRATIONS[version](conn)
+                migrate(conn, path, found, FORMAT, _statements())
             else:
                 for statement in _statements():
                     conn.execute(statement)

@@ -296,6 +296,7 @@ def _operation(
         last_was_mine=tx.last_writer == author.writer,
         last_ms=mine.last_ms,
         gap_ms=author.run_gap_ms,
+        turn_stamp=turn.stamp if turn else 0,
     )
     mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
     dot = Dot(author.writer, mine.applied.contiguous_end() + 1)

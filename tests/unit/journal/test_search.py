@@ -26,10 +26,10 @@ from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import inbox, schema, search_index, writes
 from cached_session.journal.tables.writes import Author
 from cached_session.remote.wire import decode, memories_of
+from tests.golden.test_golden_journals import FORMATS, write_journal
 from tests.hypothesis_profiles import examples
 
 AUTHOR = Author("a" * 24, 1_700_000_000_000, 600_000)
-GOLDEN = Path(__file__).parents[2] / "golden" / "schema-1.json"
 SCRIPTS = {
     "english": ("I need to cancel the reservation ZFA04Y", ["cancel", "zfa04y", "to", "a"]),
     "chinese": ("请取消明天上午的会议, 谢谢", ["会议", "取消", "会", "取消明天", "上午 谢谢"]),
@@ -175,29 +175,21 @@ def test_removed_items_leave_the_index(conn: sqlite3.Connection) -> None:
     assert _all_candidates(conn) == {}
 
 
-@pytest.mark.parametrize("filled", [False, True])
-def test_a_file_of_format_1_gets_its_index(tmp_path: Path, filled: bool) -> None:
-    """A journal of the first format is migrated when it is opened, and its items are found without
-    a scan."""
-    path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as old:
-        golden = json.loads(GOLDEN.read_text())
-        for sql in sorted(golden["sql"].values(), key=lambda sql: "INDEX" in sql):
-            old.execute(sql)
-        old.execute(f"PRAGMA application_id = {golden['application_id']}")
-        old.execute("PRAGMA user_version = 1")
-        if filled:
-            add(old, "talk", "word one")
-            add(old, "other", "word two", "word three")
+@pytest.mark.parametrize("version", FORMATS)
+def test_an_old_file_gets_its_index(tmp_path: Path, version: int) -> None:
+    """A journal of an older format is migrated when it is opened, and its items are found without a
+    scan, together with later ones."""
+    path = write_journal(tmp_path / "old.db", version)
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         schema.prepare(conn, str(path))
-        assert conn.execute("PRAGMA user_version").fetchone() == (schema.FORMAT,)
         assert search_index.is_kept(conn)
-        assert indexed(conn) == (2 if filled else 0)
-        hits = found(conn, "other", "word")
-        assert [entry.rank for entry in hits] == ([1, 0] if filled else [])
-        add(conn, "talk", "word four")
-        assert indexed(conn) == (3 if filled else 1)
+        before = scanned(conn, "talk", "the")
+        assert len(before) == 5
+        assert found(conn, "talk", "the") == before
+        add(conn, "talk", "the new item")
+        search_index.catch_up(conn, search_index.reach(conn) or 0)
+        assert len(found(conn, "talk", "the")) == 6
+        assert search_index.is_sound(conn)
 
 
 def test_a_file_without_an_index_is_scanned(tmp_path: Path) -> None:

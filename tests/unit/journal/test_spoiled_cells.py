@@ -131,7 +131,7 @@ def test_unordered_items_do_not_make_a_read_start_over(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         schema.prepare(conn, str(path))
         rows = [(stamp, 1 + at) for at, stamp in enumerate(stamps)]
-        conn.executemany("INSERT INTO items VALUES (1, ?, 'w', ?, 0, '1', 0)", rows)
+        conn.executemany("INSERT INTO items VALUES (1, ?1, 'w', ?2, 1, 'w', ?2, 0, '1', 0)", rows)
     _overwrite(path, "items", stamps[3], stamps[0] - 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
         assert len(list(islice(item_rows.slices(conn, 1, 2, 1 << 20), 100))) < len(stamps)
@@ -292,6 +292,8 @@ class Damaged:
             return Rows([(9,)])
         if "seq = ?" in sql:
             return Rows([_row(key[0])] if key[0] in self.numbers else [])
+        if "pragma_table_info" in sql:
+            return Rows([(field.name,) for field in fields(read_damaged.OperationRow)])
         return self._scan(key[0])
 
     def _scan(self, before: int) -> Iterator[tuple[Any, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ def connection(answer: Callable[[str, tuple[Any, ...]], Cursor]) -> sqlite3.Conn
 
 
 def operation(seq: int) -> tuple[Any, ...]:
-    return (seq, *"abcdefghijklm")
+    return (seq, *"abcdefghijklmnopqrs")
+
+
+COLUMNS = [(field.name,) for field in fields(OperationRow)]
 
 
 def table_of(
@@ -79,6 +83,8 @@ def table_of(
     rows, broken = sorted(readable), set(damaged)
 
     def answer(sql: str, key: tuple[Any, ...]) -> Cursor:
+        if "pragma_table_info" in sql:
+            return Cursor(COLUMNS)
         if "sqlite_sequence" in sql:
             return Cursor([(highest,)])
         if "seq = ?" in sql:
@@ -138,6 +144,8 @@ def test_a_page_that_failed_once_is_no_loss() -> None:
     errors = [MALFORMED, None]
 
     def answer(sql: str, key: tuple[Any, ...]) -> Cursor:
+        if "pragma_table_info" in sql:
+            return Cursor(COLUMNS)
         if "sqlite_sequence" in sql:
             return Cursor([(3,)])
         rows = [operation(seq) for seq in range(key[0] + 1, 4)]
@@ -152,6 +160,8 @@ def test_an_error_that_is_not_damage_stops_the_scan(what: str) -> None:
     """A lock or a failing disk must not look like lost operations."""
 
     def answer(sql: str, key: tuple[Any, ...]) -> Cursor:
+        if "pragma_table_info" in sql:
+            return Cursor(COLUMNS)
         kind = "number" if "sqlite_sequence" in sql else "probe" if "seq = ?" in sql else "scan"
         if kind == what:
             return Cursor([], LOCKED)
