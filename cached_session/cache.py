@@ -181,7 +181,7 @@ class SessionCache:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._engine.status_of_prefix(self.key_prefix, is_closed=self._closed)
+        return self._engine.status(prefix=self.key_prefix, is_closed=self._closed)
 
     def journal_status(self) -> Status:
         """Return the status of all sessions in the journal, with the status of each key prefix.
@@ -192,7 +192,7 @@ class SessionCache:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._engine.journal_status(is_closed=self._closed)
+        return self._engine.status(is_closed=self._closed)
 
     async def compact(self) -> CompactReport:
         """Delete obsolete bookkeeping, and return free space to the file system.
