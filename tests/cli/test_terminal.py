@@ -315,7 +315,9 @@ def test_search_names_the_session_of_each_result(tmp_path: Path, journal: Path) 
     every = piped(tmp_path, "search", "direct FLIGHT", "-j", journal).stdout.splitlines()
     assert {line.split()[0] for line in every} == {"alice", "bob"}
     one = piped(tmp_path, "search", "flight", "--session", "bob", "--json", "-j", journal)
-    assert [(hit["session_id"], hit["item"]) for hit in json.loads(one.stdout)] == [("bob", QUESTION)]
+    assert [(hit["session_id"], hit["item"]) for hit in json.loads(one.stdout)] == [
+        ("bob", QUESTION)
+    ]
     assert piped(tmp_path, "search", "zebra", "-j", journal).stdout == ""
 
 
