@@ -6,11 +6,13 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import network_calls
 from cached_session.engine.engine import Engine
+from cached_session.engine.open_turns import OpenTurns, Scope
 from cached_session.engine.session_config import (
     SessionConfig,
     check_key_prefix,
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
     from agents import SessionSettings
     from dakera import AsyncDakeraClient
 
-__all__ = ["SessionCache", "open_engine"]
+__all__ = ["KeptTurns", "SessionCache", "open_engine"]
 
 DEFAULTS = SyncOptions()
+KEPT_TURNS = 4_096
+"""Maximum number of sessions and owners whose turns an adapter keeps. A turn takes about 1 KiB."""
 
 
 class SessionCache:
@@ -181,7 +185,7 @@ class SessionCache:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._engine.status_of_prefix(self.key_prefix, is_closed=self._closed)
+        return self._engine.status(prefix=self.key_prefix, is_closed=self._closed)
 
     def journal_status(self) -> Status:
         """Return the status of all sessions in the journal, with the status of each key prefix.
@@ -192,7 +196,7 @@ class SessionCache:
         Raises:
             JournalError: the journal cannot be opened or read.
         """
-        return self._engine.journal_status(is_closed=self._closed)
+        return self._engine.status(is_closed=self._closed)
 
     async def compact(self) -> CompactReport:
         """Delete obsolete bookkeeping, and return free space to the file system.
@@ -271,6 +275,32 @@ class SessionCache:
 
 
 # For other modules of this package.
+
+
+class KeptTurns:
+    """The open turns of a cache's sessions, for an adapter that makes a session for each call.
+
+    A framework that stores the messages of an exchange one at a time thus stores one turn. Holding
+    the sessions instead would keep all of them synced.
+    """
+
+    def __init__(self, cache: SessionCache) -> None:
+        """Keep the turns of the sessions that were used last."""
+        self._cache = cache
+        self._turns = lru_cache(maxsize=KEPT_TURNS)(_new_turns)
+
+    def session(self, session_id: str, owner: str | None = None) -> CachedSession:
+        """Return a session that goes on with the turns of earlier ones with this id and owner.
+
+        An owner is an agent of the session that speaks beside others.
+        """
+        session = self._cache.session(session_id)
+        session._turns = self._turns((self._cache._engine.number, name_of(session)), owner)
+        return session
+
+
+def _new_turns(scope: Scope, _: str | None) -> OpenTurns:
+    return OpenTurns(scope)
 
 
 async def open_engine(cache: SessionCache) -> Engine:

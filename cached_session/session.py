@@ -25,7 +25,7 @@ from cached_session.engine.session_config import (
     settings_limit,
 )
 from cached_session.errors import InvalidArgument, SessionClosed
-from cached_session.history.ops import Dot, TurnKey
+from cached_session.history.ops import TurnKey
 from cached_session.history.session_name import quoted_name
 from cached_session.history.tool_calls import read_batch
 from cached_session.journal import search
@@ -270,20 +270,20 @@ class CachedSession:
             await self._append(items)
 
     async def _append(
-        self, items: Sequence[TResponseInputItem], removed: Sequence[tuple[Dot, int]] = ()
+        self, items: Sequence[TResponseInputItem], replaced: Sequence[Entry] = ()
     ) -> None:
-        """Append a batch to the turn that it joins, and pop the items ``removed``."""
+        """Append a batch to the turn that it joins, and pop the items that it replaces."""
         batch = list(items)
         encoded = encode_items(batch)
         engine = await self._ready()
-        async with self._turns.append(read_batch(batch)) as joined:
+        async with self._turns.append(read_batch(batch), replaced) as joined:
             await engine.append(
                 self._name,
                 encoded,
                 joined,
                 private=self._private,
                 is_sent=self._spec is not None,
-                removed=removed,
+                removed=[position_of(entry) for entry in replaced],
             )
         self._wrote()
 
@@ -369,10 +369,10 @@ class CachedSession:
 
         One transaction removes and appends: readers see the whole change or nothing. Each removal
         is recorded and merged as a pop of that item: an item that another device has removed too is
-        removed once, and items added in between stay. The new items join a turn as in `add_items`:
-        at the end, unless that turn is an earlier one. With
-        ``pop="confirmed"`` no confirmation by the server is needed, because no item is returned. If
-        cancelled, the whole change is stored or nothing.
+        removed once, and items added in between stay. The new items join a turn, as in `add_items`,
+        with one difference: if all removed items are of the turn that this object and task joined
+        last, the new ones join this turn. With ``pop="confirmed"`` no confirmation by the server is
+        needed, because no item is returned. If cancelled, the whole change is stored or nothing.
 
         Args:
             entries: the entries to remove; entries that are already removed are ignored.
@@ -383,15 +383,16 @@ class CachedSession:
                 nothing changes.
             SessionClosed, JournalFull, JournalError: as `add_items`; nothing changes.
         """
-        removed = [position_of(entry) for entry in entries]
-        if not removed:
-            await self.add_items(items)
-            return
-        if items:
-            await self._append(items, removed)
+        replaced = list(entries)
+        removed = [position_of(entry) for entry in replaced]
+        if items or not removed:
+            self._check_open()
+            if items:
+                await self._append(items, replaced)
             return
         engine = await self._ready()
         await engine.journal.history.remove(engine.author(), self._name, removed)
+        self._turns.removed(replaced)
         self._wrote()
 
     async def import_items(

@@ -18,7 +18,7 @@ from cached_session.adapters.item_format import (
     format_call,
     join_texts,
 )
-from cached_session.cache import SessionCache
+from cached_session.cache import KeptTurns, SessionCache
 from cached_session.models import Entry
 from cached_session.session import CachedSession
 
@@ -61,6 +61,7 @@ class CachedChatStore(BaseChatStore):
 
     _cache: SessionCache = PrivateAttr()
     _bridge: Bridge | None = PrivateAttr()
+    _kept: KeptTurns = PrivateAttr()
 
     def __init__(self, cache: SessionCache, *, bridge: Bridge | None = None) -> None:
         """Create a store, without I/O.
@@ -71,6 +72,7 @@ class CachedChatStore(BaseChatStore):
         """
         super().__init__()
         self._cache = cache
+        self._kept = KeptTurns(cache)
         self._bridge = bridge
 
     @classmethod
@@ -219,7 +221,7 @@ class CachedChatStore(BaseChatStore):
         return self._run(self.aget_keys)
 
     def _session(self, key: str) -> CachedSession:
-        return self._cache.session(key)
+        return self._kept.session(key)
 
     def _run(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
         return (self._bridge or shared_bridge()).run(call, *args)

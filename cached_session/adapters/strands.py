@@ -13,6 +13,10 @@ the old one (`CachedSession.replace_items`):
 - If two devices wrote different states, the state that is later in the history is used.
 - A redacted message keeps the position of the original, whose text is removed.
 
+Strands stores the messages of an invocation one at a time. They are one turn of the history, also
+if other agents and devices write meanwhile: a tool result joins the turn of its call, and the other
+messages join the open turn of their agent.
+
 The ``message_id`` of a message is its rank among its agent's messages on this device. The rank can
 change when messages of another device arrive. So an update finds its message by the
 ``created_at``, which does not change.
@@ -32,7 +36,7 @@ from cached_session.adapters.item_format import (
     join_texts,
     to_text,
 )
-from cached_session.cache import SessionCache
+from cached_session.cache import KeptTurns, SessionCache
 from cached_session.models import Entry
 
 try:
@@ -53,9 +57,9 @@ AGENT = ItemFormat("strands.agent")
 MULTI_AGENT = ItemFormat("strands.multi_agent")
 FORMATS = {each.type: each for each in (MESSAGE, SESSION, AGENT, MULTI_AGENT)}
 
-Position = tuple[int, str, int, int]
-"""The sort key of an item in the history, identical on every device: stamp, writer, counter and
-index."""
+Position = tuple[int, str, int, int, str, int, int]
+"""The sort key of an item in the history, identical on every device: stamp, writer and counter of
+the turn, then stamp, writer, counter and index of the item."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,20 @@ class _StoredItem:
     @property
     def position(self) -> Position:
         """The position among the messages; a redacted message has the position of its original."""
-        original = self.entry.item.get("place")
+        *turn, stamp, writer, counter, index = self.place
+        # An older version stored places without a turn: each append was a turn of its own.
+        key = turn[0].split("-") if turn else (stamp, writer, counter)
+        return (int(key[0], 16), key[1], int(key[2]), int(stamp, 16), writer, counter, index)
+
+    @property
+    def place(self) -> list[Any]:
+        """The position as a replacement of this item stores it."""
+        original: list[Any] | None = self.entry.item.get("place")
         if original is not None:
-            stamp, writer, counter, index = original
-            return int(stamp, 16), writer, counter, index
-        return self.entry.stamp, self.entry.writer, self.entry.counter, self.entry.index
+            return original
+        entry = self.entry
+        # Hexadecimal, because not every JSON parser keeps integers of more than 53 bits exact.
+        return [entry.turn, f"{entry.stamp:016x}", entry.writer, entry.counter, entry.index]
 
 
 class CachedSessionRepository(SessionRepository):
@@ -99,6 +112,7 @@ class CachedSessionRepository(SessionRepository):
             bridge: runs the calls. Default: the shared bridge of this process.
         """
         self._cache = cache
+        self._kept = KeptTurns(cache)
         self._bridge = bridge
         self._hydrated: set[str] = set()
 
@@ -113,7 +127,7 @@ class CachedSessionRepository(SessionRepository):
         if self.read_session(session.session_id) is not None:
             raise SessionException(f"Session {session.session_id} already exists")
         stored = session.to_dict()
-        self._add(session.session_id, SESSION.encode(None, "(a Strands session)", stored))
+        self._add(session.session_id, SESSION.encode(None, "(a Strands session)", stored), None)
         return session
 
     def read_session(self, session_id: str, **kwargs: Any) -> Session | None:
@@ -158,8 +172,12 @@ class CachedSessionRepository(SessionRepository):
     def create_message(
         self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any
     ) -> None:
-        """Append a message at the end of this device's history. Its ``message_id`` is ignored."""
-        self._add(session_id, _encode(agent_id, session_message))
+        """Append a message to the turn that the agent has open, or to that of the tool's call.
+
+        Otherwise the message opens a turn at the end of this device's history. Its ``message_id``
+        is ignored.
+        """
+        self._add(session_id, _encode(agent_id, session_message), agent_id)
 
     def read_message(
         self, session_id: str, agent_id: str, message_id: int, **kwargs: Any
@@ -190,11 +208,10 @@ class CachedSessionRepository(SessionRepository):
         ]
         if not originals:
             raise SessionException(f"Message {session_message.message_id} does not exist")
-        stamp, writer, counter, index = originals[-1].position
+        original = originals[-1]
         replacement = _encode(agent_id, session_message)
-        # Hexadecimal, because not every JSON parser keeps integers of more than 53 bits exact.
-        replacement["place"] = [f"{stamp:016x}", writer, counter, index]
-        self._replace(session_id, [originals[-1].entry], [replacement])
+        replacement["place"] = original.place
+        self._replace(session_id, [original.entry], [replacement], agent_id)
 
     def list_messages(
         self,
@@ -293,14 +310,14 @@ class CachedSessionRepository(SessionRepository):
         old = [item.entry for item in self._read_states(session_id, item_format, owner)]
         noun = "agent" if item_format is AGENT else "agents"
         item = item_format.encode(None, f"(state of the {noun} {owner})", state, owner=owner)
-        self._replace(session_id, old, [item])
+        self._replace(session_id, old, [item], owner)
 
-    def _add(self, session_id: str, item: Any) -> None:
-        session = self._cache.session(session_id)
+    def _add(self, session_id: str, item: Any, owner: str | None) -> None:
+        session = self._kept.session(session_id, owner)
         (self._bridge or shared_bridge()).run_blocking(session.add_items, [item])
 
-    def _replace(self, session_id: str, entries: list[Entry], items: list[Any]) -> None:
-        session = self._cache.session(session_id)
+    def _replace(self, session_id: str, entries: list[Entry], items: list[Any], owner: str) -> None:
+        session = self._kept.session(session_id, owner)
         (self._bridge or shared_bridge()).run_blocking(session.replace_items, entries, items)
 
 

@@ -25,7 +25,6 @@ from cached_session.history.ops import Dot
 from cached_session.humanize import count
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.quota import size_of
-from cached_session.journal.tables.status_counts import StatusRows
 from cached_session.journal.tables.writes import Author
 from cached_session.models import Status
 from cached_session.options import SyncOptions
@@ -320,26 +319,10 @@ class Engine:
 
     # -- status ----------------------------------------------------------------------------------
 
-    def status(self, session_id: str, *, is_closed: bool) -> Status:
-        """Read the status of one session."""
-        found = self._read_status(session_id, is_closed=is_closed)
-        return found if isinstance(found, Status) else status_report.of_session(*found, session_id)
-
-    def status_of_prefix(self, prefix: str, *, is_closed: bool) -> Status:
-        """Read the status of the sessions with a key prefix, together and each by its id."""
-        found = self._read_status(None, is_closed=is_closed)
-        return found if isinstance(found, Status) else status_report.of_prefix(*found, prefix)
-
-    def journal_status(self, *, is_closed: bool) -> Status:
-        """Read the status of all sessions together, and of each key prefix."""
-        found = self._read_status(None, is_closed=is_closed)
-        return found if isinstance(found, Status) else status_report.of_journal(*found)
-
-    def _read_status(
-        self, session_id: str | None, *, is_closed: bool
-    ) -> Status | tuple[StatusRows, Viewpoint]:
-        """Read the rows of one session, or of all sessions (None); a `Status` if the journal is
-        closed."""
+    def status(
+        self, session_id: str | None = None, *, prefix: str | None = None, is_closed: bool
+    ) -> Status:
+        """Read the status of one session, of a key prefix's sessions, or else of the journal."""
         if not is_closed:
             self.open_blocking()
         server = self.spec.server if self.spec else None
@@ -353,7 +336,8 @@ class Engine:
             is_closed=is_closed,
             local_error=self._local_error,
         )
-        return self.journal.status.read_blocking(session_id, at.now, self._gap_patience_ms), at
+        rows = self.journal.status.read_blocking(session_id, at.now, self._gap_patience_ms)
+        return status_report.report(rows, at, session_id, prefix)
 
     def _local_error(self, session_id: str | None) -> str | None:
         replicator = self.loop_host.replicator()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import NamedTuple
 
 from cached_session.history.ops import TurnKey
-from cached_session.history.tool_calls import ToolBatch
-from cached_session.history.turns import OpenTurn, TurnChoice, after_append, after_pop, choose
+from cached_session.history.tool_calls import ToolBatch, read_batch
+from cached_session.history.turns import OpenTurn, TurnChoice, after_append, after_removal, choose
+from cached_session.journal.tables.item_rows import turn_of
+from cached_session.models import Entry
 
 __all__ = ["JoinedAppend", "OpenTurns", "Scope"]
 
@@ -57,9 +59,12 @@ class OpenTurns:
         self._clears = 0
         self._latest: OpenTurn | None = None
 
-    def append(self, batch: ToolBatch) -> JoinedAppend:
-        """Return the context manager around one append of this batch."""
-        return JoinedAppend(self, batch)
+    def append(self, batch: ToolBatch, replaced: Sequence[Entry] = ()) -> JoinedAppend:
+        """Return the context manager around one append of this batch.
+
+        If the items that it replaces are of the current turn, the batch joins the turn too.
+        """
+        return JoinedAppend(self, batch, replaced)
 
     @asynccontextmanager
     async def block(self) -> AsyncIterator[None]:
@@ -80,7 +85,13 @@ class OpenTurns:
 
     def popped(self, turn: TurnKey, item: ToolBatch) -> None:
         """Record that an item of a turn was popped: corrected items may join the turn."""
-        self.keep(after_pop(self.current(), turn, item))
+        self.keep(after_removal(self.current(), turn, item))
+
+    def removed(self, entries: Sequence[Entry]) -> None:
+        """Record that items were removed: corrected items may join their turn if it is current."""
+        current = self.current()
+        if current is not None and _are_of(current, entries):
+            self.keep(_without(current, entries))
 
     def cleared(self) -> None:
         """Record that the session was cleared: the next append outside a block opens a turn."""
@@ -121,13 +132,23 @@ class JoinedAppend:
     Inside, pass ``choice`` to the journal and call `stored` after the commit.
     """
 
-    __slots__ = ("_batch", "_block", "_current", "_is_head", "_key", "_turns", "choice")
+    __slots__ = (
+        "_batch",
+        "_block",
+        "_current",
+        "_is_head",
+        "_key",
+        "_replaced",
+        "_turns",
+        "choice",
+    )
 
     choice: TurnChoice
 
-    def __init__(self, turns: OpenTurns, batch: ToolBatch) -> None:
+    def __init__(self, turns: OpenTurns, batch: ToolBatch, replaced: Sequence[Entry]) -> None:
         self._turns = turns
         self._batch = batch
+        self._replaced = replaced
         self._block: _Block | None = None
         self._current: OpenTurn | None = None
         self._is_head = False
@@ -138,10 +159,14 @@ class JoinedAppend:
         if block is not None and block.key is None:
             await block.begin_head()
             self._is_head = True
-        self._current = self._turns.current()
+        current, batch = self._turns.current(), self._batch
+        if self._replaced and current is not None and _are_of(current, self._replaced):
+            current = _without(current, self._replaced)
+            batch = batch._replace(has_input=False)
+        self._current = current
         self.choice = choose(
-            self._batch,
-            self._current,
+            batch,
+            current,
             in_block=block is not None,
             block=None if block is None else block.key,
         )
@@ -162,6 +187,15 @@ class JoinedAppend:
             self._turns.keep(after_append(self._current, self._key, self._batch))
         if self._block is not None and self._is_head:
             self._block.end_head(self._key)
+
+
+def _are_of(turn: OpenTurn, entries: Sequence[Entry]) -> bool:
+    name = turn_of(*turn.key)
+    return all(entry.turn == name for entry in entries)
+
+
+def _without(turn: OpenTurn, entries: Sequence[Entry]) -> OpenTurn:
+    return after_removal(turn, turn.key, read_batch([entry.item for entry in entries]))
 
 
 class _Block:

@@ -13,7 +13,7 @@ from cached_session.journal.tables.pauses import Pause
 from cached_session.journal.tables.status_counts import SessionCounts, StatusRows, totals
 from cached_session.models import State, Status
 
-__all__ = ["Viewpoint", "backlog_age", "closed", "of_journal", "of_prefix", "of_session"]
+__all__ = ["Viewpoint", "backlog_age", "closed", "report"]
 
 STALLED_MS = 120_000
 """Age in milliseconds at which the outbox counts as stalled, if there is no pause and nothing was
@@ -64,18 +64,16 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
     return None if oldest is None else max(0.0, (now - oldest) / 1000)
 
 
-def of_session(rows: StatusRows, at: Viewpoint, name: str) -> Status:
-    """Return the status of the session with this name."""
-    return _each(rows, at, [name])[name]
+def report(rows: StatusRows, at: Viewpoint, name: str | None, prefix: str | None) -> Status:
+    """Return the status of the session with this name.
 
-
-def of_prefix(rows: StatusRows, at: Viewpoint, prefix: str) -> Status:
-    """Return the status of the sessions with a key prefix, together and each by its id."""
-    return _together(rows, at, _by_prefix(rows).get(prefix, {}))
-
-
-def of_journal(rows: StatusRows, at: Viewpoint) -> Status:
-    """Return the status of all sessions together, and that of each key prefix."""
+    Without a name, return the status of a key prefix's sessions, together and each by its id.
+    Without a prefix too, return the status of all sessions together, and that of each prefix.
+    """
+    if name is not None:
+        return _each(rows, at, [name])[name]
+    if prefix is not None:
+        return _together(rows, at, _by_prefix(rows).get(prefix, {}))
     prefixes = {
         prefix: _together(rows, at, ids) for prefix, ids in sorted(_by_prefix(rows).items())
     }
@@ -115,8 +113,8 @@ def _total(rows: StatusRows, at: Viewpoint, names: Collection[str]) -> Status:
 
 
 def _recovered(rows: StatusRows) -> str | None:
-    report = read_report(rows.meta)
-    return None if report is None else report.summary()
+    recovered = read_report(rows.meta)
+    return None if recovered is None else recovered.summary()
 
 
 def _status(

@@ -19,7 +19,7 @@ _HEAD = re.compile(f"((?:{MARKER}0::)*){MARKER}([1-9][0-9]{{0,8}}):")
 """Beginning of a name with a prefix: marker and length of the prefix. Before it, `_ESCAPE` may be
 repeated."""
 _ESCAPE = f"{MARKER}0::"
-"""What precedes a session id without a prefix that reads as a name with a prefix."""
+"""Beginning of the name of a session without a prefix whose id reads as a name with a prefix."""
 
 
 def session_name(prefix: str, session_id: str) -> str:

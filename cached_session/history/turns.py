@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from cached_session.history.ops import TurnKey
 from cached_session.history.tool_calls import ToolBatch
 
-__all__ = ["OpenTurn", "TurnChoice", "after_append", "after_pop", "choose"]
+__all__ = ["OpenTurn", "TurnChoice", "after_append", "after_removal", "choose"]
 
 UNANSWERED_MOST = 1_000
 """Maximum number of unanswered calls that are kept of a turn: the newest ones. The answer of
@@ -97,19 +97,21 @@ def after_append(current: OpenTurn | None, joined: TurnKey, batch: ToolBatch) ->
     return OpenTurn(joined).after(batch)
 
 
-def after_pop(current: OpenTurn | None, turn: TurnKey, item: ToolBatch) -> OpenTurn:
-    """Return the current turn after one item of ``turn`` was popped.
+def after_removal(current: OpenTurn | None, turn: TurnKey, removed: ToolBatch) -> OpenTurn:
+    """Return the current turn after items of ``turn`` were removed.
 
     The turn is open again, so that a corrected item joins it.
 
     Args:
         current: the current turn before the pop.
-        turn: the turn of the popped item.
-        item: the facts about the popped item alone.
+        turn: the turn of the removed items.
+        removed: the facts about the removed items.
     """
     if current is None or current.key != turn:
-        return OpenTurn(turn, item.answered)
-    unanswered = _updated(current.unanswered, gone=item.made, added=item.answered)
+        return OpenTurn(turn, removed.answered)
+    if removed.is_state:
+        return current
+    unanswered = _updated(current.unanswered, gone=removed.made, added=removed.answered)
     return OpenTurn(turn, unanswered)
 
 

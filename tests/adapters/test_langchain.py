@@ -25,6 +25,7 @@ from cached_session import CachedSession, InvalidArgument, SessionCache, Unreada
 from cached_session.adapters import Bridge
 from cached_session.adapters.langchain import CachedChatMessageHistory
 from cached_session.devserver import DevServer
+from tests.adapters.turn_shape import turn_shape
 
 # LangChain plans to remove the interface in version 2, and warns once a process.
 pytestmark = pytest.mark.filterwarnings("ignore:.*RunnableWithMessageHistory:DeprecationWarning")
@@ -266,3 +267,36 @@ async def test_two_devices_agree_after_an_outage(
         await laptop.flush(timeout=30)
         await phone.sync(timeout=30)
         assert await here.aget_messages() == []
+
+
+async def test_messages_that_are_added_one_at_a_time_are_one_turn(
+    device: Callable[[str], SessionCache],
+) -> None:
+    """Another history of the session takes a turn in between. A tool message joins its call, also
+    in a history of a new process."""
+    async with device("phone") as cache:
+        history = CachedChatMessageHistory(cache.session("user-1"))
+        other = CachedChatMessageHistory(cache.session("user-1"))
+        await history.aadd_messages([HumanMessage("Weather?")])
+        await other.aadd_messages([HumanMessage("?"), AIMessage("!")])
+        await history.aadd_messages([AIMessage("", tool_calls=[CALL])])
+        resumed = CachedChatMessageHistory(cache.session("user-1"))
+        await resumed.aadd_messages([ToolMessage("Sunny", tool_call_id="call-1")])
+        await resumed.aadd_messages([AIMessage("It is sunny.")])
+        assert await turn_shape(cache.session("user-1")) == [
+            ["user", "assistant", "tool", "assistant"],
+            ["user", "assistant"],
+        ]
+
+
+def test_synchronous_calls_are_one_turn(
+    device: Callable[[str], SessionCache], bridge: Bridge
+) -> None:
+    """`add_user_message` and `add_ai_message` run in separate tasks of the bridge."""
+    with bridge.enter(device("phone")) as cache:
+        session = cache.session("user-1")
+        history = CachedChatMessageHistory(session, bridge=bridge)
+        for _ in range(2):
+            history.add_user_message("Weather?")
+            history.add_ai_message("Sunny.")
+        assert bridge.run(turn_shape, session) == [["user", "assistant"]] * 2

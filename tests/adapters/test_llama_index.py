@@ -17,6 +17,7 @@ from cached_session import SessionCache, UnreadableItem, WouldBlock
 from cached_session.adapters import Bridge
 from cached_session.adapters.llama_index import CachedChatStore
 from cached_session.devserver import DevServer
+from tests.adapters.turn_shape import turn_shape
 
 CONVERSATION = [
     ChatMessage("You are brief.", role=MessageRole.SYSTEM),
@@ -39,6 +40,8 @@ CONVERSATION = [
     ChatMessage("In Ōsaka", role=MessageRole.TOOL, additional_kwargs={"tool_call_id": "call-1"}),
     ChatMessage("It is in Ōsaka. 🧳", role=MessageRole.ASSISTANT),
 ]
+EXCHANGE = CONVERSATION[1:]
+WITH_TOOL = ["user", "assistant", "tool", "assistant"]
 
 
 def said(*words: str) -> list[ChatMessage]:
@@ -220,7 +223,7 @@ def test_a_synchronous_streamed_answer_is_stored(
 @pytest.mark.filterwarnings("ignore:Accessing the .model_:DeprecationWarning")
 async def test_an_agent_with_tools_uses_the_store(device: Callable[[str], SessionCache]) -> None:
     """After `FunctionAgent.run(memory=...)` question, call, result and answer are in the chat, in
-    order. The next run, of another agent, reads them."""
+    order, as one turn. The next run, of another agent, reads them."""
 
     def seats(flight: str = "X1") -> str:
         return f"{flight}: 12A"
@@ -240,6 +243,8 @@ async def test_an_agent_with_tools_uses_the_store(device: Callable[[str], Sessio
         roles = [message.role.value for message in await store.aget_messages("a")]
         said = words(await store.aget_messages("a"))
         items = await cache.session("a").get_items()
+        shape = await turn_shape(cache.session("a"))
+    assert shape == [WITH_TOOL, ["user", "assistant"]]
     # This model calls no tool when it sees a result: the second run saw the first one's.
     assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant"]
     assert [said[0], said[2], said[4]] == ["Any seats?", "X1: 12A", "And now?"]
@@ -267,3 +272,41 @@ async def test_devices_that_set_and_delete_separately_agree(
         assert merged == words(await there.aget_messages("a"))
         assert merged[0] == "two"
         assert sorted(merged[1:]) == ["laptop", "phone"]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("call", ["asynchronous", "synchronous"])
+def test_messages_that_are_stored_one_at_a_time_are_one_turn(
+    device: Callable[[str], SessionCache], bridge: Bridge, call: str
+) -> None:
+    """Another device takes a whole turn between any two of them."""
+    with bridge.enter(device("phone")) as phone, bridge.enter(device("laptop")) as laptop:
+        store, other = CachedChatStore(phone, bridge=bridge), CachedChatStore(laptop, bridge=bridge)
+        for message in EXCHANGE:
+            if call == "synchronous":
+                store.add_message("user-1", message)
+            else:
+                bridge.run(store.async_add_message, "user-1", message)
+            bridge.run(phone.sync, 30)
+            other.add_message("user-1", ChatMessage("?", role=MessageRole.USER))
+            other.add_message("user-1", ChatMessage("!", role=MessageRole.ASSISTANT))
+            bridge.run(laptop.sync, 30)
+            bridge.run(phone.sync, 30)
+        for cache in (phone, laptop):
+            shape = bridge.run(turn_shape, cache.session("user-1"))
+            assert shape == [WITH_TOOL, *[["user", "assistant"]] * 4]
+
+
+async def test_a_tool_message_joins_its_call_after_a_restart(
+    device: Callable[[str], SessionCache],
+) -> None:
+    """A store of a new process goes on with the call."""
+    async with device("phone") as cache:
+        before = CachedChatStore(cache)
+        for message in EXCHANGE[:2]:
+            await before.async_add_message("user-1", message)
+        after = CachedChatStore(cache)
+        await after.async_add_message("user-1", ChatMessage("?", role=MessageRole.USER))
+        await after.async_add_message("user-1", ChatMessage("!", role=MessageRole.ASSISTANT))
+        for message in EXCHANGE[2:]:
+            await after.async_add_message("user-1", message)
+        assert await turn_shape(cache.session("user-1")) == [WITH_TOOL, ["user", "assistant"]]

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, BinaryContent, ImageUrl
+from pydantic_ai import (
+    Agent,
+    BinaryContent,
+    DeferredToolRequests,
+    DeferredToolResults,
+    ImageUrl,
+)
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -27,6 +33,7 @@ from cached_session import CachedSession, SessionCache, UnreadableItem
 from cached_session.adapters import Bridge
 from cached_session.adapters.pydantic_ai import CachedMessageHistory
 from cached_session.devserver import DevServer
+from tests.adapters.turn_shape import turn_shape
 
 CONVERSATION: list[ModelMessage] = [
     ModelRequest([SystemPromptPart("Be brief."), UserPromptPart("Where is my bag?")]),
@@ -210,3 +217,45 @@ async def test_runs_of_two_devices_stay_complete(
             waiting = None
     prompts = [part.content for part in parts if isinstance(part, UserPromptPart)]
     assert prompts in (["Oslo?", "And Paris?", "Rome?"], ["Rome?", "Oslo?", "And Paris?"])
+
+
+@pytest.mark.parametrize("where", ["restarted", "elsewhere"])
+async def test_a_deferred_tools_result_joins_its_call(
+    device: Callable[[str], SessionCache], where: str
+) -> None:
+    """Between the call and its approval the laptop takes a turn. The run goes on in a new process
+    of the phone, or on the laptop."""
+    agent = Agent(TestModel(), output_type=[str, DeferredToolRequests])
+
+    @agent.tool_plain(requires_approval=True)
+    def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    async with device("phone") as phone, device("laptop") as laptop:
+        history = CachedMessageHistory(phone.session("user-1"))
+        first = await agent.run("Pay.")
+        assert isinstance(first.output, DeferredToolRequests)
+        await history.add(first.new_messages())
+        await phone.sync(timeout=30)
+        on_laptop = CachedMessageHistory(laptop.session("user-1"))
+        assert len(await on_laptop.messages()) == 2
+        await on_laptop.add([ModelRequest([UserPromptPart("?")]), ModelResponse([TextPart("!")])])
+        await laptop.sync(timeout=30)
+        await phone.sync(timeout=30)
+        cache = phone if where == "restarted" else laptop
+        resumed = CachedMessageHistory(cache.session("user-1"))
+        approved = DeferredToolResults(
+            approvals={call.tool_call_id: True for call in first.output.approvals}
+        )
+        second = await agent.run(
+            message_history=first.all_messages(), deferred_tool_results=approved
+        )
+        await resumed.add(second.new_messages())
+        for _ in range(2):
+            await phone.sync(timeout=30)
+            await laptop.sync(timeout=30)
+        for each in (phone, laptop):
+            assert await turn_shape(each.session("user-1")) == [
+                ["user", "assistant", "tool", "assistant"],
+                ["user", "assistant"],
+            ]

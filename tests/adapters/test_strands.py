@@ -19,6 +19,9 @@ from cached_session.adapters import Bridge
 from cached_session.adapters.strands import CachedSessionRepository
 from cached_session.devserver import DevServer
 from cached_session.history.ids import agent_id
+from tests.adapters.turn_shape import turn_shape
+
+WITH_TOOL = ["user", "assistant", "tool", "assistant"]
 
 
 class ScriptedModel(Model):
@@ -325,6 +328,105 @@ def test_agents_of_two_devices_agree(
         assert "a secret" not in said
         assert said.index("(struck out)") + 1 == said.index("I cannot talk about that.")
         assert texts(agent(here, ScriptedModel()).messages) == said
+
+
+def test_an_invocation_with_a_tool_is_one_turn(
+    repository: CachedSessionRepository, bridge: Bridge
+) -> None:
+    """Strands stores each message and each state separately. State is no turn of its own."""
+    first = agent(
+        repository,
+        ScriptedModel({"tool": "weather", "input": '{"city": "Ōsaka"}'}, "Sunny.", "Bye."),
+        tools=[weather],
+    )
+    first("How is the weather?")
+    first.state.set("mood", "better")
+    first("Bye?")
+    session = repository._cache.session("user-1")
+    assert bridge.run(turn_shape, session) == [WITH_TOOL, ["user", "assistant"]]
+    assert len(bridge.run(session.turns)) <= 3, (
+        "at most one turn of state, before the first message"
+    )
+
+
+def test_a_result_stays_with_its_call_while_another_device_speaks(
+    device: Callable[[str], SessionCache], bridge: Bridge
+) -> None:
+    """The laptop takes a turn while the phone's tool runs. No device reads an interrupted call."""
+    with bridge.enter(device("phone")) as phone, bridge.enter(device("laptop")) as laptop:
+        here = CachedSessionRepository(phone, bridge=bridge)
+        there = CachedSessionRepository(laptop, bridge=bridge)
+        agent(here, ScriptedModel("Hello."))("Hi")
+        sync_both(bridge, phone, laptop)
+        on_laptop = agent(there, ScriptedModel("Laptop hears."))
+
+        @tool
+        def transfer(amount: int) -> str:
+            """Transfer an amount."""
+            sync_both(bridge, phone, laptop)
+            on_laptop("Laptop asks.")
+            sync_both(bridge, laptop, phone)
+            return f"transferred {amount}"
+
+        script = {"tool": "transfer", "input": '{"amount": 5}'}
+        agent(here, ScriptedModel(script, "Done."), tools=[transfer])("Transfer 5.")
+        sync_both(bridge, phone, laptop)
+        for cache in (phone, laptop):
+            assert bridge.run(turn_shape, cache.session("user-1")) == [
+                ["user", "assistant"],
+                WITH_TOOL,
+                ["user", "assistant"],
+            ]
+        restored = agent(there, ScriptedModel()).messages
+        (result,) = results(restored)
+        assert (result["status"], result["content"]) == ("success", [{"text": "transferred 5"}])
+
+
+def test_a_result_stays_with_its_call_after_a_restart(
+    device: Callable[[str], SessionCache], bridge: Bridge
+) -> None:
+    """The messages around it are those of another agent and of another process."""
+    with bridge.enter(device("phone")) as cache:
+        before = CachedSessionRepository(cache, bridge=bridge)
+        before.create_session(Session("user-1", SessionType.AGENT))
+        before.create_message("user-1", "helper", a_message("Transfer 5."))
+        before.create_message("user-1", "helper", a_call("call-1"))
+        after = CachedSessionRepository(cache, bridge=bridge)
+        after.create_message("user-1", "other", a_message("Between."))
+        after.create_message("user-1", "helper", a_result("call-1"))
+        after.create_message("user-1", "helper", an_answer("Done."))
+        after.create_message("user-1", "other", an_answer("Here."))
+        assert bridge.run(turn_shape, cache.session("user-1")) == [WITH_TOOL, ["user", "assistant"]]
+
+
+def test_a_redacted_message_stays_in_its_turn(
+    repository: CachedSessionRepository, bridge: Bridge
+) -> None:
+    """So nothing of another device comes between it and the answer."""
+    first = agent(repository, ScriptedModel({"redact": "(struck out)"}, "Good."))
+    first("my password is swordfish")
+    first("And now?")
+    session = repository._cache.session("user-1")
+    assert [sorted(turn) for turn in bridge.run(turn_shape, session)] == [["assistant", "user"]] * 2
+
+
+def a_call(call_id: str) -> SessionMessage:
+    use: Any = {"toolUse": {"toolUseId": call_id, "name": "transfer", "input": {}}}
+    return SessionMessage.from_message({"role": "assistant", "content": [use]}, 0)
+
+
+def a_result(call_id: str) -> SessionMessage:
+    result: Any = {"toolUseId": call_id, "status": "success", "content": [{"text": "done"}]}
+    return SessionMessage.from_message({"role": "user", "content": [{"toolResult": result}]}, 0)
+
+
+def an_answer(words: str) -> SessionMessage:
+    return SessionMessage.from_message({"role": "assistant", "content": [{"text": words}]}, 0)
+
+
+def results(messages: Sequence[Any]) -> list[Any]:
+    blocks = [block for message in messages for block in message["content"]]
+    return [block["toolResult"] for block in blocks if "toolResult" in block]
 
 
 def sync_both(bridge: Bridge, *caches: SessionCache) -> None:

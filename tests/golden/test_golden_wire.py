@@ -32,6 +32,7 @@ from cached_session.history.ops import (
     unescape_payload,
 )
 from cached_session.history.parts import Part, assemble, cut
+from cached_session.history.session_name import session_name, split_name
 from cached_session.journal.tables import schema
 from cached_session.remote.ids import (
     READABLE_VERSIONS,
@@ -41,6 +42,7 @@ from cached_session.remote.ids import (
 )
 from cached_session.remote.wire import (
     Placeholder,
+    Unreadable,
     claim_note,
     claim_tag,
     claimers,
@@ -84,6 +86,20 @@ def test_the_key_of_a_session_is_its_hash() -> None:
         data = spelled(entry).encode("utf-8", "surrogatepass")
         assert entry["agent_id"].endswith("-" + hashlib.sha256(data).hexdigest()[:32])
     assert len({entry["agent_id"] for entry in golden("agent-ids")}) == len(golden("agent-ids"))
+
+
+@pytest.mark.parametrize("entry", golden("session-names"), ids=lambda entry: entry["about"])
+def test_the_names_of_a_session_with_a_prefix_are_frozen(entry: dict[str, Any]) -> None:
+    """The name, key and agent id that follow from key prefix and session id are frozen."""
+    name = session_name(entry["key_prefix"], entry["session_id"])
+    assert name == entry["name"]
+    assert split_name(name) == (entry["key_prefix"], entry["session_id"])
+    assert (session_key(name), agent_id(name)) == (entry["key"], entry["agent_id"])
+
+
+def test_the_name_of_a_session_without_prefix_is_its_id() -> None:
+    """Journals and servers from before key prefixes keep their names."""
+    assert all(session_name("", spelled(entry)) == spelled(entry) for entry in golden("agent-ids"))
 
 
 SESSION = "user-123 / café"
@@ -151,6 +167,21 @@ def test_stored_memories_are_still_decoded(name: str) -> None:
     if not written.key_id:
         assert [json.loads(p) for p in op.payloads] == [json.loads(p) for p in written.payloads]
     assert {part.digest for part in parts} == {op.digest(key)}  # type: ignore[union-attr]
+
+
+def test_the_memories_of_a_session_with_a_prefix_are_frozen() -> None:
+    """They have the ids, digests and seals of the session's name, and a field with the prefix."""
+    name, op = session_name("shop / é", SESSION), VERSION_2["append-head"]
+    written = list(memories_of(op, op.digest(session_key(name)), name))
+    assert json.dumps(written) == json.dumps(golden("version-2-append-with-prefix"))
+    assert written[0]["metadata"]["cs_sid"] == SESSION
+    assert written[0]["metadata"]["cs_pre"] == "shop / é"
+    parts = [decode(memory, session_key(name)) for memory in written]
+    found = assemble(parts, session_key(name))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.dot == op.dot
+    with pytest.raises(Unreadable):
+        decode(written[0], session_key(SESSION))
 
 
 def test_a_long_item_is_split_into_parts() -> None:

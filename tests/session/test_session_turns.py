@@ -132,14 +132,40 @@ async def test_a_turn_ends_with_a_clear(place: str) -> None:
         assert await shape(session) == ["function_call_output assistant"]
 
 
-async def test_replaced_items_join_a_turn_like_added_ones(place: str) -> None:
-    """The replacement of an open turn's items stays in the turn."""
+async def test_replaced_items_stay_in_the_current_turn(place: str) -> None:
+    """A call, a question and an answer are replaced; each new item joins the turn."""
     async with CachedSession("s", journal=place) as session:
-        await session.add_items([user(), call("1")])
-        _, wrong = await session.entries()
+        await session.add_items([user("wrong"), call("1")])
+        question, wrong = await session.entries()
         await session.replace_items([wrong], [call("2")])
-        await session.add_items([output("2"), answer()])
-        assert await shape(session) == ["user function_call function_call_output assistant"]
+        await session.replace_items([question], [user("right")])
+        await session.add_items([output("2"), answer("wrong")])
+        await session.replace_items((await session.entries())[-1:], [answer("right")])
+        await session.add_items([answer("later")])
+        assert await shape(session) == [
+            "function_call user function_call_output assistant",
+            "assistant",
+        ]
+
+
+async def test_replaced_items_of_an_earlier_turn_move_to_the_end(place: str) -> None:
+    """As items that are added: a summary of several turns is a turn of its own."""
+    async with CachedSession("s", journal=place) as session:
+        for _ in range(3):
+            await session.add_items([user(), answer()])
+        entries = await session.entries()
+        await session.replace_items(entries[:1], [user("first")])
+        await session.replace_items(entries[1:4], [user("summary"), answer()])
+        assert await shape(session) == ["user assistant", "user", "user assistant"]
+
+
+async def test_an_answer_takes_the_place_of_a_removed_one(place: str) -> None:
+    """Removed by `replace_items` without new items, as by a pop."""
+    async with CachedSession("s", journal=place) as session:
+        await session.add_items([user(), answer("wrong")])
+        await session.replace_items((await session.entries())[1:])
+        await session.add_items([answer("right")])
+        assert await shape(session) == ["user assistant"]
 
 
 async def test_unknown_items_do_not_make_an_endless_turn(place: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from pathlib import Path
 from random import Random
@@ -15,7 +15,8 @@ from cached_session.engine.engine import Engine
 from cached_session.engine.session_config import SessionConfig
 from cached_session.errors import PopUnconfirmed, SessionClosed, SyncError
 from cached_session.history.ids import agent_id, session_key
-from cached_session.history.ops import Dot, decode_pop
+from cached_session.history.ops import Dot, Kind, Mark, Operation, TurnKey, decode_pop
+from cached_session.journal.sqlite.codec import encode_items
 from cached_session.options import SyncOptions
 from cached_session.remote.ids import claim_id, memory_id
 from cached_session.runtime import Runtime
@@ -30,6 +31,7 @@ from tests.simulation.oracle import (
     Removal,
     last_dot,
     names_of,
+    turn_of,
     unsent_of,
 )
 
@@ -178,10 +180,25 @@ class Device:
         self._openings = 0
         self.retried = 0
         """Parked operations that its user retried."""
-        self.old = number in plan.old and not path.exists()
-        """Whether its journal still has to be converted back to format 1 once."""
-        if self.old:
-            formats.begin(path)
+        if number in plan.old and not path.exists():
+            self._begin_old(world.names[0])
+
+    def _begin_old(self, name: str) -> None:
+        """Make a journal of format 1, with items that an earlier version added and did not send."""
+        writer, stamp = f"oldwriter{'abcdefgh'[self.number % 8]}", (self.number + 1) << 16
+        appends = []
+        for counter in range(1, 1 + (self.number + len(name)) % 4):
+            items, keys = self.world.new_items(2, 0, False)
+            payloads = tuple(text for text, _ in encode_items(items))
+            dot = Dot(writer, counter)
+            appends.append(Operation(dot, Kind.APPEND, stamp, 1000, payloads, version=1))
+            seen = frozenset(self.lineage.seen.get(name, ()))
+            run, turn = (-self.number - 1, counter, 0), TurnKey(stamp, *dot)
+            add = Add(self.world.adds, name, keys, dot, seen, run, turn)
+            self.world.oracle.adds[name, dot] = add
+            self.world.oracle.add_of.update(dict.fromkeys(keys, add))
+            self.lineage.seen.setdefault(name, set()).update(keys)
+        formats.begin(self.path, name, appends)
 
     def open(self) -> None:
         """Start the processes that are not running."""
@@ -225,7 +242,11 @@ class Device:
         world, oracle = self.world, self.world.oracle
         session = process.session(name)
         engine = await session._ready()
-        items, keys = world.new_items(args["items"], args.get("size", 0), args.get("poison", False))
+        before = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
+        calls = [key for key in before if "tool_calls" in oracle.items[key]]
+        items, keys = world.new_items(
+            args["items"], args.get("size", 0), args.get("poison", False), calls
+        )
         before = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         applied = engine.journal.read_blocking(_applied)
         wall, step = self.clock.wall_ms(), world.loop.steps
@@ -233,10 +254,37 @@ class Device:
         self._was_local(step)
         dot = engine.journal.read_blocking(lambda conn: last_dot(conn, name))
         run = (process.number + 1000 * self.number, applied, wall)
-        oracle.adds[name, dot] = add = Add(world.adds, name, keys, dot, frozenset(before), run)
+        add = self._record_add(engine, name, keys, dot, before, run)
+        answered = items[0].get("tool_call_id", "").removeprefix("call-")
+        if answered in before and add.turn != oracle.add_of[answered].turn:
+            raise InvariantViolated(f"{keys[0]} answers {answered} in another turn")
         after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
         oracle.added(self.lineage, add, before, after)
         world.note(f"{process.name} added {' '.join(keys)}")
+
+    def _record_add(
+        self,
+        engine: Engine,
+        name: str,
+        keys: tuple[str, ...],
+        dot: Dot,
+        seen: Sequence[str],
+        run: tuple[int, int, int],
+    ) -> Add:
+        turn = engine.journal.read_blocking(lambda conn: turn_of(conn, name, dot))
+        add = Add(self.world.adds, name, keys, dot, frozenset(seen), run, turn)
+        self.world.oracle.adds[name, dot] = add
+        return add
+
+    async def _do_mark(self, process: Process, name: str, args: dict[str, Any]) -> None:
+        session = process.session(name)
+        engine = await session._ready()
+        step = self.world.loop.steps
+        mark = Mark(args["type"], args["key"], [process.name, step])
+        await engine.journal.history.mark(engine.author(), name, mark)
+        self._was_local(step)
+        session._wrote()
+        self.world.note(f"{process.name} marked {mark.type} {mark.key}")
 
     async def _do_pop(self, process: Process, name: str, args: dict[str, Any]) -> None:
         if args.get("confirmed"):
@@ -319,7 +367,8 @@ class Device:
         The writer of a refused item, or of one that another copy of the journal sent, cannot know
         which: only the notes show it, or nothing does."""
         server, oracle = self.world.server, self.world.oracle
-        identity = memory_id(session_key(name), add.dot, index)
+        version = 1 if add.dot.writer.startswith("oldwriter") else 2
+        identity = memory_id(session_key(name), add.dot, index, version=version)
         refused = any("POISON" in oracle.items[key]["content"] for key in add.keys)
         if refused or (name, add.dot) in oracle.shared:
             return
@@ -367,7 +416,7 @@ class Device:
         if keys:
             dot = Dot(*written[-1][:2])
             run = (process.number + 1000 * self.number, applied + len(gone), wall)
-            oracle.adds[name, dot] = add = Add(world.adds, name, keys, dot, frozenset(kept), run)
+            add = self._record_add(engine, name, keys, dot, kept, run)
             after = engine.journal.read_blocking(lambda conn: oracle.keys_of(conn, name))
             oracle.added(self.lineage, add, kept, after)
         else:
@@ -508,15 +557,6 @@ class Device:
     def reopen(self) -> None:
         if not self.world.ending:
             self.open()
-
-    def step_back(self) -> None:
-        """Convert the closed journal back to format 1, once: an earlier version was in use until
-        here."""
-        opened = [process for process in self.world.processes if process.device is self]
-        if self.old and all(process.owner.dead or process.closed for process in opened):
-            self.old = False
-            formats.step_back(self.path)
-            self.world.note(f"{self.name} has a journal of format 1")
 
     def copy_to(self, path: Path) -> Lineage:
         """Copy an open journal with SQLite's backup."""

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cached_session.history.ops import Dot, Kind, Operation, decode_pop
+from cached_session.history.ops import Dot, Kind, Operation, TurnKey, decode_pop
+from cached_session.journal.tables.marks import read_marks
 from cached_session.journal.tables.states import PENDING
-from tests.property.reference_model import visible
+from tests.property.reference_model import marks, visible
 
 __all__ = [
     "Add",
@@ -27,9 +28,11 @@ __all__ = [
     "held_by",
     "last_dot",
     "names_of",
+    "turn_of",
     "unsent_of",
 ]
 
+ORDER = "i.turn_stamp, i.turn_writer, i.turn_counter, i.stamp, i.writer, i.counter, i.idx"
 Key = str
 Name = tuple[str, Dot]
 """An operation, with its session."""
@@ -51,6 +54,12 @@ class Add:
     """The keys that its writer could read just before."""
     run: tuple[int, int, int]
     """(opening, operations its journal had applied, wall clock): see `Oracle.check_runs`."""
+    turn: TurnKey
+    """The turn that the append has opened or joined."""
+
+    @property
+    def is_head(self) -> bool:
+        return (self.turn.writer, self.turn.counter) == self.dot
 
 
 @dataclass
@@ -120,11 +129,20 @@ class Oracle:
         self.adds[add.session, add.dot] = add
         for key in add.keys:
             self.add_of[key] = add
-        if list(after) != [*before, *add.keys]:
-            raise InvariantViolated(
-                f"add {add.number} is not at the end of its own journal: {after[-6:]}"
-            )
+        self._check_place(add, before, after)
         lineage.seen.setdefault(add.session, set()).update(add.keys)
+
+    def _check_place(self, add: Add, before: Sequence[Key], after: Sequence[Key]) -> None:
+        """Check that an append is at the end of its turn, and a new turn at the end of all."""
+        turn = [key for key in before if self.add_of[key].turn == add.turn]
+        end = len(before) if add.is_head or not turn else before.index(turn[-1]) + 1
+        if not add.is_head and not turn:
+            # Every other item of the turn was removed, so its place among the others is unknown.
+            end = after.index(add.keys[0])
+        if list(after) != [*before[:end], *add.keys, *before[end:]]:
+            raise InvariantViolated(
+                f"add {add.number} is not at the end of its turn {add.turn}: {after[-9:]}"
+            )
 
     def removal(self, lineage: Lineage, removal: Removal) -> None:
         self.removals[removal.session, removal.dot] = removal
@@ -149,7 +167,7 @@ class Oracle:
         """Return the keys that a journal shows, from its rows."""
         rows = conn.execute(
             "SELECT i.writer, i.counter, i.idx FROM items i JOIN sessions s ON s.id = i.session "
-            "WHERE s.session_id = ? ORDER BY i.stamp, i.writer, i.counter, i.idx",
+            f"WHERE s.session_id = ? ORDER BY {ORDER}",
             (session,),
         )
         return [self.key(session, Dot(writer, counter), index) for writer, counter, index in rows]
@@ -198,12 +216,33 @@ class Oracle:
         for add in adds.values():
             self._check_batch(add, position, removed)
             first = min(position[key] for key in add.keys if key in position)
-            late = [key for key in add.seen if position.get(key, -1) > first]
+            # A late part of a turn is before later turns that its writer had seen.
+            late = [
+                key
+                for key in add.seen
+                if position.get(key, -1) > first
+                and (add.is_head or self.add_of[key].turn == add.turn)
+            ]
             if late:
                 raise InvariantViolated(
                     f"add {add.number} stands before what its writer had seen: {late}"
                 )
+        self._check_turns(keys)
         self.check_journal(conn, session)
+
+    def _check_turns(self, keys: Sequence[Key]) -> None:
+        """Check that the items of each turn are contiguous, and that the head is the first."""
+        ended, current, before = set[TurnKey](), None, ""
+        for key in keys:
+            add = self.add_of[key]
+            if add.turn != current:
+                if add.turn in ended:
+                    raise InvariantViolated(f"turn {add.turn} is not contiguous at {key}")
+                ended.add(add.turn)
+                current = add.turn
+            elif add.is_head and self.add_of[before] is not add:
+                raise InvariantViolated(f"the head of turn {add.turn} is not the first: {key}")
+            before = key
 
     def _check_batch(self, add: Add, position: dict[Key, int], removed: set[Key]) -> None:
         places = [position[key] for key in add.keys if key in position]
@@ -230,7 +269,8 @@ class Oracle:
         """Check the rows of a journal against the result of the reference model for its
         operations."""
         rows = conn.execute(
-            "SELECT o.writer, o.counter, o.kind, o.stamp, o.count, o.body, o.live FROM ops o "
+            "SELECT o.writer, o.counter, o.kind, o.stamp, o.count, o.body, o.turn_stamp, "
+            "o.turn_writer, o.turn_counter, o.live FROM ops o "
             "JOIN sessions s ON s.id = o.session WHERE s.session_id = ?",
             (session,),
         ).fetchall()
@@ -241,8 +281,9 @@ class Oracle:
                 stamp,
                 0,
                 ("x",) * count if kind == "append" else (body,),
+                turn=TurnKey(*turn),
             )
-            for writer, counter, kind, stamp, count, body, _ in rows
+            for writer, counter, kind, stamp, count, body, *turn, _ in rows
         ]
         wanted = [(dot, index) for dot, index, _ in visible(ops)]
         found = [
@@ -250,7 +291,7 @@ class Oracle:
             for writer, counter, index in conn.execute(
                 "SELECT i.writer, i.counter, i.idx FROM items i "
                 "JOIN sessions s ON s.id = i.session WHERE s.session_id = ? "
-                "ORDER BY i.stamp, i.writer, i.counter, i.idx",
+                f"ORDER BY {ORDER}",
                 (session,),
             )
         ]
@@ -258,11 +299,20 @@ class Oracle:
             raise InvariantViolated(
                 f"the journal is not what the reference makes of it: {wanted} {found}"
             )
+        self._check_marks(conn, session, ops)
         row = conn.execute("SELECT items FROM sessions WHERE session_id = ?", (session,)).fetchone()
         if row and row[0] != len(found):
             raise InvariantViolated(f"the journal counts {row[0]} items and has {len(found)}")
         if sum(live for *_, live in rows) != len(found):
             raise InvariantViolated("the operations count other visible items than there are")
+
+    def _check_marks(
+        self, conn: sqlite3.Connection, session: str, ops: Sequence[Operation]
+    ) -> None:
+        wanted = {name: dot for name, (dot, _) in marks(ops).items()}
+        found = {(row.mark.type, row.mark.key): row.dot for row in read_marks(conn, session)}
+        if wanted != found:
+            raise InvariantViolated(f"the marks are not those of the reference: {wanted} {found}")
 
     # -- after the faults ------------------------------------------------------------------------
 
@@ -296,17 +346,20 @@ class Oracle:
     def check_runs(self, session: str, keys: Sequence[Key], gap_ms: int) -> None:
         """Check that the items which a device wrote while it was separate are contiguous."""
         position = {key: place for place, key in enumerate(keys)}
+        ends = {self.add_of[key].turn: place for place, key in enumerate(keys)}
         last: dict[int, Add] = {}
         for next_ in self.adds.values():
-            if next_.session != session:
+            # A later part of a turn is where its turn is.
+            if next_.session != session or not next_.is_head:
                 continue
             one = last.get(next_.run[0], next_)
             last[next_.run[0]] = next_
             follows = next_.run[1] == one.run[1] + 1 and next_.run[2] - one.run[2] <= gap_ms
             here = [position[key] for key in one.keys if key in position]
             there = [position[key] for key in next_.keys if key in position]
-            if follows and here and there and there[0] != here[-1] + 1:
-                between = keys[here[-1] + 1 : there[0]]
+            end = ends.get(one.turn, 0) + 1
+            if follows and here and there and one is not next_ and there[0] != end:
+                between = keys[end : there[0]]
                 raise InvariantViolated(
                     f"{between} stands within a run, {one.keys} and {next_.keys}"
                 )
@@ -320,6 +373,16 @@ def last_dot(conn: sqlite3.Connection, session: str) -> Dot:
         (session,),
     ).fetchone()
     return Dot(writer, counter)
+
+
+def turn_of(conn: sqlite3.Connection, session: str, dot: Dot) -> TurnKey:
+    """Return the turn of an operation."""
+    row = conn.execute(
+        "SELECT o.turn_stamp, o.turn_writer, o.turn_counter FROM ops o JOIN sessions s "
+        "ON s.id = o.session WHERE s.session_id = ? AND o.writer = ? AND o.counter = ?",
+        (session, *dot),
+    ).fetchone()
+    return TurnKey(*row)
 
 
 def unsent_of(conn: sqlite3.Connection) -> set[Name]:

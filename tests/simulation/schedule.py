@@ -20,6 +20,7 @@ ACTIONS = {
     "flush": 1,
     "audit": 2,
     "reopen": 4,
+    "mark": 6,
 }
 CLOCKS = ("forward", "back", "epoch", "freeze", "true")
 
@@ -177,6 +178,9 @@ def _act(
                     args["poison"] = True
             if what == "pop" and plan.confirmed and random.random() < 0.6:
                 args["confirmed"] = True
+            if what == "mark":
+                args["type"] = random.choice(("title", "unknown"))
+                args["key"] = random.choice(("", "a"))
             if what == "read":
                 args["limit"] = random.choice((None, None, 0, 1, 3, 10))
             if what in ("sync", "flush"):

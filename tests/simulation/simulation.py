@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +105,10 @@ class World:
     def digest(self) -> str:
         return self._hash.hexdigest()
 
-    def new_items(self, count: int, size: int, poison: bool) -> tuple[list[Any], tuple[str, ...]]:
-        """Make items with their keys."""
+    def new_items(
+        self, count: int, size: int, poison: bool, calls: Sequence[str] = ()
+    ) -> tuple[list[Any], tuple[str, ...]]:
+        """Make items with their keys. The first one may answer one of these tool calls."""
         self.adds += 1
         random = Random(f"{self.seed}/items/{self.adds}")
         made, keys = [], []
@@ -118,6 +120,11 @@ class World:
             if poison and index == count - 1:
                 text += " POISON"
             item = {"role": random.choice(("user", "assistant")), "content": text}
+            if index == 0 and calls and random.random() < 0.5:
+                item = {"role": "tool", "content": text}
+                item["tool_call_id"] = f"call-{random.choice(calls)}"
+            elif item["role"] == "assistant" and random.random() < 0.4:
+                item["tool_calls"] = [{"id": f"call-{key}", "type": "function"}]
             if random.random() < 0.3:
                 item["extra"] = random.choice((None, [1.5, -0.0, 2**70], {"b": 1, "a": "\x00"}))
             self.oracle.items[key] = item
@@ -254,7 +261,6 @@ class World:
 
     async def _reopen(self, device: Device) -> None:
         await device.close()
-        device.step_back()
         device.reopen()
 
     async def _copy_closed(self, device: Device, new: int) -> None:
@@ -494,16 +500,17 @@ class World:
                     )
                 }
                 rows = conn.execute(
-                    "SELECT i.writer, i.counter, i.idx, i.payload FROM items i JOIN sessions s "
-                    "ON s.id = i.session WHERE s.session_id = ?",
+                    "SELECT i.writer, i.counter, i.idx, i.payload, o.version FROM items i "
+                    "JOIN ops o USING (session, writer, counter) "
+                    "JOIN sessions s ON s.id = i.session WHERE s.session_id = ?",
                     (name,),
                 ).fetchall()
                 for writer, counter, body in removals:
                     for part in range(part_count(body)):
                         wanted.add(memory_id(key, Dot(writer, counter), 0, part))
-                for writer, counter, index, payload in rows:
+                for writer, counter, index, payload, version in rows:
                     for part in range(part_count(payload)):
-                        wanted.add(memory_id(key, Dot(writer, counter), index, part))
+                        wanted.add(memory_id(key, Dot(writer, counter), index, part, version))
                 # The notes of claims stay, as the pops do.
                 held = {
                     identity

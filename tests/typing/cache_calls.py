@@ -33,6 +33,7 @@ async def use(path: Path) -> None:
         assert_type(await cache.flush(timeout=1.5), None)
         assert_type(await cache.compact(), CompactReport)
         status = cache.status()
+        assert_type(cache.journal_status().prefixes["shop"], Status)
         assert_type(status, Status)
         for name, one in status.sessions.items():
             assert_type(name, str)

@@ -38,6 +38,7 @@ async def make(client: AsyncDakeraClient) -> None:
     """Make sessions in every documented way."""
     assert_type(CachedSession("user-1"), CachedSession)
     CachedSession("user-1", journal="agent.db", client=client, pop="confirmed", content="none")
+    CachedSession("user-1", key_prefix="shop")
     CachedSession("user-1", journal=Path("agent.db"), options=SyncOptions(durability="normal"))
     session = CachedSession.from_url(
         "user-1", url="http://localhost:3000", api_key="k", hydrate=False, on_progress=show
@@ -59,6 +60,7 @@ async def run_an_agent(agent: Agent[None], session: CachedSession) -> None:
 async def use_the_protocol(session: CachedSession) -> None:
     """Call what every session of the SDK has."""
     assert_type(session.session_id, str)
+    assert_type(session.key_prefix, str)
     items = await session.get_items(limit=10)
     assert_type(items, list[TResponseInputItem])
     assert_type(await session.add_items(items), None)

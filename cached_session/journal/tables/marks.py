@@ -41,7 +41,7 @@ def store_mark(conn: sqlite3.Connection, session: int, op: Operation, mark: Mark
 
 
 def read_marks(
-    conn: sqlite3.Connection, session_id: str, mark_type: str | None, key: str | None
+    conn: sqlite3.Connection, session_id: str, mark_type: str | None = None, key: str | None = None
 ) -> list[MarkRow]:
     """Return the marks of a session, sorted by type and key: all, or those of a type and key."""
     session = session_number(conn, session_id)

@@ -9,7 +9,7 @@ from cached_session.history.turns import (
     OpenTurn,
     TurnChoice,
     after_append,
-    after_pop,
+    after_removal,
     choose,
 )
 
@@ -102,11 +102,12 @@ def test_another_turn_becomes_the_current_one() -> None:
 def test_a_pop_opens_the_turn_of_its_item() -> None:
     """A corrected answer or output joins the turn of the one that was popped."""
     closed = OpenTurn(HERE, is_open=False)
-    assert after_pop(closed, HERE, ANSWER) == OpenTurn(HERE)
-    assert after_pop(closed, HERE, OUTPUT) == OpenTurn(HERE, ("c1",))
-    assert after_pop(OpenTurn(HERE, ("c1",)), HERE, CALL) == OpenTurn(HERE)
-    assert after_pop(OpenTurn(HERE, ("c0",)), THERE, OUTPUT) == OpenTurn(THERE, ("c1",))
-    assert after_pop(None, THERE, ANSWER) == OpenTurn(THERE)
+    assert after_removal(closed, HERE, ANSWER) == OpenTurn(HERE)
+    assert after_removal(closed, HERE, OUTPUT) == OpenTurn(HERE, ("c1",))
+    assert after_removal(OpenTurn(HERE, ("c1",)), HERE, CALL) == OpenTurn(HERE)
+    assert after_removal(OpenTurn(HERE, ("c0",)), THERE, OUTPUT) == OpenTurn(THERE, ("c1",))
+    assert after_removal(None, THERE, ANSWER) == OpenTurn(THERE)
+    assert after_removal(closed, HERE, STATE) == closed
 
 
 def test_the_unanswered_calls_of_a_turn_are_bounded() -> None:
