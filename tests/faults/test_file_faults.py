@@ -275,7 +275,11 @@ async def test_a_truncated_file_keeps_what_is_left(journal: Path) -> None:
                 # SQLite takes so short a file for an empty one.
                 continue
             asides = [one for one in torn.parent.glob(f"{cut}.db.damaged-*") if one.suffix != ""]
-            assert len({one for one in asides if not one.name.endswith(("-wal", "-shm"))}) == 1
+            files = {one for one in asides if not one.name.endswith(("-wal", "-shm"))}
+            # SQLite fills a last page that was cut with zeros. If these are in a payload only, one
+            # item is left out, and the file is used further.
+            was_in_payload = len(whole) - cut < 500 and len(state) - (len(found) - 1) == 1
+            assert len(files) == (0 if was_in_payload else 1), cut
         assert is_sound(torn)
     assert kept > 10
 

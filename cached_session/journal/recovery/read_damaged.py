@@ -170,7 +170,8 @@ def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[Operat
             losses.add(f"operations from row {before + 1} on")
             return
         first = (last if last < found.seq else before) + 1
-        losses.add(f"operations in rows {first} to {found.seq - 1}")
+        if first < found.seq:
+            losses.add(f"operations in rows {first} to {found.seq - 1}")
         yield found
         before = last = found.seq
 
