@@ -20,9 +20,45 @@ ROOT = Path(__file__).parents[2]
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "tie-break: equal stamps sort by counter before writer": (
-        "journal/tables/item_rows.py",
-        'writer DESC, counter DESC, idx DESC"\n)\n"""All items',
-        'counter DESC, writer DESC, idx DESC"\n)\n"""All items',
+        "journal/tables/states.py",
+        'columns = ("session", *PLACE.split(", "), "idx")',
+        (
+            'columns = ("session", "turn_stamp", "turn_counter", "turn_writer", "stamp", '
+            '"counter", "writer", "idx")'
+        ),
+    ),
+    "turn: left out of the order": (
+        "journal/tables/states.py",
+        'columns = ("session", *PLACE.split(", "), "idx")',
+        'columns = ("session", "stamp", "writer", "counter", "idx")',
+    ),
+    "turn: an answer does not look for its call": (
+        "journal/tables/writes.py",
+        "if turn is None and choice.answers:",
+        "if turn is None and choice.answers and False:",
+    ),
+    "turn: stored parts forget it": (
+        "journal/tables/inbox.py",
+        "turn=None if key == (stamp, *dot) else key,",
+        "turn=None,",
+    ),
+    "turn: a batch that is not the last is added to the cached tail": (
+        "journal/tables/writes.py",
+        "is_last = tx.is_last(op)",
+        "is_last = True",
+    ),
+    "mark: covered by a clear": (
+        "journal/tables/frontier_tables.py",
+        "            if kind in (Kind.CLEAR.value, Kind.MARK.value)",
+        (
+            "            if kind == Kind.MARK.value:\n                continue\n"
+            "            if kind == Kind.CLEAR.value"
+        ),
+    ),
+    "mark: an earlier one replaces a later one": (
+        "journal/tables/marks.py",
+        '"> (stamp, writer, counter)"',
+        '"<> (stamp, writer, counter)"',
     ),
     "batch: a missing part counts as a removed item": (
         "history/parts.py",
@@ -36,7 +72,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "clear: forgotten if it arrives before an item": (
         "journal/tables/apply.py",
-        "        if counter in known.cleared:\n            hidden",
+        "        if op.dot.counter in known.cleared:\n            hidden",
         "        if False:\n            hidden",
     ),
     "ack: the ids in the response are not compared": (
@@ -59,13 +95,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "clear: the frontier names earlier clears": (
         "journal/tables/frontier_tables.py",
-        "if kind == Kind.CLEAR.value or not self._is_here(decode_pop(body).dot):",
-        "if kind == Kind.POP.value and not self._is_here(decode_pop(body).dot):",
+        "if kind in (Kind.CLEAR.value, Kind.MARK.value) or not self._is_here(",
+        "if kind == Kind.MARK.value or kind == Kind.POP.value and not self._is_here(",
     ),
     "clear: the frontier names a pop whose item has not arrived": (
         "journal/tables/frontier_tables.py",
-        "if kind == Kind.CLEAR.value or not self._is_here(decode_pop(body).dot):",
-        "if kind == Kind.CLEAR.value:",
+        "if kind in (Kind.CLEAR.value, Kind.MARK.value) or not self._is_here(",
+        "if kind in (Kind.CLEAR.value, Kind.MARK.value) or False and not self._is_here(",
     ),
     "claim: won whatever the server responds": (
         "replication/claim_rules.py",
