@@ -269,6 +269,12 @@ def used(server: DevServer) -> Used:
 @example(cell=("ops", "session"), row=11, value="NULL", names=["sync"])
 @example(cell=("ops", "seq"), row=11, value="-1", names=["flush"])
 @example(cell=("above", "first"), row=0, value="0", names=["clear_session", "sync"])
+# These blocked the outbox of a session: the server refused every request.
+@example(cell=("ops", "version"), row=9, value="'x'", names=["sync"])
+@example(cell=("ops", "version"), row=9, value="7", names=["sync"])
+@example(cell=("ops", "turn_stamp"), row=9, value="-1", names=["sync"])
+@example(cell=("ops", "turn_writer"), row=9, value="x'00ff'", names=["sync"])
+@example(cell=("ops", "branch"), row=9, value="1.5", names=["sync"])
 @example(cell=("marks", "value"), row=0, value="'{\"no\": 1'", names=["marks"])
 @example(cell=("settled", "last"), row=0, value="1.5", names=["clear_session"])
 @examples(30)

@@ -17,12 +17,11 @@ from cached_session.history.ops import (
     decode_clear,
     decode_mark,
     decode_pop,
-    is_id,
     normalize_turn,
 )
 from cached_session.journal.recovery.read_damaged import OperationRow, Payloads, read_payloads
 from cached_session.journal.recovery.report import Losses
-from cached_session.journal.tables.row_bounds import check_operation
+from cached_session.journal.tables.row_bounds import check_operation, check_placement
 from cached_session.journal.tables.states import SENT, STATES
 
 __all__ = ["RebuiltOperation", "rebuild_operation"]
@@ -117,16 +116,11 @@ def _placement(row: OperationRow, dot: Dot) -> dict[str, Any]:
     Raises:
         TypeError, ValueError: a cell is damaged.
     """
-    check_operation(row.turn_writer, row.turn_counter, row.turn_stamp, 0, 1, "")
-    for text in (row.branch, row.key_id):
-        if text != "" and not is_id(text):
-            raise ValueError(f"the branch or key {text!r:.80} is not valid")
-    if row.version != 2:
-        raise ValueError(f"the wire version {row.version!r:.80} is not valid")
     turn = TurnKey(row.turn_stamp, row.turn_writer, row.turn_counter)
+    check_placement(turn, row.stamp, row.branch, row.key_id, row.version)
     return {
         "turn": normalize_turn(turn, row.stamp, dot),
         "branch": row.branch,
         "key_id": row.key_id,
-        "version": 2,
+        "version": row.version,
     }

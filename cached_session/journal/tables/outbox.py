@@ -14,7 +14,11 @@ from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.meta import note_progress, note_success
-from cached_session.journal.tables.row_bounds import check_memories, check_operation
+from cached_session.journal.tables.row_bounds import (
+    check_memories,
+    check_operation,
+    check_placement,
+)
 from cached_session.journal.tables.sessions import session_ids, session_number
 from cached_session.journal.tables.states import (
     ACKED,
@@ -145,6 +149,7 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
         *turn, stamp, writer, counter = place
         try:
             check_operation(writer, counter, stamp, said_ms, count, digest)
+            check_placement(turn, stamp, branch, key_id, version)
         except ValueError as error:
             raise ValueError(f"operation number {seq}: {error}") from error
         texts = [body]

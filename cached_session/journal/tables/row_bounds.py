@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cached_session.history.clock import MAX_STAMP
 from cached_session.history.frontier import INTEGER_LIMIT
+from cached_session.history.ops import is_id
 
-__all__ = ["MAX_ITEMS", "MAX_PARTS", "check_memories", "check_operation", "check_range"]
+__all__ = [
+    "MAX_ITEMS",
+    "MAX_PARTS",
+    "check_memories",
+    "check_operation",
+    "check_placement",
+    "check_range",
+]
 
 MAX_ITEMS = 1 << 24
 """Maximum number of items of one batch. The JSON texts of so many items would take gigabytes."""
@@ -58,6 +68,30 @@ def check_operation(
         and 1 <= count <= MAX_ITEMS
     ):
         raise ValueError(f"the row of operation {_dot(writer, counter)} is not valid")
+
+
+def check_placement(
+    turn: Sequence[object], stamp: int, branch: object, key_id: object, version: object
+) -> None:
+    """Check the turn, branch, key and wire version of a row before it is returned as an operation.
+    A server would refuse everything of the session because of such a row.
+
+    Raises:
+        ValueError: no operation can have these values.
+    """
+    turn_stamp, turn_writer, turn_counter = turn
+    if not (
+        type(turn_stamp) is type(turn_counter) is type(version) is int
+        and isinstance(turn_writer, str)
+        and 0 <= turn_stamp <= stamp
+        and 1 <= turn_counter <= INTEGER_LIMIT
+        and 1 <= version <= 2
+        and all(isinstance(text, str) and (text == "" or is_id(text)) for text in (branch, key_id))
+    ):
+        raise ValueError(
+            f"the turn {tuple(turn)!r:.200}, the branch {branch!r:.80}, the key {key_id!r:.80} or "
+            f"the version {version!r:.80} is not valid"
+        )
 
 
 def _dot(writer: object, counter: object) -> str:

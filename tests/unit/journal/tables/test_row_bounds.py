@@ -11,6 +11,7 @@ from cached_session.journal.tables.row_bounds import (
     MAX_PARTS,
     check_memories,
     check_operation,
+    check_placement,
     check_range,
 )
 
@@ -103,3 +104,36 @@ def test_a_range_outside_the_bounds_is_refused(bounds: tuple[object, object]) ->
     """Neither an empty range nor one of other types gets into a set."""
     with pytest.raises(ValueError, match=r"the range of counters .* is not valid"):
         check_range(*bounds)
+
+
+PLACEMENT: dict[str, object] = {
+    "turn": (5, "w", 1),
+    "stamp": 5,
+    "branch": "",
+    "key_id": "2026-11",
+    "version": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("turn", (6, "w", 1)),
+        ("turn", (-1, "w", 1)),
+        ("turn", ("5", "w", 1)),
+        ("turn", (5, b"w", 1)),
+        ("turn", (5, "w", 0)),
+        ("turn", (5, "w", None)),
+        ("branch", "a|b"),
+        ("branch", None),
+        ("key_id", b""),
+        ("version", 0),
+        ("version", 3),
+        ("version", "2"),
+    ],
+)
+def test_a_row_with_an_invalid_place_is_refused(name: str, value: object) -> None:
+    """The error names the values."""
+    check_placement(**PLACEMENT)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is not valid"):
+        check_placement(**{**PLACEMENT, name: value})  # type: ignore[arg-type]
