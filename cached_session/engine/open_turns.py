@@ -122,8 +122,12 @@ class OpenTurns:
         """Record the turn that this context has joined."""
         self._latest = turn
         record = _Record(self._number, self._clears, turn)
-        others = (each for each in _records.get() if each.owner != self._number)
-        _records.set((record, *itertools.islice(others, RECORDS - 1)))
+        records = _records.get()
+        if records and records[0].owner != self._number:
+            others = [each for each in records if each.owner != self._number]
+            _records.set((record, *others[: RECORDS - 1]))
+        else:
+            _records.set((record, *records[1:]))
 
 
 class JoinedAppend:

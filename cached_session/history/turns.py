@@ -13,7 +13,7 @@ A turn is one exchange of an agent, which frameworks store in several batches. R
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cached_session.history.ops import TurnKey
 from cached_session.history.tool_calls import ToolBatch
@@ -25,8 +25,7 @@ UNANSWERED_MOST = 1_000
 another call still finds its turn in the journal."""
 
 
-@dataclass(frozen=True)
-class TurnChoice:
+class TurnChoice(NamedTuple):
     """The turns that an append may join, best first: ``block``, the turn of the newest visible call
     among ``answers``, ``open``. Without any of them the append opens a new turn."""
 
@@ -40,8 +39,7 @@ class TurnChoice:
     """Ids of the calls that the append makes, to be stored: later appends may answer them."""
 
 
-@dataclass(frozen=True)
-class OpenTurn:
+class OpenTurn(NamedTuple):
     """A turn and its state, as far as one session object has seen it."""
 
     key: TurnKey

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -248,10 +249,18 @@ def server() -> Iterator[DevServer]:
         yield running
 
 
+@dataclass
+class Used:
+    """A journal, and a backup of the server that it has synced with. A failing example shows
+    neither."""
+
+    journal: bytes = field(repr=False)
+    server: str = field(repr=False)
+
+
 @pytest.fixture(scope="module")
-def used(server: DevServer) -> tuple[bytes, str]:
-    """Make a journal, and a backup of the server that it has synced with."""
-    return _used(server.url), server.snapshot()
+def used(server: DevServer) -> Used:
+    return Used(_used(server.url), server.snapshot())
 
 
 # Each of these values once made a query, or a loop over rows, endless.
@@ -271,7 +280,7 @@ def used(server: DevServer) -> tuple[bytes, str]:
 )
 def test_calls_over_a_damaged_cell_raise_only_our_errors(
     server: DevServer,
-    used: tuple[bytes, str],
+    used: Used,
     cell: tuple[str, str],
     row: int,
     value: str,
@@ -282,9 +291,9 @@ def test_calls_over_a_damaged_cell_raise_only_our_errors(
     needed."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "j.db"
-        path.write_bytes(used[0])
+        path.write_bytes(used.journal)
         # Nothing follows the largest row number: the next write finds the journal full.
         is_full = cell == ("ops", "seq") and value == str((1 << 63) - 1)
         if not is_full and _spoiled(path, *cell, row, value):
-            server.restore(used[1])
+            server.restore(used.server)
             asyncio.run(_lives(path, server.url, names))

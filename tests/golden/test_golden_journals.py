@@ -175,7 +175,7 @@ def test_the_size_of_the_slices_does_not_matter(
 
 
 def test_damaged_keys_do_not_make_the_migration_endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no row is up to the end of a slice, the migration stops with an error about damage."""
+    """If no row is up to the end of a slice, the migration reports the file as damaged."""
     monkeypatch.setattr(migrations, "SLICE", 2)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         conn.execute("CREATE TABLE old (key)")

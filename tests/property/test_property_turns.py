@@ -11,6 +11,8 @@ from cached_session.history import turns
 from cached_session.history.turns import OpenTurn, TurnChoice
 from tests.property.turn_model import Schedule, Violation
 
+pytestmark = pytest.mark.promise(number=5)
+
 SCHEDULES = 2_000
 STEPS = 60
 MUTANT_SCHEDULES = 200

@@ -17,6 +17,8 @@ from cached_session import CachedSession, Entry
 from tests.replication.devices import PATIENCE, Devices, sync_all
 from tests.session.session_support import ScriptedModel
 
+pytestmark = pytest.mark.promise(number=5)
+
 SCHEDULES = 12
 STEPS = 30
 DEVICES = 3

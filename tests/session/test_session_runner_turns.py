@@ -24,6 +24,8 @@ from cached_session import CachedSession
 from tests.session.session_support import ScriptedModel
 from tests.session.turn_support import answer, kind, shape, turns_of, user
 
+pytestmark = pytest.mark.promise(number=5)
+
 WITH_TOOL = "user function_call function_call_output assistant"
 
 

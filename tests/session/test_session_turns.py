@@ -12,6 +12,8 @@ import pytest
 from cached_session import CachedSession, InvalidArgument, SessionCache, SessionClosed
 from tests.session.turn_support import answer, call, output, shape, turns_of, user
 
+pytestmark = pytest.mark.promise(number=5)
+
 
 async def test_an_exchange_in_several_batches_is_one_turn(place: str) -> None:
     """Question, call, output and answer; the next question opens a turn."""

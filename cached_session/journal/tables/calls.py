@@ -16,14 +16,14 @@ from itertools import groupby, islice
 import orjson
 
 from cached_session.history.ops import TurnKey
-from cached_session.history.tool_calls import read_batch
+from cached_session.history.tool_calls import ToolBatch, read_batch
 from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.tables.states import BY_PLACE, PLACE
 
-__all__ = ["STORE", "call_rows", "index_all", "turn_of_calls"]
+__all__ = ["STORE", "answered_calls", "call_rows", "index_all", "turn_of_calls"]
 
 MAY_CALL = re.compile("call|tool|program|approval", re.IGNORECASE)
-"""Matches every payload that makes a call, so that other payloads are not decoded."""
+"""Matches every payload that makes or answers a call, so that other payloads are not decoded."""
 CANDIDATES_MOST = 64
 """Maximum number of appends that a lookup reads, newest first. More appends than a few have the
 same call id only if a model numbers its calls, or if somebody forged them."""
@@ -43,6 +43,16 @@ def call_rows(
     session: int, place: Place, payloads: Iterable[str]
 ) -> list[tuple[int, int, int, str, int, int, str, int]]:
     """Return the rows of the table `calls` for the visible payloads of an append."""
+    hashes = dict.fromkeys(map(_hash, _read_calls(payloads).made))
+    return [(session, call, *place) for call in hashes]
+
+
+def answered_calls(payloads: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids of the calls of earlier batches that these payloads answer."""
+    return _read_calls(payloads).answered
+
+
+def _read_calls(payloads: Iterable[str]) -> ToolBatch:
     items = []
     for payload in payloads:
         if MAY_CALL.search(payload):
@@ -51,8 +61,7 @@ def call_rows(
             except ValueError:
                 # The exact codec stores such an item. Its calls are not found by rule 2.
                 continue
-    hashes = dict.fromkeys(map(_hash, read_batch(items).made)) if items else {}
-    return [(session, call, *place) for call in hashes]
+    return read_batch(items) if items else ToolBatch()
 
 
 def index_all(conn: sqlite3.Connection) -> None:

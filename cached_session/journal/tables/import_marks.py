@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from cached_session.history.ids import session_key
+from cached_session.history.turns import TurnChoice
 from cached_session.journal.tables import writes
+from cached_session.journal.tables.calls import answered_calls
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.writes import Author, Written
 
@@ -108,6 +110,8 @@ def append_marked(
         if mark_named(conn, name)[0] not in ("", key):
             return None
         facts[name] = key
-    written = writes.append(conn, author, session_id, encoded, private=private)
+    # A batch may begin between a call and its output. Then it joins the turn of the call.
+    choice = TurnChoice(answers=answered_calls(text for text, _ in encoded))
+    written = writes.append(conn, author, session_id, encoded, private=private, choice=choice)
     write_meta(conn, **facts)
     return written
