@@ -1,9 +1,10 @@
 """Compaction: deletes obsolete bookkeeping and returns free space, a little at a time, so that no
 write waits for long.
 
-An append whose items are all hidden by a clear is obsolete once the server has acknowledged it and
-deleted its memories: should it arrive again, the table `cleared` still hides it. Pops and clears
-are kept, because their memories stay on the server, and an audit restores those that it loses.
+An append is obsolete if a clear hides all its items, the server has acknowledged the append, and
+the server has deleted its memories. If the append arrives again, the table `cleared` hides it. Pops
+and clears are not deleted, because their memories stay on the server and an audit needs the rows to
+restore lost memories.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from cached_session.models import CompactReport
 __all__ = ["compact", "prune", "tidy"]
 
 PRUNE_OPS = 1000
-"""Operations deleted in one transaction, which takes some milliseconds."""
+"""Maximum number of operations that one transaction deletes. Such a transaction takes some
+milliseconds."""
 RECLAIM_PAGES = 256
 """Number of free pages returned to the file system in one transaction: 1 MiB."""
 REBUILD_BYTES = 64 * 1024 * 1024
-"""Largest journal that is rebuilt as a whole, while writers wait. Only old journals,
-whose free pages cannot be returned one by one, are rebuilt. A larger one reuses its free pages."""
+"""Largest journal that is rebuilt as a whole, while writers wait. Only a journal of the older
+kind is rebuilt, because its free pages cannot be returned one by one. A larger journal of this
+kind reuses its free pages."""
 INCREMENTAL = 2
 """Value of ``PRAGMA auto_vacuum`` in a file whose free pages can be returned."""
 
@@ -63,9 +66,9 @@ async def compact(journal: Journal) -> CompactReport:
     search index again.
 
     Raises:
-        JournalError: the journal cannot be written; what was deleted so far stays deleted.
-        JournalCorrupt: it is damaged, perhaps in a part that was not read before. Nothing was done,
-            and the next call starts the recovery.
+        JournalError: the journal cannot be written. The rows deleted so far stay deleted.
+        JournalCorrupt: the journal is damaged. Nothing was deleted, and the next call starts the
+        recovery.
     """
     if not journal.in_memory:
         await journal.read_long(lambda conn, _: _look(conn))
@@ -121,6 +124,6 @@ def _rebuild(conn: sqlite3.Connection) -> None:
 
 
 def _shorten(conn: sqlite3.Connection) -> None:
-    """Copy the log into the file, which then shrinks. A reader elsewhere may delay that until the
-    next checkpoint."""
+    """Copy the log into the file, so that the file shrinks. A reader in another process may
+    delay the shrinking until the next checkpoint."""
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,7 +1,7 @@
 """The journal file and this process's connections to it.
 
-Another file may replace it under an open session: recovery replaces a damaged one, and a user may
-move it away. What was acknowledged is copied to the new file.
+Another file may replace the journal while a session is open: recovery replaces a damaged file, and
+a user may move a file away. All acknowledged writes are copied to the new file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ __all__ = ["Connections", "end_transaction"]
 log = logging.getLogger("cached_session.journal")
 
 OPEN_PAUSE_MS = 250
-"""Milliseconds that a short read waits on its caller's thread for a lock before the writing thread
-runs it. SQLite locks readers out of a WAL journal only while it recovers one after a crash."""
+"""Maximum milliseconds that a short read waits for a lock on the caller's thread. After that the
+writing thread runs the read. SQLite locks out readers only while it recovers a write-ahead log
+after a crash."""
 
 
 class _Opened(NamedTuple):
@@ -68,8 +69,8 @@ class Connections:
         """The process that has opened the connections."""
         self.reading = threading.Lock()
         """Held while `reader` is in use."""
-        # In memory there is one connection for reading and writing: a reader must not see
-        # the middle of a transaction.
+        # A journal in memory has one connection for reads and writes. The lock prevents reads
+        # during a transaction.
         self.writing = self.reading if self.in_memory else threading.Lock()
         """Held while `writer` is in use."""
         self.asides = threading.Lock()
@@ -84,15 +85,14 @@ class Connections:
         self._left: list[Path] = []
         """Paths of these logs, if they were left behind when the file was moved away."""
         self.suspicion: str | None = None
-        """SQLite's message about damage in the file; it is checked before the next job."""
+        """SQLite's message about damage in the file. The file is checked before the next job."""
         self._stale = False
-        """True if a connection has become read-only. SQLite does not try to write over it again, so
-        it is replaced before the next job."""
+        """True if a connection has become read-only. SQLite never makes such a connection
+        writable again, so the connection is replaced before the next job."""
 
     def check_process(self) -> None:
-        """Refuse connections that a fork has inherited.
-
-        Call it before acquiring a lock: a thread that does not exist in the child may hold it.
+        """Refuse connections that a fork has inherited. Call this method before you acquire a lock,
+        because a thread that does not exist in the child may hold the lock.
 
         Raises:
             JournalError: the connections are those of the parent.
@@ -163,8 +163,8 @@ class Connections:
 
     @property
     def is_ready(self) -> bool:
-        """True if the file is open and no error has to be checked. Does not ask whether the file is
-        still the one under its name."""
+        """True if the file is open and no error has to be checked. This property does not check
+        whether another file has the name now."""
         return self.reader is not None and self.suspicion is None and not self._stale
 
     def must_open(self) -> bool:
@@ -175,13 +175,13 @@ class Connections:
         return self._id is not None and file_identity.file_id(self.path) != self._id
 
     def is_moved(self) -> bool:
-        """Return whether the open file is no longer the one under its name: one system call."""
+        """Return whether another file, or no file, has the journal's name now. The check takes
+        one system call."""
         return self._id is not None and file_identity.file_id(self.path) != self._id
 
     def version(self) -> Version | None:
-        """Return the state of all histories; None while a write is running, or if it is unknown.
-
-        Never waits. The caller has just checked that the journal is open.
+        """Return the state of all histories; None while a write is running, or if the state is
+        unknown. The method never waits. The caller has just checked that the journal is open.
         """
         conn, lock = self.writer, self.writing
         if conn is None or os.getpid() != self.pid or not lock.acquire(blocking=False):
@@ -195,7 +195,7 @@ class Connections:
             lock.release()
 
     def suspect(self, error: BaseException) -> None:
-        """Have the next `current` check the file, if this error may come from damage."""
+        """Make the next call of `current` check the file, if damage may have caused this error."""
         if self.in_memory:
             return
         if is_damage(error):
@@ -219,12 +219,12 @@ class Connections:
             log.error("the journal %s was damaged. %s", self.path, report.summary())
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
-        """Continue in the file that has the journal's name now: the open one was moved or replaced.
-
-        What was acknowledged is copied from the open file. While the new file cannot be opened,
-        calls fail and the old connection is kept.
+        """Switch to the file that has the journal's name now, because the open file was moved or
+        replaced. All acknowledged writes are copied from the open file. While the new file cannot
+        be opened, calls fail and the old connection stays open.
         """
-        # Make the moved file complete without its log, in case that the following fails.
+        # Copy the log into the moved file, so that the file is complete even if the next step
+        # fails.
         with suppress(sqlite3.Error):
             old.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._left += file_identity.move_stray_logs(self.path, self.busy_ms / 1000, self._logs)
@@ -253,15 +253,13 @@ class Connections:
             _drop([conn for conn in conns if conn is not None], moved)
 
     def close(self) -> None:
-        """Close every connection.
-
-        A file that was moved away is made again first, and a damaged one is recovered: a program
-        that ends at its first error makes no later call that would do so.
+        """Close every connection. If the file was moved away or is damaged, replace or recover it
+        first. A program that ends at its first error makes no later call that would do this.
         """
         try:
             moved = self.writer is not None and self.is_moved()
         except JournalError as error:
-            # The next opening reports the error. What was acknowledged is in the file.
+            # The next opening reports the error. All acknowledged writes are in the file.
             log.warning("close the journal without checking its file: %s", error)
             moved = False
         if moved or (self.writer is not None and self.suspicion is not None):
@@ -288,7 +286,7 @@ def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
 
 
 def end_transaction(conn: sqlite3.Connection) -> None:
-    """End a transaction whose end failed on an I/O error: nothing of it was acknowledged, and no
-    other can begin while it is open."""
+    """Roll back a transaction whose commit failed with an I/O error. None of its writes was
+    acknowledged, and no other transaction can begin while this one is open."""
     if conn.in_transaction:
         conn.execute("ROLLBACK")

@@ -1,5 +1,5 @@
-"""Items of a session from the file: a short tail on the caller's thread, a long history in slices
-in a thread."""
+"""Reads of items from the file. A short tail is read on the caller's thread, and a long history
+is read in slices on another thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT_ITEMS = 512
 SHORT_BYTES = 256 * 1024
 """Maximum bytes of such a short read: about two milliseconds of work."""
 SLICE_ITEMS = 512
-"""Items of a long history that a thread reads and decodes at a time."""
+"""Maximum number of items of a long history that a thread reads and decodes at a time."""
 SLICE_BYTES = 256 * 1024
 """Approximate bytes of such a slice. Decoding holds the interpreter lock."""
 
@@ -74,8 +74,8 @@ def _tail_of(found: _Found, file: int, version: Version | None) -> Tail | None:
 
 
 def _read_short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Found | None:
-    # One snapshot for the revision and the rows: a later batch would otherwise be in the rows, and
-    # be appended to them again.
+    # Read the revision and the rows in one snapshot. Otherwise the rows could contain a later
+    # batch, which would then be appended to them again.
     with item_rows.snapshot(conn):
         row = session_row(conn, session_id)
         if row is None:

@@ -1,7 +1,6 @@
-"""The history of each session: the items that session calls append (encoded), remove and read.
-
-It keeps two caches that the file's version validates: the tails of histories in use, and the
-session as the last write left it.
+"""The history of each session: session calls append, remove and read its items. The items are
+encoded. The module has two caches, which are valid for one version of the file: the latest items of
+the sessions in use, and the state of a session after the last write.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class History:
         Everything after it was written or fetched by this process, or meanwhile by another."""
 
     def forget(self) -> None:
-        """Drop what is cached: another file has replaced the journal."""
+        """Clear the caches, because another file has replaced the journal."""
         self._tail_cache.forget()
         self._last_write.forget()
         self.quota.forget()
@@ -154,8 +153,8 @@ class History:
         The result is one snapshot: a concurrent write is in it entirely or not at all.
         """
         cache = self._tail_cache
-        # Get the version first. A commit after that makes the version out of date, but never the
-        # tail that is cached under it.
+        # Read the version before the tail. A later commit then makes the cached version too old,
+        # and the tail is read again. In the other order, an old tail could have a new version.
         file, version, tail = cache.file, self._connections.version(), cache.get(session_id)
         if tail is not None and (version is None or version != tail.version):
             tail = await self._still_valid(session_id, version)
@@ -205,10 +204,10 @@ class History:
     async def search(self, session_id: str, words: list[str], limit: int) -> list[Entry]:
         """Return the latest entries whose text contains every word, latest first.
 
-        If the index turns out to be damaged, it is given up, and the session is scanned.
+        If the index is damaged, it is no longer used, and the session is scanned.
 
         Raises:
-            JournalError: the journal cannot be read, or the index cannot be given up.
+            JournalError: the journal cannot be read, or the damaged index cannot be switched off.
         """
         try:
             return await self._readers.read_aside(search.find, session_id, words, limit)
@@ -272,7 +271,7 @@ def append_within_quota(
 
 
 def _unchanged(conn: sqlite3.Connection, cache: TailCache, session_id: str) -> Tail | None:
-    # Look it up again: only here is the connection sure to be the one to the current file.
+    # Get the tail again, because the connection may now belong to another file.
     tail = cache.get(session_id)
     if tail is None or tail.revision != revision_of(conn, session_id):
         return None

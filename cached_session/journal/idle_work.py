@@ -16,13 +16,14 @@ __all__ = ["FileMoved", "IdleWork", "Transact", "Uncommitted"]
 log = logging.getLogger("cached_session.journal")
 
 LOGGED_MOST = 8
-"""Transactions after which an idle thread checkpoints the write-ahead log, so that the next write
-starts at its beginning. While the log grows, each commit also commits the file's new size, and
-takes twice as long (ext4: 0.33 ms instead of 0.13 ms)."""
+"""Number of transactions after which an idle thread checkpoints the write-ahead log. The next
+write then starts at the beginning of the log. While the log grows, each commit also stores the
+new size of the log file, and takes twice as long (ext4: 0.33 ms instead of 0.13 ms)."""
 UNINDEXED_MOST = 4096
-"""Writes after which a thread that is never idle begins to index, one slice for each slice written:
-the backlog of the index must stay bounded. Most bursts end earlier, so the index does not slow them
-down. It took a ninth of the time to write one item to each of 1,000 sessions."""
+"""Number of writes after which a thread that is never idle begins to index, so that the backlog
+of the index stays bounded. The thread indexes one slice for each slice that was written. Most
+bursts of writes end earlier, so indexing does not slow them down. Indexing took a ninth of the
+time of writing one item to each of 1,000 sessions."""
 AMBIGUOUS = (sqlite3.DatabaseError, sqlite3.OperationalError)
 """The exact types of the errors that SQLite raises for damage in the search index."""
 
@@ -31,7 +32,7 @@ Transact = Callable[[sqlite3.Connection, list[Callable[[sqlite3.Connection], Any
 
 
 class FileMoved(Exception):
-    """The open file is no longer the one under the journal's name: it must not be written to."""
+    """Another file has the journal's name now. The open file must not be written to."""
 
 
 class Uncommitted(Exception):
@@ -51,10 +52,10 @@ class IdleWork:
         self._logged = 0
         """Transactions since the last checkpoint."""
         self._unindexed = 0
-        """Writes that the search index may not know yet."""
+        """Number of writes that may not be indexed yet."""
 
     def record_writes(self, writes: int) -> None:
-        """Count a committed transaction with so many writes."""
+        """Count the writes of a committed transaction."""
         self._logged += 1
         self._unindexed += writes
         if self._unindexed >= UNINDEXED_MOST:
@@ -75,7 +76,8 @@ class IdleWork:
         except Exception as error:  # noqa: BLE001 - the writing thread must survive it
             if is_locked(error):
                 return True
-            # No caller waits for this work. The next write fails in the same way and reports it.
+            # No caller waits for this work. The next write fails in the same way and reports the
+            # error.
             self._connections.suspect(error.error if isinstance(error, Uncommitted) else error)
             log.warning("idle work of the journal failed and waits for the next write: %s", error)
             return False
@@ -85,7 +87,7 @@ class IdleWork:
         with self._connections.writing:
             if not search_index.is_behind(conn):
                 return False
-        # Do not wait for a lock: a write that arrives meanwhile would wait behind this wait.
+        # Do not wait for a lock, because a write that arrives meanwhile would have to wait too.
         conn.execute("PRAGMA busy_timeout = 0")
         try:
             self._transact(conn, [search_index.slice_up])
@@ -105,11 +107,10 @@ class IdleWork:
         return False
 
     def drop_index_after(self, error: BaseException) -> bool:
-        """Give up the search index if it may have caused this error of a transaction.
-
-        SQLite writes index entries at the commit and at any statement that needs a savepoint, so
-        the failing statement does not tell. The transaction is then repeated without the index; if
-        it fails again, the error comes from the journal's own tables.
+        """Switch off the search index if the index may have caused this error of a transaction. The
+        failing statement does not show the cause, because SQLite writes index entries at the commit
+        and at any statement that needs a savepoint. The caller repeats the transaction without the
+        index. If the transaction fails again, the journal's own tables have caused the error.
         """
         conn = self._connections.writer
         if conn is None or type(error) not in AMBIGUOUS or is_transient(error):

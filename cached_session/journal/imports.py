@@ -1,4 +1,5 @@
-"""Imports: batches of another store's items, each written together with its mark."""
+"""Imports: batches of items from another store. Each batch is written in one transaction with
+its import mark."""
 
 from __future__ import annotations
 

@@ -57,9 +57,8 @@ def inspect_file(path: str) -> Inspection:
 
 
 def is_write_locked(path: str, seconds: float) -> bool:
-    """Return whether another connection holds the write lock for this time.
-
-    False if the file cannot be opened: other checks report why.
+    """Return whether another connection holds the write lock during this time. Return False if the
+    file cannot be opened, because other checks report this error.
     """
     try:
         with closing(

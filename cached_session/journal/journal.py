@@ -1,4 +1,4 @@
-"""A journal file: its tables as stores with named methods, and how it is opened and closed."""
+"""The journal of a device: a file whose tables are stores with named methods."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["MEMORY", "Journal", "journal_error", "shielded"]
 
 
 class Journal:
-    """A journal file. The first call opens it; `close` closes it once and for all.
+    """A journal file. The first call opens the file; after `close` it cannot be opened again.
 
     Its stores are attributes: ``journal.history.append(...)``, ``journal.outbox.take(...)``. They
     run their SQL functions through the methods of the writer and the readers, which are attributes

@@ -20,14 +20,15 @@ __all__ = ["Block", "Tail", "TailCache"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
-"""Maximum items and bytes that are kept one by one: as many as a short read decodes
-(`get_items.SHORT_ITEMS`)."""
+"""Maximum number of items and of bytes that a tail stores as single texts: as many as a short
+read decodes (`get_items.SHORT_ITEMS`)."""
 BLOCK_ITEMS = 256
 BLOCK_BYTES = 128 * 1024
-"""Maximum items and bytes of one block. Older items are joined to blocks."""
+"""Maximum number of items and of bytes of one block. Older items are joined to blocks."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
-"""Largest history that is cached as a whole; the rest is left for other sessions."""
+"""Maximum bytes of a history that is cached as a whole. The remaining space is for other
+sessions."""
 MOST_SESSIONS = 1024
 """Maximum number of sessions in the cache."""
 
@@ -77,14 +78,15 @@ class Tail:
         return before.followed(revision, version, texts)
 
     def latest(self, limit: int | None) -> Sequence[bytes] | None:
-        """Return the latest ``limit`` texts; None if they are not kept one by one."""
+        """Return the latest ``limit`` texts; None if some of these items are in blocks or not
+        cached."""
         if limit is not None and limit <= len(self.texts):
             return self.texts[len(self.texts) - limit :]
         return self.texts if self.whole and not self.blocks else None
 
     def arrays(self, limit: int | None) -> tuple[list[Block], int] | None:
-        """Return arrays that end with the latest ``limit`` items, and the number of items before
-        those; None if this tail does not have them."""
+        """Return arrays that end with the latest ``limit`` items, and the number of items in the
+        arrays before those; None if this tail has fewer items."""
         first, before = 0, 0
         if limit is not None:
             first, before = len(self.blocks), len(self.texts) - limit
@@ -160,7 +162,7 @@ class TailCache:
         """Number of times that another file has replaced the journal."""
 
     def forget(self) -> None:
-        """Drop all tails: another file has replaced the journal."""
+        """Remove all tails, because another file has replaced the journal."""
         with self._lock:
             self.file += 1
             self._tails.clear()
@@ -172,7 +174,7 @@ class TailCache:
         return tail if tail is not None and tail.file == self.file else None
 
     def put(self, session_id: str, tail: Tail) -> None:
-        """Cache a tail; drop the ones that were cached first, if there are too many."""
+        """Cache a tail; remove the oldest tails if the cache is too large."""
         with self._lock:
             self._drop(session_id)
             self._keep(session_id, tail)
@@ -184,10 +186,9 @@ class TailCache:
         version: Version,
         encoded: Sequence[tuple[str, int]],
     ) -> None:
-        """Add a batch whose append gave the session this revision. A tail of another revision than
-        the one before is dropped.
-
-        ``version``: the state of all histories then, if nothing else shared the commit.
+        """Add a batch to a tail. ``revision`` is the session's revision after the append. A tail
+        that does not have the preceding revision is removed. ``version`` is the state of all
+        histories after the append, if no other write changed a history in the same commit.
         """
         with self._lock:
             tail = self._before(session_id, revision)

@@ -25,7 +25,8 @@ thread at a time. Three long reads can run beside them before any read has to wa
 
 
 class ThreadPool:
-    """A few threads, started when they are first needed. Safe to use from any thread."""
+    """A small pool of threads, which start when they are first needed. Safe to use from any
+    thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -36,7 +37,7 @@ class ThreadPool:
         """Run a function in one of the threads and return its result.
 
         Raises:
-            SessionClosed: they were closed.
+            SessionClosed: the pool was closed.
         """
         loop = asyncio.get_running_loop()
         with self._guard:

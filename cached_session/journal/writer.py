@@ -1,8 +1,8 @@
 """The writing thread, which groups waiting writes into one commit.
 
-A write is a function over the writing connection. Writes that wait at the same moment share one
-transaction; each caller returns after the commit of its own. A write must be repeatable: when one
-of a group fails, the group is rolled back and each write runs again in its own transaction.
+A write is a function over the writing connection. Writes that wait at the same time share one
+transaction, and their callers return after its commit. A write must be repeatable: if one write of
+a group fails, the group is rolled back, and each write runs again in its own transaction.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ T = TypeVar("T")
 GROUP_MOST = 256
 """Maximum number of writes in one commit. It limits how long the first write waits for the last."""
 DELIVERED_MOST = 32
-"""Results that an event loop gets in one callback: their tasks all run before anything else that
-waits on that loop."""
+"""Maximum number of results in one callback. Their tasks run before all other work of the loop."""
 NO_LOOP = (
     "no asyncio event loop runs in this thread: nothing was stored; await the call "
     "in a program that runs on asyncio (trio is not supported)"
@@ -64,7 +63,7 @@ _Result = tuple[_Job, Any, BaseException | None]
 
 
 class Writer:
-    """The writes of one journal file. The first one opens the file.
+    """The writes of one journal file. The first write opens the file.
 
     Safe to use from any thread and any event loop. If not ``threaded``, every write runs on the
     calling thread: the same code without the thread.
@@ -97,10 +96,10 @@ class Writer:
     ) -> T:
         """Run a function in a write transaction; return its result after the commit.
 
-        If cancelled, the outcome is awaited first: the change is entirely in or entirely out.
+        If cancelled, the call waits for the outcome first: all of the change is stored, or nothing.
 
         Raises:
-            JournalError: the journal could not be written; nothing of the function is stored.
+            JournalError: the journal could not be written. No change of the function is stored.
         """
         # Hot path: `_submit`, inlined.
         try:
@@ -225,7 +224,7 @@ class Writer:
                 has_idle_work = self._idle_work.do_some()
                 continue
             if job is None:
-                # On this thread, because closing checkpoints, which waits for the disk.
+                # Close on this thread, because closing runs a checkpoint, which waits for the disk.
                 self._connections.close()
                 return
             self._run_with_followers(job)
@@ -272,7 +271,8 @@ class Writer:
             if not alone and self._idle_work.drop_index_after(error):
                 self._run_group(group)
             elif len(group) == 1 or is_locked(error):
-                # Not one by one after a lock: each job would wait for it in turn.
+                # Do not run the jobs one by one after a lock error, because each job would wait for
+                # the lock.
                 self._fail(group, error)
             else:
                 self._connections.suspect(error)
@@ -335,10 +335,10 @@ class Writer:
     # -- opening and closing ---------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the file, make or check its schema. Idempotent; the first write does it, too.
+        """Open the file; create or check its schema. The first write also opens the file.
 
         Raises:
-            JournalError: it cannot be opened, or is not a journal; JournalTooNew, JournalCorrupt.
+            JournalError: the file cannot be opened or is no journal; JournalTooNew, JournalCorrupt.
         """
         await self.maintain(_only_open)
 
@@ -347,7 +347,7 @@ class Writer:
         self._wait_for(_only_open, (), {}, alone=True)
 
     async def close(self) -> None:
-        """Finish the accepted writes, checkpoint and close. Idempotent."""
+        """Finish the accepted writes, checkpoint and close. A repeated call has no effect."""
         if not self._mark_closed():
             return
         thread = self._thread
