@@ -32,6 +32,21 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         'columns = ("session", *PLACE.split(", "), "idx")',
         'columns = ("session", "stamp", "writer", "counter", "idx")',
     ),
+    "turn: left out of the places of items": (
+        "journal/tables/apply.py",
+        "        place = (*op.turn_key, op.stamp, *op.dot)",
+        "        place = (op.stamp, *op.dot, op.stamp, *op.dot)",
+    ),
+    "turn: left out of the digest": (
+        "history/ops.py",
+        "    stamp, writer, counter = turn or TurnKey(stamp, *dot)",
+        "    stamp, writer, counter = TurnKey(stamp, *dot)",
+    ),
+    "turn: not on the wire": (
+        "remote/wire.py",
+        "    if op.turn is not None:\n",
+        "    if False:\n",
+    ),
     "turn: an answer does not look for its call": (
         "journal/tables/writes.py",
         "if turn is None and choice.answers:",
@@ -53,6 +68,14 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         (
             "            if kind == Kind.MARK.value:\n                continue\n"
             "            if kind == Kind.CLEAR.value"
+        ),
+    ),
+    "mark: removed by a clear": (
+        "journal/tables/apply.py",
+        "    def _clear(self, covered: Frontier, by: Dot | None) -> None:\n",
+        (
+            "    def _clear(self, covered: Frontier, by: Dot | None) -> None:\n"
+            '        self.conn.execute("DELETE FROM marks WHERE session = ?", (self.session,))\n'
         ),
     ),
     "mark: an earlier one replaces a later one": (

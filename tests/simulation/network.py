@@ -200,11 +200,14 @@ class Network:
 
 
 def _damage(result: Any, where: float) -> None:
-    """Shorten the text of one memory, as a faulty intermediary does."""
+    """Shorten the text of one memory, or drop its turn, as a faulty intermediary does."""
     memories = result if isinstance(result, list) else [result]
     if memories and isinstance(memories[0], dict):
         metadata = memories[int(where * len(memories))].get("metadata", {})
-        if metadata.get("cs_x"):
+        if "cs_ts" in metadata and int(where * 1000) % 2:
+            for name in ("cs_ts", "cs_tw", "cs_tc"):
+                del metadata[name]
+        elif metadata.get("cs_x"):
             metadata["cs_x"] = metadata["cs_x"].replace("hello", "help")[:-1] + "}"
 
 

@@ -12,9 +12,11 @@ from cached_session.history.ops import (
     Dot,
     ItemRef,
     Kind,
+    Mark,
     Operation,
     decode_clear,
     encode_clear,
+    encode_mark,
     encode_pop,
 )
 from cached_session.history.parts import split
@@ -94,6 +96,23 @@ def test_a_clear_shows_that_an_earlier_clear_is_missing() -> None:
     assert gaps(reader) == {(X, 1)}
     receive(reader, earlier)
     assert items(reader) == 0
+    assert gaps(reader) == set()
+
+
+def test_a_clear_shows_that_an_earlier_mark_is_missing() -> None:
+    """A clear does not name marks, so that a replica with the clear alone searches for a mark that
+    is older."""
+    mark = Operation(Dot(X, 1), Kind.MARK, 10, 0, (encode_mark(Mark("title", "", "a")),))
+    after = append(X, 2, 10)
+    writer = journal()
+    receive(writer, mark, after)
+    later = clear(writer, Y)
+    assert decode_clear(later.payloads[0]) == Frontier.of([(X, 2)])
+
+    reader = journal()
+    receive(reader, later)
+    assert gaps(reader) == {(X, 1)}
+    receive(reader, mark)
     assert gaps(reader) == set()
 
 

@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
-from cached_session.history.ops import Dot, ItemRef, Kind, Operation, encode_pop
-from cached_session.journal.tables import status_counts, writes
+from cached_session.history.ops import Dot, ItemRef, Kind, Operation, TurnKey, encode_pop
+from cached_session.journal.tables import item_rows, status_counts, writes
 from tests.unit.journal.tables.arrivals import (
     SESSION,
     THEM,
@@ -83,3 +83,18 @@ def test_an_invalid_operation_that_a_pop_completes_is_skipped(conn: sqlite3.Conn
     )
     assert (result.new, result.damaged) == (2, 1)
     assert items(conn) == ["good"]
+
+
+def test_the_turn_of_an_append_in_several_pages_is_kept(conn: sqlite3.Connection) -> None:
+    """The parts that wait for others keep the turn, which their seals protect."""
+    head = remote(1, '"head"')
+    late = Operation(
+        Dot("otherwriter", 1), Kind.APPEND, 11, 9, ('"b"', '"c"'), turn=TurnKey(9, THEM, 1)
+    )
+    arrive(conn, head, remote(2, '"next turn"', stamp=10))
+    assert arrive(conn, late, parts=slice(1)).incomplete == 1
+    result = arrive(conn, late, parts=slice(1, None))
+    assert (result.new, result.damaged) == (1, 0)
+    assert items(conn) == ["head", "b", "c", "next turn"]
+    turns = [entry.turn for entry in item_rows.entries(conn, SESSION.name, None)]
+    assert turns == [turns[0]] * 3 + [turns[-1]]
