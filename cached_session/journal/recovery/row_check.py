@@ -92,7 +92,9 @@ OUTSIDE_FRONTIER = (
 """A query that finds an operation that the frontier does not include. The writer would use the
 counter of such an operation again."""
 NUMBER = re.compile(r"-?[0-9]{1,19}")
-IMPORT_MARK = re.compile(r"[0-9]{1,19}:[0-9a-f]*")
+IMPORT_MARK = re.compile(r"[0-9]{1,19}:[0-9a-f]*|import:[0-9a-f]+:[0-9a-f]+")
+"""The value of an import mark, or of the row with the name of a source, which is the key of the
+mark (tables/import_marks.py)."""
 
 
 def invalid_cells(conn: sqlite3.Connection) -> list[str]:

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from cached_session.history.ops import Mark
+from cached_session.history import ops
 from cached_session.journal.recovery.read_damaged import decode_or_keep
 from cached_session.journal.recovery.row_check import (
     BOUNDS,
@@ -19,6 +19,14 @@ from cached_session.journal.recovery.row_check import (
 from cached_session.journal.recovery.schema_check import expected_columns
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import writes
+from cached_session.journal.tables.import_marks import (
+    NOTHING,
+    Mark,
+    append_marked,
+    mark_key,
+    mark_named,
+    name_key,
+)
 from tests.unit.journal.recovery.recovery_support import SESSION, add, author, change_cells
 
 
@@ -29,6 +37,25 @@ def test_a_journal_in_use_has_no_invalid_cells(old: sqlite3.Connection) -> None:
         writes.pop(old, author(), session)
         writes.clear(old, author(), session)
         add(old, "c", session=session)
+    assert invalid_cells(old) == []
+
+
+def test_the_name_of_an_imported_source_is_valid(old: sqlite3.Connection) -> None:
+    """Its row has the key of a mark as its value."""
+    key, name = mark_key(SESSION, "a file", "first"), name_key(SESSION, "a file")
+    batch = encode_items(["first"])
+    append_marked(
+        old,
+        author(),
+        SESSION,
+        batch,
+        private=False,
+        key=key,
+        before=NOTHING,
+        after=Mark(1, "ab"),
+        name=name,
+    )
+    assert mark_named(old, name) == (key, Mark(1, "ab"))
     assert invalid_cells(old) == []
 
 
@@ -88,7 +115,7 @@ def add_all(conn: sqlite3.Connection) -> None:
     """Write an item with a call, a mark and a part of an operation."""
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
     writes.append(conn, author(), SESSION, encode_items([call]), private=False)
-    writes.write_mark(conn, author("marker00"), SESSION, Mark("title", "", "a title"))
+    writes.write_mark(conn, author("marker00"), SESSION, ops.Mark("title", "", "a title"))
     conn.execute(
         "INSERT INTO parts VALUES (1, 'w', 1, 'd', 0, 0, 2, 1, 'append', 7, 1, 0, 's', '\"te', "
         "7, 'w', 1, '', '', 2)"
@@ -128,6 +155,8 @@ def test_an_invalid_session_id_is_found(old: sqlite3.Connection) -> None:
         ("salvage", "{", False),
         ("import:1:file", "12:ab", True),
         ("import:1:file", "12", False),
+        ("import:1:file", "import:0a:ff", True),
+        ("import:1:file", "import:0a", False),
         ("audit:1", "-5", True),
         ("audit:1", "x", False),
         ("last_ack_ms", "1000", True),
