@@ -124,6 +124,9 @@ class Writer:
 
     name: str
     clock: str
+    version: int = 2
+    """The wire version of its operations. A writer of version 1 has no turns and no marks, and does
+    not apply operations of version 2."""
     known: dict[Dot, Operation] = field(default_factory=dict)
     counter: int = 0
     stamp: int | None = None
@@ -147,7 +150,10 @@ class Writer:
         )
         self.stamp, self.last_ms, self.last_was_mine = run.stamp, now_ms, True
         self.counter += 1
-        op = Operation(Dot(self.name, self.counter), kind, run.stamp, now_ms, payloads, turn=turn)
+        dot = Dot(self.name, self.counter)
+        op = Operation(
+            dot, kind, run.stamp, now_ms, payloads, turn=turn, version=self.version
+        )
         for seen in self.known.values():
             assert (seen.stamp, seen.dot) < (op.stamp, op.dot)
             # A late part of a turn sorts before turns that began after the turn did.
@@ -159,12 +165,14 @@ class Writer:
     def turn(self, choice: int) -> TurnKey | None:
         """Choose the turn of the next append: a new turn, or any turn that this replica has
         seen."""
+        if self.version == 1:
+            return None
         heads = [op.turn_key for op in self.known.values() if op.kind is Kind.APPEND]
         return heads[choice % len(heads)] if heads and choice % 3 else None
 
     def learn(self, ops: Iterable[Operation]) -> None:
         for op in ops:
-            if op.dot not in self.known:
+            if op.dot not in self.known and op.version <= self.version:
                 self.known[op.dot] = op
                 self.last_was_mine = False
 
@@ -172,9 +180,10 @@ class Writer:
 @st.composite
 def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
     """Draw operations of one to four writers, who receive each other's operations completely or in
-    part, and continue each other's turns."""
+    part, and continue each other's turns. Some write operations of version 1."""
     clocks = draw(st.lists(st.sampled_from(sorted(CLOCKS)), min_size=1, max_size=4))
-    writers = [Writer(*pair) for pair in zip(names(4), clocks, strict=False)]
+    versions = draw(st.lists(st.sampled_from([2, 2, 1]), min_size=4, max_size=4))
+    writers = [Writer(*one) for one in zip(names(4), clocks, versions, strict=False)]
     steps = draw(
         st.lists(
             st.tuples(
@@ -198,6 +207,8 @@ def histories(draw: st.DrawFn, most: int = 14) -> dict[Dot, Operation]:
             texts = tuple(payload(dot, i, (size + i) % 6) for i in range(1 + choice % 3))
             op = writer.write(Kind.APPEND, texts, writer.turn(choice // 4))
         elif what == "mark":
+            if writer.version == 1:
+                continue
             mark = Mark(("title", "usage")[choice % 2], str(size % 2), choice)
             op = writer.write(Kind.MARK, (encode_mark(mark),))
         elif what == "pop":
