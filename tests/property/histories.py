@@ -151,9 +151,7 @@ class Writer:
         self.stamp, self.last_ms, self.last_was_mine = run.stamp, now_ms, True
         self.counter += 1
         dot = Dot(self.name, self.counter)
-        op = Operation(
-            dot, kind, run.stamp, now_ms, payloads, turn=turn, version=self.version
-        )
+        op = Operation(dot, kind, run.stamp, now_ms, payloads, turn=turn, version=self.version)
         for seen in self.known.values():
             assert (seen.stamp, seen.dot) < (op.stamp, op.dot)
             # A late part of a turn sorts before turns that began after the turn did.

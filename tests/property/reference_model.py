@@ -6,6 +6,7 @@ Property tests and the simulation compare the journal, which works incrementally
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,12 +14,13 @@ from cached_session.history.ops import (
     Dot,
     Kind,
     Operation,
+    TurnKey,
     decode_clear,
     decode_mark,
     decode_pop,
 )
 
-__all__ = ["Order", "marks", "order", "visible"]
+__all__ = ["Order", "marks", "order", "turn_of_call", "visible"]
 
 Order = tuple[int, str, int, int, str, int]
 
@@ -47,6 +49,17 @@ def visible(ops: Iterable[Operation], branch: str = "") -> list[tuple[Dot, int, 
         for index, payload in enumerate(op.payloads)
         if (op.dot, index) not in popped
     ]
+
+
+def turn_of_call(ops: Iterable[Operation], call_id: str) -> TurnKey | None:
+    """Return the turn of the last visible item that makes a call with this id; None if no visible
+    item makes it."""
+    known = {op.dot: op for op in ops}
+    for dot, _, payload in reversed(visible(known.values())):
+        item = json.loads(payload)
+        if item.get("type") == "function_call" and item.get("call_id") == call_id:
+            return known[dot].turn_key
+    return None
 
 
 def marks(ops: Iterable[Operation]) -> dict[tuple[str, str], tuple[Dot, Any]]:

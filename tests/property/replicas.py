@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from cached_session.history.ops import Dot, Kind, Operation
+from cached_session.history.ops import Dot, Kind, Mark, Operation
 from cached_session.history.parts import Part
 from cached_session.history.session_ref import SessionRef
+from cached_session.history.turns import TurnChoice
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.tables import inbox, item_rows, outbox, writes
@@ -34,7 +35,13 @@ class Replica:
             lambda conn: inbox.apply_page(conn, SessionRef.of(SESSION), parts, [], 0)
         )
 
-    def append(self, author: writes.Author, texts: Sequence[str], fails: str = "") -> None:
+    def append(
+        self,
+        author: writes.Author,
+        texts: Sequence[str],
+        fails: str = "",
+        choice: TurnChoice = writes.NEW_TURN,
+    ) -> None:
         """Append as a session does, or let the append fail at its first write or at its end and
         roll back."""
         encoded = [(text, codec_of(text)) for text in texts]
@@ -43,7 +50,7 @@ class Replica:
             conn.set_authorizer(_read_only if fails == "first" else _anything)
             try:
                 written = writes.append(
-                    conn, author, SESSION, encoded, private=False, last=self.last
+                    conn, author, SESSION, encoded, private=False, choice=choice, last=self.last
                 )
             finally:
                 conn.set_authorizer(_anything)
@@ -62,6 +69,10 @@ class Replica:
             return None
         self.last.keep(popped.written)
         return popped.row[0].decode()
+
+    def mark(self, author: writes.Author, mark: Mark) -> None:
+        """Write a mark as a session does."""
+        self.journal.write_blocking(writes.write_mark, author, SESSION, mark)
 
     def row(self, sql: str, *key: object) -> tuple:
         return self.journal.read_blocking(lambda conn: conn.execute(sql, key).fetchone())

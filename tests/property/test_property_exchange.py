@@ -7,26 +7,36 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cached_session.errors import JournalError
-from cached_session.history.ops import Dot, Kind, Operation, decode_clear
+from cached_session.history.ops import Dot, Kind, Mark, Operation, decode_clear
 from cached_session.history.parts import Part, part_count
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal import compaction
 from cached_session.journal.tables import audit_state, gaps, outbox, writes
 from cached_session.journal.tables.audit_plan import ServerListing
-from cached_session.remote.ids import memory_id
+from cached_session.remote.ids import READABLE_VERSIONS, memory_id
 from cached_session.remote.wire import decode, memories_of
 from tests.hypothesis_profiles import examples
-from tests.property.histories import CLOCKS, GAP_MS, KEY, SESSION, complete, names, payload
-from tests.property.reference_model import order, visible
+from tests.property.histories import (
+    CLOCKS,
+    GAP_MS,
+    KEY,
+    SESSION,
+    Writer,
+    complete,
+    names,
+    payload,
+)
+from tests.property.reference_model import visible
 from tests.property.replicas import Replica
+from tests.property.turn_choices import APPENDS, assert_is_last_of_turn, choose_turn
 
 JOURNALS = 3
 which = st.integers(0, JOURNALS - 1)
 
 
 class Exchange(RuleBasedStateMachine):
-    """Three journals and a server that stores, lists and deletes memories. Requests are
-    interrupted, repeated and answered out of order."""
+    """Three journals, a device of wire version 1, and a server that stores, lists and deletes
+    memories. Requests are interrupted, repeated and answered out of order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +48,7 @@ class Exchange(RuleBasedStateMachine):
         self.ever: dict[str, dict] = {}
         """Earlier states of the server."""
         self.ticks = 0
+        self.old = Writer(names(JOURNALS + 1)[-1], "true", version=1)
 
     def teardown(self) -> None:
         try:
@@ -57,7 +68,7 @@ class Exchange(RuleBasedStateMachine):
         op = self.replicas[who].newest().op
         if op.dot not in self.ops:
             before = complete(self.arrived[who], self.own[who], self.ops)
-            assert all(order(seen) < order(op) for seen in before)
+            assert_is_last_of_turn(op, before)
             self.ops[op.dot] = op
             self.own[who].append(op)
 
@@ -67,12 +78,35 @@ class Exchange(RuleBasedStateMachine):
         clock=st.sampled_from(sorted(CLOCKS)),
         count=st.integers(1, 3),
         size=st.integers(0, 5),
+        how=st.integers(0, 11),
     )
-    def append(self, who: int, opening: int, clock: str, count: int, size: int) -> None:
+    def append(self, who: int, opening: int, clock: str, count: int, size: int, how: int) -> None:
+        """Append a batch that opens a turn or joins one, also one of another journal."""
         author = self._author(who, opening, clock)
+        applied = complete(self.arrived[who], self.own[who], self.ops)
+        way = self.ways_to_append[how % len(self.ways_to_append)]
+        choice, turn, items = choose_turn(way, size, applied)
         texts = [payload(Dot(author.writer, self.ticks), i, size) for i in range(count)]
-        self.replicas[who].append(author, texts)
+        self.replicas[who].append(author, texts + items, choice=choice)
+        assert self.replicas[who].newest().op.turn == turn
         self._wrote(who)
+
+    @rule(who=which, opening=st.integers(0, 1), clock=st.sampled_from(sorted(CLOCKS)))
+    def mark(self, who: int, opening: int, clock: str) -> None:
+        author = self._author(who, opening, clock)
+        self.replicas[who].mark(author, Mark("title", str(self.ticks % 2), self.ticks))
+        self._wrote(who)
+
+    @rule(size=st.integers(0, 5), learns=st.booleans())
+    def old_device_appends(self, size: int, learns: bool) -> None:
+        """Append on a device of wire version 1, which reads only operations of version 1."""
+        if learns:
+            self.old.learn(self.ops.values())
+        text = payload(Dot(self.old.name, self.old.counter + 1), 0, size)
+        op = self.old.write(Kind.APPEND, (text,))
+        self.ops[op.dot] = op
+        for memory in memories_of(op, op.digest(KEY), SESSION):
+            self.server[memory["id"]] = self.ever[memory["id"]] = memory
 
     @rule(
         who=which,
@@ -147,7 +181,9 @@ class Exchange(RuleBasedStateMachine):
         due = write(lambda conn: outbox.forgets_due(conn, SESSION, 100))
         for item in due:
             for part in range(item.parts):
-                self.server.pop(memory_id(KEY, item.dot, item.index, part), None)
+                for version in READABLE_VERSIONS:
+                    identity = memory_id(KEY, item.dot, item.index, part, version)
+                    self.server.pop(identity, None)
         write(lambda conn: outbox.delete_forgets(conn, SESSION, due) if due else None)
 
     @rule(who=which, most=st.integers(1, 5))
@@ -207,8 +243,8 @@ class Exchange(RuleBasedStateMachine):
         covers = [decode_clear(op.payloads[0]) for op in self.ops.values() if op.kind is Kind.CLEAR]
         for replica in self.replicas:
             shown = replica.rows(
-                "SELECT writer, counter, idx, payload FROM items ORDER BY stamp, "
-                "writer, counter, idx"
+                "SELECT writer, counter, idx, payload FROM items ORDER BY turn_stamp, "
+                "turn_writer, turn_counter, stamp, writer, counter, idx"
             )
             assert [[Dot(*row[:2]), *row[2:]] for row in shown] == expected
             frontier = replica.frontier()

@@ -92,6 +92,9 @@ class Followed(Exchange):
     """The journals of `Exchange`, each followed by a client that reads changes at times. The server
     also refuses operations, which are retried or dropped."""
 
+    ways_to_append = ("append", "join", "call")
+    """Without answers: a dropped call stays in `own`, so the turn of an answer is not known."""
+
     def __init__(self) -> None:
         super().__init__()
         starts = [ChangeCursor.of(()), ChangeCursor.since(0, 0), ChangeCursor.since(0, 0)]

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cached_session.history.ops import Dot, Kind, Operation, decode_clear, decode_pop
+from cached_session.history.ops import (
+    Dot,
+    Kind,
+    Mark,
+    Operation,
+    decode_clear,
+    decode_mark,
+    decode_pop,
+)
 from cached_session.history.parts import Part, split
 from cached_session.journal.tables import item_rows, writes
 from tests.hypothesis_profiles import examples
@@ -22,8 +30,9 @@ from tests.property.histories import (
     names,
     payload,
 )
-from tests.property.reference_model import order, visible
+from tests.property.reference_model import visible
 from tests.property.replicas import Replica
+from tests.property.turn_choices import APPENDS, assert_is_last_of_turn, choose_turn
 
 History = dict[Dot, Operation]
 
@@ -134,7 +143,9 @@ DAMAGE = {
 }
 
 Step = st.tuples(
-    st.sampled_from(["append"] * 3 + ["pop", "pop", "clear", "page", "page"]),
+    st.sampled_from(
+        "append append join join call answer answer mark pop pop clear page page".split()
+    ),
     st.integers(0, 2),
     st.integers(0, 5),
     st.sampled_from(sorted(CLOCKS)),
@@ -144,8 +155,9 @@ Step = st.tuples(
 @examples(100)
 @given(histories(most=10), deliveries(), st.lists(Step, max_size=16))
 def test_local_writes_and_pulled_operations_mix_in_any_order(ops: History, delivery, steps) -> None:
-    """Appends, pops and clears by several openings of a journal, between pages of other devices,
-    agree with the reference, and each sorts behind everything that was applied before it."""
+    """Appends, pops, clears and marks by several openings of a journal, between pages of other
+    devices, agree with the reference. Each sorts after everything that was applied before it, and
+    an append that joins a turn is the last of the turn."""
     pages = delivery.pages(ops)
     authors = [f"local{name}" for name in names(3)]
     known: History = dict(ops)
@@ -162,7 +174,7 @@ def test_local_writes_and_pulled_operations_mix_in_any_order(ops: History, deliv
                 author = writes.Author(authors[who], CLOCKS[clock](tick), GAP_MS)
                 op = _write(replica, author, what, size, applied)
                 if op is not None:
-                    assert all(order(seen) < order(op) for seen in applied)
+                    assert_is_last_of_turn(op, applied)
                     own.append(op)
                     known[op.dot] = op
             replica.check(complete(arrived, own, known))
@@ -175,22 +187,30 @@ def _write(
     before = replica.row("SELECT count(*) FROM ops")[0]
     shown = visible(applied)
     mine = sum(op.dot.writer == author.writer for op in applied)
-    if what == "append":
+    turn = None
+    if what in APPENDS:
         texts = [payload(Dot(author.writer, mine + 1), i, size) for i in range(1 + size % 3)]
-        replica.append(author, texts)
+        choice, turn, items = choose_turn(what, size, applied)
+        texts += items
+        replica.append(author, texts, choice=choice)
+    elif what == "mark":
+        replica.mark(author, Mark("title", str(size % 2), size))
     elif what == "pop":
         assert replica.pop(author) == (shown[-1][2] if shown else None)
     else:
         replica.journal.write_blocking(lambda conn: writes.clear(conn, author, SESSION))
-    if what != "append" and not shown:
+    if what in ("pop", "clear") and not shown:
         assert replica.row("SELECT count(*) FROM ops")[0] == before
         return None
     op = replica.newest().op
     assert op.dot == (author.writer, mine + 1)
     assert op.said_ms == author.now_ms
-    assert op.kind.value == what
+    assert op.kind.value == ("append" if what in APPENDS else what)
     if op.kind is Kind.APPEND:
         assert list(op.payloads) == texts
+        assert op.turn == turn
+    elif op.kind is Kind.MARK:
+        assert decode_mark(op.payloads[0]) == Mark("title", str(size % 2), size)
     elif op.kind is Kind.POP:
         ref = decode_pop(op.payloads[0])
         assert (ref.dot, ref.index) == shown[-1][:2]
@@ -200,9 +220,13 @@ def _write(
         appends = [seen for seen in applied if seen.kind is Kind.APPEND]
         assert all(any(seen.dot in cover for cover in covers) for seen in appends)
         # The items that a clear covers are not looked for; the clear is, until it is there.
-        assert not any(seen.dot in covers[-1] for seen in applied if seen.kind is Kind.CLEAR)
+        assert not any(seen.dot in covers[-1] for seen in applied if seen.kind in LASTING)
         assert not any(op.dot in cover for cover in covers)
     return op
+
+
+LASTING = (Kind.CLEAR, Kind.MARK)
+"""Kinds of operations that no clear names."""
 
 
 def _parts(op: Operation) -> list[Part]:
