@@ -109,7 +109,7 @@ class CachedChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
-        """Messages in order: `aget_messages` for synchronous code."""
+        """Return the messages in order, like `aget_messages`, for synchronous code."""
         return self._run(self.aget_messages)
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:

@@ -76,7 +76,8 @@ class _StoredItem:
     def position(self) -> Position:
         """The position among the messages; a redacted message has the position of its original."""
         *turn, stamp, writer, counter, index = self.place
-        # An older version stored places without a turn: each append was a turn of its own.
+        # Positions that an older version stored have no turn. In that version each append was its
+        # own turn.
         key = turn[0].split("-") if turn else (stamp, writer, counter)
         return (int(key[0], 16), key[1], int(key[2]), int(stamp, 16), writer, counter, index)
 

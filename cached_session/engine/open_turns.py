@@ -38,7 +38,8 @@ class _Record(NamedTuple):
     owner: int
     """Number of the `OpenTurns`."""
     clears: int
-    """Number of clears before the record; a record from before a clear is not used."""
+    """Number of clears of the session before this record. A record from before the latest clear
+    is not used."""
     turn: OpenTurn
 
 
@@ -99,9 +100,8 @@ class OpenTurns:
         self._latest = None
 
     def current(self) -> OpenTurn | None:
-        """Return the open turn of this context, else the latest one of the session object.
-
-        If neither is open, return the one of the two that was joined last here.
+        """Return the open turn of this context, or else the latest open turn of the session object.
+        If both turns are closed, return the turn of this context, or else the latest turn.
         """
         latest = self._latest
         for record in _records.get():

@@ -92,7 +92,8 @@ def is_id(text: str) -> bool:
 
 
 def normalize_turn(turn: TurnKey, stamp: int, dot: Dot) -> TurnKey | None:
-    """Return the turn of an append as `Operation.turn` stores it: None for a head.
+    """Return the value of `Operation.turn` for an append of this turn: None if the append is the
+    head.
 
     Raises:
         ValueError: the head would sort after the append. A writer never appends to a turn before

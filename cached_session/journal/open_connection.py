@@ -42,8 +42,9 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         schema.identify(conn, path)
         if path != MEMORY:
             if conn.execute("PRAGMA page_count").fetchone() == (0,):
-                # So that free pages can be returned later. This works in an empty file only;
-                # otherwise it would do nothing, and wait for the write lock.
+                # Allow that free pages are returned to the file system later. The statement works
+                # only in an empty file. In another file it has no effect, but waits for the write
+                # lock.
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _enter_wal(conn, busy_ms, path)
         conn.execute(f"PRAGMA synchronous = {durability.upper()}")

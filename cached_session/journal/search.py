@@ -25,7 +25,7 @@ def words(query: object) -> list[str]:
     """Return the words of a query, normalized.
 
     Raises:
-        InvalidArgument: it has no word.
+        InvalidArgument: the query has no word.
     """
     found = normalize_text(query).split() if isinstance(query, str) else []
     if not found:

@@ -143,7 +143,7 @@ async def _import_items(
     # Both imports have the same source name, so that items from the server are not imported again
     # from its export.
     report = await import_rows(session, "dakera", items.rows(), len(items), on_progress)
-    return replace(report, first_unreadable=None)  # memories have no position that a user knows
+    return replace(report, first_unreadable=None)  # the memories have no position that a user knows
 
 
 # -- the listing of a namespace ------------------------------------------------------------------

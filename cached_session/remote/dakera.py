@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["DakeraRemote", "connect"]
 
 MOST_LISTED = 1000
-"""Maximum number of memories in one answer: the server never returns more than 1000."""
+"""Maximum number of memories in one answer. The server never returns more than 1000 memories."""
 MOST_TAGGED = 100
 """Maximum number of memories with one tag to request: the claim notes on one item."""
 SILENCE = 90.0

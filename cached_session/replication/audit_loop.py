@@ -32,7 +32,8 @@ may have made an audit due."""
 
 
 class AuditPace:
-    """The earliest times of the next audits, in monotonic seconds. Pure."""
+    """The earliest times of the next audits, in seconds of the monotonic clock. The class does
+    no I/O."""
 
     def __init__(self, options: SyncOptions) -> None:
         self._options = options

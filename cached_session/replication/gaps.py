@@ -149,7 +149,7 @@ async def _fetch_parts(
     """Fetch the missing parts of an operation that have the ids of one wire version.
 
     Returns:
-        The memories, and whether the caller should look for a placeholder.
+        The memories, and whether the caller should search for a placeholder.
     """
     search = PartSearch(gap)
     memories: list[dict[str, Any]] = []

@@ -104,6 +104,11 @@ async def _works_again(path: Path) -> bool:
         except JournalError:
             return False
         found = await _retried(session.get_items)
+        if found[-1:] != text_message("on"):
+            # SQLite has stored the item on a page that is damaged: the report names the loss.
+            assert "item 0 of operation" in (session.status().salvaged or "")
+            await session.add_items(text_message("on"))
+            found = await session.get_items()
         assert found[-1] == text_message("on")[0]
         for call in (session.entries, session.parked, lambda: session.search("last")):
             await _retried(call)

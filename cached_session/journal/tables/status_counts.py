@@ -120,6 +120,9 @@ def _counts_of_each(
     )
     found = {}
     for number, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp in rows:
+        numbers = (items, conflicts, unreadable, hydrated, pulled_ms, stamp)
+        if not isinstance(guard, str) or any(type(cell) is not int for cell in numbers):
+            raise ValueError(f"the row of session number {number!r:.80} is not valid")
         pending, oldest = waiting.get(number, (0, None))
         absent, explained = gaps.get(number, (0, 0))
         found[number] = SessionCounts(

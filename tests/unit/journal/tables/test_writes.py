@@ -161,6 +161,20 @@ async def test_a_pop_keeps_the_tail_cache(path: Path) -> None:
         assert await session.get_items() == [{"n": n} for n in range(4)]
 
 
+async def test_a_late_part_of_a_turn_does_not_end_the_tail(path: Path) -> None:
+    """The output joins the turn of its call, before the next turn, also in the cached tail."""
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "1", "output": "x"}
+    first, second = ({"role": "user", "content": text} for text in "ab")
+    async with CachedSession("s", journal=path) as session:
+        await session.add_items([first, call])
+        await session.add_items([second])
+        assert await session.get_items(3) == [first, call, second]
+        await session.add_items([output])
+        assert await session.get_items(2) == [output, second]
+        assert await session.get_items(4) == [first, call, output, second]
+
+
 async def test_a_tail_keeps_a_claimed_item_that_a_pop_has_skipped(path: Path) -> None:
     """The item is claimed, stays after the popped one, and is still read."""
     async with CachedSession("s", journal=path) as session:
