@@ -38,6 +38,8 @@ class Exchange(RuleBasedStateMachine):
     """Three journals, a device of wire version 1, and a server that stores, lists and deletes
     memories. Requests are interrupted, repeated and answered out of order."""
 
+    ways_to_append = APPENDS
+
     def __init__(self) -> None:
         super().__init__()
         self.replicas = [Replica() for _ in range(JOURNALS)]
