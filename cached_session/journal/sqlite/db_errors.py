@@ -42,9 +42,10 @@ DAMAGE = (
 """Parts of SQLite's error messages about a damaged file. The statements of this library are
 constant and correct: if a table is missing, the schema is damaged; if a constraint fails, a row is
 damaged."""
-INVALID_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+INVALID_VALUE = (TypeError, ValueError, ArithmeticError)
 """Python's errors for an invalid value in a cell of the journal, for example after damage (see
-`recovery/row_check.py`). Arguments of callers are checked before they reach the journal."""
+`recovery/row_check.py`). Arguments of callers are checked before they reach the journal. Other
+errors, such as a KeyError, are errors of this library, which callers get unchanged."""
 FOREIGN_ERRORS = (sqlite3.Error, OSError, *INVALID_VALUE)
 """The errors that `journal_error` maps to errors of this library."""
 

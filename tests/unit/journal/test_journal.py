@@ -435,7 +435,6 @@ async def test_two_journals_can_make_one_file(tmp_path: Path) -> None:
         (sqlite3.IntegrityError("UNIQUE constraint failed"), JournalCorrupt),
         (TypeError("'<' not supported between instances of 'str' and 'int'"), JournalCorrupt),
         (OverflowError("Python int too large to convert to SQLite INTEGER"), JournalCorrupt),
-        (KeyError("full"), JournalCorrupt),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), JournalCorrupt),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), JournalError),
     ],
@@ -446,6 +445,25 @@ def test_each_error_has_its_class(error: Exception, kind: type) -> None:
     assert type(mapped) is kind
     assert mapped.__cause__ is error
     assert "/some/j.db" in str(mapped)
+
+
+async def test_an_error_of_the_library_is_not_damage(tmp_path: Path) -> None:
+    """No cell of a journal leads to such an error. The writer keeps its file and its id."""
+    replaced: list[None] = []
+    journal = Journal(tmp_path / "j.db", on_replaced=lambda: (replaced.append(None), ("a", "b"))[1])
+    for error in (KeyError("typo"), IndexError("typo"), AttributeError("typo")):
+
+        def fail(conn: sqlite3.Connection, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error), match="typo"):
+            await journal.write(fail)
+        with pytest.raises(type(error), match="typo"):
+            await journal.read(fail)
+    assert await journal.read(lambda conn: conn.execute("SELECT 1").fetchone()) == (1,)
+    await journal.close()
+    assert replaced == []
+    assert [path.name for path in tmp_path.iterdir()] == ["j.db"]
 
 
 def test_other_errors_pass_unchanged() -> None:
