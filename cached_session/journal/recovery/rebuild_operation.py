@@ -34,9 +34,9 @@ class RebuiltOperation:
     An operation whose turn is damaged becomes the head of its own turn, with a new digest.
     The time in the stamp replaces a damaged time. A damaged state becomes `SENT`: the operation is
     sent again, which changes nothing on the server. A damaged digest is computed again. The new
-    digest equals the original if all payloads are present. If payloads were removed earlier, the new
-    digest differs: replicas that have the operation with its original digest count a conflict. They
-    still show the same items, because each payload has its own seal. So an unsent operation is
+    digest equals the original if all payloads are present. If payloads were removed earlier, the
+    new digest differs: replicas that have the operation with its original digest count a conflict.
+    They still show the same items, because each payload has its own seal. So an unsent operation is
     copied even with a new digest. An acknowledged operation is not copied with a new digest: the
     server provides the operation with its original digest.
     """
