@@ -245,7 +245,7 @@ class History:
     async def changes_after(
         self, session_id: str, cursor: ChangeCursor, writer: str
     ) -> tuple[ChangeCursor, list[Change]]:
-        """Return a new cursor, and the changes of a session between a cursor and the new one."""
+        """Return the new cursor of a follower, and the changes of the session since ``cursor``."""
         return await self._readers.read_aside(
             _advance, session_id, cursor, self._tail_cache, writer
         )

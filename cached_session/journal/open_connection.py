@@ -25,7 +25,10 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
     """Connect to a journal; create the file if it does not exist.
 
     Raises:
-        JournalError: it is not a journal, or cannot be one here; JournalTooNew, JournalCorrupt.
+        JournalError: the file is not a journal, cannot be created, or cannot have a write-ahead
+            log.
+        JournalTooNew: the file has a newer format.
+        sqlite3.DatabaseError: the file is damaged.
     """
     if path != MEMORY:
         create_private(path)

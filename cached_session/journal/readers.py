@@ -51,8 +51,8 @@ class Readers:
     ) -> None:
         """Read in the threads of ``pool``.
 
-        If there is only one connection, or ``threaded`` is false, the writer runs all reads except
-        short ones.
+        If there is only one connection, or ``threaded`` is false, the `Writer` runs all reads
+        except short reads.
         """
         self._connections = connections
         self._writer = writer
@@ -68,7 +68,7 @@ class Readers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a *short* query on the calling thread. The query reads every finished write.
+        """Run a *short* query on the calling thread. The result includes all returned writes.
 
         The writing thread runs it if the file is locked (by recovery after a crash).
         """
@@ -130,7 +130,7 @@ class Readers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query of some milliseconds in a thread. The query reads every finished write."""
+        """Run a query of some milliseconds in a thread. The result includes all returned writes."""
         self._connections.check_process()
         if self._uses_writer:
             return await self._writer.maintain(function, *args, **kwargs)

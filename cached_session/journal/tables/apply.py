@@ -269,7 +269,8 @@ class SessionTransaction(FrontierTables):
     def is_last(self, op: Operation) -> bool:
         """Return whether no visible item is after an append that this transaction applies."""
         if op.turn is None:
-            # The append opens a turn, so its stamp is the largest or continues the last run.
+            # The append opens a turn. Its stamp is the largest, or it continues the run with the
+            # largest stamp.
             return True
         later = self.conn.execute(
             f"SELECT 1 FROM items WHERE session = ? AND ({PLACE}) > (?, ?, ?, ?, ?, ?) LIMIT 1",

@@ -181,8 +181,8 @@ class FrontierTables:
     # -- popped items ----------------------------------------------------------------------------
 
     def popped(self, dot: Dot) -> frozenset[int]:
-        """Return the indexes of the items of an operation that applied pops name. The operation has
-        not arrived."""
+        """Return the indexes of the items that applied pops name in an operation that has not
+        arrived."""
         if not self.has("popped"):
             return frozenset()
         rows = self.conn.execute(

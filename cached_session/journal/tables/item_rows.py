@@ -275,7 +275,7 @@ def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> lis
 
 def turns(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Turn]:
     """Return the latest turns, oldest first. The cost depends only on the number of
-    their items."""
+    items in these turns."""
     found: list[list[Entry]] = []
     for entry, _ in entries_backwards(conn, session_id, None):
         if not found or found[-1][-1].turn != entry.turn:

@@ -210,7 +210,8 @@ def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
-    """Park an operation that the server refuses for good. It is not sent again, and stays readable.
+    """Park an operation that the server refuses for good. The operation is not sent again, and
+    stays readable.
 
     Returns:
         False if another process has pushed or dropped the operation meanwhile.
