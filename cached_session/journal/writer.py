@@ -33,7 +33,7 @@ T = TypeVar("T")
 GROUP_MOST = 256
 """Maximum number of writes in one commit, because the first write waits for the last."""
 DELIVERED_MOST = 32
-"""Maximum number of results in one callback. The tasks of one callback precede all other work."""
+"""Maximum number of results in one callback. Its tasks run before all other work of the loop."""
 NO_LOOP = (
     "no asyncio event loop runs in this thread: nothing was stored; await the call "
     "in a program that runs on asyncio (trio is not supported)"
@@ -117,7 +117,7 @@ class Writer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a function like `write`; call ``report`` after a commit even for a cancelled caller."""
+        """Run a function like `write`; call ``report`` after a commit, even if cancelled."""
         future: ShieldedFuture[T] = self._submit(_running_loop(), function, args, kwargs)
         try:
             result = await future

@@ -1,5 +1,5 @@
-"""Replacement of a damaged journal file by a new one. If a crash interrupts the
-replacement at any point, it can be undone.
+"""Replacement of a damaged journal file by a new one. The replacement can be
+undone if a crash interrupts it at any point.
 
 The new file is filled under one name, renamed when it is complete, and then takes the journal's
 name. The damaged file stays in the same directory under a name with the date.
