@@ -1,4 +1,4 @@
-"""Compaction: deletes obsolete bookkeeping and returns free space, a little at a time, so that no
+"""Compaction: deletes obsolete operations and returns free space in small transactions, so that no
 write waits for long.
 
 An append is obsolete if a clear hides all its items, the server has acknowledged the append, and
@@ -20,14 +20,14 @@ from cached_session.models import CompactReport
 __all__ = ["compact", "prune", "tidy"]
 
 PRUNE_OPS = 1000
-"""Maximum number of operations that one transaction deletes. Such a transaction takes some
+"""Maximum number of operations that one transaction deletes. Such a transaction takes a few
 milliseconds."""
 RECLAIM_PAGES = 256
 """Number of free pages returned to the file system in one transaction: 1 MiB."""
 REBUILD_BYTES = 64 * 1024 * 1024
-"""Largest journal that is rebuilt as a whole, while writers wait. Only a journal of the older
-kind is rebuilt, because its free pages cannot be returned one by one. A larger journal of this
-kind reuses its free pages."""
+"""Maximum size in bytes of a journal that is rebuilt as a whole. All writes wait for the rebuild.
+Only a journal whose `INCREMENTAL` mode is off is rebuilt, because its free pages cannot be returned
+one by one. A larger journal without this mode reuses its free pages."""
 INCREMENTAL = 2
 """Value of ``PRAGMA auto_vacuum`` in a file whose free pages can be returned."""
 
@@ -35,8 +35,9 @@ INCREMENTAL = 2
 def prune(conn: sqlite3.Connection, most: int) -> int:
     """Delete at most ``most`` obsolete operations; return their number.
 
-    An operation that is not acknowledged is kept, even if it was never sent: a copy of this journal
-    may have sent it, and its row delays the deletion of its memories until it has arrived.
+    An operation that is not acknowledged is not deleted, even if this journal never sent it. A copy
+    of this journal may have sent the operation. The row of the operation delays the deletion of its
+    memories until the operation has arrived.
     """
     gone = conn.execute(
         "SELECT o.seq FROM cleared c CROSS JOIN ops o "
@@ -62,8 +63,8 @@ async def tidy(journal: Journal) -> int:
 
 
 async def compact(journal: Journal) -> CompactReport:
-    """Delete all obsolete operations, and return free space to the file system. Build a damaged
-    search index again.
+    """Delete all obsolete operations, return free space to the file system, and rebuild a damaged
+    search index.
 
     Raises:
         JournalError: the journal cannot be written. The rows deleted so far stay deleted.
@@ -95,7 +96,7 @@ def _look(conn: sqlite3.Connection) -> None:
 
 
 def _pages(conn: sqlite3.Connection) -> tuple[int, int]:
-    """Return the bytes of the file, and how many of them are free."""
+    """Return the size of the file and the size of its free pages, in bytes."""
     size, count, free = (
         int(conn.execute(f"PRAGMA {name}").fetchone()[0])
         for name in ("page_size", "page_count", "freelist_count")
@@ -104,18 +105,18 @@ def _pages(conn: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _reclaim(conn: sqlite3.Connection) -> bool:
-    """Return some free pages to the file system; return whether there may be more."""
+    """Return some free pages to the file system; return whether more may be free."""
     (before,) = conn.execute("PRAGMA freelist_count").fetchone()
     if not before:
         return False
-    # Fetch all rows: each one returns a page.
+    # Fetch all rows, because SQLite returns one page for each fetched row.
     conn.execute(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})").fetchall()
     (after,) = conn.execute("PRAGMA freelist_count").fetchone()
     return bool(0 < after < before)
 
 
 def _rebuild(conn: sqlite3.Connection) -> None:
-    """Rebuild a file of the older kind, so that its free pages can be returned."""
+    """Rebuild a file whose `INCREMENTAL` mode is off, so that its free pages can be returned."""
     (mode,) = conn.execute("PRAGMA auto_vacuum").fetchone()
     size, free = _pages(conn)
     if mode != INCREMENTAL and free and size <= REBUILD_BYTES:
@@ -124,6 +125,6 @@ def _rebuild(conn: sqlite3.Connection) -> None:
 
 
 def _shorten(conn: sqlite3.Connection) -> None:
-    """Copy the log into the file, so that the file shrinks. A reader in another process may
-    delay the shrinking until the next checkpoint."""
+    """Copy the write-ahead log into the file, so that the file shrinks. A reader in another
+    process may delay the shrinking until the next checkpoint."""
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

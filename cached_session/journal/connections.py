@@ -30,9 +30,9 @@ __all__ = ["Connections", "end_transaction"]
 log = logging.getLogger("cached_session.journal")
 
 OPEN_PAUSE_MS = 250
-"""Maximum milliseconds that a short read waits for a lock on the caller's thread. After that the
-writing thread runs the read. SQLite locks out readers only while it recovers a write-ahead log
-after a crash."""
+"""Maximum milliseconds that a short read waits for a lock on the caller's thread. After this
+time the writing thread runs the read. SQLite locks out readers only while it recovers a write-ahead
+log after a crash."""
 
 
 class _Opened(NamedTuple):
@@ -47,7 +47,8 @@ class _Opened(NamedTuple):
 class Connections:
     """One connection for writes, one for short reads, one for reads in threads.
 
-    Only the writing thread opens, replaces and closes them.
+    Only the writing thread replaces and closes these connections. It also opens the first two. The
+    third connection is opened by the thread that reads from it first.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Connections:
         self._search_index = search_index
         self._on_replaced = on_replaced
         self.pid = os.getpid()
-        """The process that has opened the connections."""
+        """Id of the process that has opened the connections."""
         self.reading = threading.Lock()
         """Held while `reader` is in use."""
         # A journal in memory has one connection for reads and writes. The lock prevents reads
@@ -83,7 +84,8 @@ class Connections:
         self._logs: dict[str, file_identity.FileId] = {}
         """Identities of the file's write-ahead log and of the log's index."""
         self._left: list[Path] = []
-        """Paths of these logs, if they were left behind when the file was moved away."""
+        """New paths of the logs that were left behind when the file was moved away. These logs are
+        deleted when their content has been copied."""
         self.suspicion: str | None = None
         """SQLite's message about damage in the file. The file is checked before the next job."""
         self._stale = False
@@ -168,7 +170,7 @@ class Connections:
         return self.reader is not None and self.suspicion is None and not self._stale
 
     def must_open(self) -> bool:
-        """Return whether `current` must open the file (again)."""
+        """Return whether `current` must open the file, for the first time or again."""
         # Hot path: `is_ready`, inlined.
         if self.reader is None or self.suspicion is not None or self._stale:
             return True

@@ -24,11 +24,13 @@ __all__ = ["decode_blocks", "read_items"]
 SHORT_ITEMS = 512
 """Maximum number of items that are read and decoded on the caller's thread."""
 SHORT_BYTES = 256 * 1024
-"""Maximum bytes of such a short read: about two milliseconds of work."""
+"""Maximum number of bytes that are read and decoded on the caller's thread: about two milliseconds
+of work."""
 SLICE_ITEMS = 512
 """Maximum number of items of a long history that a thread reads and decodes at a time."""
 SLICE_BYTES = 256 * 1024
-"""Approximate bytes of such a slice. Decoding holds the interpreter lock."""
+"""Approximate size in bytes of a slice of a long history. Slices are small because decoding holds
+the interpreter lock."""
 
 
 @dataclass
@@ -53,7 +55,7 @@ async def read_items(
         items = decode_rows(found.rows)
         if len(items) == len(found.rows):
             return items, _tail_of(found, file, version)
-        # Some rows could not be decoded, and the limit counts only those that can.
+        # Some rows could not be decoded. The limit counts only the rows that can be decoded.
         if limit is None or found.count <= limit:
             return items, None
     session = found.session
@@ -89,7 +91,7 @@ def _read_short(conn: sqlite3.Connection, session_id: str, limit: int | None) ->
 
 
 async def decode_blocks(readers: Readers, blocks: Sequence[Block], skipped: int) -> list[Any]:
-    """Return the items of these arrays without the first ``skipped``."""
+    """Return the items of these arrays without the first ``skipped`` items."""
     if sum([len(block.array) for block in blocks]) <= SHORT_BYTES:
         items = _decode_all(blocks)
     else:
@@ -114,7 +116,8 @@ def _read_whole(
     conn: sqlite3.Connection,
     is_wanted: Callable[[], bool],
 ) -> tuple[list[Any], Tail | None]:
-    """Return all items of a long history, and the tail to cache. Stop early if not wanted."""
+    """Return all items of a long history, and the tail to cache. Stop early if the caller no longer
+    waits."""
     found: list[Any] = []
     blocks: list[Block] = []
     keeps, size = True, 0
@@ -127,7 +130,7 @@ def _read_whole(
                 keeps = False
                 blocks.clear()
             if items is None:
-                # A row is damaged, or needs the other JSON library: decode one by one.
+                # A row is damaged, or needs the other JSON library: decode the rows one by one.
                 items = decode_rows(slice_.rows())
             found += items
             if keeps:
@@ -138,7 +141,7 @@ def _read_whole(
                 break
         if not keeps or not blocks or revision is None:
             return found, None
-        # Keep the last items one by one, for pops and short reads.
+        # Cache the last items as single texts, for pops and short reads.
         last = [text for text, _ in slice_.rows()]
     return found, Tail.of(file, version, revision, last, whole=True, blocks=blocks[:-1])
 
@@ -146,7 +149,7 @@ def _read_whole(
 def _read_latest(
     session: int, limit: int, conn: sqlite3.Connection, is_wanted: Callable[[], bool]
 ) -> list[Any]:
-    """Return the latest items of a long history. Stop early if not wanted."""
+    """Return the latest items of a long history. Stop early if the caller no longer waits."""
     rows = conn.execute(item_rows.BACKWARDS, (session,))
     parts: list[list[Any]] = []
     left = limit

@@ -1,6 +1,6 @@
-"""The history of each session: session calls append, remove and read its items. The items are
-encoded. The module has two caches, which are valid for one version of the file: the latest items of
-the sessions in use, and the state of a session after the last write.
+"""The history of each session: session calls append, remove and read its items. Callers encode
+the items that they append. The module has two caches, which are valid for one version of the file:
+the latest items of the sessions in use, and the state of a session after the last write.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class History:
         self._last_write = LastWrite()
         self._tail_cache = TailCache()
         self.beginning: int | None = None
-        """The `seq` of the last operation before this process opened the journal; None until then.
-        Everything after it was written or fetched by this process, or meanwhile by another."""
+        """The `seq` of the last operation before this process opened the journal; None before
+        this process opens it. All operations with a higher `seq` were written or fetched by this
+        process, or by another process after this process opened the journal."""
 
     def forget(self) -> None:
         """Clear the caches, because another file has replaced the journal."""
@@ -117,7 +118,7 @@ class History:
             self._tail_cache.drop(written.session_id)
 
     async def pop(self, author: Author, session_id: str) -> Popped | None:
-        """Pop the latest item; return None if there is none."""
+        """Pop the latest item; return None if the session has no item."""
         popped = await self._writer.write(writes.pop, author, session_id, self._last_write)
         if popped is None:
             return None
@@ -130,7 +131,7 @@ class History:
     async def remove(
         self, author: Author, session_id: str, removed: Sequence[tuple[Dot, int]]
     ) -> int:
-        """Pop each of these items that is visible; return how many were."""
+        """Pop each of these items that is visible; return the number of popped items."""
         return await self._writer.write(writes.remove, author, session_id, removed)
 
     async def mark(self, author: Author, session_id: str, mark: Mark) -> None:
@@ -172,7 +173,7 @@ class History:
         return items
 
     async def _still_valid(self, session_id: str, version: Version | None) -> Tail | None:
-        """Return the cached tail if the commits since then did not change this session."""
+        """Return the cached tail if no commit after its version changed this session."""
         tail = await self._readers.read(_unchanged, self._tail_cache, session_id)
         if tail is not None and version is not None:
             self._tail_cache.put(session_id, replace(tail, version=version))
@@ -181,7 +182,8 @@ class History:
     def stream(self, session_id: str) -> AbstractAsyncContextManager[Fetch]:
         """Read all rows of a session, oldest first, in slices of one snapshot.
 
-        Yields ``await fetch(most)``, which returns the next rows, and an empty list at the end.
+        The context manager yields a function ``fetch``. ``await fetch(most)`` returns the next
+        rows, at most ``most`` of them, and an empty list at the end.
         """
         return self._readers.rows(item_rows.EXPORT, (stored_id(session_id),))
 
@@ -219,11 +221,11 @@ class History:
     # -- changes ---------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Open the journal, and record which operations are older than that."""
+        """Open the journal, and record its newest operation in `beginning`."""
         await self._writer.maintain(self._record_beginning)
 
     def begin_blocking(self) -> None:
-        """Open and record like `open`, on a thread that runs no event loop."""
+        """Do the same as `begin`, on a thread that runs no event loop."""
         self._writer.open_blocking()
         self._readers.read_blocking(self._record_beginning)
 
@@ -237,13 +239,13 @@ class History:
         return ChangeCursor.since(file, self._readers.read_blocking(newest))
 
     def cursor_before_opening(self) -> ChangeCursor:
-        """Return a cursor that lacks `ChangeCursor.upto`: the journal is not open yet."""
+        """Return a cursor without `ChangeCursor.upto`, for a journal that is not open yet."""
         return ChangeCursor.since(self._tail_cache.file, None)
 
     async def changes_after(
         self, session_id: str, cursor: ChangeCursor, writer: str
     ) -> tuple[ChangeCursor, list[Change]]:
-        """Return the changes of a session after a cursor, and the cursor behind them."""
+        """Return the new cursor of a follower, and the changes of the session since ``cursor``."""
         return await self._readers.read_aside(
             _advance, session_id, cursor, self._tail_cache, writer
         )
@@ -261,7 +263,8 @@ def append_within_quota(
     choice: TurnChoice,
     removed: Sequence[tuple[Dot, int]],
 ) -> Written | None:
-    """Pop items and append a batch in one transaction; None if the quota does not admit it."""
+    """Pop items and append a batch in one transaction. Return None, and change nothing, if the
+    quota does not admit the batch."""
     if quota is not None and not quota.admits(conn, encoded):
         return None
     writes.remove(conn, author, session_id, removed)

@@ -28,7 +28,8 @@ AMBIGUOUS = (sqlite3.DatabaseError, sqlite3.OperationalError)
 """The exact types of the errors that SQLite raises for damage in the search index."""
 
 Transact = Callable[[sqlite3.Connection, list[Callable[[sqlite3.Connection], Any]]], list[Any]]
-"""Runs functions in one transaction of the writing thread."""
+"""A function that runs other functions in one transaction of the writing thread, and returns their
+results."""
 
 
 class FileMoved(Exception):
@@ -50,7 +51,7 @@ class IdleWork:
         self._connections = connections
         self._transact = transact
         self._logged = 0
-        """Transactions since the last checkpoint."""
+        """Number of transactions since the last checkpoint."""
         self._unindexed = 0
         """Number of writes that may not be indexed yet."""
 
@@ -62,7 +63,7 @@ class IdleWork:
             self._try(self._index)
 
     def do_some(self) -> bool:
-        """Index one slice, or checkpoint; return whether there is more to do."""
+        """Index one slice, or checkpoint; return whether more work may be left."""
         return self._try(self._index) or self._try(self._checkpoint)
 
     def _try(self, work: Callable[[sqlite3.Connection], bool]) -> bool:
@@ -73,7 +74,7 @@ class IdleWork:
             return work(conn)
         except FileMoved:
             return False
-        except Exception as error:  # noqa: BLE001 - the writing thread must survive it
+        except Exception as error:  # noqa: BLE001 - the writing thread must not end
             if is_locked(error):
                 return True
             # No caller waits for this work. The next write fails in the same way and reports the

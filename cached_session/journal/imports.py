@@ -24,7 +24,7 @@ class Imports:
         self._readers = readers
 
     async def mark_named(self, name: str) -> tuple[str, Mark]:
-        """Return the key of the mark with this name, and the mark; ``""`` if there is none."""
+        """Return the key of the mark with this name, and the mark; an empty key if none exists."""
         return await self._readers.read(import_marks.mark_named, name)
 
     async def mark_at(self, key: str) -> Mark:

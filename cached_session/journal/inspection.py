@@ -1,4 +1,5 @@
-"""Checks of a journal file without opening it as a journal, which could replace a damaged one."""
+"""Checks of a journal file. They do not open the file as a journal, because the journal would
+replace a damaged file."""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ from cached_session.journal.tables import schema
 __all__ = ["Inspection", "inspect_file", "is_write_locked"]
 
 READ_SECONDS = 5.0
-"""Longest wait for a lock on the file."""
+"""Maximum seconds to wait for a lock on the file."""
 
 
 class Inspection(NamedTuple):
     """The findings of a check of a journal file."""
 
     problems: list[str]
-    """Signs of damage; empty for an intact file."""
+    """Descriptions of the damage; empty for an intact file."""
     format: int
     is_current: bool
     """True if this version of the package writes the same format."""
@@ -38,7 +39,8 @@ def inspect_file(path: str) -> Inspection:
     """Check the integrity of a journal file: its pages, its schema, and each row.
 
     Raises:
-        JournalError: it cannot be read (a lock, a file mode), or is not a journal; JournalTooNew.
+        JournalError: the file is not a journal, or cannot be read because of a lock or its mode.
+        JournalTooNew: the file has a newer format.
     """
     try:
         uri = f"{Path(path).absolute().as_uri()}?mode=ro"
@@ -57,8 +59,8 @@ def inspect_file(path: str) -> Inspection:
 
 
 def is_write_locked(path: str, seconds: float) -> bool:
-    """Return whether another connection holds the write lock during this time. Return False if the
-    file cannot be opened, because other checks report this error.
+    """Return whether another connection holds the write lock for this number of seconds. Return
+    False if the file cannot be opened, because other checks report this error.
     """
     try:
         with closing(

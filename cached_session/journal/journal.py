@@ -39,11 +39,11 @@ class Journal:
     """A journal file. The first call opens the file; after `close` it cannot be opened again.
 
     Its stores are attributes: ``journal.history.append(...)``, ``journal.outbox.take(...)``. They
-    run their SQL functions through the methods of the writer and the readers, which are attributes
-    here, too, so that a store needs no more than a `Runner`.
+    run their SQL functions through the methods of the writer and the readers. A journal has these
+    methods as attributes, so a store can use the journal as a `Runner`.
 
-    Safe to use from any thread and any event loop. If not ``threaded``, everything runs on the
-    calling thread: the same code without threads, for the simulation.
+    Safe to use from any thread and any event loop. If ``threaded`` is false, the same code runs on
+    the calling thread, for the simulation.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Journal:
             max_pending_bytes: quota of unsent bytes; None for no limit.
             on_replaced: called on the writing thread when another file has replaced the journal (it
                 was damaged, or moved away). Returns the writer id that must not be used any more
-                and the one that replaces it.
+                and the writer id that replaces it.
         """
         self.path = MEMORY if os.fspath(path) == MEMORY else os.fspath(Path(path))
         self._on_replaced = on_replaced
@@ -122,7 +122,7 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
-        """True if the file is open and still the one under its name."""
+        """True if the file is open and still has the journal's name."""
         connections = self._connections
         return (
             connections.writer is not None

@@ -1,5 +1,5 @@
-"""Connections to a journal file: private to its owner, with a write-ahead log and the configured
-durability. A file of another program is refused."""
+"""Connections to a journal file with a write-ahead log and the configured durability. Only the
+owner of a new file can read it. A file of another program is refused."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ __all__ = ["MEMORY", "connect", "create_private", "define_functions", "existing_
 
 MEMORY = ":memory:"
 CACHE_KIB = 8 * 1024
-"""SQLite's page cache of each connection, in KiB."""
+"""Size of SQLite's page cache of each connection, in KiB."""
 
 
 def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
-    """Connect to a journal; make the file if there is none.
+    """Connect to a journal; create the file if it does not exist.
 
     Raises:
-        JournalError: it is not a journal, or cannot be one here; JournalTooNew, JournalCorrupt.
+        JournalError: the file is not a journal, cannot be created, or cannot have a write-ahead
+            log.
+        JournalTooNew: the file has a newer format.
+        sqlite3.DatabaseError: the file is damaged.
     """
     if path != MEMORY:
         create_private(path)
@@ -58,9 +61,9 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
 
 
 def existing_uri(path: str) -> str:
-    """Return a URI under which SQLite opens the file if it exists, and does not make it.
+    """Return a URI with which SQLite opens an existing file, but does not create a new file.
 
-    For another connection to a file that may just have been moved.
+    Use this URI for a further connection to the journal, because its file may just have been moved.
     """
     return f"{Path(path).absolute().as_uri()}?mode=rw"
 
@@ -76,11 +79,11 @@ def _part_count(payload: bytes) -> int:
 
 
 def create_private(path: str) -> None:
-    """Make a new file readable by its owner only; SQLite gives its WAL the same mode.
+    """Create a file that only its owner can read. SQLite gives the write-ahead log the same mode.
 
-    An existing file is never opened here: closing any descriptor of it would release the POSIX
-    locks of this process's SQLite connections. Another process would then consider itself the last
-    user, and delete the write-ahead log under them.
+    An existing file is never opened here: closing any descriptor of the file would release the
+    POSIX locks of this process's SQLite connections. Another process would then consider itself the
+    last user, and delete the write-ahead log while these connections use it.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     cause: OSError
@@ -100,9 +103,9 @@ def create_private(path: str) -> None:
 
 
 def _unlock_logs(path: str) -> None:
-    """Make the logs writable if the file is.
+    """Make the logs writable if the file is writable.
 
-    SQLite makes a log with the mode of the file. A log from a time when the file was read-only
+    SQLite creates a log with the mode of the file. A log from a time when the file was read-only
     would keep the journal read-only for ever.
     """
     real = os.path.realpath(path)
@@ -112,12 +115,12 @@ def _unlock_logs(path: str) -> None:
             if mode & stat.S_IWUSR and not log.stat().st_mode & stat.S_IWUSR:
                 log.chmod(mode)
         except (FileNotFoundError, PermissionError):
-            # There is none; or it is another user's, and SQLite reports the consequences.
+            # The log does not exist, or another user owns it. SQLite reports the consequences.
             continue
 
 
 def _enter_wal(conn: sqlite3.Connection, busy_ms: int, path: str) -> None:
-    """Switch to the write-ahead log. Several processes may do so at the same time."""
+    """Switch to the write-ahead log. Several processes may switch at the same time."""
     (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
         return

@@ -1,4 +1,4 @@
-"""The quota of unsent work: checked inside each append's own transaction."""
+"""The quota: the limit on unsent items and bytes. Each append checks it in its own transaction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Quota:
         self.forget()
 
     def forget(self) -> None:
-        """Count again before the next write: another file has replaced the journal."""
+        """Make the next check count again, because another file has replaced the journal."""
         self._items = self._bytes = 0
         self._elsewhere: int | None = None
         self._queued = 0
@@ -40,7 +40,7 @@ class Quota:
 
     @property
     def is_limited(self) -> bool:
-        """True if there is a limit."""
+        """True if items or bytes are limited."""
         return self.most_items is not None or self.most_bytes is not None
 
     def could_ever_hold(self, encoded: Sequence[tuple[str, int]]) -> bool:
@@ -48,17 +48,21 @@ class Quota:
         return self._fits(len(encoded), size_of(encoded))
 
     def admits(self, conn: sqlite3.Connection, encoded: Sequence[tuple[str, int]]) -> bool:
-        """Return whether a batch fits, and count it if so. Called inside the write transaction.
+        """Return whether a batch fits; if so, add its size to the bound.
+
+        Call this method inside the write transaction.
 
         A transaction that is rolled back leaves the bound too high until the next count.
         """
         items, size = len(encoded), size_of(encoded)
         elsewhere = data_version(conn)
         if elsewhere != self._elsewhere or queued(conn) != self._queued:
-            # Another process or a writer without a limit has written, or this is the first check.
+            # Another process, or a write that has no limit, may have queued operations; or this is
+            # the first check.
             self._count(conn, elsewhere)
         elif not self._fits(self._items + items, self._bytes + size):
-            # Acknowledgements free quota; this connection writes them.
+            # Acknowledgements free quota, and this connection writes them. A new count has the old
+            # result if no connection has changed a row since the last count.
             if self._counted == (elsewhere, conn.total_changes):
                 return False
             self._count(conn, elsewhere)
@@ -82,5 +86,5 @@ class Quota:
 
 
 def size_of(encoded: Sequence[tuple[str, int]]) -> int:
-    """Return the bytes of a batch."""
+    """Return the size of a batch in bytes."""
     return sum([len(text.encode(errors="replace")) for text, _ in encoded])

@@ -1,8 +1,9 @@
 """Reads of the journal: short ones on the caller's thread, longer ones in threads.
 
 A short read runs on the calling thread, because a handover costs more than reading a tail. A read
-of some milliseconds (*aside*) runs in a thread; all of them share one connection. A long read has
-its own connection, which is closed after it, so that none is left open when its event loop ends.
+of some milliseconds (*aside*) runs in a thread, and all such reads share one connection. A long
+read has its own connection, which is closed after the read, so that no connection is left open when
+the event loop ends.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Readers:
     ) -> None:
         """Read in the threads of ``pool``.
 
-        If there is only one connection, or ``threaded`` is false, the
-        writing thread runs all reads except short ones.
+        If there is only one connection, or ``threaded`` is false, the `Writer` runs all reads
+        except short reads.
         """
         self._connections = connections
         self._writer = writer
@@ -67,7 +68,7 @@ class Readers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a *short* query on the calling thread. It sees every write that has returned.
+        """Run a *short* query on the calling thread. The result includes all returned writes.
 
         The writing thread runs it if the file is locked (by recovery after a crash).
         """
@@ -129,7 +130,7 @@ class Readers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query of some milliseconds in a thread. It sees every write that has returned."""
+        """Run a query of some milliseconds in a thread. The result includes all returned writes."""
         self._connections.check_process()
         if self._uses_writer:
             return await self._writer.maintain(function, *args, **kwargs)
@@ -155,8 +156,9 @@ class Readers:
                 return function(conn, *args, **kwargs)
 
     async def read_long(self, function: Callable[[sqlite3.Connection, Callable[[], bool]], T]) -> T:
-        """Run a query of any length in a thread. ``function`` can ask whether its caller still
-        waits; a cancelled caller returns when the function has ended."""
+        """Run a query of any length in a thread. The second argument of ``function`` is a function
+        that returns whether the caller still waits. A cancelled caller returns when ``function``
+        has ended."""
         if self._uses_writer:
             return await self.read_aside(function, lambda: True)
         self._connections.check_process()
@@ -186,7 +188,7 @@ class Readers:
             return function(conn, is_wanted)
 
     def _connect(self) -> sqlite3.Connection:
-        """Open another connection; the file must exist."""
+        """Open a further connection. The file must exist."""
         return sqlite3.connect(
             existing_uri(self._connections.path),
             uri=True,
@@ -197,7 +199,7 @@ class Readers:
 
     @contextmanager
     def _mapped_errors(self) -> Iterator[None]:
-        """Raise an error of SQLite or the file system as one of this package."""
+        """Convert errors of SQLite and the file system to errors of this package."""
         try:
             yield
         except FOREIGN_ERRORS as error:
@@ -205,7 +207,8 @@ class Readers:
             raise journal_error(error, self._connections.path) from error
 
     async def offload(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run something that would block the event loop in a thread (without threads: here)."""
+        """Run a function in a thread, because it would block the event loop. If ``threaded`` is
+        false, run the function on the calling thread."""
         if not self._threaded:
             return work(*arguments)
         return await self._pool.run(work, *arguments)
@@ -216,8 +219,8 @@ class Readers:
     async def rows(self, sql: str, parameters: tuple[Any, ...]) -> AsyncIterator[Fetch]:
         """Read the rows of a query from one snapshot, in slices.
 
-        The context manager gives a function: ``await fetch(most)`` returns the next rows, at most
-        ``most`` of them, and an empty list at the end.
+        The context manager yields a function ``fetch``. ``await fetch(most)`` returns the next
+        rows, at most ``most`` of them, and an empty list at the end.
         """
         self._connections.check_process()
         if self._uses_writer:
@@ -245,7 +248,7 @@ class Readers:
                 with self._mapped_errors():
                     return list(await cursor.fetchmany(most))
 
-            # Errors of the caller's own code are raised here, too, and must not be mapped.
+            # The `yield` also raises errors of the caller's own code, which must not be mapped.
             yield fetch
         finally:
             with self._mapped_errors():

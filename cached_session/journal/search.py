@@ -1,6 +1,6 @@
 """Text search in the journal: items that contain all words of a query, in any script.
 
-The full-text index gives the operations that may contain the words. Without an index, or if the
+The full-text index returns the operations that may contain the words. Without an index, or if the
 words are too short for it, the session is scanned. Both ways return the same items.
 """
 
@@ -42,7 +42,7 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
     if limit <= 0 or not _are_possible(wanted):
         return []
     grams = search_index.terms(wanted)
-    # One snapshot, because a rank is the number of items before an entry.
+    # Use one snapshot, because a rank is the number of items before an entry.
     with item_rows.snapshot(conn):
         reached = search_index.reach(conn)
         if not grams or reached is None:
@@ -89,7 +89,8 @@ def _contains(payload: bytes, wanted: list[str]) -> bool:
 
 
 def _are_possible(wanted: list[str]) -> bool:
-    """Return whether readable text can contain these words: it has no NUL and no lone surrogate."""
+    """Return whether readable text can contain these words. Such text has no NUL and no lone
+    surrogate."""
     return not any("\x00" in word or _has_surrogates(word) for word in wanted)
 
 

@@ -1,8 +1,9 @@
 """A cache of the latest items of sessions in use, as JSON text. A tail is valid until its session
 changes.
 
-An agent reads its history in each turn, and usually no other writer has added to it since. Checking
-that in SQLite costs a sixth of reading 20 items. Callers get new objects, decoded from the text.
+An agent reads its history in each turn, and usually no other writer has changed the history since
+the last read. Checking for a change in SQLite costs a sixth of reading 20 items. Callers get new
+objects, decoded from the text.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ BLOCK_BYTES = 128 * 1024
 """Maximum number of items and of bytes of one block. Older items are joined to blocks."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
-"""Maximum bytes of a history that is cached as a whole. The remaining space is for other
-sessions."""
+"""Maximum bytes of all tails, and of one history that is cached as a whole. The remaining space is
+for other sessions."""
 MOST_SESSIONS = 1024
 """Maximum number of sessions in the cache."""
 
@@ -45,20 +46,20 @@ class Tail:
     """The latest items of a session at one revision, oldest first."""
 
     file: int
-    """`TailCache.file` when it was read."""
+    """Value of `TailCache.file` when the tail was read."""
     version: Version | None
     """State of all histories (see `version_of`) when the tail was read; None if the state was
     unknown."""
     revision: int
     blocks: tuple[Block, ...]
     texts: tuple[bytes, ...]
-    """The latest items, one by one, after those in the blocks."""
+    """The latest items as single texts. They follow the items in the blocks."""
     whole: bool
-    """True if these are all items of the session."""
+    """True if the tail has all items of the session."""
     size: int
-    """Bytes of all items in this tail."""
+    """Size of all items in this tail, in bytes."""
     size_of_texts: int
-    """Bytes of `texts`."""
+    """Size of `texts`, in bytes."""
 
     @classmethod
     def of(
@@ -86,7 +87,7 @@ class Tail:
 
     def arrays(self, limit: int | None) -> tuple[list[Block], int] | None:
         """Return arrays that end with the latest ``limit`` items, and the number of items in the
-        arrays before those; None if this tail has fewer items."""
+        arrays before these items; None if this tail has fewer items."""
         first, before = 0, 0
         if limit is not None:
             first, before = len(self.blocks), len(self.texts) - limit
@@ -101,8 +102,8 @@ class Tail:
         return [*self.blocks[first:], last], before
 
     def followed(self, revision: int, version: Version | None, added: Sequence[bytes]) -> Tail:
-        """Return this tail with items appended. The oldest are put into blocks; a tail that is not
-        the whole history drops blocks that a short read does not need."""
+        """Return this tail with items appended. The oldest texts are joined to blocks. A tail that
+        is not the whole history drops blocks that a short read does not need."""
         texts = (*self.texts, *added)
         before, last = self.size - self.size_of_texts, self.size_of_texts + sum(map(len, added))
         blocks, start = list(self.blocks), 0
@@ -202,7 +203,8 @@ class TailCache:
             self._drop(session_id)
 
     def popped(self, session_id: str, revision: int, version: Version) -> None:
-        """Remove the last item, whose pop gave the session this revision; see `appended`."""
+        """Remove the popped last item from a tail. ``revision`` and ``version`` are the values
+        after the pop; see `appended`."""
         with self._lock:
             tail = self._before(session_id, revision)
             if tail is not None and (left := tail.popped(revision, version)) is not None:

@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 MOST = 4
 """Maximum number of threads. Reads of some milliseconds share one connection, so they use one
-thread at a time. Three long reads can run beside them before any read has to wait."""
+thread at a time. Three long reads can run in the other threads before any read has to
+wait."""
 
 
 class ThreadPool:

@@ -31,9 +31,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GROUP_MOST = 256
-"""Maximum number of writes in one commit. It limits how long the first write waits for the last."""
+"""Maximum number of writes in one commit, because the first write waits for the last."""
 DELIVERED_MOST = 32
-"""Maximum number of results in one callback. Their tasks run before all other work of the loop."""
+"""Maximum number of results in one callback. Its tasks run before all other work of the loop."""
 NO_LOOP = (
     "no asyncio event loop runs in this thread: nothing was stored; await the call "
     "in a program that runs on asyncio (trio is not supported)"
@@ -53,7 +53,7 @@ class _Job:
     alone: bool = False
     """True if the job runs outside a transaction: opening, closing, checkpoints."""
     loop: asyncio.AbstractEventLoop | None = field(default=None)
-    """The event loop on which `done` is called; None for the writing thread."""
+    """The event loop on which `done` is called; None if the writing thread calls `done`."""
 
     def run(self, conn: sqlite3.Connection) -> Any:
         return self.function(conn, *self.args, **self.kwargs)
@@ -65,8 +65,8 @@ _Result = tuple[_Job, Any, BaseException | None]
 class Writer:
     """The writes of one journal file. The first write opens the file.
 
-    Safe to use from any thread and any event loop. If not ``threaded``, every write runs on the
-    calling thread: the same code without the thread.
+    Safe to use from any thread and any event loop. If ``threaded`` is false, the same code runs
+    every write on the calling thread.
     """
 
     def __init__(self, connections: Connections, pool: ThreadPool, *, threaded: bool) -> None:
@@ -96,7 +96,7 @@ class Writer:
     ) -> T:
         """Run a function in a write transaction; return its result after the commit.
 
-        If cancelled, the call waits for the outcome first: all of the change is stored, or nothing.
+        A cancelled call first waits for the outcome: all of the change is stored, or nothing.
 
         Raises:
             JournalError: the journal could not be written. No change of the function is stored.
@@ -117,7 +117,7 @@ class Writer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a function as `write`. After the commit call ``report``, even if cancelled."""
+        """Run a function like `write`; call ``report`` after a commit, even if cancelled."""
         future: ShieldedFuture[T] = self._submit(_running_loop(), function, args, kwargs)
         try:
             result = await future
@@ -234,7 +234,7 @@ class Writer:
 
     def _run_with_followers(self, job: _Job) -> None:
         group = [job]
-        # Only this thread takes jobs out of the queue, so a queue that is not empty stays so.
+        # Only this thread takes jobs out of the queue, so a non-empty queue stays non-empty.
         while len(group) < GROUP_MOST and not group[-1].alone and not self._waiting.empty():
             following = self._waiting.get()
             if following is None:
@@ -267,7 +267,7 @@ class Writer:
             else:
                 # Do not run the jobs again: the commit may have taken effect nevertheless.
                 self._fail(group, failed.error)
-        except BaseException as error:  # noqa: BLE001 - the callers get it
+        except BaseException as error:  # noqa: BLE001 - the callers receive it
             if not alone and self._idle_work.drop_index_after(error):
                 self._run_group(group)
             elif len(group) == 1 or is_locked(error):
@@ -338,7 +338,7 @@ class Writer:
         """Open the file; create or check its schema. The first write also opens the file.
 
         Raises:
-            JournalError: the file cannot be opened or is no journal; JournalTooNew, JournalCorrupt.
+            JournalError, JournalTooNew, JournalCorrupt: the file cannot be opened as a journal.
         """
         await self.maintain(_only_open)
 

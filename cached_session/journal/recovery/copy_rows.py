@@ -1,7 +1,8 @@
 """Copy of all rows that can be read from an old journal to a new one.
 
 Each copied operation has its original dot and state, so sending it again has no effect. The report
-describes the rows that could not be read. The next pull fetches those of them that the server has.
+describes the rows that could not be read. The next pull fetches the unreadable rows that the server
+has.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ __all__ = ["WriterIds", "copy_journal"]
 OPERATIONS_A_FLUSH = 500
 """Maximum number of operations that are applied before their effect on the session is written."""
 LOCAL_TABLES = ("claims", "forgets")
-"""Other tables that the server cannot restore: unresolved claims, and memories that the server
-still has to delete."""
+"""Tables, besides that of the operations, that the server cannot restore: unresolved claims, and
+memories that the server still has to delete."""
 
 
 @dataclass(frozen=True)
 class WriterIds:
-    """The writer id that this process used in the old file, and its id for the new one."""
+    """The writer id that this process used in the old file, and its writer id for the new file."""
 
     retired: str
     fresh: str

@@ -14,7 +14,7 @@ __all__ = ["find_damage", "find_problems"]
 
 def find_damage(real: str, path: str, timeout: float) -> str | None:
     """Return a description of the damage of a journal file; None if the file is not damaged.
-    ``path`` is the name of ``real`` in messages.
+    ``real`` is the path of the file, and ``path`` its name in messages.
 
     Raises:
         JournalError: the file is not a journal, or a newer version wrote it.

@@ -36,7 +36,7 @@ ITEMS = "SELECT idx, CAST(payload AS BLOB) FROM items"
 DEFAULT_HIGHEST = 10_000
 """The highest row number that is tried if the highest row number of the file cannot be read."""
 NO_COLUMN = object()
-"""Stands for a cell of a column that the file's format does not have."""
+"""Value for a cell of a column that the file's format does not have."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class OperationRow:
 
     @property
     def has_turn(self) -> bool:
-        """False if the file has format 1 or 2: the operation has no turn, and wire version 1."""
+        """False if the file has format 1 or 2. Its operations have no turn, and wire version 1."""
         return self.turn_stamp is not NO_COLUMN
 
     @property
@@ -122,7 +122,7 @@ def read_rows(
 
 
 def read_session_ids(conn: sqlite3.Connection, losses: Losses) -> dict[int, str]:
-    """Return the session ids by row number. Where the table is damaged, read its unique index too,
+    """Return the session ids by row number. If the table is damaged, also read its unique index,
     which has both columns."""
     of_table = Losses()
     rows = read_rows(conn, "SELECT session_id, id FROM sessions NOT INDEXED", "sessions", of_table)
@@ -216,8 +216,8 @@ class Payloads(NamedTuple):
     lost: list[int]
     """The indexes of the payloads that were lost."""
     is_placed: bool = True
-    """False if the items have another place in the history than the operation, so that a cell of
-    the place is damaged."""
+    """False if the items have another place in the history than the operation, which means that a
+    cell of the place is damaged."""
 
 
 def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> Payloads:
@@ -280,14 +280,14 @@ def _read_items(
 def _read_elsewhere(
     conn: sqlite3.Connection, row: OperationRow
 ) -> tuple[list[tuple[Any, ...]], list[int]]:
-    """Return the same as `_read_items` for an append whose turn is damaged in its own row or in
-    those of its items. This reads the rows of the session up to the first damage."""
+    """Return the result of `_read_items` for an append whose turn is damaged, in the row of the
+    append or in the rows of its items. Read the rows of the session up to the first damage."""
     key = (row.stamp, row.session, row.writer, row.counter)
     return read_rows(conn, f"{ITEMS} WHERE {BY_STAMP}", "items", Losses(), key), []
 
 
 def _read_row(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Return one row, or None if there is none.
+    """Return one row, or None if the query finds no row.
 
     Raises:
         sqlite3.DatabaseError: two attempts to read the row failed.

@@ -34,11 +34,11 @@ class RebuiltOperation:
     An operation whose turn is damaged becomes the head of its own turn, with a new digest.
     The time in the stamp replaces a damaged time. A damaged state becomes `SENT`: the operation is
     sent again, which changes nothing on the server. A damaged digest is computed again. The new
-    digest equals the original if all payloads are present. If payloads were removed before, the new
-    digest differs: replicas that have the operation with its original digest count a conflict. They
-    still show the same items, because each payload has its own seal. So an unsent operation is
-    copied even with a new digest. An acknowledged operation is not copied then, because the server
-    provides it with its original digest.
+    digest equals the original if all payloads are present. If payloads were removed earlier, the
+    new digest differs: replicas that have the operation with its original digest count a conflict.
+    They still show the same items, because each payload has its own seal. So an unsent operation is
+    copied even with a new digest. An acknowledged operation is not copied with a new digest: the
+    server provides the operation with its original digest.
     """
 
     operation: Operation
@@ -53,8 +53,8 @@ class RebuiltOperation:
 
     @property
     def is_incomplete(self) -> bool:
-        """True if payloads or the place are missing. The server has them if it has acknowledged the
-        operation."""
+        """True if payloads or the place are missing. The server has the missing values if it has
+        acknowledged the operation."""
         is_partial = self.digest is None and GONE in self.operation.payloads
         return bool(self.lost) or is_partial or not self.is_placed
 

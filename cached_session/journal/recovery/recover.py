@@ -111,8 +111,8 @@ def _recover(
 
 
 def _restore_schema(old: sqlite3.Connection) -> bool:
-    """Restore a damaged schema until the transaction ends. Return whether it was damaged and could
-    be restored."""
+    """Restore a damaged schema until the transaction ends. Return whether the schema was damaged
+    and could be restored."""
     try:
         (version,) = old.execute("PRAGMA user_version").fetchone()
         is_current = version == schema.FORMAT
@@ -134,7 +134,7 @@ def _build_new_file(
     connect: Connect,
     writers: WriterIds,
 ) -> RecoveryReport:
-    """Make the new file, complete and without a log. A further source is read only if rows of the
+    """Create the complete new file, without a log. A further source is read only if rows of the
     earlier sources could not be read."""
     replace_file.discard_partial_file(real)
     with closing(connect(replace_file.partial_path(real))) as new:

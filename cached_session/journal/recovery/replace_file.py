@@ -1,4 +1,5 @@
-"""Replacement of a damaged journal file by a new one. A crash at any point can be undone.
+"""Replacement of a damaged journal file by a new one. The replacement can be
+undone if a crash interrupts it at any point.
 
 The new file is filled under one name, renamed when it is complete, and then takes the journal's
 name. The damaged file stays in the same directory under a name with the date.

@@ -16,7 +16,8 @@ __all__ = ["NOTHING_LOST", "Losses", "RecoveryReport", "read_report", "write_rep
 NOTHING_LOST = "nothing unsent was lost"
 """Part of the summary of a recovery without losses."""
 MAX_NAMED_LOSSES = 100
-"""Maximum number of losses that a report describes one by one. It only counts further losses."""
+"""Maximum number of losses that a report describes one by one. Further losses
+are only counted."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Losses:
         self.more = 0
 
     def add(self, text: str) -> None:
-        """Add a description, or count it once the maximum is reached."""
+        """Add a description. If the maximum is reached, only count the loss."""
         if len(self.named) < MAX_NAMED_LOSSES:
             self.named.append(text)
         else:
@@ -74,7 +75,7 @@ class Losses:
 
 
 def read_report(meta: dict[str, str]) -> RecoveryReport | None:
-    """Return the latest report in the meta rows of a journal, or None if there is none."""
+    """Return the latest report in the meta rows of a journal; None if no report is stored."""
     text = meta.get("salvage")
     if text is None:
         return None

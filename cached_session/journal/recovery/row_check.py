@@ -93,8 +93,8 @@ OUTSIDE_FRONTIER = (
 counter of such an operation again."""
 NUMBER = re.compile(r"-?[0-9]{1,19}")
 IMPORT_MARK = re.compile(r"[0-9]{1,19}:[0-9a-f]*|import:[0-9a-f]+:[0-9a-f]+")
-"""The value of an import mark, or of the row with the name of a source, which is the key of the
-mark (tables/import_marks.py)."""
+"""Matches the value of an import mark. Also matches the value of the row with the name of a source:
+this value is the key of the mark (tables/import_marks.py)."""
 
 
 def invalid_cells(conn: sqlite3.Connection) -> list[str]:

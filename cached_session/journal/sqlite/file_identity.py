@@ -33,7 +33,8 @@ __all__ = [
 log = logging.getLogger("cached_session.journal")
 
 LOCK_SUFFIX = ".salvage-lock"
-"""Suffix of the lock file of the process that moves or replaces its files."""
+"""Suffix of the lock file. A process holds the lock while it moves or replaces files of the
+journal."""
 LOG_SUFFIXES = ("-wal", "-shm")
 """Suffixes of the log and its index, which SQLite keeps next to the file."""
 STRAY = ".left-"
@@ -102,8 +103,8 @@ def move_stray_logs(
     """Rename a log and an index that do not belong to the journal at this path; return their new
     paths.
 
-    Otherwise SQLite would use them for the journal. Processes that have the log or the index open
-    can continue to use them.
+    If they kept their names, SQLite would use them for the journal. Processes that have the log or
+    the index open can continue to use them.
 
     Args:
         path: The journal's path.

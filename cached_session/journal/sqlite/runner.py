@@ -1,4 +1,5 @@
-"""The interface through which tables run SQL. Each method has its own thread and transaction."""
+"""The interface through which tables run SQL. Its methods differ in the thread and the transaction
+that they use."""
 
 from __future__ import annotations
 

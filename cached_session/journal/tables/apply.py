@@ -269,7 +269,8 @@ class SessionTransaction(FrontierTables):
     def is_last(self, op: Operation) -> bool:
         """Return whether no visible item is after an append that this transaction applies."""
         if op.turn is None:
-            # Its stamp is the largest, or the operation continues the run with the largest stamp.
+            # The append opens a turn. Its stamp is the largest, or it continues the run with the
+            # largest stamp.
             return True
         later = self.conn.execute(
             f"SELECT 1 FROM items WHERE session = ? AND ({PLACE}) > (?, ?, ?, ?, ?, ?) LIMIT 1",
@@ -290,7 +291,7 @@ class SessionTransaction(FrontierTables):
     # -- writing back ----------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the buffered rows, so that later queries in this transaction see them."""
+        """Write the buffered rows, so that later queries in this transaction read them."""
         if self._ops:
             self.conn.executemany(
                 f"INSERT INTO ops (session, kind, {PLACE}, said_ms, count, live, bytes, private, "

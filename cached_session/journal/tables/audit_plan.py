@@ -41,7 +41,7 @@ class ServerListing:
 
 @dataclass(frozen=True, slots=True)
 class HeldOperation:
-    """An operation that the journal holds, as an audit sees it."""
+    """An operation that the journal holds, with the values that an audit compares."""
 
     seq: int
     dot: Dot

@@ -265,5 +265,5 @@ def _mark(key: str) -> str:
 
 
 def _fraction(*words: str) -> float:
-    """Return a pseudorandom number from 0 to 1 that depends on nothing but the words."""
+    """Return a pseudorandom number from 0 to 1 that depends only on the words."""
     return int(session_key("/".join(words))[:8], 16) / 0x1_0000_0000

@@ -1,7 +1,8 @@
-"""Tool calls: which append makes a call, so that the turn of an answered call is found by its id.
+"""The index of tool calls. A lookup finds the append that makes a call by the id of the call. An
+answer of the call joins the turn of this append.
 
-A row is an index entry with the place of the append in the history. It stays if the item of the
-call is removed, and two ids may have one hash. So a lookup reads the items of the append.
+A row has the place of the append in the history. The row is not deleted if the item of the call is
+removed, and two ids may have one hash. So a lookup reads the items of the append.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ __all__ = ["STORE", "answered_calls", "call_rows", "index_all", "turn_of_calls"]
 MAY_CALL = re.compile("call|tool|program|approval", re.IGNORECASE)
 """Matches every payload that makes or answers a call, so that other payloads are not decoded."""
 CANDIDATES_MOST = 64
-"""Maximum number of appends that a lookup reads, newest first. More appends than a few have the
-same call id only if a model numbers its calls, or if somebody forged them."""
+"""Maximum number of appends that a lookup reads, newest first. More than a few appends have
+the same call id only if a model numbers its calls, or if ids were forged."""
 STORE = f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * 8)})"
 """The statement that stores a row of `call_rows`."""
 PLACES = (
@@ -59,7 +60,7 @@ def _read_calls(payloads: Iterable[str]) -> ToolBatch:
             try:
                 items.append(orjson.loads(payload))
             except ValueError:
-                # The exact codec stores such an item. Its calls are not found by rule 2.
+                # The exact codec stores such an item. Its calls and answers are not found.
                 continue
     return read_batch(items) if items else ToolBatch()
 
@@ -76,7 +77,8 @@ def index_all(conn: sqlite3.Connection) -> None:
 def turn_of_calls(
     conn: sqlite3.Connection, session: int, call_ids: Sequence[str]
 ) -> TurnKey | None:
-    """Return the turn of the newest visible call with one of these ids; None if there is none."""
+    """Return the turn of the newest visible call with one of these ids; None if there is no such
+    call."""
     wanted = frozenset(call_ids)
     for place in islice(_places(conn, session, wanted), CANDIDATES_MOST):
         rows = conn.execute(

@@ -50,7 +50,7 @@ class ClaimState(IntEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """An item that this journal wants to pop, and that no other device may pop too."""
+    """A claim of this journal to pop an item, which no other device may pop too."""
 
     ref: ItemRef
     row: tuple[bytes, int]

@@ -1,5 +1,5 @@
-"""First reads: the rules and the record of whether the first read of a session waits for the
-server."""
+"""First reads: the decision whether the first read of a session waits for the server, and the
+record that it has waited."""
 
 from __future__ import annotations
 

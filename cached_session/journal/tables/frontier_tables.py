@@ -34,7 +34,7 @@ class KnownWriter:
 class FrontierTables:
     """The frontier of one session inside one transaction.
 
-    It caches the rows that it has read, and `flush` writes the changed ones.
+    An instance caches the rows that it has read. `flush` writes the changed rows.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class FrontierTables:
         return self._has_rows[table]
 
     def mark(self, table: str) -> None:
-        """Record that this transaction has put a row of this session into a table."""
+        """Record that this transaction has inserted a row of this session into a table."""
         self._has_rows[table] = True
 
     def writer(self, writer: str) -> KnownWriter:
-        """Return the state of a writer. It is read from the tables once and then cached."""
+        """Return the state of a writer. The state is read from the tables once, and cached."""
         known = self._known.get(writer)
         if known is None:
             key = (self.session, writer)
@@ -181,7 +181,7 @@ class FrontierTables:
     # -- popped items ----------------------------------------------------------------------------
 
     def popped(self, dot: Dot) -> frozenset[int]:
-        """Return the indexes of the items that applied pops name, of an operation that has not
+        """Return the indexes of the items that applied pops name in an operation that has not
         arrived."""
         if not self.has("popped"):
             return frozenset()
@@ -228,7 +228,7 @@ class FrontierTables:
 
         Replicas do not search for an operation that a clear covers. Four kinds are left out:
         operations that acknowledged clears already cover, so that the frontier stays small; earlier
-        clears, because replicas still need them to learn what those cover; marks, which a clear
+        clears, because replicas still need them to learn what they cover; marks, which a clear
         does not remove; and pops of items that have not arrived, because this clear does not remove
         those items.
         """

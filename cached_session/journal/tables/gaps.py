@@ -64,7 +64,7 @@ class Gaps:
         self._runner = runner
 
     async def refresh(self, session: SessionRef, now_ms: int) -> int:
-        """Bring the list of gaps up to date with the frontier; return their number."""
+        """Update the list of gaps from the frontier; return the number of missing operations."""
         return await self._runner.write(refresh_gaps, session, now_ms)
 
     async def due(
@@ -81,7 +81,7 @@ class Gaps:
 
 
 def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> int:
-    """Bring the list of gaps up to date with the frontier; return their number."""
+    """Update the list of gaps from the frontier; return the number of missing operations."""
     tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return 0
@@ -95,9 +95,9 @@ def refresh_gaps(conn: sqlite3.Connection, session: SessionRef, now_ms: int) -> 
         "INSERT INTO holes VALUES (?, ?, ?, ?, 0, ?, 0)",
         [(tx.session, *dot, now_ms, now_ms) for dot in sorted(missing - listed)],
     )
-    # An explained gap stays listed, because its writer may still send the operation. Its row is
-    # deleted when the frontier includes it: then every item of the operation is removed, and no
-    # device will send the operation.
+    # An explained gap stays listed, because its writer may still send the operation. The row of the
+    # gap is deleted when the frontier includes the operation: every item of the operation is
+    # removed in this case, and no device will send the operation.
     conn.executemany(
         f"DELETE FROM holes WHERE {BY_DOT} AND (NOT explained OR ?)",
         [(tx.session, *dot, dot[1] in tx.writer(dot[0]).applied) for dot in listed - missing],
@@ -131,8 +131,8 @@ def due_gaps(
     """Return the gaps to search for now, the most overdue gap first.
 
     Args:
-        longest_ms: the longest delay of a search, in milliseconds. A search that is planned later
-            was planned before the clock was changed, and is due.
+        longest_ms: the longest delay of a search, in milliseconds. A search that is planned for a
+            later time was planned before the clock was changed, and is due.
         everything: also return gaps that are not due.
     """
     tx = SessionTransaction.begin(conn, session.name)

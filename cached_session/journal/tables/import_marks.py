@@ -45,8 +45,8 @@ NOTHING = Mark(0, "")
 
 
 def chained(chain: str, text: str) -> str:
-    """Return the digest of a source after one more item. ``chain`` is the digest of the items
-    before."""
+    """Return the digest of a source after one more item. ``chain`` is the digest of the
+    preceding items."""
     return sha256(chain.encode() + sha256(text.encode()).digest()).hexdigest()
 
 
@@ -110,7 +110,8 @@ def append_marked(
         if mark_named(conn, name)[0] not in ("", key):
             return None
         facts[name] = key
-    # A batch may begin between a call and its output. Then it joins the turn of the call.
+    # A batch may begin between a call and its output. In this case the batch joins the turn of the
+    # call.
     choice = TurnChoice(answers=answered_calls(text for text, _ in encoded))
     written = writes.append(conn, author, session_id, encoded, private=private, choice=choice)
     write_meta(conn, **facts)

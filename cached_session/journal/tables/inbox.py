@@ -151,7 +151,7 @@ def _from_stored(
 
 
 def _assemble(tx: SessionTransaction, group: list[Part], result: PageResult) -> Operation | None:
-    """Build an operation from these and the stored parts; return None if parts are missing."""
+    """Build an operation from new and stored parts; return None if parts are missing."""
     first = group[0]
     popped = tx.popped(first.dot)
     try:

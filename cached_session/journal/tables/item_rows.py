@@ -40,12 +40,12 @@ EXPORT = (
     "WHERE session = (SELECT id FROM sessions WHERE session_id = ?) "
     f"ORDER BY session, {PLACE}, idx"
 )
-"""All items of a session in order: one scan of clustered rows. The payload is read as bytes, so
-that one row with damaged text does not prevent the others from being read."""
+"""SQL for all items of a session in order: one scan of clustered rows. The payload is read as
+bytes, so that one row with damaged text does not prevent the others from being read."""
 BACKWARDS = (
     f"SELECT CAST(payload AS BLOB), codec FROM items WHERE session = ? ORDER BY {backwards()}"
 )
-"""All items of a session, selected by its row number, latest first."""
+"""SQL for all items of a session, latest first. The session is selected by its row number."""
 TAIL = f"{BACKWARDS} LIMIT ?"
 FORWARD = (
     f"FROM items WHERE session = ? AND ({PLACE}, idx) > (?, ?, ?, ?, ?, ?, ?) "
@@ -55,7 +55,8 @@ JOINED = (
     "SELECT CAST(group_concat(payload) AS BLOB), count(*), max(codec) "
     f"FROM (SELECT payload, codec {FORWARD})"
 )
-"""The items of a slice as one text. A Python row for each item would double the cost."""
+"""SQL that joins the items of a slice to one text. A Python row for each item would double the
+cost."""
 
 
 @contextmanager
@@ -120,14 +121,14 @@ class Slice:
     is_fast: bool
     """True if the fast JSON library has encoded every item."""
     rows: Callable[[], list[tuple[bytes, int]]]
-    """Returns the (payload, codec) row of each item."""
+    """A function that returns the (payload, codec) row of each item."""
 
 
 def slices(
     conn: sqlite3.Connection, session: int, most_items: int, most_bytes: int
 ) -> Iterator[Slice]:
-    """Yield all items of a session in order, in slices of limited size. Call it inside
-    `snapshot`."""
+    """Yield all items of a session in order, in slices of limited size. Call this function
+    inside `snapshot`."""
     position: tuple[Any, ...] | None = (-(1 << 63), "", 0, 0, "", 0, 0)
     most = most_items
     while position is not None:
@@ -273,7 +274,8 @@ def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> lis
 
 
 def turns(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Turn]:
-    """Return the latest turns, oldest first. The cost grows with their items only."""
+    """Return the latest turns, oldest first. The cost depends only on the number of
+    items in these turns."""
     found: list[list[Entry]] = []
     for entry, _ in entries_backwards(conn, session_id, None):
         if not found or found[-1][-1].turn != entry.turn:

@@ -1,7 +1,7 @@
 """The marks of a session: named values that are not items, such as the title.
 
-Of the marks with one type and key, the last one in order counts: by stamp, writer and counter.
-Readers ignore types that they do not know. The journal stores, sends and audits these marks too.
+For each type and key, the mark that is last in the order of stamp, writer and counter counts.
+Readers ignore marks of unknown types, but the journal stores, sends and audits them too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def store_mark(conn: sqlite3.Connection, session: int, op: Operation, mark: Mark
 def read_marks(
     conn: sqlite3.Connection, session_id: str, mark_type: str | None = None, key: str | None = None
 ) -> list[MarkRow]:
-    """Return the marks of a session, sorted by type and key: all, or those of a type and key."""
+    """Return the marks of a session, sorted by type and key. ``mark_type`` and ``key`` limit the
+    result to marks with this type and with this key."""
     session = session_number(conn, session_id)
     rows = conn.execute(
         "SELECT type, key, value, stamp, writer, counter FROM marks WHERE session = ? "
@@ -65,5 +66,6 @@ class Marks:
     async def read(
         self, session: SessionRef, mark_type: str | None = None, key: str | None = None
     ) -> list[MarkRow]:
-        """Return the marks that count, sorted by type and key: all, or those of a type and key."""
+        """Return the marks that count, sorted by type and key. ``mark_type`` and ``key`` limit the
+        result to marks with this type and with this key."""
         return await self._runner.read(read_marks, session.name, mark_type, key)

@@ -18,8 +18,8 @@ def note_progress(conn: sqlite3.Connection, now_ms: int) -> None:
 
 
 def read_meta(conn: sqlite3.Connection) -> dict[str, str]:
-    """Return the facts of the file, except import marks and audit marks, of which each session may
-    have some."""
+    """Return the facts of the file, except import marks and audit marks, because each session may
+    have some of these marks."""
     rows = conn.execute(
         "SELECT key, value FROM meta WHERE (key < 'import:' OR key >= 'import;') "
         "AND (key < 'audit:' OR key >= 'audit;')"

@@ -1,5 +1,5 @@
-"""The migrations of the journal's format. They run in the transaction that opens the file: a file
-has its old format or the current one, whatever happens meanwhile."""
+"""The migrations of the journal's format. They run in the transaction that opens the file, so that
+an interrupted migration leaves the file in its old format."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["migrate"]
 CREATED = re.compile(r"^CREATE (?:TABLE|INDEX) (\w+)", re.MULTILINE)
 """Matches the name of the table or index that a statement creates."""
 LARGE_BYTES = 8 << 20
-"""The migration of a file of at least this size is logged, because it takes some time: a file of
-460 MB with 1,000,000 items took 27 seconds."""
+"""Minimum size in bytes of a file whose migration is logged, because the migration takes some time:
+a file of 460 MB with 1,000,000 items took 27 seconds."""
 SLICE = 10_000
-"""Number of rows that one statement moves."""
+"""Maximum number of rows that one statement moves."""
 
 log = logging.getLogger("cached_session.journal")
 
@@ -109,10 +109,10 @@ def _to_3(conn: sqlite3.Connection, create: Mapping[str, str]) -> None:
 
 
 def _move(conn: sqlite3.Connection, old: str, key: str, into: str) -> None:
-    """Move all rows of a table to a new table, and drop the old one.
+    """Move all rows of a table to a new table, and drop the old table.
 
-    The rows are moved in slices: SQLite keeps a copy of each page that one statement changes in
-    memory, and the new table uses the pages that the old one frees.
+    The rows are moved in slices: SQLite keeps in memory a copy of each page that one statement
+    changes, and the new table uses the pages that the old table frees.
 
     Args:
         key: The columns of the primary key of the old table.

@@ -210,7 +210,8 @@ def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
-    """Park an operation that the server refuses for good: it is not sent again, and stays readable.
+    """Park an operation that the server refuses for good. The operation is not sent again, and
+    stays readable.
 
     Returns:
         False if another process has pushed or dropped the operation meanwhile.
@@ -260,7 +261,7 @@ def delete_forgets(conn: sqlite3.Connection, session_id: str, done: Sequence[For
         [(session, *forget.dot, forget.index) for forget in done],
     ).rowcount
     if deleted < len(done):
-        # Another process may have deleted them. Rows that are still listed are damaged.
+        # Another process may have deleted the rows. Rows that are still listed are damaged.
         left = set(done).intersection(forgets_due(conn, session_id, len(done)))
         if left:
             raise ValueError(f"{len(left)} rows of table forgets cannot be found by their keys")

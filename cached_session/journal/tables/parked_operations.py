@@ -36,7 +36,7 @@ class Parked:
     said_at: float
     """The time of the operation, in Unix seconds of the writer's clock."""
     items: list[object]
-    """The items of an append; empty for a pop or clear."""
+    """The items of an append; empty for other operations."""
 
 
 def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
@@ -96,10 +96,10 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
     """Drop parked appends for good; return their number.
 
     The items of a dropped append are removed from the local history too, so that all replicas stay
-    equal. Its placeholder still explains the gap. Pops and clears are not dropped, because the
-    items that they removed cannot be restored here. The next pull lists all memories of the
-    session: if an earlier answer was lost, the server may have the append, and other devices show
-    it.
+    equal. The placeholder of the append still explains the gap. Pops and clears are not dropped,
+    because the items that they removed cannot be restored here. The next pull lists all memories of
+    the session: if an earlier answer was lost, the server may have the append, and other devices
+    show it.
     """
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:

@@ -20,13 +20,13 @@ class PullState:
     is_known: bool = False
     """True if the journal knows the session."""
     is_hydrated: bool = False
-    """True if a pull has reached the oldest memory once."""
+    """True if at least one pull has reached the oldest memory."""
     newest_second: int = 0
     """The storage time of the newest memory that the last pull listed, in seconds of the server's
     clock."""
     since_ms: int = 0
-    """The time of the first pull since which `newest_second` has its value, in milliseconds of the
-    wall clock."""
+    """The time of the first pull that found the present value of `newest_second`, in milliseconds
+    of the wall clock."""
 
 
 class Pulls:

@@ -1,7 +1,7 @@
 """The full-text index, which finds the operations that may contain a word.
 
-The index returns candidates: `journal/search.py` checks the text of each. So an outdated entry
-costs time, but never gives a wrong result.
+The index returns candidates: `journal/search.py` checks the text of each candidate. So an outdated
+entry costs time, but never gives a wrong result.
 
 Each operation is one document, whose row number is the operation's `seq`. SQLite splits the text
 into sequences of three characters (trigrams), which works in any script. Words of one or two
@@ -11,8 +11,8 @@ forms a trigram. Three more characters encode the session's number.
 
 Indexing an operation alone costs SQLite more than storing it, and ten times as much as indexing it
 together with many others. So a write does not index its operation. The writing thread indexes
-operations in slices while it is idle, or after many writes without a pause. Until then, a search
-reads the operations that are not indexed.
+operations in slices while it is idle, or after many writes without a pause. A search also
+reads the operations that are not indexed yet.
 
 The last indexed `seq` is stored in the file (`meta`, key `search_index`). A process without FTS5
 deletes this key when it opens the file, and so does a process that finds the index damaged. The
@@ -130,7 +130,8 @@ def switch(conn: sqlite3.Connection, on: bool) -> None:
 
 def is_sound(conn: sqlite3.Connection) -> bool:
     """Return whether the index is sound: by SQLite's integrity check, and by the number of indexed
-    operations of each session. Reads the whole index. True if the file has no index."""
+    operations of each session. The check reads the whole index. Return True if the file has no
+    index."""
     reached = reach(conn)
     if reached is None:
         return True
@@ -193,8 +194,8 @@ def slice_up(conn: sqlite3.Connection) -> None:
 def catch_up(
     conn: sqlite3.Connection, reached: int, behind: int = 0, most: int | None = None
 ) -> None:
-    """Index the waiting operations if more than ``behind`` wait: all of them, or up to ``most`` of
-    the first."""
+    """Index the waiting operations if more than ``behind`` operations wait. ``most`` is the maximum
+    number of operations to index, in the order of writing; None for all."""
     last = _last(conn)
     if last - reached <= behind:
         return
@@ -305,7 +306,7 @@ def _write(conn: sqlite3.Connection, sql: str, documents: Sequence[tuple[int, st
     try:
         conn.executemany(sql, documents)
     except sqlite3.DatabaseError as error:
-        # SQLite has no FTS5, or the index is damaged. Neither must make the write fail.
+        # SQLite has no FTS5, or the index is damaged. Neither cause must make the write fail.
         if is_transient(error):
             raise
         log.warning(GAVE_UP, error)
@@ -329,6 +330,6 @@ class SearchIndex:
         self._runner = runner
 
     async def is_sound(self) -> bool | None:
-        """Return whether the index is sound; None if the file has no index. Takes the write
-        lock."""
+        """Return whether the index is sound; None if the file has no index. The check
+        takes the write lock."""
         return await self._runner.write(check)

@@ -54,7 +54,7 @@ def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, in
 
 
 def session_number(conn: sqlite3.Connection, session_id: str) -> int | None:
-    """Return the row number of a session; None if the journal does not know it."""
+    """Return the row number of a session; None if the session is unknown."""
     row = conn.execute(
         "SELECT id FROM sessions WHERE session_id = ?", (stored_id(session_id),)
     ).fetchone()

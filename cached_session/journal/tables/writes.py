@@ -1,5 +1,5 @@
-"""The writes of session calls: append, pop, remove and clear. Each function is the body of one
-transaction."""
+"""The writes of session calls: append, pop, remove, clear and mark. Each function is the body of
+one transaction."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class Written(NamedTuple):
 
 
 class LastWrite:
-    """The result of the last append or pop, so that the next one need not read the session again.
+    """The result of the last append or pop, so that the next write need not read the session.
 
-    The result is valid if nothing was committed since. `take` removes the result, so that a
-    transaction that is rolled back leaves no invalid one. An instance is safe to use from several
-    threads: a thread that finds no result queries the journal.
+    The result is valid until another transaction is committed. `take` removes the result, so that a
+    transaction that is rolled back leaves no invalid result. An instance is safe to use from
+    several threads: a thread that finds no result queries the journal.
     """
 
     def __init__(self) -> None:
@@ -114,8 +114,8 @@ class Popped(NamedTuple):
 
     row: tuple[bytes, int]
     was_last: bool
-    """True if the popped item was the last of the history. Otherwise items were after it that
-    cannot be popped, such as claimed ones."""
+    """True if the popped item was the last of the history. False if the item preceded
+    items that cannot be popped, such as claimed items."""
     turn: TurnKey
     """The turn of the popped item."""
     written: Written
@@ -133,9 +133,9 @@ def append(
 ) -> Written:
     """Append a batch of items as one operation.
 
-    The items become the last of their turn, and those of a new turn the last of the history: their
-    stamp is larger than every stamp in the session, or continues a run that no other writer has
-    interrupted.
+    The items become the last items of their turn. Items of a new turn become the last items of the
+    history: their stamp is larger than every stamp in the session, or continues a run that no other
+    writer has interrupted.
     """
     tx = last.take(conn, session_id) if last is not None else None
     if tx is None:
@@ -258,7 +258,7 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
 
 
 def write_mark(conn: sqlite3.Connection, author: Author, session_id: str, mark: Mark) -> None:
-    """Write a mark. It replaces the mark with the same type and key on every device.
+    """Write a mark. The new mark replaces the mark with the same type and key on every device.
 
     Raises:
         ValueError: the mark is not valid, or too large.
