@@ -25,7 +25,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         explain_missing(error)
     for stream in (sys.stdout, sys.stderr):
-        # Print characters that the terminal's encoding lacks as escapes, instead of failing.
+        # If the terminal's encoding lacks a character, print an escape of the character instead of
+        # failing.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")

@@ -27,9 +27,10 @@ from cached_session.devserver.state import State
 from cached_session.devserver.storage import SqliteStorage
 
 STARTUP_SECONDS = 10.0
-"""Seconds to wait for the listening socket; it normally takes milliseconds."""
+"""Maximum number of seconds to wait until the server listens, which normally takes milliseconds."""
 SHUTDOWN_ITERATIONS = 4
-"""Number of event loop iterations in which newly accepted connections appear and are closed."""
+"""Number of event loop iterations that `stop` waits, so that connections which were just
+accepted are closed too."""
 TICK_SECONDS = 0.1
 """Seconds between two updates of uvicorn's Date header."""
 BACKLOG = 512

@@ -29,7 +29,7 @@ RECORDS = 16
 latest open turn of the session object is used."""
 
 Scope = tuple[int, str]
-"""The identity of a session in this process: the number of its engine, and its id."""
+"""The identity of a session in this process: (number of the engine, session id)."""
 
 
 class _Record(NamedTuple):

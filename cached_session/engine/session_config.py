@@ -128,7 +128,8 @@ def sdk_settings(settings: Any) -> Any:
 
 
 def settings_limit(settings: Any) -> int | None:
-    """Return the limit in SDK settings (an object, a dict or None); None if there is no limit."""
+    """Return the maximum number of items that SDK settings (an object, a dict or None) set; None
+    if they set no maximum."""
     limit = (
         settings.get("limit") if isinstance(settings, dict) else getattr(settings, "limit", None)
     )

@@ -80,7 +80,7 @@ STRANDS_FIELDS = ("toolUse", "toolResult")
 CALL_LISTS = ("tool_calls", "invalid_tool_calls")
 """Fields with the list of the calls that a chat message makes."""
 ANSWER_FIELD = "tool_call_id"
-"""The field of a chat message with the id of the call that it answers."""
+"""Name of the field in which a chat message gives the id of the call that the message answers."""
 NESTED = frozenset({"message", "data", "content", "parts", "blocks", "additional_kwargs"})
 """Fields that may contain calls and answers. Arguments and outputs of tools are not searched."""
 PLAIN_FIELDS = frozenset({"role", "content", "type", "id", "status", "phase", "name"})
@@ -103,7 +103,7 @@ class ToolBatch(NamedTuple):
     made: tuple[str, ...] = ()
     """Ids of the calls that the batch makes, in order, each once."""
     answered: tuple[str, ...] = ()
-    """Ids of the calls of earlier batches that the batch answers."""
+    """Ids of the calls that this batch answers and an earlier batch has made."""
     waiting: tuple[str, ...] = ()
     """Ids of the calls that the batch makes and does not answer."""
     has_input: bool = False

@@ -109,7 +109,7 @@ def _reclaim(conn: sqlite3.Connection) -> bool:
     (before,) = conn.execute("PRAGMA freelist_count").fetchone()
     if not before:
         return False
-    # Fetch all rows, because SQLite returns one page for each fetched row.
+    # Fetch all rows: SQLite frees one page of the file for each row that is fetched.
     conn.execute(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})").fetchall()
     (after,) = conn.execute("PRAGMA freelist_count").fetchone()
     return bool(0 < after < before)

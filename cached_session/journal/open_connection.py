@@ -124,7 +124,8 @@ def _enter_wal(conn: sqlite3.Connection, busy_ms: int, path: str) -> None:
     (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
     if mode == "wal":
         return
-    # SQLite does not call its busy handler for this switch, so wait for a lock here.
+    # SQLite does not call its busy handler when the journal mode changes, so wait for the lock
+    # here.
     pause = threading.Event()
     for attempt in range(max(1, busy_ms // 20)):
         try:

@@ -79,8 +79,8 @@ class Tail:
         return before.followed(revision, version, texts)
 
     def latest(self, limit: int | None) -> Sequence[bytes] | None:
-        """Return the latest ``limit`` texts; None if some of these items are in blocks or not
-        cached."""
+        """Return the texts of the latest ``limit`` items; None if some of these items are not
+        cached, or only as part of a block (several items as one text)."""
         if limit is not None and limit <= len(self.texts):
             return self.texts[len(self.texts) - limit :]
         return self.texts if self.whole and not self.blocks else None
@@ -131,7 +131,8 @@ class Tail:
         )
 
     def popped(self, revision: int, version: Version | None) -> Tail | None:
-        """Return this tail without its last item; None if that item is in a block."""
+        """Return this tail without its last item; None if the item is cached only as part of a
+        block (several items as one text)."""
         if not self.texts:
             return None
         *texts, gone = self.texts

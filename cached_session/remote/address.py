@@ -1,4 +1,5 @@
-"""The address of a server: validation, a normal form, and whether its traffic is private."""
+"""The address of a server: validation, a normal form, and the check whether other machines could
+read the traffic."""
 
 from __future__ import annotations
 

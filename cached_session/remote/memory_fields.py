@@ -76,7 +76,7 @@ class MetadataFields:
         return value
 
     def stamp(self, field: str) -> int:
-        """Return a stamp, which is written as 16 hex digits."""
+        """Parse a stamp from its 16 hex digits."""
         text = self.metadata.get(field)
         if not isinstance(text, str) or not _STAMP.fullmatch(text):
             raise self.invalid(field)

@@ -251,9 +251,8 @@ class PullSchedule:
         return True
 
     def _wanted(self, session_id: str, plan: PullPlan) -> float:
-        """Return the time after which a pull must begin to satisfy every request.
-
-        While a push is running, requests that wait for its end do not count.
+        """Return the earliest time at which a pull that satisfies every request may begin. While a
+        push is running, requests that wait for the end of the push do not count.
         """
         return (
             plan.wanted if self.is_pushing(session_id) else max(plan.wanted, plan.wanted_after_push)

@@ -73,9 +73,9 @@ Step = Send | ListNewest | Fetch
 class StorePlan:
     """The steps that store one batch and verify that the server keeps it.
 
-    If the server leaves more than `SAMPLES` memories unconfirmed, one listing shows which of them
-    it holds. The memories that the listing does not show are fetched by id, until `SAMPLES` of them
-    are missing.
+    If the server leaves more than `SAMPLES` memories unconfirmed, the plan first requests one
+    listing. Then it fetches by id the memories that the listing does not contain. If `SAMPLES` of
+    them are missing, the plan stops fetching, and all unconfirmed memories count as not kept.
     """
 
     def __init__(self, batch: list[EncodedMemory]) -> None:

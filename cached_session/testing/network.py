@@ -19,7 +19,8 @@ CHUNK_BYTES = 64 * 1024
 BACKLOG = 128
 """Maximum number of connections that wait to be accepted."""
 THREAD_TIMEOUT_SECONDS = 10.0
-"""Seconds to wait for the thread of the proxy; it normally takes milliseconds."""
+"""Maximum number of seconds to wait until the proxy's thread has started or ended. Both normally
+take milliseconds."""
 Action = Callable[[], "list[asyncio.Task[None]]"]
 """Function that changes the proxy. The change is complete when the returned tasks have ended."""
 
@@ -51,7 +52,8 @@ class Network:
     # Faults
 
     def cut(self) -> contextlib.AbstractContextManager[None]:
-        """Reset every connection, and each new connection immediately, until `mend`."""
+        """Reset every open connection. Until the call of `mend`, also reset each new connection
+        immediately."""
 
         def change() -> list[asyncio.Task[None]]:
             self._is_cut = True

@@ -244,7 +244,8 @@ def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> Payloads:
         found += 1
     if found >= live:
         return Payloads(texts, [], is_placed)
-    # If every row could be read, a lost item cannot be distinguished from a removed item.
+    # If every row could be read, nothing shows which of the missing items were lost and which were
+    # removed. Report all of them.
     lost = unread or [index for index, text in enumerate(texts) if text == GONE]
     return Payloads(texts, lost, is_placed)
 

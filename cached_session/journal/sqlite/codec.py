@@ -151,8 +151,8 @@ def array_of(texts: Iterable[bytes]) -> bytes:
 
 
 def decode_array(array: bytes, count: int) -> list[Any] | None:
-    """Return the items of an array that was joined from ``count`` texts; None if a text is
-    damaged."""
+    """Return the items of a JSON array that was made from ``count`` JSON texts; None if one of
+    the texts is damaged."""
     try:
         items: list[Any] = orjson.loads(array)
     except ValueError:

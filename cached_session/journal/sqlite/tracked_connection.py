@@ -41,7 +41,7 @@ class TrackedConnection(sqlite3.Connection):
 
     def data_version(self) -> int:
         """Return a number that changes when another connection commits to the file."""
-        # Reuse the cursor: a new cursor for each call is a tenth of the cost of the query.
+        # Reuse the cursor: to create one for each call would take a tenth of the query's time.
         cursor = self._version_cursor
         if cursor is None:
             cursor = self._version_cursor = self.cursor()
@@ -85,7 +85,7 @@ def version_of(conn: sqlite3.Connection) -> Version:
 
 
 def file_version(conn: sqlite3.Connection) -> FileVersion:
-    """Return the state of the whole file as this connection knows it."""
+    """Return a value that changes with every commit to the file, by this or another connection."""
     serial = conn.serial if isinstance(conn, TrackedConnection) else id(conn)
     return FileVersion(serial, data_version(conn), conn.total_changes)
 

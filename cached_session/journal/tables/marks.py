@@ -29,7 +29,8 @@ class MarkRow:
 
 
 def store_mark(conn: sqlite3.Connection, session: int, op: Operation, mark: Mark) -> None:
-    """Store a mark, unless a mark with the same type and key is later in order."""
+    """Store a mark, unless the journal has a mark with the same type and key that is later in
+    the order of marks."""
     value = orjson.dumps(mark.value).decode()
     conn.execute(
         "INSERT INTO marks VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "

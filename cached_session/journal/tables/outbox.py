@@ -343,7 +343,7 @@ class Outbox:
         )
 
     async def load(self, seqs: Sequence[int]) -> list[Outgoing]:
-        """Return operations with their payloads, read off the event loop."""
+        """Return the given operations with their payloads. The read runs in a thread."""
         return await self._runner.read_aside(load_by_seq, seqs)
 
     async def acknowledge(self, seqs: Sequence[int], now_ms: int) -> None:
