@@ -22,8 +22,8 @@ new size of the log file, and takes twice as long (ext4: 0.33 ms instead of 0.13
 UNINDEXED_MOST = 4096
 """Number of writes after which a thread that is never idle begins to index, so that the backlog
 of the index stays bounded. From this number on, the thread indexes one slice for each
-`search_index.SLICE` writes. Most bursts of writes end earlier, so indexing does not slow them down. Indexing took a ninth of the
-time of writing one item to each of 1,000 sessions."""
+`search_index.SLICE` writes. Most bursts of writes end earlier, so indexing does not slow them down.
+Indexing took a ninth of the time of writing one item to each of 1,000 sessions."""
 AMBIGUOUS = (sqlite3.DatabaseError, sqlite3.OperationalError)
 """The exact types of the errors that SQLite raises for damage in the search index."""
 

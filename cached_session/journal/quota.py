@@ -15,8 +15,8 @@ UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
     f"FROM ops WHERE state <> {ACKED} AND state <> {PARKED} AND kind = 'append'"
 )
-"""SQL for the number of unsent items and their bytes. The query leaves out parked operations, and items
-that were removed before they were sent, because such items are never sent."""
+"""SQL for the number of unsent items and their bytes. The query leaves out parked operations, and
+items that were removed before they were sent, because such items are never sent."""
 
 
 class Quota:
@@ -61,8 +61,8 @@ class Quota:
             # the first check.
             self._count(conn, elsewhere)
         elif not self._fits(self._items + items, self._bytes + size):
-            # Acknowledgements free quota, and this connection writes them. A new count would return the
-            # old result if no connection has changed a row since the last count.
+            # Acknowledgements free quota, and this connection writes them. A new count would return
+            # the old result if no connection has changed a row since the last count.
             if self._counted == (elsewhere, conn.total_changes):
                 return False
             self._count(conn, elsewhere)

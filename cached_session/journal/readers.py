@@ -1,9 +1,9 @@
 """Reads of the journal: short ones on the caller's thread, longer ones in threads.
 
 A short read runs on the calling thread, because a handover to another thread costs more than
-reading a tail. A read of some milliseconds (*aside*) runs in a thread, and all such reads share one connection. A long
-read has its own connection, which is closed after the read, so that no connection is left open when
-the event loop ends.
+reading a tail. A read of some milliseconds (*aside*) runs in a thread, and all such reads share one
+connection. A long read has its own connection, which is closed after the read, so that no
+connection is left open when the event loop ends.
 """
 
 from __future__ import annotations

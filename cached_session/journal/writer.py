@@ -31,11 +31,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GROUP_MOST = 256
-"""Maximum number of writes in one commit. The number is limited because the first write waits for
-the last."""
+"""Maximum number of writes in one commit. The first write of a group waits for the last."""
 DELIVERED_MOST = 32
-"""Maximum number of results that one callback delivers. The tasks that a callback wakes up run
-before all other work of the event loop."""
+"""Maximum number of results in one callback. Their tasks run before other work of the loop."""
 NO_LOOP = (
     "no asyncio event loop runs in this thread: nothing was stored; await the call "
     "in a program that runs on asyncio (trio is not supported)"
@@ -98,7 +96,7 @@ class Writer:
     ) -> T:
         """Run a function in a write transaction; return its result after the commit.
 
-        A cancelled call first waits for the outcome: all changes of the function are stored, or none.
+        A cancelled call first waits until all changes of the function are stored, or none is.
 
         Raises:
             JournalError: the journal could not be written. No change of the function is stored.
@@ -119,8 +117,7 @@ class Writer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a function like `write`. Call ``report`` with the result after the commit, even if the
-        caller is cancelled."""
+        """Run a function like `write`. After the commit, call ``report`` even on cancellation."""
         future: ShieldedFuture[T] = self._submit(_running_loop(), function, args, kwargs)
         try:
             result = await future
@@ -350,8 +347,7 @@ class Writer:
         self._wait_for(_only_open, (), {}, alone=True)
 
     async def close(self) -> None:
-        """Finish the accepted writes, checkpoint, and close the file. A repeated call has no
-        effect."""
+        """Finish accepted writes, checkpoint, and close the file. A repeated call has no effect."""
         if not self._mark_closed():
             return
         thread = self._thread

@@ -32,8 +32,8 @@ __all__ = ["WriterIds", "copy_journal"]
 OPERATIONS_A_FLUSH = 500
 """Maximum number of operations that are applied before their effect on the session is written."""
 LOCAL_TABLES = ("claims", "forgets")
-"""Tables, besides that of the operations, that the server cannot restore: unresolved claims, and
-memories that the server still has to delete."""
+"""Tables other than `ops` that the server cannot restore: unresolved claims, and memories that the
+server still has to delete."""
 
 
 @dataclass(frozen=True)
