@@ -1,7 +1,8 @@
 """Comparison of a file's schema with that of a new journal, and repair of a damaged schema.
 
-SQLite trusts the schema text in the file. If one byte of this text is damaged, a table seems to
-have other columns, or seems to be missing together with its rows. The expected text is known from `tables/schema.py`.
+SQLite trusts the schema text in the file. If one byte of this text is damaged, a table
+seems to have other columns, or seems to be missing together with its rows. The expected text is
+known from `tables/schema.py`.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ __all__ = [
 ]
 
 MAX_ITEMS = 1 << 24
-"""Maximum number of items of one batch. The JSON texts of so many items would take gigabytes."""
+"""Maximum number of items of one batch. The JSON texts of more items would take gigabytes."""
 MAX_PARTS = 1 << 20
-"""Maximum number of parts of one item. So many parts would take gigabytes."""
+"""Maximum number of parts of one item. More parts would take gigabytes."""
 
 
 def check_memories(writer: object, counter: object, index: object, parts: object) -> None:
