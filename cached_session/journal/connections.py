@@ -115,7 +115,7 @@ class Connections:
 
     def current(self) -> sqlite3.Connection:
         """Return the writing connection to the file that has the journal's name now. If necessary,
-        open or recover the file, or copy the moved file to it, first."""
+        first open or recover the file, or copy the writes of the moved file to it."""
         if self.writer is not None and not self.must_open():
             return self.writer
         if self.writer is not None and self.is_moved():
@@ -290,7 +290,7 @@ def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
 
 
 def end_transaction(conn: sqlite3.Connection) -> None:
-    """Roll back a transaction whose commit failed with an I/O error. The callers of
-    its writes received the error. No other transaction can begin while this transaction is open."""
+    """Roll back a transaction whose commit failed with an I/O error. The callers
+    of its writes received the error. No other transaction can begin while this one is open."""
     if conn.in_transaction:
         conn.execute("ROLLBACK")

@@ -111,9 +111,9 @@ class IdleWork:
     def drop_index_after(self, error: BaseException) -> bool:
         """Switch off the search index if the index may have caused this error of a transaction. The
         failing statement does not show the cause, because SQLite writes index entries at the commit
-        and at any statement that needs a savepoint. Return True if
-        the index was switched off: the caller repeats the transaction without the index. If the
-        transaction fails again, the journal's own tables have caused the error.
+        and at any statement that needs a savepoint. Return True if the index was switched off: the
+        caller repeats the transaction without the index. If the transaction fails again, the
+        journal's own tables have caused the error.
         """
         conn = self._connections.writer
         if conn is None or type(error) not in AMBIGUOUS or is_transient(error):

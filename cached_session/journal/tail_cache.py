@@ -52,7 +52,9 @@ class Tail:
     """State of all histories (see `version_of`) when the tail was read; None if the state was
     unknown."""
     revision: int
+    """The revision of the session to which the tail belongs."""
     blocks: tuple[Block, ...]
+    """The older items of the tail."""
     texts: tuple[bytes, ...]
     """The latest items as single texts. They follow the items in the blocks."""
     whole: bool

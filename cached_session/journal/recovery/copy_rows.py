@@ -181,8 +181,8 @@ class _OperationCopier:
 
 
 def _is_known(tx: SessionTransaction, row: OperationRow) -> bool:
-    """Return whether the new journal has the operation of a row already. If so, the payloads of the
-    row need not be read."""
+    """Return whether the new journal already has the operation of a row. The payloads of a known
+    operation need not be read."""
     if not (
         isinstance(row.writer, str) and type(row.counter) is int and isinstance(row.digest, str)
     ):

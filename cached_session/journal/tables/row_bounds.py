@@ -74,7 +74,7 @@ def check_placement(
     turn: Sequence[object], stamp: int, branch: object, key_id: object, version: object
 ) -> None:
     """Check the turn, branch, key and wire version of a row before it is returned as an operation.
-    A server would refuse everything of the session because of such a row.
+    Because of an invalid row, the server would refuse every push of the session.
 
     Raises:
         ValueError: no operation can have these values.

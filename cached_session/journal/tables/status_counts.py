@@ -38,8 +38,8 @@ class SessionCounts:
     incomplete: int
     """The number of operations of which only some parts have arrived."""
     oldest_pending_ms: int | None
-    """The time of the oldest operation that is pending or sent, in Unix milliseconds; None if there is
-    no such operation."""
+    """The time of the oldest operation that is pending or sent, in Unix milliseconds; None if no
+    operation is."""
     conflicts: int
     unreadable: int
     """The number of memories that the last pull could not read."""
