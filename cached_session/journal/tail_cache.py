@@ -82,8 +82,8 @@ class Tail:
         return before.followed(revision, version, texts)
 
     def latest(self, limit: int | None) -> Sequence[bytes] | None:
-        """Return the latest ``limit`` texts (with None, all texts). Return None if some of these
-        items are in blocks or not cached."""
+        """Return the texts of the latest ``limit`` items; None if some of these items are not
+        cached, or only as part of a block (several items as one text)."""
         if limit is not None and limit <= len(self.texts):
             return self.texts[len(self.texts) - limit :]
         return self.texts if self.whole and not self.blocks else None
