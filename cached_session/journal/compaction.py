@@ -23,7 +23,7 @@ PRUNE_OPS = 1000
 """Maximum number of operations that one transaction deletes. Such a transaction takes a few
 milliseconds."""
 RECLAIM_PAGES = 256
-"""Number of free pages returned to the file system in one transaction: 1 MiB."""
+"""Maximum number of free pages that one transaction returns to the file system: 1 MiB."""
 REBUILD_BYTES = 64 * 1024 * 1024
 """Maximum size in bytes of a journal that is rebuilt as a whole. All writes wait for the rebuild.
 Only a journal whose `INCREMENTAL` mode is off is rebuilt, because its free pages cannot be returned
@@ -105,7 +105,8 @@ def _pages(conn: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _reclaim(conn: sqlite3.Connection) -> bool:
-    """Return some free pages to the file system; return whether more may be free."""
+    """Return up to `RECLAIM_PAGES` free pages to the file system. The result is True if more pages
+    may be free."""
     (before,) = conn.execute("PRAGMA freelist_count").fetchone()
     if not before:
         return False

@@ -1,7 +1,7 @@
 """The journal file and this process's connections to it.
 
 Another file may replace the journal while a session is open: recovery replaces a damaged file, and
-a user may move a file away. All acknowledged writes are copied to the new file.
+a user may move a file away. All committed writes are copied to the new file.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class _Opened(NamedTuple):
 class Connections:
     """One connection for writes, one for short reads, one for reads in threads.
 
-    Only the writing thread replaces and closes these connections. It also opens the first two. The
-    third connection is opened by the thread that reads from it first.
+    Only the writing thread replaces and closes these connections. The writing thread also opens
+    the first two. The thread that first reads from the third connection opens it.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Connections:
         self.pid = os.getpid()
         """Id of the process that has opened the connections."""
         self.reading = threading.Lock()
-        """Held while `reader` is in use."""
+        """Lock that is held while `reader` is in use."""
         # A journal in memory has one connection for reads and writes. The lock prevents reads
         # during a transaction.
         self.writing = self.reading if self.in_memory else threading.Lock()
-        """Held while `writer` is in use."""
+        """Lock that is held while `writer` is in use."""
         self.asides = threading.Lock()
-        """Held while the connection of `aside` is in use."""
+        """Lock that is held while the connection that `aside` returns is in use."""
         fork_safety.wait_for(self, *dict.fromkeys((self.writing, self.reading, self.asides)))
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
@@ -87,7 +87,8 @@ class Connections:
         """New paths of the logs that were left behind when the file was moved away. These logs are
         deleted when their content has been copied."""
         self.suspicion: str | None = None
-        """SQLite's message about damage in the file. The file is checked before the next job."""
+        """Message of an error that damage in the file may have caused; None if there was no such
+        error. The file is checked before the next job."""
         self._stale = False
         """True if a connection has become read-only. SQLite never makes such a connection
         writable again, so the connection is replaced before the next job."""
@@ -113,7 +114,8 @@ class Connections:
         return self._aside
 
     def current(self) -> sqlite3.Connection:
-        """Return the writing connection to the file that has the journal's name now."""
+        """Return the writing connection to the file that has the journal's name now. If necessary,
+        first open or recover the file, or copy the writes of the moved file to it."""
         if self.writer is not None and not self.must_open():
             return self.writer
         if self.writer is not None and self.is_moved():
@@ -206,7 +208,7 @@ class Connections:
             self._stale = True
 
     def _recover(self, why: str) -> None:
-        """Recover the damaged file, unless it turns out to be intact."""
+        """Recover the damaged file, unless a check finds that the file is intact."""
         retired, writer = self._on_replaced()
         report = recover.recover_file(
             self.path,
@@ -222,8 +224,8 @@ class Connections:
 
     def _follow(self, old: sqlite3.Connection) -> sqlite3.Connection:
         """Switch to the file that has the journal's name now, because the open file was moved or
-        replaced. All acknowledged writes are copied from the open file. While the new file cannot
-        be opened, calls fail and the old connection stays open.
+        replaced. All committed writes are copied from the open file. While the new file cannot be
+        opened, calls fail and the old connection stays open.
         """
         # Copy the log into the moved file, so that the file is complete even if the next step
         # fails.
@@ -261,7 +263,7 @@ class Connections:
         try:
             moved = self.writer is not None and self.is_moved()
         except JournalError as error:
-            # The next opening reports the error. All acknowledged writes are in the file.
+            # The next opening reports the error. All committed writes are in the file.
             log.warning("close the journal without checking its file: %s", error)
             moved = False
         if moved or (self.writer is not None and self.suspicion is not None):
@@ -288,7 +290,7 @@ def _drop(conns: list[sqlite3.Connection], moved: bool) -> None:
 
 
 def end_transaction(conn: sqlite3.Connection) -> None:
-    """Roll back a transaction whose commit failed with an I/O error. None of its writes was
-    acknowledged, and no other transaction can begin while this one is open."""
+    """Roll back a transaction whose commit failed with an I/O error. The callers
+    of its writes received the error. No other transaction can begin while this one is open."""
     if conn.in_transaction:
         conn.execute("ROLLBACK")

@@ -47,7 +47,8 @@ class _Found:
 async def read_items(
     readers: Readers, session_id: str, limit: int | None, file: int, version: Version | None
 ) -> tuple[list[Any], Tail | None]:
-    """Return the latest items from the file, and the tail to cache under ``version``, if any."""
+    """Return the latest items from the file, and the tail to cache under ``version``. The tail is
+    None if the items cannot be cached."""
     found = await readers.read(_read_short, session_id, limit)
     if found is None:
         return [], None
@@ -76,8 +77,8 @@ def _tail_of(found: _Found, file: int, version: Version | None) -> Tail | None:
 
 
 def _read_short(conn: sqlite3.Connection, session_id: str, limit: int | None) -> _Found | None:
-    # Read the revision and the rows in one snapshot. Otherwise the rows could contain a later
-    # batch, which would then be appended to them again.
+    # Read the revision and the rows in one snapshot. Otherwise the rows could contain a batch
+    # that is newer than the revision, and the cache would append this batch a second time.
     with item_rows.snapshot(conn):
         row = session_row(conn, session_id)
         if row is None:

@@ -143,7 +143,7 @@ class History:
         await self._writer.write(writes.write_mark, author, session_id, mark)
 
     async def clear(self, author: Author, session_id: str) -> None:
-        """Remove all items of a session that this journal has."""
+        """Remove all items that this journal has applied to a session."""
         await self._writer.write(writes.clear, author, session_id)
 
     # -- reading items ---------------------------------------------------------------------------
@@ -190,17 +190,18 @@ class History:
     # -- reading entries -------------------------------------------------------------------------
 
     async def entries(self, session_id: str, limit: int | None) -> list[Entry]:
-        """Return the latest entries, oldest first."""
+        """Return the latest ``limit`` entries (None: all), oldest first."""
         return await self._readers.read_aside(item_rows.entries, session_id, limit)
 
     async def turns(self, session_id: str, limit: int | None) -> list[Turn]:
-        """Return the latest turns, oldest first."""
+        """Return the latest ``limit`` turns (None: all), oldest first."""
         return await self._readers.read_aside(item_rows.turns, session_id, limit)
 
     async def entries_at(
         self, session_id: str, positions: Iterable[tuple[str, int, int]]
     ) -> list[Entry]:
-        """Return the visible entries at these (writer, counter, index), in the given order."""
+        """Return the visible entries at these (writer, counter, index) positions, in the given
+        order."""
         return await self._readers.read_aside(item_rows.entries_at, session_id, positions)
 
     async def search(self, session_id: str, words: list[str], limit: int) -> list[Entry]:
@@ -225,7 +226,7 @@ class History:
         await self._writer.maintain(self._record_beginning)
 
     def begin_blocking(self) -> None:
-        """Do the same as `begin`, on a thread that runs no event loop."""
+        """Open the journal and record its newest operation, on a thread that runs no event loop."""
         self._writer.open_blocking()
         self._readers.read_blocking(self._record_beginning)
 

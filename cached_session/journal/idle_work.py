@@ -21,9 +21,9 @@ write then starts at the beginning of the log. While the log grows, each commit 
 new size of the log file, and takes twice as long (ext4: 0.33 ms instead of 0.13 ms)."""
 UNINDEXED_MOST = 4096
 """Number of writes after which a thread that is never idle begins to index, so that the backlog
-of the index stays bounded. The thread indexes one slice for each slice that was written. Most
-bursts of writes end earlier, so indexing does not slow them down. Indexing took a ninth of the
-time of writing one item to each of 1,000 sessions."""
+of the index stays bounded. From this number on, the thread indexes one slice for each
+`search_index.SLICE` writes. Most bursts of writes end earlier, so indexing does not slow them down.
+Indexing took a ninth of the time of writing one item to each of 1,000 sessions."""
 AMBIGUOUS = (sqlite3.DatabaseError, sqlite3.OperationalError)
 """The exact types of the errors that SQLite raises for damage in the search index."""
 
@@ -56,7 +56,8 @@ class IdleWork:
         """Number of writes that may not be indexed yet."""
 
     def record_writes(self, writes: int) -> None:
-        """Count the writes of a committed transaction."""
+        """Count the writes of a committed transaction. Index a slice if `UNINDEXED_MOST` writes
+        wait."""
         self._logged += 1
         self._unindexed += writes
         if self._unindexed >= UNINDEXED_MOST:
@@ -110,8 +111,9 @@ class IdleWork:
     def drop_index_after(self, error: BaseException) -> bool:
         """Switch off the search index if the index may have caused this error of a transaction. The
         failing statement does not show the cause, because SQLite writes index entries at the commit
-        and at any statement that needs a savepoint. The caller repeats the transaction without the
-        index. If the transaction fails again, the journal's own tables have caused the error.
+        and at any statement that needs a savepoint. Return True if the index was switched off: the
+        caller repeats the transaction without the index. If the transaction fails again, the
+        journal's own tables have caused the error.
         """
         conn = self._connections.writer
         if conn is None or type(error) not in AMBIGUOUS or is_transient(error):

@@ -24,11 +24,12 @@ class Imports:
         self._readers = readers
 
     async def mark_named(self, name: str) -> tuple[str, Mark]:
-        """Return the key of the mark with this name, and the mark; an empty key if none exists."""
+        """Return the key of the mark with this name, and the mark. The key is empty if
+        no such mark exists."""
         return await self._readers.read(import_marks.mark_named, name)
 
     async def mark_at(self, key: str) -> Mark:
-        """Return how far the source with this key has been imported."""
+        """Return the mark with this key: the progress of the import of one source."""
         return await self._readers.read(import_marks.mark_at, key)
 
     async def append(
@@ -45,7 +46,8 @@ class Imports:
     ) -> bool:
         """Append a batch and move its source's mark, in one transaction.
 
-        Return False, and change nothing, if the mark is not ``before`` any more.
+        Return False, and change nothing, if the mark is no longer ``before``, or if the name
+        belongs to another mark.
         """
         written = await self._writer.write(
             import_marks.append_marked,

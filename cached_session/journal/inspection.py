@@ -31,6 +31,7 @@ class Inspection(NamedTuple):
     problems: list[str]
     """Descriptions of the damage; empty for an intact file."""
     format: int
+    """The format number in the header of the file; 0 if the file could not be read."""
     is_current: bool
     """True if this version of the package writes the same format."""
 

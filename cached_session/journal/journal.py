@@ -38,9 +38,9 @@ __all__ = ["MEMORY", "Journal", "journal_error", "shielded"]
 class Journal:
     """A journal file. The first call opens the file; after `close` it cannot be opened again.
 
-    Its stores are attributes: ``journal.history.append(...)``, ``journal.outbox.take(...)``. They
-    run their SQL functions through the methods of the writer and the readers. A journal has these
-    methods as attributes, so a store can use the journal as a `Runner`.
+    Its stores are attributes: ``journal.history.append(...)``, ``journal.outbox.take(...)``. Each
+    store runs its SQL functions through the methods of the writer and the readers. A journal has
+    these methods as attributes, so a store can use the journal as a `Runner`.
 
     Safe to use from any thread and any event loop. If ``threaded`` is false, the same code runs on
     the calling thread, for the simulation.
@@ -63,11 +63,11 @@ class Journal:
         Args:
             path: the SQLite file, or `MEMORY`.
             durability: SQLite's ``synchronous`` mode.
-            busy_timeout: seconds to wait for another process's lock.
+            busy_timeout: maximum seconds to wait for another process's lock.
             threaded: whether to write and read in threads.
             search_index: whether the file has a full-text index.
-            max_pending_items: quota of unsent items; None for no limit.
-            max_pending_bytes: quota of unsent bytes; None for no limit.
+            max_pending_items: maximum number of unsent items; None for no limit.
+            max_pending_bytes: maximum number of unsent bytes; None for no limit.
             on_replaced: called on the writing thread when another file has replaced the journal (it
                 was damaged, or moved away). Returns the writer id that must not be used any more
                 and the writer id that replaces it.
@@ -85,7 +85,7 @@ class Journal:
         self._writer = writer = Writer(connections, pool, threaded=threaded)
         self._readers = readers = Readers(connections, writer, pool, threaded=threaded)
         self.in_memory = connections.in_memory
-        """True if the journal vanishes with this object."""
+        """True if the journal has no file. Its content is lost when the journal is closed."""
 
         self.open, self.open_blocking = writer.open, writer.open_blocking
         self.close, self.close_blocking = writer.close, writer.close_blocking

@@ -17,6 +17,7 @@ from cached_session.journal.tables import schema
 __all__ = ["MEMORY", "connect", "create_private", "define_functions", "existing_uri"]
 
 MEMORY = ":memory:"
+"""Path of a journal without a file."""
 CACHE_KIB = 8 * 1024
 """Size of SQLite's page cache of each connection, in KiB."""
 
@@ -45,8 +46,8 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         schema.identify(conn, path)
         if path != MEMORY:
             if conn.execute("PRAGMA page_count").fetchone() == (0,):
-                # Allow that free pages are returned to the file system later. The statement works
-                # only in an empty file. In another file it has no effect, but waits for the write
+                # Let SQLite return free pages to the file system later. The statement works only
+                # in an empty file. In any other file it has no effect, but waits for the write
                 # lock.
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _enter_wal(conn, busy_ms, path)
@@ -105,8 +106,8 @@ def create_private(path: str) -> None:
 def _unlock_logs(path: str) -> None:
     """Make the logs writable if the file is writable.
 
-    SQLite creates a log with the mode of the file. A log from a time when the file was read-only
-    would keep the journal read-only for ever.
+    SQLite creates a log with the mode of the file. A log that was created while the file was
+    read-only would keep the journal read-only forever.
     """
     real = os.path.realpath(path)
     mode = stat.S_IMODE(Path(real).stat().st_mode)

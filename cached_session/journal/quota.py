@@ -1,4 +1,5 @@
-"""The quota: the limit on unsent items and bytes. Each append checks it in its own transaction."""
+"""The quota: the limit on unsent items and bytes. Each append checks the quota in its own
+transaction."""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
     f"FROM ops WHERE state <> {ACKED} AND state <> {PARKED} AND kind = 'append'"
 )
-"""SQL for the number of unsent items and their bytes. It leaves out items that were removed before
-they were sent, because they are never sent, and parked operations."""
+"""SQL for the number of unsent items and their bytes. The query leaves out parked operations, and
+items that were removed before they were sent, because such items are never sent."""
 
 
 class Quota:
     """The limits of one journal's outbox, and an upper bound of its content.
 
-    The bound is kept in memory, so that a write need not scan the outbox. The table is counted
-    again when the bound is about to exceed a limit, or when another connection or an import has
+    The bound is in memory, so that a write need not scan the outbox. The outbox is counted again
+    when the bound is about to exceed a limit, or when another connection or an import has
     queued work.
     """
 
@@ -50,9 +51,8 @@ class Quota:
     def admits(self, conn: sqlite3.Connection, encoded: Sequence[tuple[str, int]]) -> bool:
         """Return whether a batch fits; if so, add its size to the bound.
 
-        Call this method inside the write transaction.
-
-        A transaction that is rolled back leaves the bound too high until the next count.
+        Call this method inside the write transaction. If the transaction is rolled back, the bound
+        is too high until the next count.
         """
         items, size = len(encoded), size_of(encoded)
         elsewhere = data_version(conn)
@@ -61,8 +61,8 @@ class Quota:
             # the first check.
             self._count(conn, elsewhere)
         elif not self._fits(self._items + items, self._bytes + size):
-            # Acknowledgements free quota, and this connection writes them. A new count has the old
-            # result if no connection has changed a row since the last count.
+            # Acknowledgements free quota, and this connection writes them. A new count would return
+            # the old result if no connection has changed a row since the last count.
             if self._counted == (elsewhere, conn.total_changes):
                 return False
             self._count(conn, elsewhere)

@@ -1,9 +1,9 @@
 """Reads of the journal: short ones on the caller's thread, longer ones in threads.
 
-A short read runs on the calling thread, because a handover costs more than reading a tail. A read
-of some milliseconds (*aside*) runs in a thread, and all such reads share one connection. A long
-read has its own connection, which is closed after the read, so that no connection is left open when
-the event loop ends.
+A short read runs on the calling thread, because a handover to another thread costs more than
+reading a tail. A read of some milliseconds (*aside*) runs in a thread, and all such reads share one
+connection. A long read has its own connection, which is closed after the read, so that no
+connection is left open when the event loop ends.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Readers:
     ) -> None:
         """Read in the threads of ``pool``.
 
-        If there is only one connection, or ``threaded`` is false, the `Writer` runs all reads
-        except short reads.
+        If the journal is in memory and so has only one connection, or if ``threaded`` is false, the
+        `Writer` runs all reads except short reads.
         """
         self._connections = connections
         self._writer = writer
@@ -68,9 +68,11 @@ class Readers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a *short* query on the calling thread. The result includes all returned writes.
+        """Run a *short* query on the calling thread. The result includes all writes whose
+        calls have returned.
 
-        The writing thread runs it if the file is locked (by recovery after a crash).
+        The writing thread runs the query if SQLite has locked the file to recover it after a crash,
+        or if another thread's short read takes longer than `READ_PATIENCE`.
         """
         if self._connections.must_open():
             await self._writer.open()
@@ -104,7 +106,7 @@ class Readers:
         if not connections.reading.acquire(timeout=-1 if wait else READ_PATIENCE):
             raise _Busy
         try:
-            # Under the lock the connection cannot be closed.
+            # No thread can close the connection while this method holds the lock.
             conn = connections.reader
             if self._writer.closed or conn is None:
                 raise SessionClosed(f"the journal {connections.path} is closed; open a new session")
@@ -130,7 +132,8 @@ class Readers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query of some milliseconds in a thread. The result includes all returned writes."""
+        """Run a query of some milliseconds in a thread. The result includes all writes
+        whose calls have returned."""
         self._connections.check_process()
         if self._uses_writer:
             return await self._writer.maintain(function, *args, **kwargs)
@@ -174,7 +177,7 @@ class Readers:
             given_up.set()
             await shielded(asyncio.ensure_future(asyncio.wait([reading])))
             if not reading.cancelled():
-                reading.exception()  # retrieved, so that asyncio does not log it
+                reading.exception()  # mark it as retrieved, so that asyncio does not log it
             raise
         return reading.result()
 
@@ -238,7 +241,7 @@ class Readers:
             await self._writer.open()
         with self._mapped_errors():
             db = await self._open_stream()
-        # A cursor that a cancelled caller never received would keep the file open: close it, too.
+        # A cursor that a cancelled caller never received would keep the file open: close it too.
         executing = asyncio.ensure_future(_cursor(db, sql, parameters))
         try:
             with self._mapped_errors():

@@ -1,7 +1,7 @@
 """Text search in the journal: items that contain all words of a query, in any script.
 
 The full-text index returns the operations that may contain the words. Without an index, or if the
-words are too short for it, the session is scanned. Both ways return the same items.
+words are too short for the index, the session is scanned. Both methods return the same items.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 
 def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
-    """Find the matching entries without the index: read every item, the latest first."""
+    """Find the matching entries without the index: read the items one by one, latest first."""
     found: list[Entry] = []
     for entry, payload in item_rows.entries_backwards(conn, session_id, None):
         if _contains(payload, wanted):

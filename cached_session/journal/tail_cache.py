@@ -21,15 +21,16 @@ __all__ = ["Block", "Tail", "TailCache"]
 
 MOST_ITEMS = 512
 MOST_BYTES = 256 * 1024
-"""Maximum number of items and of bytes that a tail stores as single texts: as many as a short
-read decodes (`get_items.SHORT_ITEMS`)."""
+"""Maximum number of items, and of bytes, that a tail stores as single texts. A short read has equal
+limits (`get_items.SHORT_ITEMS` and `get_items.SHORT_BYTES`)."""
 BLOCK_ITEMS = 256
 BLOCK_BYTES = 128 * 1024
-"""Maximum number of items and of bytes of one block. Older items are joined to blocks."""
+"""Maximum number of items, and of bytes, of one block. Items that are older than the single texts
+are joined to blocks."""
 MOST_BYTES_IN_ALL = 16 * 1024 * 1024
 MOST_BYTES_OF_ONE = MOST_BYTES_IN_ALL // 2
-"""Maximum bytes of all tails, and of one history that is cached as a whole. The remaining space is
-for other sessions."""
+"""Maximum number of bytes of all tails, and of one history that is cached as a whole. The remaining
+space is for other sessions."""
 MOST_SESSIONS = 1024
 """Maximum number of sessions in the cache."""
 
@@ -51,7 +52,9 @@ class Tail:
     """State of all histories (see `version_of`) when the tail was read; None if the state was
     unknown."""
     revision: int
+    """The revision of the session to which the tail belongs."""
     blocks: tuple[Block, ...]
+    """The older items of the tail."""
     texts: tuple[bytes, ...]
     """The latest items as single texts. They follow the items in the blocks."""
     whole: bool
@@ -86,8 +89,9 @@ class Tail:
         return self.texts if self.whole and not self.blocks else None
 
     def arrays(self, limit: int | None) -> tuple[list[Block], int] | None:
-        """Return arrays that end with the latest ``limit`` items, and the number of items in the
-        arrays before these items; None if this tail has fewer items."""
+        """Return arrays that end with the latest ``limit`` items (with None, all items), and the
+        number of items in the arrays before these items. Return None if some of these items are not
+        cached."""
         first, before = 0, 0
         if limit is not None:
             first, before = len(self.blocks), len(self.texts) - limit
@@ -171,12 +175,14 @@ class TailCache:
             self._size = 0
 
     def get(self, session_id: str) -> Tail | None:
-        """Return the tail of a session. The caller checks whether it is still valid."""
+        """Return the tail of a session; None if no tail is cached. The caller checks whether the
+        tail is still valid."""
         tail = self._tails.get(session_id)
         return tail if tail is not None and tail.file == self.file else None
 
     def put(self, session_id: str, tail: Tail) -> None:
-        """Cache a tail; remove the oldest tails if the cache is too large."""
+        """Cache a tail. If the cache is too large, remove the tails that were cached least
+        recently."""
         with self._lock:
             self._drop(session_id)
             self._keep(session_id, tail)

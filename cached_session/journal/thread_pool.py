@@ -1,7 +1,7 @@
 """The threads of one journal, for work that would block an event loop.
 
-The default pool of an event loop is small and shared with the program: tools that an agent runs in
-threads, slow name lookups. A read of the journal must not wait for them.
+The default pool of an event loop is small and also runs other work of the program, such as the
+tools of an agent and slow name lookups. A read of the journal must not wait for this work.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GROUP_MOST = 256
-"""Maximum number of writes in one commit, because the first write waits for the last."""
+"""Maximum number of writes in one commit. The first write of a group waits for the last."""
 DELIVERED_MOST = 32
-"""Maximum number of results in one callback. Its tasks run before all other work of the loop."""
+"""Maximum number of results in one callback. Their tasks run before other work of the loop."""
 NO_LOOP = (
     "no asyncio event loop runs in this thread: nothing was stored; await the call "
     "in a program that runs on asyncio (trio is not supported)"
@@ -75,9 +75,9 @@ class Writer:
         self._pool = pool
         self._threaded = threaded
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        """Jobs in their order; None ends the thread."""
+        """Jobs in the order in which they run; None ends the thread."""
         self._state = threading.Lock()
-        """Held while a job is accepted, and while the writer is marked as closed."""
+        """Lock that is held while a job is accepted, and while the writer is marked as closed."""
         fork_safety.wait_for(self, self._state)
         self.closed = False
         """True if no more writes are accepted."""
@@ -96,7 +96,7 @@ class Writer:
     ) -> T:
         """Run a function in a write transaction; return its result after the commit.
 
-        A cancelled call first waits for the outcome: all of the change is stored, or nothing.
+        A cancelled call first waits until all changes of the function are stored, or none is.
 
         Raises:
             JournalError: the journal could not be written. No change of the function is stored.
@@ -117,7 +117,7 @@ class Writer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a function like `write`; call ``report`` after a commit, even if cancelled."""
+        """Run a function like `write`. After the commit, call ``report`` even on cancellation."""
         future: ShieldedFuture[T] = self._submit(_running_loop(), function, args, kwargs)
         try:
             result = await future
@@ -250,8 +250,8 @@ class Writer:
     def _run_group(self, group: list[_Job], *, moved: bool = False) -> None:
         alone = group[0].alone
         try:
-            # A transaction checks under the lock whether the file has moved, so that check is
-            # not needed here.
+            # A transaction checks under the lock whether the file has moved, so this method
+            # does not check it.
             conn = self._connections.writer if self._connections.is_ready else None
             if conn is None or moved or alone:
                 conn = self._connections.current()
@@ -329,7 +329,7 @@ class Writer:
                         _deliver_all, its_results[start : start + DELIVERED_MOST]
                     )
             except RuntimeError:
-                # The loop is closed. The writes are committed, and no caller is left.
+                # The loop is closed, so no caller waits for these results.
                 continue
 
     # -- opening and closing ---------------------------------------------------------------------
@@ -347,7 +347,7 @@ class Writer:
         self._wait_for(_only_open, (), {}, alone=True)
 
     async def close(self) -> None:
-        """Finish the accepted writes, checkpoint and close. A repeated call has no effect."""
+        """Finish accepted writes, checkpoint, and close the file. A repeated call has no effect."""
         if not self._mark_closed():
             return
         thread = self._thread
@@ -361,7 +361,7 @@ class Writer:
             self._connections.close()
 
     def close_blocking(self) -> None:
-        """Close at the end of the process, where no event loop is left."""
+        """Close the file like `close`, at the end of the process, when no event loop runs."""
         if not self._mark_closed():
             return
         if self._thread is not None:
@@ -373,7 +373,7 @@ class Writer:
     def _mark_closed(self) -> bool:
         with self._state:
             was_open, self.closed = not self.closed, True
-        # After a fork the connections belong to the parent: closing them here could drop its locks.
+        # After a fork the connections belong to the parent: closing them could release its locks.
         return was_open and os.getpid() == self._connections.pid
 
 

@@ -32,8 +32,8 @@ __all__ = ["WriterIds", "copy_journal"]
 OPERATIONS_A_FLUSH = 500
 """Maximum number of operations that are applied before their effect on the session is written."""
 LOCAL_TABLES = ("claims", "forgets")
-"""Tables, besides that of the operations, that the server cannot restore: unresolved claims, and
-memories that the server still has to delete."""
+"""Tables other than `ops` that the server cannot restore: unresolved claims, and memories that the
+server still has to delete."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class _OperationCopier:
 
 
 def _is_known(tx: SessionTransaction, row: OperationRow) -> bool:
-    """Return whether the new journal has the operation of a row already. If so, the payloads of the
-    row need not be read."""
+    """Return whether the new journal already has the operation of a row. The payloads of a known
+    operation need not be read."""
     if not (
         isinstance(row.writer, str) and type(row.counter) is int and isinstance(row.digest, str)
     ):

@@ -69,7 +69,8 @@ class OperationRow:
 
     @property
     def has_turn(self) -> bool:
-        """False if the file has format 1 or 2. Its operations have no turn, and wire version 1."""
+        """False if the file has format 1 or 2. The operations of such a file have no turn, and have
+        wire version 1."""
         return self.turn_stamp is not NO_COLUMN
 
     @property

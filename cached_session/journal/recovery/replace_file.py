@@ -1,5 +1,5 @@
-"""Replacement of a damaged journal file by a new one. The replacement can be
-undone if a crash interrupts it at any point.
+"""Replacement of a damaged journal file by a new one. The replacement can be undone if a crash
+interrupts it at any point.
 
 The new file is filled under one name, renamed when it is complete, and then takes the journal's
 name. The damaged file stays in the same directory under a name with the date.
@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 PARTIAL, COMPLETE = ".salvaging", ".salvaged"
-"""Suffixes that the journal's path gets for the name of the new file: while the file is filled, and
-when it is complete."""
+"""Suffixes of the new file's name after the journal's path: the first suffix while the file is
+filled, and the second when the file is complete."""
 DAMAGED = ".damaged-"
 """The text between the journal's path and the date in the name of a damaged file."""
 

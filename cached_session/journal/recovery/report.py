@@ -16,8 +16,7 @@ __all__ = ["NOTHING_LOST", "Losses", "RecoveryReport", "read_report", "write_rep
 NOTHING_LOST = "nothing unsent was lost"
 """Part of the summary of a recovery without losses."""
 MAX_NAMED_LOSSES = 100
-"""Maximum number of losses that a report describes one by one. Further losses
-are only counted."""
+"""Maximum number of losses that a report describes one by one. Further losses are only counted."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,9 @@ class RecoveryReport:
     """
 
     at_ms: int
+    """The time of the recovery, in Unix milliseconds."""
     why: str
+    """The reason of the recovery: the damage, or that the file was deleted or replaced."""
     source: str
     """The device and inode of the old file."""
     set_aside: str | None = None

@@ -79,7 +79,8 @@ BOUNDS = {
     "upto": f"BETWEEN 0 AND {INTEGER_LIMIT}",
     "version": "BETWEEN 1 AND 2",
 }
-"""SQL conditions on the values of a column, by its name or by table and name."""
+"""SQL conditions on the values of columns. A key is the name of a column, or the names of a table
+and a column."""
 TYPES = {"sessions.session_id": "IN ('text', 'blob')", "items.payload": "<> 'null'"}
 """SQL conditions on the type of a column that can have several types. Payloads are checked when
 they are read: a read skips a damaged payload and returns the others."""

@@ -1,7 +1,8 @@
 """Comparison of a file's schema with that of a new journal, and repair of a damaged schema.
 
-SQLite trusts the schema text in the file. If one byte of it is damaged, a table has other columns
-or is missing together with its rows. The expected text is known from `tables/schema.py`.
+SQLite trusts the schema text in the file. If one byte of this text is damaged, a table
+seems to have other columns, or seems to be missing together with its rows. The expected text is
+known from `tables/schema.py`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def can_migrate(conn: sqlite3.Connection) -> bool:
 
 
 def columns(conn: sqlite3.Connection) -> dict[str, frozenset[str]]:
-    """Return the columns of each table of a new journal that the file has.
+    """Return the names of the columns of each table that both a new journal and the file have.
 
     Raises:
         sqlite3.DatabaseError: the schema cannot be read.
@@ -70,7 +71,8 @@ def columns(conn: sqlite3.Connection) -> dict[str, frozenset[str]]:
 
 def index_problems(conn: sqlite3.Connection) -> list[str]:
     """Describe rows of a journal with a complete schema that an index lacks or has with other
-    values. SQLite's quick check does not compare them, but a query over such an index fails.
+    values. SQLite's quick check does not compare indexes with tables, but a query over such an
+    index fails.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be read.

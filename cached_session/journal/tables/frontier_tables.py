@@ -25,8 +25,11 @@ class KnownWriter:
     applied: Ranges
     """The counters of applied operations, and of operations that no replica needs any more."""
     cleared: Ranges
+    """The counters of operations that applied clears cover."""
     run_stamp: int
+    """The stamp of the writer's current run."""
     last_ms: int
+    """The time of the writer's last operation, in Unix milliseconds."""
     changed: bool = False
     cleared_changed: bool = False
 
@@ -228,7 +231,7 @@ class FrontierTables:
 
         Replicas do not search for an operation that a clear covers. Four kinds are left out:
         operations that acknowledged clears already cover, so that the frontier stays small; earlier
-        clears, because replicas still need them to learn what they cover; marks, which a clear
+        clears, because replicas still need each clear to know what it covers; marks, which a clear
         does not remove; and pops of items that have not arrived, because this clear does not remove
         those items.
         """
@@ -244,8 +247,8 @@ class FrontierTables:
 
     def _still_needed(self) -> list[tuple[str, int]]:
         needed: list[tuple[str, int]] = []
-        # The index `removals` contains these rows, so the cost grows with the number of pops and
-        # clears.
+        # The index `removals` contains these rows, so the cost grows with the number of pops,
+        # clears and marks.
         for writer, counter, kind, body in self.conn.execute(
             "SELECT writer, counter, kind, body FROM ops WHERE session = ? AND kind <> 'append'",
             (self.session,),
@@ -266,7 +269,7 @@ class FrontierTables:
     # -- writing back ----------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the changed rows, so that later queries in this transaction see them."""
+        """Write the changed rows, so that later queries in this transaction read them."""
         for writer, known in self._known.items():
             if known.changed:
                 self._write_applied(writer, known)

@@ -163,7 +163,7 @@ def _gap(tx: SessionTransaction, dot: Dot, tries: int) -> Gap:
 def record_searches(
     conn: sqlite3.Connection, session: SessionRef, searches: Sequence[Search]
 ) -> None:
-    """Store the outcome of searches. Skip a gap that a search has filled: its row is deleted."""
+    """Store the outcome of searches. Skip a gap that a search has filled: its row is gone."""
     tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return

@@ -42,6 +42,7 @@ class Mark:
 
 
 NOTHING = Mark(0, "")
+"""The mark of a source of which no item is imported."""
 
 
 def chained(chain: str, text: str) -> str:

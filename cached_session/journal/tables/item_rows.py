@@ -265,7 +265,7 @@ def _between(
 
 
 def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Entry]:
-    """Return the latest entries, oldest first."""
+    """Return the latest ``limit`` entries (None: all), oldest first."""
     # The limit counts only items that can be decoded, as in `get_items`.
     rows = entries_backwards(conn, session_id, None)
     found = [entry for entry, _ in islice(rows, limit)]
@@ -274,8 +274,8 @@ def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> lis
 
 
 def turns(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Turn]:
-    """Return the latest turns, oldest first. The cost depends only on the number of
-    items in these turns."""
+    """Return the latest ``limit`` turns (None: all), oldest first. The cost depends only on the
+    number of items in these turns."""
     found: list[list[Entry]] = []
     for entry, _ in entries_backwards(conn, session_id, None):
         if not found or found[-1][-1].turn != entry.turn:
@@ -289,7 +289,8 @@ def turns(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[
 def entries_at(
     conn: sqlite3.Connection, session_id: str, positions: Iterable[tuple[str, int, int]]
 ) -> list[Entry]:
-    """Return the visible entries at these (writer, counter, index), in the given order."""
+    """Return the visible entries at these (writer, counter, index) positions, in the given
+    order."""
     wanted = list(positions)
     with snapshot(conn):
         row = session_row(conn, session_id)

@@ -44,7 +44,7 @@ class KnownServer:
         self._runner = runner
 
     async def url(self) -> str | None:
-        """Return the URL; None before the first request."""
+        """Return the URL of the server that the journal knows; None before the first request."""
         return await self._runner.read(known_server)
 
     async def switch(self, server: str) -> str | None:

@@ -89,8 +89,8 @@ def _to_3(conn: sqlite3.Connection, create: Mapping[str, str]) -> None:
         "seq",
         f"ops ({same}, {added}) SELECT {same}, stamp, writer, counter, '', '', 1",
     )
-    # SQLite has a row for `ops` only if an operation was copied. A number is never used twice,
-    # because readers of changes compare numbers.
+    # SQLite has stored the highest `seq` only if an operation was copied. Store it in any case: a
+    # `seq` must not be used twice, because readers of changes compare these numbers.
     conn.execute("DELETE FROM sqlite_sequence WHERE name = 'ops'")
     conn.execute("INSERT INTO sqlite_sequence VALUES ('ops', ?)", (newest,))
     _move(

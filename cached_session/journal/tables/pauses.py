@@ -40,8 +40,11 @@ class Pause:
     failures: int
     """The number of consecutive failures."""
     pause_ms: int
+    """The length of the pause in milliseconds."""
     until_ms: int
+    """The end of the pause, in Unix milliseconds."""
     kind: str
+    """The kind of the last failure."""
     reason: str
     since_ms: int
     """The time of the first of these failures, in Unix milliseconds."""

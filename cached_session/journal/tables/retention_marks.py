@@ -15,8 +15,8 @@ __all__ = ["RetentionMarks", "guarded_ms", "is_unguarded", "record_guard"]
 
 
 def guarded_ms(conn: sqlite3.Connection, session_id: str) -> int:
-    """Return when the server was last asked to keep a session's namespace, in Unix milliseconds;
-    0 for never."""
+    """Return the time of the last retention guard of a session in Unix milliseconds; 0 for
+    never."""
     row = conn.execute(
         "SELECT guarded_ms FROM sessions WHERE session_id = ?", (stored_id(session_id),)
     ).fetchone()

@@ -18,9 +18,9 @@ __all__ = [
 ]
 
 MAX_ITEMS = 1 << 24
-"""Maximum number of items of one batch. The JSON texts of so many items would take gigabytes."""
+"""Maximum number of items of one batch. The JSON texts of more items would take gigabytes."""
 MAX_PARTS = 1 << 20
-"""Maximum number of parts of one item. So many parts would take gigabytes."""
+"""Maximum number of parts of one item. More parts would take gigabytes."""
 
 
 def check_memories(writer: object, counter: object, index: object, parts: object) -> None:
@@ -74,7 +74,7 @@ def check_placement(
     turn: Sequence[object], stamp: int, branch: object, key_id: object, version: object
 ) -> None:
     """Check the turn, branch, key and wire version of a row before it is returned as an operation.
-    A server would refuse everything of the session because of such a row.
+    Because of an invalid row, the server would refuse every push of the session.
 
     Raises:
         ValueError: no operation can have these values.

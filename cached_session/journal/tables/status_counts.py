@@ -32,15 +32,25 @@ class SessionCounts:
     pending: int
     parked: int
     absent: int
+    """The number of gaps without a placeholder that are older than the patience."""
     explained: int
+    """The number of gaps that have a placeholder, because their writers have parked them."""
     incomplete: int
+    """The number of operations of which only some parts have arrived."""
     oldest_pending_ms: int | None
+    """The time of the oldest operation that is pending or sent, in Unix milliseconds; None if no
+    operation is."""
     conflicts: int
     unreadable: int
+    """The number of memories that the last pull could not read."""
     guard: str
+    """The reason why the last retention guard failed; empty if it succeeded."""
     hydrated: bool
+    """True if at least one pull has reached the oldest memory."""
     pulled_ms: int
+    """The time of the last successful pull, in Unix milliseconds; 0 if there was no pull."""
     stamp: int
+    """The largest stamp of the applied operations."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,8 @@ def counts_of(
 ) -> SessionCounts:
     """Return the counts of one session, or of all sessions together (None).
 
-    ``patience_ms`` is the age from which a gap counts as absent. The cost grows with the outbox and
-    the gaps, not with the items.
+    ``patience_ms`` is the age in milliseconds from which a gap counts as absent. The cost grows
+    with the outbox and the gaps, not with the items.
     """
     return totals(_counts_of_each(conn, session, now_ms, patience_ms).values())
 
@@ -185,7 +195,7 @@ class StatusCounts:
     def read_blocking(self, session_id: str | None, now_ms: int, patience_ms: int) -> StatusRows:
         """Return the rows for the status of a session, or of all sessions (None).
 
-        ``patience_ms`` is the age from which a gap counts as absent.
+        ``patience_ms`` is the age in milliseconds from which a gap counts as absent.
         """
         return self._runner.read_blocking(status_rows, session_id, now_ms, patience_ms)
 
