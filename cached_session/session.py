@@ -484,9 +484,9 @@ class CachedSession:
         """Compare the server with the journal and repair the differences.
 
         Memories that the server lost are stored again, operations that a pull missed are fetched,
-        and memories of removed items are deleted. On return each memory that the server listed was
-        compared. The audit lists the whole session, so its duration grows with the history. If
-        cancelled, the repairs so far are not undone.
+        and memories of removed items are deleted. On return every memory that the server listed has
+        been compared. The audit lists the whole session, so its duration grows with the history. If
+        the call is cancelled, the repairs made so far remain.
 
         Raises:
             Unauthorized, SyncError: the request failed; a repeated call continues.

@@ -228,7 +228,7 @@ class CachedChatStore(BaseChatStore):
 
 
 async def _entries(session: CachedSession) -> Sequence[Entry]:
-    await session.get_items()  # waits for the first hydration, which `entries` does not
+    await session.get_items()  # waits for the first hydration, unlike `entries`
     entries = await session.entries()
     for entry in entries:
         MESSAGE.decode(entry.item, session.session_id)

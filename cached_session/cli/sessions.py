@@ -82,7 +82,7 @@ class JournalSessions:
         return replace(found, sessions={}, prefixes={self._prefix: found})
 
     def session(self, session_id: str) -> ChosenSession:
-        """Return a session of the chosen key prefix; without a choice, one without prefix."""
+        """Return a session of the chosen key prefix, or without a prefix if none was chosen."""
         return ChosenSession(self.cache, session_id)
 
     def all(self, is_wanted: Callable[[Status], bool] = lambda _: True) -> list[ChosenSession]:

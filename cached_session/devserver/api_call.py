@@ -42,7 +42,7 @@ class ApiCall:
 
     @property
     def query(self) -> dict[str, str]:
-        """Return the query parameters; the last of repeated names wins."""
+        """Return the query parameters; if a name is repeated, its last value counts."""
         return dict(self.request.query_params)
 
     def path(self, name: str) -> str:

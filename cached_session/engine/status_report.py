@@ -67,8 +67,9 @@ def backlog_age(oldest: int | None, now: int) -> float | None:
 def report(rows: StatusRows, at: Viewpoint, name: str | None, prefix: str | None) -> Status:
     """Return the status of the session with this name.
 
-    Without a name, return the status of a key prefix's sessions, together and each by its id.
-    Without a prefix too, return the status of all sessions together, and that of each prefix.
+    Without a name, return the combined status of the sessions of the key prefix, and the status of
+    each session by its id. Without a name and a prefix, return the combined status of all sessions,
+    and the status of each prefix.
     """
     if name is not None:
         return _each(rows, at, [name])[name]

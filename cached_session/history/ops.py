@@ -51,8 +51,8 @@ MARK_BYTES = 1 << 20
 title. Larger data belongs into an item."""
 MARK_KEY_CHARACTERS = 256
 MARK_DEPTH = 64
-"""Maximum nesting of a mark's value. A replica that refused a mark which another replica accepts
-would show another state. So the limit is far below the limits of JSON parsers."""
+"""Maximum nesting of a mark's value. All replicas must accept the same marks; otherwise they
+would show different states. So the limit is far below the limit of every JSON parser."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 

@@ -75,7 +75,7 @@ class Tail:
         whole: bool,
         blocks: Iterable[Block] = (),
     ) -> Tail:
-        """Return the tail of these items."""
+        """Return a tail that consists of these items."""
         kept = tuple(blocks)
         size = sum([len(block.array) for block in kept])
         before = cls(file, version, revision, kept, (), whole, size, 0)

@@ -44,7 +44,7 @@ IDLE = 0.1
 
 @dataclass(slots=True)
 class _Job:
-    """A function to run over the writing connection, with its arguments."""
+    """A function to run on the writing connection, with its arguments."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]

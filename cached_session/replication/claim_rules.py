@@ -48,8 +48,8 @@ def judge_notes(claimers: AbstractSet[str], own: str) -> Contest:
 def has_deleted(deleted: int, claim: Claim) -> bool:
     """Return whether our request may have deleted the item.
 
-    The server may hold nothing of a parked item. So for a parked item the count is ignored, and the
-    notes alone decide.
+    The server may hold no memory of a parked item. So for a parked item ``deleted`` is ignored, and
+    only the notes decide.
 
     Args:
         deleted: the number of memories that the server reports as deleted. It may exceed 1, because

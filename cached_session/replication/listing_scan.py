@@ -69,7 +69,7 @@ class Page:
 
 @dataclass(frozen=True)
 class PageRequest:
-    """A page to request, and the number of following pages that may be requested ahead."""
+    """A page to request, and the maximum number of pages to request in parallel, with this page."""
 
     offset: int
     limit: int

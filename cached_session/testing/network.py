@@ -52,8 +52,7 @@ class Network:
     # Faults
 
     def cut(self) -> contextlib.AbstractContextManager[None]:
-        """Reset every open connection. Until the call of `mend`, also reset each new connection
-        immediately."""
+        """Reset every open connection, and every new connection until `mend` is called."""
 
         def change() -> list[asyncio.Task[None]]:
             self._is_cut = True

@@ -1,4 +1,4 @@
-"""Turns on several devices: whole on each of them, whoever else writes, pauses or restarts."""
+"""Turns stay whole on all devices while devices write, pause and restart."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def streamed(request: pytest.FixtureRequest) -> bool:
 
 
 async def test_a_run_is_a_turn(place: str, streamed: bool) -> None:
-    """With two tools, one tool and none."""
+    """The runs use two tools, one tool and no tool."""
     async with CachedSession("s", journal=place) as session:
         some = agent(("look", {"city": "A"}), ("look", {"city": "B"}), "1", "2")
         await run(some, "first", session, streamed=streamed)
@@ -94,7 +94,7 @@ async def test_a_run_is_a_turn(place: str, streamed: bool) -> None:
 
 
 async def test_runs_side_by_side_are_turns_of_their_own(place: str, streamed: bool) -> None:
-    """They wait for each other in their tools, so that their batches alternate."""
+    """The runs wait for each other in their tools, so that their batches alternate."""
     barrier: list[asyncio.Event] = []
 
     @function_tool

@@ -1,4 +1,4 @@
-"""Which turn an append joins, and blocks of `CachedSession.turn`."""
+"""Tests of the turn that an append joins, and of the blocks of `CachedSession.turn`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_an_item_after_the_answer_opens_a_turn(place: str) -> None:
 
 
 async def test_an_output_joins_its_call_after_a_restart(journal: Path) -> None:
-    """Also behind a later turn; the batches after the output join it too."""
+    """The call may be before a later turn. Batches after the output join the turn of the call."""
     async with CachedSession("s", journal=journal) as session:
         await session.add_items([user(), call("1"), call("2")])
     async with CachedSession("s", journal=journal) as session:
@@ -68,7 +68,7 @@ async def test_an_output_joins_the_newest_call_of_its_id(journal: Path) -> None:
 
 
 async def test_an_output_prefers_the_call_of_its_own_task(journal: Path) -> None:
-    """Another object uses the same id later."""
+    """Another session object uses the same call id later."""
     async with CachedSession("s", journal=journal) as one:
         await one.add_items([user("one"), call("1")])
         async with CachedSession("s", journal=journal) as other:
@@ -94,7 +94,7 @@ async def test_an_output_without_its_call_joins_the_open_turn(place: str) -> Non
 
 
 async def test_exchanges_side_by_side_keep_their_turns_apart(place: str) -> None:
-    """Over one object, with calls of the same ids."""
+    """The runs use one session object and the same call ids."""
 
     async def exchange(name: str) -> None:
         for item in (user(name), call("1"), output("1"), answer(name)):
@@ -112,7 +112,7 @@ async def test_exchanges_side_by_side_keep_their_turns_apart(place: str) -> None
 
 
 async def test_a_corrected_answer_takes_the_place_of_the_popped_one(journal: Path) -> None:
-    """Also after a restart."""
+    """This holds after a restart, too."""
     async with CachedSession("s", journal=journal) as session:
         await session.add_items([user("1"), answer("wrong")])
         await session.pop_item()
@@ -125,7 +125,7 @@ async def test_a_corrected_answer_takes_the_place_of_the_popped_one(journal: Pat
 
 
 async def test_a_turn_ends_with_a_clear(place: str) -> None:
-    """What follows opens a turn."""
+    """The first append after the clear opens a turn."""
     async with CachedSession("s", journal=place) as session:
         await session.add_items([user(), call("1")])
         await session.clear_session()
@@ -151,7 +151,7 @@ async def test_replaced_items_stay_in_the_current_turn(place: str) -> None:
 
 
 async def test_replaced_items_of_an_earlier_turn_move_to_the_end(place: str) -> None:
-    """As items that are added: a summary of several turns is a turn of its own."""
+    """The new items follow the rules of appends: a summary of several turns is its own turn."""
     async with CachedSession("s", journal=place) as session:
         for _ in range(3):
             await session.add_items([user(), answer()])
@@ -162,7 +162,7 @@ async def test_replaced_items_of_an_earlier_turn_move_to_the_end(place: str) -> 
 
 
 async def test_an_answer_takes_the_place_of_a_removed_one(place: str) -> None:
-    """Removed by `replace_items` without new items, as by a pop."""
+    """`replace_items` without new items reopens the turn, like a pop."""
     async with CachedSession("s", journal=place) as session:
         await session.add_items([user(), answer("wrong")])
         await session.replace_items((await session.entries())[1:])
@@ -182,7 +182,7 @@ async def test_unknown_items_do_not_make_an_endless_turn(place: str) -> None:
 
 
 async def test_a_block_makes_one_turn(place: str) -> None:
-    """Whatever the items are; a block inside it changes nothing."""
+    """The kinds of the items do not matter, and a nested block has no effect."""
     async with CachedSession("s", journal=place) as session:
         await session.add_items([user()])
         async with session.turn():
@@ -226,7 +226,7 @@ async def test_a_block_applies_to_every_object_of_the_session(journal: Path) -> 
 
 
 async def test_a_block_survives_a_cancelled_append(place: str) -> None:
-    """The append is stored all the same, and is the head of the turn."""
+    """The cancelled append is stored and is the head of the turn."""
     async with CachedSession("s", journal=place) as session:
         async with session.turn():
             task = asyncio.create_task(session.add_items([user("first")]))
@@ -291,7 +291,7 @@ async def test_pops_and_clears_do_not_end_a_block(place: str) -> None:
 
 
 async def test_a_block_that_answers_a_call_joins_its_turn(journal: Path) -> None:
-    """So an approved call and its output stay together."""
+    """An approved call and its output therefore stay together."""
     async with CachedSession("s", journal=journal) as session:
         await session.add_items([user(), call("1")])
     async with CachedSession("s", journal=journal) as session:

@@ -111,8 +111,8 @@ def _recover(
 
 
 def _restore_schema(old: sqlite3.Connection) -> bool:
-    """Restore a damaged schema until the transaction ends. Return whether the schema was damaged
-    and could be restored."""
+    """Repair a damaged schema inside the current transaction, which the caller rolls back. Return
+    whether the schema was damaged and was repaired."""
     try:
         (version,) = old.execute("PRAGMA user_version").fetchone()
         is_current = version == schema.FORMAT

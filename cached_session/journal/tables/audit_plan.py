@@ -49,7 +49,7 @@ class HeldOperation:
     is_parked: bool
     is_append: bool
     part_counts: Mapping[int, int]
-    """The number of parts of each payload that the server must hold, by payload index. Removed
+    """For each payload, by its index: the number of parts that the server must hold. Removed
     items of an append are left out."""
 
 

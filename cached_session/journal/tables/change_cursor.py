@@ -233,7 +233,8 @@ class _Step:
 
     def _synced(self, view: ChangeCursor) -> ChangeCursor:
         """Report operations that were acknowledged, parked, or queued again."""
-        # Skip operations after `upto`: the step that finds their items reads them.
+        # Skip operations after `upto`: the cursor does not include their items yet. The step that
+        # reports these items also reads the state of their operations.
         upto = view.upto or 0
         now = dict(waits for seq, waits in self.unsent.items() if seq <= upto)
         before = now if view.unsent is None else view.unsent

@@ -27,7 +27,7 @@ def switch_server(conn: sqlite3.Connection, server: str) -> str | None:
     queued again.
     """
     # Read inside the transaction: several tasks may call this function at once, and only one of
-    # them must switch the server.
+    # them may switch the server.
     before = known_server(conn)
     if before == server:
         return None

@@ -352,8 +352,8 @@ class Outbox:
         await self._runner.write(acknowledge_now, seqs, now_ms)
 
     async def park(self, seq: int, reason: str) -> bool:
-        """Park an operation that the server refuses; return False if it is acknowledged or
-        dropped."""
+        """Park an operation that the server refuses; return False if another process has
+        acknowledged or dropped the operation meanwhile."""
         return await self._runner.write(park, seq, reason)
 
     async def forgets_due(self, session: SessionRef, limit: int) -> list[Forget]:

@@ -1,4 +1,4 @@
-"""Which open turn belongs to a task and a session object, over a journal that is a list."""
+"""Tests of the open turn of a task and a session object. A list replaces the journal."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Session:
 
 
 async def test_an_exchange_is_one_turn() -> None:
-    """Another one over the same object is another turn."""
+    """A second exchange over the same object is another turn."""
     session = Session()
     (one,), (other,) = await session.exchange(), await session.exchange()
     assert one != other
@@ -84,7 +84,7 @@ async def test_tasks_side_by_side_keep_their_turns_apart() -> None:
 
 
 async def test_a_child_task_goes_on_with_the_turn_of_its_parent() -> None:
-    """Also while another task has opened a turn over the same object."""
+    """This holds even while another task has opened a turn over the same object."""
     session = Session()
     mine = await session.append(USER)
     theirs = await asyncio.create_task(session.append(USER))
@@ -92,7 +92,7 @@ async def test_a_child_task_goes_on_with_the_turn_of_its_parent() -> None:
 
 
 async def test_a_new_context_goes_on_with_the_latest_turn_of_the_object() -> None:
-    """Each call is in a task of its own, as over a bridge or in a request."""
+    """Each call runs in its own task, as in a bridge or in a web request."""
     session = Session()
 
     async def call(*items: Any) -> TurnKey:
@@ -104,7 +104,7 @@ async def test_a_new_context_goes_on_with_the_latest_turn_of_the_object() -> Non
 
 
 async def test_a_context_whose_turn_is_closed_goes_on_with_the_latest_open_one() -> None:
-    """Each call of a library is in a child task of one that has finished an exchange."""
+    """A library makes each call in a child task of a task that has finished an exchange."""
     session = Session()
     await session.exchange()
     turn = await asyncio.create_task(session.append(USER))
@@ -112,7 +112,7 @@ async def test_a_context_whose_turn_is_closed_goes_on_with_the_latest_open_one()
 
 
 async def test_another_object_does_not_go_on_with_an_open_turn() -> None:
-    """Unless it answers a call, as after a restart."""
+    """An exception is a batch that answers a call, as after a restart."""
     session = Session()
     turn = await session.append(USER, CALL)
     restarted = Session(session.history)
@@ -133,7 +133,7 @@ async def test_a_corrected_answer_joins_the_turn_of_the_popped_one() -> None:
 
 
 async def test_nothing_joins_a_turn_from_before_a_clear() -> None:
-    """In no context of the object."""
+    """No context of the object has an open turn after the clear."""
     session = Session()
     turn = await session.append(USER)
     session.turns.cleared()
@@ -143,7 +143,7 @@ async def test_nothing_joins_a_turn_from_before_a_clear() -> None:
 
 
 async def test_a_block_is_one_turn() -> None:
-    """Whatever is appended, and in whichever child task; and nothing after it."""
+    """The block applies to all items and all child tasks, and ends at its end."""
     session = Session()
     before = await session.append(USER)
     async with session.turns.block():
@@ -169,7 +169,7 @@ async def test_a_block_covers_other_objects_of_the_same_session() -> None:
 
 
 async def test_a_block_that_begins_with_an_output_joins_the_call() -> None:
-    """So an approved call and its output stay together."""
+    """An approved call and its output therefore stay together."""
     session = Session()
     turn = await session.append(USER, CALL)
     restarted = Session(session.history)
@@ -195,7 +195,7 @@ async def test_a_task_that_outlives_its_block_is_outside() -> None:
 
 @pytest.mark.parametrize("ending", ["error", "cancelled"])
 async def test_a_block_survives_an_append_that_is_not_stored(ending: str) -> None:
-    """The next append becomes the head; those that waited for the first one do not hang."""
+    """The next append becomes the head. Appends that waited for the failed append continue."""
     session = Session()
     async with session.turns.block():
         session.gate, session.fails = asyncio.Event(), ending == "error"
@@ -221,7 +221,7 @@ async def test_a_block_survives_an_append_that_is_not_stored(ending: str) -> Non
 
 
 async def test_an_error_in_a_block_ends_it() -> None:
-    """What was stored in it stays."""
+    """The items that were stored in the block stay."""
     session = Session()
 
     async def interrupted() -> None:
@@ -273,7 +273,7 @@ async def test_an_append_keeps_a_head_that_was_just_stored() -> None:
 
 
 async def test_a_cancelled_append_that_is_stored_joins_all_the_same() -> None:
-    """The journal tells the turn after the commit, in whatever context."""
+    """The journal reports the turn after the commit, from any context."""
     session = Session()
     key = TurnKey(7, "writer", 7)
 

@@ -255,8 +255,8 @@ def test_items_on_a_damaged_page_are_read_one_by_one() -> None:
 def test_items_of_a_damaged_turn_are_found(
     old: sqlite3.Connection, table: str, change: str
 ) -> None:
-    """Whether the cell of the operation or those of the items are damaged: the items are found by
-    the dot, and the place is in doubt."""
+    """The items are found by the dot if a turn cell of the operation or of its items is damaged.
+    The result reports that the place in the history is not known."""
     add(old, "a", "b")
     add(old, "c")
     change_cells(old, table, f"{change} WHERE counter = 1")
