@@ -21,8 +21,8 @@ from cached_session.history.tool_calls import ToolBatch
 __all__ = ["OpenTurn", "TurnChoice", "after_append", "after_removal", "choose"]
 
 UNANSWERED_MOST = 1_000
-"""Maximum number of unanswered calls that are kept of a turn: the newest ones. The answer of
-another call still finds its turn in the journal."""
+"""Maximum number of unanswered calls of a turn that are kept in memory. The newest calls are
+kept. The turn of an older call is found in the journal when its answer arrives."""
 
 
 class TurnChoice(NamedTuple):
@@ -35,8 +35,6 @@ class TurnChoice(NamedTuple):
     """Ids of the calls whose turn the append joins."""
     open: TurnKey | None = None
     """The open turn that the append may join."""
-    calls: tuple[str, ...] = ()
-    """Ids of the calls that the append makes, to be stored: later appends may answer them."""
 
 
 class OpenTurn(NamedTuple):
@@ -74,18 +72,16 @@ def choose(
             block joins the turn of the call that it answers, so that the two are not separated.
     """
     if block is not None:
-        return TurnChoice(block, (), None, batch.made)
-    if in_block:
-        return TurnChoice(None, batch.answered, None, batch.made)
-    if current is None:
-        return TurnChoice(None, batch.answered, None, batch.made)
+        return TurnChoice(block)
+    if in_block or current is None:
+        return TurnChoice(answers=batch.answered)
     # Ids need not be unique: some models number the calls of each turn. So a call that is
     # unanswered in the current turn is preferred to a newer call of another turn.
     if not set(current.unanswered).isdisjoint(batch.answered):
-        return TurnChoice(None, (), current.key, batch.made)
+        return TurnChoice(open=current.key)
     # State belongs to the last turn, even if that has its answer: it is no turn of its own.
     may_join = batch.is_state or (current.is_open and not batch.has_input)
-    return TurnChoice(None, batch.answered, current.key if may_join else None, batch.made)
+    return TurnChoice(answers=batch.answered, open=current.key if may_join else None)
 
 
 def after_append(current: OpenTurn | None, joined: TurnKey, batch: ToolBatch) -> OpenTurn:

@@ -39,24 +39,19 @@ def test_turns_are_whole_in_random_schedules() -> None:
 
 def _without_answers(*args: Any, **kwargs: Any) -> TurnChoice:
     chosen = choose(*args, **kwargs)
-    return TurnChoice(chosen.block, (), chosen.open, chosen.calls)
+    return TurnChoice(chosen.block, (), chosen.open)
 
 
 def _without_open(*args: Any, **kwargs: Any) -> TurnChoice:
     chosen = choose(*args, **kwargs)
-    return TurnChoice(chosen.block, chosen.answers, None, chosen.calls)
-
-
-def _without_calls(*args: Any, **kwargs: Any) -> TurnChoice:
-    chosen = choose(*args, **kwargs)
-    return TurnChoice(chosen.block, chosen.answers, chosen.open)
+    return TurnChoice(chosen.block, chosen.answers, None)
 
 
 def _input_joins(batch: Any, current: OpenTurn | None, **kwargs: Any) -> TurnChoice:
     return choose(batch._replace(has_input=False), current, **kwargs)
 
 
-@pytest.mark.parametrize("mutant", [_without_answers, _without_open, _without_calls, _input_joins])
+@pytest.mark.parametrize("mutant", [_without_answers, _without_open, _input_joins])
 def test_the_schedules_find_a_rule_that_is_missing(
     mutant: Callable[..., TurnChoice], monkeypatch: pytest.MonkeyPatch
 ) -> None:

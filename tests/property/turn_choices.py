@@ -32,7 +32,7 @@ def choose_turn(
         return TurnChoice(block=turn), turn, []
     if how == "call":
         item = {"type": "function_call", "call_id": call_id, "name": "look", "arguments": "{}"}
-        return TurnChoice(calls=(call_id,)), None, [json.dumps(item)]
+        return TurnChoice(), None, [json.dumps(item)]
     if how == "answer":
         item = {"type": "function_call_output", "call_id": call_id, "output": "42"}
         turn = turn_of_call(applied, call_id)

@@ -74,9 +74,7 @@ class Stored:
     exchange: str
     number: int
     made: tuple[str, ...]
-    """Ids of the calls that the batch makes."""
-    calls: tuple[str, ...]
-    """Ids of the calls that the journal has stored with it."""
+    """Ids of the calls that the batch makes, which the journal stores with it."""
     causes: frozenset[int]
     """The numbers of the exchange's operations that the writer had when it wrote this one."""
 
@@ -109,7 +107,7 @@ class Replica:
             for each in sorted(
                 self.applied.values(), key=lambda one: position(one.op), reverse=True
             ):
-                if not set(each.calls).isdisjoint(choice.answers):
+                if not set(each.made).isdisjoint(choice.answers):
                     return each.op.turn_key
         return choice.open
 
@@ -131,9 +129,7 @@ class Replica:
         causes = frozenset(
             each.number for each in self.applied.values() if each.exchange == exchange.name
         )
-        self.applied[dot] = Stored(
-            op, exchange.name, exchange.stored, batch.made, choice.calls, causes
-        )
+        self.applied[dot] = Stored(op, exchange.name, exchange.stored, batch.made, causes)
         return op.turn_key
 
     def apply(self, stored: Stored) -> None:

@@ -26,10 +26,10 @@ OTHER = ToolBatch()
 
 
 def test_a_block_decides_before_all_other_rules() -> None:
-    """Rule 1: calls are stored, and nothing else is looked at."""
+    """Rule 1: the contents of the batch do not matter."""
     for batch in (QUESTION, CALL, OUTPUT, ANSWER):
         chosen = choose(batch, OpenTurn(THERE, ("c1",)), in_block=True, block=HERE)
-        assert chosen == TurnChoice(block=HERE, calls=batch.made)
+        assert chosen == TurnChoice(block=HERE)
 
 
 def test_the_first_batch_of_a_block_joins_no_open_turn() -> None:
@@ -39,7 +39,7 @@ def test_the_first_batch_of_a_block_joins_no_open_turn() -> None:
 
 
 def test_an_answered_call_is_looked_up() -> None:
-    """Rule 2: also without a current turn, and with one that does not know the call."""
+    """Rule 2 applies without a current turn, and if the current turn has not made the call."""
     assert choose(OUTPUT, None) == TurnChoice(answers=("c1",))
     assert choose(OUTPUT, OpenTurn(HERE)) == TurnChoice(answers=("c1",), open=HERE)
     assert choose(OUTPUT, OpenTurn(HERE, is_open=False)) == TurnChoice(answers=("c1",))
@@ -53,20 +53,20 @@ def test_a_call_of_the_current_turn_is_preferred() -> None:
 
 
 def test_a_batch_without_input_joins_the_open_turn() -> None:
-    """Rule 3."""
+    """Rule 3: a batch without input joins the open turn."""
     for batch in (CALL, CALL_AND_OUTPUT, ANSWER, OTHER):
-        assert choose(batch, OpenTurn(HERE)) == TurnChoice(open=HERE, calls=batch.made)
-        assert choose(batch, OpenTurn(HERE, is_open=False)) == TurnChoice(calls=batch.made)
+        assert choose(batch, OpenTurn(HERE)) == TurnChoice(open=HERE)
+        assert choose(batch, OpenTurn(HERE, is_open=False)) == TurnChoice()
 
 
 def test_input_opens_a_turn() -> None:
-    """Rule 4: whatever is open."""
+    """Rule 4: a batch with input opens a turn, even if another turn is open."""
     for current in (None, OpenTurn(HERE), OpenTurn(HERE, ("c1",)), OpenTurn(HERE, is_open=False)):
         assert choose(QUESTION, current) == TurnChoice()
 
 
 def test_state_joins_the_last_turn() -> None:
-    """Also one that has its answer; and it changes nothing about that turn."""
+    """State joins a turn that has its answer, too, and does not change whether the turn is open."""
     closed = OpenTurn(HERE, is_open=False)
     assert choose(STATE, None) == TurnChoice()
     assert choose(STATE, closed) == TurnChoice(open=HERE)
@@ -89,18 +89,18 @@ def test_a_turn_is_open_until_its_answer() -> None:
 
 
 def test_a_batch_that_opens_and_answers_leaves_a_closed_turn() -> None:
-    """A whole exchange in one batch."""
+    """A batch with a whole exchange leaves no open turn."""
     whole = ToolBatch(made=("c1",), has_input=True, ends_with_answer=True)
     assert after_append(None, HERE, whole) == OpenTurn(HERE, is_open=False)
 
 
 def test_another_turn_becomes_the_current_one() -> None:
-    """What was unanswered in the turn before is not part of it."""
+    """The unanswered calls of the previous turn do not count for the new turn."""
     assert after_append(OpenTurn(HERE, ("c0",)), THERE, CALL) == OpenTurn(THERE, ("c1",))
 
 
 def test_a_pop_opens_the_turn_of_its_item() -> None:
-    """A corrected answer or output joins the turn of the one that was popped."""
+    """A corrected answer or output joins the turn of the popped item."""
     closed = OpenTurn(HERE, is_open=False)
     assert after_removal(closed, HERE, ANSWER) == OpenTurn(HERE)
     assert after_removal(closed, HERE, OUTPUT) == OpenTurn(HERE, ("c1",))
@@ -111,7 +111,7 @@ def test_a_pop_opens_the_turn_of_its_item() -> None:
 
 
 def test_the_unanswered_calls_of_a_turn_are_bounded() -> None:
-    """The newest are kept."""
+    """The newest unanswered calls are kept."""
     many = tuple(map(str, range(2 * UNANSWERED_MOST)))
     turn = after_append(None, HERE, ToolBatch(made=many, waiting=many))
     assert turn.unanswered == many[UNANSWERED_MOST:]
