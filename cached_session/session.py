@@ -18,6 +18,7 @@ from cached_session.engine.open_turns import OpenTurns
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
+    checked_items,
     dots_of,
     items_limit,
     position_of,
@@ -259,21 +260,22 @@ class CachedSession:
         the assistant and no call is unanswered. Otherwise it opens a turn, at the end.
 
         Raises:
-            InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
+            InvalidArgument: ``items`` is not a sequence of JSON objects, or an item cannot be
+                encoded as JSON; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
             JournalFull: the disk is full, or the quota of unsent work (`SyncOptions`) was used up
                 and nothing was acknowledged in time; nothing of the batch is stored.
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
-        if items:
-            await self._append(items)
+        batch = checked_items(items)
+        if batch:
+            await self._append(batch)
 
     async def _append(
-        self, items: Sequence[TResponseInputItem], replaced: Sequence[Entry] = ()
+        self, batch: Sequence[TResponseInputItem], replaced: Sequence[Entry] = ()
     ) -> None:
         """Append a batch to the turn that it joins, and pop the items that it replaces."""
-        batch = list(items)
         encoded = encode_items(batch)
         engine = await self._ready()
         async with self._turns.append(read_batch(batch), replaced) as joined:
@@ -385,10 +387,11 @@ class CachedSession:
         """
         replaced = list(entries)
         removed = [position_of(entry) for entry in replaced]
-        if items or not removed:
+        batch = checked_items(items)
+        if batch or not removed:
             self._check_open()
-            if items:
-                await self._append(items, replaced)
+            if batch:
+                await self._append(batch, replaced)
             return
         engine = await self._ready()
         await engine.journal.history.remove(engine.author(), self._name, removed)

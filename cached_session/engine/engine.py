@@ -172,17 +172,28 @@ class Engine:
 
     def author(self) -> Author:
         """Return the author of an operation that is written now: writer id, time and run gap."""
-        return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+        gap_ms = int(self.options.run_gap * 1000)
+        return Author(self.writer, self.runtime.wall_ms(), gap_ms, self._renew_writer)
+
+    def _renew_writer(self, claimed: str) -> str:
+        """Return a writer id other than ``claimed``, which this process uses from now on."""
+        if self.writer == claimed:
+            self._take_writer()
+        return self.writer
+
+    def _take_writer(self) -> None:
+        self.writer = self.runtime.writer()
+        replicator = self.loop_host.replicator()
+        if replicator is not None:
+            replicator.context.writer = self.writer
 
     def _replaced(self) -> tuple[str, str]:
         """Take a new writer id, because another file has replaced the journal.
 
         Return the old and the new writer id.
         """
-        retired, self.writer = self.writer, self.runtime.writer()
-        replicator = self.loop_host.replicator()
-        if replicator is not None:
-            replicator.context.writer = self.writer
+        retired = self.writer
+        self._take_writer()
         self.hydration.forget()
         return retired, self.writer
 
@@ -266,7 +277,9 @@ class Engine:
         await self.open()
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
-        context = Context(self.journal, remote, self.options, self.runtime, self.writer)
+        context = Context(
+            self.journal, remote, self.options, self.runtime, self.writer, self._renew_writer
+        )
         replicator = Replicator(
             context, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
         )

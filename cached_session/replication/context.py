@@ -43,6 +43,8 @@ class Context:
     runtime: Runtime
     writer: str
     """The writer id of the operations that replication itself creates (confirmed pops)."""
+    renew_writer: Callable[[str], str] | None = None
+    """A function that gives this process another writer id than the given one, and returns it."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """The claims of confirmed pops under way, as (session id, dot, index of the item)."""
     listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
@@ -69,7 +71,8 @@ class Context:
 
     def author(self) -> Author:
         """Return the writer and time of an operation that is written now."""
-        return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+        gap_ms = int(self.options.run_gap * 1000)
+        return Author(self.writer, self.runtime.wall_ms(), gap_ms, self.renew_writer)
 
     def lock(self, kind: str, session_id: str) -> anyio.Lock:
         """Return the lock that allows one task at a time to do this kind of work on a session."""
