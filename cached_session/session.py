@@ -148,14 +148,17 @@ class CachedSession:
         options: SyncOptions = DEFAULTS,
         on_progress: Callable[[Progress], None] | None = None,
         key_prefix: str = "",
+        move: bool = False,
         runtime: Runtime | None = None,
     ) -> CachedSession:
         """Make a session that uses the Dakera server at ``url``.
 
         The constructor describes the other arguments. The background task connects when it first
-        needs the server; the session owns the connection. A journal belongs to one server at a
-        time. If ``url`` is another address than before and its server answers, everything in the
-        journal is sent to this server.
+        needs the server; the session owns the connection.
+
+        A journal belongs to one server. If it syncs with a server at another address, the first
+        call raises `InvalidArgument` and sends nothing. With ``move=True``, the journal moves:
+        everything in it is sent to this server, once the server answers.
 
         Raises:
             InvalidArgument: ``url`` is not an http or https address, or another argument is wrong.
@@ -164,7 +167,7 @@ class CachedSession:
             raise InvalidArgument("url=None is not the address of a server; use http://host:port")
         config = SessionConfig(
             session_id,
-            RemoteSpec.make(url, api_key, None),
+            RemoteSpec.make(url, api_key, None, move=move),
             sdk_settings(session_settings),
             pop,
             content,
@@ -750,6 +753,7 @@ class CachedSession:
         if not engine.journal.is_open:
             await engine.open()
         if self._spec is not None:
+            await engine.check_server(self._spec)
             self._attend()
         return engine
 

@@ -29,6 +29,7 @@ from cached_session.journal.tables.writes import Author
 from cached_session.models import Status
 from cached_session.options import SyncOptions
 from cached_session.paths import default_journal
+from cached_session.remote.address import other_server
 from cached_session.remote.connect import RemoteSpec, remove_spec
 from cached_session.replication.context import Context, log
 from cached_session.replication.replicator import Replicator
@@ -51,6 +52,8 @@ class Engine:
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
+        self._accepted: str | None = None
+        """The server with which the journal may sync, once `check_server` has accepted it."""
         """Writer id of the operations that this process writes."""
         self._opened_ms = runtime.wall_ms()
         self._pid = os.getpid()
@@ -162,7 +165,7 @@ class Engine:
                     # lock.
                     self._file_lock.release(force=True)
                 await self.journal.close()
-            elif self.spec is not None:
+            elif self.spec is not None and self._accepted == self.spec.server:
                 self.loop_host.ensure_running()
 
     @property
@@ -205,6 +208,19 @@ class Engine:
             return
         self._make_default_directory()
         await self.journal.history.begin()
+
+    async def check_server(self, spec: RemoteSpec) -> None:
+        """Check that the journal may sync with this server. Only the journal is read.
+
+        Raises:
+            InvalidArgument: the journal syncs with another server, and ``spec`` does not move it.
+        """
+        if self._accepted == spec.server:
+            return
+        known = await self.journal.known_server.url()
+        if known is not None and known != spec.server and not spec.move:
+            raise InvalidArgument(other_server(self.path, known, spec.server))
+        self._accepted = spec.server
 
     def open_blocking(self) -> None:
         """Open the journal without an event loop."""
@@ -278,7 +294,13 @@ class Engine:
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
         context = Context(
-            self.journal, remote, self.options, self.runtime, self.writer, self._renew_writer
+            self.journal,
+            remote,
+            self.options,
+            self.runtime,
+            self.writer,
+            self._renew_writer,
+            move=spec.move,
         )
         replicator = Replicator(
             context, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake

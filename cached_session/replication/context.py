@@ -45,6 +45,8 @@ class Context:
     """The writer id of the operations that replication itself creates (confirmed pops)."""
     renew_writer: Callable[[str], str] | None = None
     """A function that gives this process another writer id than the given one, and returns it."""
+    move: bool = False
+    """True if a journal that syncs with another server may move to this one."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """The claims of confirmed pops under way, as (session id, dot, index of the item)."""
     listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class Context:
         self._clock = SteadyClock(self.runtime)
         self.push_state = PushState(self.options)
         self.pauses = Pauses(self.journal, self.options, self.runtime.random, self.now_ms)
-        self._server_check = ServerCheck(self.journal, self.remote)
+        self._server_check = ServerCheck(self.journal, self.remote, move=self.move)
         self._locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -85,7 +87,8 @@ class Context:
         """Check once whether this is the server that the journal knows; see `ServerCheck`.
 
         Raises:
-            RemoteError: the journal knows another server, and the new server does not answer.
+            RemoteError: the journal knows another server, and may not move to this server, or this
+                server does not answer.
         """
         await self._server_check.run(session_id)
 
