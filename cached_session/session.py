@@ -229,7 +229,7 @@ class CachedSession:
 
         Raises:
             SessionClosed: the session was closed.
-            InvalidArgument: ``limit`` is not an integer.
+            InvalidArgument: ``limit`` is not an integer, or the journal syncs with another server.
             JournalError: the journal cannot be read.
         """
         # This inlines `_ready`: another coroutine costs a twentieth of a read of 20 items.
@@ -241,6 +241,8 @@ class CachedSession:
         if limit is not None and limit <= 0:
             return []
         if self._spec is not None:
+            if engine.accepted != self._spec.server:
+                await engine.check_server(self._spec)
             self._attend()
             if self._hydrate:
                 await engine.hydration.wait(self._name, limit, self._on_progress)

@@ -52,7 +52,7 @@ class Engine:
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
-        self._accepted: str | None = None
+        self.accepted: str | None = None
         """The server with which the journal may sync, once `check_server` has accepted it."""
         """Writer id of the operations that this process writes."""
         self._opened_ms = runtime.wall_ms()
@@ -165,7 +165,7 @@ class Engine:
                     # lock.
                     self._file_lock.release(force=True)
                 await self.journal.close()
-            elif self.spec is not None and self._accepted == self.spec.server:
+            elif self.spec is not None and self.accepted == self.spec.server:
                 self.loop_host.ensure_running()
 
     @property
@@ -215,12 +215,12 @@ class Engine:
         Raises:
             InvalidArgument: the journal syncs with another server, and ``spec`` does not move it.
         """
-        if self._accepted == spec.server:
+        if self.accepted == spec.server:
             return
         known = await self.journal.known_server.url()
         if known is not None and known != spec.server and not spec.move:
             raise InvalidArgument(other_server(self.path, known, spec.server))
-        self._accepted = spec.server
+        self.accepted = spec.server
 
     def open_blocking(self) -> None:
         """Open the journal without an event loop."""

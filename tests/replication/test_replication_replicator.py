@@ -191,11 +191,15 @@ async def test_another_server_gets_nothing_unasked(
     await a.close()
     with DevServer() as other:
         refused = device.new("a", url=other.url)
+
+        async def add() -> None:
+            await refused.add_items([text_message("refused")])
+
         local = CachedSession("talk", journal=device.root / "a.db") if is_local else None
         for call in (
             refused.get_items,
             refused.sync,
-            lambda: refused.add_items([text_message("x")]),
+            add,
         ):
             with pytest.raises(InvalidArgument, match="move=True") as error:
                 await call()
