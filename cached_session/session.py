@@ -15,6 +15,7 @@ from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
 from cached_session.engine.open_turns import OpenTurns
+from cached_session.engine.sdk_compaction import CompactionHooks, Snapshot
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
@@ -205,6 +206,7 @@ class CachedSession:
         self._is_cache_closed = is_cache_closed
         self._engine = engine
         self._turns = OpenTurns((engine.number, config.name))
+        self._compaction = CompactionHooks()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -402,6 +404,35 @@ class CachedSession:
         await engine.journal.history.remove(engine.author(), self._name, removed)
         self._turns.removed(replaced)
         self._wrote()
+
+    # The Agents SDK looks up the next three methods by name when it compacts a history.
+
+    async def _get_compaction_snapshot(
+        self, limit: int, *, prune_prefix: Callable[[Any], bool] | None = None
+    ) -> Snapshot | None:
+        """Return the latest ``limit`` items with a function that replaces a suffix of them: see
+        `CompactionHooks.snapshot`. A subclass may convert items, so it must define its own hook."""
+        if type(self) is not CachedSession:
+            return None
+        return await self._compaction.snapshot(self, limit, self._oldest_items, prune_prefix)
+
+    async def _read_compaction_items(self, limit: int | None) -> tuple[list[Any], bool]:
+        """Return the items that a compaction on request summarises: see `CompactionHooks.read`."""
+        default = settings_limit(self.session_settings)
+        return await self._compaction.read(self, limit, default)
+
+    async def _atomic_replace_items(self, items: list[Any]) -> bool:
+        """Replace the items that a compaction has read, in one transaction."""
+        if type(self) is not CachedSession:
+            return False
+        await self._compaction.replace_all(self, items)
+        return True
+
+    async def _oldest_items(self) -> list[Any]:
+        """Return the oldest item of the session; an empty list if it has none."""
+        engine = await self._ready()
+        async with engine.journal.history.stream(self._name) as fetch:
+            return decode_rows(await fetch(1))
 
     async def import_items(
         self,

@@ -100,7 +100,14 @@ TIERS: dict[str, list[set[str]]] = {
         {"replicator"},
     ],
     "engine": [
-        {"loop_host", "notifier", "open_turns", "session_config", "status_report"},
+        {
+            "loop_host",
+            "notifier",
+            "open_turns",
+            "sdk_compaction",
+            "session_config",
+            "status_report",
+        },
         {"first_read"},
         {"engine"},
         {"changes", "importer", "network_calls"},
