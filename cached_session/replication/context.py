@@ -18,7 +18,8 @@ from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
-from cached_session.replication.listing_scan import ListingCheckpoint, ListingProgress
+from cached_session.replication.listing_progress import ListingProgress
+from cached_session.replication.listing_scan import ListingCheckpoint
 from cached_session.replication.local_errors import LocalErrors
 from cached_session.replication.pauses import Pauses
 from cached_session.replication.push_state import PushState

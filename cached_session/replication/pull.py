@@ -18,12 +18,12 @@ from cached_session.replication.context import Context, log
 from cached_session.replication.gaps import search_gaps
 from cached_session.replication.ingest import apply_page
 from cached_session.replication.listing import PageFetcher
-from cached_session.replication.listing_scan import (
-    ListingScan,
+from cached_session.replication.listing_progress import (
     first_progress,
     needs_thorough_scan,
     next_progress,
 )
+from cached_session.replication.listing_scan import ListingScan
 from cached_session.replication.results import PullResult
 
 __all__ = ["pull"]
@@ -130,7 +130,14 @@ class _Listing:
             server, problem = context.remote.server, scan.problem
             log.warning("the server at %s %s: stopped reading the listing", server, problem)
         if result.finished:
-            reached = next_progress(progress, state, scan, began_ms, self.server_second)
+            reached = next_progress(
+                progress,
+                state,
+                newest=scan.newest,
+                is_thorough=scan.is_thorough,
+                began_ms=began_ms,
+                server_second=self.server_second,
+            )
             context.record_progress(session_id, reached)
         result.went_back = result.finished and self.newest < self.state.newest_second
         if scan.has_resumed:

@@ -1,4 +1,4 @@
-"""Whether the event stream reports what other devices write. Pure.
+"""Decide whether to trust the event stream to report what other devices write. Pure.
 
 A stream can be open and still report nothing, or only a part: the nodes of a server may not share
 their events, and a proxy may buffer them. A poll finds an operation that no event has named. Then

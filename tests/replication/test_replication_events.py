@@ -354,9 +354,7 @@ def _up(session: CachedSession) -> bool:
     return replicator is not None and replicator.listener.is_up
 
 
-async def test_a_word_costs_one_request_of_its_own_size(
-    device: Devices, server: DevServer
-) -> None:
+async def test_a_word_costs_one_request_of_its_own_size(device: Devices, server: DevServer) -> None:
     """A new item in a long history: its event names it, and nothing else is fetched."""
     first = await device("first", options=LISTENING)
     await first.add_items([text_message(f"old {number}") for number in range(300)])

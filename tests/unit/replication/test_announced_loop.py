@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 
@@ -10,6 +12,7 @@ from cached_session.remote.errors import RemoteError
 from cached_session.remote.ids import memory_id
 from cached_session.replication.announced_loop import AnnouncedFetcher, fetch_announced
 from cached_session.replication.pull import pull
+from tests.replication.devices import wait_until
 from tests.unit.replication.devices import THEM, items, operation, put
 from tests.unit.replication.fakes import SESSION, UNREACHABLE, Clock, FakeServer, context_of
 
@@ -115,10 +118,8 @@ class Made:
         self.news += 1
 
 
-async def _until(condition: object) -> None:
-    with anyio.fail_after(20):
-        while not condition():  # type: ignore[operator]
-            await anyio.sleep(0.001)
+async def _until(condition: Callable[[], bool]) -> None:
+    await wait_until(condition, 20)
 
 
 async def test_a_memory_is_asked_for_again_until_it_is_here() -> None:

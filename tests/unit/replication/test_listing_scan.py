@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
 from cached_session.history.ops import Dot
 from cached_session.journal.tables.pull_state import PullState
 from cached_session.replication import listing_scan
+from cached_session.replication.listing_progress import ListingProgress
 from cached_session.replication.listing_scan import (
     FEW,
     LARGEST_PAGE,
@@ -17,13 +17,9 @@ from cached_session.replication.listing_scan import (
     PAGE_GROWTH,
     PREFETCH,
     ListingCheckpoint,
-    ListingProgress,
     ListingScan,
     Page,
     PageRequest,
-    first_progress,
-    needs_thorough_scan,
-    next_progress,
     stride,
 )
 
@@ -149,54 +145,6 @@ def test_a_thorough_scan_ends_after_many_known_memories() -> None:
     while made.request is not None:
         take(made, full(made.request, oldest=1000), is_known=True)
     assert made._rows == FEW + 12 + 48
-
-
-@pytest.mark.parametrize(
-    ("listed_ago", "progress", "thorough"),
-    [
-        (0, ListingProgress(), True),
-        (119, ListingProgress(NOW_MS - 119_000), False),
-        (120, ListingProgress(NOW_MS - 120_000), True),
-        (120, ListingProgress(NOW_MS - 120_000, settled_second=1000), False),
-        (0, ListingProgress(NOW_MS - 599_000, settled_second=900), False),
-        (0, ListingProgress(NOW_MS - 600_000, settled_second=900), True),
-    ],
-)
-def test_a_scan_is_thorough_once_the_newest_memory_is_old(
-    listed_ago: int, progress: ListingProgress, thorough: bool
-) -> None:
-    """And from time to time while new memories arrive."""
-    state = replace(KNOWN, since_ms=NOW_MS - 1000 * listed_ago)
-    assert needs_thorough_scan(state, progress, NOW_MS) is thorough
-
-
-def test_a_process_trusts_an_old_listing_of_another_one() -> None:
-    """A command that runs every hour does not read the last minutes again each time."""
-    old = replace(KNOWN, since_ms=NOW_MS - 121_000)
-    assert not needs_thorough_scan(old, first_progress(old, NOW_MS), NOW_MS)
-    assert needs_thorough_scan(KNOWN, first_progress(KNOWN, NOW_MS), NOW_MS)
-
-
-@pytest.mark.parametrize(
-    ("server_second", "since", "complete", "settled"),
-    [
-        (0, 0, 0, 0),
-        (1001, 1, 0, 0),
-        (1002, 0, 1000, 0),
-        (0, 2, 1000, 0),
-        (1120, 0, 1000, 1000),
-        (0, 120, 1000, 1000),
-    ],
-)
-def test_a_finished_scan_completes_seconds_that_are_over(
-    server_second: int, since: int, complete: int, settled: int
-) -> None:
-    """By the server's clock, or by the time since a pull has first found the newest memory."""
-    made = scan(is_thorough=True)
-    made.newest = 1000
-    state = replace(KNOWN, since_ms=NOW_MS - 1000 * since)
-    reached = next_progress(ListingProgress(), state, made, NOW_MS, server_second)
-    assert reached == ListingProgress(NOW_MS, complete, settled)
 
 
 def test_a_short_known_page_ends_a_scan() -> None:
