@@ -19,7 +19,7 @@ from typing import NamedTuple
 from cached_session.history.ops import TurnKey
 from cached_session.history.tool_calls import ToolBatch, read_batch
 from cached_session.history.turns import OpenTurn, TurnChoice, after_append, after_removal, choose
-from cached_session.journal.tables.item_rows import turn_of
+from cached_session.journal.tables.entry_rows import turn_of
 from cached_session.models import Entry
 
 __all__ = ["JoinedAppend", "OpenTurns", "Scope"]

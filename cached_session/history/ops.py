@@ -17,6 +17,7 @@ import orjson
 from cached_session.history.frontier import Frontier
 
 __all__ = [
+    "COUNT_LIMIT",
     "GONE",
     "MARK_BYTES",
     "Dot",
@@ -46,6 +47,9 @@ SEAL_BYTES = 8
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 GONE = ""
 """The payload of an item that was popped and whose text is no longer stored."""
+COUNT_LIMIT = 1 << 31
+"""Exclusive upper limit of the numbers of payloads and parts. A memory with a larger number is
+unreadable."""
 MARK_BYTES = 1 << 20
 """Maximum UTF-8 bytes of the payload of a mark. A mark is state that every device loads, such as a
 title. Larger data belongs into an item."""
@@ -276,7 +280,7 @@ def decode_pop(payload: str) -> ItemRef:
         or type(counter) is not int
         or type(index) is not int
         or type(count) is not int
-        or not (1 <= counter < 1 << 53 and 0 <= index < count < 1 << 31)
+        or not (1 <= counter < 1 << 53 and 0 <= index < count < COUNT_LIMIT)
     ):
         raise ValueError(f"the payload of a pop must identify an item: {payload[:200]!r}")
     return ItemRef(Dot(writer, counter), index, count)

@@ -14,7 +14,7 @@ import sqlite3
 from cached_session.journal.journal import Journal
 from cached_session.journal.recovery import schema_check
 from cached_session.journal.tables import search_index
-from cached_session.journal.tables.states import ACKED
+from cached_session.journal.tables.states import BY_DOT
 from cached_session.models import CompactReport
 
 __all__ = ["compact", "prune", "tidy"]
@@ -37,21 +37,22 @@ def prune(conn: sqlite3.Connection, most: int) -> int:
 
     An operation that is not acknowledged is not deleted, even if this journal never sent it. A copy
     of this journal may have sent the operation. The row of the operation delays the deletion of its
-    memories until the operation has arrived.
+    memories until the operation has arrived. The last operation of the journal is not deleted
+    either, so that its `seq` is not used again.
     """
     gone = conn.execute(
-        "SELECT o.seq FROM cleared c CROSS JOIN ops o "
-        "ON o.session = c.session AND o.writer = c.writer "
-        "AND o.counter BETWEEN c.first AND c.last "
-        "WHERE o.kind = 'append' AND o.live = 0 "
-        f"AND o.state = {ACKED} "
-        "AND NOT EXISTS (SELECT 1 FROM forgets f WHERE f.session = o.session "
-        "AND f.writer = o.writer AND f.counter = o.counter) "
-        "AND NOT EXISTS (SELECT 1 FROM claims k WHERE k.session = o.session "
-        "AND k.writer = o.writer AND k.counter = o.counter) LIMIT ?",
+        "SELECT a.session, a.writer, a.counter, a.seq FROM cleared c CROSS JOIN acked a "
+        "ON a.session = c.session AND a.writer = c.writer "
+        "AND a.counter BETWEEN c.first AND c.last CROSS JOIN ops o ON o.seq = a.seq "
+        "WHERE o.kind = 'append' AND o.live = 0 AND o.seq < (SELECT max(seq) FROM ops) "
+        "AND NOT EXISTS (SELECT 1 FROM forgets f WHERE f.session = a.session "
+        "AND f.writer = a.writer AND f.counter = a.counter) "
+        "AND NOT EXISTS (SELECT 1 FROM claims k WHERE k.session = a.session "
+        "AND k.writer = a.writer AND k.counter = a.counter) LIMIT ?",
         (most,),
     ).fetchall()
-    conn.executemany("DELETE FROM ops WHERE seq = ?", gone)
+    conn.executemany("DELETE FROM ops WHERE seq = ?", [(seq,) for *_, seq in gone])
+    conn.executemany(f"DELETE FROM acked WHERE {BY_DOT}", [row[:3] for row in gone])
     return len(gone)
 
 

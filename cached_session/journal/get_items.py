@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -151,11 +152,11 @@ def _read_latest(
     session: int, limit: int, conn: sqlite3.Connection, is_wanted: Callable[[], bool]
 ) -> list[Any]:
     """Return the latest items of a long history. Stop early if the caller no longer waits."""
-    rows = conn.execute(item_rows.BACKWARDS, (session,))
+    rows = item_rows.rows_backwards(conn, session)
     parts: list[list[Any]] = []
     left = limit
     while left and is_wanted():
-        few = rows.fetchmany(min(SLICE_ITEMS, left))
+        few = list(islice(rows, min(SLICE_ITEMS, left)))
         if not few:
             break
         parts.append(decode_rows(few[::-1]))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from cached_session.journal.quota import Quota
 from cached_session.journal.readers import Fetch, Readers
 from cached_session.journal.sqlite.codec import array_of
 from cached_session.journal.sqlite.tracked_connection import Version
-from cached_session.journal.tables import change_cursor, item_rows, search_index, writes
+from cached_session.journal.tables import change_cursor, entry_rows, item_rows, search_index, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
 from cached_session.journal.tables.outbox import newest
 from cached_session.journal.tables.sessions import revision_of, stored_id
@@ -179,30 +179,40 @@ class History:
             self._tail_cache.put(session_id, replace(tail, version=version))
         return tail
 
-    def stream(self, session_id: str) -> AbstractAsyncContextManager[Fetch]:
-        """Read all rows of a session, oldest first, in slices of one snapshot.
+    @asynccontextmanager
+    async def stream(self, session_id: str) -> AsyncIterator[Fetch]:
+        """Read the items of a session, oldest first, in slices of one snapshot.
 
-        The context manager yields a function ``fetch``. ``await fetch(most)`` returns the next
-        rows, at most ``most`` of them, and an empty list at the end.
+        The context manager yields a function ``fetch``. ``await fetch(most)`` returns the
+        (payload, codec) rows of the items of the next ``most`` operations, and an empty list at the
+        end.
         """
-        return self._readers.rows(item_rows.EXPORT, (stored_id(session_id),))
+        async with self._readers.rows(item_rows.EXPORT, (stored_id(session_id),)) as fetch:
+
+            async def fetch_items(most: int) -> list[tuple[bytes, int]]:
+                items: list[tuple[bytes, int]] = []
+                while not items and (rows := await fetch(most)):
+                    items = [item for row in rows for item in item_rows.rows_of(*row)]
+                return items
+
+            yield fetch_items
 
     # -- reading entries -------------------------------------------------------------------------
 
     async def entries(self, session_id: str, limit: int | None) -> list[Entry]:
         """Return the latest ``limit`` entries (None: all), oldest first."""
-        return await self._readers.read_aside(item_rows.entries, session_id, limit)
+        return await self._readers.read_aside(entry_rows.entries, session_id, limit)
 
     async def turns(self, session_id: str, limit: int | None) -> list[Turn]:
         """Return the latest ``limit`` turns (None: all), oldest first."""
-        return await self._readers.read_aside(item_rows.turns, session_id, limit)
+        return await self._readers.read_aside(entry_rows.turns, session_id, limit)
 
     async def entries_at(
         self, session_id: str, positions: Iterable[tuple[str, int, int]]
     ) -> list[Entry]:
         """Return the visible entries at these (writer, counter, index) positions, in the given
         order."""
-        return await self._readers.read_aside(item_rows.entries_at, session_id, positions)
+        return await self._readers.read_aside(entry_rows.entries_at, session_id, positions)
 
     async def search(self, session_id: str, words: list[str], limit: int) -> list[Entry]:
         """Return the latest entries whose text contains every word, latest first.

@@ -10,11 +10,10 @@ import threading
 from pathlib import Path
 
 from cached_session.errors import JournalError
-from cached_session.history.parts import part_count
 from cached_session.journal.sqlite.tracked_connection import TrackedConnection
 from cached_session.journal.tables import schema
 
-__all__ = ["MEMORY", "connect", "create_private", "define_functions", "existing_uri"]
+__all__ = ["MEMORY", "connect", "create_private", "existing_uri"]
 
 MEMORY = ":memory:"
 """Path of a journal without a file."""
@@ -54,7 +53,6 @@ def connect(path: str, busy_ms: int, durability: str) -> sqlite3.Connection:
         conn.execute(f"PRAGMA synchronous = {durability.upper()}")
         conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         conn.execute("PRAGMA temp_store = MEMORY")
-        define_functions(conn)
     except BaseException:
         conn.close()
         raise
@@ -67,16 +65,6 @@ def existing_uri(path: str) -> str:
     Use this URI for a further connection to the journal, because its file may just have been moved.
     """
     return f"{Path(path).absolute().as_uri()}?mode=rw"
-
-
-def define_functions(conn: sqlite3.Connection) -> None:
-    """Define the SQL functions of this package that the journal's statements use."""
-    conn.create_function("part_count", 1, _part_count, deterministic=True)
-
-
-def _part_count(payload: bytes) -> int:
-    """Return the number of parts of a payload, which may be damaged."""
-    return part_count(payload.decode(errors="replace"))
 
 
 def create_private(path: str) -> None:

@@ -7,13 +7,14 @@ import sqlite3
 from collections.abc import Sequence
 
 from cached_session.journal.sqlite.tracked_connection import data_version, queued
-from cached_session.journal.tables.states import ACKED, PARKED
+from cached_session.journal.tables.states import PARKED
 
 __all__ = ["Quota", "size_of"]
 
 UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
-    f"FROM ops WHERE state <> {ACKED} AND state <> {PARKED} AND kind = 'append'"
+    "FROM waiting w CROSS JOIN ops o ON o.seq = w.seq "
+    f"WHERE w.state <> {PARKED} AND kind = 'append'"
 )
 """SQL for the number of unsent items and their bytes. The query leaves out parked operations, and
 items that were removed before they were sent, because such items are never sent."""

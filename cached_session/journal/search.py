@@ -13,9 +13,9 @@ from itertools import islice
 from cached_session.errors import InvalidArgument
 from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.history.order import Position
-from cached_session.journal.tables import item_rows, search_index
+from cached_session.journal.tables import entry_rows, item_rows, search_index
 from cached_session.journal.tables.sessions import session_row
-from cached_session.journal.tables.states import BY_PLACE
+from cached_session.journal.tables.states import Place
 from cached_session.models import Entry
 
 __all__ = ["find", "scan", "words"]
@@ -50,16 +50,14 @@ def find(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
         row = session_row(conn, session_id)
         if row is None:
             return []
-        matches = _matches(
-            conn, row[0], wanted, search_index.candidates(conn, row[0], grams, reached)
-        )
-        return list(islice(item_rows.ranked(conn, row[0], row[1], matches), limit))
+        matches = _matches(conn, wanted, search_index.candidates(conn, row[0], grams, reached))
+        return list(islice(entry_rows.ranked(conn, row[0], row[1], matches), limit))
 
 
 def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: int) -> list[Entry]:
     """Find the matching entries without the index: read the items one by one, latest first."""
     found: list[Entry] = []
-    for entry, payload in item_rows.entries_backwards(conn, session_id, None):
+    for entry, payload in entry_rows.entries_backwards(conn, session_id):
         if _contains(payload, wanted):
             found.append(entry)
             if len(found) >= limit:
@@ -69,18 +67,13 @@ def scan(conn: sqlite3.Connection, session_id: str, wanted: list[str], limit: in
 
 def _matches(
     conn: sqlite3.Connection,
-    session: int,
     wanted: list[str],
-    held: list[tuple[int, str, int, int, str, int]],
+    found: list[tuple[Place, int]],
 ) -> Iterator[Position]:
-    for position in held:
-        items = conn.execute(
-            f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {BY_PLACE} ORDER BY idx DESC",
-            (session, *position),
-        ).fetchall()
-        for idx, payload in items:
+    for place, seq in found:
+        for index, payload in reversed(item_rows.payloads_of(conn, seq)):
             if _contains(payload, wanted):
-                yield (*position, idx)
+                yield (*place, index)
 
 
 def _contains(payload: bytes, wanted: list[str]) -> bool:

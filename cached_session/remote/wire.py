@@ -19,7 +19,15 @@ import orjson
 
 from cached_session.history.ids import session_key
 from cached_session.history.item_text import ROLES, role_and_text
-from cached_session.history.ops import MARK_BYTES, Dot, Kind, Operation, TurnKey, normalize_turn
+from cached_session.history.ops import (
+    COUNT_LIMIT,
+    MARK_BYTES,
+    Dot,
+    Kind,
+    Operation,
+    TurnKey,
+    normalize_turn,
+)
 from cached_session.history.parts import PART_BYTES, Part, split
 from cached_session.history.session_name import split_name
 from cached_session.remote.ids import (
@@ -61,10 +69,6 @@ starts when the server stores the memory, so a device whose clock shows 1970 doe
 memories."""
 EVENT_LAST = 9_999_999_999
 """Latest event time in Unix seconds (the year 2286): the server refuses a later time."""
-MOST_COUNTED = 1 << 31
-"""Exclusive upper limit of the numbers of payloads and parts. A memory with a larger number is
-unreadable."""
-
 MARK_PARTS = 3 * MARK_BYTES // (PART_BYTES // 2) + 1
 """Maximum number of parts of a mark: escaping makes a payload at most three times as long, and a
 part that is not the last has more than half of `PART_BYTES`."""
@@ -262,8 +266,8 @@ def _decode_part(fields: MetadataFields, dot: Dot, version: int) -> Part:
     if kind is None:
         raise fields.invalid("cs_op")
     stamp = fields.stamp("cs_s")
-    count = fields.integer("cs_n", 1, MOST_COUNTED)
-    parts = fields.integer("cs_p", 1, MOST_COUNTED)
+    count = fields.integer("cs_n", 1, COUNT_LIMIT)
+    parts = fields.integer("cs_p", 1, COUNT_LIMIT)
     part = Part(
         dot=dot,
         kind=kind,

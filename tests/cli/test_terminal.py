@@ -676,7 +676,7 @@ def test_compact_recovers_a_damaged_journal_and_status_reports_the_losses(
     journal = tmp_path / "agent.db"
     write(journal, "alice", [{"role": "user", "content": f"{n} " + "x" * 3000} for n in range(99)])
     with closing(sqlite3.connect(journal)) as conn:
-        (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'items'").fetchone()
+        (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ops'").fetchone()
         (size,) = conn.execute("PRAGMA page_size").fetchone()
         (pages,) = conn.execute("PRAGMA page_count").fetchone()
     data = bytearray(journal.read_bytes())
@@ -692,6 +692,6 @@ def test_compact_recovers_a_damaged_journal_and_status_reports_the_losses(
     assert "is damaged" in done.stderr
     after = piped(tmp_path, "status", "-j", journal)
     assert "\nsalvaged" in after.stdout
-    assert "losses: item" in after.stdout
+    assert "unsent operation" in after.stdout
     assert piped(tmp_path, "compact", "-j", journal).returncode == 0
     assert "damaged: " not in piped(tmp_path, "doctor", "-j", journal).stdout

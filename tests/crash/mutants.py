@@ -47,13 +47,16 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "outbox: operations are removed before the server responds": (
         "journal/tables/outbox.py",
-        'f"UPDATE ops SET state = {SENT}, error',
-        'f"UPDATE ops SET state = {ACKED}, error',
+        "    return [seq for seq, *_ in chosen]\n",
+        (
+            "    acknowledge(conn, [seq for seq, *_ in chosen])\n"
+            "    return [seq for seq, *_ in chosen]\n"
+        ),
     ),
     "outbox: operations in flight at a kill are not sent again": (
         "journal/tables/outbox.py",
-        'f"AND {UNSENT} ORDER BY seq LIMIT ?"',
-        'f"AND state <> 2 AND state = {PENDING} ORDER BY seq LIMIT ?"',
+        "seq <= ? AND {UNSENT} ORDER BY seq LIMIT ?",
+        "seq <= ? AND state = {PENDING} ORDER BY seq LIMIT ?",
     ),
 }
 
@@ -86,7 +89,9 @@ def attempt(module: str, old: str, new: str, kills: int, seed: int) -> tuple[int
         )
     if not done.returncode:
         return None, ""
-    found = re.search(r"Lost: seed \d+, (?:after )?kill (\d+)(?: \([^)]*\))?: (.*)", done.stderr)
+    found = re.search(
+        r"HistoryMismatch: seed \d+, (?:after )?kill (\d+)(?: \([^)]*\))?: (.*)", done.stderr
+    )
     if found is None:
         return 0, done.stderr.strip().splitlines()[-1][:90]
     return int(found[1]) + 1, found[2][:90].replace("|", "/")

@@ -62,7 +62,7 @@ async def damaged(path: Path) -> None:
     """Damage the index of the outbox, so that the first write detects it."""
     await some_messages(path)
     with closing(sqlite3.connect(path)) as conn:
-        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'outbox'"
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'place'"
         (root,) = conn.execute(sql).fetchone()
         (size,) = conn.execute("PRAGMA page_size").fetchone()
     with path.open("r+b") as file:

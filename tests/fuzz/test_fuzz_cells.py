@@ -52,8 +52,8 @@ INSERT INTO gates VALUES (1, 1, 100, 100, 'busy', 'too much', 100);
 INSERT OR REPLACE INTO meta VALUES ('last_success_ms', '1000');
 INSERT OR REPLACE INTO meta VALUES ('last_ack_ms', '1000');
 INSERT INTO meta VALUES ('retired:longgone', '');
-INSERT OR REPLACE INTO claims SELECT session, writer, counter, idx, 'longgone', 1, 1 FROM items
-LIMIT 1;
+INSERT OR REPLACE INTO claims SELECT session, writer, counter, 0, 'longgone', 1, 1 FROM ops
+WHERE live > 0 LIMIT 1;
 """
 """Rows that only many devices produce."""
 
@@ -89,10 +89,7 @@ def _used(url: str) -> bytes:
         path = Path(directory) / "j.db"
         asyncio.run(_use(path, url))
         with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-            (seq,) = conn.execute(
-                "SELECT o.seq FROM items i JOIN ops o USING (session, writer, counter) "
-                "WHERE i.payload LIKE '%refused%'"
-            ).fetchone()
+            (seq,) = conn.execute("SELECT seq FROM ops WHERE body LIKE '%refused%'").fetchone()
             outbox.park(conn, seq, "refused for good")
             author = writes.Author("marker00", 1_700_000_000_000, 600_000)
             writes.write_mark(conn, author, "s", Mark("title", "", "a title"))

@@ -12,9 +12,10 @@ from cached_session.history.session_ref import SessionRef
 from cached_session.history.turns import TurnChoice
 from cached_session.journal.journal import MEMORY, Journal
 from cached_session.journal.sqlite.codec import codec_of
-from cached_session.journal.tables import inbox, item_rows, outbox, writes
+from cached_session.journal.tables import entry_rows, inbox, outbox, sessions, writes
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.marks import read_marks
+from tests.journal_rows import items_of
 from tests.property.histories import SESSION, frontier_of
 from tests.property.reference_model import marks, visible
 
@@ -81,7 +82,7 @@ class Replica:
         return self.journal.read_blocking(lambda conn: conn.execute(sql).fetchall())
 
     def entries(self, limit: int | None = None) -> list:
-        return self.journal.read_blocking(lambda conn: item_rows.entries(conn, SESSION, limit))
+        return self.journal.read_blocking(lambda conn: entry_rows.entries(conn, SESSION, limit))
 
     def marks(self) -> dict[tuple[str, str], tuple[Dot, object]]:
         """Return the dot and the value of each mark that counts."""
@@ -109,10 +110,11 @@ class Replica:
     def state(self) -> dict[str, list[tuple]]:
         """Return the state that two journals with the same operations must share, row for row."""
         return {
-            "items": self.rows("SELECT * FROM items ORDER BY 1, 2, 3, 4, 5"),
+            "items": self.journal.read_blocking(items_of, SESSION),
             "ops": self.rows(
-                "SELECT writer, counter, kind, stamp, said_ms, count, live, private, digest, body "
-                "FROM ops ORDER BY 1, 2"
+                "SELECT writer, counter, kind, turn_stamp, turn_writer, turn_counter, stamp, "
+                "said_ms, count, live, private, digest, CASE WHEN kind <> 'append' THEN body END "
+                "FROM ops WHERE session > 0 ORDER BY 1, 2"
             ),
             "frontier": self.rows("SELECT writer, upto FROM frontier WHERE upto ORDER BY 1"),
             "above": self.rows("SELECT * FROM above ORDER BY 1, 2, 3"),
@@ -133,8 +135,8 @@ class Replica:
         assert shown == [(tuple(dot), index, json.loads(text)) for dot, index, text in expected]
         assert [entry.rank for entry in entries] == list(range(len(expected)))
         assert self.marks() == marks(ops)
-        counted = self.row("SELECT items FROM sessions")
-        assert (counted[0] if counted else 0) == len(expected)
+        counted = self.journal.read_blocking(sessions.session_row, SESSION)
+        assert (counted[1] if counted else 0) == len(expected)
         live = dict.fromkeys((op.dot for op in ops if op.kind is Kind.APPEND), 0)
         for dot, _, _ in expected:
             live[dot] += 1

@@ -16,6 +16,7 @@ from cached_session.journal.tables.audit_plan import ServerListing
 from cached_session.remote.ids import READABLE_VERSIONS, memory_id
 from cached_session.remote.wire import decode, memories_of
 from tests.hypothesis_profiles import examples
+from tests.journal_rows import ITEMS
 from tests.property.histories import (
     CLOCKS,
     GAP_MS,
@@ -234,7 +235,7 @@ class Exchange(RuleBasedStateMachine):
         """Check that all journals are equal and miss nothing once everything is sent and listed."""
         for who in range(JOURNALS):
             self.push(who, 10_000, 0, answered=True)
-            assert self.replicas[who].rows("SELECT * FROM ops WHERE state <> 2") == []
+            assert self.replicas[who].rows("SELECT * FROM waiting") == []
         for who in range(JOURNALS):
             self._deliver(who, list(self.server.values()))
             # Once more: items that were hidden behind pops of the same page.
@@ -245,7 +246,7 @@ class Exchange(RuleBasedStateMachine):
         covers = [decode_clear(op.payloads[0]) for op in self.ops.values() if op.kind is Kind.CLEAR]
         for replica in self.replicas:
             shown = replica.rows(
-                "SELECT writer, counter, idx, payload FROM items ORDER BY turn_stamp, "
+                f"SELECT writer, counter, idx, payload FROM {ITEMS} ORDER BY turn_stamp, "
                 "turn_writer, turn_counter, stamp, writer, counter, idx"
             )
             assert [[Dot(*row[:2]), *row[2:]] for row in shown] == expected

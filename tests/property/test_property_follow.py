@@ -11,7 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from cached_session import Change, Entry
 from cached_session.journal.tables import change_cursor, outbox, parked_operations, writes
 from cached_session.journal.tables.change_cursor import ChangeCursor
-from cached_session.journal.tables.item_rows import position_of
+from cached_session.journal.tables.entry_rows import position_of
 from cached_session.journal.tables.writes import Author
 from tests.hypothesis_profiles import examples
 from tests.property.histories import SESSION
@@ -157,17 +157,17 @@ class Followed(Exchange):
         follower = self.followers[who]
         follower.catch_up()
         assert followed_entries(follower.shown) == followed_entries(follower.replica.entries())
-        waits = follower.replica.row("SELECT count(*) FROM ops WHERE state IN (0, 1)")[0]
+        waits = follower.replica.row("SELECT count(*) FROM waiting WHERE state IN (0, 1)")[0]
         # A follower without any change yet does not know the pending operations either.
         assert follower.pending in (None, waits)
         if follower.operations is None:
             return
-        unsent = follower.replica.row("SELECT count(*) FROM ops WHERE state <> 2")[0]
+        unsent = follower.replica.row("SELECT count(*) FROM waiting")[0]
         acked = len(self.own[who]) - self.dropped[who] - unsent
         # Operations of another process may have been acknowledged before the follower's next read.
-        sure = follower.replica.row(
-            "SELECT count(*) FROM ops WHERE state = 2 AND writer = ?", follower.writer
-        )[0]
+        sure = follower.replica.row("SELECT count(*) FROM acked WHERE writer = ?", follower.writer)[
+            0
+        ]
         assert (sure if who else 0) <= follower.operations <= acked
 
     @invariant()

@@ -19,6 +19,7 @@ from cached_session.history.ops import (
 from cached_session.history.parts import Part, split
 from cached_session.journal.tables import item_rows, writes
 from tests.hypothesis_profiles import examples
+from tests.journal_rows import ITEMS
 from tests.property.histories import (
     CLOCKS,
     GAP_MS,
@@ -118,7 +119,7 @@ def test_damaged_parts_are_never_shown_and_undamaged_ones_replace_them(
     with closing(Replica()) as replica:
         for start in range(0, len(parts), delivery.page):
             replica.apply(parts[start : start + delivery.page])
-            shown = replica.rows("SELECT writer, counter, idx, payload FROM items")
+            shown = replica.rows(f"SELECT writer, counter, idx, payload FROM {ITEMS}")
             assert {(Dot(*row[:2]), *row[2:]) for row in shown} <= written
         for op in ops.values():
             replica.apply(_parts(op))

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from cached_session import CachedSession
 from cached_session.journal import get_items, tail_cache
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables import item_rows, writes
-from cached_session.journal.tables.sessions import session_row
+from cached_session.journal.tables import writes
 from cached_session.journal.tables.writes import Author
 from tests.hypothesis_profiles import examples
+from tests.journal_rows import items_of
 
 Steps = st.lists(
     st.tuples(
@@ -36,9 +36,7 @@ Steps = st.lists(
 def scan(path: Path) -> list[Any]:
     """Return the history as stored in the file."""
     with closing(sqlite3.connect(path)) as conn:
-        row = session_row(conn, "s")
-        rows = conn.execute(item_rows.EXPORT, ("s",)).fetchall() if row else []
-    return [json.loads(text) for text, _ in rows]
+        return [json.loads(text) for *_, text in items_of(conn, "s")]
 
 
 @examples(30)

@@ -12,6 +12,7 @@ import pytest
 from cached_session import CachedSession, JournalFull, PopUnconfirmed
 from cached_session.devserver import DevServer
 from cached_session.journal.sqlite.tracked_connection import TrackedConnection
+from tests.journal_rows import spoil
 from tests.replication.devices import (
     BATCH,
     PATIENCE,
@@ -25,7 +26,7 @@ from tests.replication.devices import (
     wait_until,
 )
 
-ACK = "UPDATE ops SET state = 2"
+ACK = "DELETE FROM waiting"
 CLAIM = "INSERT INTO ops"
 
 
@@ -184,8 +185,8 @@ async def test_damage_that_a_background_pull_detects_is_recovered(
     await a.add_items([text_message("one")])
     await a.sync(timeout=PATIENCE)
     with closing(sqlite3.connect(a._engine.path, isolation_level=None)) as other:
-        other.execute("UPDATE sessions SET ground = 'nonsense'")
-    await wait_until(lambda: "sessions.ground has an invalid value" in str(a.status().salvaged))
+        spoil(other, "UPDATE sessions SET ground = 'nonsense'")
+    await wait_until(lambda: "CHECK constraint failed in sessions" in str(a.status().salvaged))
     await wait_until(lambda: a.status().last_error is None)
     assert texts(await a.get_items()) == ["one"]
 

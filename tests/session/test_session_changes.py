@@ -26,6 +26,7 @@ from cached_session import (
 from cached_session.devserver import DevServer, Modes
 from cached_session.journal.tables import change_cursor
 from cached_session.runtime import Runtime
+from tests.journal_rows import change_payloads
 from tests.session.session_support import Child, contents, messages
 
 WOKEN = SyncOptions(
@@ -499,7 +500,7 @@ async def test_an_unreadable_item_does_not_hide_others(journal: Path) -> None:
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(messages("a", "b", "c"))
     with sqlite3.connect(journal) as conn:
-        conn.execute("UPDATE items SET payload = '{broken' WHERE idx = 1")
+        assert change_payloads(conn, lambda at, text: b"{broken" if at == 1 else text) == 1
     conn.close()
     async with CachedSession("s", journal=journal, options=WOKEN) as session:
         changes, shown = session.changes(()), list[Entry]()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cached_session import CachedSession
+from tests.journal_rows import change_payloads
 from tests.session.session_support import contents, messages
 
 CALL = {
@@ -135,7 +136,7 @@ async def test_a_damaged_row_does_not_hide_other_entries(journal: Path) -> None:
     async with CachedSession("s", journal=journal) as session:
         await session.add_items(messages(*(f"word {n}" for n in range(4))))
         with sqlite3.connect(journal) as conn:
-            conn.execute("UPDATE items SET payload = 'damaged' WHERE idx = 2")
+            assert change_payloads(conn, lambda at, text: b"damaged" if at == 2 else text) == 1
         conn.close()
         left = ["word 0", "word 1", "word 3"]
         assert contents([entry.item for entry in await session.entries()]) == left

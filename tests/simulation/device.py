@@ -596,8 +596,8 @@ def _unsent(conn: sqlite3.Connection, name: str) -> set[int]:
     return {
         seq
         for (seq,) in conn.execute(
-            "SELECT o.seq FROM ops o JOIN sessions s ON s.id = o.session "
-            "WHERE s.session_id = ? AND o.state IN (0, 1)",
+            "SELECT w.seq FROM waiting w JOIN sessions s ON s.id = w.session "
+            "WHERE s.session_id = ? AND w.state IN (0, 1)",
             (name,),
         )
     }

@@ -21,19 +21,19 @@ ROOT = Path(__file__).parents[2]
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "tie-break: equal stamps sort by counter before writer": (
         "journal/tables/states.py",
-        'columns = ("session", *PLACE.split(", "), "idx")',
+        'columns = ("session", "branch", *PLACE.split(", "))',
         (
-            'columns = ("session", "turn_stamp", "turn_counter", "turn_writer", "stamp", '
-            '"counter", "writer", "idx")'
+            'columns = ("session", "branch", "turn_stamp", "turn_counter", "turn_writer", "stamp", '
+            '"counter", "writer")'
         ),
     ),
     "turn: left out of the order": (
         "journal/tables/states.py",
-        'columns = ("session", *PLACE.split(", "), "idx")',
-        'columns = ("session", "stamp", "writer", "counter", "idx")',
+        'columns = ("session", "branch", *PLACE.split(", "))',
+        'columns = ("session", "branch", "stamp", "writer", "counter")',
     ),
     "turn: left out of the places of items": (
-        "journal/tables/apply.py",
+        "journal/tables/new_rows.py",
         "        place = (*op.turn_key, op.stamp, *op.dot)",
         "        place = (op.stamp, *op.dot, op.stamp, *op.dot)",
     ),
@@ -158,13 +158,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "claim: a parked item that is retried counts as never sent": (
         "journal/tables/parked_operations.py",
-        'conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))',
-        'conn.execute(f"UPDATE ops SET state = 0 WHERE seq = ?", (seq,))',
+        'f"UPDATE waiting SET state = {SENT}, error',
+        'f"UPDATE waiting SET state = 0, error',
     ),
     "migration: a journal of format 1 keeps its format number": (
         "journal/tables/schema.py",
-        'conn.execute(f"PRAGMA user_version = {FORMAT}")',
-        "conn.execute(f\"PRAGMA user_version = {_pragma(conn, 'user_version') or FORMAT}\")",
+        'FORMAT, _statements())\n    conn.execute(f"PRAGMA user_version = {FORMAT}")',
+        "FORMAT, _statements())",
     ),
     "migration: a journal of format 1 gets an empty search index": (
         "journal/tables/search_index.py",
@@ -226,8 +226,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "dropped: the claim of a dropped operation stays": (
         "journal/tables/claims.py",
-        "LEFT JOIN ops o",
-        "JOIN ops o",
+        "        shown = [] if op is None else payloads_of(conn, op.seq)\n",
+        (
+            "        if op is None:\n            continue\n"
+            "        shown = payloads_of(conn, op.seq)\n"
+        ),
     ),
     "dropped: the pull position is not reset": (
         "journal/tables/parked_operations.py",
@@ -246,13 +249,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "forget: sent before the removal is acknowledged": (
         "journal/tables/outbox.py",
-        "coalesce(b.state, {ACKED}) = {ACKED}",
-        "1",
+        "b.seq IS NULL AND",
+        "1 AND",
     ),
     "forget: sent before the item itself is acknowledged": (
         "journal/tables/outbox.py",
-        "coalesce(a.state, {ACKED}) = {ACKED}",
-        "1",
+        "a.seq IS NULL LIMIT",
+        "1 LIMIT",
     ),
     "forget: marked as done before the server is asked": (
         "replication/push.py",

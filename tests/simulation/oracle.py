@@ -16,7 +16,9 @@ from typing import Any
 
 from cached_session.history.ops import Dot, Kind, Operation, TurnKey, decode_pop
 from cached_session.journal.tables.marks import read_marks
+from cached_session.journal.tables.sessions import session_row
 from cached_session.journal.tables.states import PENDING
+from tests.journal_rows import items_of
 from tests.property.reference_model import marks, visible
 
 __all__ = [
@@ -32,7 +34,6 @@ __all__ = [
     "unsent_of",
 ]
 
-ORDER = "i.turn_stamp, i.turn_writer, i.turn_counter, i.stamp, i.writer, i.counter, i.idx"
 Key = str
 Name = tuple[str, Dot]
 """An operation, with its session."""
@@ -165,12 +166,8 @@ class Oracle:
 
     def keys_of(self, conn: sqlite3.Connection, session: str) -> list[Key]:
         """Return the keys that a journal shows, from its rows."""
-        rows = conn.execute(
-            "SELECT i.writer, i.counter, i.idx FROM items i JOIN sessions s ON s.id = i.session "
-            f"WHERE s.session_id = ? ORDER BY {ORDER}",
-            (session,),
-        )
-        return [self.key(session, Dot(writer, counter), index) for writer, counter, index in rows]
+        rows = items_of(conn, session)
+        return [self.key(session, Dot(*dot), index) for *dot, index, _ in rows]
 
     def key(self, session: str, dot: Dot, index: int) -> Key:
         """Return the key of the item at a position.
@@ -286,23 +283,15 @@ class Oracle:
             for writer, counter, kind, stamp, count, body, *turn, _ in rows
         ]
         wanted = [(dot, index) for dot, index, _ in visible(ops)]
-        found = [
-            (Dot(writer, counter), index)
-            for writer, counter, index in conn.execute(
-                "SELECT i.writer, i.counter, i.idx FROM items i "
-                "JOIN sessions s ON s.id = i.session WHERE s.session_id = ? "
-                f"ORDER BY {ORDER}",
-                (session,),
-            )
-        ]
+        found = [(Dot(*dot), index) for *dot, index, _ in items_of(conn, session)]
         if wanted != found:
             raise InvariantViolated(
                 f"the journal is not what the reference makes of it: {wanted} {found}"
             )
         self._check_marks(conn, session, ops)
-        row = conn.execute("SELECT items FROM sessions WHERE session_id = ?", (session,)).fetchone()
-        if row and row[0] != len(found):
-            raise InvariantViolated(f"the journal counts {row[0]} items and has {len(found)}")
+        row = session_row(conn, session)
+        if row and row[1] != len(found):
+            raise InvariantViolated(f"the journal counts {row[1]} items and has {len(found)}")
         if sum(live for *_, live in rows) != len(found):
             raise InvariantViolated("the operations count other visible items than there are")
 
@@ -388,8 +377,8 @@ def turn_of(conn: sqlite3.Connection, session: str, dot: Dot) -> TurnKey:
 def unsent_of(conn: sqlite3.Connection) -> set[Name]:
     """Return the operations that a journal takes for never sent."""
     rows = conn.execute(
-        "SELECT s.session_id, o.writer, o.counter FROM ops o JOIN sessions s ON s.id = o.session "
-        f"WHERE o.state = {PENDING}"
+        "SELECT s.session_id, w.writer, w.counter FROM waiting w "
+        f"JOIN sessions s ON s.id = w.session WHERE w.state = {PENDING}"
     )
     return {(session, Dot(writer, counter)) for session, writer, counter in rows}
 

@@ -27,6 +27,7 @@ from cached_session.journal import get_items, search
 from cached_session.journal.tables.schema import FORMAT
 from cached_session.remote.ids import memory_id
 from cached_session.replication import listing_scan
+from tests.journal_rows import items_of
 from tests.simulation.device import Device, Process
 from tests.simulation.forged_memories import forged_memory, is_forged
 from tests.simulation.loop import OWNER, Deadlock, SimLoop, deterministic
@@ -395,7 +396,7 @@ class World:
             conn = device.open_read_only()
             try:
                 for table, where in (
-                    ("ops", "state IN (0, 1)"),
+                    ("waiting", "state IN (0, 1)"),
                     ("forgets", "1"),
                     ("claims", "1"),
                 ):
@@ -500,15 +501,16 @@ class World:
                     )
                 }
                 rows = conn.execute(
-                    "SELECT i.writer, i.counter, i.idx, i.payload, o.version FROM items i "
-                    "JOIN ops o USING (session, writer, counter) "
-                    "JOIN sessions s ON s.id = i.session WHERE s.session_id = ?",
+                    "SELECT o.writer, o.counter, o.version FROM ops o "
+                    "JOIN sessions s ON s.id = o.session WHERE s.session_id = ?",
                     (name,),
-                ).fetchall()
+                )
+                versions = {(writer, counter): version for writer, counter, version in rows}
                 for writer, counter, body in removals:
                     for part in range(part_count(body)):
                         wanted.add(memory_id(key, Dot(writer, counter), 0, part))
-                for writer, counter, index, payload, version in rows:
+                for writer, counter, index, payload in items_of(conn, name):
+                    version = versions[writer, counter]
                     for part in range(part_count(payload)):
                         wanted.add(memory_id(key, Dot(writer, counter), index, part, version))
                 # The notes of claims stay, as the pops do.

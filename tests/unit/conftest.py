@@ -6,7 +6,6 @@ from contextlib import closing
 
 import pytest
 
-from cached_session.journal import open_connection
 from cached_session.journal.tables import schema
 
 
@@ -15,5 +14,4 @@ def conn() -> Iterator[sqlite3.Connection]:
     """A journal's tables in memory, without the journal around them."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        open_connection.define_functions(conn)
         yield conn

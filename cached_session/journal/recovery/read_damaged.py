@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
-from cached_session.history.ops import GONE
 from cached_session.journal.recovery import row_check
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.sqlite.db_errors import is_transient
 from cached_session.journal.tables.sessions import session_ids
-from cached_session.journal.tables.states import BY_DOT, BY_PLACE
+from cached_session.journal.tables.states import ACKED, BY_DOT, SENT
 
 __all__ = [
     "OperationRow",
-    "Payloads",
     "decode_or_keep",
-    "read_payloads",
+    "raise_if_transient",
+    "read_row",
     "read_rows",
     "read_session_ids",
+    "read_unsent",
     "scan_operations",
 ]
 
@@ -31,19 +30,22 @@ MAX_PROBES = 1_000_000
 TRIES = 2
 """The number of attempts to read a row. SQLite reports a page as malformed even if the disk failed
 to read the page only once, so a row counts as lost only after a second attempt."""
-BY_STAMP = f"stamp = ? AND {BY_DOT}"
-ITEMS = "SELECT idx, CAST(payload AS BLOB) FROM items"
+NUMBERS = 8
+"""The number of rows before a damaged row whose numbers are compared with those behind it."""
 DEFAULT_HIGHEST = 10_000
 """The highest row number that is tried if the highest row number of the file cannot be read."""
+DOT = ("session", "writer", "counter")
+"""The columns that identify an operation."""
 NO_COLUMN = object()
-"""Value for a cell of a column that the file's format does not have."""
+"""Value of a cell of a column that the file's format does not have."""
 
 
 @dataclass(frozen=True)
 class OperationRow:
-    """A row of the `ops` table. The cells of a damaged row can have any type.
+    """A row of the `ops` table, with the state of the operation. The cells of a damaged row can
+    have any type.
 
-    The columns with a default do not exist in formats 1 and 2.
+    A column with a default does not exist in every format.
     """
 
     seq: Any
@@ -57,15 +59,17 @@ class OperationRow:
     live: Any
     private: Any
     digest: Any
-    state: Any
     body: Any
-    error: Any
+    state: Any = NO_COLUMN
+    error: Any = None
     turn_stamp: Any = NO_COLUMN
     turn_writer: Any = NO_COLUMN
     turn_counter: Any = NO_COLUMN
     branch: Any = NO_COLUMN
     key_id: Any = NO_COLUMN
     version: Any = NO_COLUMN
+    has_items: bool = False
+    """True if the file has a table of items: its format is older."""
 
     @property
     def has_turn(self) -> bool:
@@ -80,18 +84,63 @@ class OperationRow:
         return (*turn, self.stamp, self.writer, self.counter)
 
 
-def _operations(conn: sqlite3.Connection) -> str:
-    """Return the query for the rows of operations, with the columns that the file's format has."""
-    try:
-        found = {name for (name,) in conn.execute("SELECT name FROM pragma_table_info('ops')")}
-    except sqlite3.DatabaseError as error:
-        _raise_if_transient(error)
-        found = set()
-    names = [field.name for field in fields(OperationRow)]
-    if found and "turn_stamp" not in found:
-        names = [field.name for field in fields(OperationRow) if field.default is MISSING]
-    # NOT INDEXED: read the table itself. An index may be damaged while the table is not.
-    return f"SELECT {', '.join(names)} FROM ops NOT INDEXED"
+class _States:
+    """The states of the operations of a file that has them in the tables `waiting` and `acked`.
+
+    States are found by the dots of operations: the number of a damaged row may be that of another
+    operation.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, losses: Losses) -> None:
+        self._conn = conn
+        sql = f"SELECT {', '.join(DOT)}, state, error FROM waiting"
+        self._waiting = {
+            tuple(dot): (state, error)
+            for *dot, state, error in read_rows(conn, sql, "waiting", losses)
+        }
+
+    def of(self, dot: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Return the state of an operation, and its error.
+
+        The operation counts as sent if its state cannot be read: sending it again has no effect.
+        """
+        known = self._waiting.get(dot)
+        if known is not None:
+            return known
+        try:
+            is_acked = read_row(self._conn, f"SELECT 1 FROM acked WHERE {BY_DOT}", dot)
+        except sqlite3.DatabaseError as error:
+            raise_if_transient(error)
+            is_acked = None
+        return (ACKED if is_acked else SENT, None)
+
+
+class _Operations:
+    """The operations of a file, with the columns that the file's format has."""
+
+    def __init__(self, conn: sqlite3.Connection, losses: Losses) -> None:
+        self.conn = conn
+        try:
+            found = {name for (name,) in conn.execute("SELECT name FROM pragma_table_info('ops')")}
+        except sqlite3.DatabaseError as error:
+            raise_if_transient(error)
+            found = set()
+        of_row = {field.name for field in fields(OperationRow)} - {"seq", "has_items"}
+        self._has_items = "state" in found
+        required = {field.name for field in fields(OperationRow) if field.default is MISSING}
+        self.names = sorted(of_row & (found or required))
+        # NOT INDEXED: read the table itself. An index may be damaged while the table is not.
+        self.sql = f"SELECT seq, {', '.join(self.names)} FROM ops NOT INDEXED"
+        self._states = None if self._has_items else _States(conn, losses)
+
+    def row(self, cells: tuple[Any, ...]) -> OperationRow:
+        """Return the operation of a row of `sql`."""
+        seq, *values = cells
+        named = dict(zip(self.names, values, strict=True), seq=seq, has_items=self._has_items)
+        if self._states is not None:
+            dot = tuple(named[name] for name in DOT)
+            named["state"], named["error"] = self._states.of(dot)
+        return OperationRow(**named)
 
 
 def decode_or_keep(cell: bytes) -> str | bytes:
@@ -114,7 +163,7 @@ def read_rows(
             for row in conn.execute(sql, key):
                 found.append(row)  # noqa: PERF402 - keeps the rows before the damage
         except sqlite3.DatabaseError as error:
-            _raise_if_transient(error)
+            raise_if_transient(error)
             most = max(most, found, key=len)
         else:
             return found
@@ -140,52 +189,95 @@ def read_session_ids(conn: sqlite3.Connection, losses: Losses) -> dict[int, str]
 
 
 def scan_operations(conn: sqlite3.Connection, losses: Losses) -> Iterator[OperationRow]:
-    """Yield the rows of operations in the order of writing: by a scan of the table, and after a
-    damaged page by their row numbers."""
-    # The number of the last row before the damage may itself be wrong, and higher than all others.
-    # So the scan resumes after `before`, the number of the row before that row.
-    before, last, highest = 0, 0, _highest_number(conn)
-    operations = _operations(conn)
-    failures: Counter[int] = Counter()
-    while True:
+    """Yield the rows of operations: in the order of writing up to a damaged row, then latest first
+    from the end of the table, and then the rows between two damaged rows by their numbers."""
+    operations, highest = _Operations(conn, losses), _highest_number(conn)
+    numbers = yield from _scan_forwards(conn, operations)
+    if numbers:
+        end = yield from _scan_backwards(conn, operations, numbers[-1])
+        below = highest + 1 if end is None else end
+        first = max(number for number in (0, *numbers) if number < below) + 1
+        yield from _probe(conn, operations, first, end, highest, losses)
+
+
+def _scan_forwards(
+    conn: sqlite3.Connection, operations: _Operations
+) -> Generator[OperationRow, None, Sequence[int]]:
+    """Yield rows in the order of writing. Return the numbers of the last rows before the damage; an
+    empty sequence if there is no damage."""
+    count = failures = 0
+    # The numbers of the last rows may themselves be wrong, and higher than all others.
+    numbers = deque([0], maxlen=NUMBERS)
+    while failures < TRIES:
+        start = count
         try:
-            for row in conn.execute(f"{operations} WHERE seq > ? ORDER BY seq", (before,)):
-                if row[0] == last:
-                    continue
-                yield OperationRow(*row)
-                before, last = last if last <= highest else before, row[0]
-            return
+            # A wrong number would mislead a search for the next number, so the scan is resumed by
+            # the number of rows.
+            sql = f"{operations.sql} ORDER BY seq LIMIT -1 OFFSET ?"
+            for row in conn.execute(sql, (count,)):
+                yield operations.row(row)
+                count += 1
+                numbers.append(row[0])
+            return ()
         except sqlite3.DatabaseError as error:
-            _raise_if_transient(error)
-        # Count the failures at each row number. If a wrong number makes the scan return to an
-        # earlier row, the count of that row rises, so that the scan ends.
-        failures[before] += 1
-        if failures[before] < TRIES:
-            continue
-        found = None
-        if failures[before] == TRIES:
-            found = _probe(
-                conn, operations, range(before + 1, min(highest, before + MAX_PROBES) + 1), last
-            )
-        if found is None:
-            losses.add(f"operations from row {before + 1} on")
-            return
-        first = (last if last < found.seq else before) + 1
-        if first < found.seq:
-            losses.add(f"operations in rows {first} to {found.seq - 1}")
-        yield found
-        before = last = found.seq
+            raise_if_transient(error)
+        failures = 1 if count > start else failures + 1
+    return numbers
+
+
+def _scan_backwards(
+    conn: sqlite3.Connection, operations: _Operations, known: int
+) -> Generator[OperationRow, None, int | None]:
+    """Yield the rows at the end of the table, latest first, up to a damaged row or the row
+    ``known``. Return the lowest number of these rows; None if there is no such row."""
+    end = None
+    for row in _rows_from_end(conn, operations.sql):
+        if row[0] == known:
+            break
+        yield operations.row(row)
+        end = row[0] if end is None else min(end, row[0])
+    return end
+
+
+def _rows_from_end(conn: sqlite3.Connection, operations: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of operations up to the last damage, latest first."""
+    sql, count = f"{operations} ORDER BY seq DESC", 0
+    try:
+        for row in conn.execute(sql):
+            yield row
+            count += 1
+    except sqlite3.DatabaseError as error:
+        raise_if_transient(error)
+    else:
+        return
+    try:
+        # A cursor does not return the last row before the damage.
+        yield from conn.execute(f"{sql} LIMIT 1 OFFSET ?", (count,)).fetchmany(1)
+    except sqlite3.DatabaseError as error:
+        raise_if_transient(error)
+
+
+def read_unsent(conn: sqlite3.Connection) -> list[tuple[int, int, str, int]]:
+    """Return the (`seq`, session, writer, counter) of each unsent operation in the table
+    `waiting`; an empty list for a file of an older format."""
+    sql = "SELECT seq, session, writer, counter FROM waiting ORDER BY seq"
+    return [
+        row
+        for row in read_rows(conn, sql, "waiting", Losses())
+        if tuple(map(type, row)) == (int, int, str, int)
+    ]
 
 
 def _highest_number(conn: sqlite3.Connection) -> int:
     for sql in (
         "SELECT seq FROM sqlite_sequence WHERE name = 'ops'",
+        "SELECT max(seq) FROM (SELECT seq FROM waiting UNION ALL SELECT seq FROM acked)",
         "SELECT max(seq) FROM ops NOT INDEXED",
     ):
         try:
             row = conn.execute(sql).fetchone()
         except sqlite3.DatabaseError as error:
-            _raise_if_transient(error)
+            raise_if_transient(error)
             continue
         if row and isinstance(row[0], int):
             return row[0]
@@ -193,102 +285,34 @@ def _highest_number(conn: sqlite3.Connection) -> int:
 
 
 def _probe(
-    conn: sqlite3.Connection, operations: str, numbers: range, known: int
-) -> OperationRow | None:
-    """Return the first operation that can be read among these row numbers, except a known one."""
-    for seq in numbers:
-        if seq == known:
-            continue
+    conn: sqlite3.Connection,
+    operations: _Operations,
+    first: int,
+    end: int | None,
+    highest: int,
+    losses: Losses,
+) -> Iterator[OperationRow]:
+    """Yield the operations that can be read among the row numbers from ``first`` on, up to but not
+    including ``end`` (None: up to the highest number). Add a loss for each range between them."""
+    lost = first
+    for seq in range(first, min(highest + 1 if end is None else end, first + MAX_PROBES)):
         try:
-            row = _read_row(conn, f"{operations} WHERE seq = ?", (seq,))
+            row = read_row(conn, f"{operations.sql} WHERE seq = ?", (seq,))
         except sqlite3.DatabaseError as error:
-            _raise_if_transient(error)
+            raise_if_transient(error)
             continue
         if row is not None:
-            return OperationRow(*row)
-    return None
+            if lost < seq:
+                losses.add(f"operations in rows {lost} to {seq - 1}")
+            lost = seq + 1
+            yield operations.row(row)
+    if end is None:
+        losses.add(f"operations from row {lost} on")
+    elif lost < end:
+        losses.add(f"operations in rows {lost} to {end - 1}")
 
 
-class Payloads(NamedTuple):
-    """The payloads of an append in a damaged file."""
-
-    texts: list[str]
-    """`GONE` replaces lost payloads and payloads that were removed before the damage."""
-    lost: list[int]
-    """The indexes of the payloads that were lost."""
-    is_placed: bool = True
-    """False if the items have another place in the history than the operation, which means that a
-    cell of the place is damaged."""
-
-
-def read_payloads(conn: sqlite3.Connection, row: OperationRow) -> Payloads:
-    """Return the payloads of an append."""
-    texts = [GONE] * row.count
-    rows, unread = _read_items(conn, row)
-    live = row.live if type(row.live) is int else 0
-    is_placed = True
-    if row.has_turn and not (rows or unread) and live:
-        rows, unread = _read_elsewhere(conn, row)
-        is_placed = not rows
-    found = 0
-    for index, payload in rows:
-        if type(index) is not int or not 0 <= index < row.count:
-            continue
-        try:
-            text = (payload or b"").decode()
-            json.loads(text)
-        except (ValueError, RecursionError):
-            # A damaged text does not match its writer's seal: no other replica would accept it.
-            unread.append(index)
-            continue
-        texts[index] = text
-        found += 1
-    if found >= live:
-        return Payloads(texts, [], is_placed)
-    # If every row could be read, nothing shows which of the missing items were lost and which were
-    # removed. Report all of them.
-    lost = unread or [index for index, text in enumerate(texts) if text == GONE]
-    return Payloads(texts, lost, is_placed)
-
-
-def _read_items(
-    conn: sqlite3.Connection, row: OperationRow
-) -> tuple[list[tuple[Any, ...]], list[int]]:
-    """Return the (index, payload) rows of an append, and the indexes of rows with damage."""
-    # The conditions include the turn and the stamp, so that SQLite finds the rows by their primary
-    # key.
-    where, key = BY_PLACE, (row.session, *row.place)
-    if not row.has_turn:
-        where, key = BY_STAMP, (row.stamp, row.session, row.writer, row.counter)
-    sql = f"{ITEMS} WHERE {where}"
-    try:
-        return conn.execute(sql, key).fetchall(), []
-    except sqlite3.DatabaseError as error:
-        _raise_if_transient(error)
-    rows: list[tuple[Any, ...]] = []
-    unread: list[int] = []
-    for index in range(row.count):
-        try:
-            found = _read_row(conn, f"{sql} AND idx = ?", (*key, index))
-        except sqlite3.DatabaseError as error:
-            _raise_if_transient(error)
-            unread.append(index)
-            continue
-        if found is not None:
-            rows.append(found)
-    return rows, unread
-
-
-def _read_elsewhere(
-    conn: sqlite3.Connection, row: OperationRow
-) -> tuple[list[tuple[Any, ...]], list[int]]:
-    """Return the result of `_read_items` for an append whose turn is damaged, in the row of the
-    append or in the rows of its items. Read the rows of the session up to the first damage."""
-    key = (row.stamp, row.session, row.writer, row.counter)
-    return read_rows(conn, f"{ITEMS} WHERE {BY_STAMP}", "items", Losses(), key), []
-
-
-def _read_row(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def read_row(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Return one row, or None if the query finds no row.
 
     Raises:
@@ -297,12 +321,12 @@ def _read_row(conn: sqlite3.Connection, sql: str, key: tuple[Any, ...]) -> tuple
     try:
         row: tuple[Any, ...] | None = conn.execute(sql, key).fetchone()
     except sqlite3.DatabaseError as error:
-        _raise_if_transient(error)
+        raise_if_transient(error)
         row = conn.execute(sql, key).fetchone()
     return row
 
 
-def _raise_if_transient(error: sqlite3.DatabaseError) -> None:
+def raise_if_transient(error: sqlite3.DatabaseError) -> None:
     """Raise an error that is not damage. A recovery then stops and leaves the file in place."""
     if is_transient(error):
         raise error

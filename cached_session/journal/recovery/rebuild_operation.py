@@ -19,7 +19,8 @@ from cached_session.history.ops import (
     decode_pop,
     normalize_turn,
 )
-from cached_session.journal.recovery.read_damaged import OperationRow, Payloads, read_payloads
+from cached_session.journal.recovery.read_damaged import OperationRow
+from cached_session.journal.recovery.read_payloads import Payloads, read_payloads
 from cached_session.journal.recovery.report import Losses
 from cached_session.journal.tables.row_bounds import check_operation, check_placement
 from cached_session.journal.tables.states import SENT, STATES
@@ -31,51 +32,49 @@ __all__ = ["RebuiltOperation", "rebuild_operation"]
 class RebuiltOperation:
     """An operation from a row of which some cells may have been damaged.
 
-    An operation whose turn is damaged becomes the head of its own turn, with a new digest.
-    The time in the stamp replaces a damaged time. A damaged state becomes `SENT`: the operation is
-    sent again, which changes nothing on the server. A damaged digest is computed again. The new
-    digest equals the original if all payloads are present. If payloads were removed earlier, the
-    new digest differs: replicas that have the operation with its original digest count a conflict.
-    They still show the same items, because each payload has its own seal. So an unsent operation is
-    copied even with a new digest. An acknowledged operation is not copied with a new digest: the
-    server provides the operation with its original digest.
+    The time in the stamp replaces a damaged time. A damaged state becomes `SENT`.
     """
 
     operation: Operation
+    """The operation. `GONE` replaces lost payloads, and payloads that were removed earlier. An
+    operation whose turn is damaged is the head of its own turn."""
     state: int
     digest: str | None
-    """The digest of the operation's content; None if the stored digest was damaged."""
+    """The stored digest; None if it is damaged, or if it is not that of `operation`."""
     error: str | None
     lost: Sequence[int]
     """The indexes of visible items that could not be read."""
-    is_placed: bool = True
-    """False if the place of the operation in the history is damaged."""
 
     @property
-    def is_incomplete(self) -> bool:
-        """True if payloads or the place are missing. The server has the missing values if it has
-        acknowledged the operation."""
-        is_partial = self.digest is None and GONE in self.operation.payloads
-        return bool(self.lost) or is_partial or not self.is_placed
+    def is_exact(self) -> bool:
+        """True if nothing shows damage: the digest belongs to the operation, and no payload was
+        lost. The digest of an operation with removed payloads cannot be checked."""
+        return self.digest is not None and not self.lost
 
 
 def rebuild_operation(
-    conn: sqlite3.Connection, row: OperationRow, losses: Losses
+    conn: sqlite3.Connection, row: OperationRow, key: str, losses: Losses
 ) -> RebuiltOperation | None:
     """Return the operation of a row. Return None and add a loss if the row does not have enough
-    valid cells to identify the operation."""
+    valid cells to identify the operation.
+
+    Args:
+        key: the hash of the session's id.
+    """
     try:
         operation, lost, is_placed = _rebuild(conn, row)
     except (TypeError, ValueError) as damage:
         losses.add(f"operation {row.writer}:{row.counter}: {damage}")
         return None
+    is_valid = is_placed and isinstance(row.digest, str) and row.digest != ""
+    if is_valid and GONE not in operation.payloads:
+        is_valid = operation.digest(key) == row.digest
     return RebuiltOperation(
         operation,
         row.state if row.state in STATES else SENT,
-        row.digest if isinstance(row.digest, str) and row.digest and is_placed else None,
+        row.digest if is_valid else None,
         row.error if isinstance(row.error, str) else None,
         lost,
-        is_placed,
     )
 
 

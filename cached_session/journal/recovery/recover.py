@@ -95,7 +95,7 @@ def _recover(
                 raise
             # The file is too damaged to be locked. If another process still commits to it, that
             # process copies its operations to the new file later: see `copy_to_replacement`.
-        is_restored = _restore_schema(old)
+        is_restored = _restore_schema(old, real)
         sources = [old] if own is None else [old, own] if is_restored else [own, old]
         report = _build_new_file(real, sources, report, connect, writers)
     except BaseException:
@@ -110,13 +110,11 @@ def _recover(
     return report
 
 
-def _restore_schema(old: sqlite3.Connection) -> bool:
+def _restore_schema(old: sqlite3.Connection, real: str) -> bool:
     """Repair a damaged schema inside the current transaction, which the caller rolls back. Return
     whether the schema was damaged and was repaired."""
     try:
-        (version,) = old.execute("PRAGMA user_version").fetchone()
-        is_current = version == schema.FORMAT
-        if old.in_transaction and is_current and not schema_check.is_complete(old):
+        if old.in_transaction and schema.identify(old, real) and not schema_check.is_complete(old):
             schema_check.restore_schema(old)
             return True
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -134,23 +132,11 @@ def _build_new_file(
     connect: Connect,
     writers: WriterIds,
 ) -> RecoveryReport:
-    """Create the complete new file, without a log. A further source is read only if rows of the
-    earlier sources could not be read."""
+    """Create the complete new file, without a log."""
     replace_file.discard_partial_file(real)
     with closing(connect(replace_file.partial_path(real))) as new:
         schema.prepare(new, real)
-        for old in sources:
-            found = copy_journal(old, new, replace(report, operations=0, unsent=0), writers)
-            report = replace(
-                found,
-                operations=report.operations + found.operations,
-                unsent=report.unsent + found.unsent,
-                lost=tuple(dict.fromkeys((*report.lost, *found.lost))),
-                lost_more=report.lost_more + found.lost_more,
-            )
-            write_report(new, report)
-            if not found.lost:
-                break
+        report = copy_journal(sources, new, report, writers)
         # Closing the connection would also empty the log, but would not report a failure.
         (busy, *_) = new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
@@ -180,7 +166,7 @@ def copy_to_replacement(
         known = read_report(read_meta(new))
         why = f"{path} was deleted or replaced while it was open"
         report = RecoveryReport(time.time_ns() // 1_000_000, why, _source(file))
-        report = copy_journal(old, new, report, writers)
+        report = copy_journal([old], new, report, writers)
         if known is not None and known.source == report.source:
             # Another process has recovered the same file. Keep its report, and add the operations
             # that this process wrote after the other process had read the file.

@@ -14,20 +14,13 @@ from functools import cache
 from cached_session.journal.tables import schema
 
 __all__ = [
-    "can_migrate",
     "columns",
     "decode_all_texts",
-    "expected_columns",
     "index_problems",
     "is_complete",
     "restore_schema",
 ]
 
-ADDED_TABLES = frozenset({"calls", "marks"})
-ADDED_COLUMNS = frozenset(
-    {"turn_stamp", "turn_writer", "turn_counter", "branch", "key_id", "version"}
-)
-"""The tables and columns that formats 1 and 2 do not have."""
 NAMES = "SELECT CAST(name AS BLOB), rowid FROM sqlite_master"
 
 
@@ -39,20 +32,6 @@ def is_complete(conn: sqlite3.Connection) -> bool:
         sqlite3.DatabaseError, UnicodeDecodeError: the schema cannot be read.
     """
     return _columns_and_indexes(conn) >= _expected_columns_and_indexes()
-
-
-def can_migrate(conn: sqlite3.Connection) -> bool:
-    """Return whether a journal of an older format has all tables and columns of that format.
-
-    Raises:
-        sqlite3.DatabaseError, UnicodeDecodeError: the schema cannot be read.
-    """
-    found = columns(conn)
-    return all(
-        {name for name, _, _ in expected} - ADDED_COLUMNS <= found.get(table, frozenset())
-        for table, expected in expected_columns().items()
-        if table not in ADDED_TABLES
-    )
 
 
 def columns(conn: sqlite3.Connection) -> dict[str, frozenset[str]]:
@@ -92,9 +71,11 @@ def decode_all_texts(conn: sqlite3.Connection) -> None:
         sqlite3.DatabaseError: a text cannot be decoded, or the file cannot be read.
     """
     for table, names in columns(conn).items():
-        listed = ", ".join(sorted(names - {"payload"}))
+        listed = ", ".join(sorted(names - {"body"}))
         for _ in conn.execute(f"SELECT {listed} FROM {table}"):
             pass
+    for _ in conn.execute("SELECT body FROM ops WHERE kind <> 'append'"):
+        pass
 
 
 def restore_schema(conn: sqlite3.Connection) -> None:
@@ -120,19 +101,6 @@ def restore_schema(conn: sqlite3.Connection) -> None:
             )
     conn.execute("PRAGMA writable_schema = RESET")
     conn.execute("PRAGMA writable_schema = ON")
-
-
-def expected_columns() -> dict[str, list[tuple[str, str, bool]]]:
-    """Return (name, declared type, whether NULL is forbidden) of each column, by table."""
-    found: dict[str, list[tuple[str, str, bool]]] = {}
-    with closing(_new_journal()) as conn:
-        for table, name, type_, is_needed in conn.execute(
-            'SELECT m.name, c.name, c.type, c."notnull" '
-            "FROM sqlite_master m, pragma_table_info(m.name) c "
-            "WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' ORDER BY m.rowid, c.cid"
-        ):
-            found.setdefault(table, []).append((name, type_, bool(is_needed)))
-    return found
 
 
 SchemaRow = tuple[int, str, str, str, str | None]

@@ -8,7 +8,7 @@ as much as an operation at the end of the history.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cached_session.history.frontier import Frontier
@@ -25,22 +25,28 @@ from cached_session.history.ops import (
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.codec import codec_of
 from cached_session.journal.sqlite.tracked_connection import count_history_change
-from cached_session.journal.tables.calls import STORE as STORE_CALL
-from cached_session.journal.tables.calls import call_rows
+from cached_session.journal.tables.dots import find_operation, find_state
 from cached_session.journal.tables.frontier_tables import FrontierTables, KnownWriter
 from cached_session.journal.tables.marks import store_mark
-from cached_session.journal.tables.remove_items import OperationRow, operation_row, remove_items
-from cached_session.journal.tables.sessions import stored_id
-from cached_session.journal.tables.states import ACKED, PLACE
+from cached_session.journal.tables.new_rows import NewRows
+from cached_session.journal.tables.remove_items import remove_items
+from cached_session.journal.tables.sessions import session_ids, stored_id
+from cached_session.journal.tables.states import ACKED, ORDERED, PLACE, SHOWN
+from cached_session.journal.tables.unfolded import UNFOLDED_MOST, read_unfolded
 
-__all__ = ["Applied", "SessionTransaction"]
+__all__ = ["Applied", "SessionTransaction", "fold_sessions"]
 
 RARE = ("above", "cleared", "popped", "holes", "parts")
 """Tables in which most sessions have no row."""
 BEGIN = (
     "SELECT id, stamp, last_writer, revision, "
     + ", ".join(f"EXISTS (SELECT 1 FROM {table} WHERE session = s.id)" for table in RARE)
-    + " FROM sessions s WHERE session_id = ?"
+    + ", EXISTS (SELECT 1 FROM frontier WHERE session = s.id AND behind = 1)"
+    " FROM sessions s WHERE session_id = ?"
+)
+BEHIND = (
+    "SELECT session_id FROM sessions s WHERE id = ? "
+    "AND EXISTS (SELECT 1 FROM frontier WHERE session = s.id AND behind = 1)"
 )
 
 
@@ -52,7 +58,7 @@ class Applied:
     known: int = 0
     conflicts: int = 0
     items: int = 0
-    """Change in the number of visible items."""
+    """Change in the number of visible items of the main branch."""
 
 
 class SessionTransaction(FrontierTables):
@@ -87,9 +93,14 @@ class SessionTransaction(FrontierTables):
         self.author = ""
         """The writer id of this process, once a write has checked that the id is not retired; else
         empty."""
-        self._ops: list[tuple[object, ...]] = []
-        self._items: list[tuple[object, ...]] = []
-        self._calls: list[tuple[object, ...]] = []
+        self.stored = (stamp, last_writer)
+        """The largest stamp and the last writer in the session's row. `finish_append` does not
+        write this row."""
+        self._unfolded_appends = 0
+        self._unfolded_items = 0
+        self._is_derivable = False
+        """True if the rows of the session and of the writer follow from the last append."""
+        self._rows = NewRows(conn, session)
 
     @classmethod
     def begin(cls, conn: sqlite3.Connection, session_id: str) -> SessionTransaction | None:
@@ -97,8 +108,8 @@ class SessionTransaction(FrontierTables):
         row = conn.execute(BEGIN, (stored_id(session_id),)).fetchone()
         if row is None:
             return None
-        session, stamp, last_writer, revision, *has_rows = row
-        return cls(
+        session, stamp, last_writer, revision, *has_rows, is_behind = row
+        tx = cls(
             conn,
             session,
             SessionRef.of(session_id).key,
@@ -107,6 +118,21 @@ class SessionTransaction(FrontierTables):
             revision=revision,
             has_rows=dict(zip(RARE, has_rows, strict=True)),
         )
+        if is_behind:
+            tx._load_unfolded()
+        return tx
+
+    def _load_unfolded(self) -> None:
+        for found in read_unfolded(self.conn, self.session):
+            known = self.writer(found.writer)
+            known.changed = True
+            if found.appends:
+                known.applied.add(known.applied.contiguous_end() + 1, found.last)
+                known.last_ms = found.last_ms
+                known.unfolded = found.appends
+                self._unfolded_appends += found.appends
+                self._unfolded_items += found.items
+                self.revision += found.appends
 
     @classmethod
     def create(cls, conn: sqlite3.Connection, session_id: str, now_ms: int) -> SessionTransaction:
@@ -146,13 +172,16 @@ class SessionTransaction(FrontierTables):
         is_known = counter in known.applied
         if is_known and self.seen(op.dot, digest):
             return False
-        live = self._effect(op, known, codecs, state, own)
-        size = sum(map(len, op.payloads))
-        body = None if op.kind is Kind.APPEND else op.payloads[0]
-        head = (self.session, op.kind.value, *op.turn_key, op.stamp, *op.dot, op.said_ms)
-        counts = (len(op.payloads), live, size, op.private, digest, state, body)
-        self._ops.append((*head, *counts, op.branch, op.key_id, op.version))
+        codec = 0
+        if op.kind is Kind.APPEND:
+            codec = max(
+                codecs if codecs is not None else map(codec_of, filter(None, op.payloads)),
+                default=0,
+            )
+        hidden = self._effect(op, known, state, own)
+        self._rows.add(op, digest, codec, state, hidden)
         self.advance(writer, counter)
+        self._is_derivable = not (hidden or op.branch or known.applied.contiguous_end() != counter)
         for table in ("holes", "parts"):
             if self.has(table):
                 self.conn.execute(
@@ -174,28 +203,23 @@ class SessionTransaction(FrontierTables):
         an operation may still arrive. A row with another digest counts as a conflict.
         """
         self.flush()
-        row = self.conn.execute(
-            "SELECT digest FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-            (self.session, *dot),
-        ).fetchone()
-        if row is None:
+        found = find_state(self.conn, self.session, dot)
+        if found is None:
             return False
-        if row[0] != digest:
+        row = self.conn.execute("SELECT digest FROM ops WHERE seq = ?", found[:1]).fetchone()
+        if row is None or row[0] != digest:
             # Count a conflict once, however often a page with the operation is pulled.
             self.applied.conflicts += self.conn.execute(
-                "UPDATE ops SET conflicted = 1 WHERE session = ? AND writer = ? AND counter = ? "
-                "AND NOT conflicted",
-                (self.session, *dot),
+                "UPDATE ops SET conflicted = 1 WHERE seq = ? AND NOT conflicted", found[:1]
             ).rowcount
         else:
             self.applied.known += 1
         return True
 
-    def _effect(
-        self, op: Operation, known: KnownWriter, codecs: Sequence[int] | None, state: int, own: bool
-    ) -> int:
+    def _effect(self, op: Operation, known: KnownWriter, state: int, own: bool) -> set[int]:
+        """Apply the effect of an operation; return the indexes of the hidden items of an append."""
         if op.kind is Kind.APPEND:
-            return self._append(op, known, codecs)
+            return self._append(op, known)
         self.flush()
         if op.kind is Kind.MARK:
             if not op.key_id:
@@ -208,12 +232,10 @@ class SessionTransaction(FrontierTables):
             self._clear(covered, op.dot if own else None)
             if state == ACKED:
                 self.acknowledge_clear(covered)
-        return 0
+        return set()
 
-    def _append(self, op: Operation, known: KnownWriter, codecs: Sequence[int] | None) -> int:
-        if codecs is None:
-            codecs = [codec_of(payload) if payload else 0 for payload in op.payloads]
-        hidden = set(self.popped(op.dot))
+    def _append(self, op: Operation, known: KnownWriter) -> set[int]:
+        hidden = set(self.popped(op.dot)).intersection(range(len(op.payloads)))
         if hidden:
             self.conn.execute(
                 "DELETE FROM popped WHERE session = ? AND writer = ? AND counter = ?",
@@ -222,23 +244,12 @@ class SessionTransaction(FrontierTables):
         if op.dot.counter in known.cleared:
             hidden = set(range(len(op.payloads)))
         hidden |= {index for index, payload in enumerate(op.payloads) if payload == GONE}
-        place = (*op.turn_key, op.stamp, *op.dot)
-        shown = [
-            (self.session, *place, index, payload, codec)
-            for index, (payload, codec) in enumerate(zip(op.payloads, codecs, strict=True))
-            if index not in hidden
-        ]
-        live = len(shown)
-        if live:
-            self._items += shown
-            self._calls += call_rows(self.session, place, [row[-2] for row in shown])
-        self.applied.items += live
-        return live
+        if not op.branch:
+            self.applied.items += len(op.payloads) - len(hidden)
+        return hidden
 
     def _pop(self, ref: ItemRef, by: Dot | None) -> None:
-        op = operation_row(self.conn, self.session, ref.dot)
-        if op is not None:
-            self._remove(op, ref.dot, ref.index, by)
+        if self.remove(ref.dot, ref.index, by):
             return
         self.conn.execute(
             "INSERT OR IGNORE INTO popped VALUES (?, ?, ?, ?, ?)",
@@ -254,17 +265,15 @@ class SessionTransaction(FrontierTables):
             for first, last in covered.ranges(writer):
                 known.cleared.add(first, last)
             self.advance(writer)
-        # Query `items`, not `ops`: most rows of `ops` may have no visible items any more.
+        # The index `place` has only the operations with visible items. Most rows of `ops` may have
+        # none.
         shown = self.conn.execute(
-            f"SELECT DISTINCT {PLACE} FROM items WHERE session = ? ORDER BY session, {PLACE}",
+            f"SELECT writer, counter FROM ops WHERE session = ? AND live > 0 ORDER BY {ORDERED}",
             (self.session,),
         ).fetchall()
-        for *turn, stamp, writer, counter in shown:
+        for writer, counter in shown:
             if (writer, counter) in covered:
-                dot = Dot(writer, counter)
-                op = operation_row(self.conn, self.session, dot)
-                place = (*turn, stamp, *dot)
-                self._remove(op or OperationRow(None, place, ACKED, None), dot, None, by)
+                self.remove(Dot(writer, counter), None, by)
 
     def is_last(self, op: Operation) -> bool:
         """Return whether no visible item is after an append that this transaction applies."""
@@ -273,39 +282,43 @@ class SessionTransaction(FrontierTables):
             # largest stamp.
             return True
         later = self.conn.execute(
-            f"SELECT 1 FROM items WHERE session = ? AND ({PLACE}) > (?, ?, ?, ?, ?, ?) LIMIT 1",
+            f"SELECT 1 FROM ops WHERE {SHOWN} AND ({PLACE}) > (?, ?, ?, ?, ?, ?) LIMIT 1",
             (self.session, *op.turn_key, op.stamp, *op.dot),
         )
         return later.fetchone() is None
 
-    def withdraw(self, dot: Dot) -> None:
-        """Remove the items of a dropped operation, without a pop or clear that removes them."""
+    def remove(self, dot: Dot, index: int | None, by: Dot | None) -> bool:
+        """Remove one item (None: all items) of an operation; return False if the journal does not
+        have the operation. ``by`` is the own operation that removes the items; None if another
+        replica has removed them, or if the operation is dropped."""
         self.flush()
-        op = operation_row(self.conn, self.session, dot)
-        if op is not None:
-            self._remove(op, dot, None, None)
-
-    def _remove(self, op: OperationRow, dot: Dot, index: int | None, by: Dot | None) -> None:
-        self.applied.items -= remove_items(self.conn, self.session, op, dot, index, by)
+        op = find_operation(self.conn, self.session, dot)
+        if op is None:
+            return False
+        removed = remove_items(self.conn, self.session, op, dot, index, by)
+        if not op.branch:
+            self.applied.items -= removed
+        return True
 
     # -- writing back ----------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Write the buffered rows, so that later queries in this transaction read them."""
-        if self._ops:
-            self.conn.executemany(
-                f"INSERT INTO ops (session, kind, {PLACE}, said_ms, count, live, bytes, private, "
-                "digest, state, body, branch, key_id, version) "
-                f"VALUES ({', '.join('?' * 19)})",
-                self._ops,
+        self._rows.insert()
+        self.fold()
+
+    def fold(self) -> None:
+        """Write the unfolded appends of the session into its row and the rows of its writers."""
+        if self._unfolded_appends:
+            self.conn.execute(
+                "UPDATE sessions SET items = items + ?, revision = revision + ? WHERE id = ?",
+                (self._unfolded_items, self._unfolded_appends, self.session),
             )
-            self._ops.clear()
-        if self._items:
-            self.conn.executemany(f"INSERT INTO items VALUES ({', '.join('?' * 10)})", self._items)
-            self._items.clear()
-        if self._calls:
-            self.conn.executemany(STORE_CALL, self._calls)
-            self._calls.clear()
+            self._unfolded_appends = self._unfolded_items = 0
+        for writer, known in self._known.items():
+            if known.behind and writer != self.last_writer:
+                # Only the last writer can continue its run without a write of the other rows.
+                known.behind, known.changed = False, True
         super().flush()
 
     def finish(self) -> Applied:
@@ -319,7 +332,54 @@ class SessionTransaction(FrontierTables):
         applied, self.applied = self.applied, Applied()
         self.conn.execute(
             "UPDATE sessions SET stamp = ?, last_writer = ?, items = items + ?, "
-            "revision = revision + 1, conflicts = conflicts + ? WHERE id = ?",
-            (self.stamp, self.last_writer, applied.items, applied.conflicts, self.session),
+            "revision = ?, conflicts = conflicts + ? WHERE id = ?",
+            (
+                self.stamp,
+                self.last_writer,
+                applied.items,
+                self.revision,
+                applied.conflicts,
+                self.session,
+            ),
         )
+        self.stored = (self.stamp, self.last_writer)
         return applied
+
+    def finish_append(self, writer: str) -> None:
+        """Write an append of this process like `finish`. Write only the rows of the append if the
+        other rows follow from it (tables/unfolded.py)."""
+        known = self.writer(writer)
+        is_derived = (
+            self._is_derivable
+            and known.behind
+            and known.unfolded < UNFOLDED_MOST
+            and self.stored == (self.stamp, self.last_writer)
+            and (known.stored_run, writer) == (self.stamp, self.last_writer)
+            and known.run_stamp == known.stored_run
+        )
+        if not is_derived:
+            known.behind = known.changed = True
+            self.finish()
+            return
+        self._rows.insert()
+        count_history_change(self.conn)
+        known.unfolded += 1
+        self._unfolded_appends += 1
+        self._unfolded_items += self.applied.items
+        self.applied = Applied()
+        self.revision += 1
+
+
+def fold_sessions(conn: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Write the unfolded appends of these sessions into the rows of the sessions and their writers.
+
+    Call this function before a change of the table `waiting`, from which the unfolded appends are
+    known.
+    """
+    for number in set(numbers):
+        row = conn.execute(BEHIND, (number,)).fetchone()
+        if row is not None:
+            (session_id,) = session_ids([row])
+            tx = SessionTransaction.begin(conn, session_id)
+            if tx is not None:
+                tx.fold()

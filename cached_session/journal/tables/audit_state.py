@@ -22,10 +22,12 @@ from cached_session.journal.tables.audit_plan import (
     ServerListing,
     compare,
 )
+from cached_session.journal.tables.dots import session_seqs
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import Forget
+from cached_session.journal.tables.payloads import checked_payloads
 from cached_session.journal.tables.sessions import session_ids
-from cached_session.journal.tables.states import ACKED, BY_PLACE, PARKED, PLACE
+from cached_session.journal.tables.states import ACKED, PARKED
 
 __all__ = [
     "AuditOverview",
@@ -121,26 +123,23 @@ def plan_audit(conn: sqlite3.Connection, session: SessionRef, listing: ServerLis
 
 def _held(tx: SessionTransaction) -> Iterator[HeldOperation]:
     """Yield the operations of a session in the order of writing."""
-    rows = tx.conn.execute(
-        f"SELECT seq, kind, body, state, {PLACE} FROM ops WHERE session = ? ORDER BY seq",
-        (tx.session,),
+    states: dict[int, int] = dict(
+        tx.conn.execute("SELECT seq, state FROM waiting WHERE session = ?", (tx.session,))
     )
-    for seq, kind, body, state, *place in rows:
-        dot, is_append = Dot(*place[-2:]), kind == Kind.APPEND.value
+    for seq in session_seqs(tx.conn, tx.session):
+        writer, counter, kind, body, count, live = tx.conn.execute(
+            "SELECT writer, counter, kind, CAST(body AS BLOB), count, live FROM ops WHERE seq = ?",
+            (seq,),
+        ).fetchone()
+        state, is_append = states.get(seq, ACKED), kind == Kind.APPEND.value
         part_counts: dict[int, int] = {}
         if state in (ACKED, PARKED):
-            part_counts = _visible(tx, place) if is_append else {0: part_count(body)}
+            shown = checked_payloads(seq, body, count, live) if is_append else [(0, body)]
+            part_counts = {
+                index: part_count(text.decode(errors="replace")) for index, text in shown
+            }
+        dot = Dot(writer, counter)
         yield HeldOperation(seq, dot, state == ACKED, state == PARKED, is_append, part_counts)
-
-
-def _visible(tx: SessionTransaction, place: Sequence[object]) -> dict[int, int]:
-    """Return the number of parts of each visible item of an append."""
-    return dict(
-        tx.conn.execute(
-            f"SELECT idx, part_count(CAST(payload AS BLOB)) FROM items WHERE {BY_PLACE}",
-            (tx.session, *place),
-        ).fetchall()
-    )
 
 
 def queue_forgets(conn: sqlite3.Connection, session: SessionRef, forgets: Sequence[Forget]) -> None:
@@ -233,7 +232,7 @@ def _acknowledged(conn: sqlite3.Connection) -> list[str]:
         session_ids(
             conn.execute(
                 "SELECT session_id FROM sessions s WHERE EXISTS "
-                f"(SELECT 1 FROM ops WHERE session = s.id AND state = {ACKED})"
+                "(SELECT 1 FROM acked WHERE session = s.id)"
             ).fetchall()
         )
     )

@@ -12,15 +12,25 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from cached_session.history.clock import stamp_ms
 from cached_session.history.ops import decode_pop
 from cached_session.history.order import Position
-from cached_session.journal.tables import item_rows
+from cached_session.journal.tables import entry_rows, item_rows
+from cached_session.journal.tables.dots import find_operation
 from cached_session.journal.tables.outbox import newest
+from cached_session.journal.tables.payloads import visible_indexes
 from cached_session.journal.tables.sessions import session_row
-from cached_session.journal.tables.states import ACKED, PARKED, PLACE, items_of, sync_state
+from cached_session.journal.tables.states import (
+    ACKED,
+    ORDERED,
+    PARKED,
+    PLACE,
+    SHOWN,
+    Place,
+    sync_state,
+)
 from cached_session.models import Change, Entry
 
 __all__ = ["ChangeCursor", "advance"]
@@ -28,6 +38,7 @@ __all__ = ["ChangeCursor", "advance"]
 MOST = 256
 """Maximum number of entries, and of operations, that one step reports."""
 UNKNOWN = -1
+OF_OPERATION = "w.session = o.session AND w.writer = o.writer AND w.counter = o.counter"
 
 Dot = tuple[str, int]
 
@@ -66,7 +77,7 @@ class ChangeCursor:
         """Return the cursor of a follower that shows these entries."""
         positions, unsent = set[Position](), dict[Dot, bool]()
         for entry in entries:
-            positions.add(item_rows.position_of(entry))
+            positions.add(entry_rows.position_of(entry))
             if entry.sync_state != "acked":
                 unsent[entry.writer, entry.counter] = entry.sync_state == "parked"
         return cls(sorted(positions), unsent=unsent, pending=_pending(unsent))
@@ -85,13 +96,6 @@ def advance(
         return _Step(conn, session_id, file, writer).taken(view)
 
 
-class _Op(NamedTuple):
-    state: int
-    said_ms: int
-    place: tuple[Any, ...]
-    """The values of the columns `PLACE`."""
-
-
 class _Step:
     """Reads one snapshot of the journal and collects the changes since the cursor."""
 
@@ -99,12 +103,12 @@ class _Step:
         row = session_row(conn, session_id)
         self.conn, self.file, self.writer = conn, file, writer
         self.session, self.count, self.revision = (row[0], row[1], row[4]) if row else (0, 0, 0)
+        self.reader = entry_rows.EntryReader(conn, self.session)
         self.last = newest(conn)
         self.unsent: dict[int, tuple[Dot, bool]] = {
             seq: ((name, counter), state == PARKED)
             for seq, name, counter, state in conn.execute(
-                "SELECT seq, writer, counter, state FROM ops "
-                f"WHERE session = ? AND state <> {ACKED}",
+                "SELECT seq, writer, counter, state FROM waiting WHERE session = ?",
                 (self.session,),
             )
         }
@@ -162,7 +166,7 @@ class _Step:
         positions, entries = list(view.positions or ()), list[Entry]()
         for position in view.coming[:MOST]:
             rank = bisect_left(positions, position)
-            found = item_rows.entry_at(self.conn, self.session, position, rank)
+            found = self.reader.at(position, rank)
             if found:
                 positions.insert(rank, position)
                 entries += found
@@ -171,18 +175,24 @@ class _Step:
         return replace(view, positions=positions, coming=view.coming[MOST:])
 
     def _all(self) -> list[Position]:
-        return self.conn.execute(
-            f"SELECT {PLACE}, idx FROM items WHERE session = ? ORDER BY session, {PLACE}, idx",
-            (self.session,),
-        ).fetchall()
+        return self._positions(f"{SHOWN} ORDER BY {ORDERED}", self.session)
 
     def _applied_after(self, seq: int | None) -> list[Position]:
-        return self.conn.execute(
-            "SELECT i.turn_stamp, i.turn_writer, i.turn_counter, i.stamp, i.writer, i.counter, "
-            f"i.idx FROM ops o CROSS JOIN items i ON {items_of('o', 'i')} "
-            "WHERE o.seq > ? AND o.session = ? ORDER BY 1, 2, 3, 4, 5, 6, 7",
-            (seq, self.session),
-        ).fetchall()
+        after = f"seq > ? AND session = ? AND branch = '' AND +live > 0 ORDER BY {PLACE}"
+        return self._positions(after, seq, self.session)
+
+    def _positions(self, where: str, *key: int | None) -> list[Position]:
+        """Return the positions of the visible items of these operations."""
+        rows = self.conn.execute(
+            f"SELECT {PLACE}, count, live, CASE WHEN live < count THEN CAST(body AS BLOB) END "
+            f"FROM ops WHERE {where}",
+            key,
+        )
+        return [
+            (*place, index)
+            for *place, count, live, body in rows
+            for index in visible_indexes(body, count, live)
+        ]
 
     def _popped_after(self, seq: int | None, shown: Sequence[Position]) -> list[int]:
         """Return the ranks of shown items that operations applied after ``seq`` have popped."""
@@ -192,7 +202,7 @@ class _Step:
             (seq, self.session),
         ).fetchall():
             ref = decode_pop(body)
-            op = self._op(ref.dot)
+            op = find_operation(self.conn, self.session, ref.dot)
             if op is not None:
                 position = (*op.place, ref.index)
                 rank = bisect_left(shown, position)
@@ -204,19 +214,20 @@ class _Step:
         entries = []
         for rank, position in ranked:
             turn, (stamp, writer, counter, index) = position[:3], position[3:]
-            op = self._op((writer, counter)) or _Op(ACKED, stamp_ms(stamp), ())
+            op = find_operation(self.conn, self.session, (writer, counter))
+            state, said_ms = (op.state, op.said_ms) if op else (ACKED, stamp_ms(stamp))
             entries.append(
                 Entry(
                     rank=rank,
                     item=None,
                     stamp=stamp,
-                    run=item_rows.run_of(stamp, writer),
-                    turn=item_rows.turn_of(*turn),
+                    run=entry_rows.run_of(stamp, writer),
+                    turn=entry_rows.turn_of(*turn),
                     writer=writer,
                     counter=counter,
                     index=index,
-                    sync_state=sync_state(op.state),
-                    said_at=op.said_ms / 1000,
+                    sync_state=sync_state(state),
+                    said_at=said_ms / 1000,
                 )
             )
         return entries
@@ -225,8 +236,8 @@ class _Step:
 
     def _acked_unseen(self, view: ChangeCursor) -> int:
         (count,) = self.conn.execute(
-            "SELECT count(*) FROM ops WHERE seq > ? AND session = ? AND writer = ? "
-            f"AND state = {ACKED}",
+            "SELECT count(*) FROM ops o WHERE seq > ? AND session = ? AND writer = ? "
+            f"AND NOT EXISTS (SELECT 1 FROM waiting w WHERE {OF_OPERATION})",
             (view.upto, self.session, self.writer),
         ).fetchone()
         return int(count)
@@ -241,12 +252,12 @@ class _Step:
         moved = [dot for dot, parked in before.items() if now.get(dot) is not parked]
         positions: list[Position] = []
         for dot in moved[:MOST]:
-            row = self._op(dot)
+            op = find_operation(self.conn, self.session, dot)
             if dot not in now:
                 # An operation without a row was dropped, or was acknowledged long ago and deleted.
-                self.acked += row is not None and row.state == ACKED
-            if row:
-                positions += _places_of(view, row.place)
+                self.acked += op is not None and op.state == ACKED
+            if op:
+                positions += _places_of(view, op.place)
         entries = self._entries(view, sorted(positions))
         reported = view.pending if view.pending is not None and not self.changes else self.pending
         if self.acked or entries or reported != self.pending:
@@ -257,24 +268,15 @@ class _Step:
     def _entries(self, view: ChangeCursor, positions: Iterable[Position]) -> list[Entry]:
         shown, entries = view.positions or (), list[Entry]()
         for position in positions:
-            rank = bisect_left(shown, position)
-            entries += item_rows.entry_at(self.conn, self.session, position, rank)
+            entries += self.reader.at(position, bisect_left(shown, position))
         return entries
-
-    def _op(self, dot: Dot) -> _Op | None:
-        row = self.conn.execute(
-            f"SELECT state, said_ms, {PLACE} FROM ops "
-            "WHERE session = ? AND writer = ? AND counter = ?",
-            (self.session, *dot),
-        ).fetchone()
-        return None if row is None else _Op(row[0], row[1], tuple(row[2:]))
 
     def _report(self, kind: Literal["appended", "removed", "synced"], entries: list[Entry]) -> None:
         operations = self.acked if kind == "synced" else 0
         self.changes.append(Change(kind, tuple(entries), operations, self.pending))
 
 
-def _places_of(view: ChangeCursor, place: tuple[Any, ...]) -> Sequence[Position]:
+def _places_of(view: ChangeCursor, place: Place) -> Sequence[Position]:
     """Return the positions of the shown items of an operation."""
     shown = view.positions or ()
     *before, counter = place

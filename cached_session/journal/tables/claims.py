@@ -10,9 +10,12 @@ from cached_session.history.ops import Dot, ItemRef
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.sqlite.tracked_connection import count_queued
+from cached_session.journal.tables import outbox
 from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.dots import find_operation, find_state
+from cached_session.journal.tables.item_rows import payloads_of
 from cached_session.journal.tables.row_bounds import check_memories
-from cached_session.journal.tables.states import ACKED, BY_DOT, PARKED, PENDING, SENT, items_of
+from cached_session.journal.tables.states import ACKED, BY_DOT, PARKED, PENDING, SENT
 from cached_session.journal.tables.writes import Author, last_item, pop_ref
 
 __all__ = [
@@ -132,9 +135,8 @@ def reserve(
     if tx is None or found is None:
         return None
     ref, row = found.ref, found.row
-    (state,) = conn.execute(
-        f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *ref.dot)
-    ).fetchone()
+    known = find_state(conn, tx.session, ref.dot)
+    state = ACKED if known is None else known[1]
     if state == PENDING:
         pop_ref(conn, author, session.name, ref)
         return Claim(ref, row, is_ours=True, is_in_flight=False)
@@ -181,10 +183,8 @@ def requeue(conn: sqlite3.Connection, session: SessionRef, claim: Claim) -> None
     release(conn, session, claim)
     tx = SessionTransaction.begin(conn, session.name)
     if tx is not None:
-        conn.execute(
-            f"UPDATE ops SET state = {SENT} WHERE {BY_DOT} AND state = {ACKED}",
-            (tx.session, *claim.ref.dot),
-        )
+        of_dot = "a.session = ? AND a.writer = ? AND a.counter = ?"
+        outbox.requeue(conn, of_dot, (tx.session, *claim.ref.dot))
         count_queued(conn)
 
 
@@ -208,20 +208,11 @@ def is_parked(conn: sqlite3.Connection, session: SessionRef, dot: Dot) -> bool:
     tx = SessionTransaction.begin(conn, session.name)
     if tx is None:
         return False
-    row = conn.execute(f"SELECT state FROM ops WHERE {BY_DOT}", (tx.session, *dot)).fetchone()
-    return row is not None and row[0] == PARKED
+    known = find_state(conn, tx.session, dot)
+    return known is not None and known[1] == PARKED
 
 
-# The outer join returns a claim even if its operation was dropped. Such an item is not visible.
-OPEN_CLAIMS = (
-    "SELECT c.writer, c.counter, c.idx, c.asked, c.claimer, c.since_ms, "
-    f"coalesce(o.count, c.idx + 1), coalesce(o.state, {ACKED}), "
-    f"EXISTS (SELECT 1 FROM items i WHERE {items_of('o', 'i')} AND i.idx = c.idx) "
-    "FROM claims c "
-    "LEFT JOIN ops o "
-    "ON o.session = c.session AND o.writer = c.writer AND o.counter = c.counter "
-    "WHERE c.session = ?"
-)
+OPEN_CLAIMS = "SELECT writer, counter, idx, asked, claimer, since_ms FROM claims WHERE session = ?"
 
 
 def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
@@ -234,20 +225,24 @@ def open_claims(conn: sqlite3.Connection, session: SessionRef) -> list[Claim]:
     if tx is None:
         return []
     rows = conn.execute(OPEN_CLAIMS, (tx.session,)).fetchall()
-    for writer, counter, index, _, claimer, since_ms, *_ in rows:
+    claims = []
+    for writer, counter, index, asked, claimer, since_ms in rows:
         check_memories(writer, counter, index, 1)
         if not isinstance(claimer, str) or type(since_ms) is not int:
             raise ValueError(f"the row of the claim on {writer}:{counter} is not valid")
-    return [
-        Claim(
-            ItemRef(Dot(writer, counter), index, count),
-            (b"", 0),
-            is_ours=False,
-            is_in_flight=state == SENT,
-            state=ClaimState(asked),
-            claimer=claimer,
-            since_ms=since_ms,
-            is_visible=bool(visible),
+        # The operation may have been dropped. Its item is then not visible.
+        op = find_operation(conn, tx.session, (writer, counter))
+        shown = [] if op is None else payloads_of(conn, op.seq)
+        claims.append(
+            Claim(
+                ItemRef(Dot(writer, counter), index, op.payloads if op else index + 1),
+                (b"", 0),
+                is_ours=False,
+                is_in_flight=op is not None and op.state == SENT,
+                state=ClaimState(asked),
+                claimer=claimer,
+                since_ms=since_ms,
+                is_visible=any(at == index for at, _ in shown),
+            )
         )
-        for writer, counter, index, asked, claimer, since_ms, count, state, visible in rows
-    ]
+    return claims

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cached_session.history.frontier import Frontier
 from cached_session.history.ops import Dot, Kind, decode_pop
 from cached_session.history.ranges import Ranges
+from cached_session.journal.tables.dots import find_state
 from cached_session.journal.tables.row_bounds import check_range
 
 __all__ = ["FrontierTables", "KnownWriter"]
@@ -30,6 +31,12 @@ class KnownWriter:
     """The stamp of the writer's current run."""
     last_ms: int
     """The time of the writer's last operation, in Unix milliseconds."""
+    behind: bool = False
+    """True if the row of the writer says that appends may be unfolded (tables/unfolded.py)."""
+    unfolded: int = 0
+    """The number of unfolded appends."""
+    stored_run: int = 0
+    """The stamp of the run in the row of the writer."""
     changed: bool = False
     cleared_changed: bool = False
 
@@ -72,18 +79,20 @@ class FrontierTables:
             row = None
             if self._has_rows.get("frontier", True):
                 row = self.conn.execute(
-                    "SELECT upto, run_stamp, last_ms FROM frontier "
+                    "SELECT upto, run_stamp, last_ms, behind FROM frontier "
                     "WHERE session = ? AND writer = ?",
                     key,
                 ).fetchone()
-            upto, run_stamp, last_ms = row or (0, 0, 0)
+            upto, run_stamp, last_ms, behind = row or (0, 0, 0, 0)
             if upto:
                 check_range(1, upto)
             applied = Ranges([(1, upto)] if upto else [])
             for first, last in self._ranges("above", key):
                 applied.add(first, last)
             cleared = Ranges(self._ranges("cleared", key))
-            known = KnownWriter(applied, cleared, run_stamp, last_ms)
+            known = KnownWriter(
+                applied, cleared, run_stamp, last_ms, bool(behind), stored_run=run_stamp
+            )
             self._known[writer] = known
         return known
 
@@ -260,11 +269,7 @@ class FrontierTables:
         return needed
 
     def _is_here(self, dot: Dot) -> bool:
-        row = self.conn.execute(
-            "SELECT 1 FROM ops WHERE session = ? AND writer = ? AND counter = ?",
-            (self.session, *dot),
-        ).fetchone()
-        return row is not None
+        return find_state(self.conn, self.session, dot) is not None
 
     # -- writing back ----------------------------------------------------------------------------
 
@@ -280,10 +285,12 @@ class FrontierTables:
     def _write_applied(self, writer: str, known: KnownWriter) -> None:
         key, upto = (self.session, writer), known.applied.contiguous_end()
         self.conn.execute(
-            "INSERT INTO frontier VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms",
-            (*key, upto, known.run_stamp, known.last_ms),
+            "INSERT INTO frontier VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "upto = excluded.upto, run_stamp = excluded.run_stamp, last_ms = excluded.last_ms, "
+            "behind = excluded.behind",
+            (*key, upto, known.run_stamp, known.last_ms, known.behind),
         )
+        known.unfolded, known.stored_run = 0, known.run_stamp
         self.mark("frontier")
         if self.has("above") or len(known.applied) > bool(upto):
             self._replace("above", key, [pair for pair in known.applied if pair[0] > 1])

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sqlite3
 
 from cached_session.journal.sqlite.runner import Runner
+from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.meta import write_meta
-from cached_session.journal.tables.sessions import forget_server
+from cached_session.journal.tables.outbox import requeue
+from cached_session.journal.tables.states import PARKED, SENT
 
 __all__ = ["KnownServer", "known_server", "switch_server"]
 
@@ -32,9 +34,21 @@ def switch_server(conn: sqlite3.Connection, server: str) -> str | None:
     if before == server:
         return None
     if before is not None:
-        forget_server(conn)
+        _forget_server(conn)
     write_meta(conn, server=server)
     return before
+
+
+def _forget_server(conn: sqlite3.Connection) -> None:
+    """Reset the synchronization state. All operations are sent again, and all memories are listed
+    again."""
+    requeue(conn, "1", ())
+    conn.execute(f"UPDATE waiting SET state = {SENT}, error = NULL WHERE state = {PARKED}")
+    conn.execute("DELETE FROM settled")
+    conn.execute("DELETE FROM claims")
+    conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
+    conn.execute("DELETE FROM gates")
+    count_queued(conn)
 
 
 class KnownServer:

@@ -7,14 +7,30 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cached_session.journal.tables import calls
+from cached_session.journal.tables.states import ACKED, PARKED
 
 __all__ = ["migrate"]
 
 CREATED = re.compile(r"^CREATE (?:TABLE|INDEX) (\w+)", re.MULTILINE)
 """Matches the name of the table or index that a statement creates."""
+TABLE = re.compile(r"^CREATE TABLE", re.MULTILINE)
+TURN = ("turn_stamp", "turn_writer", "turn_counter")
+DOT = ("stamp", "writer", "counter")
+ADDED = "turn_stamp, turn_writer, turn_counter, branch, key_id, version"
+DEFAULTS = "stamp, writer, counter, '', '', 1"
+"""The columns of operations and parts that format 2 does not have, and their values."""
+NEW_TABLES = {"acked", "calls", "marks", "waiting"}
+"""The tables that format 2 does not have."""
+HIGHEST = (
+    "INSERT INTO ops (seq, session, writer, counter, kind, turn_stamp, turn_writer, turn_counter, "
+    "stamp, said_ms, count, live, bytes, private, digest, branch, key_id, version, codec) "
+    "SELECT ?1, 0, '', 1, 'append', 0, '', 1, 0, 0, 1, 0, 0, 0, '-', '', '', 1, 0 "
+    "WHERE ?1 > (SELECT coalesce(max(seq), 0) FROM ops)"
+)
+"""SQL for a row without a session, so that its `seq` is not used again."""
 LARGE_BYTES = 8 << 20
 """Minimum size in bytes of a file whose migration is logged, because the migration takes some time:
 a file of 460 MB with 1,000,000 items took 27 seconds."""
@@ -47,7 +63,8 @@ def migrate(
             wanted,
         )
     began = time.monotonic()
-    for version in range(found, wanted):
+    # An early form of the format `wanted` has this format's number.
+    for version in range(min(found, wanted - 1), wanted):
         MIGRATIONS[version](conn, create)
     if size >= LARGE_BYTES:
         log.info(
@@ -67,48 +84,93 @@ def _to_2(_: sqlite3.Connection, __: Mapping[str, str]) -> None:
 
 
 def _to_3(conn: sqlite3.Connection, create: Mapping[str, str]) -> None:
-    """Migrate to format 3: operations have a turn, a branch, a key and a wire version.
+    """Migrate to format 3: an operation holds its payloads and has a turn, and each column has a
+    CHECK. The source has format 2, or an early form of format 3 with a table of items.
 
-    Each existing append is the head of its own turn, so the order of every history stays the same.
+    In a file of format 2, each append is the head of its own turn, so the order of every history
+    stays the same.
     """
+    columns = {
+        table: [name for (name,) in conn.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        for (table,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
     (newest,) = conn.execute(
         "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'ops'), 0)"
     ).fetchone()
-    for table in ("ops", "items", "parts"):
-        conn.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     for index in ("outbox", "removals"):
         conn.execute(f"DROP INDEX IF EXISTS {index}")
-    for name in ("ops", "outbox", "removals", "items", "calls", "marks", "parts"):
-        conn.execute(create[name])
-    same = "seq, session, writer, counter, kind, stamp, said_ms, count, live, bytes, private, "
-    same += "digest, state, body, error, conflicted"
-    added = "turn_stamp, turn_writer, turn_counter, branch, key_id, version"
+    tables = [name for name, sql in create.items() if TABLE.search(sql)]
+    missing = {*tables, "items"} - NEW_TABLES - set(columns)
+    if missing:
+        raise sqlite3.DatabaseError(f"malformed schema: no table {min(missing)}")
+    for table in set(tables).intersection(columns) | {"items"}:
+        conn.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    for statement in create.values():
+        conn.execute(statement)
+    _move_operations(conn, has_turns="turn_stamp" in columns["ops"])
+    for table in tables:
+        if table in columns and table not in ("ops", "calls"):
+            _move_table(conn, table, columns[table])
+    # Readers of changes compare the numbers `seq`, so a number must not be used twice.
+    conn.execute(HIGHEST, (newest,))
+    for table in ("old_items", "old_calls"):
+        conn.execute(f"DROP TABLE IF EXISTS {table}")
+    calls.index_all(conn)
+
+
+def _move_operations(conn: sqlite3.Connection, *, has_turns: bool) -> None:
+    """Move operations with their payloads to the table `ops`, and their states to `waiting` and
+    `acked`."""
+    values = ADDED if has_turns else DEFAULTS
+    key = ("session", *TURN, *DOT) if has_turns else ("session", *DOT)
+    of_append = " AND ".join(f"i.{column} = o.{column}" for column in key)
+    same = "seq, session, writer, counter, kind, stamp, said_ms, count, bytes, private, digest, "
+    same += "conflicted"
+    conn.execute(
+        "INSERT INTO waiting SELECT session, writer, counter, seq, count, state, "
+        f"CASE state WHEN {PARKED} THEN error END FROM old_ops WHERE state <> {ACKED}"
+    )
+    conn.execute(
+        "INSERT INTO acked SELECT session, writer, counter, seq FROM old_ops "
+        f"WHERE state = {ACKED} ORDER BY session, writer, counter"
+    )
     _move(
         conn,
         "old_ops",
         "seq",
-        f"ops ({same}, {added}) SELECT {same}, stamp, writer, counter, '', '', 1",
+        f"ops ({same}, {ADDED}, resent, live, codec, body) SELECT {same}, {values}, "
+        f"error IS 'sent again', CASE (SELECT count(*) FROM old_items i WHERE {of_append}) "
+        "WHEN live THEN live END, "
+        f"coalesce((SELECT max(codec) FROM old_items i WHERE {of_append}), 0), "
+        f"CASE WHEN kind = 'append' THEN {_payloads(of_append)} ELSE body END",
+        "o",
     )
-    # SQLite has stored the highest `seq` only if an operation was copied. Store it in any case: a
-    # `seq` must not be used twice, because readers of changes compare these numbers.
-    conn.execute("DELETE FROM sqlite_sequence WHERE name = 'ops'")
-    conn.execute("INSERT INTO sqlite_sequence VALUES ('ops', ?)", (newest,))
-    _move(
-        conn,
-        "old_items",
-        "session, stamp, writer, counter, idx",
-        "items SELECT session, stamp, writer, counter, stamp, writer, counter, idx, payload, codec",
-    )
-    _move(
-        conn,
-        "old_parts",
-        "session, writer, counter, digest, idx, part",
-        "parts SELECT *, stamp, writer, counter, '', '', 1",
-    )
-    calls.index_all(conn)
 
 
-def _move(conn: sqlite3.Connection, old: str, key: str, into: str) -> None:
+def _payloads(of_append: str) -> str:
+    """Return SQL for the body of an append: its payloads, with empty texts for removed ones."""
+    whole = f"SELECT payload FROM old_items i WHERE {of_append} ORDER BY idx"
+    partial = (
+        "WITH RECURSIVE at(idx) AS (SELECT 0 UNION ALL SELECT idx + 1 FROM at "
+        "WHERE idx + 1 < o.count) SELECT coalesce(i.payload, '') AS payload FROM at "
+        f"LEFT JOIN old_items i ON {of_append} AND i.idx = at.idx ORDER BY at.idx"
+    )
+    return (
+        f"CASE live WHEN 0 THEN NULL WHEN count THEN (SELECT group_concat(payload, char(30)) "
+        f"FROM ({whole})) ELSE (SELECT group_concat(payload, char(30)) FROM ({partial})) END"
+    )
+
+
+def _move_table(conn: sqlite3.Connection, table: str, columns: Sequence[str]) -> None:
+    """Move the rows of a table to the new table with the same columns, or with added ones."""
+    into = values = ", ".join(columns)
+    if table == "parts" and "turn_stamp" not in columns:
+        into, values = f"{into}, {ADDED}", f"{values}, {DEFAULTS}"
+    conn.execute(f"INSERT OR FAIL INTO {table} ({into}) SELECT {values} FROM old_{table}")
+    conn.execute(f"DROP TABLE old_{table}")
+
+
+def _move(conn: sqlite3.Connection, old: str, key: str, into: str, alias: str = "") -> None:
     """Move all rows of a table to a new table, and drop the old table.
 
     The rows are moved in slices: SQLite keeps in memory a copy of each page that one statement
@@ -117,6 +179,7 @@ def _move(conn: sqlite3.Connection, old: str, key: str, into: str) -> None:
     Args:
         key: The columns of the primary key of the old table.
         into: The new table and the columns that it gets.
+        alias: The alias of the old table in ``into``.
     """
     marks = ", ".join("?" * len(key.split(", ")))
     last: tuple[object, ...] | None = ()
@@ -126,7 +189,9 @@ def _move(conn: sqlite3.Connection, old: str, key: str, into: str) -> None:
         ).fetchone()
         where = "" if last is None else f"WHERE ({key}) <= ({marks})"
         # OR FAIL: an error ends the transaction, so SQLite need not be able to undo the statement.
-        conn.execute(f"INSERT OR FAIL INTO {into} FROM {old} {where} ORDER BY {key}", last or ())
+        conn.execute(
+            f"INSERT OR FAIL INTO {into} FROM {old} {alias} {where} ORDER BY {key}", last or ()
+        )
         deleted = conn.execute(f"DELETE FROM {old} {where}", last or ()).rowcount
         if last is not None and not deleted:
             raise sqlite3.DatabaseError(f"malformed rows of table {old}: they have no key")

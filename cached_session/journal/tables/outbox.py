@@ -12,24 +12,16 @@ from dataclasses import dataclass
 from cached_session.history.ops import GONE, Dot, Kind, Operation, TurnKey, decode_clear
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.runner import Runner
-from cached_session.journal.tables.apply import SessionTransaction
+from cached_session.journal.tables.apply import SessionTransaction, fold_sessions
 from cached_session.journal.tables.meta import note_progress, note_success
+from cached_session.journal.tables.payloads import checked_payloads
 from cached_session.journal.tables.row_bounds import (
     check_memories,
     check_operation,
     check_placement,
 )
 from cached_session.journal.tables.sessions import session_ids, session_number
-from cached_session.journal.tables.states import (
-    ACKED,
-    AGAIN,
-    BY_DOT,
-    BY_PLACE,
-    PARKED,
-    PENDING,
-    PLACE,
-    SENT,
-)
+from cached_session.journal.tables.states import BY_DOT, PARKED, PENDING, PLACE, SENT
 
 __all__ = [
     "WAITING",
@@ -45,17 +37,15 @@ __all__ = [
     "newest",
     "park",
     "pending_sessions",
+    "requeue",
     "take",
 ]
 
 PARAMETERS = 500
-"""Maximum number of values in one statement. Older builds of SQLite accept fewer than a
-thousand."""
+"""Maximum number of values in one statement. Older builds of SQLite accept at most 999."""
 
-UNACKED = f"state <> {ACKED}"
-"""The condition of the partial index `outbox`. A query must contain this text to use the index."""
-UNSENT = f"{UNACKED} AND state <> {PARKED}"
-"""The condition that selects operations that are still to be sent."""
+UNSENT = f"state <> {PARKED}"
+"""The condition that selects the rows of `waiting` whose operations are still to be sent."""
 
 
 @dataclass(frozen=True)
@@ -114,37 +104,43 @@ def take(
         return []
     above, key = ("", ()) if after is None else ("AND seq > ?", (after,))
     rows = conn.execute(
-        f"SELECT seq, bytes, count FROM ops WHERE session = ? {above} AND seq <= ? "
-        f"AND {UNSENT} ORDER BY seq LIMIT ?",
+        f"SELECT w.seq, w.writer, w.counter, w.count, w.state, o.bytes FROM (SELECT * FROM waiting "
+        f"WHERE session = ? {above} AND seq <= ? AND {UNSENT} ORDER BY seq LIMIT ?) w "
+        "LEFT JOIN ops o ON o.seq = w.seq ORDER BY w.seq",
         (session, *key, upto, most_ops),
     ).fetchall()
     if after is not None and any(row[0] <= after for row in rows):
         raise ValueError(f"the outbox of session {session} is not in order behind {after}")
-    chosen: list[int] = []
+    chosen: list[tuple[int, str, int, int]] = []
     size = items = 0
-    for seq, bytes_, count in rows:
+    for seq, writer, counter, count, state, bytes_ in rows:
+        if bytes_ is None:
+            raise sqlite3.DatabaseError(f"malformed journal: operation number {seq} has no row")
         if chosen and (size + bytes_ > most_bytes or items + count > most_ops):
             break
-        chosen.append(seq)
+        chosen.append((seq, writer, counter, state))
         size += bytes_
         items += count
     conn.executemany(
-        f"UPDATE ops SET state = {SENT}, error = CASE state WHEN {SENT} THEN '{AGAIN}' END "
-        f"WHERE seq = ? AND state IN ({PENDING}, {SENT}) AND error IS NOT '{AGAIN}'",
-        [(seq,) for seq in chosen],
+        f"UPDATE waiting SET state = {SENT} WHERE {BY_DOT} AND state = {PENDING}",
+        [(session, writer, counter) for _, writer, counter, state in chosen if state == PENDING],
     )
-    return chosen
+    conn.executemany(
+        "UPDATE ops SET resent = 1 WHERE seq = ? AND NOT resent",
+        [(seq,) for seq, _, _, state in chosen if state == SENT],
+    )
+    return [seq for seq, *_ in chosen]
 
 
 def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[Outgoing]:
     """Return operations with their payloads. `GONE` replaces each removed payload of an append."""
     found = []
     rows = conn.execute(
-        "SELECT seq, session, kind, said_ms, count, private, digest, body, "
+        "SELECT seq, kind, said_ms, count, live, private, digest, CAST(body AS BLOB), "
         f"branch, key_id, version, {PLACE} FROM ops WHERE {where} ORDER BY seq",
         key,
     ).fetchall()
-    for seq, session, kind, said_ms, count, private, digest, body, *rest in rows:
+    for seq, kind, said_ms, count, live, private, digest, body, *rest in rows:
         branch, key_id, version, *place = rest
         *turn, stamp, writer, counter = place
         try:
@@ -152,16 +148,16 @@ def load(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> list[
             check_placement(turn, stamp, branch, key_id, version)
         except ValueError as error:
             raise ValueError(f"operation number {seq}: {error}") from error
-        texts = [body]
+        texts = [GONE] * count
+        shown = [(0, body)]
         if kind == Kind.APPEND.value:
-            texts = [GONE] * count
-            for index, payload in conn.execute(
-                f"SELECT idx, CAST(payload AS BLOB) FROM items WHERE {BY_PLACE}",
-                (session, *place),
-            ):
-                # Send a damaged text as far as it can be decoded, so that it does not block later
-                # operations. Its checksum shows the damage to other devices.
-                texts[index] = payload.decode(errors="replace")
+            shown = checked_payloads(seq, body, count, live)
+        elif body is None:
+            raise sqlite3.DatabaseError(f"malformed journal: operation number {seq} has no payload")
+        for index, payload in shown:
+            # Send a damaged text as far as it can be decoded, so that it does not block later
+            # operations. Its checksum shows the damage to other devices.
+            texts[index] = payload.decode(errors="replace")
         dot, key_of_turn = Dot(writer, counter), TurnKey(*turn)
         op = Operation(
             dot,
@@ -190,19 +186,57 @@ def load_by_seq(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[Outgoing]
 
 def acknowledge(conn: sqlite3.Connection, seqs: Sequence[int]) -> None:
     """Record that the server has stored these operations completely."""
-    for some in _few(seqs):
-        among = f"seq IN ({', '.join('?' * len(some))})"
-        conn.execute(f"UPDATE ops SET state = {ACKED} WHERE {among}", some)
-        clears = conn.execute(
-            "SELECT s.session_id, o.body FROM ops o JOIN sessions s ON s.id = o.session "
-            f"WHERE o.{among} AND o.kind = '{Kind.CLEAR.value}'",
-            some,
-        ).fetchall()
-        for name, body in clears:
+    found = list(_dots(conn, seqs))
+    fold_sessions(conn, [session for session, *_ in found])
+    done = [
+        (session, writer, counter, seq)
+        for session, writer, counter, seq, _ in found
+        if conn.execute(f"DELETE FROM waiting WHERE {BY_DOT}", (session, writer, counter)).rowcount
+    ]
+    conn.executemany("INSERT INTO acked VALUES (?, ?, ?, ?)", done)
+    for session, _, _, seq, kind in found:
+        if kind == Kind.CLEAR.value:
+            name, body = conn.execute(
+                "SELECT s.session_id, o.body FROM sessions s JOIN ops o ON o.seq = ? "
+                "WHERE s.id = ?",
+                (seq, session),
+            ).fetchone()
             (session_id,) = session_ids([(name,)])
             tx = SessionTransaction.begin(conn, session_id)
             if tx is not None:
                 tx.acknowledge_clear(decode_clear(body))
+
+
+def requeue(conn: sqlite3.Connection, where: str, key: tuple[object, ...]) -> int:
+    """Queue acknowledged operations to be sent again; return their number. ``where`` selects rows
+    of `acked`.
+
+    The new state is sent, not pending, because other devices may have the operations.
+    """
+    found = conn.execute(
+        "SELECT a.session, a.writer, a.counter, a.seq, o.count FROM acked a "
+        f"JOIN ops o ON o.seq = a.seq WHERE {where}",
+        key,
+    ).fetchall()
+    fold_sessions(conn, [session for session, *_ in found])
+    conn.executemany(f"DELETE FROM acked WHERE {BY_DOT}", [row[:3] for row in found])
+    conn.executemany(
+        "INSERT INTO waiting (session, writer, counter, seq, count, state) "
+        f"VALUES (?, ?, ?, ?, ?, {SENT})",
+        found,
+    )
+    return len(found)
+
+
+def _dots(
+    conn: sqlite3.Connection, seqs: Sequence[int]
+) -> Iterator[tuple[int, str, int, int, str]]:
+    """Yield the session, writer, counter, `seq` and kind of operations."""
+    for some in _few(seqs):
+        among = ", ".join("?" * len(some))
+        yield from conn.execute(
+            f"SELECT session, writer, counter, seq, kind FROM ops WHERE seq IN ({among})", some
+        ).fetchall()
 
 
 def _few(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -216,11 +250,13 @@ def park(conn: sqlite3.Connection, seq: int, error: str) -> bool:
     Returns:
         False if another process has pushed or dropped the operation meanwhile.
     """
-    parked = conn.execute(
-        f"UPDATE ops SET state = {PARKED}, error = ? WHERE seq = ? AND {UNACKED}",
-        (error, seq),
-    )
-    return parked.rowcount > 0
+    parked = 0
+    for session, writer, counter, *_ in _dots(conn, [seq]):
+        parked += conn.execute(
+            f"UPDATE waiting SET state = {PARKED}, error = ? WHERE {BY_DOT}",
+            (error, session, writer, counter),
+        ).rowcount
+    return parked > 0
 
 
 def forgets_due(conn: sqlite3.Connection, session_id: str, limit: int) -> list[Forget]:
@@ -233,12 +269,11 @@ def forgets_due(conn: sqlite3.Connection, session_id: str, limit: int) -> list[F
         return []
     rows = conn.execute(
         "SELECT f.writer, f.counter, f.idx, f.parts FROM forgets f "
-        "LEFT JOIN ops b ON b.session = f.session AND b.writer = f.by_writer "
+        "LEFT JOIN waiting b ON b.session = f.session AND b.writer = f.by_writer "
         "AND b.counter = f.by_counter "
-        "LEFT JOIN ops a ON a.session = f.session AND a.writer = f.writer "
+        "LEFT JOIN waiting a ON a.session = f.session AND a.writer = f.writer "
         "AND a.counter = f.counter "
-        f"WHERE f.session = ? AND coalesce(b.state, {ACKED}) = {ACKED} "
-        f"AND coalesce(a.state, {ACKED}) = {ACKED} LIMIT ?",
+        "WHERE f.session = ? AND b.seq IS NULL AND a.seq IS NULL LIMIT ?",
         (session, limit),
     ).fetchall()
     for row in rows:
@@ -276,22 +311,22 @@ def pending_sessions(conn: sqlite3.Connection) -> list[str]:
     return list(session_ids(conn.execute(WAITING).fetchall()))
 
 
-def _stepping(table: str, rows: str = "1") -> str:
+def _stepping(table: str) -> str:
     """Return SQL that steps through the session numbers in a table by its index, each once."""
     # UNION, not UNION ALL: UNION drops a number that was found before, so the query ends even if
     # cells are damaged. For example, SQLite compares the text '5' as the number 5, but treats every
     # text as greater than every number. The first bound skips a NULL, which SQLite would return as
     # the minimum of a NOT NULL column.
-    least = f"SELECT min(session) FROM {table} WHERE {rows} AND session"
+    least = f"SELECT min(session) FROM {table} WHERE session"
     return f"{least} >= {-(1 << 63)} UNION SELECT ({least} > s) FROM {{name}} WHERE s IS NOT NULL"
 
 
 WAITING = (
     "WITH RECURSIVE "
-    f"unacked(s) AS ({_stepping('ops', UNACKED).format(name='unacked')}), "
+    f"waits(s) AS ({_stepping('waiting').format(name='waits')}), "
     f"forgetting(s) AS ({_stepping('forgets').format(name='forgetting')}) "
-    "SELECT session_id FROM sessions WHERE id IN (SELECT s FROM unacked WHERE EXISTS "
-    f"(SELECT 1 FROM ops WHERE session = s AND {UNSENT}) "
+    "SELECT session_id FROM sessions WHERE id IN (SELECT s FROM waits WHERE EXISTS "
+    f"(SELECT 1 FROM waiting WHERE session = s AND {UNSENT}) "
     "UNION SELECT s FROM forgetting UNION SELECT session FROM claims)"
 )
 
@@ -299,7 +334,7 @@ WAITING = (
 def has_unsent(conn: sqlite3.Connection, session_id: str) -> bool:
     """Return whether a session has operations to send."""
     session = session_number(conn, session_id)
-    sql = f"SELECT 1 FROM ops WHERE session = ? AND {UNSENT} LIMIT 1"
+    sql = f"SELECT 1 FROM waiting WHERE session = ? AND {UNSENT} LIMIT 1"
     return conn.execute(sql, (session,)).fetchone() is not None
 
 

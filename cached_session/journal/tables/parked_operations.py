@@ -14,15 +14,16 @@ from cached_session.journal.sqlite.codec import EXACT, decode_rows
 from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.sqlite.tracked_connection import count_queued
 from cached_session.journal.tables.apply import SessionTransaction
-from cached_session.journal.tables.outbox import UNACKED, load
+from cached_session.journal.tables.outbox import load
 from cached_session.journal.tables.sessions import session_ids, session_number
-from cached_session.journal.tables.states import PARKED, SENT
+from cached_session.journal.tables.states import BY_DOT, PARKED, SENT
 
 __all__ = ["Parked", "ParkedOperations", "drop_parked", "parked", "retry_parked"]
 
-IS_PARKED = f"{UNACKED} AND state = {PARKED}"
-"""The condition that selects parked operations. Its first part makes SQLite use the index
-`outbox`."""
+DELETE = "DELETE FROM ops WHERE seq = ? AND seq < (SELECT max(seq) FROM ops)"
+HIDE = "UPDATE ops SET session = 0, live = 0, body = NULL WHERE seq = ?"
+"""SQL that deletes the row of a dropped operation. The row with the highest `seq` stays without a
+session, so that its `seq` is not used again."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,10 @@ def parked(conn: sqlite3.Connection, session_id: str | None) -> list[Parked]:
     session = None if session_id is None else session_number(conn, session_id)
     if session_id is not None and session is None:
         return []
-    of = "" if session is None else f"session = {session} AND "
+    of = "" if session is None else f"AND w.session = {session}"
     rows = conn.execute(
-        f"SELECT o.seq, s.session_id, o.error FROM ops o JOIN sessions s ON s.id = o.session "
-        f"WHERE o.seq IN (SELECT seq FROM ops WHERE {of} {IS_PARKED}) "
-        "ORDER BY o.seq"
+        "SELECT w.seq, s.session_id, w.error FROM waiting w JOIN sessions s ON s.id = w.session "
+        f"WHERE w.state = {PARKED} {of} ORDER BY w.seq"
     ).fetchall()
     found = []
     for seq, name, error in rows:
@@ -81,8 +81,11 @@ def retry_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot] 
     if session is None:
         return 0
     moved = 0
-    for seq, writer, counter in _parked_rows(conn, session, dots):
-        conn.execute(f"UPDATE ops SET state = {SENT} WHERE seq = ?", (seq,))
+    for _, writer, counter in _parked_rows(conn, session, dots):
+        conn.execute(
+            f"UPDATE waiting SET state = {SENT}, error = NULL WHERE {BY_DOT}",
+            (session, writer, counter),
+        )
         conn.execute(
             "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, -1, 1, ?, ?)",
             (session, writer, counter, writer, counter),
@@ -109,8 +112,10 @@ def drop_parked(conn: sqlite3.Connection, session_id: str, dots: Sequence[Dot]) 
         (kind,) = conn.execute("SELECT kind FROM ops WHERE seq = ?", (seq,)).fetchone()
         if kind != Kind.APPEND.value:
             continue
-        tx.withdraw(Dot(writer, counter))
-        conn.execute("DELETE FROM ops WHERE seq = ?", (seq,))
+        tx.remove(Dot(writer, counter), None, None)
+        conn.execute(f"DELETE FROM waiting WHERE {BY_DOT}", (tx.session, writer, counter))
+        conn.execute(DELETE, (seq,))
+        conn.execute(HIDE, (seq,))
         _keep_pops(tx, Dot(writer, counter))
         # An earlier retry may have queued the deletion of the placeholder, which must stay now.
         conn.execute(
@@ -146,7 +151,8 @@ def _parked_rows(
     conn: sqlite3.Connection, session: int, dots: Sequence[Dot] | None
 ) -> list[tuple[int, str, int]]:
     rows: list[tuple[int, str, int]] = conn.execute(
-        f"SELECT seq, writer, counter FROM ops WHERE session = ? AND {IS_PARKED} ORDER BY seq",
+        "SELECT seq, writer, counter FROM waiting "
+        f"WHERE session = ? AND state = {PARKED} ORDER BY seq",
         (session,),
     ).fetchall()
     named = None if dots is None else set(dots)

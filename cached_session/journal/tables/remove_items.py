@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
 
 from cached_session.history.ops import Dot
+from cached_session.history.parts import part_count
 from cached_session.journal.tables import search_index
-from cached_session.journal.tables.states import AGAIN, BY_PLACE, PENDING, PLACE, SENT
+from cached_session.journal.tables.dots import FoundOperation
+from cached_session.journal.tables.payloads import remove_payload, visible_payloads
+from cached_session.journal.tables.states import ACKED, PENDING, SENT
 
-__all__ = ["OperationRow", "operation_row", "remove_items"]
-
-
-class OperationRow(NamedTuple):
-    """The columns of an operation's row that a removal needs."""
-
-    seq: int | None
-    """The row's number; None if damage to the file has removed the row but not the operation's
-    items."""
-    place: tuple[object, ...]
-    """The values of the columns `PLACE`."""
-    state: int
-    error: str | None
-
-
-def operation_row(conn: sqlite3.Connection, session: int, dot: Dot) -> OperationRow | None:
-    """Return the row of an operation; None if the journal has no such row."""
-    row = conn.execute(
-        f"SELECT seq, state, error, {PLACE} FROM ops "
-        "WHERE session = ? AND writer = ? AND counter = ?",
-        (session, *dot),
-    ).fetchone()
-    if row is None:
-        return None
-    seq, state, error, *place = row
-    return OperationRow(seq, tuple(place), state, error)
+__all__ = ["remove_items"]
 
 
 def remove_items(
     conn: sqlite3.Connection,
     session: int,
-    op: OperationRow,
+    op: FoundOperation,
     dot: Dot,
     index: int | None,
     by: Dot | None,
@@ -51,45 +28,57 @@ def remove_items(
     removed them. After ``by`` is acknowledged, a push deletes the memories of the items from the
     server.
     """
-    where = BY_PLACE
-    key: tuple[object, ...] = (session, *op.place)
-    if index is not None:
-        where, key = f"{where} AND idx = ?", (*key, index)
-    if by is None and (op.state in (PENDING, SENT) or op.error == AGAIN):
+    count, live, body = conn.execute(
+        "SELECT count, live, CAST(body AS BLOB) FROM ops WHERE seq = ?", (op.seq,)
+    ).fetchone()
+    shown = visible_payloads(body, count, live)
+    removed = [item for item in shown if index is None or item[0] == index]
+    if index is None and not removed:
+        # A damaged body hides which items it has. Remove all of them.
+        removed = [(at, b"") for at in range(count)] if live else []
+    if not removed:
+        return 0
+    is_being_sent = op.state in (PENDING, SENT) or (op.state == ACKED and op.is_resent)
+    if by is None and is_being_sent:
         # Another replica has removed an item that this journal has not sent yet, sends again after
         # a lost answer, or sent again before it received the removal. Queue the deletion of the
         # memories, which would otherwise stay on the server forever.
         by = Dot("", 0)
     if by is not None:
-        conn.execute(
-            "INSERT OR IGNORE INTO forgets SELECT session, writer, counter, idx, "
-            f"part_count(CAST(payload AS BLOB)), ?, ? FROM items WHERE {where}",
-            (*by, *key),
+        conn.executemany(
+            "INSERT OR IGNORE INTO forgets VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (session, *dot, at, part_count(text.decode(errors="replace")), *by)
+                for at, text in removed
+            ],
         )
-    indexed = _document(conn, session, op)
-    removed = conn.execute(f"DELETE FROM items WHERE {where}", key).rowcount
-    if removed:
-        if indexed is not None:
-            search_index.remove(conn, [indexed])
-            left = _document(conn, session, op)
-            search_index.add(conn, [left] if left is not None else [])
+    left = [item for item in shown if item not in removed]
+    _index_again(conn, session, op.seq, shown, left)
+    if left and index is not None:
         conn.execute(
-            "UPDATE ops SET live = live - ? WHERE session = ? AND writer = ? AND counter = ?",
-            (removed, session, *dot),
+            "UPDATE ops SET live = ?, tokens = NULL, body = CAST(? AS TEXT) WHERE seq = ?",
+            (len(left), remove_payload(body, index), op.seq),
         )
-    return removed
+    else:
+        conn.execute("UPDATE ops SET live = 0, tokens = NULL, body = NULL WHERE seq = ?", (op.seq,))
+    return int(live) - len(left)
 
 
-def _document(conn: sqlite3.Connection, session: int, op: OperationRow) -> tuple[int, str] | None:
-    """Return the search document of an operation; None if the operation is not indexed."""
+def _index_again(
+    conn: sqlite3.Connection,
+    session: int,
+    seq: int,
+    shown: list[tuple[int, bytes]],
+    left: list[tuple[int, bytes]],
+) -> None:
+    """Replace the search document of an operation, if the operation is indexed."""
     reached = search_index.reach(conn)
-    if reached is None or op.seq is None or op.seq > reached:
-        return None
-    payloads = conn.execute(
-        f"SELECT CAST(payload AS BLOB) FROM items WHERE {BY_PLACE} ORDER BY idx",
-        (session, *op.place),
-    ).fetchall()
-    if not payloads:
-        return None
-    texts = [payload.decode(errors="replace") for (payload,) in payloads]
-    return op.seq, search_index.document(session, texts)
+    if reached is None or seq > reached or not shown:
+        return
+    search_index.remove(conn, [(seq, search_index.document(session, _texts(shown)))])
+    if left:
+        search_index.add(conn, [(seq, search_index.document(session, _texts(left)))])
+
+
+def _texts(payloads: list[tuple[int, bytes]]) -> list[str]:
+    return [payload.decode(errors="replace") for _, payload in payloads]

@@ -6,9 +6,10 @@ import sqlite3
 
 from cached_session.errors import JournalError, JournalTooNew
 from cached_session.journal.tables import search_index as index_table
+from cached_session.journal.tables.cell_checks import with_checks
 from cached_session.journal.tables.migrations import migrate
 
-__all__ = ["APPLICATION_ID", "FORMAT", "identify", "prepare"]
+__all__ = ["APPLICATION_ID", "FORMAT", "identify", "migrate_file", "prepare"]
 
 APPLICATION_ID = 0x63736A6C
 """``csjl`` in the file's header, which distinguishes a journal from other SQLite files."""
@@ -23,7 +24,7 @@ CREATE TABLE sessions (
     session_id UNIQUE NOT NULL,
     stamp INTEGER NOT NULL DEFAULT 0,      -- the largest stamp seen
     last_writer TEXT NOT NULL DEFAULT '',  -- who wrote the operation applied last
-    items INTEGER NOT NULL DEFAULT 0,      -- visible items
+    items INTEGER NOT NULL DEFAULT 0,      -- visible items of the main branch
     revision INTEGER NOT NULL DEFAULT 0,   -- counts the transactions that changed the session
     met INTEGER NOT NULL DEFAULT 0,        -- 1 once the first read has waited for the server
     hydrated INTEGER NOT NULL DEFAULT 0,   -- 1 once a pull has reached the oldest memory
@@ -37,10 +38,11 @@ CREATE TABLE sessions (
     created_ms INTEGER NOT NULL
 );
 
--- One row an operation, own or from elsewhere, in the order of application (`seq`).
+-- The log: one row an operation, own or from elsewhere, in the order of application (`seq`). An
+-- append holds its payloads, so no other table has a copy of an item.
 CREATE TABLE ops (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    session INTEGER NOT NULL,
+    seq INTEGER PRIMARY KEY,               -- never used twice, see `parked_operations.py`
+    session INTEGER NOT NULL,              -- 0: a dropped operation, whose `seq` stays in use
     writer TEXT NOT NULL,
     counter INTEGER NOT NULL,
     kind TEXT NOT NULL,                    -- append, pop, clear, mark
@@ -54,33 +56,41 @@ CREATE TABLE ops (
     bytes INTEGER NOT NULL,                -- payload bytes, for limits and batching
     private INTEGER NOT NULL,              -- 1: no readable text on the server
     digest TEXT NOT NULL,                  -- identity of the content (history/ops.py)
-    state INTEGER NOT NULL,                -- 0 pending, 1 sent, 2 acked, 3 parked
-    body TEXT,                             -- payload, but of an append: the items have those
-    error TEXT,                            -- why it is parked
     conflicted INTEGER NOT NULL DEFAULT 0, -- 1: seen again with other content
+    resent INTEGER NOT NULL DEFAULT 0,     -- 1: sent again after a lost answer
     branch TEXT NOT NULL,                  -- '' for the main branch
     key_id TEXT NOT NULL,                  -- key that encrypts the payloads; '' for none
     version INTEGER NOT NULL,              -- wire version
-    UNIQUE (session, writer, counter)
+    tokens INTEGER,                        -- tokens of the visible items; NULL: not counted
+    codec INTEGER NOT NULL,                -- of the payloads of an append: sqlite/codec.py
+    body TEXT                              -- payloads (payloads.py); NULL: none is visible
 );
--- The outbox: what the server has not acknowledged. Small whatever the history's length.
-CREATE INDEX outbox ON ops (session, seq) WHERE state <> 2;
+-- The order of the history of each branch. Only operations with visible items are in it.
+CREATE INDEX place ON ops (
+    session, branch, turn_stamp, turn_writer, turn_counter, stamp, writer, counter
+) WHERE live > 0;
 -- Pops and clears: what a new clear has to leave out.
 CREATE INDEX removals ON ops (session, kind) WHERE kind <> 'append';
 
--- Visible items, clustered in the order of the history: a tail read is one range scan.
-CREATE TABLE items (
+-- The outbox: each operation that the server has not acknowledged. Small rows, so that an
+-- acknowledgement does not write a payload.
+CREATE TABLE waiting (
     session INTEGER NOT NULL,
-    turn_stamp INTEGER NOT NULL,
-    turn_writer TEXT NOT NULL,
-    turn_counter INTEGER NOT NULL,
-    stamp INTEGER NOT NULL,
     writer TEXT NOT NULL,
     counter INTEGER NOT NULL,
-    idx INTEGER NOT NULL,
-    payload TEXT NOT NULL,
-    codec INTEGER NOT NULL,                -- journal/sqlite/codec.py
-    PRIMARY KEY (session, turn_stamp, turn_writer, turn_counter, stamp, writer, counter, idx)
+    seq INTEGER NOT NULL,                  -- the operation's row in `ops`
+    count INTEGER NOT NULL,                -- its payloads
+    state INTEGER NOT NULL DEFAULT 0,      -- 0 pending, 1 sent, 3 parked
+    error TEXT,                            -- why it is parked
+    PRIMARY KEY (session, writer, counter)
+) WITHOUT ROWID;
+-- All other operations. Every operation is in `waiting` or in `acked`, by its dot.
+CREATE TABLE acked (
+    session INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (session, writer, counter)
 ) WITHOUT ROWID;
 
 -- Tool calls: which appends make a call. Written with the append. A row may outlive its item, so a
@@ -88,15 +98,8 @@ CREATE TABLE items (
 CREATE TABLE calls (
     session INTEGER NOT NULL,
     call INTEGER NOT NULL,                 -- hash of the call's id (tables/calls.py)
-    turn_stamp INTEGER NOT NULL,           -- the place of the append: the newest call comes last
-    turn_writer TEXT NOT NULL,
-    turn_counter INTEGER NOT NULL,
-    stamp INTEGER NOT NULL,
-    writer TEXT NOT NULL,
-    counter INTEGER NOT NULL,
-    PRIMARY KEY (
-        session, call, turn_stamp, turn_writer, turn_counter, stamp, writer, counter
-    )
+    seq INTEGER NOT NULL,                  -- the append
+    PRIMARY KEY (session, call, seq)
 ) WITHOUT ROWID;
 
 -- Marks: of each type and key the one that is last in order. Written when a mark is applied; its
@@ -112,15 +115,19 @@ CREATE TABLE marks (
     PRIMARY KEY (session, type, key)
 ) WITHOUT ROWID;
 
--- What is applied: per writer the prefix without holes, and the ranges above the first hole.
+-- What is applied: per writer the prefix without holes, and the ranges above the first hole. An
+-- append by this journal need not update this row, nor the row of its session: while `behind` is 1,
+-- rows of `waiting` above `upto` are applied too (tables/unfolded.py).
 CREATE TABLE frontier (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
     upto INTEGER NOT NULL,
     run_stamp INTEGER NOT NULL DEFAULT 0,  -- stamp of this writer's current run
     last_ms INTEGER NOT NULL DEFAULT 0,    -- wall clock of its last operation
+    behind INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (session, writer)
 ) WITHOUT ROWID;
+CREATE INDEX behind ON frontier (session) WHERE behind = 1;
 CREATE TABLE above (
     session INTEGER NOT NULL,
     writer TEXT NOT NULL,
@@ -236,7 +243,8 @@ CREATE TABLE gates (
 
 -- Facts of the file: `server` (base URL that acked refers to), `last_success_ms`, `last_ack_ms`,
 -- `last_error`, `last_error_ms`; `salvage`: what became of the file that was here before, and
--- `retired:ID`: writer ids of that file, which must not be used again (recovery/copy_rows.py). By
+-- `retired:ID`: writer ids of that file, which must not be used again, and `rescued:...`: damaged
+-- operations whose items were written again (recovery/copy_rows.py). By
 -- session: the marks of imports, whose keys begin with `import:` (tables/import_marks.py), and of
 -- audits, whose keys begin with `audit:` (tables/audit_state.py). `search_index`: the full-text
 -- index is complete (tables/search_index.py).
@@ -245,6 +253,8 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+STATEMENTS = with_checks(DDL)
+"""The statements that create the tables and indexes."""
 
 
 def prepare(conn: sqlite3.Connection, path: str, *, search_index: bool = True) -> None:
@@ -271,20 +281,25 @@ def _prepare(conn: sqlite3.Connection, path: str, *, search_index: bool) -> None
     try:
         # Another process may have created the schema while this process waited for the lock.
         if not identify(conn, path):
-            found = _pragma(conn, "user_version")
             if _pragma(conn, "application_id") == APPLICATION_ID:
-                migrate(conn, path, found, FORMAT, _statements())
+                migrate_file(conn, path)
             else:
                 for statement in _statements():
                     conn.execute(statement)
                 conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            conn.execute(f"PRAGMA user_version = {FORMAT}")
+                conn.execute(f"PRAGMA user_version = {FORMAT}")
         index_table.switch(conn, search_index)
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
         raise
+
+
+def migrate_file(conn: sqlite3.Connection, path: str) -> None:
+    """Migrate a journal of an older format to the current format, in the open transaction."""
+    migrate(conn, path, _pragma(conn, "user_version"), FORMAT, _statements())
+    conn.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 def identify(conn: sqlite3.Connection, path: str) -> bool:
@@ -297,7 +312,7 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
         JournalError: the file is another program's database.
         sqlite3.DatabaseError: the file is damaged.
     """
-    application, version, tables = _header(conn)
+    application, version, tables, has_items = _header(conn)
     if application == APPLICATION_ID:
         if version > FORMAT:
             raise JournalTooNew(
@@ -306,7 +321,8 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
             )
         if version < 1:
             raise sqlite3.DatabaseError(f"malformed header: format {version} does not exist")
-        return version == FORMAT
+        # Before its release, format 3 had a table of items for some time.
+        return version == FORMAT and not has_items
     if application != 0 or version != 0 or tables is not None:
         raise JournalError(
             f"{path} is a SQLite database of another program, not a journal; "
@@ -315,8 +331,9 @@ def identify(conn: sqlite3.Connection, path: str) -> bool:
     return False
 
 
-def _header(conn: sqlite3.Connection) -> tuple[int, int, object]:
-    """Return the application id, the version and a table name, from one snapshot."""
+def _header(conn: sqlite3.Connection) -> tuple[int, int, object, bool]:
+    """Return the application id, the version, a table name, and whether the table `items` exists,
+    from one snapshot."""
     own = not conn.in_transaction
     if own:
         conn.execute("BEGIN")
@@ -325,6 +342,7 @@ def _header(conn: sqlite3.Connection) -> tuple[int, int, object]:
             _pragma(conn, "application_id"),
             _pragma(conn, "user_version"),
             conn.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone(),
+            conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'items'").fetchone() is not None,
         )
     finally:
         if own and conn.in_transaction:
@@ -338,7 +356,7 @@ def _pragma(conn: sqlite3.Connection, name: str) -> int:
 
 def _statements() -> list[str]:
     found, statement = [], ""
-    for line in DDL.splitlines(keepends=True):
+    for line in STATEMENTS.splitlines(keepends=True):
         statement += line
         if sqlite3.complete_statement(statement):
             found.append(statement.strip())

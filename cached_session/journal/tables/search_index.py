@@ -29,12 +29,12 @@ import logging
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
 from cached_session.history.item_text import normalize_text, role_and_text
 from cached_session.journal.sqlite.db_errors import is_transient
 from cached_session.journal.sqlite.runner import Runner
-from cached_session.journal.tables.states import PLACE, items_of
+from cached_session.journal.tables.payloads import visible_payloads
+from cached_session.journal.tables.states import PLACE, Place
 
 __all__ = [
     "CREATE",
@@ -78,6 +78,9 @@ PRIVATE, PRIVATE_SIZE = 0xE000, 6400
 """Unicode's private use area, whose characters encode the number of a session."""
 BEHIND = 64
 """Maximum number of operations that may wait before the idle work indexes a slice."""
+VISIBLE = "session = ? AND branch = '' AND +live > 0"
+"""The condition that selects operations with visible items. The sign prevents that SQLite uses the
+index `place`, which would read the whole session."""
 GAVE_UP = "the search index failed and is not used until the next opening builds it again: %s"
 """The log message after an error of the index."""
 SLICE = 256
@@ -213,19 +216,20 @@ def catch_up(
         if last <= reached:
             raise ValueError(f"the operations behind number {reached} are not in order")
     rows = conn.execute(
-        "SELECT o.seq, i.session, CAST(i.payload AS BLOB) FROM ops o CROSS JOIN items i "
-        f"ON {items_of('o', 'i')} WHERE o.seq > ? AND o.seq <= ? ORDER BY o.seq, i.idx",
+        "SELECT seq, session, CAST(body AS BLOB), count, live FROM ops "
+        "WHERE seq > ? AND seq <= ? AND +live > 0 ORDER BY seq",
         (reached, last),
     )
-    for (seq, session), group in groupby(rows, lambda row: row[:2]):
-        payloads = [payload.decode(errors="replace") for _, _, payload in group]
+    for seq, session, body, count, live in rows:
+        shown = visible_payloads(body, count, live)
+        payloads = [payload.decode(errors="replace") for _, payload in shown]
         add(conn, [(seq, document(session, payloads))])
     conn.execute(f"UPDATE meta SET value = ? WHERE key = '{KEY}'", (str(last),))
 
 
 def _last(conn: sqlite3.Connection) -> int:
-    row = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'ops'").fetchone()
-    return int(row[0]) if row else 0
+    (last,) = conn.execute("SELECT coalesce(max(seq), 0) FROM ops").fetchone()
+    return int(last)
 
 
 # -- documents and queries -----------------------------------------------------------------------
@@ -259,8 +263,8 @@ def terms(words: Sequence[str]) -> list[str]:
 
 def candidates(
     conn: sqlite3.Connection, session: int, grams: Sequence[str], reached: int
-) -> list[tuple[int, str, int, int, str, int]]:
-    """Return the `PLACE` values of the operations that may contain these trigrams, latest
+) -> list[tuple[Place, int]]:
+    """Return the place and the `seq` of the operations that may contain these trigrams, latest
     first: operations in the index, and all operations that are not indexed yet.
 
     Raises:
@@ -270,10 +274,10 @@ def candidates(
         f'"{gram.replace(chr(34), chr(34) * 2)}"' for gram in [_mark(session), *grams]
     )
     try:
-        return conn.execute(
-            f"SELECT {PLACE} FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
-            "WHERE w.words MATCH ? AND o.session = ? UNION "
-            f"SELECT {PLACE} FROM ops WHERE seq > ? AND session = ? AND live > 0 "
+        rows = conn.execute(
+            f"SELECT {PLACE}, seq FROM words w CROSS JOIN ops o ON o.seq = w.rowid "
+            f"WHERE w.words MATCH ? AND {VISIBLE} UNION "
+            f"SELECT {PLACE}, seq FROM ops WHERE seq > ? AND {VISIBLE} "
             "ORDER BY 1 DESC, 2 DESC, 3 DESC, 4 DESC, 5 DESC, 6 DESC",
             (query, session, reached, session),
         ).fetchall()
@@ -281,6 +285,7 @@ def candidates(
         if is_transient(error):
             raise
         raise Spoiled(str(error)) from error
+    return [(tuple(place), seq) for *place, seq in rows]
 
 
 def _mark(session: int) -> str:

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cached_session.journal.sqlite.runner import Runner
-from cached_session.journal.sqlite.tracked_connection import count_queued
-from cached_session.journal.tables.states import ACKED, PARKED, SENT
+from cached_session.journal.tables.unfolded import UNFOLDED_APPENDS, UNFOLDED_ITEMS
 
 __all__ = [
     "Sessions",
     "all_sessions",
-    "forget_server",
     "numbered_sessions",
     "revision_of",
     "session_ids",
@@ -47,7 +45,8 @@ def session_row(conn: sqlite3.Connection, session_id: str) -> tuple[int, int, in
     """Return (number, items, met, hydrated, revision) of a session; None if the session is
     unknown."""
     row: tuple[int, int, int, int, int] | None = conn.execute(
-        "SELECT id, items, met, hydrated, revision FROM sessions WHERE session_id = ?",
+        f"SELECT id, items + {UNFOLDED_ITEMS}, met, hydrated, revision + {UNFOLDED_APPENDS} "
+        "FROM sessions WHERE session_id = ?",
         (stored_id(session_id),),
     ).fetchone()
     return row
@@ -64,7 +63,8 @@ def session_number(conn: sqlite3.Connection, session_id: str) -> int | None:
 def revision_of(conn: sqlite3.Connection, session_id: str) -> int | None:
     """Return the revision of a session, in one statement; None if the session is unknown."""
     row = conn.execute(
-        "SELECT revision FROM sessions WHERE session_id = ?", (stored_id(session_id),)
+        f"SELECT revision + {UNFOLDED_APPENDS} FROM sessions WHERE session_id = ?",
+        (stored_id(session_id),),
     ).fetchone()
     return None if row is None else row[0]
 
@@ -84,15 +84,3 @@ def numbered_sessions(conn: sqlite3.Connection) -> dict[int, str]:
     """Return the ids of all sessions by their numbers."""
     rows = conn.execute("SELECT session_id, id FROM sessions ORDER BY id").fetchall()
     return {row[1]: name for row, name in zip(rows, session_ids(rows), strict=True)}
-
-
-def forget_server(conn: sqlite3.Connection) -> None:
-    """Reset the synchronization state, because the journal changes to another server. All
-    operations are sent again, and all memories are listed again."""
-    # The state is sent, not pending: other devices may store the same operations on the new server.
-    conn.execute(f"UPDATE ops SET state = {SENT} WHERE state IN ({ACKED}, {PARKED})")
-    conn.execute("DELETE FROM settled")
-    conn.execute("DELETE FROM claims")
-    conn.execute("UPDATE sessions SET hydrated = 0, ground = 0, guarded_ms = 0, guard = ''")
-    conn.execute("DELETE FROM gates")
-    count_queued(conn)

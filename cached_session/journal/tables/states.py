@@ -6,17 +6,17 @@ from typing import Literal
 
 __all__ = [
     "ACKED",
-    "AGAIN",
     "BY_DOT",
-    "BY_PLACE",
+    "ORDERED",
     "PARKED",
     "PENDING",
     "PLACE",
     "SENT",
+    "SHOWN",
     "STATES",
+    "Place",
     "State",
     "backwards",
-    "items_of",
     "sync_state",
 ]
 
@@ -28,31 +28,22 @@ and the operation's dot."""
 
 
 PLACE = "turn_stamp, turn_writer, turn_counter, stamp, writer, counter"
-"""The columns that order the operations of a session; with `idx` they order the items
-(`history/order.py`)."""
-BY_PLACE = (
-    "session = ? AND turn_stamp = ? AND turn_writer = ? AND turn_counter = ? "
-    "AND stamp = ? AND writer = ? AND counter = ?"
-)
-"""The condition that selects the items of one operation by the primary key."""
+"""The columns that order the operations of a session (`history/order.py`). The items of an
+operation are ordered by their indexes."""
+SHOWN = "session = ? AND branch = '' AND live > 0"
+"""The condition that selects the operations of the main branch with visible items. With an ORDER BY
+clause of `ORDERED` or `backwards`, SQLite uses the index `place`."""
+ORDERED = f"session, branch, {PLACE}"
+"""The columns of an ORDER BY clause that sorts operations in the order of the history."""
+Place = tuple[int, str, int, int, str, int]
+"""The values of the columns `PLACE`."""
 
 
-def items_of(operations: str, items: str) -> str:
-    """Return the join condition of the items of an operation, for two table aliases."""
-    columns = ("session", *PLACE.split(", "))
-    return " AND ".join(f"{items}.{column} = {operations}.{column}" for column in columns)
-
-
-def backwards(alias: str = "") -> str:
-    """Return the columns of an ORDER BY clause that sorts the items of a session latest first."""
-    prefix = f"{alias}." if alias else ""
-    columns = ("session", *PLACE.split(", "), "idx")
-    return ", ".join(f"{prefix}{column} DESC" for column in columns)
-
-
-AGAIN = "sent again"
-"""The value of `ops.error` for an operation that is not parked and was sent again after a lost
-answer. The server may then have stored memories again that other devices had deleted meanwhile."""
+def backwards() -> str:
+    """Return the columns of an ORDER BY clause that sorts the operations of a session latest
+    first."""
+    columns = ("session", "branch", *PLACE.split(", "))
+    return ", ".join(f"{column} DESC" for column in columns)
 
 
 State = Literal["pending", "sent", "acked", "parked"]

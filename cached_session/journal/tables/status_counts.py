@@ -11,7 +11,8 @@ from cached_session.journal.sqlite.runner import Runner
 from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.pauses import SERVER, Pause, pause_of
 from cached_session.journal.tables.sessions import numbered_sessions, session_row
-from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from cached_session.journal.tables.states import PARKED
+from cached_session.journal.tables.unfolded import UNFOLDED_ITEMS
 
 __all__ = [
     "SessionCounts",
@@ -110,10 +111,12 @@ def _counts_of_each(
         return {number: tuple(found) for number, *found in conn.execute(sql, (*before, *key))}
 
     waiting = grouped(
-        "count(*), min(said_ms)",
-        f"ops WHERE {of} state <> {ACKED} AND state IN ({PENDING}, {SENT})",
+        "pending, said_ms",
+        "(SELECT w.session, w.pending, o.said_ms FROM (SELECT session, count(*) AS pending, "
+        f"min(seq) AS first FROM waiting WHERE {of} state <> {PARKED} GROUP BY session) w "
+        "CROSS JOIN ops o ON o.seq = w.first)",
     )
-    parked = grouped("count(*)", f"ops WHERE {of} state <> {ACKED} AND state = {PARKED}")
+    parked = grouped("count(*)", f"waiting WHERE {of} state = {PARKED}")
     gaps = grouped(
         "sum(since_ms <= ? AND NOT explained), sum(explained)",
         f"holes WHERE {of} 1",
@@ -124,8 +127,8 @@ def _counts_of_each(
     )
     of = "WHERE id = ?" if session is not None else ""
     rows = conn.execute(
-        "SELECT id, items, conflicts, unreadable, guard, hydrated, pulled_ms, stamp "
-        f"FROM sessions {of} ORDER BY id",
+        f"SELECT id, items + {UNFOLDED_ITEMS}, conflicts, unreadable, guard, hydrated, "
+        f"pulled_ms, stamp FROM sessions {of} ORDER BY id",
         key,
     )
     found = {}

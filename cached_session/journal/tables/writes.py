@@ -27,7 +27,10 @@ from cached_session.journal.sqlite.codec import decode_rows
 from cached_session.journal.sqlite.tracked_connection import Version, count_queued, version_of
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.calls import turn_of_calls
-from cached_session.journal.tables.states import PENDING, backwards, items_of
+from cached_session.journal.tables.dots import find_operation
+from cached_session.journal.tables.item_rows import payloads_of
+from cached_session.journal.tables.payloads import visible_payloads
+from cached_session.journal.tables.states import PENDING, SHOWN, backwards
 
 __all__ = [
     "RETIRED",
@@ -148,7 +151,7 @@ def append(
     codecs = [codec for _, codec in encoded]
     tx.apply(op, state=PENDING, codecs=codecs, own=True)
     is_last = tx.is_last(op)
-    tx.finish()
+    tx.finish_append(author.writer)
     count_queued(conn)
     return _written(session_id, tx, op.turn_key, is_last)
 
@@ -190,13 +193,9 @@ def remove(
         tx = SessionTransaction.begin(conn, session_id)
         if tx is None:
             break
-        row = conn.execute(
-            f"SELECT o.count FROM ops o JOIN items i ON {items_of('o', 'i')} "
-            "WHERE o.session = ? AND o.writer = ? AND o.counter = ? AND i.idx = ?",
-            (tx.session, *dot, index),
-        ).fetchone()
-        if row is not None:
-            _pop(tx, author, ItemRef(dot, index, row[0]))
+        op = find_operation(conn, tx.session, dot)
+        if op is not None and index in [at for at, _ in payloads_of(conn, op.seq)]:
+            _pop(tx, author, ItemRef(dot, index, op.payloads))
             removed += 1
     return removed
 
@@ -218,13 +217,8 @@ class LastItem(NamedTuple):
 
 
 LATEST = (
-    "SELECT i.turn_stamp, i.turn_writer, i.turn_counter, i.writer, i.counter, i.idx, "
-    "CAST(i.payload AS BLOB), i.codec, o.count, "
-    "EXISTS (SELECT 1 FROM claims c WHERE c.session = i.session AND c.writer = i.writer "
-    "AND c.counter = i.counter AND c.idx = i.idx) "
-    "FROM items i LEFT JOIN ops o ON o.session = i.session AND o.writer = i.writer "
-    "AND o.counter = i.counter WHERE i.session = ? "
-    f"ORDER BY {backwards('i')}"
+    "SELECT turn_stamp, turn_writer, turn_counter, writer, counter, CAST(body AS BLOB), codec, "
+    f"count, live FROM ops WHERE {SHOWN} ORDER BY {backwards()}"
 )
 
 
@@ -232,14 +226,25 @@ def last_item(
     conn: sqlite3.Connection, tx: SessionTransaction, skip: frozenset[tuple[Dot, int]] = frozenset()
 ) -> LastItem | None:
     """Return the latest item that can be decoded and is neither claimed nor in ``skip``."""
-    rows = conn.execute(LATEST, (tx.session,))
-    for behind, (*turn, writer, counter, index, payload, codec, count, claimed) in enumerate(rows):
+    claimed = {
+        (Dot(writer, counter), index)
+        for writer, counter, index in conn.execute(
+            "SELECT writer, counter, idx FROM claims WHERE session = ?", (tx.session,)
+        )
+    }
+    is_last = True
+    for *turn, writer, counter, body, codec, count, live in conn.execute(LATEST, (tx.session,)):
         dot = Dot(writer, counter)
-        if claimed or count is None or (dot, index) in skip:
-            continue
-        if decode_rows([(payload, codec)]):
-            ref = ItemRef(dot, index, count)
-            return LastItem(ref, (payload, codec), TurnKey(*turn), not behind)
+        for index, payload in reversed(visible_payloads(body, count, live)):
+            if (
+                (dot, index) not in claimed
+                and (dot, index) not in skip
+                and decode_rows([(payload, codec)])
+            ):
+                ref = ItemRef(dot, index, count)
+                return LastItem(ref, (payload, codec), TurnKey(*turn), is_last)
+            is_last = False
+        is_last = False
     return None
 
 
@@ -249,8 +254,8 @@ def clear(conn: sqlite3.Connection, author: Author, session_id: str) -> None:
     tx = SessionTransaction.begin(conn, session_id)
     if tx is None:
         return
-    (items,) = conn.execute("SELECT items FROM sessions WHERE id = ?", (tx.session,)).fetchone()
-    if not items:
+    shown = f"SELECT 1 FROM ops WHERE {SHOWN} LIMIT 1"
+    if conn.execute(shown, (tx.session,)).fetchone() is None:
         return
     op = _operation(tx, author, Kind.CLEAR, (encode_clear(tx.clear_frontier()),), private=False)
     tx.apply(op, state=PENDING, own=True)

@@ -13,7 +13,7 @@ from cached_session.history.parts import split
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal import compaction
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables import inbox, item_rows, outbox, writes
+from cached_session.journal.tables import entry_rows, inbox, outbox, writes
 
 SESSION = "talk"
 KEY = session_key(SESSION)
@@ -70,7 +70,7 @@ def kinds(journal: Journal) -> list[str]:
 
 
 def shown(journal: Journal) -> list[object]:
-    return [e.item for e in journal.read_blocking(lambda c: item_rows.entries(c, SESSION, None))]
+    return [e.item for e in journal.read_blocking(lambda c: entry_rows.entries(c, SESSION, None))]
 
 
 def receive(journal: Journal, op: Operation) -> inbox.PageResult:
@@ -121,6 +121,8 @@ def test_a_pruned_operation_that_comes_again_stays_hidden(journal: Journal) -> N
     assert prune(journal) == 1
     receive(journal, old)
     assert shown(journal) == []
+    assert prune(journal) == 0, "its number would be used again"
+    receive(journal, Operation(Dot(PEER, 3), Kind.APPEND, 8, 0, ('"new"',)))
     assert prune(journal) == 1
 
 
@@ -148,7 +150,7 @@ def test_a_pruned_operation_that_comes_again_does_not_end_a_run(journal: Journal
     assert prune(journal) == 1
     receive(journal, own.op)
     say(journal, "c")
-    entries = journal.read_blocking(lambda c: item_rows.entries(c, SESSION, None))
+    entries = journal.read_blocking(lambda c: entry_rows.entries(c, SESSION, None))
     assert [e.item for e in entries] == ["b", "c"]
     assert entries[0].run == entries[1].run
 
@@ -160,7 +162,7 @@ def test_counters_continue_after_pruned_operations(journal: Journal) -> None:
     sync(journal)
     assert prune(journal) == 1
     say(journal, "b")
-    entries = journal.read_blocking(lambda c: item_rows.entries(c, SESSION, None))
+    entries = journal.read_blocking(lambda c: entry_rows.entries(c, SESSION, None))
     assert [(e.item, e.counter) for e in entries] == [("b", 3)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.journal.journal import Journal
-from cached_session.journal.tables import item_rows
+from cached_session.journal.tables import entry_rows
 from cached_session.remote.wire import memories_of
 from tests.unit.replication.fakes import SESSION, FakeServer
 
@@ -32,5 +32,5 @@ def put(server: FakeServer, *operations: Operation, only: Iterable[int] | None =
 
 def items(journal: Journal) -> list[object]:
     """Return the history of the session."""
-    entries = journal.read_blocking(item_rows.entries, SESSION.session_id, None)
+    entries = journal.read_blocking(entry_rows.entries, SESSION.session_id, None)
     return [entry.item for entry in entries]

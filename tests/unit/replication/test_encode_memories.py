@@ -30,7 +30,7 @@ async def test_an_operation_whose_items_are_gone_has_no_memories() -> None:
     """Nothing of it is sent."""
     journal = open_journal()
     add(journal, "a")
-    journal.write_blocking(lambda conn: conn.execute("DELETE FROM items"))
+    journal.write_blocking(lambda conn: conn.execute("UPDATE ops SET live = 0, body = NULL"))
     context = context_of(FakeServer(), journal)
     (encoded,) = await encode(context, SESSION, await journal.outbox.load([1]))
     assert encoded.memories == []

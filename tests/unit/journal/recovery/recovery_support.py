@@ -10,6 +10,7 @@ from pathlib import Path
 from cached_session.journal import open_connection
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import outbox, schema, writes
+from tests.journal_rows import ITEMS, OPS, spoil
 
 SESSION = "talk"
 WRITER = "mewriter"
@@ -40,13 +41,13 @@ def acknowledge(conn: sqlite3.Connection) -> None:
 
 def items(conn: sqlite3.Connection) -> list[str]:
     """Return the JSON texts of all items in their order."""
-    rows = conn.execute("SELECT payload FROM items ORDER BY session, stamp, writer, counter, idx")
-    return [payload for (payload,) in rows]
+    order = "ORDER BY session, stamp, writer, counter, idx"
+    return [text for (text,) in conn.execute(f"SELECT payload FROM {ITEMS} {order}")]
 
 
 def dots(conn: sqlite3.Connection) -> list[tuple[str, int, int]]:
     """Return the writer, counter and state of all operations."""
-    return conn.execute("SELECT writer, counter, state FROM ops ORDER BY seq").fetchall()
+    return conn.execute(f"SELECT writer, counter, state FROM {OPS} ORDER BY seq").fetchall()
 
 
 def change_cells(conn: sqlite3.Connection, table: str, change: str) -> None:
@@ -57,7 +58,7 @@ def change_cells(conn: sqlite3.Connection, table: str, change: str) -> None:
         conn.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (text, table))
         conn.execute("PRAGMA writable_schema = RESET")
         if text is not sql:
-            conn.execute(f"UPDATE {table} SET {change}")
+            spoil(conn, f"UPDATE {table} SET {change}")
 
 
 def overwrite_page(path: Path, name: str) -> None:

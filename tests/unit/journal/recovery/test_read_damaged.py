@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from cached_session.history.ops import GONE
 from cached_session.journal.recovery.read_damaged import (
     NO_COLUMN,
     OperationRow,
-    Payloads,
     decode_or_keep,
-    read_payloads,
     read_rows,
     read_session_ids,
     scan_operations,
 )
+from cached_session.journal.recovery.read_payloads import Payloads, read_payloads
 from cached_session.journal.recovery.report import Losses
-from cached_session.journal.tables import writes
+from cached_session.journal.tables import outbox, writes
+from cached_session.journal.tables.payloads import SEPARATOR
+from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
 from tests.golden.test_golden_journals import write_journal
+from tests.journal_rows import change_payloads
 from tests.unit.journal.recovery.recovery_support import (
     add,
     author,
@@ -57,6 +60,9 @@ class Cursor:
     def fetchone(self) -> tuple[Any, ...] | None:
         return next(self, None)
 
+    def fetchmany(self, most: int) -> list[tuple[Any, ...]]:
+        return list(islice(self, most))
+
 
 class Connection:
     """A connection whose queries a function answers."""
@@ -72,11 +78,11 @@ def connection(answer: Callable[[str, tuple[Any, ...]], Cursor]) -> sqlite3.Conn
     return Connection(answer)  # type: ignore[return-value]
 
 
+COLUMNS = [(field.name,) for field in fields(OperationRow) if field.name != "has_items"]
+
+
 def operation(seq: int) -> tuple[Any, ...]:
-    return (seq, *"abcdefghijklmnopqrs")
-
-
-COLUMNS = [(field.name,) for field in fields(OperationRow)]
+    return (seq, *["cell"] * (len(COLUMNS) - 1))
 
 
 def table_of(
@@ -90,14 +96,16 @@ def table_of(
             return Cursor(COLUMNS)
         if "sqlite_sequence" in sql:
             return Cursor([(highest,)])
+        if "DESC" in sql:
+            found = [seq for seq in reversed(rows) if seq > max(broken)]
+            return Cursor(map(operation, found[key[0] if key else 0 :]), MALFORMED)
         if "seq = ?" in sql:
             (seq,) = key
             return Cursor(
                 [operation(seq)] if seq in rows else [], MALFORMED if seq in broken else None
             )
-        end = min((seq for seq in broken if seq > key[0]), default=None)
-        found = [operation(seq) for seq in rows if seq > key[0] and (end is None or seq < end)]
-        return Cursor(found, MALFORMED if end is not None else None)
+        found = [seq for seq in rows if seq < min(broken, default=highest + 1)]
+        return Cursor(map(operation, found[key[0] :]), MALFORMED if broken else None)
 
     return connection(answer)
 
@@ -112,34 +120,45 @@ def test_a_row_has_its_columns_by_name(old: sqlite3.Connection) -> None:
     add(old, "a", "b")
     writes.pop(old, author(), "talk")
     append, pop = scan_operations(old, Losses())
-    assert (append.seq, append.kind, append.count, append.live, append.body) == (
-        1,
-        "append",
-        2,
-        1,
-        None,
-    )
-    assert (pop.seq, pop.kind, pop.counter) == (2, "pop", 2)
+    assert (append.seq, append.kind, append.count, append.live) == (1, "append", 2, 1)
+    assert append.body.rstrip(" ") == f'"a"{SEPARATOR}'
+    assert (pop.seq, pop.kind, pop.counter, pop.state) == (2, "pop", 2, PENDING)
 
 
-def test_rows_behind_a_damaged_page_are_found_by_number() -> None:
-    """The loss names the row numbers between them."""
+def test_the_state_of_an_operation_is_known_from_other_tables(old: sqlite3.Connection) -> None:
+    """An operation that waits has its state and error there. If the table cannot be read, an
+    operation that is not known to be acknowledged counts as sent."""
+    for word in "abc":
+        add(old, word)
+    outbox.acknowledge(old, [1])
+    outbox.park(old, 2, "too large")
+    found = [(row.state, row.error) for row in scan_operations(old, Losses())]
+    assert found == [(ACKED, None), (PARKED, "too large"), (PENDING, None)]
+    old.execute("DROP TABLE waiting")
+    losses = Losses()
+    found = [(row.state, row.error) for row in scan_operations(old, losses)]
+    assert found == [(ACKED, None), (SENT, None), (SENT, None)]
+    assert losses.named == ["rows of table waiting"]
+
+
+def test_rows_behind_a_damaged_page_are_found() -> None:
+    """They are read from the end of the table. The loss names the row numbers between them."""
     table = table_of([1, 2, 3, 6, 7], highest=7, damaged=[4, 5])
-    assert scanned(table) == ([1, 2, 3, 6, 7], ["operations in rows 4 to 5"])
+    assert scanned(table) == ([1, 2, 3, 7, 6], ["operations in rows 4 to 5"])
 
 
 def test_several_damaged_pages_are_losses_of_their_own() -> None:
     """The scan goes on after each."""
     table = table_of([1, 3, 5], highest=5, damaged=[2, 4])
     found, losses = scanned(table)
-    assert found == [1, 3, 5]
+    assert found == [1, 5, 3]
     assert losses == ["operations in rows 2 to 2", "operations in rows 4 to 4"]
 
 
 def test_damage_up_to_the_end_is_one_loss() -> None:
     """The scan tries the row numbers up to the highest one, and then ends."""
     table = table_of([1, 2], highest=9, damaged=[3, 4, 5, 6, 7, 8, 9])
-    assert scanned(table) == ([1, 2], ["operations from row 2 on"])
+    assert scanned(table) == ([1, 2], ["operations from row 3 on"])
 
 
 def test_a_page_that_failed_once_is_no_loss() -> None:
@@ -221,24 +240,27 @@ def test_payloads_are_read_in_their_order(old: sqlite3.Connection) -> None:
     assert payloads(old) == (['"a"', '"b"', GONE], [])
 
 
-@pytest.mark.parametrize("payload", ["CAST(x'80ff' AS TEXT)", "'{'", "''", "NULL"])
-def test_a_damaged_payload_is_lost(old: sqlite3.Connection, payload: str) -> None:
+@pytest.mark.parametrize("payload", [b"\x80\xff", b"{", b"", b"   "])
+def test_a_damaged_payload_is_lost(old: sqlite3.Connection, payload: bytes) -> None:
     """The other items of the batch are kept."""
     add(old, "a", "b", "c")
-    change_cells(old, "items", f"payload = {payload} WHERE idx = 1")
+    change_payloads(old, lambda at, text: payload if at == 1 else text)
+    old.text_factory = decode_or_keep
     assert payloads(old) == (['"a"', GONE, '"c"'], [1])
 
 
-def test_a_missing_row_is_a_lost_item(old: sqlite3.Connection) -> None:
-    """The count of visible items tells that one is missing."""
+@pytest.mark.parametrize("body", ["NULL", "'\"a\"'", "7", "CAST(x'80' AS TEXT)"])
+def test_a_body_without_its_separators_is_lost(old: sqlite3.Connection, body: str) -> None:
+    """Nothing tells which payload belongs to which item."""
     add(old, "a", "b")
-    old.execute("DELETE FROM items WHERE idx = 0")
-    assert payloads(old) == ([GONE, '"b"'], [0])
+    change_cells(old, "ops", f"body = {body}")
+    old.text_factory = decode_or_keep
+    assert payloads(old) == ([GONE, GONE], [0, 1])
 
 
 def test_items_on_a_damaged_page_are_read_one_by_one() -> None:
     """An item that cannot be read twice is lost."""
-    row = OperationRow(1, 1, "w", 1, "append", 0, 0, 3, 3, 0, "d", 0, None, None)
+    row = OperationRow(1, 1, "w", 1, "append", 0, 0, 3, 3, 0, "d", None, has_items=True)
 
     class Items(Connection):
         def execute(self, sql: str, key: tuple[Any, ...] = ()) -> Any:
@@ -248,21 +270,6 @@ def test_items_on_a_damaged_page_are_read_one_by_one() -> None:
 
     conn: Any = Items(lambda sql, key: Cursor([]))
     assert read_payloads(conn, row) == Payloads(["0", GONE, "2"], [1])
-
-
-@pytest.mark.parametrize("table", ["ops", "items"])
-@pytest.mark.parametrize("change", ["turn_stamp = 7", "turn_writer = 'x'", "turn_counter = x'00'"])
-def test_items_of_a_damaged_turn_are_found(
-    old: sqlite3.Connection, table: str, change: str
-) -> None:
-    """The items are found by the dot if a turn cell of the operation or of its items is damaged.
-    The result reports that the place in the history is not known."""
-    add(old, "a", "b")
-    add(old, "c")
-    change_cells(old, table, f"{change} WHERE counter = 1")
-    row, other = scan_operations(old, Losses())
-    assert read_payloads(old, row) == Payloads(['"a"', '"b"'], [], is_placed=False)
-    assert read_payloads(old, other) == Payloads(['"c"'], [])
 
 
 def test_a_file_of_an_old_format_has_no_turns(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from cached_session.history.clock import stamp_ms
+from cached_session.history.ids import session_key
 from cached_session.history.ops import GONE, Dot, Kind, Mark, TurnKey
 from cached_session.history.turns import TurnChoice
 from cached_session.journal.recovery.read_damaged import decode_or_keep, scan_operations
@@ -15,7 +16,15 @@ from cached_session.journal.recovery.report import Losses
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import writes
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
-from tests.unit.journal.recovery.recovery_support import SESSION, WRITER, add, author, change_cells
+from tests.journal_rows import change_payloads
+from tests.unit.journal.recovery.recovery_support import (
+    SESSION,
+    WRITER,
+    acknowledge,
+    add,
+    author,
+    change_cells,
+)
 
 
 def rebuilt(conn: sqlite3.Connection, losses: Losses | None = None) -> RebuiltOperation:
@@ -23,7 +32,7 @@ def rebuilt(conn: sqlite3.Connection, losses: Losses | None = None) -> RebuiltOp
     conn.text_factory = decode_or_keep
     losses = Losses() if losses is None else losses
     (*_, row) = scan_operations(conn, losses)
-    found = rebuild_operation(conn, row, losses)
+    found = rebuild_operation(conn, row, session_key(SESSION), losses)
     assert found is not None
     return found
 
@@ -38,7 +47,7 @@ def test_an_intact_row_is_returned_as_it_was_written(old: sqlite3.Connection) ->
     assert found.operation.payloads == ('"a"', '"b"')
     assert (found.operation.said_ms, found.operation.private) == (1000, False)
     assert (found.state, found.digest, found.error, found.lost) == (PENDING, digest, None, [])
-    assert not found.is_incomplete
+    assert found.is_exact
 
 
 def test_pops_and_clears_have_their_payload(old: sqlite3.Connection) -> None:
@@ -71,31 +80,45 @@ def test_a_damaged_state_means_that_it_is_sent_again(
 ) -> None:
     """It has no effect to send an operation twice."""
     add(old, "a")
-    change_cells(old, "ops", f"state = {value}")
+    if state == ACKED:
+        acknowledge(old)
+    else:
+        change_cells(old, "waiting", f"state = {value}")
     assert rebuilt(old).state == state
 
 
 @pytest.mark.parametrize("value", ["NULL", "''", "7", "x'00'", "CAST(x'ff80' AS TEXT)"])
 def test_a_damaged_digest_is_left_out(old: sqlite3.Connection, value: str) -> None:
-    """The operation is complete if it has all its payloads."""
+    """Nothing shows that the other cells are intact."""
     add(old, "a", "b")
     change_cells(old, "ops", f"digest = {value}")
     found = rebuilt(old)
-    assert found.digest is None
-    assert not found.is_incomplete
-    old.execute("DELETE FROM items WHERE idx = 1")
-    change_cells(old, "ops", "live = 1")
-    found = rebuilt(old)
-    assert (found.operation.payloads, found.lost) == (('"a"', GONE), [])
-    assert found.is_incomplete
+    assert (found.operation.payloads, found.digest, found.lost) == (('"a"', '"b"'), None, [])
+    assert not found.is_exact
 
 
-def test_lost_items_make_an_operation_incomplete(old: sqlite3.Connection) -> None:
-    """The server has them, if it acknowledged the operation."""
+def test_a_digest_of_other_content_is_left_out(old: sqlite3.Connection) -> None:
+    """A payload with another letter is damaged too. The digest of an operation with a removed item
+    cannot be checked."""
     add(old, "a", "b")
-    old.execute("DELETE FROM items WHERE idx = 1")
+    change_payloads(old, lambda _, text: text.replace(b"a", b"x"))
     found = rebuilt(old)
-    assert (found.lost, found.is_incomplete) == ([1], True)
+    assert (found.operation.payloads, found.digest, found.lost) == (('"x"', '"b"'), None, [])
+    assert not found.is_exact
+    writes.pop(old, author(), SESSION)
+    old.execute("DELETE FROM ops WHERE kind = 'pop'")
+    assert rebuilt(old).is_exact
+
+
+def test_an_operation_with_lost_items_is_not_exact(old: sqlite3.Connection) -> None:
+    """The indexes of the lost items are known if the body has all its separators."""
+    add(old, "a", "b")
+    change_payloads(old, lambda at, text: b"{" if at == 1 else text)
+    found = rebuilt(old)
+    assert (found.operation.payloads, found.lost, found.is_exact) == (('"a"', GONE), [1], False)
+    old.execute("UPDATE ops SET body = 'x'")
+    found = rebuilt(old)
+    assert (found.operation.payloads, found.lost) == ((GONE, GONE), [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -113,9 +136,9 @@ def test_a_damaged_mark_counts_as_private(
 def test_an_error_that_is_not_a_text_is_left_out(old: sqlite3.Connection) -> None:
     """The reason of a parked operation is for people."""
     add(old, "a")
-    old.execute("UPDATE ops SET error = 'too large'")
+    old.execute("UPDATE waiting SET error = 'too large'")
     assert rebuilt(old).error == "too large"
-    change_cells(old, "ops", "error = x'00'")
+    change_cells(old, "waiting", "error = x'00'")
     assert rebuilt(old).error is None
 
 
@@ -131,15 +154,19 @@ def add_to_turn(conn: sqlite3.Connection, *words: str) -> TurnKey:
 
 
 def test_the_place_of_an_operation_is_kept(old: sqlite3.Connection) -> None:
-    """Turn, branch, key and version are those of the row, and the digest is that of the content."""
+    """Turn, branch, key and version are those of the row. The digest covers them."""
     turn = add_to_turn(old, "a")
+    assert (rebuilt(old).operation.turn, rebuilt(old).is_exact) == (turn, True)
     old.execute("UPDATE ops SET branch = 'b', key_id = 'k'")
-    operation = rebuilt(old).operation
-    assert (operation.turn, operation.branch, operation.key_id) == (turn, "b", "k")
-    assert (operation.version, rebuilt(old).is_incomplete) == (2, False)
+    found = rebuilt(old)
+    assert (found.operation.turn, found.operation.branch, found.operation.key_id) == (
+        turn,
+        "b",
+        "k",
+    )
+    assert (found.operation.version, found.is_exact) == (2, False)
 
 
-@pytest.mark.parametrize("state", [PENDING, ACKED])
 @pytest.mark.parametrize(
     "change",
     [
@@ -157,19 +184,15 @@ def test_the_place_of_an_operation_is_kept(old: sqlite3.Connection) -> None:
         "version = 7",
     ],
 )
-def test_an_operation_with_a_damaged_place_is_incomplete(
-    old: sqlite3.Connection, change: str, state: int
+def test_an_operation_with_a_damaged_place_is_not_exact(
+    old: sqlite3.Connection, change: str
 ) -> None:
-    """All its items are found. So an unsent operation is kept, with a new digest; the server has an
-    acknowledged one with its place."""
+    """All its items are found."""
     add_to_turn(old, "a", "b")
-    change_cells(old, "ops", f"state = {state}, {change} WHERE counter = 2")
+    change_cells(old, "ops", f"{change} WHERE counter = 2")
     found = rebuilt(old)
     assert found.operation.payloads == ('"a"', '"b"')
-    assert (found.lost, found.digest, found.state) == ([], None, state)
-    assert found.is_incomplete
-    if change != "turn_writer = 'nobody'":
-        assert (found.operation.turn, found.operation.version) == (None, 2)
+    assert (found.lost, found.digest, found.is_exact) == ([], None, False)
 
 
 @pytest.mark.parametrize("change", ["turn_stamp = NULL", "turn_counter = 9", "branch = 7"])
@@ -177,10 +200,11 @@ def test_a_damaged_turn_does_not_matter_to_version_1(old: sqlite3.Connection, ch
     """Such an operation is always the head of its own turn, so its digest stays valid."""
     add(old, "a")
     change_cells(old, "ops", f"version = 1, {change}")
-    (digest,) = old.execute("SELECT digest FROM ops").fetchone()
-    found = rebuilt(old)
-    assert (found.operation.version, found.operation.turn) == (1, None)
-    assert (found.digest, found.is_incomplete) == (digest, False)
+    operation = rebuilt(old).operation
+    assert (operation.version, operation.turn) == (1, None)
+    digest = operation.digest(session_key(SESSION))
+    change_cells(old, "ops", f"digest = '{digest}'")
+    assert (rebuilt(old).digest, rebuilt(old).is_exact) == (digest, True)
 
 
 def test_a_mark_has_its_payload(old: sqlite3.Connection) -> None:
@@ -194,7 +218,7 @@ def test_a_mark_has_its_payload(old: sqlite3.Connection) -> None:
     change_cells(old, "ops", "key_id = '', body = x'00'")
     losses = Losses()
     (row,) = scan_operations(old, losses)
-    assert rebuild_operation(old, row, losses) is None
+    assert rebuild_operation(old, row, session_key(SESSION), losses) is None
     assert len(losses.named) == 1
 
 
@@ -210,7 +234,7 @@ def test_an_operation_that_cannot_be_identified_is_a_loss(
     change_cells(old, "ops", change)
     losses = Losses()
     (row,) = scan_operations(old, losses)
-    assert rebuild_operation(old, row, losses) is None
+    assert rebuild_operation(old, row, session_key(SESSION), losses) is None
     (loss,) = losses.named
     assert loss.startswith(f"operation {row.writer}:{row.counter}: ")
 
@@ -223,5 +247,5 @@ def test_a_removal_without_a_valid_payload_is_a_loss(old: sqlite3.Connection, ca
     old.execute("UPDATE ops SET body = '{' WHERE kind <> 'append'")
     losses = Losses()
     (*_, row) = scan_operations(old, losses)
-    assert rebuild_operation(old, row, losses) is None
+    assert rebuild_operation(old, row, session_key(SESSION), losses) is None
     assert len(losses.named) == 1

@@ -65,7 +65,7 @@ def test_a_missing_file_is_not_recovered(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_replaced(path: Path) -> None:
     """The new file has everything that can be read, and the old one stays next to it."""
-    overwrite_page(path, "outbox")
+    overwrite_page(path, "place")
     damaged = path.read_bytes()
     source = file_id(str(path))
     report = recovered(path)
@@ -93,7 +93,7 @@ def test_a_page_that_only_an_open_connection_has_is_read_from_it(path: Path) -> 
         assert len(items(own)) == 2
         with path.open("r+b") as file:
             (root,) = own.execute(
-                "SELECT rootpage FROM sqlite_master WHERE name = 'items'"
+                "SELECT rootpage FROM sqlite_master WHERE name = 'ops'"
             ).fetchone()
             file.seek((root - 1) * 4096)
             file.write(b"\xff" * 4096)
@@ -127,7 +127,7 @@ def test_an_interrupted_recovery_is_repeated(path: Path, monkeypatch: pytest.Mon
 
 def test_a_file_that_cannot_be_moved_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to do."""
-    overwrite_page(path, "outbox")
+    overwrite_page(path, "place")
     damaged = path.read_bytes()
 
     def refuse(*_: object) -> None:
@@ -143,7 +143,7 @@ def test_a_checkpoint_that_fails_stops_the_recovery(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new file must not need its log, which does not get its name."""
-    overwrite_page(path, "outbox")
+    overwrite_page(path, "place")
     damaged = path.read_bytes()
     readers: list[sqlite3.Connection] = []
     copy: Callable[..., RecoveryReport] = recover.copy_journal
@@ -163,14 +163,14 @@ def test_a_checkpoint_that_fails_stops_the_recovery(
 
 def test_one_process_at_a_time_recovers(path: Path) -> None:
     """Another one gets an error and tries again."""
-    overwrite_page(path, "outbox")
+    overwrite_page(path, "place")
     with lock_names(str(path), 0.0), pytest.raises(JournalError, match="another process"):
         recovered(path)
 
 
 def test_a_locked_file_stays(path: Path) -> None:
     """Its write lock is needed for the swap."""
-    overwrite_page(path, "outbox")
+    overwrite_page(path, "place")
     damaged = path.read_bytes()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

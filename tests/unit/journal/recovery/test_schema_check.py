@@ -10,12 +10,12 @@ import pytest
 
 from cached_session.journal.recovery.schema_check import (
     decode_all_texts,
-    expected_columns,
     index_problems,
     is_complete,
     restore_schema,
 )
 from cached_session.journal.tables import schema
+from tests.journal_rows import change_payloads
 from tests.unit.journal.recovery.recovery_support import add, change_cells, items
 
 
@@ -30,7 +30,7 @@ DAMAGE = {
     "another column": ("sql = replace(sql, 'digest TEXT', 'dogest TEXT')", "ops"),
     "another type": ("sql = replace(sql, 'digest TEXT', 'digest TEXX')", "ops"),
     "another table": ("name = 'opq', tbl_name = 'opq', sql = replace(sql, 'ops', 'opq')", "ops"),
-    "another index": ("sql = replace(sql, '(session, seq)', '(session, kind)')", "outbox"),
+    "another index": ("sql = replace(sql, '(session, kind)', '(session, seq)')", "removals"),
 }
 
 
@@ -75,7 +75,7 @@ def test_an_index_that_differs_from_its_table_is_found(path: Path, old: sqlite3.
     for word in "abc":
         add(old, word)
     assert index_problems(old) == []
-    (root,) = old.execute("SELECT rootpage FROM sqlite_master WHERE name = 'outbox'").fetchone()
+    (root,) = old.execute("SELECT rootpage FROM sqlite_master WHERE name = 'behind'").fetchone()
     old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     old.close()
     data = bytearray(path.read_bytes())
@@ -86,23 +86,14 @@ def test_an_index_that_differs_from_its_table_is_found(path: Path, old: sqlite3.
     path.write_bytes(data)
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("PRAGMA quick_check").fetchall() == [("ok",)]
-        assert any("outbox" in problem for problem in index_problems(conn))
+        assert any("behind" in problem for problem in index_problems(conn))
 
 
 def test_a_text_that_is_not_utf8_is_found(old: sqlite3.Connection) -> None:
     """Payloads of items are left out: a read skips a damaged one."""
     add(old, "a")
-    change_cells(old, "items", "payload = CAST(x'80ff' AS TEXT)")
+    change_payloads(old, lambda *_: b"\x80\xff")
     decode_all_texts(old)
     change_cells(old, "ops", "digest = CAST(x'80ff' AS TEXT)")
     with pytest.raises(sqlite3.OperationalError, match="decode to UTF-8"):
         decode_all_texts(old)
-
-
-def test_the_expected_columns_are_those_of_a_new_journal() -> None:
-    """Each has its type, and whether NULL is forbidden."""
-    columns = expected_columns()
-    assert ("counter", "INTEGER", True) in columns["ops"]
-    assert ("body", "TEXT", False) in columns["ops"]
-    assert ("session_id", "", True) in columns["sessions"]
-    assert not any(table.startswith("sqlite") for table in columns)

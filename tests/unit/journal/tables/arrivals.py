@@ -9,7 +9,7 @@ from cached_session.history.ops import Dot, Kind, Operation
 from cached_session.history.parts import split
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.sqlite.codec import encode_items
-from cached_session.journal.tables import inbox, item_rows, writes
+from cached_session.journal.tables import entry_rows, inbox, writes
 from cached_session.journal.tables.inbox import PageResult
 
 __all__ = ["ME", "SESSION", "THEM", "add", "arrive", "author", "items", "pop", "remote"]
@@ -42,7 +42,7 @@ def arrive(conn: sqlite3.Connection, *ops: Operation, parts: slice = slice(None)
 
 def items(conn: sqlite3.Connection) -> list[object]:
     """Return the items of the history."""
-    return [entry.item for entry in item_rows.entries(conn, SESSION.session_id, None)]
+    return [entry.item for entry in entry_rows.entries(conn, SESSION.session_id, None)]
 
 
 def pop(conn: sqlite3.Connection) -> object:

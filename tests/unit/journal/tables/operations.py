@@ -6,7 +6,8 @@ import json
 import sqlite3
 
 from cached_session.journal.sqlite.codec import encode_items
-from cached_session.journal.tables import item_rows, outbox, writes
+from cached_session.journal.tables import entry_rows, outbox, writes
+from tests.journal_rows import OPS
 
 S = "talk"
 ME = "mewriter"
@@ -26,11 +27,11 @@ def pop(conn: sqlite3.Connection) -> object:
 
 
 def states(conn: sqlite3.Connection) -> list[int]:
-    return [state for (state,) in conn.execute("SELECT state FROM ops ORDER BY seq")]
+    return [state for (state,) in conn.execute(f"SELECT state FROM {OPS} ORDER BY seq")]
 
 
 def items(conn: sqlite3.Connection) -> list[object]:
-    return [entry.item for entry in item_rows.entries(conn, S, None)]
+    return [entry.item for entry in entry_rows.entries(conn, S, None)]
 
 
 def take(conn: sqlite3.Connection, **limits: int) -> list[outbox.Outgoing]:

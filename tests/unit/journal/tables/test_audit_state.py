@@ -13,6 +13,7 @@ from cached_session.journal.tables.audit_plan import AuditPlan, ServerListing
 from cached_session.journal.tables.audit_state import AuditOverview, DueAudit
 from cached_session.journal.tables.outbox import Forget
 from cached_session.journal.tables.states import ACKED, PARKED
+from tests.journal_rows import set_states
 from tests.unit.journal.tables.arrivals import ME, SESSION, add, pop
 
 DAY_MS = 86_400_000
@@ -24,7 +25,7 @@ UNKNOWN = SessionRef.of("unknown")
 def acked(conn: sqlite3.Connection) -> sqlite3.Connection:
     """A journal with one acknowledged operation."""
     add(conn, "one", "two")
-    conn.execute("UPDATE ops SET state = ?", (ACKED,))
+    set_states(conn, ACKED)
     return conn
 
 
@@ -112,7 +113,7 @@ def test_a_plan_needs_the_visible_items(acked: sqlite3.Connection) -> None:
 def test_a_plan_explains_parked_operations(acked: sqlite3.Connection) -> None:
     """Pops as well as appends."""
     pop(acked)
-    acked.execute("UPDATE ops SET state = ?", (PARKED,))
+    set_states(acked, PARKED)
     plan = audit_state.plan_audit(acked, SESSION, ServerListing(SESSION.key))
     assert plan == AuditPlan(explain=[1, 2])
 

@@ -11,6 +11,7 @@ from cached_session.history.session_ref import SessionRef
 from cached_session.journal.tables import claims
 from cached_session.journal.tables.claims import Claim, ClaimState
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from tests.journal_rows import OPS, set_states, spoil
 from tests.unit.journal.tables.arrivals import ME, SESSION, add, author, items, pop
 
 UNKNOWN = SessionRef.of("unknown")
@@ -20,7 +21,7 @@ def put(conn: sqlite3.Connection, *texts: str, state: int = ACKED) -> None:
     """Append items that have got so far."""
     for text in texts:
         add(conn, text)
-    conn.execute("UPDATE ops SET state = ?", (state,))
+    set_states(conn, state)
 
 
 def reserve(conn: sqlite3.Connection, now_ms: int = 100) -> Claim:
@@ -30,7 +31,7 @@ def reserve(conn: sqlite3.Connection, now_ms: int = 100) -> Claim:
 
 
 def state_of(conn: sqlite3.Connection, counter: int) -> int:
-    (state,) = conn.execute("SELECT state FROM ops WHERE counter = ?", (counter,)).fetchone()
+    (state,) = conn.execute(f"SELECT state FROM {OPS} WHERE counter = ?", (counter,)).fetchone()
     return int(state)
 
 
@@ -118,7 +119,7 @@ def test_a_claim_is_open_until_its_item_is_removed(conn: sqlite3.Connection) -> 
     put(conn, "one")
     claim = reserve(conn)
     assert claims.is_open(conn, SESSION, claim)
-    conn.execute("DELETE FROM items")
+    conn.execute("UPDATE ops SET live = 0, body = NULL")
     assert not claims.is_open(conn, SESSION, claim)
     (found,) = claims.open_claims(conn, SESSION)
     assert not found.is_visible
@@ -128,8 +129,8 @@ def test_the_claim_of_a_dropped_operation_is_found(conn: sqlite3.Connection) -> 
     """It has to be released, and its item is not visible."""
     put(conn, "one")
     reserve(conn)
-    conn.execute("DELETE FROM items")
-    conn.execute("DELETE FROM ops")
+    for table in ("ops", "waiting", "acked"):
+        conn.execute(f"DELETE FROM {table}")
     (found,) = claims.open_claims(conn, SESSION)
     assert not found.is_visible
 
@@ -138,7 +139,7 @@ def test_a_spoiled_claim_is_reported(conn: sqlite3.Connection) -> None:
     """It names no item that could be asked for."""
     put(conn, "one")
     reserve(conn)
-    conn.execute("UPDATE claims SET since_ms = 'soon'")
+    spoil(conn, "UPDATE claims SET since_ms = 'soon'")
     with pytest.raises(ValueError, match=f"the row of the claim on {ME}:1 is not valid"):
         claims.open_claims(conn, SESSION)
 

@@ -12,6 +12,7 @@ import pytest
 
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import schema
+from cached_session.journal.tables.entry_rows import entries
 from cached_session.journal.tables.import_marks import (
     NOTHING,
     Mark,
@@ -20,7 +21,6 @@ from cached_session.journal.tables.import_marks import (
     mark_at,
     mark_key,
 )
-from cached_session.journal.tables.item_rows import entries
 from cached_session.journal.tables.writes import Author, append
 
 IMPORTER, OTHER = Author("importerwriter", 1000, 600_000), Author("otherwriter22", 2000, 600_000)

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from cached_session.history.ops import Dot, ItemRef, Kind, Operation, TurnKey, encode_pop
-from cached_session.journal.tables import item_rows, status_counts, writes
+from cached_session.journal.tables import entry_rows, status_counts, writes
 from tests.unit.journal.tables.arrivals import (
     SESSION,
     THEM,
@@ -96,5 +96,5 @@ def test_the_turn_of_an_append_in_several_pages_is_kept(conn: sqlite3.Connection
     result = arrive(conn, late, parts=slice(1, None))
     assert (result.new, result.damaged) == (1, 0)
     assert items(conn) == ["head", "b", "c", "next turn"]
-    turns = [entry.turn for entry in item_rows.entries(conn, SESSION.name, None)]
+    turns = [entry.turn for entry in entry_rows.entries(conn, SESSION.name, None)]
     assert turns == [turns[0]] * 3 + [turns[-1]]

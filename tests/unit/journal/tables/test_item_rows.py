@@ -15,8 +15,8 @@ from cached_session.journal.tables.sessions import session_row
 
 async def grown(path: Path, count: int) -> Path:
     async with CachedSession("s", journal=path) as session:
-        for start in range(0, count, 500):
-            batch = range(start, min(count, start + 500))
+        for start in range(0, count, 10):
+            batch = range(start, start + 10)
             await session.add_items([{"role": "user", "content": str(n)} for n in batch])
     return path
 
@@ -31,9 +31,9 @@ def steps(path: Path, limit: int) -> int:
         return 0
 
     with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        conn.set_progress_handler(step, 1)
         row = session_row(conn, "s")
         assert row is not None
+        conn.set_progress_handler(step, 1)
         rows = item_rows.tail(conn, row[0], limit, 1 << 20)
         conn.set_progress_handler(None, 0)
         assert rows is not None

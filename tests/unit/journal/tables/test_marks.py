@@ -11,7 +11,6 @@ import pytest
 
 from cached_session.history.frontier import Frontier
 from cached_session.history.ops import Dot, Kind, Mark, Operation, encode_clear, encode_mark
-from cached_session.journal import open_connection
 from cached_session.journal.tables import schema, writes
 from cached_session.journal.tables.apply import SessionTransaction
 from cached_session.journal.tables.marks import MarkRow, read_marks
@@ -24,7 +23,6 @@ Place = tuple[int, str, int]
 def conn() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
         schema.prepare(conn, ":memory:")
-        open_connection.define_functions(conn)
         yield conn
 
 

@@ -7,13 +7,14 @@ import sqlite3
 from cached_session.history.ops import GONE, Dot, ItemRef, Kind, Operation, encode_pop
 from cached_session.journal.tables import (
     apply,
-    item_rows,
+    entry_rows,
     outbox,
     status_counts,
     writes,
 )
 from cached_session.journal.tables.outbox import Forget, pending_sessions
 from cached_session.journal.tables.states import ACKED, PARKED, PENDING, SENT
+from tests.journal_rows import change_payloads, items_of
 from tests.unit.journal.tables.operations import (
     ME,
     S,
@@ -71,7 +72,7 @@ def test_states_go_forward_only(conn: sqlite3.Connection) -> None:
     outbox.park(conn, 3, "400: no")
     assert [out.seq for out in take(conn)] == [seqs[1], 4]
     assert states(conn) == [ACKED, SENT, PARKED, SENT]
-    assert [entry.sync_state for entry in item_rows.entries(conn, S, None)] == [
+    assert [entry.sync_state for entry in entry_rows.entries(conn, S, None)] == [
         "acked",
         "sent",
         "parked",
@@ -152,9 +153,9 @@ def test_removing_nothing_writes_nothing(conn: sqlite3.Connection) -> None:
 def test_a_pop_passes_over_an_item_that_cannot_be_decoded(conn: sqlite3.Connection) -> None:
     """It removes the latest readable item, and leaves the damaged row."""
     add(conn, "a", "b")
-    conn.execute("UPDATE items SET payload = '{' WHERE idx = 1")
+    assert change_payloads(conn, lambda at, text: b"{" if at == 1 else text) == 1
     assert pop(conn) == "a"
-    assert conn.execute("SELECT idx, payload FROM items").fetchall() == [(1, "{")]
+    assert [row[2:] for row in items_of(conn, S)] == [(1, "{")]
 
 
 def test_the_query_for_pending_sessions_is_as_cheap_for_a_long_queue(
@@ -181,7 +182,7 @@ def test_the_query_for_pending_sessions_is_as_cheap_for_a_long_queue(
         name
         for (name,) in conn.execute(
             "SELECT session_id FROM sessions WHERE id IN (2, 5) OR id IN "
-            f"(SELECT session FROM ops WHERE state NOT IN ({ACKED}, {PARKED}))"
+            f"(SELECT session FROM waiting WHERE state <> {PARKED})"
         )
     }
     assert len(wanted) == 6

@@ -9,6 +9,7 @@ import pytest
 from cached_session.journal.tables import pauses
 from cached_session.journal.tables.meta import read_meta
 from cached_session.journal.tables.status_counts import all_pauses
+from tests.journal_rows import spoil
 from tests.unit.journal.tables.operations import (
     S,
     add,
@@ -97,6 +98,6 @@ def test_waiting_sessions_are_counted_by_kind(conn: sqlite3.Connection) -> None:
 def test_a_damaged_pause_is_reported(conn: sqlite3.Connection) -> None:
     """Its numbers are computed with where no error starts the search for damage."""
     fail(conn, None, 500, 1000)
-    conn.execute("UPDATE gates SET until_ms = 'soon'")
+    spoil(conn, "UPDATE gates SET until_ms = 'soon'")
     with pytest.raises(ValueError, match="integers"):
         pauses.pause_of(conn, None)

@@ -13,6 +13,7 @@ from cached_session import CachedSession, JournalCorrupt, SessionCache
 from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import schema, status_counts, writes
 from cached_session.journal.tables.writes import Author
+from tests.journal_rows import spoil
 
 AUTHOR = Author("writerwriter", 5000, 600_000)
 MESSAGE = {"role": "user", "content": "hello"}
@@ -46,7 +47,7 @@ async def test_a_damaged_cell_is_reported_as_damage(tmp_path: Path, column: str)
         await session.add_items([MESSAGE])
     value = "x'00'" if column == "guard" else "'text'"
     with closing(sqlite3.connect(path)) as conn:
-        conn.execute(f"UPDATE sessions SET {column} = {value}")
+        spoil(conn, f"UPDATE sessions SET {column} = {value}")
         conn.commit()
     async with SessionCache(path) as cache:
         await cache.session("a").get_items(1)

@@ -16,6 +16,7 @@ from cached_session.journal.sqlite.codec import encode_items
 from cached_session.journal.tables import writes
 from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.writes import Author, LastWrite, Written
+from tests.journal_rows import items_of
 
 ME, OTHER = "me", "other"
 
@@ -123,10 +124,8 @@ def test_a_write_of_another_process_is_seen(journal: Journal, last: LastWrite, p
     other.close_blocking()
     assert selects(journal, lambda conn: add(conn, last, "c")) != []
     assert journal.read_blocking(dots) == [(ME, 1), (OTHER, 1), (ME, 2)]
-    items = journal.read_blocking(
-        lambda conn: conn.execute("SELECT payload FROM items ORDER BY session, stamp").fetchall()
-    )
-    assert [json.loads(payload) for (payload,) in items] == ["a", "b", "c"]
+    items = journal.read_blocking(lambda conn: items_of(conn, "s"))
+    assert [json.loads(payload) for *_, payload in items] == ["a", "b", "c"]
 
 
 def test_another_change_of_this_process_is_seen(journal: Journal, last: LastWrite) -> None:
