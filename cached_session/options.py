@@ -64,7 +64,9 @@ class SyncOptions:
     """True: keep one event stream open, so that the server can report new operations."""
     poll_interval_listening: float = 300.0
     """Time between two pulls, of any sessions, while the event stream is open. An open stream does
-    not replace pulls, because events can be lost."""
+    not replace pulls, because events can be lost. A session in use is pulled at least every 45
+    seconds. If a pull finds an item that no event has named, `poll_interval` applies until events
+    bring new items."""
     watch_interval: float = 0.5
     """Time between two checks for writes of other processes, by the process that replicates and by
     each `changes` iterator. It is also the time between two attempts of another process to take
@@ -87,11 +89,11 @@ class SyncOptions:
     The first requests have at most 512 KiB; they grow while answers are fast, and shrink after
     requests without an answer."""
     page_size: int = 500
-    """Number of memories in a page of a listing, except the first page of a pull (server maximum
-    1000)."""
+    """Largest number of memories in a page of a listing (server maximum 1000). A pull of a session
+    that was listed before begins with 3 memories, and the pages grow while all of them are new."""
     first_page_size: int = 100
-    """Number of memories in the first page of a pull. The page is small, so that the latest items
-    arrive soon."""
+    """Number of memories in the first page of a session that is new to the journal. The page is
+    small, so that the latest items arrive soon."""
     parallel_sessions: int = 4
     """Number of sessions that are pushed or pulled in parallel."""
     parallel_requests: int = 8

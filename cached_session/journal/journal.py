@@ -19,6 +19,7 @@ from cached_session.journal.tables.claims import Claims
 from cached_session.journal.tables.first_reads import FirstReads
 from cached_session.journal.tables.gaps import Gaps
 from cached_session.journal.tables.inbox import Inbox
+from cached_session.journal.tables.known_operations import KnownOperations
 from cached_session.journal.tables.known_server import KnownServer
 from cached_session.journal.tables.marks import Marks
 from cached_session.journal.tables.outbox import Outbox
@@ -109,6 +110,7 @@ class Journal:
         self.outbox = Outbox(self)
         self.parked = ParkedOperations(self)
         self.pauses = PauseTable(self)
+        self.known_operations = KnownOperations(self)
         self.known_server = KnownServer(self)
         self.retention = RetentionMarks(self)
         self.sessions = Sessions(self)

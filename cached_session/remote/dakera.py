@@ -70,6 +70,11 @@ class DakeraRemote:
         """See `Remote.answered`."""
         return self._http.answered
 
+    @property
+    def server_second(self) -> int:
+        """See `Remote.server_second`."""
+        return self._http.server_second
+
     async def aclose(self) -> None:
         """Close the client if it is owned. The caller closes an injected client."""
         if self._owned_client is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
-__all__ = ["RemoteError", "Scope", "Verdict", "judge", "retry_after"]
+__all__ = ["RemoteError", "Scope", "Verdict", "judge", "retry_after", "unix_time"]
 
 
 class Verdict(str, Enum):
@@ -113,15 +113,16 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        until = _unix_time(text)
-        server_now = _unix_time(headers.get("date", ""))
+        until = unix_time(text)
+        server_now = unix_time(headers.get("date", ""))
         if until is None:
             return None
         seconds = until - (now if server_now is None else server_now)
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _unix_time(text: str) -> float | None:
+def unix_time(text: str) -> float | None:
+    """Return the time of an HTTP date in Unix seconds; None if it is unreadable."""
     try:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):

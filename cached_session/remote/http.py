@@ -15,7 +15,7 @@ import anyio
 
 from cached_session.remote.address import check_url
 from cached_session.remote.bounded_body import ACCEPTED_ENCODING, TooLarge, read_body
-from cached_session.remote.errors import RemoteError, Verdict, judge, retry_after
+from cached_session.remote.errors import RemoteError, Verdict, judge, retry_after, unix_time
 from cached_session.remote.json_body import decode, decode_in_slices
 from cached_session.remote.redact import SHOWN_CHARACTERS, names_secret, redact, secrets_in
 from cached_session.remote.sdk import http_client_of
@@ -53,6 +53,8 @@ class DakeraHttp:
         """The base URL."""
         self.answered = 0
         """Number of 2xx answers so far."""
+        self.server_second = 0
+        """The server's time in the last 2xx answer, in Unix seconds; 0 if it is unknown."""
         self._sdk = client
         self._http = http_client_of(client)
         self._deadline = deadline
@@ -92,6 +94,7 @@ class DakeraHttp:
             )
             raise RemoteError(Verdict.UNREACHABLE, reason, status=status) from None
         self.answered += 1
+        self.server_second = int(unix_time(headers.get("date", "")) or 0)
         return answer
 
     async def json(

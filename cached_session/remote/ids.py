@@ -15,6 +15,7 @@ __all__ = [
     "READABLE_VERSIONS",
     "WIRE_VERSION",
     "claim_id",
+    "dot_of",
     "memory_id",
     "namespace",
     "placeholder_id",
@@ -31,6 +32,7 @@ SHORT_KEY = 12
 sessions, because memory ids of a server may be global."""
 
 _OURS = re.compile(r"cs(\d{1,4})-[0-9a-f]{12}-")
+_OPERATION = re.compile(r"cs\d{1,4}-([0-9a-f]{12})-([^-]{1,64})-(\d{1,16})-(?:void|\d+(?:-\d+)?)")
 
 
 def namespace(agent: str) -> str:
@@ -59,6 +61,17 @@ def claim_id(key: str, dot: Dot, index: int, claimer: str) -> str:
     id is the same for all wire versions of the item, because devices of all versions look for it.
     """
     return f"csn1-{key[:SHORT_KEY]}-{dot.writer}-{dot.counter}-{index}-{claimer}"
+
+
+def dot_of(memory: str, key: str) -> Dot | None:
+    """Return the operation that a memory id names; None if it is not of the session with this key.
+
+    The id may be that of a part of the operation, or of its placeholder.
+    """
+    found = _OPERATION.fullmatch(memory)
+    if found is None or found[1] != key[:SHORT_KEY]:
+        return None
+    return Dot(found[2], int(found[3]))
 
 
 def version_of(memory: object) -> int | None:

@@ -52,6 +52,11 @@ class Remote(Protocol):
         """
         ...
 
+    @property
+    def server_second(self) -> int:
+        """The server's time in the last answer, in Unix seconds; 0 if it is unknown."""
+        ...
+
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         """Store memories under their own ids, and return the ids that the server reports as stored.
 

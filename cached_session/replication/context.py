@@ -18,6 +18,7 @@ from cached_session.journal.tables.writes import Author
 from cached_session.options import SyncOptions
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
+from cached_session.replication.listing_progress import ListingProgress
 from cached_session.replication.listing_scan import ListingCheckpoint
 from cached_session.replication.local_errors import LocalErrors
 from cached_session.replication.pauses import Pauses
@@ -29,6 +30,10 @@ from cached_session.runtime import Runtime
 __all__ = ["Context"]
 
 T = TypeVar("T")
+
+MAX_PROGRESS = 10_000
+"""The maximum number of sessions whose progress is in memory. Without it, a pull reads a part of
+the listing again."""
 
 log = logging.getLogger("cached_session.replication")
 
@@ -51,6 +56,8 @@ class Context:
     """The claims of confirmed pops under way, as (session id, dot, index of the item)."""
     listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
     """The checkpoints of interrupted first listings, by session id."""
+    listing_progress: dict[str, ListingProgress] = field(default_factory=dict)
+    """The finished scans of listings, by session id, at most `MAX_PROGRESS`."""
     local_errors: LocalErrors = field(default_factory=LocalErrors)
     """The errors of the journal that stop background work."""
 
@@ -75,6 +82,13 @@ class Context:
         """Return the writer and time of an operation that is written now."""
         gap_ms = int(self.options.run_gap * 1000)
         return Author(self.writer, self.runtime.wall_ms(), gap_ms, self.renew_writer)
+
+    def record_progress(self, session_id: str, progress: ListingProgress) -> None:
+        """Record the progress after a finished scan of a session's listing."""
+        self.listing_progress.pop(session_id, None)
+        self.listing_progress[session_id] = progress
+        if len(self.listing_progress) > MAX_PROGRESS:
+            del self.listing_progress[next(iter(self.listing_progress))]
 
     def lock(self, kind: str, session_id: str) -> anyio.Lock:
         """Return the lock that allows one task at a time to do this kind of work on a session."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import anyio
 
 from cached_session.history.parts import Part
 from cached_session.history.session_ref import SessionRef
@@ -17,6 +14,7 @@ from cached_session.replication.context import Context
 from cached_session.replication.gap_search import FETCHES_PER_SEARCH, PartSearch, search_delay_ms
 from cached_session.replication.ingest import apply_page, read_page
 from cached_session.replication.results import PullResult
+from cached_session.replication.tasks import run_each
 
 __all__ = ["fill_gaps", "search_gaps"]
 
@@ -61,7 +59,7 @@ async def search_gaps(
     if not due:
         return
     searches = _Searches(context, session, result, now)
-    failure = await _run_all(searches.search, due, context.options.parallel_requests)
+    failure = await run_each(searches.search, due, context.options.parallel_requests)
     await searches.apply()
     await gaps.record(session, searches.done)
     if failure is not None:
@@ -94,29 +92,6 @@ class _Searches:
         found, self._found = self._found, []
         page = await read_page(found, self.session.key)
         await apply_page(self.context, self.session, page, self.result)
-
-
-async def _run_all(
-    search: Callable[[Gap], Awaitable[None]], gaps: Sequence[Gap], parallel: int
-) -> Exception | None:
-    """Search for several gaps in parallel; return the first failure, or None.
-
-    A failed search does not stop the other searches.
-    """
-    failures: list[Exception] = []
-    limiter = anyio.CapacityLimiter(parallel)
-
-    async def run(gap: Gap) -> None:
-        async with limiter:
-            try:
-                await search(gap)
-            except Exception as error:  # noqa: BLE001 - returned below
-                failures.append(error)
-
-    async with anyio.create_task_group() as group:
-        for gap in gaps:
-            group.start_soon(run, gap)
-    return failures[0] if failures else None
 
 
 async def _fetch_operation(

@@ -12,8 +12,21 @@ from dataclasses import dataclass, field
 from cached_session.history.ops import Dot
 from cached_session.history.parts import Part
 from cached_session.journal.tables.pull_state import PullState
+from cached_session.replication.listing_progress import SAFETY_SECONDS, ListingProgress
 
-__all__ = ["ListingCheckpoint", "ListingScan", "Page", "PageRequest", "stride"]
+__all__ = [
+    "ListingCheckpoint",
+    "ListingScan",
+    "Page",
+    "PageRequest",
+    "stride",
+]
+
+FEW = 3
+"""The number of memories on the first page of a scan of a session that was listed before: a new
+memory, the newest known memory, and one that was stored before it."""
+PAGE_GROWTH = 4
+"""The factor by which the pages of such a scan grow while they do not reach the known part."""
 
 OVERLAP = 20
 """The number of rows that a page shares with the page above it. A deletion between two requests
@@ -35,9 +48,9 @@ page."""
 MAX_PASSES = 4
 """The maximum number of passes over a listing whose pages do not continue each other. Later pulls
 read the rest."""
-SAFETY_SECONDS = 120
-"""The number of seconds of the known part that a pull reads again. Memories may become visible
-late, and the clocks of the server's nodes differ."""
+THOROUGH_ROWS = 50
+"""The number of memories after which a thorough scan ends if all of them are known. In a busy
+session, gaps and audits find a late memory that lies deeper."""
 CHECKPOINT_IDS = 100
 """The maximum number of ids of the page above that a checkpoint stores."""
 
@@ -122,6 +135,9 @@ class ListingScan:
         parallel_requests: int,
         whole: bool = False,
         checkpoint: ListingCheckpoint | None = None,
+        progress: ListingProgress | None = None,
+        is_thorough: bool = False,
+        expected: int = 0,
         pages: int = 0,
     ) -> None:
         """Prepare a scan.
@@ -131,13 +147,20 @@ class ListingScan:
             whole: read down to the end, not only to the known part.
             checkpoint: the position where an earlier first listing was interrupted; None to begin
                 at the top.
+            progress: the scans that this process has finished; None if there were none.
+            is_thorough: read `SAFETY_SECONDS` of the known part again.
+            expected: the number of new memories that events have named.
             pages: the number of pages that this pull has already read. They count towards
                 `MAX_PAGES`.
         """
         self.is_first = not state.is_hydrated
         """True if no pull has reached the end of the listing, so that nearly all of it is new."""
         self._known = None if whole or self.is_first else state
+        self._complete_second = progress.complete_second if progress else 0
+        self.is_thorough = whole or self.is_first or is_thorough
+        """True if the scan reads at least `SAFETY_SECONDS` of the known part."""
         self._page_size = page_size
+        self._rows = 0
         self._is_resumed = self.is_first and not whole and checkpoint is not None
         self._pass = 0
         self.pages = pages
@@ -155,9 +178,11 @@ class ListingScan:
         # After the first listing, the known part is likely to begin near the top. Pages requested
         # ahead would be discarded.
         ahead = PREFETCH * parallel_requests if self.is_first else 1
-        top = ListingCheckpoint(0, first_page_size)
+        few = min(max(FEW, expected + FEW - 1), max(first_page_size, page_size))
+        top = ListingCheckpoint(0, first_page_size if self._known is None else few)
         start = checkpoint if self._is_resumed and checkpoint else top
-        self._begin_pass(start, page_size, ahead)
+        following = page_size if self._known is None else min(PAGE_GROWTH * few, page_size)
+        self._begin_pass(start, following, ahead)
 
     def _begin_pass(self, start: ListingCheckpoint, following: int, ahead: int) -> None:
         self._pass += 1
@@ -166,7 +191,7 @@ class ListingScan:
         self._previous: tuple[str, ...] = ()
         self._is_inconsistent = start.is_inconsistent
         self._following, self._ahead = following, ahead
-        self._foreign = self._new = 0
+        self._foreign = self._new = self._rows = 0
         self.newest = max(self.newest, start.newest)
         # Request the first page alone, because most scans end at the first page.
         self.request = PageRequest(start.offset, start.limit, following)
@@ -180,7 +205,11 @@ class ListingScan:
             is_inconsistent = False
         self.request = None
         if is_inconsistent and self.is_finished and self._pass < MAX_PASSES:
-            self._begin_pass(ListingCheckpoint(0, LARGEST_PAGE), LARGEST_PAGE, ahead=1)
+            # Read a recent part of a known listing in pages of its size, not in the largest pages.
+            largest = LARGEST_PAGE
+            if self._known is not None:
+                largest = min(LARGEST_PAGE, PAGE_GROWTH * max(FEW, self._rows))
+            self._begin_pass(ListingCheckpoint(0, largest), largest, ahead=1)
 
     def _give_up(self, problem: str, *, is_finished: bool | None = None) -> None:
         self.problem = problem
@@ -220,23 +249,26 @@ class ListingScan:
         else:
             self._give_up("ignores offsets in listings", is_finished=listed < request.limit)
 
-    def advance(self, page: Page, *, is_known: bool, new: int, now_ms: int) -> None:
+    def advance(self, page: Page, *, is_known: bool, new: int, known: int = 0) -> None:
         """Choose the next page after a page was applied.
 
         Args:
             is_known: whether the page contained no new operations and no new parts.
             new: the number of operations on the page that the journal did not have.
+            known: the number of operations on the page that the journal had.
         """
         request = self._current()
         listed = len(page.ids)
         is_short = listed < request.limit
         self.newest = max(self.newest, page.newest)
         self._new += new
+        self._rows += listed
         self._foreign = 0 if page.is_ours else self._foreign + 1
         if self._foreign >= FOREIGN_PAGES:
             self._give_up(f"lists {FOREIGN_PAGES} pages in a row without a memory of ours")
             return
-        if is_known and page.is_ours and self._is_in_known_part(page.oldest, is_short, now_ms):
+        known += is_known and page.is_ours
+        if known and self._is_in_known_part(page.oldest, is_short, is_known):
             self._end_pass(is_inconsistent=self._is_inconsistent, is_finished=True)
             return
         # A short page need not be the last page. Only an empty page marks the end.
@@ -246,7 +278,9 @@ class ListingScan:
             # The server lists fewer rows than requested. So the offset of the next page depends on
             # the length of this page, and no page can be requested ahead.
             self._ahead = 1
-        if page.oldest == self.newest:
+        if self._known is not None:
+            self._following = min(PAGE_GROWTH * request.limit, max(self._page_size, request.limit))
+        elif page.oldest == self.newest:
             # The order of the memories of one second is arbitrary, so the scan has to read all of
             # them. Read them in larger pages.
             self._following = min(2 * self._page_size, LARGEST_PAGE)
@@ -271,18 +305,24 @@ class ListingScan:
             raise RuntimeError("the scan is over")
         return self.request
 
-    def _is_in_known_part(self, oldest: int, is_short: bool, now_ms: int) -> bool:
-        """Return whether the listing below an entirely known page is known as well."""
-        known = self._known
-        if known is None or is_short:
-            return known is not None
-        age_ms = now_ms - known.since_ms
-        if self.newest <= known.newest_second and age_ms > 1000 * SAFETY_SECONDS:
-            # The last memory was stored so long ago that late memories are visible by now. A newer
-            # memory would prove nothing: this device may have stored it above memories of other
-            # devices that the journal does not have yet.
+    def _is_in_known_part(self, oldest: int, is_short: bool, is_known: bool) -> bool:
+        """Return whether the listing below a page with a known operation is known as well.
+
+        Args:
+            is_known: whether the page contained no new operations and no new parts.
+        """
+        state = self._known
+        if state is None or is_short:
+            return state is not None and is_known
+        if self.is_thorough:
+            is_deep = oldest < state.newest_second - SAFETY_SECONDS or self._rows >= THOROUGH_ROWS
+            return is_known and is_deep
+        # A pull has listed every memory that is older than the newest memory it has listed. A newer
+        # memory would prove nothing: this device may have stored it above memories of other devices
+        # that the journal does not have yet.
+        if oldest < state.newest_second:
             return True
-        return oldest < known.newest_second - SAFETY_SECONDS
+        return oldest == state.newest_second == self._complete_second
 
 
 def _continues(above: Sequence[str], below: Sequence[str]) -> bool:

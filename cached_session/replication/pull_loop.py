@@ -46,20 +46,24 @@ class Puller:
         is_listening: Callable[[], bool],
         on_pulled: Callable[[str], None],
         on_went_back: Callable[[str], Awaitable[None]],
+        on_unannounced: Callable[[str, float], None] = lambda _name, _since: None,
     ) -> None:
         """Prepare a puller.
 
         Args:
-            is_listening: a function that returns whether the event stream is up.
+            is_listening: a function that returns whether the event stream is up and trusted.
             on_pulled: called with the session id when a pull may have changed the session.
             on_went_back: called with the session id when the newest memory on the server is older
                 than in an earlier pull.
+            on_unannounced: called with the session id when a poll has found new operations without
+                a request for the pull, and with the beginning of the pull before it.
         """
         self._context = context
         self._schedule = schedule
         self._is_listening = is_listening
         self._on_pulled = on_pulled
         self._on_went_back = on_went_back
+        self._on_unannounced = on_unannounced
         self._wake = anyio.Event()
         self._pulls: dict[str, _Pull] = {}
 
@@ -81,8 +85,12 @@ class Puller:
                 pulling.discard(session_id)
                 self._wake.set()
 
+        was_listening = False
         async with anyio.create_task_group() as group:
             while True:
+                if was_listening and not self._is_listening():
+                    self._schedule.stream_lost(clock())
+                was_listening = self._is_listening()
                 # Do not wait for the pulls under way: a long pull must not delay other sessions.
                 due, nearest = self._schedule.due(
                     clock(), besides=pulling, is_listening=self._is_listening()
@@ -106,6 +114,7 @@ class Puller:
         if wait:
             plan.due = clock() + wait
             return
+        previous, is_requested = plan.last_success, plan.is_requested
         try:
             # Wait for a pull that a call of `sync` has begun, instead of starting a second pull.
             result = await self._join(session_id, plan.wanted)
@@ -120,6 +129,8 @@ class Puller:
             context.local_errors.record("pull", session_id, error)
             plan.due = clock() + context.options.backoff_base * 2
         else:
+            if result.new and not is_requested:
+                self._on_unannounced(session_id, previous)
             self._schedule.pulled(
                 session_id,
                 plan,

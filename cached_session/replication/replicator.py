@@ -16,6 +16,7 @@ from filelock import BaseFileLock
 from cached_session.errors import JournalError, SessionClosed
 from cached_session.journal import compaction
 from cached_session.remote.protocol import EventSource
+from cached_session.replication.announced_loop import AnnouncedFetcher
 from cached_session.replication.audit_loop import Auditor
 from cached_session.replication.context import Context
 from cached_session.replication.event_listener import Listener
@@ -23,6 +24,7 @@ from cached_session.replication.leader import Leader
 from cached_session.replication.pull_loop import Puller
 from cached_session.replication.push_loop import Pusher
 from cached_session.replication.schedule import PullSchedule
+from cached_session.replication.stream_trust import StreamTrust
 
 __all__ = ["Replicator"]
 
@@ -56,13 +58,23 @@ class Replicator:
         self.leader = Leader(lock)
         self.schedule = PullSchedule(context.options, context.runtime.random)
         self.listener = Listener(context, self._on_event, self._on_stream_lost)
+        self.trust = StreamTrust()
+        self._answered = 0
+        self._on_session_pulled = on_pulled
         self.auditor = Auditor(context, self.leader, on_pulled)
+        self.announced = AnnouncedFetcher(
+            context,
+            on_pulled=self._on_pulled,
+            on_news=self.trust.proved,
+            on_given_up=lambda name: self.request_pull(name, context.runtime.monotonic()),
+        )
         self.puller = Puller(
             context,
             self.schedule,
-            is_listening=lambda: self.listener.is_up,
-            on_pulled=on_pulled,
+            is_listening=self._is_listening,
+            on_pulled=self._on_pulled,
             on_went_back=self.auditor.suspect,
+            on_unannounced=self._on_unannounced,
         )
         self.pusher = Pusher(
             context, on_began=self.schedule.push_began, on_ended=self._on_push_ended
@@ -83,6 +95,8 @@ class Replicator:
     def unfollow(self, session_id: str) -> None:
         """Stop pulling a session that is no longer open."""
         self.schedule.unfollow(session_id)
+        self.announced.forget(session_id)
+        self.trust.forget(session_id)
         self.context.local_errors.clear("pull", session_id)
 
     def request_pull(self, session_id: str, moment: float) -> None:
@@ -94,15 +108,41 @@ class Replicator:
         if self.schedule.request_pull(session_id, moment):
             self.puller.wake()
 
-    def _on_event(self, agent: str | None) -> None:
-        if self.schedule.hint(agent, self.context.runtime.monotonic()):
+    def _on_event(self, agent: str | None, memory: str) -> None:
+        now = self.context.runtime.monotonic()
+        session_id = None if agent is None else self.schedule.session_of(agent)
+        if session_id is not None:
+            self.trust.heard(session_id, now)
+        if session_id is not None and memory:
+            self.announced.add(session_id, memory)
+        elif self.schedule.hint(agent, now):
             self.puller.wake()
+
+    def _is_listening(self) -> bool:
+        """Return whether polls may be rare because of the event stream."""
+        return self.listener.is_up and self.trust.is_trusted(self.context.runtime.monotonic())
+
+    def _on_unannounced(self, session_id: str, since: float) -> None:
+        """Record that a poll has found an operation that was stored after the time ``since``."""
+        if self.listener.up_since <= since and not self.announced.is_waiting(session_id):
+            self.trust.found_by_poll(session_id, self.context.runtime.monotonic())
+
+    def _on_pulled(self, session_id: str) -> None:
+        self._note_success()
+        self._on_session_pulled(session_id)
+
+    def _note_success(self) -> None:
+        """Let the listener try again if a request has succeeded since the last call."""
+        if self.context.remote.answered > self._answered:
+            self._answered = self.context.remote.answered
+            self.listener.request_succeeded()
 
     def _on_stream_lost(self) -> None:
         self.schedule.stream_lost(self.context.runtime.monotonic())
         self.puller.wake()
 
     def _on_push_ended(self, session_id: str) -> None:
+        self._note_success()
         self._on_pushed(session_id)
         if self.schedule.push_ended(session_id):
             self.puller.wake()
@@ -120,6 +160,7 @@ class Replicator:
                     group.start_soon(self._supervise, self.auditor.run)
                 if options.listen and isinstance(remote, EventSource):
                     group.start_soon(self._supervise, lambda: self.listener.run(remote))
+                    group.start_soon(self._supervise, self.announced.run)
                 if options.prune_interval:
                     group.start_soon(self._supervise, self._compact)
         finally:

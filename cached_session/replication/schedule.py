@@ -20,6 +20,9 @@ __all__ = ["PullPlan", "PullSchedule", "PushSchedule"]
 MAX_CLOSED_PLANS = 10_000
 """The maximum number of plans of closed sessions in memory. A session that is opened again uses its
 old plan."""
+LISTENING_IN_USE = 45.0
+"""The longest time in seconds between two pulls of a session that is in use while the event stream
+is open. A stream that reports nothing delays the items of other devices by this time."""
 GROWTH = 1.5
 """The factor by which the interval of a session grows after each pull without new operations."""
 
@@ -79,6 +82,12 @@ class PullPlan:
     during the push would only list the memories that the push stores."""
     last_result: PullResult = field(default_factory=PullResult)
     """The result of the last pull that has succeeded."""
+
+    @property
+    def is_requested(self) -> bool:
+        """True if a pull was requested and none has begun since. If False, the next pull is a
+        poll."""
+        return max(self.wanted, self.wanted_after_push) > self.last_success
 
     def request_pull(self, moment: float) -> bool:
         """Make the session due; return False if a pull has begun at ``moment`` or later."""
@@ -157,6 +166,10 @@ class PullSchedule:
         """
         plan = self._plans.get(session_id)
         return plan is not None and plan.request_pull(moment)
+
+    def session_of(self, agent: str) -> str | None:
+        """Return the open session of an agent; None if no open session has this agent."""
+        return self._agents.get(agent)
 
     def hint(self, agent: str | None, moment: float) -> bool:
         """Record a hint that the server has stored a memory.
@@ -281,5 +294,5 @@ class PullSchedule:
             plan = self._plans.get(session_id)
             if plan is not None:
                 plan.interval = self._options.poll_interval
-                if not is_listening:
-                    plan.due = min(plan.due, plan.last + plan.interval)
+                wait = max(plan.interval, LISTENING_IN_USE) if is_listening else plan.interval
+                plan.due = min(plan.due, plan.last + wait)

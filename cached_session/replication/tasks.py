@@ -10,15 +10,17 @@ not release the lock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from cached_session.journal.journal import shielded
 
-__all__ = ["SliceBudget", "cancel_all"]
+__all__ = ["SliceBudget", "cancel_all", "run_each"]
+
+T = TypeVar("T")
 
 
 class SliceBudget:
@@ -51,3 +53,26 @@ async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
             # Mark the exception as retrieved, so that asyncio does not log it. The caller has
             # already received it, or has failed with another error.
             task.exception()
+
+
+async def run_each(
+    work: Callable[[T], Awaitable[None]], values: Iterable[T], parallel: int
+) -> Exception | None:
+    """Call a function for several values, some at a time; return the first failure, or None.
+
+    A failed call does not stop the other calls.
+    """
+    failures: list[Exception] = []
+    limiter = anyio.CapacityLimiter(parallel)
+
+    async def run(value: T) -> None:
+        async with limiter:
+            try:
+                await work(value)
+            except Exception as error:  # noqa: BLE001 - returned below
+                failures.append(error)
+
+    async with anyio.create_task_group() as group:
+        for value in values:
+            group.start_soon(run, value)
+    return failures[0] if failures else None

@@ -17,13 +17,13 @@ from cached_session import CachedSession, SessionCache, SyncOptions
 from cached_session.devserver import DevServer
 from cached_session.remote import dakera
 from cached_session.remote.errors import RemoteError, judge
-from cached_session.replication import event_listener
 from cached_session.replication.event_listener import Listener
 from cached_session.replication.schedule import PullPlan
 from cached_session.runtime import Runtime
 from cached_session.testing import ManualClock, Network
 from tests.replication.devices import (
     BATCH,
+    GET,
     LISTING,
     MANUAL,
     PATIENCE,
@@ -107,7 +107,7 @@ def _plan(session: CachedSession) -> PullPlan:
     return plan
 
 
-async def test_own_writes_cause_no_pull(device: Devices) -> None:
+async def test_own_writes_cause_no_pull(device: Devices, server: DevServer) -> None:
     """The event of a memory that was written here causes no request."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=LISTENING)
@@ -120,6 +120,7 @@ async def test_own_writes_cause_no_pull(device: Devices) -> None:
         await first.flush(timeout=PATIENCE)
     await wait_until(lambda: _has(second, 3))
     assert plan.wanted == wanted
+    assert server.requests.count(GET) == 3  # of the other device
 
 
 async def test_writes_of_an_earlier_process_cause_no_pull(
@@ -174,11 +175,12 @@ async def test_a_new_stream_pulls_once(device: Devices, server: DevServer) -> No
         server.requests.clear()
     await wait_until(lambda: _has(second, 1))
     await wait_until(lambda: _up(second) and _up(first))
-    # One pull for each device, for its new stream, and then one for a new event.
+    # One pull for each device, for its new stream. An event brings a request for one memory.
     await wait_until(lambda: pulls(server) >= 2)
     await first.add_items([text_message("after")])
     await wait_until(lambda: _has(second, 2))
-    assert pulls(server) == 3
+    assert pulls(server) == 2
+    assert server.requests.count(GET) == 1
 
 
 async def test_a_silent_connection_is_replaced(
@@ -227,7 +229,7 @@ async def test_polling_continues_without_a_stream(
     device: Devices, server: DevServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On a server without a stream, or with a key that may not listen, no error is reported, writes
-    of others are found by polling, and the stream is requested once."""
+    of others are found by polling, and the stream is requested once more after a success."""
     server.faults.status(status, route=STREAM)
     options = replace(QUICK, listen=True)
     first = await device("first", options=options)
@@ -238,7 +240,7 @@ async def test_polling_continues_without_a_stream(
     assert not _up(second)
     assert (second.status().state, second.status().last_error) == ("online", None)
     await wait_until(lambda: server.requests.count(STREAM, status=status) >= 2)
-    assert server.requests.count(STREAM, status=status) == 2
+    assert server.requests.count(STREAM, status=status) <= 4
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -287,15 +289,15 @@ async def test_the_stream_is_requested_again_at_a_bounded_rate(
     requested soon, with growing pauses."""
     paused: list[float] = []
 
-    async def pause(seconds: float) -> None:
+    async def pause(_listener: Listener, seconds: float, _error: RemoteError) -> None:
         paused.append(seconds)
         if len(paused) == len(statuses):
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(event_listener.anyio, "sleep", pause)
+    monkeypatch.setattr(Listener, "_wait", pause)
     runtime = Runtime(monotonic=lambda: 0.0, random=random.Random(1))
     context = SimpleNamespace(runtime=runtime, options=SyncOptions(), writer="w")
-    listener = Listener(context, lambda _: None, lambda: None)  # type: ignore[arg-type]
+    listener = Listener(context, lambda *_: None, lambda: None)  # type: ignore[arg-type]
     with pytest.raises(asyncio.CancelledError):
         await listener.run(StreamlessServer(*statuses))
     assert len(paused) == len(statuses)
@@ -350,3 +352,52 @@ def _rests(session: CachedSession) -> bool:
 def _up(session: CachedSession) -> bool:
     replicator = session._engine.loop_host.replicator()
     return replicator is not None and replicator.listener.is_up
+
+
+async def test_a_word_costs_one_request_of_its_own_size(device: Devices, server: DevServer) -> None:
+    """A new item in a long history: its event names it, and nothing else is fetched."""
+    first = await device("first", options=LISTENING)
+    await first.add_items([text_message(f"old {number}") for number in range(300)])
+    await first.flush(timeout=PATIENCE)
+    second = await device("second", options=LISTENING)
+    await wait_until(lambda: _up(first) and _up(second) and _heard(second))
+    server.requests.clear()
+    await first.add_items([text_message("new")])
+    await wait_until(lambda: _has(second, 301))
+    assert (server.requests.count(GET), server.requests.count(LISTING)) == (1, 0)
+
+
+async def test_an_event_that_is_quicker_than_the_replica_is_not_lost(
+    device: Devices, server: DevServer
+) -> None:
+    """The node that answers lags behind the event: the memory is fetched when it is visible."""
+    first = await device("first", options=LISTENING)
+    second = await device("second", options=LISTENING)
+    await wait_until(lambda: _up(first) and _up(second) and _heard(second))
+    with server.faults.stale(0.5):
+        await first.add_items([text_message("early")])
+        await wait_until(lambda: server.requests.count(GET) >= 1)
+        await wait_until(lambda: _has(second, 1))
+    assert server.requests.count(GET) >= 2
+
+
+async def test_a_silent_stream_loses_its_trust(device: Devices, server: DevServer) -> None:
+    """Once a poll has found an item that no event has named, a session in use is polled at its
+    usual interval again, although the stream is up."""
+    first = await device("first", options=LISTENING)
+    options = replace(LISTENING, poll_interval=0.05, poll_interval_idle=0.1)
+    second = await device("second", options=replace(options, poll_interval_listening=1.0))
+    await wait_until(lambda: _up(second) and _heard(second))
+    replicator = second._engine.loop_host.replicator()
+    assert replicator is not None
+    await wait_until(lambda: replicator.listener.up_since <= _plan(second).last_success)
+    assert replicator._is_listening()
+    with server.faults.lose_events(notice=False):
+        await first.add_items([text_message("one")])
+        await wait_until(lambda: _has(second, 1))
+        await wait_until(lambda: not replicator._is_listening())
+        assert _up(second)
+        plan = _plan(second)
+        await wait_until(lambda: plan.due - time.monotonic() < 0.2)
+    await first.add_items([text_message("two")])
+    await wait_until(lambda: _has(second, 2))

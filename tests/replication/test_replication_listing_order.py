@@ -30,7 +30,7 @@ class ShufflingServer:
     """Lists memories of one second, in another order at each request or always in the same."""
 
     server = "http://shuffling"
-    answered = 0
+    answered = server_second = 0
 
     def __init__(self, *, shuffles: bool) -> None:
         key = session_key(SESSION)

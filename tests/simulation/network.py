@@ -246,6 +246,10 @@ class SimRemote:
     def server(self) -> str:
         return SERVER
 
+    @property
+    def server_second(self) -> int:
+        return self._network.server.second()
+
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         body = b"[%b]" % b",".join(memory.data for memory in memories)
         ids = [memory.id for memory in memories]

@@ -49,6 +49,10 @@ class SimServer:
         self.poison: str | None = None
         """Content with this text is refused permanently."""
 
+    def second(self) -> int:
+        """Return the time of the server's clock in seconds."""
+        return int(self._now())
+
     # -- requests of a client --------------------------------------------------------------------
 
     def store(self, agent: str, memories: Iterable[dict[str, Any]]) -> set[str]:

@@ -8,6 +8,7 @@ from cached_session.remote.ids import (
     READABLE_VERSIONS,
     WIRE_VERSION,
     claim_id,
+    dot_of,
     memory_id,
     namespace,
     placeholder_id,
@@ -71,3 +72,14 @@ def test_the_version_is_read_from_an_id_of_ours(memory: object, version: int | N
 def test_the_namespace_of_an_agent_is_the_server_s() -> None:
     """Policies and grants name it."""
     assert namespace("cs-talk") == "_dakera_agent_cs-talk"
+
+
+def test_an_id_names_its_operation() -> None:
+    """Also that of a part, and of a placeholder, but none of another session or program."""
+    for version in READABLE_VERSIONS:
+        assert dot_of(memory_id(KEY, DOT, 2, version=version), KEY) == DOT
+        assert dot_of(memory_id(KEY, DOT, 2, 1, version), KEY) == DOT
+        assert dot_of(placeholder_id(KEY, DOT, version), KEY) == DOT
+    assert dot_of(memory_id(session_key("other"), DOT, 2), KEY) is None
+    for foreign in ("", "mem_1", claim_id(KEY, DOT, 0, "me"), memory_id(KEY, DOT, 2) + "-1-1"):
+        assert dot_of(foreign, KEY) is None

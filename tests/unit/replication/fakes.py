@@ -33,6 +33,7 @@ class FakeServer:
     """A server in memory. Each request is recorded, and fails if a failure is planned for it."""
 
     server = "http://fake"
+    server_second = 0
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}

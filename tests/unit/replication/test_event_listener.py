@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncGenerator
 
@@ -61,6 +62,48 @@ def test_a_server_that_refuses_the_stream_is_asked_rarely() -> None:
     assert all(300 <= delay().after(DENIED, 0.0) <= 600 for _ in range(20))
 
 
+def test_a_refused_stream_is_requested_again_after_a_success() -> None:
+    """The first success allows an attempt at once, because a captive portal may be gone. Further
+    refusals make the attempts rare, and an open stream resets that."""
+    made = delay()
+    waits = []
+    for _ in range(10):
+        made.after(DENIED, 0.0)
+        waits.append(made.after_success())
+    assert waits[:4] == [0.0, 10.0, 20.0, 40.0]
+    assert waits[-1] == 600.0
+    made.opened()
+    made.after(DENIED, 0.0)
+    assert made.after_success() == 0.0
+
+
+async def test_a_success_of_another_request_ends_the_wait_after_a_refusal() -> None:
+    """A stream that a captive portal has refused is open again as soon as a pull succeeds."""
+
+    class Portal:
+        attempts = 0
+
+        async def events(self) -> AsyncGenerator[tuple[str, str] | None]:
+            self.attempts += 1
+            if self.attempts == 1:
+                raise DENIED
+            yield None
+            await anyio.sleep_forever()
+
+    portal, heard = Portal(), list[object]()
+    listener = Listener(
+        context_of(FakeServer()), lambda *hint: heard.append(hint), lambda: heard.append("down")
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.run, portal)
+        await anyio.wait_all_tasks_blocked()
+        assert (portal.attempts, listener.is_up) == (1, False)
+        listener.request_succeeded()
+        await anyio.wait_all_tasks_blocked()
+        assert (portal.attempts, listener.is_up) == (2, True)
+        group.cancel_scope.cancel()
+
+
 class Stream:
     """A server whose streams have these events, and end."""
 
@@ -80,7 +123,7 @@ async def test_events_become_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Stream(None, ("a", OURS), ("b", "foreign"), ("c", ""), ("d", "cs1-00000000000a-w-1-0"))
     context = context_of(FakeServer())
     context.push_state.sent.add(["cs1-00000000000a-w-1-0"])
-    listener = Listener(context, heard.append, lambda: heard.append("down"))
+    listener = Listener(context, lambda *hint: heard.append(hint), lambda: heard.append("down"))
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -92,7 +135,7 @@ async def test_events_become_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         await listener.run(server)
     # The second stream ends before the server has answered on it.
-    assert heard == [None, "a", "c", "down"]
+    assert heard == [(None, ""), ("a", OURS), ("c", ""), "down"]
     assert server.opened == 2
     assert not listener.is_up
 
@@ -106,10 +149,13 @@ async def test_a_cancelled_listener_is_down() -> None:
             yield None
             await anyio.sleep_forever()
 
-    listener = Listener(context_of(FakeServer()), heard.append, lambda: heard.append("down"))
+    listener = Listener(
+        context_of(FakeServer()), lambda *hint: heard.append(hint), lambda: heard.append("down")
+    )
     async with anyio.create_task_group() as group:
         group.start_soon(listener.run, Silent())
         while not listener.is_up:
             await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
-    assert heard == [None, "down"]
+    assert heard == [(None, ""), "down"]
+    assert listener.up_since == math.inf

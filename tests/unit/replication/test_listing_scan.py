@@ -9,9 +9,12 @@ import pytest
 from cached_session.history.ops import Dot
 from cached_session.journal.tables.pull_state import PullState
 from cached_session.replication import listing_scan
+from cached_session.replication.listing_progress import ListingProgress
 from cached_session.replication.listing_scan import (
+    FEW,
     LARGEST_PAGE,
     OVERLAP,
+    PAGE_GROWTH,
     PREFETCH,
     ListingCheckpoint,
     ListingScan,
@@ -38,10 +41,10 @@ def page(ids: Sequence[int], newest: int = 1000, oldest: int = 0, *, is_ours: bo
     )
 
 
-def take(made: ListingScan, found: Page, *, is_known: bool = False) -> None:
+def take(made: ListingScan, found: Page, *, is_known: bool = False, known: int = 0) -> None:
     """Have a page applied that the scan has requested."""
     assert made.receive(found.ids)
-    made.advance(found, is_known=is_known, new=0 if is_known else 1, now_ms=NOW_MS)
+    made.advance(found, is_known=is_known, new=0 if is_known else 1, known=known)
 
 
 def full(request: PageRequest | None, **more: int) -> Page:
@@ -59,7 +62,14 @@ def test_a_page_overlaps_the_one_above_it() -> None:
 
 def test_a_scan_begins_with_a_small_page_alone() -> None:
     """Most listings end on their first page: nothing is requested ahead of it."""
-    assert scan().request == PageRequest(0, 10, 50, 1)
+    assert scan(PullState()).request == PageRequest(0, 10, 50, 1)
+    assert scan().request == PageRequest(0, FEW, PAGE_GROWTH * FEW, 1)
+
+
+def test_a_scan_begins_with_the_memories_that_events_have_named() -> None:
+    """And the newest known memory, and one below it; a flood of events does not raise the limit."""
+    assert scan(expected=7).request == PageRequest(0, 7 + FEW - 1, 4 * (7 + FEW - 1), 1)
+    assert scan(expected=9000).request == PageRequest(0, 50, 50, 1)
 
 
 def test_an_empty_listing_is_finished() -> None:
@@ -92,29 +102,49 @@ def test_large_payloads_limit_the_pages_requested_ahead(monkeypatch: pytest.Monk
     assert made.request.width == 2
 
 
-def test_a_known_page_ends_a_scan_when_the_newest_memory_is_old() -> None:
-    """If nothing was stored for long, late memories are visible, and the first known page ends."""
-    old = PullState(True, True, 1000, NOW_MS - 1000 * listing_scan.SAFETY_SECONDS - 1)
-    made = scan(old)
-    take(made, full(made.request, newest=1000, oldest=999), is_known=True)
+@pytest.mark.parametrize(("oldest", "ends"), [(999, True), (1000, False), (1001, False)])
+def test_a_scan_ends_at_a_memory_that_is_older_than_the_newest_known_one(
+    oldest: int, ends: bool
+) -> None:
+    """A new memory above it costs no further page. Memories of one second have no order, and a
+    newer known memory may be one of this device, above memories of others."""
+    made = scan()
+    take(made, full(made.request, newest=1002, oldest=oldest), known=1)
+    assert (made.request is None) is ends
+
+
+def test_a_complete_second_is_not_read_again() -> None:
+    """Nothing new can be among memories of a second of which all memories were listed."""
+    made = scan(progress=ListingProgress(complete_second=1000))
+    take(made, full(made.request, newest=1002, oldest=1000), known=1)
     assert made.request is None
-    assert made.is_finished
 
 
-def test_a_known_page_above_newer_memories_does_not_end_a_scan() -> None:
-    """A known page may lie above memories that another device has stored later."""
-    old = PullState(True, True, 1000, 0)
-    made = scan(old)
-    take(made, full(made.request, newest=1001, oldest=999), is_known=True)
-    assert made.request is not None
+def test_a_scan_grows_while_everything_is_new() -> None:
+    """A page without a known memory shows that the known part is further down."""
+    made = scan()
+    limits = []
+    for _ in range(4):
+        assert made.request is not None
+        limits.append(made.request.limit)
+        take(made, full(made.request, newest=1002, oldest=999))
+    assert limits == [FEW, 12, 48, 50]
 
 
 @pytest.mark.parametrize(("oldest", "ends"), [(879, True), (880, False)])
-def test_a_known_page_ends_a_scan_below_the_safety_distance(oldest: int, ends: bool) -> None:
-    """A recent scan goes two minutes into the known part."""
-    made = scan()
+def test_a_thorough_scan_ends_below_the_safety_distance(oldest: int, ends: bool) -> None:
+    """It goes two minutes into the known part."""
+    made = scan(is_thorough=True)
     take(made, full(made.request, oldest=oldest), is_known=True)
     assert (made.request is None) is ends
+
+
+def test_a_thorough_scan_ends_after_many_known_memories() -> None:
+    """In a busy session two minutes hold thousands of memories."""
+    made = scan(is_thorough=True)
+    while made.request is not None:
+        take(made, full(made.request, oldest=1000), is_known=True)
+    assert made._rows == FEW + 12 + 48
 
 
 def test_a_short_known_page_ends_a_scan() -> None:
@@ -204,7 +234,7 @@ def test_a_repeated_page_is_requested_in_the_largest_size() -> None:
     assert made.request is not None
     assert made.request.limit == LARGEST_PAGE
     assert made.receive(tuple(map(str, range(60))))
-    made.advance(page(range(60)), is_known=False, new=1, now_ms=NOW_MS)
+    made.advance(page(range(60)), is_known=False, new=1)
     assert not made.receive(tuple(map(str, range(60))))
     assert made.problem is not None
     assert "offsets" in made.problem
@@ -232,7 +262,7 @@ def test_a_server_without_offsets_is_read_in_few_pages(memories: int, is_finishe
     while made.request is not None:
         found = page(range(min(memories, made.request.limit)), oldest=1)
         if made.receive(found.ids):
-            made.advance(found, is_known=False, new=1, now_ms=NOW_MS)
+            made.advance(found, is_known=False, new=1)
     assert made.pages <= 5
     assert made.is_finished is is_finished
 
@@ -298,7 +328,8 @@ def test_a_checkpoint_counts_for_a_first_scan_alone(whole: bool) -> None:
     """A scan of a known session, or of a whole listing, begins at the top."""
     checkpoint = ListingCheckpoint(5, 50, ("8", "9"), 9)
     made = scan(PullState() if whole else KNOWN, whole=whole, checkpoint=checkpoint)
-    assert made.request == PageRequest(0, 10, 50, 1)
+    assert made.request is not None
+    assert made.request.offset == 0
 
 
 def test_only_a_first_scan_leaves_checkpoints() -> None:

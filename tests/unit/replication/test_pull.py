@@ -27,15 +27,32 @@ async def test_a_first_pull_brings_the_whole_history() -> None:
 
 
 async def test_a_later_pull_reads_one_page() -> None:
-    """Nothing new can lie below a known page if nothing was stored for long."""
+    """Once nothing was stored for long, one pull looks for late memories, and the next reads one
+    page, also if it brings something."""
     server, clock = FakeServer(), Clock()
     put(server, *(operation(counter) for counter in range(1, 31)))
     context = context_of(server, clock=clock, page_size=10, first_page_size=5)
     await pull(context, SESSION)
     clock.advance(121)
+    assert (await pull(context, SESSION)).pages > 1
+    for counter in (31, 32):
+        server.requests.clear()
+        result = await pull(context, SESSION)
+        assert (result.new, result.finished) == (counter - 31, True)
+        assert server.requests == ["list"]
+        put(server, operation(counter))
+        clock.advance(5)
+
+
+async def test_a_burst_is_pulled_again_in_one_page() -> None:
+    """A sync just after a burst does not read the burst a second time."""
+    server, clock = FakeServer(), Clock()
+    put(server, *(operation(counter) for counter in range(1, 31)))
+    context = context_of(server, clock=clock, page_size=10, first_page_size=5)
+    await pull(context, SESSION)
+    clock.advance(5)
     server.requests.clear()
-    result = await pull(context, SESSION)
-    assert (result.new, result.finished) == (0, True)
+    await pull(context, SESSION)
     assert server.requests == ["list"]
 
 

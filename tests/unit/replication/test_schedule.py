@@ -68,6 +68,19 @@ def test_an_event_stream_makes_pulls_rare() -> None:
     assert made.due(25.0, besides="bc", is_listening=False)[0] == ["a"]
 
 
+@pytest.mark.parametrize("sessions", ["a", "abcdefghij"])
+def test_a_session_in_use_is_polled_beside_a_stream(sessions: str) -> None:
+    """The stream may report nothing. The number of open sessions does not matter."""
+    made = pulls(*sessions)
+    for session_id in sessions:
+        pull(made, session_id, 0.0, up=True)
+    made.use("a")
+    due, nearest = made.due(1.0, besides=(), is_listening=True)
+    assert (due, nearest) == ([], schedule.LISTENING_IN_USE)
+    made.use("a")
+    assert made.due(2.0, besides=(), is_listening=False)[1] == OPTIONS.poll_interval
+
+
 def test_a_hint_asks_for_a_pull_that_begins_after_it() -> None:
     """A pull of the same session that has begun before the hint is followed by another."""
     made = pulls("a", "b")
