@@ -274,7 +274,7 @@ class SessionCache:
         self._check_open()
         await self._engine.open()
         if self._spec is not None:
-            await self._engine.check_server(self._spec)
+            await self._engine.accepted.check(self._spec)
             self._engine.loop_host.ensure_running()
         return self._engine
 

@@ -243,8 +243,8 @@ class CachedSession:
         if limit is not None and limit <= 0:
             return []
         if self._spec is not None:
-            if engine.accepted != self._spec.server:
-                await engine.check_server(self._spec)
+            if engine.accepted.url != self._spec.server:
+                await engine.accepted.check(self._spec)
             self._attend()
             if self._hydrate:
                 await engine.hydration.wait(self._name, limit, self._on_progress)
@@ -786,7 +786,7 @@ class CachedSession:
         if not engine.journal.is_open:
             await engine.open()
         if self._spec is not None:
-            await engine.check_server(self._spec)
+            await engine.accepted.check(self._spec)
             self._attend()
         return engine
 

@@ -58,7 +58,7 @@ TIERS: dict[str, list[set[str]]] = {
         {"sqlite"},
         {"tables"},
         {"recovery"},
-        {"open_connection", "quota", "tail_cache", "thread_pool"},
+        {"open_connection", "quota", "start_thread", "tail_cache", "thread_pool"},
         {"connections", "inspection"},
         {"idle_work"},
         {"writer"},
@@ -111,6 +111,7 @@ TIERS: dict[str, list[set[str]]] = {
     ],
     "engine": [
         {
+            "accepted_server",
             "loop_host",
             "notifier",
             "open_turns",

@@ -15,21 +15,20 @@ from filelock import BaseFileLock, FileLock
 
 from cached_session import fork_safety, telemetry
 from cached_session.engine import status_report
+from cached_session.engine.accepted_server import AcceptedServer
 from cached_session.engine.first_read import Hydration
 from cached_session.engine.loop_host import LoopHost
 from cached_session.engine.notifier import Notifier
 from cached_session.engine.open_turns import JoinedAppend
 from cached_session.engine.status_report import Viewpoint
-from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
+from cached_session.errors import InvalidArgument, JournalError, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.humanize import count
 from cached_session.journal.journal import MEMORY, Journal
-from cached_session.journal.quota import size_of
+from cached_session.journal.quota import full_error
 from cached_session.journal.tables.writes import Author
 from cached_session.models import Status
 from cached_session.options import SyncOptions
-from cached_session.paths import default_journal
-from cached_session.remote.address import other_server
+from cached_session.paths import make_default_directory
 from cached_session.remote.connect import RemoteSpec, remove_spec
 from cached_session.replication.context import Context, log
 from cached_session.replication.replicator import Replicator
@@ -52,8 +51,6 @@ class Engine:
         self.options = options
         self.runtime = runtime
         self.writer = runtime.writer()
-        self.accepted: str | None = None
-        """The server with which the journal may sync, once `check_server` has accepted it."""
         """Writer id of the operations that this process writes."""
         self._opened_ms = runtime.wall_ms()
         self._pid = os.getpid()
@@ -69,6 +66,7 @@ class Engine:
             max_pending_bytes=options.max_pending_bytes,
             on_replaced=self._replaced,
         )
+        self.accepted = AcceptedServer(self.journal)
         self._users = 0
         self._specs: list[RemoteSpec] = []
         self._gap_patience_ms = int(options.hole_patience * 1000)
@@ -165,7 +163,7 @@ class Engine:
                     # lock.
                     self._file_lock.release(force=True)
                 await self.journal.close()
-            elif self.spec is not None and self.accepted == self.spec.server:
+            elif self.spec is not None and self.accepted.url == self.spec.server:
                 self.loop_host.ensure_running()
 
     @property
@@ -206,35 +204,14 @@ class Engine:
         """Open the journal. Create the default directory if the journal's path is the default."""
         if self.journal.is_open and self.journal.history.beginning is not None:
             return
-        self._make_default_directory()
+        make_default_directory(self.path)
         await self.journal.history.begin()
-
-    async def check_server(self, spec: RemoteSpec) -> None:
-        """Check that the journal may sync with this server. Only the journal is read.
-
-        Raises:
-            InvalidArgument: the journal syncs with another server, and ``spec`` does not move it.
-        """
-        if self.accepted == spec.server:
-            return
-        known = await self.journal.known_server.url()
-        if known is not None and known != spec.server and not spec.move:
-            raise InvalidArgument(other_server(self.path, known, spec.server))
-        self.accepted = spec.server
 
     def open_blocking(self) -> None:
         """Open the journal without an event loop."""
         if not self.journal.is_open:
-            self._make_default_directory()
+            make_default_directory(self.path)
             self.journal.history.begin_blocking()
-
-    def _make_default_directory(self) -> None:
-        if self.path == str(Path(default_journal()).absolute()):
-            try:
-                Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError:
-                # Opening the file fails as well, with an error that names the path.
-                log.debug("cannot make the default directory", exc_info=True)
 
     async def append(
         self,
@@ -268,24 +245,19 @@ class Engine:
             stored=joined.stored,
         ):
             if not history.quota.could_ever_hold(encoded):
-                raise self._full(
+                raise full_error(
                     encoded,
+                    history.quota,
                     "it is larger than the quota of unsent items; split it, or raise the quota",
                 )
             if options.when_full == "reject" or self.runtime.monotonic() >= until:
-                raise self._full(
+                raise full_error(
                     encoded,
+                    history.quota,
                     "too much is unsent; let the session sync (see status()), or raise the quota",
                 )
             self.loop_host.ensure_running()
             await anyio.sleep(FULL_PAUSE)
-
-    def _full(self, encoded: list[tuple[str, int]], why: str) -> JournalFull:
-        return JournalFull(
-            f"a batch of {count(len(encoded), 'item')} ({size_of(encoded)} bytes) was not stored: "
-            f"{why} (max_pending_items={self.options.max_pending_items}, "
-            f"max_pending_bytes={self.options.max_pending_bytes})"
-        )
 
     # -- the replicator --------------------------------------------------------------------------
 

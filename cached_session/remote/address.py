@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from cached_session.errors import InvalidArgument
 
-__all__ = ["check_url", "is_private", "other_server"]
+__all__ = ["check_url", "is_private"]
 
 
 def check_url(url: object) -> str:
@@ -54,12 +54,3 @@ def is_private(server: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def other_server(journal: str, known: str, server: str) -> str:
-    """Return the message for a journal that syncs with a server other than ``server``."""
-    return (
-        f"the journal {journal} syncs with {known}, and not with {server}: nothing was sent; use "
-        "another journal for this server, or pass move=True (--move on the command line) to send "
-        "everything in the journal to it"
-    )

@@ -6,7 +6,7 @@ import logging
 
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
-from cached_session.remote.address import other_server
+from cached_session.journal.tables.known_server import other_server
 from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
 

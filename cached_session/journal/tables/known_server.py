@@ -13,7 +13,7 @@ from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import requeue
 from cached_session.journal.tables.states import PARKED, SENT
 
-__all__ = ["KnownServer", "known_server", "switch_server"]
+__all__ = ["KnownServer", "known_server", "other_server", "switch_server"]
 
 
 def known_server(conn: sqlite3.Connection) -> str | None:
@@ -67,3 +67,12 @@ class KnownServer:
     async def switch(self, server: str, *, move: bool) -> str | None:
         """Record the server's URL. See `switch_server`."""
         return await self._runner.write(switch_server, server, move=move)
+
+
+def other_server(journal: str, known: str, server: str) -> str:
+    """Return the message for a journal that syncs with a server other than ``server``."""
+    return (
+        f"the journal {journal} syncs with {known}, and not with {server}: nothing was sent; use "
+        "another journal for this server, or pass move=True (--move on the command line) to send "
+        "everything in the journal to it"
+    )
