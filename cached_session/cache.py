@@ -22,7 +22,7 @@ from cached_session.engine.session_config import (
 from cached_session.errors import SessionClosed
 from cached_session.history.session_name import split_name
 from cached_session.journal import compaction
-from cached_session.models import CompactReport, Progress, Status, SyncReport
+from cached_session.models import CompactReport, Progress, SessionInfo, Status, SyncReport
 from cached_session.options import SyncOptions
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
@@ -137,14 +137,22 @@ class SessionCache:
         self._sessions.add(session)
         return session
 
-    async def sessions(self) -> list[str]:
-        """Return the ids of this prefix's sessions in the journal, in the order of their creation.
+    async def sessions(self) -> list[SessionInfo]:
+        """Return this prefix's sessions in the journal, the latest active first.
+
+        Each has its title, metadata, item count, last activity and sync state. A session without
+        any operation, such as one with a mistyped id that was only read, is not listed. The call
+        never waits for the network; its cost grows with the number of sessions.
 
         Raises:
             SessionClosed: the cache was closed.
             JournalError: the journal cannot be read.
         """
-        return [split_name(name)[1] for name in await self._own_names()]
+        engine = await self._ready()
+        found = [
+            info for info in await engine.journal.infos.all() if info.key_prefix == self.key_prefix
+        ]
+        return sorted(found, key=lambda info: info.last_activity or 0.0, reverse=True)
 
     async def sync(self, timeout: float | None = None) -> SyncReport:
         """Push and pull this prefix's sessions in the journal and all open session objects.

@@ -14,6 +14,7 @@ __all__ = [
     "ImportReport",
     "Progress",
     "Recall",
+    "SessionInfo",
     "State",
     "Status",
     "SyncReport",
@@ -115,6 +116,35 @@ class CompactReport:
     """Size of the journal file after the call, in bytes."""
     free_bytes: int
     """Bytes of ``bytes_after`` that are free. New rows use them first."""
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """The description of a session, read from the journal."""
+
+    session_id: str
+    key_prefix: str = ""
+    title: str | None = None
+    """The title; None if no device has set one."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values by their names, as `CachedSession.update_info` has set them on any device."""
+    items: int = 0
+    """Number of visible items in the journal."""
+    created_at: float | None = None
+    """Time when this journal first knew the session, in Unix seconds; None if it does not know
+    it."""
+    last_activity: float | None = None
+    """Time of the latest item, in Unix seconds by its writer's clock; None without an item."""
+    pending: int = 0
+    """Number of operations that the server has not acknowledged and that will be sent."""
+    parked: int = 0
+    """Number of operations that the server refuses."""
+
+    @property
+    def sync_state(self) -> Literal["synced", "pending", "parked"]:
+        """``parked`` if the server refuses an operation, else ``pending`` if operations wait to be
+        sent, else ``synced``."""
+        return "parked" if self.parked else "pending" if self.pending else "synced"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cached_session.engine import importer, network_calls
 from cached_session.engine.changes import Changes
+from cached_session.engine.describe import UNCHANGED, Unchanged, read_info, update_info
 from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
 from cached_session.engine.open_turns import OpenTurns
@@ -40,6 +41,7 @@ from cached_session.models import (
     ImportReport,
     Progress,
     Recall,
+    SessionInfo,
     Status,
     SyncReport,
     Turn,
@@ -537,25 +539,61 @@ class CachedSession:
 
     # -- entries, changes, search, parked operations ---------------------------------------------
 
-    async def entries(self, limit: int | None = None) -> list[Entry]:
+    async def entries(self, limit: int | None = None, before: Entry | None = None) -> list[Entry]:
         """Return the latest ``limit`` items (by default all) with their rank, run and sync state.
 
         The entries are in chronological order, and from one snapshot. The call never waits for the
-        network and fetches nothing.
+        network and fetches nothing. To read a history backwards in pages, pass the first entry of
+        the last page as ``before``: a page costs the same at any place of the history.
 
         Args:
             limit: zero or less returns an empty list. ``session_settings`` are not applied.
+            before: return items that precede this entry, which may be removed meanwhile. Their
+                ranks count back from the entry's rank, so pages of one history have equal ranks
+                even if older items arrive in between.
 
         Raises:
             SessionClosed: the session was closed.
-            InvalidArgument: ``limit`` is not an integer.
+            InvalidArgument: ``limit`` is not an integer, or ``before`` is not an entry.
             JournalError: the journal cannot be read.
         """
         engine = await self._ready()
         limit = items_limit(limit)
+        if before is not None:
+            position_of(before)
         if limit is not None and limit <= 0:
             return []
-        return await engine.journal.history.entries(self._name, limit)
+        return await engine.journal.history.entries(self._name, limit, before)
+
+    async def info(self) -> SessionInfo:
+        """Return the session's title, metadata, item count, last activity and sync state.
+
+        The call reads the journal only. Title and metadata that another device has set arrive with
+        the next pull.
+
+        Raises:
+            SessionClosed: the session was closed.
+            JournalError: the journal cannot be read.
+        """
+        return await read_info(await self._ready(), self._name)
+
+    async def update_info(
+        self, *, title: str | Unchanged | None = UNCHANGED, **metadata: Any
+    ) -> None:
+        """Set the title, or values of the metadata by their names; None removes one.
+
+        On return the change is durable in the journal. It is sent to the server and to every
+        device. If several devices set the same value, the last one counts. A clear removes neither
+        title nor metadata. Either all given values are stored, or none is.
+
+        Raises:
+            InvalidArgument: the title is not a text, a name has more than 256 characters, or a
+                value is not JSON or has more than 1 MiB; nothing is stored.
+            SessionClosed: the session was closed.
+            JournalError: the journal cannot be written; nothing is stored.
+        """
+        if await update_info(await self._ready(), self._name, title, metadata):
+            self._wrote()
 
     async def turns(self, limit: int | None = None) -> list[Turn]:
         """Return the latest ``limit`` turns (by default all), oldest first, with their entries.

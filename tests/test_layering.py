@@ -121,7 +121,7 @@ TIERS: dict[str, list[set[str]]] = {
         },
         {"first_read"},
         {"engine"},
-        {"changes", "importer", "network_calls"},
+        {"changes", "describe", "importer", "network_calls"},
     ],
     "cli": [
         {"config", "detect_format", "escape", "exit_codes"},

@@ -199,9 +199,12 @@ class History:
 
     # -- reading entries -------------------------------------------------------------------------
 
-    async def entries(self, session_id: str, limit: int | None) -> list[Entry]:
-        """Return the latest ``limit`` entries (None: all), oldest first."""
-        return await self._readers.read_aside(entry_rows.entries, session_id, limit)
+    async def entries(
+        self, session_id: str, limit: int | None, before: Entry | None = None
+    ) -> list[Entry]:
+        """Return the latest ``limit`` entries (None: all), oldest first; with ``before``, of those
+        that precede this entry."""
+        return await self._readers.read_aside(entry_rows.entries, session_id, limit, before)
 
     async def turns(self, session_id: str, limit: int | None) -> list[Turn]:
         """Return the latest ``limit`` turns (None: all), oldest first."""

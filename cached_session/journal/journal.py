@@ -28,6 +28,7 @@ from cached_session.journal.tables.pauses import PauseTable
 from cached_session.journal.tables.pull_state import Pulls
 from cached_session.journal.tables.retention_marks import RetentionMarks
 from cached_session.journal.tables.search_index import SearchIndex
+from cached_session.journal.tables.session_infos import SessionInfos
 from cached_session.journal.tables.sessions import Sessions
 from cached_session.journal.tables.status_counts import StatusCounts
 from cached_session.journal.thread_pool import ThreadPool
@@ -118,6 +119,7 @@ class Journal:
         self.search_index = SearchIndex(self)
         self.status = StatusCounts(self)
         self.marks = Marks(self)
+        self.infos = SessionInfos(self)
 
     def __repr__(self) -> str:
         return f"Journal({self.path!r})"

@@ -470,7 +470,9 @@ async def test_many_sessions_share_one_replicator(
         report = await cache.sync(timeout=PATIENCE)
         assert report.pending == 0
         assert len(server.agents()) == 30
-        assert set(await cache.sessions()) == {f"user-{number}" for number in range(30)}
+        assert {info.session_id for info in await cache.sessions()} == {
+            f"user-{number}" for number in range(30)
+        }
     async with httpx.AsyncClient(base_url=server.url) as http:
         assert len((await http.get("/v1/agents")).json()) == 30
     b = device.new("b", session_id="user-7", options=MANUAL)

@@ -41,7 +41,7 @@ async def test_the_default_journal_is_in_the_users_data_directory(data: Path) ->
     assert session.status().journal == str(place)
     await session.close()
     async with SessionCache() as cache:
-        assert await cache.sessions() == ["s"]
+        assert [info.session_id for info in await cache.sessions()] == ["s"]
 
 
 async def test_without_xdg_it_is_in_the_home_directory(

@@ -11,6 +11,7 @@ from cached_session import (
     CompactReport,
     Finding,
     SessionCache,
+    SessionInfo,
     Status,
     SyncOptions,
     SyncReport,
@@ -28,7 +29,7 @@ async def use(path: Path) -> None:
         assert_type(cache, SessionCache)
         session = cache.session("user-1", pop="confirmed")
         assert_type(session, CachedSession)
-        assert_type(await cache.sessions(), list[str])
+        assert_type(await cache.sessions(), list[SessionInfo])
         assert_type(await cache.sync(), SyncReport)
         assert_type(await cache.flush(timeout=1.5), None)
         assert_type(await cache.compact(), CompactReport)

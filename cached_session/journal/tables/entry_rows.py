@@ -33,6 +33,7 @@ STATE = (
     "AND w.counter = ops.counter)"
 )
 OPERATION = f"SELECT {PLACE}, said_ms, coalesce({STATE}, {ACKED}), {BODY} FROM ops"
+PRECEDING = f"{OPERATION} WHERE {SHOWN} AND ({PLACE}) <= (?, ?, ?, ?, ?, ?) ORDER BY {backwards()}"
 OPERATIONS = f"{OPERATION} WHERE {SHOWN} ORDER BY {backwards()}"
 
 
@@ -121,6 +122,26 @@ def entries_backwards(conn: sqlite3.Connection, session_id: str) -> Iterator[tup
                 yield entry, payload
 
 
+def _preceding(
+    conn: sqlite3.Connection, session_id: str, before: Entry
+) -> Iterator[tuple[Entry, bytes]]:
+    """Yield the entries that precede an entry, latest first, with ranks that count back from its
+    rank."""
+    row = session_row(conn, session_id)
+    if row is None:
+        return
+    *place, end = position_of(before)
+    rank = before.rank
+    for operation in conn.execute(PRECEDING, (row[0], *place)):
+        found = _Append(operation)
+        shown = [item for item in found.shown if found.place != tuple(place) or item[0] < end]
+        rank -= len(shown)
+        for offset in range(len(shown) - 1, -1, -1):
+            index, payload = shown[offset]
+            for entry in found.entry(rank + offset, index, payload):
+                yield entry, payload
+
+
 def ranked(
     conn: sqlite3.Connection, session: int, count: int, positions: Iterable[Position]
 ) -> Iterator[Entry]:
@@ -171,10 +192,18 @@ def turn_of(stamp: int, writer: str, counter: int) -> str:
     return f"{stamp:016x}-{writer}-{counter}"
 
 
-def entries(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[Entry]:
-    """Return the latest ``limit`` entries (None: all), oldest first."""
+def entries(
+    conn: sqlite3.Connection, session_id: str, limit: int | None, before: Entry | None = None
+) -> list[Entry]:
+    """Return the latest ``limit`` entries (None: all), oldest first; with ``before``, of those that
+    precede this entry."""
     # The limit counts only items that can be decoded, as in `get_items`.
-    found = [entry for entry, _ in islice(entries_backwards(conn, session_id), limit)]
+    rows = (
+        entries_backwards(conn, session_id)
+        if before is None
+        else _preceding(conn, session_id, before)
+    )
+    found = [entry for entry, _ in islice(rows, limit)]
     found.reverse()
     return found
 
