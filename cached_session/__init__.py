@@ -38,7 +38,7 @@ from cached_session.moving.dakera_import import import_dakera_export, import_dak
 from cached_session.moving.export import export_jsonl
 from cached_session.moving.file_import import import_jsonl, import_sqlite, import_sqlite_session
 from cached_session.moving.sqlite import list_sessions as sqlite_sessions
-from cached_session.options import SyncOptions
+from cached_session.options import SyncOptions, Window
 from cached_session.replication.audit import AuditReport
 from cached_session.session import CachedSession
 
@@ -73,6 +73,7 @@ __all__ = [
     "Turn",
     "Unauthorized",
     "UnreadableItem",
+    "Window",
     "WouldBlock",
     "diagnose",
     "export_jsonl",

@@ -23,7 +23,7 @@ from cached_session.errors import SessionClosed
 from cached_session.history.session_name import split_name
 from cached_session.journal import compaction
 from cached_session.models import CompactReport, Progress, SessionInfo, Status, SyncReport
-from cached_session.options import SyncOptions
+from cached_session.options import SyncOptions, Window
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
 from cached_session.runtime import Runtime
@@ -113,6 +113,7 @@ class SessionCache:
         content: Literal["text", "none"] = "text",
         hydrate: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
+        window: Window | None = None,
     ) -> CachedSession:
         """Return a session of this cache, without I/O; see `CachedSession` for the keywords.
 
@@ -132,6 +133,7 @@ class SessionCache:
             hydrate,
             on_progress,
             self.key_prefix,
+            window,
         )
         session = session_over(self._engine, config, is_closed=lambda: self._closed)
         self._sessions.add(session)

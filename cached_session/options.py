@@ -6,12 +6,69 @@ Arguments that change the meaning of a call are keywords of that call instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 from cached_session.errors import InvalidArgument
 
-__all__ = ["SyncOptions"]
+__all__ = ["SyncOptions", "Window", "estimate_tokens"]
+
+
+def estimate_tokens(item: Any) -> int:
+    """Return an estimate of the number of tokens of an item: one for four bytes of its JSON text,
+    rounded up."""
+    return -(-len(orjson.dumps(item, default=repr)) // 4)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Limits on the items that a model gets. A limit of None does not apply.
+
+    The window has the latest items. It consists of whole turns. If the latest turn alone exceeds a
+    limit, the items at its end are kept. The window never has the output of a tool without its
+    call, nor an item whose reasoning is cut off, so it may have fewer items than the limits allow.
+
+    Raises:
+        InvalidArgument: a limit is not an integer above zero, or no limit is given.
+    """
+
+    items: int | None = None
+    """Maximum number of items."""
+    turns: int | None = None
+    """Maximum number of turns."""
+    tokens: int | None = None
+    """Maximum number of tokens, as `count_tokens` counts them."""
+    count_tokens: Callable[[Any], int] = estimate_tokens
+    """A function that returns the number of tokens of an item. It runs in a thread."""
+
+    def __post_init__(self) -> None:
+        limits = (self.items, self.turns, self.tokens)
+        if all(limit is None for limit in limits):
+            raise InvalidArgument("a Window needs a limit: items, turns or tokens")
+        for limit in limits:
+            if limit is not None and (type(limit) is not int or limit < 1):
+                raise InvalidArgument(f"the limit {limit!r:.80} of a Window must be at least 1")
+        if not callable(self.count_tokens):
+            raise InvalidArgument(f"count_tokens={self.count_tokens!r:.80} must be a function")
+
+    def count(self, item: Any) -> int:
+        """Return the number of tokens of an item.
+
+        Raises:
+            InvalidArgument: `count_tokens` failed, or did not return a number of tokens.
+        """
+        try:
+            found = self.count_tokens(item)
+        except Exception as error:
+            raise InvalidArgument(
+                f"count_tokens raised {type(error).__name__}: {error!s:.200}"
+            ) from error
+        if type(found) is not int or found < 0:
+            raise InvalidArgument(f"count_tokens returned {found!r:.80}, not a number of tokens")
+        return found
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from cached_session.engine.sdk_compaction import CompactionHooks, Snapshot
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
+    check_window,
     checked_items,
     dots_of,
     items_limit,
@@ -31,6 +32,7 @@ from cached_session.errors import InvalidArgument, SessionClosed
 from cached_session.history.ops import TurnKey
 from cached_session.history.session_name import quoted_name
 from cached_session.history.tool_calls import read_batch
+from cached_session.history.windows import drop_orphans
 from cached_session.journal import search
 from cached_session.journal.sqlite.codec import decode_rows, encode_items
 from cached_session.journal.tables.change_cursor import ChangeCursor
@@ -46,7 +48,7 @@ from cached_session.models import (
     SyncReport,
     Turn,
 )
-from cached_session.options import SyncOptions
+from cached_session.options import SyncOptions, Window
 from cached_session.paths import journal_path
 from cached_session.remote.connect import RemoteSpec
 from cached_session.replication.audit import AuditReport
@@ -95,6 +97,7 @@ class CachedSession:
         options: SyncOptions = DEFAULTS,
         on_progress: Callable[[Progress], None] | None = None,
         key_prefix: str = "",
+        window: Window | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         """Make a session that uses an existing client, or no server.
@@ -118,6 +121,7 @@ class CachedSession:
             on_progress: called after each page of a first hydration.
             key_prefix: the application of the session: the same id under two prefixes is two
                 sessions, with two histories. At most 200 characters; empty by default.
+            window: limits on the items that `get_items` returns; None for no limits.
             runtime: clock, randomness and ids; for tests.
 
         Raises:
@@ -133,6 +137,7 @@ class CachedSession:
             hydrate,
             on_progress,
             key_prefix,
+            window,
         )
         self._set_up(config, _acquire(config, journal, options, runtime))
 
@@ -152,6 +157,7 @@ class CachedSession:
         on_progress: Callable[[Progress], None] | None = None,
         key_prefix: str = "",
         move: bool = False,
+        window: Window | None = None,
         runtime: Runtime | None = None,
     ) -> CachedSession:
         """Make a session that uses the Dakera server at ``url``.
@@ -177,6 +183,7 @@ class CachedSession:
             hydrate,
             on_progress,
             key_prefix,
+            window,
         )
         session = cls.__new__(cls)
         session._set_up(config, _acquire(config, journal, options, runtime))
@@ -202,6 +209,7 @@ class CachedSession:
         self._confirmed = config.pop == "confirmed"
         self._private = config.content == "none"
         self._hydrate = config.hydrate
+        self._window = config.window
         self._on_progress = config.on_progress
         self._following = False
         self._owns_share = is_cache_closed is None
@@ -221,8 +229,13 @@ class CachedSession:
 
     # -- the Session protocol --------------------------------------------------------------------
 
-    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
+    async def get_items(
+        self, limit: int | None = None, *, window: Window | None = None
+    ) -> list[TResponseInputItem]:
         """Return the latest ``limit`` items in chronological order; without a limit, all items.
+
+        A result that is limited never has the output of a tool whose call is cut off, so it may
+        have fewer items. With a window, the result has the latest items that fit it.
 
         The call does not wait for the network, with one exception: the first read of a session that
         this journal does not know waits for the server's history, at most ``hydrate_timeout``. The
@@ -230,10 +243,12 @@ class CachedSession:
 
         Args:
             limit: overrides ``session_settings.limit``; zero or less returns an empty list.
+            window: overrides the window of the constructor. If a limit is given too, both apply.
 
         Raises:
             SessionClosed: the session was closed.
-            InvalidArgument: ``limit`` is not an integer, or the journal syncs with another server.
+            InvalidArgument: ``limit`` is not an integer, ``window`` is not a `Window`, its function
+                `count_tokens` failed, or the journal syncs with another server.
             JournalError: the journal cannot be read.
         """
         # This inlines `_ready`: another coroutine costs a twentieth of a read of 20 items.
@@ -251,7 +266,13 @@ class CachedSession:
             if self._hydrate:
                 await engine.hydration.wait(self._name, limit, self._on_progress)
             engine.touch(self._name)
-        return await engine.journal.history.items(self._name, limit)
+        check_window(window)
+        window = window or self._window
+        if window is not None:
+            found = await engine.journal.history.windowed(self._name, window)
+            return found if limit is None else drop_orphans(found[-limit:])
+        items = await engine.journal.history.items(self._name, limit)
+        return items if limit is None else drop_orphans(items)
 
     async def add_items(self, items: Sequence[TResponseInputItem]) -> None:
         """Append a batch of items.

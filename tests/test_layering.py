@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
 TIERS: dict[str, list[set[str]]] = {
     "history": [
         {"clock", "item_text", "ranges", "session_name", "tool_calls"},
-        {"frontier", "ids"},
+        {"frontier", "ids", "windows"},
         {"session_ref"},
         {"ops"},
         {"order", "parts", "turns"},

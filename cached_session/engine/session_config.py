@@ -10,13 +10,14 @@ from cached_session.errors import InvalidArgument
 from cached_session.history.ops import Dot
 from cached_session.history.session_name import session_name
 from cached_session.models import Entry, Progress
-from cached_session.options import SyncOptions
+from cached_session.options import SyncOptions, Window
 from cached_session.remote.connect import RemoteSpec
 
 __all__ = [
     "SessionConfig",
     "check_key_prefix",
     "check_options_type",
+    "check_window",
     "checked_items",
     "dots_of",
     "items_limit",
@@ -52,6 +53,7 @@ class SessionConfig:
     hydrate: bool = True
     on_progress: Callable[[Progress], None] | None = None
     key_prefix: str = ""
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         session_id: object = self.session_id
@@ -60,6 +62,7 @@ class SessionConfig:
                 f"session_id={self.session_id!r} must be a string that is not empty"
             )
         check_key_prefix(self.key_prefix)
+        check_window(self.window)
         if self.pop not in ("local", "confirmed"):
             raise InvalidArgument(f"pop={self.pop!r} is not known; use 'local' or 'confirmed'")
         if self.content not in ("text", "none"):
@@ -150,6 +153,16 @@ def items_limit(limit: object) -> int | None:
     if not isinstance(limit, int):
         raise InvalidArgument(f"limit={limit!r} must be a whole number or None")
     return min(int(limit), MOST_ITEMS)
+
+
+def check_window(window: object) -> None:
+    """Check the ``window`` argument of a public call.
+
+    Raises:
+        InvalidArgument: it is neither a `Window` nor None.
+    """
+    if window is not None and not isinstance(window, Window):
+        raise InvalidArgument(f"window={window!r:.80} must be a Window, such as Window(turns=20)")
 
 
 def checked_items(items: object) -> list[Any]:

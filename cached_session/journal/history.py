@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from cached_session.history import windows
 from cached_session.history.ops import Dot, Mark, TurnKey
 from cached_session.history.turns import TurnChoice
 from cached_session.journal import get_items, search
@@ -31,6 +32,7 @@ from cached_session.journal.tables.writes import NEW_TURN, Author, LastWrite, Po
 from cached_session.journal.tail_cache import Tail, TailCache
 from cached_session.journal.writer import Writer
 from cached_session.models import Change, Entry, Turn
+from cached_session.options import Window
 
 __all__ = ["History"]
 
@@ -206,6 +208,10 @@ class History:
         that precede this entry."""
         return await self._readers.read_aside(entry_rows.entries, session_id, limit, before)
 
+    async def windowed(self, session_id: str, window: Window) -> list[Any]:
+        """Return the latest items within a window, oldest first. The read runs in a thread."""
+        return await self._readers.read_aside(_windowed, session_id, window)
+
     async def turns(self, session_id: str, limit: int | None) -> list[Turn]:
         """Return the latest ``limit`` turns (None: all), oldest first."""
         return await self._readers.read_aside(entry_rows.turns, session_id, limit)
@@ -285,6 +291,17 @@ def append_within_quota(
     return writes.append(
         conn, author, session_id, encoded, private=private, choice=choice, last=last
     )
+
+
+def _windowed(conn: sqlite3.Connection, session_id: str, window: Window) -> list[Any]:
+    with item_rows.snapshot(conn):
+        return windows.fit(
+            entry_rows.turns_backwards(conn, session_id),
+            most_items=window.items,
+            most_turns=window.turns,
+            most_tokens=window.tokens,
+            count=window.count,
+        )
 
 
 def _unchanged(conn: sqlite3.Connection, cache: TailCache, session_id: str) -> Tail | None:

@@ -26,6 +26,7 @@ __all__ = [
     "run_of",
     "turn_of",
     "turns",
+    "turns_backwards",
 ]
 
 STATE = (
@@ -219,6 +220,14 @@ def turns(conn: sqlite3.Connection, session_id: str, limit: int | None) -> list[
             found.append([])
         found[-1].append(entry)
     return [Turn(turn[0].turn, tuple(reversed(turn))) for turn in reversed(found)]
+
+
+def turns_backwards(conn: sqlite3.Connection, session_id: str) -> Iterator[list[Any]]:
+    """Yield the items of each turn in their order, the latest turn first."""
+    for _, group in groupby(entries_backwards(conn, session_id), key=lambda row: row[0].turn):
+        items = [entry.item for entry, _ in group]
+        items.reverse()
+        yield items
 
 
 def entries_at(
