@@ -61,6 +61,7 @@ class SessionCache:
         api_key: str | None = None,
         client: AsyncDakeraClient | None = None,
         key_prefix: str = "",
+        move: bool = False,
         options: SyncOptions = DEFAULTS,
         runtime: Runtime | None = None,
     ) -> None:
@@ -75,6 +76,9 @@ class SessionCache:
             key_prefix: the application of the sessions: the same id under two prefixes is two
                 sessions, with two histories. At most 200 characters; empty by default. Caches with
                 different prefixes may use one journal.
+            move: whether the journal may move to this server. A journal belongs to one server: if
+                it syncs with a server at another address, the first call raises `InvalidArgument`
+                and sends nothing. With True, everything in it is sent to this server.
             options: intervals, limits, timeouts, durability, for all sessions. If this process
                 already has the journal open, the options of the first object are used.
             runtime: clock, randomness and ids; for tests.
@@ -86,7 +90,7 @@ class SessionCache:
         check_options_type(options)
         check_key_prefix(key_prefix)
         self.key_prefix = key_prefix
-        self._spec = RemoteSpec.make(url, api_key, client)
+        self._spec = RemoteSpec.make(url, api_key, client, move=move)
         self._engine = Engine.acquire(
             journal_path(journal), self._spec, options, runtime or Runtime()
         )
@@ -270,6 +274,7 @@ class SessionCache:
         self._check_open()
         await self._engine.open()
         if self._spec is not None:
+            await self._engine.accepted.check(self._spec)
             self._engine.loop_host.ensure_running()
         return self._engine
 

@@ -15,9 +15,11 @@ from cached_session.engine.changes import Changes
 from cached_session.engine.engine import Engine
 from cached_session.engine.importer import Source
 from cached_session.engine.open_turns import OpenTurns
+from cached_session.engine.sdk_compaction import CompactionHooks, Snapshot
 from cached_session.engine.session_config import (
     SessionConfig,
     check_options_type,
+    checked_items,
     dots_of,
     items_limit,
     position_of,
@@ -147,14 +149,17 @@ class CachedSession:
         options: SyncOptions = DEFAULTS,
         on_progress: Callable[[Progress], None] | None = None,
         key_prefix: str = "",
+        move: bool = False,
         runtime: Runtime | None = None,
     ) -> CachedSession:
         """Make a session that uses the Dakera server at ``url``.
 
         The constructor describes the other arguments. The background task connects when it first
-        needs the server; the session owns the connection. A journal belongs to one server at a
-        time. If ``url`` is another address than before and its server answers, everything in the
-        journal is sent to this server.
+        needs the server; the session owns the connection.
+
+        A journal belongs to one server. If it syncs with a server at another address, the first
+        call raises `InvalidArgument` and sends nothing. With ``move=True``, the journal moves:
+        everything in it is sent to this server, once the server answers.
 
         Raises:
             InvalidArgument: ``url`` is not an http or https address, or another argument is wrong.
@@ -163,7 +168,7 @@ class CachedSession:
             raise InvalidArgument("url=None is not the address of a server; use http://host:port")
         config = SessionConfig(
             session_id,
-            RemoteSpec.make(url, api_key, None),
+            RemoteSpec.make(url, api_key, None, move=move),
             sdk_settings(session_settings),
             pop,
             content,
@@ -201,6 +206,7 @@ class CachedSession:
         self._is_cache_closed = is_cache_closed
         self._engine = engine
         self._turns = OpenTurns((engine.number, config.name))
+        self._compaction = CompactionHooks()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -225,7 +231,7 @@ class CachedSession:
 
         Raises:
             SessionClosed: the session was closed.
-            InvalidArgument: ``limit`` is not an integer.
+            InvalidArgument: ``limit`` is not an integer, or the journal syncs with another server.
             JournalError: the journal cannot be read.
         """
         # This inlines `_ready`: another coroutine costs a twentieth of a read of 20 items.
@@ -237,6 +243,8 @@ class CachedSession:
         if limit is not None and limit <= 0:
             return []
         if self._spec is not None:
+            if engine.accepted.url != self._spec.server:
+                await engine.accepted.check(self._spec)
             self._attend()
             if self._hydrate:
                 await engine.hydration.wait(self._name, limit, self._on_progress)
@@ -259,21 +267,22 @@ class CachedSession:
         the assistant and no call is unanswered. Otherwise it opens a turn, at the end.
 
         Raises:
-            InvalidArgument: an item cannot be encoded as JSON; nothing of the batch is stored.
+            InvalidArgument: ``items`` is not a sequence of JSON objects, or an item cannot be
+                encoded as JSON; nothing of the batch is stored.
             SessionClosed: the session was closed (also for an empty batch).
             JournalFull: the disk is full, or the quota of unsent work (`SyncOptions`) was used up
                 and nothing was acknowledged in time; nothing of the batch is stored.
             JournalError: the journal cannot be written; nothing of the batch is stored.
         """
         self._check_open()
-        if items:
-            await self._append(items)
+        batch = checked_items(items)
+        if batch:
+            await self._append(batch)
 
     async def _append(
-        self, items: Sequence[TResponseInputItem], replaced: Sequence[Entry] = ()
+        self, batch: Sequence[TResponseInputItem], replaced: Sequence[Entry] = ()
     ) -> None:
         """Append a batch to the turn that it joins, and pop the items that it replaces."""
-        batch = list(items)
         encoded = encode_items(batch)
         engine = await self._ready()
         async with self._turns.append(read_batch(batch), replaced) as joined:
@@ -385,15 +394,45 @@ class CachedSession:
         """
         replaced = list(entries)
         removed = [position_of(entry) for entry in replaced]
-        if items or not removed:
+        batch = checked_items(items)
+        if batch or not removed:
             self._check_open()
-            if items:
-                await self._append(items, replaced)
+            if batch:
+                await self._append(batch, replaced)
             return
         engine = await self._ready()
         await engine.journal.history.remove(engine.author(), self._name, removed)
         self._turns.removed(replaced)
         self._wrote()
+
+    # The Agents SDK looks up the next three methods by name when it compacts a history.
+
+    async def _get_compaction_snapshot(
+        self, limit: int, *, prune_prefix: Callable[[Any], bool] | None = None
+    ) -> Snapshot | None:
+        """Return the latest ``limit`` items with a function that replaces a suffix of them: see
+        `CompactionHooks.snapshot`. A subclass may convert items, so it must define its own hook."""
+        if type(self) is not CachedSession:
+            return None
+        return await self._compaction.snapshot(self, limit, self._oldest_items, prune_prefix)
+
+    async def _read_compaction_items(self, limit: int | None) -> tuple[list[Any], bool]:
+        """Return the items that a compaction on request summarises: see `CompactionHooks.read`."""
+        default = settings_limit(self.session_settings)
+        return await self._compaction.read(self, limit, default)
+
+    async def _atomic_replace_items(self, items: list[Any]) -> bool:
+        """Replace the items that a compaction has read, in one transaction."""
+        if type(self) is not CachedSession:
+            return False
+        await self._compaction.replace_all(self, items)
+        return True
+
+    async def _oldest_items(self) -> list[Any]:
+        """Return the oldest item of the session; an empty list if it has none."""
+        engine = await self._ready()
+        async with engine.journal.history.stream(self._name) as fetch:
+            return decode_rows(await fetch(1))
 
     async def import_items(
         self,
@@ -747,6 +786,7 @@ class CachedSession:
         if not engine.journal.is_open:
             await engine.open()
         if self._spec is not None:
+            await engine.accepted.check(self._spec)
             self._attend()
         return engine
 

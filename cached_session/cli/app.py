@@ -15,6 +15,7 @@ from cached_session.cli.common import (
     Journal,
     Json,
     KeyPrefix,
+    Move,
     Sessions,
     Url,
     run,
@@ -125,6 +126,7 @@ def sync(
         ),
     ] = None,
     as_json: Json = False,
+    move: Move = False,
     journal: Journal = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -135,7 +137,7 @@ def sync(
 ) -> None:
     """Send unsent operations, fetch those of other devices, and print the result."""
     settings = settings_of(context, journal, url, api_key, key_prefix)
-    run(commands.sync(session or [], settings, timeout=timeout, as_json=as_json))
+    run(commands.sync(session or [], settings, timeout=timeout, as_json=as_json, move=move))
 
 
 @app.command()

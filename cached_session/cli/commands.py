@@ -139,7 +139,7 @@ def _print(entries: list[Entry], *, raw: bool, unfold: bool) -> None:
 
 
 async def sync(
-    session_ids: list[str], settings: Settings, *, timeout: float, as_json: bool
+    session_ids: list[str], settings: Settings, *, timeout: float, as_json: bool, move: bool
 ) -> None:
     """Sync sessions and print the results; as JSON, only the reports of successful syncs.
 
@@ -147,7 +147,7 @@ async def sync(
         SyncError: the server did not accept or send everything in time.
     """
     started = time.monotonic()
-    async with open_online(settings, new=bool(session_ids)) as sessions:
+    async with open_online(settings, new=bool(session_ids), move=move) as sessions:
         known = sessions.all()
         given = [sessions.session(session_id) for session_id in dict.fromkeys(session_ids)]
         chosen = given or known

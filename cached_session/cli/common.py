@@ -43,6 +43,12 @@ ApiKey = Annotated[
         "other users of this machine can see command lines.",
     ),
 ]
+Move = Annotated[
+    bool,
+    typer.Option(
+        "--move", help="Send a journal that syncs with another server completely to this one."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sessions = Annotated[
     list[str] | None,
@@ -103,8 +109,9 @@ def open_existing(settings: Settings, *, syncing: bool = False) -> JournalSessio
     )
 
 
-def open_online(settings: Settings, *, new: bool = False) -> JournalSessions:
-    """Open a journal that syncs with the server; with ``new`` it may be created."""
+def open_online(settings: Settings, *, new: bool = False, move: bool = False) -> JournalSessions:
+    """Open a journal that syncs with the server; with ``new`` it may be created, and with ``move``
+    it may move to this server."""
     url = settings.url
     if not url:
         raise InvalidArgument(
@@ -113,7 +120,9 @@ def open_online(settings: Settings, *, new: bool = False) -> JournalSessions:
         )
     path = settings.journal if new else _existing_journal(settings)
     return JournalSessions(
-        lambda prefix: SessionCache(path, url=url, api_key=settings.api_key, key_prefix=prefix),
+        lambda prefix: SessionCache(
+            path, url=url, api_key=settings.api_key, key_prefix=prefix, move=move
+        ),
         settings.key_prefix,
     )
 

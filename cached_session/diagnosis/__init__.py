@@ -124,8 +124,8 @@ def _server_changed(last: str, server: str) -> Finding:
         "server",
         "warn",
         f"the journal synced last with {last}, not with {server}",
-        "if you want to move it, a sync sends everything in it to the new server; if not, fix the "
-        "address",
+        "to move the journal, run cached-session sync --move, which sends everything in it to the "
+        "new server; if you do not want to move it, fix the address",
     )
 
 

@@ -15,20 +15,20 @@ from filelock import BaseFileLock, FileLock
 
 from cached_session import fork_safety, telemetry
 from cached_session.engine import status_report
+from cached_session.engine.accepted_server import AcceptedServer
 from cached_session.engine.first_read import Hydration
 from cached_session.engine.loop_host import LoopHost
 from cached_session.engine.notifier import Notifier
 from cached_session.engine.open_turns import JoinedAppend
 from cached_session.engine.status_report import Viewpoint
-from cached_session.errors import InvalidArgument, JournalError, JournalFull, SessionClosed
+from cached_session.errors import InvalidArgument, JournalError, SessionClosed
 from cached_session.history.ops import Dot
-from cached_session.humanize import count
 from cached_session.journal.journal import MEMORY, Journal
-from cached_session.journal.quota import size_of
+from cached_session.journal.quota import full_error
 from cached_session.journal.tables.writes import Author
 from cached_session.models import Status
 from cached_session.options import SyncOptions
-from cached_session.paths import default_journal
+from cached_session.paths import make_default_directory
 from cached_session.remote.connect import RemoteSpec, remove_spec
 from cached_session.replication.context import Context, log
 from cached_session.replication.replicator import Replicator
@@ -66,6 +66,7 @@ class Engine:
             max_pending_bytes=options.max_pending_bytes,
             on_replaced=self._replaced,
         )
+        self.accepted = AcceptedServer(self.journal)
         self._users = 0
         self._specs: list[RemoteSpec] = []
         self._gap_patience_ms = int(options.hole_patience * 1000)
@@ -162,7 +163,7 @@ class Engine:
                     # lock.
                     self._file_lock.release(force=True)
                 await self.journal.close()
-            elif self.spec is not None:
+            elif self.spec is not None and self.accepted.url == self.spec.server:
                 self.loop_host.ensure_running()
 
     @property
@@ -172,17 +173,28 @@ class Engine:
 
     def author(self) -> Author:
         """Return the author of an operation that is written now: writer id, time and run gap."""
-        return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+        gap_ms = int(self.options.run_gap * 1000)
+        return Author(self.writer, self.runtime.wall_ms(), gap_ms, self._renew_writer)
+
+    def _renew_writer(self, claimed: str) -> str:
+        """Return a writer id other than ``claimed``, which this process uses from now on."""
+        if self.writer == claimed:
+            self._take_writer()
+        return self.writer
+
+    def _take_writer(self) -> None:
+        self.writer = self.runtime.writer()
+        replicator = self.loop_host.replicator()
+        if replicator is not None:
+            replicator.context.writer = self.writer
 
     def _replaced(self) -> tuple[str, str]:
         """Take a new writer id, because another file has replaced the journal.
 
         Return the old and the new writer id.
         """
-        retired, self.writer = self.writer, self.runtime.writer()
-        replicator = self.loop_host.replicator()
-        if replicator is not None:
-            replicator.context.writer = self.writer
+        retired = self.writer
+        self._take_writer()
         self.hydration.forget()
         return retired, self.writer
 
@@ -192,22 +204,14 @@ class Engine:
         """Open the journal. Create the default directory if the journal's path is the default."""
         if self.journal.is_open and self.journal.history.beginning is not None:
             return
-        self._make_default_directory()
+        make_default_directory(self.path)
         await self.journal.history.begin()
 
     def open_blocking(self) -> None:
         """Open the journal without an event loop."""
         if not self.journal.is_open:
-            self._make_default_directory()
+            make_default_directory(self.path)
             self.journal.history.begin_blocking()
-
-    def _make_default_directory(self) -> None:
-        if self.path == str(Path(default_journal()).absolute()):
-            try:
-                Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError:
-                # Opening the file fails as well, with an error that names the path.
-                log.debug("cannot make the default directory", exc_info=True)
 
     async def append(
         self,
@@ -241,24 +245,19 @@ class Engine:
             stored=joined.stored,
         ):
             if not history.quota.could_ever_hold(encoded):
-                raise self._full(
+                raise full_error(
                     encoded,
+                    history.quota,
                     "it is larger than the quota of unsent items; split it, or raise the quota",
                 )
             if options.when_full == "reject" or self.runtime.monotonic() >= until:
-                raise self._full(
+                raise full_error(
                     encoded,
+                    history.quota,
                     "too much is unsent; let the session sync (see status()), or raise the quota",
                 )
             self.loop_host.ensure_running()
             await anyio.sleep(FULL_PAUSE)
-
-    def _full(self, encoded: list[tuple[str, int]], why: str) -> JournalFull:
-        return JournalFull(
-            f"a batch of {count(len(encoded), 'item')} ({size_of(encoded)} bytes) was not stored: "
-            f"{why} (max_pending_items={self.options.max_pending_items}, "
-            f"max_pending_bytes={self.options.max_pending_bytes})"
-        )
 
     # -- the replicator --------------------------------------------------------------------------
 
@@ -266,7 +265,15 @@ class Engine:
         await self.open()
         remote = await spec.open(self.options, self.journal.offload)
         telemetry.watch(self)
-        context = Context(self.journal, remote, self.options, self.runtime, self.writer)
+        context = Context(
+            self.journal,
+            remote,
+            self.options,
+            self.runtime,
+            self.writer,
+            self._renew_writer,
+            move=spec.move,
+        )
         replicator = Replicator(
             context, self._lock_file(), on_pulled=self._on_pulled, on_pushed=self.news.wake
         )

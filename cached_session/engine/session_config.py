@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "SessionConfig",
     "check_key_prefix",
     "check_options_type",
+    "checked_items",
     "dots_of",
     "items_limit",
     "position_of",
@@ -24,6 +25,8 @@ __all__ = [
     "settings_limit",
 ]
 
+EXAMPLE = "[{'role': 'user', 'content': 'hello'}]"
+"""A list of items, for error messages."""
 MOST_ITEMS = 1 << 40
 """Largest limit that a query gets: more items than any journal has, and less than SQLite's largest
 integer."""
@@ -147,6 +150,27 @@ def items_limit(limit: object) -> int | None:
     if not isinstance(limit, int):
         raise InvalidArgument(f"limit={limit!r} must be a whole number or None")
     return min(int(limit), MOST_ITEMS)
+
+
+def checked_items(items: object) -> list[Any]:
+    """Return a batch of items as a list. The error message does not quote an item.
+
+    Raises:
+        InvalidArgument: ``items`` is no sequence of JSON objects, but one item or a text.
+    """
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise InvalidArgument(
+            f"pass a list of items, such as {EXAMPLE}, not {type(items).__name__}; "
+            "nothing was stored"
+        )
+    batch = list(items)
+    for index, item in enumerate(batch):
+        if not isinstance(item, dict):
+            raise InvalidArgument(
+                f"item {index} must be a dict, as in {EXAMPLE}, not {type(item).__name__}; "
+                "no item of the batch was stored"
+            )
+    return batch
 
 
 def position_of(entry: object) -> tuple[Dot, int]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from cached_session.errors import JournalFull
+from cached_session.humanize import count
 from cached_session.journal.sqlite.tracked_connection import data_version, queued
 from cached_session.journal.tables.states import PARKED
 
-__all__ = ["Quota", "size_of"]
+__all__ = ["Quota", "full_error", "size_of"]
 
 UNSENT = (
     "SELECT coalesce(sum(live), 0), coalesce(sum(CASE live WHEN 0 THEN 0 ELSE bytes END), 0) "
@@ -89,3 +91,11 @@ class Quota:
 def size_of(encoded: Sequence[tuple[str, int]]) -> int:
     """Return the size of a batch in bytes."""
     return sum([len(text.encode(errors="replace")) for text, _ in encoded])
+
+
+def full_error(encoded: Sequence[tuple[str, int]], quota: Quota, why: str) -> JournalFull:
+    """Return the error for a batch that the quota does not admit."""
+    return JournalFull(
+        f"a batch of {count(len(encoded), 'item')} ({size_of(encoded)} bytes) was not stored: "
+        f"{why} (max_pending_items={quota.most_items}, max_pending_bytes={quota.most_bytes})"
+    )

@@ -23,6 +23,7 @@ from cached_session.journal.connections import Connections, end_transaction
 from cached_session.journal.idle_work import FileMoved, IdleWork, Uncommitted
 from cached_session.journal.sqlite.awaiting import ShieldedFuture, shielded
 from cached_session.journal.sqlite.db_errors import is_locked, journal_error
+from cached_session.journal.start_thread import start_thread
 from cached_session.journal.thread_pool import ThreadPool
 
 __all__ = ["Writer"]
@@ -197,11 +198,7 @@ class Writer:
                 )
             if self._threaded:
                 if self._thread is None:
-                    # A daemon: a program that never closes its session must still be able to end.
-                    self._thread = threading.Thread(
-                        target=self._live, name="cached-session-journal", daemon=True
-                    )
-                    self._thread.start()
+                    self._thread = start_thread(self._live, self._connections.path)
                 self._waiting.put(job)
                 return
         self._run_group([job])

@@ -28,20 +28,26 @@ class RemoteSpec:
     server: str
     api_key: str | None = field(default=None, repr=False)
     client: Any = field(default=None, repr=False, compare=False)
+    move: bool = field(default=False, compare=False)
+    """True if a journal that syncs with another server may move to this one."""
 
     @classmethod
-    def make(cls, url: object, api_key: object, client: object) -> RemoteSpec | None:
+    def make(
+        cls, url: object, api_key: object, client: object, *, move: object = False
+    ) -> RemoteSpec | None:
         """Validate a constructor's arguments; return None for local-only use.
 
         Raises:
             InvalidArgument: an argument is invalid, or two arguments exclude each other.
         """
+        if not isinstance(move, bool):
+            raise InvalidArgument(f"move={move!r:.80} must be True or False")
         if client is not None:
             if url is not None or api_key is not None:
                 raise InvalidArgument("pass either client or url and api_key, not both")
             server = check_client(client)
             _warn_of_plain_http(server, getattr(client, "api_key", None))
-            return cls(server, client=client)
+            return cls(server, client=client, move=move)
         if url is None:
             if api_key is not None:
                 raise InvalidArgument(
@@ -55,7 +61,7 @@ class RemoteSpec:
             raise InvalidArgument("api_key must be a string of printable ASCII characters or None")
         server = check_url(url)
         _warn_of_plain_http(server, api_key)
-        return cls(server, api_key or None)
+        return cls(server, api_key or None, move=move)
 
     def is_same_server(self, other: RemoteSpec) -> bool:
         """Return whether both settings use the same server and the same key.

@@ -48,6 +48,10 @@ class Context:
     runtime: Runtime
     writer: str
     """The writer id of the operations that replication itself creates (confirmed pops)."""
+    renew_writer: Callable[[str], str] | None = None
+    """A function that gives this process another writer id than the given one, and returns it."""
+    move: bool = False
+    """True if a journal that syncs with another server may move to this one."""
     live_claims: set[tuple[str, Dot, int]] = field(default_factory=set)
     """The claims of confirmed pops under way, as (session id, dot, index of the item)."""
     listing_checkpoints: dict[str, ListingCheckpoint] = field(default_factory=dict)
@@ -61,7 +65,7 @@ class Context:
         self._clock = SteadyClock(self.runtime)
         self.push_state = PushState(self.options)
         self.pauses = Pauses(self.journal, self.options, self.runtime.random, self.now_ms)
-        self._server_check = ServerCheck(self.journal, self.remote)
+        self._server_check = ServerCheck(self.journal, self.remote, move=self.move)
         self._locks: weakref.WeakValueDictionary[tuple[str, str], anyio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -76,7 +80,8 @@ class Context:
 
     def author(self) -> Author:
         """Return the writer and time of an operation that is written now."""
-        return Author(self.writer, self.runtime.wall_ms(), int(self.options.run_gap * 1000))
+        gap_ms = int(self.options.run_gap * 1000)
+        return Author(self.writer, self.runtime.wall_ms(), gap_ms, self.renew_writer)
 
     def record_progress(self, session_id: str, progress: ListingProgress) -> None:
         """Record the progress after a finished scan of a session's listing."""
@@ -96,7 +101,8 @@ class Context:
         """Check once whether this is the server that the journal knows; see `ServerCheck`.
 
         Raises:
-            RemoteError: the journal knows another server, and the new server does not answer.
+            RemoteError: the journal knows another server, and may not move to this server, or this
+                server does not answer.
         """
         await self._server_check.run(session_id)
 

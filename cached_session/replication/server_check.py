@@ -6,6 +6,8 @@ import logging
 
 from cached_session.history.session_ref import SessionRef
 from cached_session.journal.journal import Journal
+from cached_session.journal.tables.known_server import other_server
+from cached_session.remote.errors import RemoteError, Scope, Verdict
 from cached_session.remote.protocol import Remote
 
 __all__ = ["ServerCheck"]
@@ -16,7 +18,8 @@ log = logging.getLogger("cached_session.replication")
 class ServerCheck:
     """The comparison of the server in use with the server that the journal knows."""
 
-    def __init__(self, journal: Journal, remote: Remote) -> None:
+    def __init__(self, journal: Journal, remote: Remote, *, move: bool = False) -> None:
+        self._move = move
         self._journal = journal
         self._remote = remote
         self._is_done = False
@@ -28,18 +31,21 @@ class ServerCheck:
         check has succeeded once, later calls do nothing.
 
         Raises:
-            RemoteError: this is not the server that the journal knows, and this server does not
-                answer.
+            RemoteError: this is not the server that the journal knows, and the journal may not move
+                to this server, or this server does not answer.
         """
         if self._is_done:
             return
         server = self._remote.server
         known = await self._journal.known_server.url()
-        if known is not None and known != server:
+        if known is not None and known != server and self._move:
             agent = SessionRef.of(session_id).agent
             await self._remote.list_memories(agent, offset=0, limit=1)
         if known != server:
-            replaced = await self._journal.known_server.switch(server)
+            replaced = await self._journal.known_server.switch(server, move=self._move)
+            if replaced is not None and not self._move:
+                reason = other_server(self._journal.path, replaced, server)
+                raise RemoteError(Verdict.DENIED, reason, Scope.SERVER)
             if replaced is not None:
                 log.warning("the journal syncs with %s instead of %s from now on", server, replaced)
         self._is_done = True

@@ -548,8 +548,8 @@ async def test_an_item_moved_to_another_server_is_given_once(
     await a.close()
     await b.close()
     with DevServer() as other:
-        a = device.new("a", url=other.url, pop="confirmed")
-        b = device.new("b", url=other.url, pop="confirmed")
+        a = device.new("a", url=other.url, pop="confirmed", move=True)
+        b = device.new("b", url=other.url, pop="confirmed", move=True)
         assert await a.pop_item() == text_message("the one")
         with pytest.raises(PopUnconfirmed):
             await b.pop_item()

@@ -180,3 +180,27 @@ async def test_a_forged_number_of_parts_is_bounded(journal: Journal, field: str)
         assert remote.fetched == FETCHES_PER_SEARCH
     found = await journal.read(lambda conn: counts_of(conn, 1, 0, 0))
     assert (found.items, found.incomplete) == (1, 1)
+
+
+@pytest.mark.parametrize("last", [2, 7, (1 << 53) - 1])
+async def test_a_clear_of_future_operations_hides_none_of_them(
+    device: Devices, server: DevServer, last: int
+) -> None:
+    """A peer's clear names counters that a device has not used yet. The device continues under
+    another writer id, so every device shows what it writes afterwards."""
+    a, b = await device("a"), await device("b")
+    await a.add_items([text_message("before")])
+    await a.sync()
+    writer = (await a.entries())[0].writer
+    payload = f'{{"{writer}":[[2,{last}]]}}'
+    clear = Operation(Dot("f" * 24, 1), Kind.CLEAR, 1 << 40, 1000, (payload,))
+    store_memories(server, list(memories_of(clear, clear.digest(KEY), SESSION)))
+    await sync_all(a, b)
+    for number in range(3):
+        await a.add_items([text_message(f"{number}")])
+        await sync_all(a, b)
+    late = await device("late")
+    for session in (a, b, late):
+        assert texts(await session.get_items()) == ["before", "0", "1", "2"]
+    assert len({entry.writer for entry in await a.entries()}) == 2
+    assert a.status().salvaged is None

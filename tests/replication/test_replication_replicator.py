@@ -179,6 +179,43 @@ async def test_a_second_server_for_an_open_journal_is_refused(
     await a.add_items([text_message("one")])
 
 
+@pytest.mark.parametrize("is_local", [False, True])
+async def test_another_server_gets_nothing_unasked(
+    device: Devices, server: DevServer, is_local: bool
+) -> None:
+    """A journal that syncs with one server is refused with another one, by an error that names both
+    and the way out. Without a server, and with its own one, it works as before."""
+    a = await device("a")
+    await a.add_items([text_message("secret")])
+    await a.sync(timeout=PATIENCE)
+    await a.close()
+    with DevServer() as other:
+        refused = device.new("a", url=other.url)
+
+        async def add() -> None:
+            await refused.add_items([text_message("refused")])
+
+        local = CachedSession("talk", journal=device.root / "a.db") if is_local else None
+        for call in (
+            refused.get_items,
+            refused.sync,
+            add,
+        ):
+            with pytest.raises(InvalidArgument, match="move=True") as error:
+                await call()
+            assert server.url in str(error.value)
+            assert other.url in str(error.value)
+        if local is not None:
+            assert texts(await local.get_items()) == ["secret"]
+            await local.add_items([text_message("local")])
+            await local.close()
+        await refused.close()
+        assert other.agents() == []
+    a = device.new("a")
+    await a.sync(timeout=PATIENCE)
+    assert items_on_server(server) == ["secret", "local"][: 1 + is_local]
+
+
 async def test_an_empty_second_server_gets_everything(
     device: Devices, server: DevServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,7 +230,7 @@ async def test_an_empty_second_server_gets_everything(
     await a.sync()
     await a.close()
     with DevServer() as fresh:
-        moved = device.new("a", url=fresh.url)
+        moved = device.new("a", url=fresh.url, move=True)
         assert texts(await moved.get_items()) == ["theirs", "one"]
         await moved.sync(timeout=PATIENCE)
         assert items_on_server(fresh) == ["theirs", "one"]

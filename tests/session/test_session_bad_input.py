@@ -422,3 +422,19 @@ async def test_a_sync_of_a_cache_without_a_server_is_refused(place: str) -> None
         for call in (cache.sync, cache.flush):
             with pytest.raises(SyncError, match=r"no server"):
                 await call(timeout=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["hello", b"hello", {"role": "user", "content": "hi"}, [None], [1], ["text"], [[]], 7, None],
+)
+async def test_what_is_no_list_of_items_is_refused(tmp_path: Path, wrong: Any) -> None:
+    """Nothing is stored, and the message does not quote the input."""
+    async with CachedSession("s", journal=tmp_path / "a.db") as session:
+        for call in (session.add_items, lambda items: session.replace_items((), items)):
+            with pytest.raises(InvalidArgument, match="role") as refused:
+                await call(wrong)
+            assert "hello" not in str(refused.value).replace("'content': 'hello'", "")
+        assert await session.get_items() == []
+        await session.add_items(item for item in messages("from a generator"))
+        assert contents(await session.get_items()) == ["from a generator"]

@@ -287,6 +287,18 @@ class SessionTransaction(FrontierTables):
         )
         return later.fetchone() is None
 
+    def is_claimed(self, writer: str) -> bool:
+        """Return whether a clear of another replica covers the next counter of an own writer, or
+        operations that this writer has never written.
+
+        A replica that has the clear would hide the next operation of this writer.
+        """
+        known = self.writer(writer)
+        last = known.applied.contiguous_end()
+        if last + 1 in known.cleared:
+            return True
+        return last in known.cleared and find_state(self.conn, self.session, (writer, last)) is None
+
     def remove(self, dot: Dot, index: int | None, by: Dot | None) -> bool:
         """Remove one item (None: all items) of an operation; return False if the journal does not
         have the operation. ``by`` is the own operation that removes the items; None if another

@@ -13,7 +13,7 @@ from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import requeue
 from cached_session.journal.tables.states import PARKED, SENT
 
-__all__ = ["KnownServer", "known_server", "switch_server"]
+__all__ = ["KnownServer", "known_server", "other_server", "switch_server"]
 
 
 def known_server(conn: sqlite3.Connection) -> str | None:
@@ -22,11 +22,12 @@ def known_server(conn: sqlite3.Connection) -> str | None:
     return None if row is None else row[0]
 
 
-def switch_server(conn: sqlite3.Connection, server: str) -> str | None:
-    """Record the server's URL; return the URL that it replaces, or None if there was no other URL.
+def switch_server(conn: sqlite3.Connection, server: str, *, move: bool = False) -> str | None:
+    """Record the server's URL; return the other URL that the journal knows, or None if there is no
+    other URL.
 
-    If the server changes, the operations that the earlier server has acknowledged or parked are
-    queued again.
+    A known URL is replaced only with ``move``. The operations that the earlier server has
+    acknowledged or parked are then queued again.
     """
     # Read inside the transaction: several tasks may call this function at once, and only one of
     # them may switch the server.
@@ -34,6 +35,8 @@ def switch_server(conn: sqlite3.Connection, server: str) -> str | None:
     if before == server:
         return None
     if before is not None:
+        if not move:
+            return before
         _forget_server(conn)
     write_meta(conn, server=server)
     return before
@@ -61,7 +64,15 @@ class KnownServer:
         """Return the URL of the server that the journal knows; None before the first request."""
         return await self._runner.read(known_server)
 
-    async def switch(self, server: str) -> str | None:
-        """Record the server's URL; return the URL that it replaces, or None if there was no other
-        URL."""
-        return await self._runner.write(switch_server, server)
+    async def switch(self, server: str, *, move: bool) -> str | None:
+        """Record the server's URL. See `switch_server`."""
+        return await self._runner.write(switch_server, server, move=move)
+
+
+def other_server(journal: str, known: str, server: str) -> str:
+    """Return the message for a journal that syncs with a server other than ``server``."""
+    return (
+        f"the journal {journal} syncs with {known}, and not with {server}: nothing was sent; use "
+        "another journal for this server, or pass move=True (--move on the command line) to send "
+        "everything in the journal to it"
+    )

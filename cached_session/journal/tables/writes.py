@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +64,8 @@ class Author:
     writer: str
     now_ms: int
     run_gap_ms: int
+    renew: Callable[[str], str] | None = None
+    """A function that gives this process another writer id than the given one, and returns it."""
 
 
 class Written(NamedTuple):
@@ -151,7 +153,7 @@ def append(
     codecs = [codec for _, codec in encoded]
     tx.apply(op, state=PENDING, codecs=codecs, own=True)
     is_last = tx.is_last(op)
-    tx.finish_append(author.writer)
+    tx.finish_append(op.dot.writer)
     count_queued(conn)
     return _written(session_id, tx, op.turn_key, is_last)
 
@@ -293,16 +295,19 @@ def _operation(
                 "the journal was replaced in the middle of this call: nothing was stored, try again"
             )
         tx.author = author.writer
-    mine = tx.writer(author.writer)
+    writer = author.writer
+    if author.renew is not None and tx.is_claimed(writer):
+        writer = author.renew(writer)
+    mine = tx.writer(writer)
     run = next_run(
         now_ms=author.now_ms,
         highest_seen=tx.stamp,
         current=mine.run_stamp or None,
-        last_was_mine=tx.last_writer == author.writer,
+        last_was_mine=tx.last_writer == writer,
         last_ms=mine.last_ms,
         gap_ms=author.run_gap_ms,
         turn_stamp=turn.stamp if turn else 0,
     )
     mine.run_stamp, mine.last_ms = run.stamp, author.now_ms
-    dot = Dot(author.writer, mine.applied.contiguous_end() + 1)
+    dot = Dot(writer, mine.applied.contiguous_end() + 1)
     return Operation(dot, kind, run.stamp, author.now_ms, payloads, private, turn)

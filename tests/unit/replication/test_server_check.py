@@ -12,8 +12,8 @@ from cached_session.replication.server_check import ServerCheck
 from tests.unit.replication.fakes import SESSION, UNREACHABLE, FakeServer, add, open_journal
 
 
-def check(journal: Journal, server: FakeServer) -> ServerCheck:
-    return ServerCheck(journal, server)  # type: ignore[arg-type]
+def check(journal: Journal, server: FakeServer, *, move: bool = False) -> ServerCheck:
+    return ServerCheck(journal, server, move=move)  # type: ignore[arg-type]
 
 
 async def acknowledged() -> Journal:
@@ -45,7 +45,7 @@ async def test_another_server_is_sent_everything(caplog: pytest.LogCaptureFixtur
     """Once it has answered. That is logged, and not repeated."""
     journal, other = await acknowledged(), FakeServer()
     other.server = "http://other"
-    checked = check(journal, other)
+    checked = check(journal, other, move=True)
     with caplog.at_level(logging.WARNING):
         await checked.run("talk")
         await checked.run("talk")
@@ -55,12 +55,24 @@ async def test_another_server_is_sent_everything(caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 1
 
 
+async def test_another_server_is_refused_unless_the_journal_moves() -> None:
+    """It gets no request, and the journal keeps its server."""
+    journal, other = await acknowledged(), FakeServer()
+    other.server = "http://other"
+    for _ in range(2):
+        with pytest.raises(RemoteError, match=r"http://fake.*http://other.*--move"):
+            await check(journal, other).run("talk")
+    assert other.requests == []
+    assert not await journal.outbox.has_unsent(SESSION)
+    assert await journal.known_server.url() == "http://fake"
+
+
 async def test_a_server_that_does_not_answer_changes_nothing() -> None:
     """A mistyped address does not send everything again; the next attempt checks anew."""
     journal, other = await acknowledged(), FakeServer()
     other.server = "http://typo"
     other.failures["list"] = [UNREACHABLE]
-    checked = check(journal, other)
+    checked = check(journal, other, move=True)
     with pytest.raises(RemoteError):
         await checked.run("talk")
     assert not await journal.outbox.has_unsent(SESSION)

@@ -27,6 +27,10 @@ def test_another_server_is_sent_everything(conn: sqlite3.Connection) -> None:
     assert switch_server(conn, "http://first") is None
     assert states(conn) == [ACKED, PARKED, SENT, PENDING]
     assert switch_server(conn, "http://second") == "http://first"
+    assert known_server(conn) == "http://first", "a journal moves only if it is told to"
+    assert states(conn) == [ACKED, PARKED, SENT, PENDING]
+    assert switch_server(conn, "http://second", move=True) == "http://first"
+    assert known_server(conn) == "http://second"
     assert states(conn) == [SENT, SENT, SENT, PENDING]
     assert pauses.pause_of(conn, None) is None
 
