@@ -93,6 +93,10 @@ class _Remote:
         self.answered += 1
         return self._server.agents.setdefault(agent, {})
 
+    @property
+    def server_second(self) -> int:
+        return EPOCH_MS // 1000 + int(self._server.loop.time())
+
     async def store(self, agent: str, memories: Sequence[EncodedMemory]) -> set[str]:
         held = self._count("store", agent)
         now = EPOCH_MS // 1000 + int(self._server.loop.time())

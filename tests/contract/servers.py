@@ -79,6 +79,7 @@ class Simulated:
 
     server = "http://simulated:3000"
     answered = 0
+    server_second = 1_700_000_000
 
     def __init__(self) -> None:
         self._server = SimServer(lambda: 1_700_000_000.0, Random(0), "replace", shuffles=True)

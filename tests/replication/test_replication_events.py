@@ -360,7 +360,8 @@ async def test_a_word_costs_one_request_of_its_own_size(device: Devices, server:
     await first.add_items([text_message(f"old {number}") for number in range(300)])
     await first.flush(timeout=PATIENCE)
     second = await device("second", options=LISTENING)
-    await wait_until(lambda: _up(first) and _up(second) and _heard(second))
+    await wait_until(lambda: _heard(first) and _heard(second))
+    await wait_until(lambda: _rests(first) and _rests(second))
     server.requests.clear()
     await first.add_items([text_message("new")])
     await wait_until(lambda: _has(second, 301))
@@ -373,7 +374,8 @@ async def test_an_event_that_is_quicker_than_the_replica_is_not_lost(
     """The node that answers lags behind the event: the memory is fetched when it is visible."""
     first = await device("first", options=LISTENING)
     second = await device("second", options=LISTENING)
-    await wait_until(lambda: _up(first) and _up(second) and _heard(second))
+    await wait_until(lambda: _heard(first) and _heard(second))
+    await wait_until(lambda: _rests(first) and _rests(second))
     with server.faults.stale(0.5):
         await first.add_items([text_message("early")])
         await wait_until(lambda: server.requests.count(GET) >= 1)

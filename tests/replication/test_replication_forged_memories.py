@@ -138,7 +138,7 @@ class EndlessServer:
     """A server that returns every part that is requested."""
 
     server = "http://endless:3000"
-    answered = 0
+    answered = server_second = 0
 
     def __init__(self, field: str) -> None:
         self.field = field

@@ -322,3 +322,19 @@ async def test_a_stream_sends_the_key_in_the_header() -> None:
     await remote.aclose()
     assert seen[0].headers["authorization"] == f"Bearer {CANARY}"
     assert CANARY not in str(seen[0].url)
+
+
+@pytest.mark.parametrize(
+    ("date", "second"),
+    [("Thu, 01 Jan 1970 00:16:40 GMT", 1000), ("yesterday", 0), (None, 0)],
+)
+async def test_the_time_of_the_server_is_that_of_its_last_answer(
+    date: str | None, second: int
+) -> None:
+    """It is unknown before the first answer, and after one without a readable date."""
+    headers = {} if date is None else {"Date": date}
+    remote = remote_over(lambda _: httpx.Response(200, json=[], headers=headers))
+    assert remote.server_second == 0
+    await remote.list_memories("agent", offset=0, limit=1)
+    assert remote.server_second == second
+    await remote.aclose()
