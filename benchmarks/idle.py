@@ -152,6 +152,7 @@ class _Spec:
     server: str = _Remote.server
     client: None = None
     api_key: None = None
+    move: bool = False
 
     async def open(self, _: SyncOptions, __: Any = None) -> _Remote:
         return _Remote(self.counting, self.device)

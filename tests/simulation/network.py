@@ -333,6 +333,7 @@ class SimSpec:
     server: str = SERVER
     client: None = None
     api_key: None = None
+    move: bool = False
     hides: bool = False
     """Whether its listings omit some of the memories that it can fetch by id."""
 
