@@ -153,7 +153,9 @@ async def sync(
         chosen = given or known
         reports, errors = await _sync_all(chosen, started + timeout)
         if as_json:
-            output.say_json([{**one.fields, **vars(report)} for one, report in reports.items()])
+            output.say_json(
+                [{**one.fields, **vars(reports[one])} for one in chosen if one in reports]
+            )
         elif given or len(chosen) > 1:
             for one in chosen:
                 if one in reports:

@@ -26,7 +26,7 @@ class AcceptedServer:
         """
         if self.url == spec.server:
             return
-        known = await self._journal.known_server.url()
+        known = await self._journal.known_server.answered()
         if known is not None and known != spec.server and not spec.move:
             raise InvalidArgument(other_server(self._journal.path, known, spec.server))
         self.url = spec.server

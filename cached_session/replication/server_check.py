@@ -43,7 +43,7 @@ class ServerCheck:
             await self._remote.list_memories(agent, offset=0, limit=1)
         if known != server:
             replaced = await self._journal.known_server.switch(server, move=self._move)
-            if replaced is not None and not self._move:
+            if replaced is not None and await self._journal.known_server.url() != server:
                 reason = other_server(self._journal.path, replaced, server)
                 raise RemoteError(Verdict.DENIED, reason, Scope.SERVER)
             if replaced is not None:

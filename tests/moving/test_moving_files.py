@@ -38,9 +38,7 @@ HARD: list[Any] = [
     {"role": "user", "content": "line\nbreak \u2028 \x00 \x1b[31m"},
     {"big": 2**80, "small": -(2**70), "float": 1e-7, "half": 0.5},
     {"lone": "\ud800", "z": 1, "a": 2},
-    ["a list", None, True],
-    "a string",
-    0,
+    {"nested": ["a list", None, True, {"a string": 0}]},
 ]
 DIRECT = "agents-session-user-1"
 
@@ -71,12 +69,12 @@ async def test_an_exported_session_is_imported_and_exported_byte_for_byte(
 
 async def test_an_imported_line_keeps_its_spelling(tmp_path: Path) -> None:
     """Spaces, escapes and the spelling of numbers are exported as they were in the line."""
-    text = b'{ "b" : 1.0e2, "a":"\\u00fc" }\n[1 , 2]\n'
+    text = b'{ "b" : 1.0e2, "a":"\\u00fc" }\n{"n":[1 , 2]}\n'
     file = tmp_path / "talk.jsonl"
     file.write_bytes(text)
     async with CachedSession("a", journal=":memory:") as session:
         await import_jsonl(session, file)
-        assert await session.get_items() == [{"b": 100.0, "a": "ü"}, [1, 2]]
+        assert await session.get_items() == [{"b": 100.0, "a": "ü"}, {"n": [1, 2]}]
         target = io.BytesIO()
         await export_jsonl(session, target)
     assert target.getvalue() == text

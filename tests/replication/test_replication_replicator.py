@@ -482,13 +482,15 @@ async def test_many_sessions_share_one_replicator(
 async def test_a_wrong_url_changes_nothing(
     device: Devices, server: DevServer, tmp_path: Path
 ) -> None:
-    """Only a server that answers replaces the one that the journal knows."""
+    """Only a server that answers replaces the one that the journal knows, also if the journal may
+    move."""
     journal = tmp_path / "typo.db"
     async with CachedSession.from_url("typo", url=server.url, journal=journal) as session:
         await session.add_items([text_message("one")])
         await session.sync(timeout=PATIENCE)
     nowhere = "http://127.0.0.1:9"
-    async with CachedSession.from_url("typo", url=nowhere, journal=journal) as session:
+    moving = CachedSession.from_url("typo", url=nowhere, journal=journal, move=True)
+    async with moving as session:
         await time_out(session.sync, lambda: session.status().last_error)
         assert session.status().pending == 0
     stored = server.requests.count(BATCH)

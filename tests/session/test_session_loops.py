@@ -347,7 +347,7 @@ def test_readers_in_threads_never_see_a_half_batch(place: str, readers: int) -> 
 def test_without_asyncio_the_error_says_that_it_is_required(place: str) -> None:
     """On another library's loop, such as trio's, the error names asyncio."""
     session = CachedSession("a", journal=place)
-    adding = session.add_items([messages("x")])
+    adding = session.add_items(messages("x"))
     with pytest.raises(RuntimeError, match="runs on asyncio"):
         adding.send(None)
     assert asyncio.run(session.get_items()) == []

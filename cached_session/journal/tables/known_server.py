@@ -13,7 +13,13 @@ from cached_session.journal.tables.meta import write_meta
 from cached_session.journal.tables.outbox import requeue
 from cached_session.journal.tables.states import PARKED, SENT
 
-__all__ = ["KnownServer", "known_server", "other_server", "switch_server"]
+__all__ = [
+    "KnownServer",
+    "answered_server",
+    "known_server",
+    "other_server",
+    "switch_server",
+]
 
 
 def known_server(conn: sqlite3.Connection) -> str | None:
@@ -22,12 +28,19 @@ def known_server(conn: sqlite3.Connection) -> str | None:
     return None if row is None else row[0]
 
 
+def answered_server(conn: sqlite3.Connection) -> str | None:
+    """Return the URL of the server that the journal knows and that has answered a request; None if
+    there is none. A server that has never answered may be a mistyped address."""
+    row = conn.execute("SELECT 1 FROM meta WHERE key = 'last_success_ms'").fetchone()
+    return None if row is None else known_server(conn)
+
+
 def switch_server(conn: sqlite3.Connection, server: str, *, move: bool = False) -> str | None:
     """Record the server's URL; return the other URL that the journal knows, or None if there is no
     other URL.
 
-    A known URL is replaced only with ``move``. The operations that the earlier server has
-    acknowledged or parked are then queued again.
+    The URL of a server that has answered is replaced only with ``move``. The operations that the
+    earlier server has acknowledged or parked are queued again.
     """
     # Read inside the transaction: several tasks may call this function at once, and only one of
     # them may switch the server.
@@ -35,7 +48,7 @@ def switch_server(conn: sqlite3.Connection, server: str, *, move: bool = False) 
     if before == server:
         return None
     if before is not None:
-        if not move:
+        if not move and answered_server(conn) is not None:
             return before
         _forget_server(conn)
     write_meta(conn, server=server)
@@ -63,6 +76,10 @@ class KnownServer:
     async def url(self) -> str | None:
         """Return the URL of the server that the journal knows; None before the first request."""
         return await self._runner.read(known_server)
+
+    async def answered(self) -> str | None:
+        """Return the URL of the server that has answered; see `answered_server`."""
+        return await self._runner.read(answered_server)
 
     async def switch(self, server: str, *, move: bool) -> str | None:
         """Record the server's URL. See `switch_server`."""

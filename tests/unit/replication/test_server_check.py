@@ -22,6 +22,7 @@ async def acknowledged() -> Journal:
     await check(journal, FakeServer()).run("talk")
     add(journal, "a")
     await journal.outbox.acknowledge([1], 1)
+    assert await journal.known_server.answered() == "http://fake"
     return journal
 
 

@@ -170,7 +170,7 @@ async def test_a_late_part_of_a_turn_does_not_end_the_tail(path: Path) -> None:
         await session.add_items([second])
         assert await session.get_items(3) == [first, call, second]
         await session.add_items([output])
-        assert await session.get_items(2) == [output, second]
+        assert await session.get_items(3) == [call, output, second]
         assert await session.get_items(4) == [first, call, output, second]
 
 
