@@ -185,7 +185,8 @@ class CachedChatStore(BaseChatStore):
             SessionClosed, JournalError: as `SessionCache.sessions`.
         """
         keys = []
-        for key in [info.session_id for info in await self._cache.sessions()]:
+        created = sorted(await self._cache.sessions(), key=lambda info: info.created_at or 0.0)
+        for key in [info.session_id for info in created]:
             # Read without hydration, because the list must not wait for the server.
             last = await self._cache.session(key, hydrate=False).get_items(1)
             if last and MESSAGE.matches(last[0]):
